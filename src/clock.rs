@@ -1,0 +1,102 @@
+//! The only reader of clocks.
+//!
+//! Two clocks, both monotonic, neither the wall clock. `raw` is the rate a leader stamps with: the
+//! hardware's own, which no time daemon slews. `boottime` is what a holder counts its grant with:
+//! it goes on while the machine sleeps, as the grant does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Reads time as a duration since an origin of the clock's own; only differences mean anything.
+pub trait Clock: Send + Sync + 'static {
+    /// `CLOCK_MONOTONIC_RAW`: not slewed, stops while the machine sleeps.
+    fn raw(&self) -> Duration;
+    /// `CLOCK_BOOTTIME`: goes on while the machine sleeps.
+    fn boottime(&self) -> Duration;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn raw(&self) -> Duration {
+        (**self).raw()
+    }
+
+    fn boottime(&self) -> Duration {
+        (**self).boottime()
+    }
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn raw(&self) -> Duration {
+        since_origin(clock_gettime(ClockId::MonotonicRaw))
+    }
+
+    fn boottime(&self) -> Duration {
+        since_origin(clock_gettime(ClockId::Boottime))
+    }
+}
+
+fn since_origin(time: Timespec) -> Duration {
+    // Monotonic clocks count up from boot: neither part is ever negative.
+    let seconds = u64::try_from(time.tv_sec).expect("monotonic seconds are not negative");
+    let nanoseconds = u32::try_from(time.tv_nsec).expect("nanoseconds are below 10^9");
+    Duration::new(seconds, nanoseconds)
+}
+
+/// A clock that moves only when told to; clones share one time.
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    nanoseconds: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// Moves both clocks on.
+    pub fn advance(&self, by: Duration) {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(by, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for ManualClock {
+    fn raw(&self) -> Duration {
+        self.now()
+    }
+
+    fn boottime(&self) -> Duration {
+        self.now()
+    }
+}
+
+/// The machine's clocks, moved on by tests: `keyward serve --debug-clock` runs on it, so that
+/// the conformance suite need not wait for locks to expire. Clones share one offset.
+#[derive(Clone, Debug, Default)]
+pub struct OffsetClock {
+    offset: ManualClock,
+}
+
+impl OffsetClock {
+    /// Moves both clocks on, beyond their own rate.
+    pub fn advance(&self, by: Duration) {
+        self.offset.advance(by);
+    }
+}
+
+impl Clock for OffsetClock {
+    fn raw(&self) -> Duration {
+        SystemClock.raw() + self.offset.now()
+    }
+
+    fn boottime(&self) -> Duration {
+        SystemClock.boottime() + self.offset.now()
+    }
+}

@@ -1,0 +1,82 @@
+//! The errors a caller sees, and no others.
+//!
+//! The distinction that matters is between [`Error::Unavailable`] (certainly not done: try again)
+//! and [`Error::Unknown`] (may have been done: repeat with the same `request_id`, or look).
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
+
+/// Why a call has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Error {
+    /// Another holds it, or the grant is lost. The lock and unlock calls give this as a `failed`
+    /// answer; [`crate::client`] turns it into an error where only a grant will do.
+    #[error("forbidden: {}", describe(.0))]
+    Forbidden(Forbidden),
+    /// The request is wrong and will be refused whenever it is sent.
+    #[error("bad request: {reason}")]
+    BadRequest {
+        /// What is wrong, for a person.
+        reason: String,
+    },
+    /// There is no such record.
+    #[error("not found")]
+    NotFound {
+        /// What the log had when it was read.
+        decided_at: Option<DecidedAt>,
+    },
+    /// Certainly not done. Trying again later is safe.
+    #[error("unavailable: {reason}")]
+    Unavailable {
+        /// What is missing, for a person.
+        reason: String,
+        /// The client address of the node believed to lead, if one is known.
+        leader: Option<String>,
+    },
+    /// May have been done. Repeating with the same `request_id` is safe.
+    #[error("unknown outcome: {reason}")]
+    Unknown {
+        /// What happened, for a person.
+        reason: String,
+    },
+    /// The caller is not who it must be. Not done.
+    #[error("unauthorized: {reason}")]
+    Unauthorized {
+        /// What is missing, for a person.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// A request that is wrong, with what is wrong about it.
+    pub fn bad_request(reason: impl Into<String>) -> Self {
+        Self::BadRequest { reason: reason.into() }
+    }
+
+    /// Certainly not done, with what is missing and no leader to point at.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), leader: None }
+    }
+
+    /// May have been done, with what happened.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Self::Unknown { reason: reason.into() }
+    }
+}
+
+fn describe(forbidden: &Forbidden) -> String {
+    let reason = match forbidden.reason {
+        ForbiddenReason::Held => "held by another",
+        ForbiddenReason::Lost => "the grant is lost",
+    };
+    let holders = forbidden.holders.iter().map(|holder| {
+        let left = if holder.expired {
+            String::from("expired")
+        } else {
+            format!("{} ms left", holder.expires_in.as_millis())
+        };
+        format!("{} at level {} ({left})", holder.signee, holder.level)
+    });
+    std::iter::once(reason.to_owned()).chain(holders).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,9 @@
+//! Keyward: a self-hosted, Raft-replicated lock service with fencing tokens.
+
+pub mod clock;
+pub mod error;
+pub mod service;
+pub mod types;
+
+pub use error::Error;
+pub use service::{DebugLockService, LockService, ServiceOptions};

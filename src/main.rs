@@ -1,0 +1,3 @@
+//! The `keyward` program: wires everything, decides nothing.
+
+fn main() {}

@@ -1,0 +1,147 @@
+//! The one trait that everything answering lock requests implements.
+//!
+//! Implementors: [`crate::memory::MemoryLocks`], `node::Node`, `forward::Forwarding` and
+//! [`crate::client::Client`]. HTTP handlers, the conformance suite and the command line are generic
+//! over it and know no leader.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::types::{
+    CheckResponse, DEFAULT_TABLE, ListRequest, ListResponse, LockOptions, LockRequest,
+    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
+    UnlockRequest, UnlockResponse,
+};
+
+/// Answers lock requests.
+///
+/// Every method may be called by anyone at any time. When a write returns `Ok`, its effect is as
+/// durable as the implementation ever makes it: for a cluster, on the disks of a majority. A
+/// future that is dropped before it is ready leaves its outcome unknown.
+pub trait LockService: Send + Sync + 'static {
+    /// Takes, renews or takes over a lock; see [`LockOptions`] for force and renew-only.
+    ///
+    /// # Errors
+    /// `BadRequest`, `Unavailable`, `Unknown`, `Unauthorized`. A refusal is an answer, not an error.
+    fn lock(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> impl Future<Output = Result<LockResponse, Error>> + Send;
+
+    /// Releases a lock.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn unlock(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> impl Future<Output = Result<UnlockResponse, Error>> + Send;
+
+    /// Reads one record. It tells what *was*; a lock is held by holding it, not by looking.
+    ///
+    /// # Errors
+    /// `NotFound`, `BadRequest`, `Unavailable`, `Unauthorized`; never `Unknown`.
+    fn check(
+        &self,
+        signature: String,
+        options: ReadOptions,
+    ) -> impl Future<Output = Result<CheckResponse, Error>> + Send;
+
+    /// Reads a page of a table in byte order. Pages are not one snapshot.
+    ///
+    /// # Errors
+    /// `BadRequest`, `Unavailable`, `Unauthorized`; never `Unknown`.
+    fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> impl Future<Output = Result<ListResponse, Error>> + Send;
+
+    /// Reads the tables that have defaults or records, in byte order.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unauthorized`; never `Unknown`.
+    fn tables(
+        &self,
+        options: ReadOptions,
+    ) -> impl Future<Output = Result<Vec<TableInfo>, Error>> + Send;
+
+    /// Sets what a table gives to later requests that leave it out. `options.table` names it.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Deletes a table whole: its records and its defaults. `options.table` names it. Tokens of
+    /// later grants are still larger than all before.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn delete_table(&self, options: TableOptions)
+    -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// For tests alone: what the conformance suite does to a service besides asking it.
+pub trait DebugLockService: LockService {
+    /// Changes the default duration of this handle for later requests.
+    ///
+    /// # Errors
+    /// `BadRequest` if the duration is not one.
+    fn set_default_duration(
+        &self,
+        duration: Duration,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Returns after the service's clock has moved on by at least `by`: at once where the clock
+    /// is a manual one, otherwise by waiting.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unknown`.
+    fn advance_clock(&self, by: Duration) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// How a handle to a service is opened: what it puts into requests that leave it out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceOptions {
+    /// The table.
+    pub table: String,
+    /// The duration of a grant; `None` leaves it to the table.
+    pub default_duration: Option<Duration>,
+    /// The least time_to_live; `None` leaves it to the table. Needs a `default_duration` beside it.
+    pub default_time_to_live: Option<Duration>,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self { table: DEFAULT_TABLE.to_owned(), default_duration: None, default_time_to_live: None }
+    }
+}
+
+impl ServiceOptions {
+    /// Puts the handle's own table and defaults where the options leave them out: a time_to_live
+    /// left out becomes the larger of the default and the duration.
+    pub fn fill_lock(&self, options: &mut LockOptions) {
+        options.table.get_or_insert_with(|| self.table.clone());
+        // Renew-only requests keep to the same rule: a renewal gives the grant its next duration.
+        if options.duration.is_none() {
+            options.duration = self.default_duration;
+        }
+        if options.time_to_live.is_none()
+            && let (Some(least), Some(duration)) = (self.default_time_to_live, options.duration)
+        {
+            options.time_to_live = Some(least.max(duration));
+        }
+    }
+
+    /// Puts the handle's own table where the options leave it out.
+    pub fn fill_table(&self, table: &mut Option<String>) {
+        table.get_or_insert_with(|| self.table.clone());
+    }
+}

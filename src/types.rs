@@ -1,0 +1,444 @@
+//! The words of the contract: names, levels, tokens, requests and answers.
+//!
+//! Everything here is plain data. Nothing reads a clock, does I/O or knows how an answer comes
+//! about; the rules that turn a request into an answer live in [`crate::lock`].
+//!
+//! Durations that cross a boundary are whole milliseconds. Remaining times are rounded *down*, so
+//! that a reader never believes in more time than there is.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest signature, signee, instance or table name, in bytes of UTF-8.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// The longest duration of a grant: 366 days.
+pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// How long a grant lasts when neither the request nor its table says: 30 seconds, long enough
+/// that a renewal at a third of it survives an election, short enough that a crashed holder is
+/// soon replaced.
+pub const DEFAULT_DURATION: Duration = Duration::from_secs(30);
+
+/// The largest integer that every JSON implementation carries exactly, 2^53 − 1. Tokens stop
+/// there, and levels and milliseconds over HTTP stay within it.
+pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// The table used when none is named.
+pub const DEFAULT_TABLE: &str = "default";
+
+/// A fencing token: 1 to 2^53 − 1, growing with every grant of a (table, signature), for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(pub u64);
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Makes one request of one client repeatable: the same id is answered the same.
+///
+/// `lane` is a random 128-bit number that belongs to one client (or one of its tasks) with one
+/// request in flight; `seq` rises with each new request. Written as 32 hexadecimal digits, a
+/// hyphen and a decimal number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId {
+    /// The client's own random number.
+    pub lane: u128,
+    /// Rises by one with each new request on the lane.
+    pub seq: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}-{}", self.lane, self.seq)
+    }
+}
+
+/// The text is not a request id; the message says what one looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "a request_id is 32 hexadecimal digits, a hyphen and a decimal number, such as \
+     0123456789abcdef0123456789abcdef-1"
+)]
+pub struct InvalidRequestId;
+
+impl FromStr for RequestId {
+    type Err = InvalidRequestId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (lane, seq) = text.split_once('-').ok_or(InvalidRequestId)?;
+        let plain = |part: &str, digit: fn(&u8) -> bool| part.as_bytes().iter().all(digit);
+        if lane.len() != 32
+            || !plain(lane, u8::is_ascii_hexdigit)
+            || seq.is_empty()
+            || !plain(seq, u8::is_ascii_digit)
+        {
+            return Err(InvalidRequestId);
+        }
+        let lane = u128::from_str_radix(lane, 16).map_err(|_| InvalidRequestId)?;
+        let seq = seq.parse().map_err(|_| InvalidRequestId)?;
+        Ok(Self { lane, seq })
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RequestId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What every call may carry besides its own options.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CallOptions {
+    /// How long the caller is willing to wait in all. `None`: the service's own bound (5 seconds).
+    pub timeout: Option<Duration>,
+    /// Follows the request through the logs of every node it touches.
+    pub trace_id: Option<String>,
+    /// The authenticated principal that asks, for the audit. Never an owner.
+    pub actor: Option<String>,
+    /// Why it asks, for the audit.
+    pub cause: Option<String>,
+}
+
+/// Asks for a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LockRequest {
+    /// The lock's name, 1 to 1024 bytes without NUL.
+    pub signature: String,
+    /// The owner that asks, 1 to 1024 bytes without NUL.
+    pub signee: String,
+    /// Priority; a higher level takes the lock from a lower one. `None` is 0 for a new grant and
+    /// "as it was" for a renew-only request.
+    pub level: Option<i64>,
+}
+
+/// How a lock is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LockOptions {
+    /// The table; `None` is the service's own table.
+    pub table: Option<String>,
+    /// Take the lock whoever holds it.
+    pub force: bool,
+    /// How long the grant lasts before it is expired: 1 ms to 366 days, in whole milliseconds.
+    pub duration: Option<Duration>,
+    /// When the record is removed, counted from this request; never shorter than the duration.
+    pub time_to_live: Option<Duration>,
+    /// Renew only: fails with reason `lost` unless the grant is mine, has this token and is not
+    /// expired. Never creates a grant.
+    pub token: Option<Token>,
+    /// Tells two runs of one signee apart.
+    pub instance: Option<String>,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<RequestId>,
+    /// Time-out, trace and audit.
+    pub call: CallOptions,
+}
+
+/// Asks to release a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnlockRequest {
+    /// The lock's name.
+    pub signature: String,
+    /// The owner that releases it.
+    pub signee: String,
+}
+
+/// How a lock is released.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnlockOptions {
+    /// The table; `None` is the service's own table.
+    pub table: Option<String>,
+    /// Release only the grant with this token.
+    pub token: Option<Token>,
+    /// The run of the signee that holds it.
+    pub instance: Option<String>,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<RequestId>,
+    /// Time-out, trace and audit.
+    pub call: CallOptions,
+}
+
+/// How a table is configured or deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TableOptions {
+    /// The table; `None` is the service's own table.
+    pub table: Option<String>,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<RequestId>,
+    /// Time-out, trace and audit.
+    pub call: CallOptions,
+}
+
+/// How a record, or a page of records, is read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ReadOptions {
+    /// The table; `None` is the service's own table.
+    pub table: Option<String>,
+    /// Answer from the local copy of the node that is asked, however old it is. Left out, a read
+    /// is linearizable: it sees every operation that was acknowledged before it was sent.
+    pub stale: bool,
+    /// Time-out, trace and audit.
+    pub call: CallOptions,
+}
+
+/// Which page of a table is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListRequest {
+    /// Only signatures that begin with this.
+    pub prefix: String,
+    /// Only signatures after this one, in byte order, exclusive.
+    pub after: Option<String>,
+    /// How many records at most: 1 to 1000.
+    pub limit: u32,
+}
+
+impl ListRequest {
+    /// The largest page.
+    pub const MAX_LIMIT: u32 = 1000;
+    /// The page size when none is named.
+    pub const DEFAULT_LIMIT: u32 = 100;
+}
+
+impl Default for ListRequest {
+    fn default() -> Self {
+        Self { prefix: String::new(), after: None, limit: Self::DEFAULT_LIMIT }
+    }
+}
+
+/// Where in the log an answer was decided: after this entry, and at this command within it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DecidedAt {
+    /// The index of the log entry, counted from 0.
+    pub index: u64,
+    /// The command's position within the entry, counted from 0. For a read: `u32::MAX`, because it
+    /// sees the entry whole.
+    pub position: u32,
+}
+
+impl fmt::Display for DecidedAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index, self.position)
+    }
+}
+
+/// What a successful lock request gave.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// The fencing token to hand to the guarded resource.
+    pub token: Token,
+    /// The level the grant has.
+    pub level: i64,
+    /// How long it lasts from the moment it was decided; zero when it is not live.
+    pub expires_in: Duration,
+    /// How long until the record is removed; `None` is never.
+    pub removed_in: Option<Duration>,
+    /// `false` only in a repeated answer whose grant has ended since.
+    pub live: bool,
+}
+
+/// Why a lock changed hands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferReason {
+    /// The former grant was expired.
+    Expired,
+    /// The request was forced.
+    Forced,
+    /// The request had a higher level.
+    Preempted,
+}
+
+/// How a lock request ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LockStatus {
+    /// The lock was free.
+    Ok(Grant),
+    /// It was mine already. The token is kept, or new if the grant had expired.
+    Renewed(Grant),
+    /// It was another's.
+    Transferred {
+        /// What I have now.
+        grant: Grant,
+        /// Who had it before.
+        previous_signee: String,
+        /// Why it changed hands.
+        reason: TransferReason,
+    },
+    /// Refused; nothing changed.
+    Failed(Forbidden),
+}
+
+/// The answer to a lock request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockResponse {
+    /// How it ended.
+    pub status: LockStatus,
+    /// Where it was decided, if the service has a log.
+    pub decided_at: Option<DecidedAt>,
+}
+
+impl LockResponse {
+    /// Whether the requester has the lock.
+    pub fn ok(&self) -> bool {
+        self.grant().is_some()
+    }
+
+    /// Whether this request gave the requester a lock that it did not have: `ok` or `transferred`.
+    pub fn created(&self) -> bool {
+        matches!(self.status, LockStatus::Ok(_) | LockStatus::Transferred { .. })
+    }
+
+    /// The grant, if the requester has the lock.
+    pub fn grant(&self) -> Option<&Grant> {
+        match &self.status {
+            LockStatus::Ok(grant)
+            | LockStatus::Renewed(grant)
+            | LockStatus::Transferred { grant, .. } => Some(grant),
+            LockStatus::Failed(_) => None,
+        }
+    }
+
+    /// The former owner, if the lock changed hands.
+    pub fn previous_signee(&self) -> Option<&str> {
+        match &self.status {
+            LockStatus::Transferred { previous_signee, .. } => Some(previous_signee),
+            LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Failed(_) => None,
+        }
+    }
+
+    /// Why the request was refused, if it was.
+    pub fn forbidden(&self) -> Option<&Forbidden> {
+        match &self.status {
+            LockStatus::Failed(forbidden) => Some(forbidden),
+            LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Transferred { .. } => None,
+        }
+    }
+}
+
+/// How an unlock request ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum UnlockStatus {
+    /// It was mine and is gone.
+    Ok,
+    /// There was no such lock: a success.
+    NoLock,
+    /// Another's, or mine with another token; nothing changed.
+    Failed(Forbidden),
+}
+
+/// The answer to an unlock request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnlockResponse {
+    /// How it ended.
+    pub status: UnlockStatus,
+    /// Where it was decided, if the service has a log.
+    pub decided_at: Option<DecidedAt>,
+}
+
+impl UnlockResponse {
+    /// Whether the lock no longer exists.
+    pub fn ok(&self) -> bool {
+        !matches!(self.status, UnlockStatus::Failed(_))
+    }
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForbiddenReason {
+    /// Another holds the lock.
+    Held,
+    /// The grant that was to be renewed or released is gone, expired or has another token.
+    Lost,
+}
+
+/// A refusal: who holds the lock, at which level, and for how long.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forbidden {
+    /// Why.
+    pub reason: ForbiddenReason,
+    /// Who holds the lock now; empty if nobody does.
+    pub holders: Vec<Holder>,
+}
+
+/// One holder of a lock, as others see it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    /// The owner.
+    pub signee: String,
+    /// The run of the owner, if it named one.
+    pub instance: Option<String>,
+    /// Its level.
+    pub level: i64,
+    /// Its token.
+    pub token: Token,
+    /// How long until it is expired; zero if it is.
+    pub expires_in: Duration,
+    /// Whether another may take it.
+    pub expired: bool,
+    /// How long until the record is removed; `None` is never.
+    pub removed_in: Option<Duration>,
+}
+
+/// A lock's record, as a check or a list shows it. It tells what *was*: a lock is held by holding
+/// it, not by looking.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockRecord {
+    /// The lock's name.
+    pub signature: String,
+    /// Its holders; one, for an exclusive lock.
+    pub holders: Vec<Holder>,
+}
+
+/// The answer to a check.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckResponse {
+    /// The record.
+    pub record: LockRecord,
+    /// What the log had when it was read.
+    pub decided_at: Option<DecidedAt>,
+}
+
+/// A page of a table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListResponse {
+    /// The records, in byte order of their signatures; expired ones included and marked.
+    pub locks: Vec<LockRecord>,
+    /// What to pass as `after` for the next page; `None` on the last.
+    pub next: Option<String>,
+    /// What the log had when it was read.
+    pub decided_at: Option<DecidedAt>,
+}
+
+/// What a table gives to requests that leave it out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TableDefaults {
+    /// The duration; `None` is [`DEFAULT_DURATION`].
+    pub duration: Option<Duration>,
+    /// The least time_to_live; `None` keeps records for ever.
+    pub time_to_live: Option<Duration>,
+}
+
+/// A table and how many records it has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableInfo {
+    /// Its name.
+    pub table: String,
+    /// Its defaults.
+    pub defaults: TableDefaults,
+    /// Its records, expired ones included.
+    pub locks: u64,
+}
