@@ -2,8 +2,11 @@
 
 pub mod clock;
 pub mod error;
+pub mod lock;
+pub mod memory;
 pub mod service;
 pub mod types;
 
 pub use error::Error;
+pub use memory::MemoryLocks;
 pub use service::{DebugLockService, LockService, ServiceOptions};

@@ -1,0 +1,168 @@
+//! What goes into the log: proposals, their stamp and their commands.
+//!
+//! A command says what was asked, not what comes of it: nothing in it depends on the state, so a
+//! node that does not lead can build it. Durations are whole milliseconds; the cluster clock counts
+//! microseconds, because a leader stamps many entries within one millisecond.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::types::{RequestId, Token};
+
+/// Microseconds of the cluster clock `C` since the cluster began.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClusterTime(pub u64);
+
+impl ClusterTime {
+    /// The end of time: a deadline that never comes.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// This much later; it saturates at [`ClusterTime::NEVER`].
+    #[must_use]
+    pub fn saturating_add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long from `earlier` until this time; zero if this is not later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This many milliseconds later; it saturates at [`ClusterTime::NEVER`].
+    pub(crate) fn after_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms.saturating_mul(1000)))
+    }
+
+    /// How long from `now` until this time in whole milliseconds, rounded down, because a reader
+    /// must not believe in more time than there is.
+    pub(crate) fn left(self, now: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0) / 1000)
+    }
+
+    /// As [`ClusterTime::left`], with `None` for a time that never comes.
+    pub(crate) fn left_unless_never(self, now: Self) -> Option<Duration> {
+        (self != Self::NEVER).then(|| self.left(now))
+    }
+}
+
+impl fmt::Display for ClusterTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+/// When a leader made a proposal, and in which term it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stamp {
+    /// The term the stamp was made in. In an entry of another term the proposal has no effect:
+    /// its time would be measured from another leader's base.
+    pub term: u64,
+    /// What the leader believed the cluster clock to be.
+    pub time: ClusterTime,
+}
+
+/// The payload of one log entry: one stamp, one or more commands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Proposal {
+    /// When it was made.
+    pub stamp: Stamp,
+    /// What is asked, in the order in which it is decided.
+    pub commands: Vec<Command>,
+}
+
+/// One request, ready for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Command {
+    /// Makes the request safe to repeat.
+    pub request_id: Option<RequestId>,
+    /// The authenticated principal that asked, for the audit. Carried, not stored in the state.
+    pub actor: Option<Box<str>>,
+    /// Why it asked, for the audit. Carried, not stored in the state.
+    pub cause: Option<Box<str>>,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+impl Command {
+    /// The command that only moves the cluster clock on, for the leader's tick.
+    pub fn advance() -> Self {
+        Operation::Advance.into()
+    }
+}
+
+impl From<Operation> for Command {
+    fn from(operation: Operation) -> Self {
+        Self { request_id: None, actor: None, cause: None, operation }
+    }
+}
+
+/// What a command asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Take, renew or take over a lock.
+    Lock(Box<LockCommand>),
+    /// Release a lock.
+    Unlock(Box<UnlockCommand>),
+    /// Nothing but the stamp: time passes, deadlines are worked off.
+    Advance,
+    /// Set a table's defaults.
+    ConfigureTable(Box<TableCommand>),
+    /// Delete a table whole: its records and its defaults.
+    DeleteTable {
+        /// The table.
+        table: Box<str>,
+    },
+    /// Let commands of this level into the log from here on. Proposed only when every member
+    /// supports it; a lower level than the present one changes nothing.
+    RaiseFeatureLevel(u32),
+}
+
+/// A lock request as the log holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockCommand {
+    /// The table.
+    pub table: Box<str>,
+    /// The lock's name.
+    pub signature: Box<str>,
+    /// The owner that asks.
+    pub signee: Box<str>,
+    /// The run of the owner.
+    pub instance: Option<Box<str>>,
+    /// Left out: 0, or "as it was" if it is renew-only.
+    pub level: Option<i64>,
+    /// Take it whoever holds it.
+    pub force: bool,
+    /// Left out: the table's default.
+    pub duration_ms: Option<u64>,
+    /// Left out: the larger of the table's default and the duration; for ever if there is none.
+    pub time_to_live_ms: Option<u64>,
+    /// Renew only.
+    pub token: Option<Token>,
+}
+
+/// An unlock request as the log holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnlockCommand {
+    /// The table.
+    pub table: Box<str>,
+    /// The lock's name.
+    pub signature: Box<str>,
+    /// The owner that releases it.
+    pub signee: Box<str>,
+    /// The run of the owner.
+    pub instance: Option<Box<str>>,
+    /// Release only the grant with this token.
+    pub token: Option<Token>,
+}
+
+/// A table's defaults as the log holds them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableCommand {
+    /// The table.
+    pub table: Box<str>,
+    /// The duration of a grant; `None` is [`crate::types::DEFAULT_DURATION`].
+    pub duration_ms: Option<u64>,
+    /// The least time_to_live; `None` keeps records for ever.
+    pub time_to_live_ms: Option<u64>,
+}

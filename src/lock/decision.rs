@@ -1,0 +1,103 @@
+//! What comes of a command, and how it is told to the one who asked.
+
+use crate::error::Error;
+use crate::types::{DecidedAt, LockResponse, LockStatus, UnlockResponse, UnlockStatus};
+
+/// The outcome of one command and where in the log it was decided. For a repeated request that is
+/// where the first one was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Where it was decided.
+    pub decided_at: DecidedAt,
+}
+
+/// What comes of a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Of a lock command.
+    Lock(LockStatus),
+    /// Of an unlock command.
+    Unlock(UnlockStatus),
+    /// Of an advance.
+    Advanced,
+    /// Of a command about a table.
+    Table,
+    /// Of a raised feature level.
+    FeatureLevel,
+    /// The command was not judged by the contract's table; it had no effect at all.
+    Refused(Refusal),
+}
+
+/// Why a command had no effect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It is wrong.
+    BadRequest(String),
+    /// It was stamped in another term than its entry's. Certainly not done.
+    StaleStamp,
+    /// Every token was given away: no new grant is possible. Certainly not done.
+    TokensExhausted,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::BadRequest(reason) => Self::BadRequest { reason },
+            Refusal::StaleStamp => {
+                Self::unavailable("leadership changed while the request was under way")
+            }
+            Refusal::TokensExhausted => Self::unavailable("all 2^53 - 1 tokens were given away"),
+        }
+    }
+}
+
+impl Decision {
+    /// The answer to a lock request.
+    ///
+    /// # Errors
+    /// What the refusal says: `BadRequest` or `Unavailable`.
+    ///
+    /// # Panics
+    /// If the decision is not about a lock command: a mix-up of answers must never reach a caller.
+    pub fn into_lock_response(self) -> Result<LockResponse, Error> {
+        match self.outcome {
+            Outcome::Lock(status) => Ok(LockResponse { status, decided_at: Some(self.decided_at) }),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => panic!("a lock command was answered with {other:?}"),
+        }
+    }
+
+    /// The answer to an unlock request.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    ///
+    /// # Panics
+    /// If the decision is not about an unlock command.
+    pub fn into_unlock_response(self) -> Result<UnlockResponse, Error> {
+        match self.outcome {
+            Outcome::Unlock(status) => {
+                Ok(UnlockResponse { status, decided_at: Some(self.decided_at) })
+            }
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => panic!("an unlock command was answered with {other:?}"),
+        }
+    }
+
+    /// The answer to a command that has nothing to tell but that it was done.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    ///
+    /// # Panics
+    /// If the decision is about a lock or unlock command.
+    pub fn into_done(self) -> Result<(), Error> {
+        match self.outcome {
+            Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => panic!("a command without an answer was answered with {other:?}"),
+        }
+    }
+}

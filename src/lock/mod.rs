@@ -1,0 +1,34 @@
+//! The lock machine: pure, total and the same on every node.
+//!
+//! A [`Proposal`] is what a leader puts into the log: one stamp of the cluster clock and the
+//! commands of the requests it serves. [`State::apply`] turns it into one [`Decision`] per command.
+//! What the machine promises and how it works is told, as a short chapter, in `state.rs`.
+//!
+//! It refuses to read a clock, to do I/O, to wait, to draw random numbers or to iterate in hash
+//! order: equal logs give equal bytes. It may use the words ([`crate::types`], [`crate::error`])
+//! and nothing else of the crate.
+//!
+//! Look next at `state.rs` (the machine), `rules.rs` (the contract's table), `lanes.rs` (repeated
+//! requests), `snapshot.rs` (what a state is as bytes) and `validate.rs` (what is refused before
+//! anything is proposed).
+
+mod changes;
+mod command;
+mod decision;
+mod encoding;
+mod snapshot;
+mod state;
+mod validate;
+
+pub use changes::Changes;
+pub use command::{
+    ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
+};
+pub use decision::{Decision, Outcome, Refusal};
+pub use encoding::DecodeError;
+pub use snapshot::Loader;
+pub use state::{Counts, FEATURE_LEVEL, State};
+pub use validate::{
+    configure_table_command, delete_table_command, lock_command, unlock_command, validate_duration,
+    validate_list, validate_read,
+};

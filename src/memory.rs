@@ -1,0 +1,239 @@
+//! An embedded lock service: the lock machine, a clock and a mutex.
+//!
+//! No server, no disk, no network: for programs that want the contract within one process, and for
+//! tests. The expectations of the conformance suite are generated from it.
+//!
+//! It acts as a cluster of one node in its first term: every request is stamped from the clock and
+//! applied as a log entry of its own, so time passes exactly when somebody asks. It keeps nothing
+//! once the last handle is dropped.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::Error;
+use crate::lock::{self, ClusterTime, Command, Counts, Decision, Proposal, Stamp, State};
+use crate::service::{DebugLockService, LockService, ServiceOptions};
+use crate::types::{
+    CheckResponse, DecidedAt, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
+    UnlockResponse,
+};
+
+/// The only term there is: a cluster of one elects once.
+const TERM: u64 = 1;
+
+/// A handle to locks in memory. Clones are the same handle; [`MemoryLocks::handle`] makes another
+/// one, with other defaults, to the same locks.
+///
+/// ```
+/// use keyward::types::{LockOptions, LockRequest, UnlockOptions, UnlockRequest};
+/// use keyward::{LockService, MemoryLocks};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), keyward::Error> {
+/// let locks = MemoryLocks::new();
+/// let by = |signee: &str| LockRequest {
+///     signature: "jobs/nightly".to_owned(),
+///     signee: signee.to_owned(),
+///     level: None,
+/// };
+/// assert!(locks.lock(by("worker-1"), LockOptions::default()).await?.ok());
+/// assert!(!locks.lock(by("worker-2"), LockOptions::default()).await?.ok());
+///
+/// let release =
+///     UnlockRequest { signature: "jobs/nightly".to_owned(), signee: "worker-1".to_owned() };
+/// assert!(locks.unlock(release, UnlockOptions::default()).await?.ok());
+/// assert!(locks.lock(by("worker-2"), LockOptions::default()).await?.ok());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemoryLocks {
+    shared: Arc<Shared>,
+    options: Arc<Mutex<ServiceOptions>>,
+}
+
+/// What all handles share.
+struct Shared {
+    clock: Arc<dyn Clock>,
+    /// The clock's reading when the locks were made: their `C` begins at 0.
+    origin: Duration,
+    machine: Mutex<Machine>,
+}
+
+/// The replica of one: its state, the index of its last entry, and how far tests moved its clock.
+#[derive(Default)]
+struct Machine {
+    state: State,
+    index: u64,
+    advanced: Duration,
+}
+
+impl MemoryLocks {
+    /// No locks yet, the machine's clock, default options.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// As [`MemoryLocks::new`], with options of this handle's own.
+    pub fn open(options: ServiceOptions) -> Self {
+        Self::new().handle(options)
+    }
+
+    /// As [`MemoryLocks::new`], on another clock.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let origin = clock.raw();
+        let shared = Shared { clock, origin, machine: Mutex::default() };
+        Self { shared: Arc::new(shared), options: Arc::default() }
+    }
+
+    /// Another handle to the same locks, with options of its own.
+    #[must_use]
+    pub fn handle(&self, options: ServiceOptions) -> Self {
+        Self { shared: Arc::clone(&self.shared), options: Arc::new(Mutex::new(options)) }
+    }
+
+    /// How much there is, as of the last request.
+    pub fn counts(&self) -> Counts {
+        self.shared.with_machine(|machine| machine.state.counts())
+    }
+
+    fn options(&self) -> ServiceOptions {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fill_read(&self, mut options: ReadOptions) -> ReadOptions {
+        self.options().fill_table(&mut options.table);
+        options
+    }
+}
+
+impl Default for MemoryLocks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryLocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLocks")
+            .field("options", &self.options())
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn with_machine<T>(&self, f: impl FnOnce(&mut Machine) -> T) -> T {
+        // A poisoned mutex is a broken invariant of the lock machine: nothing may be served after.
+        let mut machine = self.machine.lock().expect("no request has panicked");
+        f(&mut machine)
+    }
+
+    fn apply(&self, command: Command) -> Decision {
+        self.with_machine(|machine| machine.apply(self.now(), command))
+    }
+
+    /// Reads the state after the clock has moved on to now.
+    fn read<T>(&self, f: impl FnOnce(&State) -> T) -> (T, DecidedAt) {
+        self.with_machine(|machine| {
+            machine.apply(self.now(), Command::advance());
+            (f(&machine.state), DecidedAt { index: machine.index, position: u32::MAX })
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.raw().saturating_sub(self.origin)
+    }
+}
+
+impl Machine {
+    fn apply(&mut self, now: Duration, command: Command) -> Decision {
+        let time = ClusterTime::default().saturating_add(now.saturating_add(self.advanced));
+        let stamp = Stamp { term: TERM, time };
+        self.index += 1;
+        let proposal = Proposal { stamp, commands: vec![command] };
+        let mut decisions = self.state.apply(TERM, self.index, &proposal);
+        decisions.pop().expect("one command has one decision")
+    }
+}
+
+impl LockService for MemoryLocks {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        mut options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        self.options().fill_lock(&mut options);
+        let command = lock::lock_command(&request, &options)?;
+        self.shared.apply(command).into_lock_response()
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        mut options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        self.options().fill_table(&mut options.table);
+        let command = lock::unlock_command(&request, &options)?;
+        self.shared.apply(command).into_unlock_response()
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        let options = self.fill_read(options);
+        let table = lock::validate_read(&signature, &options)?;
+        let (record, at) = self.shared.read(|state| state.check(table, &signature));
+        let decided_at = Some(at);
+        record
+            .map(|record| CheckResponse { record, decided_at })
+            .ok_or(Error::NotFound { decided_at })
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        let options = self.fill_read(options);
+        let table = lock::validate_list(&request, &options)?;
+        let ((locks, next), at) = self.shared.read(|state| state.list(table, &request));
+        Ok(ListResponse { locks, next, decided_at: Some(at) })
+    }
+
+    async fn tables(&self, _options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        Ok(self.shared.read(State::tables).0)
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        mut options: TableOptions,
+    ) -> Result<(), Error> {
+        self.options().fill_table(&mut options.table);
+        let command = lock::configure_table_command(&defaults, &options)?;
+        self.shared.apply(command).into_done()
+    }
+
+    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+        self.options().fill_table(&mut options.table);
+        let command = lock::delete_table_command(&options)?;
+        self.shared.apply(command).into_done()
+    }
+}
+
+impl DebugLockService for MemoryLocks {
+    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
+        lock::validate_duration(duration)?;
+        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        options.default_duration = Some(duration);
+        Ok(())
+    }
+
+    /// Moves this service's own time on, for all its handles, whatever clock it runs on.
+    async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
+        self.shared.with_machine(|machine| machine.advanced = machine.advanced.saturating_add(by));
+        Ok(())
+    }
+}
