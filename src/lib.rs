@@ -1,6 +1,7 @@
 //! Keyward: a self-hosted, Raft-replicated lock service with fencing tokens.
 
 pub mod clock;
+pub mod conformance;
 pub mod error;
 pub mod lock;
 pub mod memory;

@@ -1,0 +1,157 @@
+//! What must hold in every answer, whatever the script says: the runner's own assertions.
+//!
+//! A golden line shows what one answer was. These facts tie answers to each other: tokens of a
+//! lock only grow, and what is decided later in a script is decided later in the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::types::{DecidedAt, RequestId, Token};
+
+use super::print::NameTokens;
+
+/// What the answers of one script have shown so far.
+#[derive(Default)]
+pub(crate) struct Facts {
+    /// Every token shown, in order: its lock and its value. `t1` is the first.
+    shown: Vec<(Lock, Token)>,
+    /// The largest token that each lock ever had.
+    largest: BTreeMap<Lock, Token>,
+    /// The requests that were asked with an id: what repeats them may look back.
+    asked: BTreeSet<RequestId>,
+    last_decided: Option<DecidedAt>,
+}
+
+/// A table and a signature.
+type Lock = (String, String);
+
+/// Whether a request may give the lock a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asks {
+    ForAGrant,
+    ToLook,
+}
+
+impl Facts {
+    /// The value of a token that the script has seen, by its number.
+    pub(crate) fn token(&self, number: usize) -> Option<Token> {
+        let index = number.checked_sub(1)?;
+        self.shown.get(index).map(|(_, token)| *token)
+    }
+
+    /// Remembers an id; returns whether it was asked before.
+    pub(crate) fn ask(&mut self, id: Option<RequestId>) -> bool {
+        id.is_some_and(|id| !self.asked.insert(id))
+    }
+
+    /// A token that a request was granted. One that was never seen must be larger than all that
+    /// the lock ever had; one that is created, not renewed, must not have been seen at all.
+    pub(crate) fn granted(
+        &mut self,
+        table: &str,
+        signature: &str,
+        token: Token,
+        created: bool,
+    ) -> Result<(), String> {
+        let lock = (table.to_owned(), signature.to_owned());
+        let largest = self.largest.get(&lock).copied();
+        if token.0 == 0 || token.0 > crate::types::MAX_SAFE_INTEGER {
+            return Err(format!("the token {token} is not between 1 and 2^53-1"));
+        }
+        match largest {
+            Some(largest) if token < largest => Err(format!(
+                "the token {token} is smaller than {largest}, which the same lock had before"
+            )),
+            Some(largest) if token == largest && created => {
+                Err(format!("a new grant has the token {token} of the grant before"))
+            }
+            Some(_) | None => {
+                self.largest.insert(lock, token);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where an answer was decided: never before what this script was told earlier. Two writes
+    /// are never decided at one place.
+    pub(crate) fn decided(
+        &mut self,
+        decided_at: Option<DecidedAt>,
+        asks: Asks,
+    ) -> Result<(), String> {
+        let Some(decided_at) = decided_at else { return Ok(()) };
+        if let Some(last) = self.last_decided {
+            let backwards = match asks {
+                Asks::ToLook => decided_at < last,
+                Asks::ForAGrant => decided_at <= last,
+            };
+            if backwards {
+                return Err(format!("decided at {decided_at}, but an answer before it at {last}"));
+            }
+        }
+        self.last_decided = Some(decided_at);
+        Ok(())
+    }
+
+    /// Names tokens of locks in this table.
+    pub(crate) fn names<'a>(&'a mut self, table: &'a str) -> Names<'a> {
+        Names { shown: &mut self.shown, table }
+    }
+}
+
+/// Names the tokens of one table's locks by the order in which a script first sees them.
+pub(crate) struct Names<'a> {
+    shown: &'a mut Vec<(Lock, Token)>,
+    table: &'a str,
+}
+
+impl NameTokens for Names<'_> {
+    fn name(&mut self, signature: &str, token: Token) -> String {
+        // Only growth per lock is promised: two locks may well have equal tokens.
+        let same = |((table, name), value): &(Lock, Token)| {
+            table == self.table && name == signature && *value == token
+        };
+        let index = self.shown.iter().position(same).unwrap_or_else(|| {
+            self.shown.push(((self.table.to_owned(), signature.to_owned()), token));
+            self.shown.len() - 1
+        });
+        format!("t{}", index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_shrinks_or_is_given_twice_is_an_error() {
+        let mut facts = Facts::default();
+        assert!(facts.granted("t", "a", Token(5), true).is_ok());
+        assert!(facts.granted("t", "a", Token(5), false).is_ok());
+        assert!(facts.granted("t", "a", Token(5), true).is_err());
+        assert!(facts.granted("t", "a", Token(4), false).is_err());
+        assert!(facts.granted("t", "b", Token(1), true).is_ok());
+        assert!(facts.granted("t", "c", Token(0), true).is_err());
+    }
+
+    #[test]
+    fn answers_are_decided_in_order() {
+        let at = |index, position| Some(DecidedAt { index, position });
+        let mut facts = Facts::default();
+        assert!(facts.decided(at(3, 0), Asks::ForAGrant).is_ok());
+        assert!(facts.decided(at(3, u32::MAX), Asks::ToLook).is_ok());
+        assert!(facts.decided(at(3, u32::MAX), Asks::ToLook).is_ok());
+        assert!(facts.decided(at(3, 1), Asks::ForAGrant).is_err());
+        assert!(facts.decided(None, Asks::ForAGrant).is_ok());
+        assert!(facts.decided(at(2, u32::MAX), Asks::ToLook).is_err());
+    }
+
+    #[test]
+    fn equal_tokens_of_two_locks_have_two_names() {
+        let mut facts = Facts::default();
+        assert_eq!(facts.names("t").name("a", Token(1)), "t1");
+        assert_eq!(facts.names("t").name("b", Token(1)), "t2");
+        assert_eq!(facts.names("t").name("a", Token(1)), "t1");
+        assert_eq!(facts.token(2), Some(Token(1)));
+        assert_eq!(facts.token(0), None);
+    }
+}

@@ -1,0 +1,164 @@
+//! The contract as a suite of scripts that runs on anything which answers lock requests.
+//!
+//! The scripts are text files in `src/conformance/scripts`, one topic each, and read as the
+//! specification: a comment with the contract's words, a request, `---`, the answer. They are
+//! carried in the crate, so `keyward conformance` needs no files. The same scripts run on
+//! [`crate::memory::MemoryLocks`], on one node, on a cluster and through HTTP; what is expected
+//! is generated from memory only, and all others must match it.
+//!
+//! Point the suite at a service of your own with a [`Bootstrap`], which opens and closes it.
+//! Besides being asked, the service must let time pass ([`crate::DebugLockService`]).
+//!
+//! Refuses: to know anything of how a service works. It imports the words and nothing below them,
+//! except for the bootstraps of this crate's own services.
+//!
+//! Where to look next: `scripts/`, then `command.rs` for what a script can say.
+
+mod command;
+mod facts;
+mod print;
+mod report;
+mod runner;
+mod scripts;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use report::{Outcome, Report, ScriptResult};
+pub use scripts::{Script, scripts};
+
+use crate::error::Error;
+use crate::service::{DebugLockService, ServiceOptions};
+use runner::Runner;
+
+/// Opens and closes a service for the suite.
+///
+/// All handles that one bootstrap opens must see the same locks: a script may open several.
+/// Scripts use tables of their own and delete them at the end, so a service that holds other
+/// locks may be used as well.
+pub trait Bootstrap: Send + Sync + 'static {
+    /// What the suite talks to.
+    type Service: DebugLockService;
+
+    /// Opens a handle with these options.
+    ///
+    /// # Errors
+    /// Whatever keeps the service from opening; it ends the script.
+    fn open(
+        &self,
+        options: ServiceOptions,
+    ) -> impl Future<Output = Result<Self::Service, Error>> + Send;
+
+    /// Closes a handle. The locks stay.
+    ///
+    /// # Errors
+    /// Whatever keeps the service from closing; it fails the script.
+    fn close(&self, service: Self::Service) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl<B: Bootstrap> Bootstrap for Arc<B> {
+    type Service = B::Service;
+
+    fn open(
+        &self,
+        options: ServiceOptions,
+    ) -> impl Future<Output = Result<Self::Service, Error>> + Send {
+        (**self).open(options)
+    }
+
+    fn close(&self, service: Self::Service) -> impl Future<Output = Result<(), Error>> + Send {
+        (**self).close(service)
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The scripts, in order.
+    pub scripts: Vec<Script>,
+    /// How many scripts run at a time. More than one only where time passes by waiting: a clock
+    /// that is moved by hand moves for every script.
+    pub parallel: usize,
+}
+
+impl Default for Options {
+    /// Every script, one after the other.
+    fn default() -> Self {
+        Self { scripts: scripts(), parallel: 1 }
+    }
+}
+
+impl Options {
+    /// Only the scripts whose names contain one of these words; all of them if there are none.
+    #[must_use]
+    pub fn matching<T: AsRef<str>>(mut self, words: &[T]) -> Self {
+        if !words.is_empty() {
+            self.scripts
+                .retain(|script| words.iter().any(|word| script.name.contains(word.as_ref())));
+        }
+        self
+    }
+
+    /// As many scripts at a time.
+    #[must_use]
+    pub fn in_parallel(mut self, scripts: usize) -> Self {
+        self.parallel = scripts.max(1);
+        self
+    }
+}
+
+/// Runs scripts against a service and reports how each ended.
+///
+/// Must be called within a tokio runtime whose timers and I/O are enabled as the service needs
+/// them. When the future is dropped, the scripts that are running go on to their end.
+pub async fn run<B: Bootstrap>(bootstrap: B, options: Options) -> Report {
+    use futures::StreamExt as _;
+
+    let bootstrap = Arc::new(bootstrap);
+    let results = futures::stream::iter(options.scripts)
+        .map(|script| run_script(Arc::clone(&bootstrap), script))
+        .buffered(options.parallel.max(1))
+        .collect()
+        .await;
+    Report { results }
+}
+
+async fn run_script<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> ScriptResult {
+    let (generated, advanced) = generate_timed(bootstrap, script.clone()).await;
+    let outcome = match generated {
+        Ok(found) => Outcome::compare(&script.name, &script.text, &found),
+        Err(reason) => Outcome::Error { reason },
+    };
+    ScriptResult { name: script.name.into_owned(), outcome, advanced }
+}
+
+/// Runs one script and returns its text with the answers of this service: what the script's file
+/// would hold if the service were right.
+///
+/// # Errors
+/// What kept the script from running to its end.
+pub async fn generate<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> Result<String, String> {
+    generate_timed(bootstrap, script).await.0
+}
+
+async fn generate_timed<B: Bootstrap>(
+    bootstrap: Arc<B>,
+    script: Script,
+) -> (Result<String, String>, Duration) {
+    let runtime = tokio::runtime::Handle::current();
+    // The script runner is synchronous and waits for each answer.
+    let task = tokio::task::spawn_blocking(move || {
+        let mut runner = Runner::new(bootstrap, runtime);
+        let found = goldenscript::generate(&mut runner, &script.text);
+        let cleaned = runner.clean_up();
+        let result = match (found, cleaned) {
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(_), Err(error)) => Err(format!("could not be cleaned up after: {error}")),
+            (Ok(found), Ok(())) => Ok(found),
+        };
+        (result, runner.advanced())
+    });
+    task.await
+        .unwrap_or_else(|error| (Err(format!("the service panicked: {error}")), Duration::ZERO))
+}
