@@ -1,5 +1,6 @@
 //! Keyward: a self-hosted, Raft-replicated lock service with fencing tokens.
 
+pub mod api;
 pub mod clock;
 pub mod conformance;
 pub mod error;

@@ -1,0 +1,313 @@
+//! The JSON bodies of answers, and how they become words of the contract.
+//!
+//! They are read leniently: an older client understands the answers of a newer node. Refusals are
+//! not here but in [`super::Problem`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::to_ms;
+use crate::types::{
+    CheckResponse, DecidedAt, Grant, Holder, ListResponse, LockRecord, LockResponse, LockStatus,
+    TableDefaults, TableInfo, Token, TransferReason, UnlockResponse, UnlockStatus,
+};
+
+/// How a successful lock request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum LockStatusWord {
+    /// The lock was free.
+    Ok,
+    /// It was mine already.
+    Renewed,
+    /// It was another's.
+    Transferred,
+}
+
+/// The answer to `POST /v1/lock`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LockAnswer {
+    /// How it ended.
+    pub status: LockStatusWord,
+    /// The fencing token to hand to the guarded resource.
+    pub token: u64,
+    /// The level the grant has.
+    pub level: i64,
+    /// How long the grant lasts; count it from before the request was sent.
+    pub expires_in_ms: u64,
+    /// How long until the record is removed; absent is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_in_ms: Option<u64>,
+    /// `false` only in a repeated answer whose grant has ended since.
+    pub live: bool,
+    /// With `transferred`: who had it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_signee: Option<String>,
+    /// With `transferred`: `expired`, `forced` or `preempted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub reason: Option<TransferReason>,
+}
+
+impl LockAnswer {
+    /// What a grant looks like on the wire; `None` for a refusal, which is a problem document.
+    pub fn new(response: &LockResponse) -> Option<Self> {
+        let (status, previous_signee, reason) = match &response.status {
+            LockStatus::Ok(_) => (LockStatusWord::Ok, None, None),
+            LockStatus::Renewed(_) => (LockStatusWord::Renewed, None, None),
+            LockStatus::Transferred { previous_signee, reason, .. } => {
+                (LockStatusWord::Transferred, Some(previous_signee.clone()), Some(*reason))
+            }
+            LockStatus::Failed(_) => return None,
+        };
+        let grant = response.grant()?;
+        Some(Self {
+            status,
+            token: grant.token.0,
+            level: grant.level,
+            expires_in_ms: to_ms(grant.expires_in),
+            removed_in_ms: grant.removed_in.map(to_ms),
+            live: grant.live,
+            previous_signee,
+            reason,
+        })
+    }
+
+    /// The answer in words; `None` if it says that the lock was transferred but not from whom.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> Option<LockResponse> {
+        let grant = Grant {
+            token: Token(self.token),
+            level: self.level,
+            expires_in: Duration::from_millis(self.expires_in_ms),
+            removed_in: self.removed_in_ms.map(Duration::from_millis),
+            live: self.live,
+        };
+        let status = match self.status {
+            LockStatusWord::Ok => LockStatus::Ok(grant),
+            LockStatusWord::Renewed => LockStatus::Renewed(grant),
+            LockStatusWord::Transferred => LockStatus::Transferred {
+                grant,
+                previous_signee: self.previous_signee?,
+                reason: self.reason?,
+            },
+        };
+        Some(LockResponse { status, decided_at })
+    }
+}
+
+/// How a successful unlock request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum UnlockStatusWord {
+    /// It was mine and is gone.
+    Ok,
+    /// There was no such lock.
+    NoLock,
+}
+
+/// The answer to `POST /v1/unlock`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct UnlockAnswer {
+    /// How it ended.
+    pub status: UnlockStatusWord,
+}
+
+impl UnlockAnswer {
+    /// What an answer looks like on the wire; `None` for a refusal, which is a problem document.
+    pub fn new(response: &UnlockResponse) -> Option<Self> {
+        let status = match response.status {
+            UnlockStatus::Ok => UnlockStatusWord::Ok,
+            UnlockStatus::NoLock => UnlockStatusWord::NoLock,
+            UnlockStatus::Failed(_) => return None,
+        };
+        Some(Self { status })
+    }
+
+    /// The answer in words.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> UnlockResponse {
+        let status = match self.status {
+            UnlockStatusWord::Ok => UnlockStatus::Ok,
+            UnlockStatusWord::NoLock => UnlockStatus::NoLock,
+        };
+        UnlockResponse { status, decided_at }
+    }
+}
+
+/// The answer to a request that gives nothing but its success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct DoneAnswer {
+    /// Always `ok`.
+    pub status: String,
+}
+
+impl Default for DoneAnswer {
+    fn default() -> Self {
+        Self { status: "ok".to_owned() }
+    }
+}
+
+/// One holder of a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct HolderAnswer {
+    /// The owner.
+    pub signee: String,
+    /// The run of the owner, if it named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Its level.
+    pub level: i64,
+    /// Its token.
+    pub token: u64,
+    /// How long until it is expired; zero if it is.
+    pub expires_in_ms: u64,
+    /// Whether another may take it.
+    #[serde(default)]
+    pub expired: bool,
+    /// How long until the record is removed; absent is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_in_ms: Option<u64>,
+}
+
+impl From<&Holder> for HolderAnswer {
+    fn from(holder: &Holder) -> Self {
+        Self {
+            signee: holder.signee.clone(),
+            instance: holder.instance.clone(),
+            level: holder.level,
+            token: holder.token.0,
+            expires_in_ms: to_ms(holder.expires_in),
+            expired: holder.expired,
+            removed_in_ms: holder.removed_in.map(to_ms),
+        }
+    }
+}
+
+impl From<HolderAnswer> for Holder {
+    fn from(holder: HolderAnswer) -> Self {
+        Self {
+            signee: holder.signee,
+            instance: holder.instance,
+            level: holder.level,
+            token: Token(holder.token),
+            expires_in: Duration::from_millis(holder.expires_in_ms),
+            expired: holder.expired,
+            removed_in: holder.removed_in_ms.map(Duration::from_millis),
+        }
+    }
+}
+
+/// The answer to `GET /v1/lock`, and one item of `GET /v1/locks`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct CheckAnswer {
+    /// The lock's name.
+    pub signature: String,
+    /// Its holders. This tells what *was*: a lock is held by holding it, not by looking.
+    pub holders: Vec<HolderAnswer>,
+}
+
+impl From<&LockRecord> for CheckAnswer {
+    fn from(record: &LockRecord) -> Self {
+        Self {
+            signature: record.signature.clone(),
+            holders: record.holders.iter().map(HolderAnswer::from).collect(),
+        }
+    }
+}
+
+impl From<CheckAnswer> for LockRecord {
+    fn from(answer: CheckAnswer) -> Self {
+        let holders = answer.holders.into_iter().map(Into::into).collect();
+        Self { signature: answer.signature, holders }
+    }
+}
+
+impl CheckAnswer {
+    /// The answer in words.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> CheckResponse {
+        CheckResponse { record: self.into(), decided_at }
+    }
+}
+
+/// The answer to `GET /v1/locks`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ListAnswer {
+    /// The records, in byte order of their signatures; expired ones included and marked.
+    pub locks: Vec<CheckAnswer>,
+    /// What to pass as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl From<&ListResponse> for ListAnswer {
+    fn from(response: &ListResponse) -> Self {
+        Self {
+            locks: response.locks.iter().map(CheckAnswer::from).collect(),
+            next: response.next.clone(),
+        }
+    }
+}
+
+impl ListAnswer {
+    /// The answer in words.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> ListResponse {
+        let locks = self.locks.into_iter().map(Into::into).collect();
+        ListResponse { locks, next: self.next, decided_at }
+    }
+}
+
+/// One item of `GET /v1/tables`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TableAnswer {
+    /// Its name.
+    pub table: String,
+    /// The duration of grants that do not say; absent is the service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// The least time_to_live of records that do not say; absent keeps them for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_ms: Option<u64>,
+    /// Its records, expired ones included.
+    pub locks: u64,
+}
+
+impl From<&TableInfo> for TableAnswer {
+    fn from(info: &TableInfo) -> Self {
+        Self {
+            table: info.table.clone(),
+            duration_ms: info.defaults.duration.map(to_ms),
+            time_to_live_ms: info.defaults.time_to_live.map(to_ms),
+            locks: info.locks,
+        }
+    }
+}
+
+impl From<TableAnswer> for TableInfo {
+    fn from(answer: TableAnswer) -> Self {
+        Self {
+            table: answer.table,
+            defaults: TableDefaults {
+                duration: answer.duration_ms.map(Duration::from_millis),
+                time_to_live: answer.time_to_live_ms.map(Duration::from_millis),
+            },
+            locks: answer.locks,
+        }
+    }
+}
+
+/// The answer to `GET /v1/tables`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TablesAnswer {
+    /// The tables, in byte order.
+    pub tables: Vec<TableAnswer>,
+}

@@ -1,0 +1,138 @@
+//! What a node says about itself and its cluster.
+//!
+//! [`ClusterStatus`] is what `GET /v1/cluster` shows; [`NodeFigures`] is what a node hands to
+//! `/metrics` when it is asked. Both are plain values that the node fills in at that moment.
+
+use serde::{Deserialize, Serialize};
+
+/// What a node is at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum NodeRole {
+    /// It leads: it stamps and orders all requests.
+    Leader,
+    /// It follows a leader.
+    Follower,
+    /// It asks the others for their votes.
+    Candidate,
+    /// It follows without a vote.
+    Learner,
+    /// It is shutting down, or not started.
+    Stopped,
+}
+
+/// The cluster as one node sees it, at the moment it was asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct ClusterStatus {
+    /// The cluster's random id, in hexadecimal; absent until the first boot is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The id of the node that answers.
+    pub id: u64,
+    /// The random name of its data folder, in hexadecimal.
+    pub uuid: String,
+    /// The version of its program.
+    pub version: String,
+    /// What it is at present.
+    pub role: NodeRole,
+    /// Why it cannot serve requests now; absent when it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
+    /// The node it believes to lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<u64>,
+    /// The client address of that node, as a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_address: Option<String>,
+    /// The term it is in.
+    pub term: u64,
+    /// The node it voted for in that term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vote: Option<u64>,
+    /// The last entry in its log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_log_index: Option<u64>,
+    /// The last entry it knows to be on the disks of a majority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_index: Option<u64>,
+    /// The last entry its state contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_index: Option<u64>,
+    /// The last entry its newest snapshot contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_index: Option<u64>,
+    /// The last entry its log no longer contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged_index: Option<u64>,
+    /// The cluster's members, by id.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u64,
+    /// The random name of its data folder, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Where clients reach it, as a URL, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<String>,
+    /// Whether it has a vote.
+    pub voter: bool,
+    /// Only from the leader: the last entry this member is known to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_index: Option<u64>,
+    /// Only from the leader: how many entries it is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
+    /// Only from the leader: how long ago it last acknowledged anything, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_acknowledged_ms: Option<u64>,
+}
+
+/// What a node hands to `/metrics`.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct NodeFigures {
+    /// Unexpired grants.
+    pub locks_held: u64,
+    /// Records, expired ones included.
+    pub records: u64,
+    /// Grants that ended by expiry, since the cluster began.
+    pub expiries: u64,
+    /// Records removed by their time_to_live, since the cluster began.
+    pub removals: u64,
+    /// Request lanes remembered.
+    pub lanes: u64,
+    /// The Raft term.
+    pub term: u64,
+    /// The node believed to lead.
+    pub leader: Option<u64>,
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// The last entry known to be on the disks of a majority.
+    pub committed_index: Option<u64>,
+    /// The last entry the state contains.
+    pub applied_index: Option<u64>,
+    /// Requests sent on to the leader since the process began.
+    pub forwarded: u64,
+    /// How long each `fdatasync` of the log took.
+    pub fsync_seconds: Option<HistogramFigures>,
+}
+
+/// A histogram that is kept elsewhere.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HistogramFigures {
+    /// Upper bounds in seconds, rising, with how many observations were at or below each.
+    pub buckets: Vec<(f64, u64)>,
+    /// The sum of all observations, in seconds.
+    pub sum: f64,
+    /// How many observations there were.
+    pub count: u64,
+}

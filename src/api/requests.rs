@@ -1,0 +1,311 @@
+//! The JSON bodies and query strings of requests, and how they become words of the contract.
+//!
+//! A field that is not known is refused, and so is an integer beyond what JSON carries exactly,
+//! before it can be rounded on its way to somewhere else. All other rules are [`crate::lock`]'s.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::types::{
+    ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId, TableDefaults, Token,
+    UnlockOptions, UnlockRequest,
+};
+
+/// The body of `POST /v1/lock`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct LockBody {
+    /// The lock's name, 1 to 1024 bytes of UTF-8 without NUL, compared as bytes.
+    #[cfg_attr(feature = "server", schema(example = "jobs/nightly"))]
+    pub signature: String,
+    /// The owner that asks, same limits. A name, never an authorisation.
+    #[cfg_attr(feature = "server", schema(example = "worker-1"))]
+    pub signee: String,
+    /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower
+    /// one. Left out of a renewal with a token, the level stays as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i64>,
+    /// How long the grant lasts before it is expired: 1 ms to 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(example = 30000))]
+    pub duration_ms: Option<u64>,
+    /// When the record is removed, counted from this request; never shorter than the duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_ms: Option<u64>,
+    /// Take the lock whoever holds it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Renew only: refused with reason `lost` unless the grant is mine, has this token and is not
+    /// expired. Never creates a grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// Tells two runs of one signee apart; another instance is another owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Makes the request safe to repeat: 32 hexadecimal digits (a random number of the client's
+    /// own, one request in flight each), a hyphen, and a decimal number that rises by request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server",
+        schema(value_type = Option<String>, example = "0123456789abcdef0123456789abcdef-1"))]
+    pub request_id: Option<RequestId>,
+}
+
+impl LockBody {
+    /// What a request looks like on the wire.
+    pub fn new(request: LockRequest, options: &LockOptions) -> Self {
+        Self {
+            signature: request.signature,
+            signee: request.signee,
+            level: request.level,
+            duration_ms: options.duration.map(to_ms_exactly),
+            time_to_live_ms: options.time_to_live.map(to_ms_exactly),
+            force: options.force,
+            token: options.token.map(|token| token.0),
+            instance: options.instance.clone(),
+            table: options.table.clone(),
+            request_id: options.request_id,
+        }
+    }
+
+    /// The request in words; `options.call` is left for the caller to fill.
+    ///
+    /// # Errors
+    /// `BadRequest` if an integer is beyond what JSON carries exactly.
+    pub fn into_words(self) -> Result<(LockRequest, LockOptions), Error> {
+        let options = LockOptions {
+            table: self.table,
+            force: self.force,
+            duration: duration("duration_ms", self.duration_ms)?,
+            time_to_live: duration("time_to_live_ms", self.time_to_live_ms)?,
+            token: token(self.token)?,
+            instance: self.instance,
+            request_id: self.request_id,
+            ..LockOptions::default()
+        };
+        let request = LockRequest {
+            signature: self.signature,
+            signee: self.signee,
+            level: self.level.map(level).transpose()?,
+        };
+        Ok((request, options))
+    }
+}
+
+/// The body of `POST /v1/unlock`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct UnlockBody {
+    /// The lock's name.
+    #[cfg_attr(feature = "server", schema(example = "jobs/nightly"))]
+    pub signature: String,
+    /// The owner that releases it.
+    #[cfg_attr(feature = "server", schema(example = "worker-1"))]
+    pub signee: String,
+    /// Release only the grant with this token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// The run of the signee that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub request_id: Option<RequestId>,
+}
+
+impl UnlockBody {
+    /// What a request looks like on the wire.
+    pub fn new(request: UnlockRequest, options: &UnlockOptions) -> Self {
+        Self {
+            signature: request.signature,
+            signee: request.signee,
+            token: options.token.map(|token| token.0),
+            instance: options.instance.clone(),
+            table: options.table.clone(),
+            request_id: options.request_id,
+        }
+    }
+
+    /// The request in words; `options.call` is left for the caller to fill.
+    ///
+    /// # Errors
+    /// `BadRequest` if an integer is beyond what JSON carries exactly.
+    pub fn into_words(self) -> Result<(UnlockRequest, UnlockOptions), Error> {
+        let options = UnlockOptions {
+            table: self.table,
+            token: token(self.token)?,
+            instance: self.instance,
+            request_id: self.request_id,
+            ..UnlockOptions::default()
+        };
+        Ok((UnlockRequest { signature: self.signature, signee: self.signee }, options))
+    }
+}
+
+/// The body of `PUT /v1/table`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct TableBody {
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The duration of grants that do not say; left out, the service's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// The least time_to_live of records that do not say; left out, they are kept for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_ms: Option<u64>,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub request_id: Option<RequestId>,
+}
+
+impl TableBody {
+    /// What a request looks like on the wire.
+    pub fn new(
+        defaults: TableDefaults,
+        table: Option<String>,
+        request_id: Option<RequestId>,
+    ) -> Self {
+        Self {
+            table,
+            duration_ms: defaults.duration.map(to_ms_exactly),
+            time_to_live_ms: defaults.time_to_live.map(to_ms_exactly),
+            request_id,
+        }
+    }
+
+    /// The defaults in words.
+    ///
+    /// # Errors
+    /// `BadRequest` if an integer is beyond what JSON carries exactly.
+    pub fn defaults(&self) -> Result<TableDefaults, Error> {
+        Ok(TableDefaults {
+            duration: duration("duration_ms", self.duration_ms)?,
+            time_to_live: duration("time_to_live_ms", self.time_to_live_ms)?,
+        })
+    }
+}
+
+/// The body of `POST /debug/advance`, which only a node started for tests answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvanceBody {
+    /// By how much the clock is moved on.
+    pub by_ms: u64,
+}
+
+/// The query of `GET /v1/lock`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+pub struct CheckQuery {
+    /// The lock's name.
+    pub signature: String,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Answer from the node's own copy, however old it is, instead of a linearizable read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// The query of `GET /v1/locks`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+pub struct ListQuery {
+    /// Only signatures that begin with this.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Only signatures after this one, in byte order, exclusive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// How many records at most: 1 to 1000, 100 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Answer from the node's own copy, however old it is, instead of a linearizable read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+impl From<&ListQuery> for ListRequest {
+    fn from(query: &ListQuery) -> Self {
+        Self {
+            prefix: query.prefix.clone(),
+            after: query.after.clone(),
+            limit: query.limit.unwrap_or(Self::DEFAULT_LIMIT),
+        }
+    }
+}
+
+/// The query of `GET /v1/tables`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+pub struct TablesQuery {
+    /// Answer from the node's own copy, however old it is, instead of a linearizable read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// The query of `DELETE /v1/table`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+pub struct TableQuery {
+    /// The table. It has to be named: nothing is deleted by leaving something out.
+    pub table: String,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = Option<String>))]
+    pub request_id: Option<RequestId>,
+}
+
+/// A duration that is asked for. Less than a millisecond becomes 0, and one too long for JSON
+/// stays too long, so that the service refuses both as it refuses them from anyone.
+fn to_ms_exactly(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn duration(field: &str, ms: Option<u64>) -> Result<Option<Duration>, Error> {
+    match ms {
+        Some(ms) if ms > MAX_SAFE_INTEGER => Err(beyond(field, "0 to 2^53 - 1")),
+        _ => Ok(ms.map(Duration::from_millis)),
+    }
+}
+
+fn token(token: Option<u64>) -> Result<Option<Token>, Error> {
+    match token {
+        Some(token) if token == 0 || token > MAX_SAFE_INTEGER => {
+            Err(beyond("token", "1 to 2^53 - 1"))
+        }
+        _ => Ok(token.map(Token)),
+    }
+}
+
+fn level(level: i64) -> Result<i64, Error> {
+    if level.unsigned_abs() > MAX_SAFE_INTEGER {
+        return Err(beyond("level", "-(2^53 - 1) to 2^53 - 1"));
+    }
+    Ok(level)
+}
+
+fn beyond(field: &str, range: &str) -> Error {
+    Error::bad_request(format!("{field} is out of range: {range}"))
+}
