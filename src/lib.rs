@@ -2,10 +2,17 @@
 
 pub mod api;
 pub mod clock;
+pub mod cluster;
 pub mod conformance;
 pub mod error;
+#[cfg(feature = "server")]
+pub mod forward;
 pub mod lock;
 pub mod memory;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+pub mod raft;
 pub mod service;
 pub mod types;
 
