@@ -1,6 +1,8 @@
 //! Keyward: a self-hosted, Raft-replicated lock service with fencing tokens.
 
 pub mod api;
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod conformance;

@@ -1,3 +1,7 @@
 //! The `keyward` program: wires everything, decides nothing.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyward::cli::main()
+}

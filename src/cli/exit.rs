@@ -1,0 +1,129 @@
+//! How the program ends: exit codes, and failures that say what is wrong and what to do.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::error::Error;
+
+/// Done.
+pub(crate) const OK: u8 = 0;
+/// Refused (another holds the lock) or not found.
+pub(crate) const REFUSED: u8 = 1;
+/// The command line, the configuration or the request is wrong.
+pub(crate) const USAGE: u8 = 2;
+/// Certainly not done; trying again later is safe.
+pub(crate) const UNAVAILABLE: u8 = 3;
+/// May have been done.
+pub(crate) const UNKNOWN: u8 = 4;
+/// The caller is not who it must be.
+pub(crate) const UNAUTHORIZED: u8 = 5;
+/// An invariant of the program itself is broken (`EX_SOFTWARE` of sysexits.h).
+pub(crate) const BROKEN: u8 = 70;
+/// `run`: the lock was not acquired, so the command was not started.
+pub(crate) const NOT_ACQUIRED: u8 = 120;
+/// `run`: no node answered in time to renew the lock; the command was ended.
+pub(crate) const UNREACHABLE: u8 = 121;
+/// `run`: the cluster says that the grant is gone; the command was ended.
+pub(crate) const LOST: u8 = 122;
+/// `run`: a request of a higher level, or a forced one, took the lock; the command was ended.
+pub(crate) const PREEMPTED: u8 = 123;
+/// `run`, `dev`: the command was found and cannot be executed.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// `run`, `dev`: there is no such command.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// `run`, `dev`: added to the number of the signal that ended the command.
+pub(crate) const SIGNAL_BASE: u8 = 128;
+
+/// The table of exit codes that the help of client commands ends with.
+pub(crate) const CLIENT_HELP: &str = "\
+Exit codes:
+  0  done
+  1  refused (another holds the lock), or there is no such lock
+  2  the command line or the request is wrong
+  3  unavailable: certainly not done, trying again later is safe
+  4  unknown: may have been done; look with `keyward check`, or repeat
+  5  unauthorized
+
+Environment:
+  KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";
+
+/// What a command ends with: its exit code, or what went wrong.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// What went wrong, in words for the person at the terminal, and the exit code for their script.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    advice: Option<String>,
+}
+
+impl Failure {
+    /// A failure with its exit code and what is wrong.
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), advice: None }
+    }
+
+    /// The command line or the configuration is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// A command whose floor below has not landed.
+    pub(crate) fn unbuilt(args: &dyn fmt::Debug) -> Self {
+        Self::new(BROKEN, format!("this command is not built yet: {args:?}"))
+    }
+
+    /// Adds what to do about it.
+    pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// Says it on standard error and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("keyward: {self}");
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.advice {
+            Some(advice) => write!(f, "\n  {advice}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The exit code of an answer that is an error.
+pub(crate) fn code_of(error: &Error) -> u8 {
+    match error {
+        Error::Forbidden(_) | Error::NotFound { .. } => REFUSED,
+        Error::BadRequest { .. } => USAGE,
+        Error::Unavailable { .. } => UNAVAILABLE,
+        Error::Unknown { .. } => UNKNOWN,
+        Error::Unauthorized { .. } => UNAUTHORIZED,
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = Self::new(code_of(&error), error.to_string());
+        match error {
+            Error::Unavailable { leader: Some(leader), .. } => {
+                failure.advise(format!("Nothing was done. The leader is believed to be {leader}."))
+            }
+            Error::Unavailable { leader: None, .. } => failure.advise(
+                "Nothing was done; try again, or look at the nodes with `keyward cluster status`.",
+            ),
+            Error::Unknown { .. } => failure
+                .advise("It may have been done. Look with `keyward check`, or repeat the command."),
+            Error::Forbidden(_)
+            | Error::BadRequest { .. }
+            | Error::NotFound { .. }
+            | Error::Unauthorized { .. } => failure,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The command line: one file per command, each with its arguments, its help and what it does.
+//!
+//! What a command prints for programs (`--json`) has the fields of the HTTP API; what it prints for
+//! people may change. Errors go to standard error: what is wrong, then what to do. Exit codes are in
+//! [`exit`]. No command decides anything about locks: that is the service's business.
+//!
+//! Start with [`Command`]; the longest stories are [`run`] (holding a lock while a command runs)
+//! and [`settings`] (where the configuration of a node comes from).
+
+mod check;
+mod client;
+mod cluster;
+mod completion;
+mod conformance;
+mod dev;
+mod duration;
+mod exit;
+mod inspect;
+mod list;
+mod lock;
+mod logging;
+mod run;
+mod serve;
+mod settings;
+mod table;
+mod unlock;
+
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+
+use exit::Outcome;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Try it:
+  keyward dev                                      three nodes on this machine, nothing to set up
+  keyward lock jobs/nightly --signee worker-1      take a lock for 30 seconds
+  keyward check jobs/nightly                       who holds it
+  keyward run jobs/nightly -- ./nightly.sh         hold it while a command runs
+
+`keyward COMMAND --help` explains each command, with its exit codes and variables.";
+
+/// A self-hosted, Raft-replicated lock service with fencing tokens.
+///
+/// Programs ask Keyward for a named lock over HTTP. A cluster of three or five nodes agrees on who
+/// holds it, survives the loss of a minority, and hands every holder a token that grows with every
+/// grant, so that the resource behind the lock can refuse whoever comes late.
+#[derive(Debug, Parser)]
+#[command(name = "keyward", version, styles = STYLES, after_help = EXAMPLES)]
+#[command(propagate_version = true, max_term_width = 100, disable_help_subcommand = false)]
+struct Cli {
+    #[command(flatten)]
+    logging: logging::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::ServeArgs>),
+    Dev(dev::DevArgs),
+    Lock(lock::LockArgs),
+    Unlock(unlock::UnlockArgs),
+    Check(check::CheckArgs),
+    List(list::ListArgs),
+    Tables(table::TablesArgs),
+    Table(table::TableArgs),
+    Run(run::RunArgs),
+    Cluster(cluster::ClusterArgs),
+    Conformance(conformance::ConformanceArgs),
+    Inspect(inspect::InspectArgs),
+    Completion(completion::CompletionArgs),
+}
+
+/// Runs the program with the arguments and environment of the process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let logging = cli.logging;
+    match cli.command {
+        Command::Serve(args) => serve::run(*args, &logging),
+        Command::Dev(args) => dev::run(args, &logging),
+        Command::Lock(args) => lock::run(args, &logging),
+        Command::Unlock(args) => unlock::run(args, &logging),
+        Command::Check(args) => check::run(args, &logging),
+        Command::List(args) => list::run(args, &logging),
+        Command::Tables(args) => table::run_list(args, &logging),
+        Command::Table(args) => table::run(args, &logging),
+        Command::Run(args) => run::run(args, &logging),
+        Command::Cluster(args) => cluster::run(args, &logging),
+        Command::Conformance(args) => conformance::run(args, &logging),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Completion(args) => completion::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,99 @@
+//! `keyward serve`: one node of a cluster.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::exit::Outcome;
+use crate::cli::logging::LogArgs;
+use crate::cli::settings::{DurationText, Members, Profile, Rho};
+
+const HELP: &str = "\
+Examples:
+  Three machines a, b and c; the same members everywhere, each with its own id:
+    keyward serve --id 1 --members 1=a:7421,2=b:7421,3=c:7421 --data-dir /var/lib/keyward
+  The same from a file:
+    keyward serve --config /etc/keyward.toml
+
+Configuration file (TOML; a flag wins over a variable, a variable over the file):
+  id = 1
+  data_dir = \"/var/lib/keyward\"
+  members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
+  # client_listen, peer_listen, advertise_client, profile, rho, snapshot_every,
+  # shutdown_timeout, log, log_format: as the options, with _ for -
+
+The first start of a cluster waits until every member has been started once, in any order. After
+that a majority is enough. A node refuses the data folder of another node or another cluster.
+
+Nobody has to prove who they are to this version: whoever reaches the client port can take and
+release any lock, whoever reaches the peer port can damage the cluster. Keep both in a network that
+you trust.
+
+Prints one line when it listens and one when it is ready; logs go to standard error.
+
+Signals:
+  SIGTERM, SIGINT   stop: /readyz fails, leadership moves on, requests under way are answered
+  again             stop at once
+
+Exit codes:
+  0   stopped by a signal
+  2   the command line or the configuration is wrong, or a port or the folder cannot be used
+  70  the node stopped itself, because going on could give a wrong answer: the log says why
+
+Environment:
+  KEYWARD_CONFIG, KEYWARD_ID, KEYWARD_MEMBERS, KEYWARD_DATA_DIR, …: see the options.";
+
+/// Run one node of a cluster
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = HELP)]
+pub(crate) struct ServeArgs {
+    /// A TOML file with any of these settings
+    #[arg(long, value_name = "FILE", env = "KEYWARD_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// This node's number in the cluster, from 1; never given to another machine later
+    #[arg(long, env = "KEYWARD_ID", hide_env_values = true)]
+    pub(crate) id: Option<u64>,
+    /// Every node of the cluster, this one too: its id and where its peers reach it
+    #[arg(long, value_name = "ID=HOST:PORT,…", env = "KEYWARD_MEMBERS", hide_env_values = true)]
+    pub(crate) members: Option<Members>,
+    /// The node's folder, on a disk of its own machine; made if it is not there
+    #[arg(long, value_name = "DIR", env = "KEYWARD_DATA_DIR", hide_env_values = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where clients connect [default: port 7420 of all interfaces, or of 127.0.0.1 if this node's
+    /// own member address is on it]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "KEYWARD_CLIENT_LISTEN",
+        hide_env_values = true
+    )]
+    pub(crate) client_listen: Option<String>,
+    /// Where the other nodes connect [default: the port of this node's own member address, on the
+    /// interfaces as for clients]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "KEYWARD_PEER_LISTEN", hide_env_values = true)]
+    pub(crate) peer_listen: Option<String>,
+    /// Where clients are told to find this node when it leads [default: http://, the host of its
+    /// own member address and the client port]
+    #[arg(long, value_name = "URL", env = "KEYWARD_ADVERTISE_CLIENT", hide_env_values = true)]
+    pub(crate) advertise_client: Option<String>,
+    /// How soon a dead leader is replaced: `stable` waits longer and suits busy or distant
+    /// machines, `fast` suits one quiet network [default: stable]
+    #[arg(long, value_name = "PROFILE", env = "KEYWARD_PROFILE", hide_env_values = true)]
+    pub(crate) profile: Option<Profile>,
+    /// By how much the clocks of two machines may differ in speed, such as 1% [default: 1%]
+    #[arg(long, value_name = "PERCENT", env = "KEYWARD_RHO", hide_env_values = true)]
+    pub(crate) rho: Option<Rho>,
+    /// Entries of the log after which a snapshot is written [default: 10000]
+    #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", hide_env_values = true)]
+    pub(crate) snapshot_every: Option<u64>,
+    /// How long a stop may take before it is forced [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT", hide_env_values = true)]
+    pub(crate) shutdown_timeout: Option<DurationText>,
+    /// For tests: clients may move the clock with POST /debug/advance, and so end every lock
+    #[arg(long)]
+    pub(crate) debug_clock: bool,
+}
+
+pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
+    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+}
