@@ -4,7 +4,6 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod clock;
-pub mod cluster;
 pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]

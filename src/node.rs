@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::{ClusterStatus, NodeFigures, NodeRole};
 use crate::clock::{Clock, OffsetClock};
-use crate::cluster::{ClusterStatus, NodePhase};
 use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{
@@ -82,35 +82,6 @@ pub enum StartError {
     Config(String),
 }
 
-/// Numbers for `/metrics`.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct NodeMetrics {
-    /// The term.
-    pub term: u64,
-    /// The leader's id, or 0.
-    pub leader: u64,
-    /// Whether this node leads.
-    pub leading: bool,
-    /// The last entry in the state.
-    pub applied: u64,
-    /// The last entry known to be committed.
-    pub committed: u64,
-    /// How often the log was synced.
-    pub fsyncs: u64,
-    /// How long that took in all.
-    pub fsync_time: Duration,
-    /// Records, expired ones included.
-    pub records: u64,
-    /// Grants that are not expired.
-    pub unexpired: u64,
-    /// Grants that have expired so far.
-    pub expiries: u64,
-    /// Records that have been removed after their time_to_live so far.
-    pub removals: u64,
-    /// Requests passed on to the leader so far.
-    pub forwarded: u64,
-}
-
 /// A member of a cluster. Clones are handles to the same node.
 #[derive(Clone)]
 pub struct Node {
@@ -131,28 +102,28 @@ impl Node {
     /// What this node knows about its cluster.
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus {
+            cluster_id: None,
             id: self.config.id,
             uuid: String::new(),
-            cluster_id: None,
-            boot: 0,
-            phase: NodePhase::Forming,
-            role: "learner".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: NodeRole::Stopped,
+            not_ready: Some("not built yet".to_owned()),
             leader: None,
+            leader_address: None,
             term: 0,
-            voted_for: None,
-            last_log: None,
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
-            feature_level: 0,
+            vote: None,
+            last_log_index: None,
+            committed_index: None,
+            applied_index: None,
+            snapshot_index: None,
+            purged_index: None,
             members: Vec::new(),
         }
     }
 
     /// Numbers for `/metrics`.
-    pub fn metrics(&self) -> NodeMetrics {
-        NodeMetrics::default()
+    pub fn figures(&self) -> NodeFigures {
+        NodeFigures::default()
     }
 
     /// Whether the cluster has formed and this node has caught up with what was committed before
