@@ -15,6 +15,8 @@ pub mod node;
 #[cfg(feature = "server")]
 pub mod raft;
 pub mod service;
+#[cfg(feature = "server")]
+pub mod storage;
 pub mod types;
 
 pub use error::Error;

@@ -1,0 +1,76 @@
+//! The wrapping of small files and headers: magic, version, length, checksum, body.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StorageError;
+
+/// Bytes before the body: magic (8), version (4), body length (4), CRC of all of it (4).
+pub(crate) const HEADER_BYTES: usize = 20;
+
+/// What kind of file, and its latest format version.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+}
+
+/// Wraps a body. The CRC covers magic, version, length and body.
+pub(crate) fn seal(kind: Kind, body: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    bytes = postcard::to_extend(body, bytes).expect("plain data in memory always encodes");
+    let length = u32::try_from(bytes.len() - HEADER_BYTES).expect("a small file's body is small");
+    bytes[..8].copy_from_slice(&kind.magic);
+    bytes[8..12].copy_from_slice(&kind.version.to_le_bytes());
+    bytes[12..16].copy_from_slice(&length.to_le_bytes());
+    let crc = checksum(&bytes);
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Unwraps what [`seal`] wrapped, at `offset` of `file` (which only the messages use). Bytes after
+/// the body are ignored; says how many were used.
+pub(crate) fn unseal<T: DeserializeOwned>(
+    kind: Kind,
+    bytes: &[u8],
+    file: &str,
+    offset: u64,
+) -> Result<(T, usize), StorageError> {
+    let damaged = |what: &str| StorageError::damaged(file, offset, what);
+    if bytes.len() < HEADER_BYTES {
+        return Err(damaged("it ends inside its header"));
+    }
+    if bytes[..8] != kind.magic {
+        return Err(damaged("it does not begin as a file of its kind"));
+    }
+    let end = HEADER_BYTES.saturating_add(u32_at(bytes, 12) as usize);
+    if end > bytes.len() {
+        return Err(damaged("its header's length exceeds the file"));
+    }
+    if checksum(&bytes[..end]) != u32_at(bytes, 16) {
+        return Err(damaged("its checksum does not match"));
+    }
+    let version = u32_at(bytes, 8);
+    if version > kind.version {
+        let file = file.to_owned();
+        return Err(StorageError::Version { file, found: version, known: kind.version });
+    }
+    let body = postcard::from_bytes(&bytes[HEADER_BYTES..end])
+        .map_err(|_| damaged("its body does not decode"))?;
+    Ok((body, end))
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..16]);
+    hasher.update(&bytes[HEADER_BYTES..]);
+    hasher.finalize()
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

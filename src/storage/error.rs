@@ -1,0 +1,120 @@
+//! What can be wrong with the data folder, said so that a person knows what to do.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Uuid;
+
+/// Why the data folder cannot be used, or can no longer be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The file system refused. After a failed write or fsync nobody knows what is on the disk, so
+    /// it is never tried again.
+    #[error("cannot {action} {file}{}", hint(.source))]
+    Io {
+        /// What was tried: "write", "sync", "read"…
+        action: &'static str,
+        /// The file, relative to the data folder.
+        file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file does not hold what was written to it.
+    #[error("{file} is damaged at byte {offset}: {what}; {advice}")]
+    Damaged {
+        /// The file, relative to the data folder.
+        file: String,
+        /// Where the first unreadable part begins.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A file that must exist does not.
+    #[error("{file} is missing although {because}; {advice}")]
+    Missing {
+        /// The file, relative to the data folder.
+        file: String,
+        /// Why it must exist.
+        because: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The file was written by a later version of the program.
+    #[error("{file} has format {found}, this program knows up to {known}; use a newer program")]
+    Version {
+        /// The file, relative to the data folder.
+        file: String,
+        /// Its version.
+        found: u32,
+        /// The latest version known here.
+        known: u32,
+    },
+    /// Another process uses the folder.
+    #[error("{folder} is in use by another process (it holds the lock on its LOCK file)")]
+    Locked {
+        /// The data folder.
+        folder: String,
+    },
+    /// The folder belongs to another node.
+    #[error(
+        "the data folder belongs to node {found}, not to node {wanted}; check --id and --data-dir"
+    )]
+    WrongNode {
+        /// Whose folder it is.
+        found: u64,
+        /// Who asked.
+        wanted: u64,
+    },
+    /// The folder belongs to another cluster.
+    #[error(
+        "the data folder belongs to cluster {found}, not to cluster {wanted}; check --data-dir and \
+         --members"
+    )]
+    WrongCluster {
+        /// The folder's cluster.
+        found: Uuid,
+        /// The cluster that was asked for.
+        wanted: Uuid,
+    },
+    /// The caller broke a rule of the interface; nothing was done.
+    #[error("refused: {0}")]
+    Misuse(String),
+    /// A write failed earlier, so nothing is accepted any more.
+    #[error("the log accepts nothing after a failed write")]
+    Failed(#[source] Arc<StorageError>),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+    /// The checkpoint's writer ended.
+    #[error("the checkpoint cannot be written: {0}")]
+    Checkpoint(String),
+}
+
+/// What to do about a damaged or missing part of a node that has acknowledged things.
+pub(crate) const REPLACE_NODE: &str = "do not edit or remove it: restore the file from this same \
+     disk if that is possible, otherwise replace this node by a new one (new id, empty folder)";
+
+impl StorageError {
+    /// For `map_err`: adds what was tried on which file.
+    pub(crate) fn io(action: &'static str, file: impl Into<String>) -> impl Fn(io::Error) -> Self {
+        let file = file.into();
+        move |source| Self::Io { action, file: file.clone(), source }
+    }
+
+    pub(crate) fn damaged(file: &str, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), offset, what: what.into(), advice: REPLACE_NODE }
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": the disk is full; free some space and start again"
+        }
+        io::ErrorKind::PermissionDenied => ": check the owner and the mode of the data folder",
+        _ => "",
+    }
+}

@@ -1,0 +1,91 @@
+//! What a node keeps: the Raft log and vote, snapshot files, the checkpoint of the replicated
+//! state, and the folder's identity.
+//!
+//! Everything here is bytes: no consensus library and no lock rule is known. Calls are synchronous;
+//! the log and the checkpoint each have one thread that writes. All of it but the checkpoint runs
+//! over [`Disk`], so that a test can pull the plug after any write.
+//!
+//! The rules every file keeps:
+//! - What was reported durable is there after a crash, or the node stops with a message that names
+//!   the file and what to do. Nothing that fails its checksum is skipped.
+//! - A write or fsync that failed is never tried again: after it, nobody knows what the disk
+//!   holds. The log reports it, refuses everything from then on, and the program ends.
+//! - The checkpoint is the one exception: it is a copy, so it is accepted whole or thrown away.
+//!
+//! Start reading with [`log`], then [`disk`].
+
+pub mod checkpoint;
+pub mod disk;
+mod envelope;
+mod error;
+pub mod identity;
+pub mod inspect;
+pub mod log;
+pub mod snapshots;
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use checkpoint::Checkpoint;
+pub use disk::{Disk, MemDisk, RealDisk};
+pub use error::StorageError;
+pub use identity::{FolderLock, Identity};
+pub use inspect::inspect;
+pub use log::{Log, LogOptions, LogState, Recovered};
+pub use snapshots::Snapshots;
+
+/// Names a log entry: the term it was proposed in and its place in the log.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct LogId {
+    /// The leader's term.
+    pub term: u64,
+    /// Counted from 0, without holes.
+    pub index: u64,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// An entry of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogEntry {
+    /// Where it belongs.
+    pub id: LogId,
+    /// What it says; the log does not look inside.
+    pub payload: Bytes,
+}
+
+/// The vote of this node: at most one candidate per term.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Vote {
+    /// The term voted in.
+    pub term: u64,
+    /// The candidate voted for.
+    pub node: u64,
+    /// Whether a majority is known to have voted the same.
+    pub committed: bool,
+}
+
+/// A random 128-bit number that names a node, a cluster or one run of the program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Uuid(pub u128);
+
+impl Uuid {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
