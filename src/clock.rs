@@ -77,6 +77,36 @@ impl Clock for ManualClock {
     }
 }
 
+/// When a call gives up: a bound on waiting, never a statement about a lock.
+///
+/// It runs on the timers of the runtime, so that what a test pauses is paused here too.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: tokio::time::Instant,
+}
+
+impl Deadline {
+    /// The bound that is reached after this long.
+    #[allow(clippy::disallowed_methods, reason = "this is the wrapper that others use")]
+    pub fn after(timeout: Duration) -> Self {
+        let now = tokio::time::Instant::now();
+        // A bound too far away to be written down is a year, which nobody waits for.
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        Self { at: now.checked_add(timeout).unwrap_or(now + year) }
+    }
+
+    /// How long is left; zero when it is reached.
+    #[allow(clippy::disallowed_methods, reason = "this is the wrapper that others use")]
+    pub fn remaining(&self) -> Duration {
+        self.at.saturating_duration_since(tokio::time::Instant::now())
+    }
+
+    /// Waits for the future until the bound is reached; `None` drops the future.
+    pub async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
+        tokio::time::timeout_at(self.at, future).await.ok()
+    }
+}
+
 /// The machine's clocks, moved on by tests: `keyward serve --debug-clock` runs on it, so that
 /// the conformance suite need not wait for locks to expire. Clones share one offset.
 #[derive(Clone, Debug, Default)]
