@@ -8,6 +8,8 @@ pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod forward;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod lock;
 pub mod memory;
 #[cfg(feature = "server")]

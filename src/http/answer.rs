@@ -1,0 +1,96 @@
+//! Answers: JSON, problem documents, and the headers that go with them.
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem, headers};
+use crate::error::Error;
+use crate::types::DecidedAt;
+
+/// When a foreign client tries again. Elections are over within a second; our own client has a
+/// finer back-off and does not look at this.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// A refusal, with where it was decided.
+pub(crate) struct Refusal {
+    // Boxed, because a refusal travels as the error of many small functions.
+    problem: Box<Problem>,
+    decided_at: Option<DecidedAt>,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Problem::new(code, detail).into()
+    }
+
+    pub(crate) fn decided_at(mut self, decided_at: Option<DecidedAt>) -> Self {
+        self.decided_at = decided_at;
+        self
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Box::new(problem), decided_at: None }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let decided_at = match &error {
+            Error::NotFound { decided_at } => *decided_at,
+            Error::Forbidden(_)
+            | Error::BadRequest { .. }
+            | Error::Unavailable { .. }
+            | Error::Unknown { .. }
+            | Error::Unauthorized { .. } => None,
+        };
+        Self { problem: Box::new(Problem::from(&error)), decided_at }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let code = self.problem.code;
+        let mut response = body(code.status(), PROBLEM_MEDIA_TYPE, &*self.problem);
+        let fields = response.headers_mut();
+        if code == Code::Unavailable {
+            fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        // A leader's address that is no header value is still in the document.
+        if let Some(leader) = &self.problem.leader
+            && let Ok(value) = HeaderValue::try_from(leader)
+        {
+            fields.insert(HeaderName::from_static(headers::LEADER), value);
+        }
+        response.extensions_mut().insert(code);
+        with_position(response, self.decided_at)
+    }
+}
+
+/// A success as JSON, with where it was decided.
+pub(crate) fn json<T: Serialize>(value: &T, decided_at: Option<DecidedAt>) -> Response {
+    with_position(body(200, "application/json", value), decided_at)
+}
+
+fn body<T: Serialize>(status: u16, media_type: &'static str, value: &T) -> Response {
+    let bytes = serde_json::to_vec(value).expect("our documents have string keys only");
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = StatusCode::from_u16(status).expect("our codes name real statuses");
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    // What a lock was must not be answered from a cache between here and there.
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn with_position(mut response: Response, decided_at: Option<DecidedAt>) -> Response {
+    if let Some(decided_at) = decided_at {
+        let value = HeaderValue::try_from(decided_at.to_string()).expect("digits and a dot");
+        response.headers_mut().insert(HeaderName::from_static(headers::LOG_POSITION), value);
+    }
+    response
+}

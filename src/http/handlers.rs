@@ -1,0 +1,292 @@
+//! What each path does: read the request, ask the service within the deadline, write the answer.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+
+use super::answer::{Refusal, json};
+use super::request::{self, Call};
+use super::{Context, observe, openapi};
+use crate::api::{
+    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DoneAnswer, ListAnswer, ListQuery,
+    LockAnswer, LockBody, Problem, TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, routes,
+};
+use crate::clock::Deadline;
+use crate::error::Error;
+use crate::service::LockService;
+use crate::types::{ListRequest, LockStatus, ReadOptions, TableOptions, UnlockStatus};
+
+type Answer = Result<Response, Refusal>;
+
+/// Every path, with the layers that see every request.
+pub(crate) fn router<S: LockService>(context: Arc<Context<S>>) -> Router {
+    let mut router = Router::new()
+        .route(routes::LOCK, post(lock::<S>).get(check::<S>))
+        .route(routes::UNLOCK, post(unlock::<S>))
+        .route(routes::LOCKS, get(list::<S>))
+        .route(routes::TABLES, get(tables::<S>))
+        .route(routes::TABLE, put(configure_table::<S>).delete(delete_table::<S>))
+        .route(routes::HEALTHZ, get(healthz))
+        .route(routes::READYZ, get(readyz::<S>))
+        .route(routes::METRICS, get(metrics::<S>))
+        .route(routes::OPENAPI, get(description));
+    if context.extras.status.is_some() {
+        router = router.route(routes::CLUSTER, get(cluster::<S>));
+    }
+    if context.extras.advance.is_some() {
+        router = router.route(routes::DEBUG_ADVANCE, post(advance::<S>));
+    }
+    router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&context), observe::observe::<S>))
+        .with_state(context)
+}
+
+/// Takes, renews or takes over a lock.
+#[utoipa::path(post, path = routes::LOCK, tag = "locks", request_body = LockBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The requester has the lock", body = LockAnswer),
+        (status = 423, description = "Refused; nothing changed", body = Problem),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn lock<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    request::no_query(request.uri())?;
+    let call = Call::read(&request)?;
+    let deadline = call.deadline;
+    let body: LockBody = request::json(request, &context.extras.limits, deadline).await?;
+    let (request, mut options) = body.into_words()?;
+    options.call = call.options();
+    let response = write(deadline, context.service.lock(request, options)).await?;
+    if let LockStatus::Failed(forbidden) = &response.status {
+        return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
+    }
+    let answer = LockAnswer::new(&response).expect("what was not refused is a grant");
+    Ok(json(&answer, response.decided_at))
+}
+
+/// Releases a lock.
+#[utoipa::path(post, path = routes::UNLOCK, tag = "locks", request_body = UnlockBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The lock no longer exists", body = UnlockAnswer),
+        (status = 423, description = "Refused; nothing changed", body = Problem),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn unlock<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    request::no_query(request.uri())?;
+    let call = Call::read(&request)?;
+    let deadline = call.deadline;
+    let body: UnlockBody = request::json(request, &context.extras.limits, deadline).await?;
+    let (request, mut options) = body.into_words()?;
+    options.call = call.options();
+    let response = write(deadline, context.service.unlock(request, options)).await?;
+    if let UnlockStatus::Failed(forbidden) = &response.status {
+        return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
+    }
+    let answer = UnlockAnswer::new(&response).expect("what was not refused was released");
+    Ok(json(&answer, response.decided_at))
+}
+
+/// Reads one record. It tells what *was*: a lock is held by holding it, not by looking.
+#[utoipa::path(get, path = routes::LOCK, tag = "locks", params(CheckQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The record", body = CheckAnswer),
+        (status = 404, description = "There is no such record", body = Problem),
+        openapi::ReadProblems,
+    ))]
+pub(crate) async fn check<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    let call = Call::read(&request)?;
+    let query: CheckQuery = request::query(request.uri())?;
+    let (deadline, options) = read_options(call, query.table, query.stale);
+    let response = read(deadline, context.service.check(query.signature, options)).await?;
+    Ok(json(&CheckAnswer::from(&response.record), response.decided_at))
+}
+
+/// Reads a page of a table, in byte order of the signatures. Pages are not one snapshot.
+#[utoipa::path(get, path = routes::LOCKS, tag = "locks", params(ListQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The page", body = ListAnswer),
+        openapi::ReadProblems,
+    ))]
+pub(crate) async fn list<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    let call = Call::read(&request)?;
+    let query: ListQuery = request::query(request.uri())?;
+    let page = ListRequest::from(&query);
+    let (deadline, options) = read_options(call, query.table, query.stale);
+    let response = read(deadline, context.service.list(page, options)).await?;
+    Ok(json(&ListAnswer::from(&response), response.decided_at))
+}
+
+/// Reads the tables that have defaults or records.
+#[utoipa::path(get, path = routes::TABLES, tag = "tables", params(TablesQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The tables", body = TablesAnswer),
+        openapi::ReadProblems,
+    ))]
+pub(crate) async fn tables<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    let call = Call::read(&request)?;
+    let query: TablesQuery = request::query(request.uri())?;
+    let (deadline, options) = read_options(call, None, query.stale);
+    let infos = read(deadline, context.service.tables(options)).await?;
+    let tables = infos.iter().map(TableAnswer::from).collect();
+    Ok(json(&TablesAnswer { tables }, None))
+}
+
+/// Sets what a table gives to later requests that leave it out.
+#[utoipa::path(put, path = routes::TABLE, tag = "tables", request_body = TableBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "Done", body = DoneAnswer),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn configure_table<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    request::no_query(request.uri())?;
+    let call = Call::read(&request)?;
+    let deadline = call.deadline;
+    let body: TableBody = request::json(request, &context.extras.limits, deadline).await?;
+    let defaults = body.defaults()?;
+    let options =
+        TableOptions { table: body.table, request_id: body.request_id, call: call.options() };
+    write(deadline, context.service.configure_table(defaults, options)).await?;
+    Ok(json(&DoneAnswer::default(), None))
+}
+
+/// Deletes a table whole: its records and its defaults. Tokens go on growing.
+#[utoipa::path(delete, path = routes::TABLE, tag = "tables",
+    params(TableQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "Done", body = DoneAnswer),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn delete_table<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    let call = Call::read(&request)?;
+    let query: TableQuery = request::query(request.uri())?;
+    let deadline = call.deadline;
+    let options = TableOptions {
+        table: Some(query.table),
+        request_id: query.request_id,
+        call: call.options(),
+    };
+    write(deadline, context.service.delete_table(options)).await?;
+    Ok(json(&DoneAnswer::default(), None))
+}
+
+/// The cluster as the node that is asked sees it.
+#[utoipa::path(get, path = routes::CLUSTER, tag = "node",
+    responses((status = 200, description = "What this node knows", body = ClusterStatus)))]
+pub(crate) async fn cluster<S: LockService>(State(context): State<Arc<Context<S>>>) -> Answer {
+    let status = context.extras.status.as_ref().expect("the route exists only with it");
+    Ok(json(&status(), None))
+}
+
+/// The process answers. Says nothing about the cluster.
+#[utoipa::path(get, path = routes::HEALTHZ, tag = "node",
+    responses((status = 200, description = "It does", body = DoneAnswer)))]
+pub(crate) async fn healthz() -> Response {
+    json(&DoneAnswer::default(), None)
+}
+
+/// The node can serve requests now.
+#[utoipa::path(get, path = routes::READYZ, tag = "node",
+    responses(
+        (status = 200, description = "It can", body = DoneAnswer),
+        (status = 503, description = "It cannot; the detail says why", body = Problem),
+    ))]
+pub(crate) async fn readyz<S: LockService>(State(context): State<Arc<Context<S>>>) -> Answer {
+    match context.extras.ready.as_ref().map_or(Ok(()), |ready| ready()) {
+        Ok(()) => Ok(json(&DoneAnswer::default(), None)),
+        Err(reason) => Err(Refusal::new(Code::Unavailable, reason)),
+    }
+}
+
+/// Figures of this node in the Prometheus text format.
+#[utoipa::path(get, path = routes::METRICS, tag = "node",
+    responses((status = 200, description = "The figures", body = String,
+        content_type = "text/plain; version=0.0.4")))]
+pub(crate) async fn metrics<S: LockService>(State(context): State<Arc<Context<S>>>) -> Response {
+    let figures = context.extras.figures.as_ref().map(|figures| figures());
+    let text = context.metrics.render(figures.as_ref());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// This API, described.
+#[utoipa::path(get, path = routes::OPENAPI, tag = "node",
+    responses((status = 200, description = "An OpenAPI document", body = Object)))]
+pub(crate) async fn description() -> Response {
+    json(&openapi::document(), None)
+}
+
+/// Moves the clock of the cluster on. Not part of the API: it exists only on nodes that were
+/// started for tests.
+async fn advance<S: LockService>(
+    State(context): State<Arc<Context<S>>>,
+    request: Request,
+) -> Answer {
+    let advance = context.extras.advance.as_ref().expect("the route exists only with it");
+    let deadline = Call::read(&request)?.deadline;
+    let body: AdvanceBody = request::json(request, &context.extras.limits, deadline).await?;
+    write(deadline, advance(Duration::from_millis(body.by_ms))).await?;
+    Ok(json(&DoneAnswer::default(), None))
+}
+
+async fn no_such_path() -> Refusal {
+    let detail = format!("there is nothing here; {} describes what there is", routes::OPENAPI);
+    Refusal::new(Code::NoSuchPath, detail)
+}
+
+async fn method_not_allowed() -> Refusal {
+    Refusal::new(Code::MethodNotAllowed, "the allow header names the methods of this path")
+}
+
+fn read_options(call: Call, table: Option<String>, stale: bool) -> (Deadline, ReadOptions) {
+    let deadline = call.deadline;
+    (deadline, ReadOptions { table, stale, call: call.options() })
+}
+
+/// Waits for a write. When the time is up the future is dropped and the outcome is open.
+async fn write<T>(
+    deadline: Deadline,
+    future: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let timed_out = || Err(Error::unknown("no answer in time; the request may have been done"));
+    deadline.bound(future).await.unwrap_or_else(timed_out)
+}
+
+/// Waits for a read, which changes nothing whenever it is dropped.
+async fn read<T>(
+    deadline: Deadline,
+    future: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let timed_out = || Err(Error::unavailable("no answer in time"));
+    deadline.bound(future).await.unwrap_or_else(timed_out)
+}

@@ -1,0 +1,164 @@
+//! What `/metrics` says.
+//!
+//! Each listener has a recorder of its own, none is installed for the process: several nodes in
+//! one process do not mix. Requests are recorded as they end; what the node knows is asked for
+//! each time the page is read.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::Context;
+use crate::api::{HistogramFigures, NodeFigures};
+
+/// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
+/// election times; finer or wider would not change what one does about it.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// How often recorded latencies are folded into their buckets, so that a page nobody reads does
+/// not let them pile up.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+const METADATA: Metadata<'static> = Metadata::new("keyward", Level::INFO, None);
+
+/// The figures of one listener.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    in_flight: Arc<AtomicU64>,
+}
+
+/// One request that is being answered; gone when it is dropped, answered or not.
+pub(crate) struct InFlight(Arc<AtomicU64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&LATENCY_BUCKETS)
+            .expect("there are buckets")
+            .build_recorder();
+        recorder.describe_counter(
+            "keyward_requests_total".into(),
+            None,
+            "Requests by method, route and outcome.".into(),
+        );
+        recorder.describe_histogram(
+            "keyward_request_seconds".into(),
+            None,
+            "How long requests took, from their head to their answer.".into(),
+        );
+        let handle = recorder.handle();
+        Self { recorder, handle, in_flight: Arc::default() }
+    }
+
+    /// Counts a request as being answered until the guard is dropped.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight))
+    }
+
+    /// Records a request that was answered.
+    pub(crate) fn observe(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        outcome: &'static str,
+        took: Duration,
+    ) {
+        let where_to =
+            [Label::from_static_parts("method", method), Label::from_static_parts("route", route)];
+        let key = Key::from_parts("keyward_request_seconds", where_to.to_vec());
+        self.recorder.register_histogram(&key, &METADATA).record(took);
+        let mut labels = where_to.to_vec();
+        labels.push(Label::from_static_parts("outcome", outcome));
+        let key = Key::from_parts("keyward_requests_total", labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// The page.
+    pub(crate) fn render(&self, figures: Option<&NodeFigures>) -> String {
+        let mut page = self.handle.render();
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
+        if let Some(figures) = figures {
+            render_node(&mut page, figures);
+        }
+        page
+    }
+}
+
+/// Folds latencies into buckets for as long as it is polled.
+pub(crate) async fn upkeep<S>(context: &Context<S>) -> Infallible {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        context.metrics.handle.run_upkeep();
+    }
+}
+
+fn render_node(page: &mut String, figures: &NodeFigures) {
+    gauge(page, "keyward_locks_held", "Unexpired grants.", figures.locks_held);
+    gauge(page, "keyward_records", "Records, expired ones included.", figures.records);
+    gauge(page, "keyward_request_lanes", "Request lanes remembered.", figures.lanes);
+    counter(page, "keyward_expiries_total", "Grants that ended by expiry.", figures.expiries);
+    let help = "Records removed by their time_to_live.";
+    counter(page, "keyward_removals_total", help, figures.removals);
+    gauge(page, "keyward_raft_term", "The Raft term.", figures.term);
+    let help = "The id of the node believed to lead; 0 is none.";
+    gauge(page, "keyward_raft_leader_id", help, figures.leader.unwrap_or(0));
+    let help = "1 if this node leads.";
+    gauge(page, "keyward_raft_is_leader", help, u64::from(figures.is_leader));
+    let help = "The last entry known to be on the disks of a majority.";
+    optional_gauge(page, "keyward_raft_committed_index", help, figures.committed_index);
+    let help = "The last entry the state contains.";
+    optional_gauge(page, "keyward_raft_applied_index", help, figures.applied_index);
+    let help = "Requests sent on to the leader.";
+    counter(page, "keyward_forwarded_requests_total", help, figures.forwarded);
+    if let Some(fsync) = &figures.fsync_seconds {
+        let help = "How long each fdatasync of the log took.";
+        histogram(page, "keyward_log_fsync_seconds", help, fsync);
+    }
+}
+
+fn optional_gauge(page: &mut String, name: &str, help: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        gauge(page, name, help, value);
+    }
+}
+
+fn gauge(page: &mut String, name: &str, help: &str, value: u64) {
+    one(page, name, "gauge", help, value);
+}
+
+fn counter(page: &mut String, name: &str, help: &str, value: u64) {
+    one(page, name, "counter", help, value);
+}
+
+fn one(page: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"));
+}
+
+fn histogram(page: &mut String, name: &str, help: &str, figures: &HistogramFigures) {
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} histogram"));
+    for (bound, count) in &figures.buckets {
+        line(page, format_args!("{name}_bucket{{le=\"{bound}\"}} {count}"));
+    }
+    line(page, format_args!("{name}_bucket{{le=\"+Inf\"}} {}", figures.count));
+    line(page, format_args!("{name}_sum {}\n{name}_count {}", figures.sum, figures.count));
+}
+
+fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("a String takes everything");
+    page.push('\n');
+}

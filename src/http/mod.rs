@@ -1,0 +1,91 @@
+//! The client listener: `/v1`, health, metrics and the API's description over HTTP/1.1.
+//!
+//! Handlers are generic over [`LockService`] and know no leader: any node takes any request. What
+//! the outside may do to the process (connections, headers, bodies, time) is bounded in
+//! [`server`], which the peers' listener uses too. A bad request never ends the process; a panic,
+//! which means a broken invariant, always does.
+//!
+//! Where to look next: [`handlers`] for what each path does, [`request`] for what is accepted,
+//! [`observe`] for the trace id, the access log and the metrics.
+
+mod answer;
+mod handlers;
+mod metrics;
+mod observe;
+mod openapi;
+mod request;
+pub mod server;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+pub use openapi::document as openapi_document;
+pub use server::{Limits, serve_connections};
+
+use crate::api::{ClusterStatus, NodeFigures};
+use crate::error::Error;
+use crate::service::LockService;
+use metrics::Metrics;
+
+/// Tells what the node knows of itself and its cluster.
+pub type StatusFn = Arc<dyn Fn() -> ClusterStatus + Send + Sync>;
+/// Tells the node's figures, each time `/metrics` is read.
+pub type FiguresFn = Arc<dyn Fn() -> NodeFigures + Send + Sync>;
+/// Tells whether requests can be served now, or why not.
+pub type ReadyFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Moves the clock of the cluster on, for tests.
+pub type AdvanceFn =
+    Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Send + Sync>;
+
+/// What the listener is told besides the service. Everything may be left out.
+#[derive(Clone, Default)]
+pub struct Extras {
+    /// Answers `GET /v1/cluster`; without it the path does not exist.
+    pub status: Option<StatusFn>,
+    /// Adds the node's figures to `/metrics`.
+    pub figures: Option<FiguresFn>,
+    /// Answers `/readyz`; without it the listener is always ready.
+    pub ready: Option<ReadyFn>,
+    /// Answers `POST /debug/advance`; without it the path does not exist.
+    pub advance: Option<AdvanceFn>,
+    /// What clients may use.
+    pub limits: Limits,
+}
+
+/// Serves the API on this listener until `shutdown` is ready, then finishes what is in flight
+/// within [`Limits::shutdown_grace`].
+///
+/// # Errors
+/// If the listener cannot be used.
+///
+/// # Panics
+/// If a handler panicked: that is a broken invariant of the program, never a bad request.
+pub async fn serve<S: LockService>(
+    listener: TcpListener,
+    service: Arc<S>,
+    extras: Extras,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let limits = extras.limits.clone();
+    let context = Arc::new(Context { service, metrics: Metrics::new(), extras });
+    let upkeep = metrics::upkeep(&context);
+    let router = handlers::router(Arc::clone(&context));
+    let served = serve_connections(listener, router, limits, shutdown);
+    tokio::pin!(upkeep);
+    tokio::select! {
+        result = served => result,
+        never = &mut upkeep => match never {},
+    }
+}
+
+/// What every handler sees.
+pub(crate) struct Context<S> {
+    pub(crate) service: Arc<S>,
+    pub(crate) metrics: Metrics,
+    pub(crate) extras: Extras,
+}

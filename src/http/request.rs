@@ -1,0 +1,212 @@
+//! What is accepted: the options in the headers, the JSON bodies, the query strings.
+//!
+//! Everything that is refused here is refused with a problem document whose detail says what is
+//! wrong and where. Bytes are never repaired: text that is not UTF-8 is refused, because its
+//! repaired form would name another lock.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Query, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::answer::Refusal;
+use super::observe::TraceId;
+use super::server::Limits;
+use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
+use crate::clock::Deadline;
+use crate::types::CallOptions;
+
+/// How long before the caller gives up the service is asked to give up, so that the caller
+/// still hears its answer.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// What the headers of a request say.
+pub(crate) struct Call {
+    /// When the handler answers by itself.
+    pub(crate) deadline: Deadline,
+    trace_id: Option<String>,
+    cause: Option<String>,
+}
+
+impl Call {
+    pub(crate) fn read(request: &Request) -> Result<Self, Refusal> {
+        let fields = request.headers();
+        let trace_id = request.extensions().get::<TraceId>().map(|id| id.0.clone());
+        Ok(Self { deadline: Deadline::after(timeout(fields)?), trace_id, cause: cause(fields)? })
+    }
+
+    /// The options of the call, with what is left of its time.
+    pub(crate) fn options(self) -> CallOptions {
+        let remaining = self.deadline.remaining();
+        CallOptions {
+            timeout: Some(remaining.saturating_sub(SLACK.min(remaining / 4))),
+            trace_id: self.trace_id,
+            actor: None,
+            cause: self.cause,
+        }
+    }
+}
+
+fn timeout(fields: &HeaderMap) -> Result<Duration, Refusal> {
+    let Some(value) = fields.get(headers::TIMEOUT_MS) else { return Ok(DEFAULT_TIMEOUT) };
+    let ms = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match ms.and_then(|text| text.parse().ok()).map(Duration::from_millis) {
+        Some(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Ok(timeout),
+        _ => Err(Refusal::new(
+            Code::BadRequest,
+            format!("{} is a number from 1 to {}", headers::TIMEOUT_MS, MAX_TIMEOUT.as_millis()),
+        )),
+    }
+}
+
+fn cause(fields: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = fields.get(headers::CAUSE) else { return Ok(None) };
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) if text.len() <= MAX_CAUSE_BYTES => Ok(Some(text.to_owned())),
+        _ => Err(Refusal::new(
+            Code::BadRequest,
+            format!("{} is at most {MAX_CAUSE_BYTES} bytes of UTF-8", headers::CAUSE),
+        )),
+    }
+}
+
+/// Reads the body whole and as JSON, within the limits and the call's own time.
+pub(crate) async fn json<T: DeserializeOwned>(
+    request: Request,
+    limits: &Limits,
+    deadline: Deadline,
+) -> Result<T, Refusal> {
+    declared_as_json(request.headers())?;
+    let bytes = read_body(request, limits, deadline).await?;
+    parse(&bytes)
+}
+
+/// Asking for the media type also keeps a web page of another origin from sending requests
+/// through a browser that can reach the cluster.
+fn declared_as_json(fields: &HeaderMap) -> Result<(), Refusal> {
+    let refuse = |detail| Err(Refusal::new(Code::UnsupportedMediaType, detail));
+    if fields.contains_key(CONTENT_ENCODING) {
+        return refuse("the body must not be compressed or encoded");
+    }
+    let declared = fields.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let (media_type, parameters) = declared.split_once(';').unwrap_or((declared, ""));
+    if !media_type.trim().eq_ignore_ascii_case("application/json") {
+        return refuse("the body must be declared with content-type: application/json");
+    }
+    let charset = parameters.trim().to_ascii_lowercase();
+    match charset.as_str() {
+        "" | "charset=utf-8" | "charset=\"utf-8\"" => Ok(()),
+        _ => refuse("JSON is UTF-8; leave the parameters of content-type out"),
+    }
+}
+
+async fn read_body(
+    request: Request,
+    limits: &Limits,
+    deadline: Deadline,
+) -> Result<Bytes, Refusal> {
+    let too_large =
+        || Refusal::new(Code::TooLarge, format!("the body is at most {} bytes", limits.body_bytes));
+    // What is declared too large is refused before it is sent, if the client waits to be asked.
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if declared.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > limits.body_bytes) {
+        return Err(too_large());
+    }
+    let body = Limited::<Body>::new(request.into_body(), limits.body_bytes);
+    let wait = limits.body_timeout.min(deadline.remaining());
+    match tokio::time::timeout(wait, body.collect()).await {
+        Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => {
+            Err(Refusal::new(Code::BadRequest, format!("the body did not arrive whole: {error}")))
+        }
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
+}
+
+/// Parses a JSON object. An array would also do for a struct of serde, in the order of its fields,
+/// which is no API to promise.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        Refusal::new(Code::BadRequest, format!("the body is not UTF-8 at byte {at}"))
+    })?;
+    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(Refusal::new(Code::BadRequest, "the body must be a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        refuse_text(&path, &error.into_inner().to_string())
+    })?;
+    json.end().map_err(|error| refuse_text("", &error.to_string()))?;
+    Ok(value)
+}
+
+/// Parses the query string, strictly.
+pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
+    let raw = uri.query().unwrap_or("");
+    if !is_percent_encoded_utf8(raw) {
+        let detail = "the query is not percent-encoded UTF-8";
+        return Err(Refusal::new(Code::BadRequest, detail));
+    }
+    Query::try_from_uri(uri).map(|Query(value)| value).map_err(|rejection| {
+        let text = rejection.body_text();
+        let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        refuse_text("", text)
+    })
+}
+
+/// Refuses a query string where there is none to be.
+pub(crate) fn no_query(uri: &Uri) -> Result<(), Refusal> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Refusal::new(Code::UnknownField, "this path takes no query string")),
+    }
+}
+
+fn refuse_text(path: &str, text: &str) -> Refusal {
+    // The text is serde's and names the field and the known ones.
+    let unknown = text.starts_with("unknown field") || text.contains(": unknown field");
+    let code = if unknown { Code::UnknownField } else { Code::BadRequest };
+    let named = path.is_empty() || path == "." || text.contains(&format!("`{path}`"));
+    Refusal::new(code, if named { text.to_owned() } else { format!("{path}: {text}") })
+}
+
+/// Whether every escape is whole and all of it decodes to UTF-8. What reads the query afterwards
+/// would replace what does not.
+fn is_percent_encoded_utf8(raw: &str) -> bool {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return false };
+        decoded.extend(u8::try_from(high * 16 + low));
+    }
+    // Separators are ASCII, so a whole string of UTF-8 is one whose every part is.
+    std::str::from_utf8(&decoded).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_percent_encoded_utf8;
+
+    #[test]
+    fn escapes_are_checked_as_utf8() {
+        for good in ["", "signature=a%2Fb", "signature=%C3%A9+x", "a=%00"] {
+            assert!(is_percent_encoded_utf8(good), "{good}");
+        }
+        for bad in ["signature=%FF", "signature=%C3", "signature=%", "signature=%2", "a=%zz"] {
+            assert!(!is_percent_encoded_utf8(bad), "{bad}");
+        }
+    }
+}
