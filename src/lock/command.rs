@@ -34,6 +34,12 @@ impl ClusterTime {
         Self(self.0.saturating_add(ms.saturating_mul(1000)))
     }
 
+    /// Whether the cluster clock has come to this deadline. The end of time never comes: a
+    /// deadline that saturated there is no deadline.
+    pub(crate) fn reached(self, now: Self) -> bool {
+        self <= now && self != Self::NEVER
+    }
+
     /// How long from `now` until this time in whole milliseconds, rounded down, because a reader
     /// must not believe in more time than there is.
     pub(crate) fn left(self, now: Self) -> Duration {

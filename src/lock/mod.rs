@@ -13,19 +13,27 @@
 //! anything is proposed).
 
 mod changes;
+mod codec;
 mod command;
 mod decision;
 mod encoding;
+mod lanes;
+mod locks;
+mod record;
+mod rules;
 mod snapshot;
 mod state;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 pub use changes::Changes;
+pub use codec::DecodeError;
 pub use command::{
     ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
 };
 pub use decision::{Decision, Outcome, Refusal};
-pub use encoding::DecodeError;
 pub use snapshot::Loader;
 pub use state::{Counts, FEATURE_LEVEL, State};
 pub use validate::{

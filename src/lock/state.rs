@@ -1,15 +1,80 @@
-//! The lock machine.
+//! The lock machine, told as a short chapter.
+//!
+//! # What it is
+//!
+//! Three or five nodes agree on a log: the same entries, in the same order. Each of them feeds the
+//! entries to a [`State`], and because a state reads nothing else, all come to the same locks,
+//! byte for byte. An entry holds a [`Proposal`]: one stamp of time and the commands of one or more
+//! requests. [`State::apply`] turns it into one [`Decision`] per command. A refused command is a
+//! decision like any other; there is no such thing as an entry that fails.
+//!
+//! # Time
+//!
+//! A state has no clock; it is *told* the time. `C`, the cluster clock, is the latest time that any
+//! stamp has named: apply first does `C = max(C, stamp)`, and every deadline is reckoned from `C`
+//! after that. A leader stamps at its own rate from the `C` it found, so a clock that is wrong
+//! cannot end a lock early; it can only fail to move `C` on. A stamp belongs to the term it was made
+//! in. If the entry is of another term, its leader may have been long deposed, and the whole
+//! proposal has no effect: not on `C`, not on a lane, on nothing.
+//!
+//! A grant is *expired* when `C` has come to its deadline, and its record is *removed* when `C` has
+//! come to its removal deadline. No command says so; time alone does. Each apply works off a bounded
+//! number of due deadlines, and lock and unlock settle their own record first, so that it makes no
+//! difference to anybody how far the work has come (see `locks.rs`).
+//!
+//! # Who gets a lock
+//!
+//! `rules.rs` has the contract's table. A verdict that grants makes a new token from the one counter
+//! of the state; it only ever grows, through removals, deleted tables and snapshots, so a resource
+//! that refuses smaller tokens is safe from any holder of the past. A renewal keeps the token, but
+//! renewing what had expired gets a new one: somebody may have acted in the gap. With a token in the
+//! request it is renew only and never creates a grant, so a late renewal revives nothing.
+//!
+//! # Repeating
+//!
+//! A request id names a lane and a number. `lanes.rs` keeps what came of each lane's last request
+//! without the time that was left, and [`State::apply`] tells every answer, the first and the
+//! repeated, from that and from the locks as they are now.
+//!
+//! # Cloning
+//!
+//! The maps share their structure. A clone costs next to nothing, so that a snapshot is a clone that
+//! is encoded elsewhere while apply goes on.
 
-use crate::lock::{Changes, ClusterTime, Decision, Proposal};
-use crate::types::{ListRequest, LockRecord, TableInfo};
+use std::time::Duration;
 
-/// The highest feature level this program knows.
+use crate::lock::changes::{Changes, RecordKey, Tracker};
+use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
+use crate::lock::locks::{Defaults, Locks};
+use crate::lock::record::{Grant, Key, Rare, Record};
+use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
+use crate::lock::{
+    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal,
+    TableCommand, UnlockCommand, validate,
+};
+use crate::types::{
+    self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
+    MAX_SAFE_INTEGER, TableInfo, Token, UnlockStatus,
+};
+
+/// The highest feature level this program knows. How apply behaves at a level is frozen once it is
+/// released: a change of behaviour gets the next level and asks [`State::feature_level`] in apply.
 pub const FEATURE_LEVEL: u32 = 1;
 
+/// How many due deadlines, and how many unused lanes, one apply works off: a few milliseconds of
+/// work, and a million locks that expire together are through after 245 entries.
+const WORK_PER_APPLY: usize = 4096;
+
 /// Every lock, table and lane, and the cluster clock.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
-    clock: ClusterTime,
+    pub(super) clock: ClusterTime,
+    /// The token that the next grant gets; beyond the largest token when all are given away.
+    pub(super) next_token: u64,
+    pub(super) feature_level: u32,
+    pub(super) locks: Locks,
+    pub(super) lanes: Lanes,
+    pub(super) tracker: Tracker,
 }
 
 /// How much there is, for metrics.
@@ -29,17 +94,41 @@ pub struct Counts {
     pub tables: u64,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl State {
     /// The state before the first entry.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            clock: ClusterTime::default(),
+            next_token: 1,
+            feature_level: 1,
+            locks: Locks::default(),
+            lanes: Lanes::default(),
+            tracker: Tracker::default(),
+        }
     }
 
     /// Applies the proposal of the entry at `index`, whose own term is `entry_term`: one decision
     /// per command, in their order. Total: whatever the commands say, it never panics.
     pub fn apply(&mut self, entry_term: u64, index: u64, proposal: &Proposal) -> Vec<Decision> {
-        let _ = (entry_term, index, proposal);
-        Vec::new()
+        let at = (0..).map(|position| DecidedAt { index, position });
+        let commands = proposal.commands.iter().zip(at);
+        if proposal.stamp.term != entry_term {
+            let stale = |decided_at| Decision {
+                outcome: Outcome::Refused(Refusal::StaleStamp),
+                decided_at,
+            };
+            return commands.map(|(_, at)| stale(at)).collect();
+        }
+        self.clock = self.clock.max(proposal.stamp.time);
+        self.locks.work_off(self.clock, WORK_PER_APPLY, &mut self.tracker);
+        self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
+        commands.map(|(command, at)| self.decide(command, at)).collect()
     }
 
     /// The cluster clock `C`.
@@ -47,53 +136,280 @@ impl State {
         self.clock
     }
 
-    /// The earliest expiry or removal that is not worked off yet.
+    /// The earliest expiry or removal that is not worked off yet. It may lie in the past: more was
+    /// due than one apply works off.
     pub fn next_deadline(&self) -> Option<ClusterTime> {
-        None
+        self.locks.next_deadline()
     }
 
     /// Whether any grant is not expired, so that the leader must keep the clock going.
     pub fn has_unexpired(&self) -> bool {
-        false
+        self.locks.unexpired() > 0
     }
 
     /// The level of commands that may be proposed. A node whose [`FEATURE_LEVEL`] is lower must
     /// stop: it cannot know what such commands mean.
     pub fn feature_level(&self) -> u32 {
-        1
+        self.feature_level
     }
 
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
-        let _ = (table, signature);
-        None
+        let record = self.locks.get(&Key::new(table, signature)?)?;
+        record.view(signature, self.clock)
     }
 
-    /// A page of a table in byte order, and what to pass as `after` for the next one.
+    /// A page of a table in byte order, and what to pass as `after` for the next one. A limit out
+    /// of its range is taken as the nearest within.
     pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
-        let _ = (table, request);
-        (Vec::new(), None)
+        let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
+        let range = self.locks.range(table, &request.prefix, request.after.as_deref());
+        let mut present =
+            range.filter_map(|(key, record)| record.view(key.signature(), self.clock));
+        let page: Vec<LockRecord> = present.by_ref().take(limit).collect();
+        let next = page.last().map(|record| record.signature.clone());
+        let next = next.filter(|_| present.next().is_some());
+        (page, next)
     }
 
-    /// The tables that have defaults or records, in byte order.
+    /// The tables that have defaults or records, in byte order. Records whose removal is due are
+    /// counted until it is worked off.
     pub fn tables(&self) -> Vec<TableInfo> {
-        Vec::new()
+        self.locks.tables().collect()
     }
 
-    /// How much there is.
+    /// How much there is. What is due but not worked off yet is counted as if it were not due.
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        Counts {
+            records: self.locks.len() as u64,
+            unexpired: self.locks.unexpired(),
+            expiries: self.locks.expiries,
+            removals: self.locks.removals,
+            lanes: self.lanes.len() as u64,
+            tables: self.locks.table_count() as u64,
+        }
     }
 
     /// Begins or ends to remember which records change, for [`State::take_changes`]. It begins
     /// with nothing remembered; a clone never tracks.
     pub fn track_changes(&mut self, on: bool) {
-        let _ = on;
+        self.tracker.switch(on);
     }
 
     /// What changed since the last take, as of now. Empty but for the meta bytes if changes are
     /// not tracked.
     pub fn take_changes(&mut self) -> Changes {
-        Changes::default()
+        let changed = self.tracker.take();
+        let encoded = |key: RecordKey| (key.encode(), self.encoded_record(&key));
+        Changes { meta: self.encoded_meta(), records: changed.into_iter().map(encoded).collect() }
     }
+
+    fn decide(&mut self, command: &Command, at: DecidedAt) -> Decision {
+        let operation = &command.operation;
+        let (outcome, decided_at) = match operation {
+            Operation::Advance => (Outcome::Advanced, at),
+            Operation::RaiseFeatureLevel(level) => {
+                self.feature_level = self.feature_level.max(*level);
+                (Outcome::FeatureLevel, at)
+            }
+            Operation::Lock(_)
+            | Operation::Unlock(_)
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. } => match self.judge(command, at) {
+                Ok((effect, at)) => (self.tell(operation, effect), at),
+                Err(refusal) => (Outcome::Refused(refusal), at),
+            },
+        };
+        Decision { outcome, decided_at }
+    }
+
+    /// What comes of a request: what its lane remembers, or else what the locks say.
+    fn judge(&mut self, command: &Command, at: DecidedAt) -> Result<(Effect, DecidedAt), Refusal> {
+        let operation = &command.operation;
+        let Some(id) = command.request_id else { return Ok((self.perform(operation)?, at)) };
+        let digest = operation.digest();
+        match self.lanes.recall(id, (operation, digest), self.clock, &mut self.tracker) {
+            Recall::Wrong(reason) => Err(Refusal::BadRequest(reason)),
+            Recall::Repeat(lane) => Ok((lane.effect.clone(), lane.decided_at)),
+            Recall::New => {
+                let effect = self.perform(operation)?;
+                let last_used = self.clock;
+                let lane =
+                    Lane { seq: id.seq, digest, effect: effect.clone(), decided_at: at, last_used };
+                self.lanes.remember(id.lane, lane, &mut self.tracker);
+                Ok((effect, at))
+            }
+        }
+    }
+
+    fn perform(&mut self, operation: &Operation) -> Result<Effect, Refusal> {
+        match operation {
+            Operation::Lock(command) => self.lock(command),
+            Operation::Unlock(command) => self.unlock(command),
+            Operation::ConfigureTable(command) => self.configure_table(command),
+            Operation::DeleteTable { table } => {
+                self.locks.delete_table(table, &mut self.tracker);
+                Ok(Effect::Table)
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                unreachable!("decided without a judgement: {operation:?}")
+            }
+        }
+    }
+
+    fn lock(&mut self, command: &LockCommand) -> Result<Effect, Refusal> {
+        let key = key(&command.table, &command.signature)?;
+        let defaults = self.locks.defaults(&command.table);
+        let (duration_ms, time_to_live_ms) =
+            defaults.resolve(command.duration_ms, command.time_to_live_ms);
+        if let Some(ms) = time_to_live_ms.filter(|ms| *ms < duration_ms) {
+            return Err(Refusal::BadRequest(validate::shorter(ms, duration_ms)));
+        }
+        self.locks.settle(&key, self.clock, &mut self.tracker);
+        let holder = self.locks.get(&key).map(Record::holder);
+        let (how, kept) = match (judge_lock(holder, command), holder) {
+            (LockVerdict::Refuse(reason), _) => return Ok(Effect::LockRefused(reason)),
+            (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
+            (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
+            (LockVerdict::Transfer(reason), Some(holder)) => {
+                let previous_signee = holder.signee.clone();
+                (Granted::Transferred { previous_signee, reason }, None)
+            }
+            (LockVerdict::Grant, None) => (Granted::Ok, None),
+            (verdict, holder) => panic!("{verdict:?} cannot be the verdict about {holder:?}"),
+        };
+        // Only a renewal by token keeps a level that is left out.
+        let level_kept = kept.filter(|_| command.token.is_some()).map(|holder| holder.level);
+        let level = command.level.or(level_kept).unwrap_or(0);
+        let token = match kept {
+            Some(holder) => holder.token,
+            None => new_token(&mut self.next_token)?,
+        };
+        let removal = time_to_live_ms.map_or(ClusterTime::NEVER, |ms| self.clock.after_ms(ms));
+        let grant = Grant {
+            token,
+            level,
+            deadline: self.clock.after_ms(duration_ms),
+            removal,
+            signee: command.signee.clone(),
+            rare: Rare::boxed(command.instance.as_deref()),
+            expired: false,
+        };
+        self.locks.put(key, Record::exclusive(grant), &mut self.tracker);
+        Ok(Effect::Granted { how, token, level })
+    }
+
+    fn unlock(&mut self, command: &UnlockCommand) -> Result<Effect, Refusal> {
+        let key = key(&command.table, &command.signature)?;
+        self.locks.settle(&key, self.clock, &mut self.tracker);
+        let holder = self.locks.get(&key).map(Record::holder);
+        Ok(match judge_unlock(holder, command) {
+            UnlockVerdict::NoLock => Effect::NoLock,
+            UnlockVerdict::Refuse(reason) => Effect::UnlockRefused(reason),
+            UnlockVerdict::Release => {
+                self.locks.remove(&key, &mut self.tracker);
+                Effect::Released
+            }
+        })
+    }
+
+    fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {
+        // A table that no key can have would be listed for ever and never be used.
+        key(&command.table, "")?;
+        let TableCommand { table, duration_ms, time_to_live_ms } = command;
+        let defaults = Defaults { duration_ms: *duration_ms, time_to_live_ms: *time_to_live_ms };
+        self.locks.configure(table, defaults, &mut self.tracker);
+        Ok(Effect::Table)
+    }
+
+    /// The answer, made of what came of the request and of the locks as they are now: the same
+    /// way for a first and a repeated request.
+    fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
+        match effect {
+            Effect::Granted { how, token, level } => {
+                let grant = self.tell_grant(operation, token, level);
+                Outcome::Lock(match how {
+                    Granted::Ok => LockStatus::Ok(grant),
+                    Granted::Renewed => LockStatus::Renewed(grant),
+                    Granted::Transferred { previous_signee, reason } => LockStatus::Transferred {
+                        grant,
+                        previous_signee: previous_signee.into(),
+                        reason,
+                    },
+                })
+            }
+            Effect::LockRefused(reason) => {
+                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(operation, reason)))
+            }
+            Effect::UnlockRefused(reason) => {
+                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(operation, reason)))
+            }
+            Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
+            Effect::NoLock => Outcome::Unlock(UnlockStatus::NoLock),
+            Effect::Table => Outcome::Table,
+        }
+    }
+
+    /// What is left of a grant now. A later renewal may have changed its deadlines; one that has
+    /// expired, was replaced or is gone is not live.
+    fn tell_grant(&self, operation: &Operation, token: Token, level: i64) -> types::Grant {
+        let record = operation.record_key().and_then(|key| self.locks.get(&key));
+        let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
+        let grant = grants.iter().find(|grant| grant.token == token);
+        grant.map_or(
+            types::Grant {
+                token,
+                level,
+                expires_in: Duration::ZERO,
+                removed_in: Some(Duration::ZERO),
+                live: false,
+            },
+            |grant| types::Grant {
+                token,
+                level,
+                expires_in: grant.deadline.left(self.clock),
+                removed_in: grant.removal.left_unless_never(self.clock),
+                live: !grant.deadline.reached(self.clock),
+            },
+        )
+    }
+
+    fn tell_forbidden(&self, operation: &Operation, reason: ForbiddenReason) -> Forbidden {
+        let record = operation.record_key().and_then(|key| self.locks.get(&key));
+        Forbidden {
+            reason,
+            holders: record.map(|record| record.holders(self.clock)).unwrap_or_default(),
+        }
+    }
+}
+
+impl Operation {
+    /// The key of the lock it is about; `None` if it is about none.
+    fn record_key(&self) -> Option<Key> {
+        match self {
+            Self::Lock(command) => Key::new(&command.table, &command.signature),
+            Self::Unlock(command) => Key::new(&command.table, &command.signature),
+            Self::Advance
+            | Self::ConfigureTable(_)
+            | Self::DeleteTable { .. }
+            | Self::RaiseFeatureLevel(_) => None,
+        }
+    }
+}
+
+/// The edge refuses a NUL long before; apply does again, because no key could hold it.
+fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
+    let refusal = || Refusal::BadRequest("a table or signature contains a NUL byte".to_owned());
+    Key::new(table, signature).ok_or_else(refusal)
+}
+
+/// The counter stops at the largest token rather than begin anew: no new grant is better than one
+/// that a resource would take for an old one.
+fn new_token(next: &mut u64) -> Result<Token, Refusal> {
+    if *next > MAX_SAFE_INTEGER {
+        return Err(Refusal::TokensExhausted);
+    }
+    let token = Token(*next);
+    *next += 1;
+    Ok(token)
 }

@@ -1,0 +1,205 @@
+//! Request lanes: repeating a request is safe.
+//!
+//! A client that got no answer sends the same request again, with the same id. For each lane the
+//! state remembers the last request that was *judged*: its number, a digest of what it asked, what
+//! came of it and where in the log. The rules:
+//!
+//! - the same number and digest: the same answer again, wherever the lock is by now. Remaining time
+//!   is never stored; what is left is computed when it is told, and a grant that has ended since is
+//!   told as not live.
+//! - the same number with another digest, or a lower number: refused as a bad request. A copy that
+//!   a network held back can do nothing once the client has gone on.
+//! - a refusal (`Forbidden`) is judged, too, and remembered as a refusal. It changed no lock, so it
+//!   would be possible to judge the copy anew; but then a copy that was held back could take a lock
+//!   *after* its client had been told no, and nobody would know of the grant. The holders that a
+//!   repeated refusal names are those of the moment.
+//! - a bad request is not judged and leaves no trace, nor does one refused whole (a stale stamp).
+//!
+//! A lane that was not used for ten minutes of the cluster clock is forgotten, and beyond 100,000
+//! the least recently used one is, the smaller number first among equals. After that a copy is a
+//! new request; the documentation says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::lock::changes::{RecordKey, Tracker};
+use crate::lock::{ClusterTime, Operation};
+use crate::types::{DecidedAt, ForbiddenReason, RequestId, Token, TransferReason};
+
+/// How long an unused lane is remembered: longer than any client retries, and longer than a network
+/// holds a packet back.
+pub(super) const UNUSED_LIMIT: Duration = Duration::from_secs(600);
+
+/// How many lanes are remembered at most: about 20 MiB of them.
+pub(super) const MAX_LANES: usize = 100_000;
+
+/// What came of a request, without anything that changes as time passes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Effect {
+    /// The lock is the requester's, with this token and level.
+    Granted { how: Granted, token: Token, level: i64 },
+    /// The lock is another's.
+    LockRefused(ForbiddenReason),
+    /// The lock was the requester's and is gone.
+    Released,
+    /// There was no lock to release.
+    NoLock,
+    /// The lock was not the requester's to release.
+    UnlockRefused(ForbiddenReason),
+    /// A table was configured or deleted.
+    Table,
+}
+
+/// How a lock came to its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Granted {
+    /// It was free.
+    Ok,
+    /// It was theirs.
+    Renewed,
+    /// It was another's.
+    Transferred { previous_signee: Box<str>, reason: TransferReason },
+}
+
+impl Effect {
+    /// Whether this can be what came of that operation.
+    pub(super) fn fits(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Lock(_) => matches!(self, Self::Granted { .. } | Self::LockRefused(_)),
+            Operation::Unlock(_) => {
+                matches!(self, Self::Released | Self::NoLock | Self::UnlockRefused(_))
+            }
+            Operation::ConfigureTable(_) | Operation::DeleteTable { .. } => {
+                matches!(self, Self::Table)
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => false,
+        }
+    }
+}
+
+/// The last judged request of one client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Lane {
+    pub(super) seq: u64,
+    pub(super) digest: u128,
+    pub(super) effect: Effect,
+    pub(super) decided_at: DecidedAt,
+    pub(super) last_used: ClusterTime,
+}
+
+/// What a lane says about a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Recall {
+    /// It is new.
+    New,
+    /// It was judged before.
+    Repeat(Arc<Lane>),
+    /// It cannot be the lane's next request.
+    Wrong(String),
+}
+
+/// All lanes, by number and by age.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lanes {
+    by_id: OrdMap<u128, Arc<Lane>>,
+    by_age: OrdSet<(ClusterTime, u128)>,
+}
+
+impl Lanes {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn get(&self, id: u128) -> Option<&Lane> {
+        self.by_id.get(&id).map(|lane| &**lane)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u128, &Lane)> {
+        self.by_id.iter().map(|(id, lane)| (*id, &**lane))
+    }
+
+    /// Looks a request up; a repeated one counts as a use of the lane.
+    pub(super) fn recall(
+        &mut self,
+        id: RequestId,
+        (operation, digest): (&Operation, u128),
+        now: ClusterTime,
+        tracker: &mut Tracker,
+    ) -> Recall {
+        let Some(lane) = self.by_id.get(&id.lane) else { return Recall::New };
+        if unused_until(lane.last_used).reached(now) || id.seq > lane.seq {
+            return Recall::New;
+        }
+        if id.seq < lane.seq {
+            return Recall::Wrong(format!(
+                "the request_id {id} is stale: its lane has come to {}",
+                lane.seq
+            ));
+        }
+        if digest != lane.digest || !lane.effect.fits(operation) {
+            return Recall::Wrong(format!("the request_id {id} was used for another request"));
+        }
+        let mut lane = Lane::clone(lane);
+        lane.last_used = now;
+        let lane = Arc::new(lane);
+        self.put(id.lane, Arc::clone(&lane), tracker);
+        Recall::Repeat(lane)
+    }
+
+    /// Remembers a judged request; makes room for it first, so that it cannot push out itself.
+    pub(super) fn remember(&mut self, id: u128, lane: Lane, tracker: &mut Tracker) {
+        if self.by_id.len() >= MAX_LANES && !self.by_id.contains_key(&id) {
+            let oldest = self.by_age.get_min().map(|(_, oldest)| *oldest);
+            self.remove(oldest.expect("every lane has an age"), tracker);
+        }
+        self.put(id, Arc::new(lane), tracker);
+    }
+
+    /// Forgets lanes that were not used for long, at most this many.
+    pub(super) fn forget_unused(&mut self, now: ClusterTime, most: usize, tracker: &mut Tracker) {
+        for _ in 0..most {
+            match self.by_age.get_min() {
+                Some(&(last_used, id)) if unused_until(last_used).reached(now) => {
+                    self.remove(id, tracker);
+                }
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// Adds a lane as a snapshot has it; `false` if there is one of this number already.
+    pub(super) fn load(&mut self, id: u128, lane: Lane) -> bool {
+        self.by_age.insert((lane.last_used, id));
+        self.by_id.insert(id, Arc::new(lane)).is_none()
+    }
+
+    fn put(&mut self, id: u128, lane: Arc<Lane>, tracker: &mut Tracker) {
+        self.by_age.insert((lane.last_used, id));
+        let used = lane.last_used;
+        if let Some(old) = self.by_id.insert(id, lane)
+            && old.last_used != used
+        {
+            self.by_age.remove(&(old.last_used, id));
+        }
+        tracker.note(|| RecordKey::Lane(id));
+    }
+
+    fn remove(&mut self, id: u128, tracker: &mut Tracker) {
+        let lane = self.by_id.remove(&id).expect("a lane with an age exists");
+        self.by_age.remove(&(lane.last_used, id));
+        tracker.note(|| RecordKey::Lane(id));
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_index_equals_lanes(&self) {
+        let ages = self.iter().map(|(id, lane)| (lane.last_used, id));
+        assert_eq!(ages.collect::<OrdSet<_>>(), self.by_age);
+        assert!(self.len() <= MAX_LANES);
+    }
+}
+
+fn unused_until(last_used: ClusterTime) -> ClusterTime {
+    last_used.saturating_add(UNUSED_LIMIT)
+}

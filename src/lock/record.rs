@@ -1,0 +1,173 @@
+//! What the state holds for one lock: its key, its record and the grants in it.
+//!
+//! A record without a grant does not exist today; wait queues will change that. Sizes matter here:
+//! a node holds a million of these, so the key's text is shared with the deadline index and what
+//! most grants do not have is boxed away.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::lock::ClusterTime;
+use crate::types::{Holder, LockRecord, Token};
+
+/// The key of a lock: (table, signature), in this order.
+///
+/// Held as one text with a NUL between the two, which neither may contain: so the order of the
+/// bytes is the order of the pairs, and one allocation serves the records and the deadline index.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(Arc<str>);
+
+impl Key {
+    /// `None` if one of the names contains a NUL: such a lock cannot exist.
+    pub(super) fn new(table: &str, signature: &str) -> Option<Self> {
+        if table.contains('\0') || signature.contains('\0') {
+            return None;
+        }
+        let mut text = String::with_capacity(table.len() + 1 + signature.len());
+        text.push_str(table);
+        text.push('\0');
+        text.push_str(signature);
+        Some(Self(text.into()))
+    }
+
+    pub(super) fn table(&self) -> &str {
+        self.split().0
+    }
+
+    pub(super) fn signature(&self) -> &str {
+        self.split().1
+    }
+
+    /// Table and signature with a NUL between them.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn split(&self) -> (&str, &str) {
+        self.0.split_once('\0').expect("a key has a NUL between table and signature")
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{:?}", self.table(), self.signature())
+    }
+}
+
+/// How many may hold a lock at once, and on which terms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    /// One holder.
+    Exclusive,
+}
+
+/// A lock that exists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    pub(super) mode: Mode,
+    /// How many grants at most: 1 for an exclusive lock.
+    pub(super) limit: u32,
+    /// In the order of their tokens. Never empty.
+    pub(super) grants: SmallVec<[Grant; 1]>,
+}
+
+/// The right of one owner to a lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Grant {
+    pub(super) token: Token,
+    pub(super) level: i64,
+    /// When another signee may take the lock.
+    pub(super) deadline: ClusterTime,
+    /// When the record is removed; never before the deadline.
+    pub(super) removal: ClusterTime,
+    pub(super) signee: Box<str>,
+    pub(super) rare: Option<Box<Rare>>,
+    /// Whether its deadline was worked off. It may lie in the past before that, see `locks.rs`.
+    pub(super) expired: bool,
+}
+
+/// What most grants do not have. A grant without any of it has no box at all, so that equal grants
+/// compare equal. Sessions and payloads will live here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Rare {
+    pub(super) instance: Box<str>,
+}
+
+impl Record {
+    pub(super) fn exclusive(grant: Grant) -> Self {
+        Self { mode: Mode::Exclusive, limit: 1, grants: SmallVec::from_buf([grant]) }
+    }
+
+    /// The one holder of an exclusive lock.
+    pub(super) fn holder(&self) -> &Grant {
+        match (self.mode, self.grants.as_slice()) {
+            (Mode::Exclusive, [grant]) => grant,
+            (Mode::Exclusive, grants) => {
+                panic!("an exclusive lock must have one grant, not {grants:?}")
+            }
+        }
+    }
+
+    /// When something happens to the record next.
+    pub(super) fn due(&self) -> ClusterTime {
+        self.grants.iter().map(Grant::due).min().unwrap_or(ClusterTime::NEVER)
+    }
+
+    pub(super) fn unexpired(&self) -> u64 {
+        self.grants.iter().filter(|grant| !grant.expired).count() as u64
+    }
+
+    /// The record as others see it at `now`; `None` if its removal is due, worked off or not.
+    pub(super) fn view(&self, signature: &str, now: ClusterTime) -> Option<LockRecord> {
+        let holders = self.holders(now);
+        (!holders.is_empty()).then(|| LockRecord { signature: signature.to_owned(), holders })
+    }
+
+    pub(super) fn holders(&self, now: ClusterTime) -> Vec<Holder> {
+        let kept = self.grants.iter().filter(|grant| !grant.removal.reached(now));
+        kept.map(|grant| grant.view(now)).collect()
+    }
+}
+
+impl Grant {
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.rare.as_ref().map(|rare| &*rare.instance)
+    }
+
+    /// Whether this owner holds it: another instance is another owner.
+    pub(super) fn belongs_to(&self, signee: &str, instance: Option<&str>) -> bool {
+        &*self.signee == signee && self.instance() == instance
+    }
+
+    /// When something happens to the grant next: it expires, then it is removed.
+    pub(super) fn due(&self) -> ClusterTime {
+        if self.expired { self.removal } else { self.deadline }
+    }
+
+    fn view(&self, now: ClusterTime) -> Holder {
+        Holder {
+            signee: self.signee.to_string(),
+            instance: self.instance().map(str::to_owned),
+            level: self.level,
+            token: self.token,
+            expires_in: self.deadline.left(now),
+            expired: self.deadline.reached(now),
+            removed_in: self.removal.left_unless_never(now),
+        }
+    }
+}
+
+impl Rare {
+    pub(super) fn boxed(instance: Option<&str>) -> Option<Box<Self>> {
+        instance.map(|instance| Box::new(Self { instance: instance.into() }))
+    }
+}
