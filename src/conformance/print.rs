@@ -73,7 +73,12 @@ pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
     let lines: Vec<String> = tables
         .iter()
         .filter_map(|info| {
-            let mut line = name(info.table.strip_prefix(prefix)?);
+            let shown = info.table.strip_prefix(prefix)?;
+            // A repetition has the length that the script gave it: the prefix is counted in.
+            let mut line = match repetition(shown) {
+                Some((letter, times)) => format!("\"{{{letter}*{}}}\"", times + prefix.len()),
+                None => name(shown),
+            };
             let _ = write!(line, " locks={}", info.locks);
             if let Some(duration) = info.defaults.duration {
                 let _ = write!(line, " duration={}", seconds(duration));
@@ -163,17 +168,20 @@ fn seconds(time: Duration) -> String {
 
 /// A name as a script writes it: quoted where it must be, a long repetition as one.
 fn name(text: &str) -> String {
-    // Longer names would make a line that nobody reads.
-    const LONGEST_WRITTEN_OUT: usize = 64;
-    let mut letters = text.chars();
-    if text.len() > LONGEST_WRITTEN_OUT
-        && let Some(first) = letters.next()
-        && letters.all(|letter| letter == first)
-    {
-        return format!("\"{{{first}*{}}}\"", text.chars().count());
+    if let Some((letter, times)) = repetition(text) {
+        return format!("\"{{{letter}*{times}}}\"");
     }
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./@".contains(letter);
     if text.is_empty() || !text.chars().all(plain) { format!("{text:?}") } else { text.to_owned() }
+}
+
+/// The letter and how often it is there, for a name that is nothing but many times that letter.
+fn repetition(text: &str) -> Option<(char, usize)> {
+    // Longer names would make a line that nobody reads.
+    const LONGEST_WRITTEN_OUT: usize = 64;
+    let first = text.chars().next()?;
+    let long = text.len() > LONGEST_WRITTEN_OUT && text.chars().all(|letter| letter == first);
+    long.then(|| (first, text.chars().count()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,14 @@ pub enum Outcome {
         /// The unified diff.
         diff: String,
     },
+    /// The service's lines differ, but a grant was so old when its remaining time was told that
+    /// they might differ for that reason alone. Nothing was checked.
+    TooSlow {
+        /// How much older it was than the script believes.
+        by: Duration,
+        /// The unified diff.
+        diff: String,
+    },
     /// The script could not be run to its end: the service failed, broke a fact that holds for
     /// every answer (tokens grow), or the script is malformed.
     Error {
@@ -43,7 +51,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn compare(name: &str, expected: &str, found: &str) -> Self {
+    pub(crate) fn compare(
+        name: &str,
+        expected: &str,
+        found: &str,
+        too_slow: Option<Duration>,
+    ) -> Self {
         if expected == found {
             return Self::Passed;
         }
@@ -51,7 +64,10 @@ impl Outcome {
             .unified_diff()
             .header(&format!("{name} (the contract)"), &format!("{name} (this service)"))
             .to_string();
-        Self::Mismatch { diff }
+        match too_slow {
+            None => Self::Mismatch { diff },
+            Some(by) => Self::TooSlow { by, diff },
+        }
     }
 }
 
@@ -79,6 +95,12 @@ impl fmt::Display for Report {
             match &result.outcome {
                 Outcome::Passed => writeln!(f, "passed    {}", result.name)?,
                 Outcome::Mismatch { diff } => writeln!(f, "MISMATCH  {}\n{diff}", result.name)?,
+                Outcome::TooSlow { by, diff } => writeln!(
+                    f,
+                    "TOO SLOW  {}: a remaining time was told {} ms late; not checked\n{diff}",
+                    result.name,
+                    by.as_millis()
+                )?,
                 Outcome::Error { reason } => writeln!(f, "ERROR     {}: {reason}", result.name)?,
             }
         }

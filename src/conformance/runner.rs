@@ -20,6 +20,7 @@ use crate::types::{
 use super::Bootstrap;
 use super::command::{Command, Id, Length, Name, TokenWord};
 use super::facts::{Asks, Facts};
+use super::pace::Pace;
 use super::print;
 
 /// The table of a handle that names none.
@@ -38,6 +39,7 @@ pub(crate) struct Runner<B: Bootstrap> {
     services: BTreeMap<Option<String>, Opened<B::Service>>,
     tables: BTreeSet<String>,
     facts: Facts,
+    pace: Pace,
     advanced: Duration,
 }
 
@@ -56,6 +58,7 @@ impl<B: Bootstrap> Runner<B> {
             services: BTreeMap::new(),
             tables: BTreeSet::new(),
             facts: Facts::default(),
+            pace: Pace::new(),
             advanced: Duration::ZERO,
         }
     }
@@ -63,6 +66,11 @@ impl<B: Bootstrap> Runner<B> {
     /// How much time the script let pass.
     pub(crate) fn advanced(&self) -> Duration {
         self.advanced
+    }
+
+    /// How old a grant was, at most, if that was too old to judge its remaining time.
+    pub(crate) fn too_slow(&self) -> Option<Duration> {
+        self.pace.too_slow()
     }
 
     /// Deletes the run's tables and closes its handles; the first error is returned when all is
@@ -142,7 +150,15 @@ impl<B: Bootstrap> Runner<B> {
             self.facts.decided(*decided_at, Asks::ToLook)?;
         }
         let line = print::error(&error, &mut self.facts.names(table), signature);
-        line.map_or_else(|| Err(error.into()), |line| Ok(line.replace(&self.prefix, "")))
+        line.map_or_else(|| Err(error.into()), |line| Ok(self.as_written(line)))
+    }
+
+    /// A reason with the script's own names in place of what the run drew at random.
+    fn as_written(&self, mut line: String) -> String {
+        for (name, lane) in &self.lanes {
+            line = line.replace(&format!("{lane:032x}-"), &format!("{name}@"));
+        }
+        line.replace(&self.prefix, "")
     }
 
     fn decided_by_write(
@@ -162,6 +178,7 @@ impl<B: Bootstrap> Runner<B> {
     ) -> Result<String, BoxError> {
         let repeated = self.facts.ask(options.request_id);
         let signature = request.signature.clone();
+        let asked_at = self.pace.now();
         let response = match self.runtime.block_on(service.lock(request, options)) {
             Ok(response) => response,
             Err(error) => return self.refused(error, &table, &signature),
@@ -169,8 +186,10 @@ impl<B: Bootstrap> Runner<B> {
         self.used(&table);
         self.decided_by_write(repeated, response.decided_at)?;
         if let (Some(grant), false) = (response.grant(), repeated) {
+            self.pace.granted(&table, &signature, asked_at);
             self.granted(grant, &table, &signature, response.created())?;
         }
+        self.pace.tell(&table, &signature);
         Ok(print::lock(&response.status, &signature, &mut self.facts.names(&table)))
     }
 
@@ -197,6 +216,7 @@ impl<B: Bootstrap> Runner<B> {
         let signature = request.signature.clone();
         match self.runtime.block_on(service.unlock(request, options)) {
             Ok(response) => {
+                self.pace.tell(&table, &signature);
                 self.decided_by_write(repeated, response.decided_at)?;
                 Ok(print::unlock(&response.status, &signature, &mut self.facts.names(&table)))
             }
@@ -212,6 +232,7 @@ impl<B: Bootstrap> Runner<B> {
     ) -> Result<String, BoxError> {
         match self.runtime.block_on(service.check(signature.to_owned(), options)) {
             Ok(response) => {
+                self.pace.tell(&table, signature);
                 self.facts.decided(response.decided_at, Asks::ToLook)?;
                 Ok(print::record(&response.record, &mut self.facts.names(&table)))
             }
@@ -227,6 +248,9 @@ impl<B: Bootstrap> Runner<B> {
     ) -> Result<String, BoxError> {
         match self.runtime.block_on(service.list(request, options)) {
             Ok(response) => {
+                for record in &response.locks {
+                    self.pace.tell(&table, &record.signature);
+                }
                 self.facts.decided(response.decided_at, Asks::ToLook)?;
                 Ok(print::list(&response, &mut self.facts.names(&table)))
             }
@@ -320,6 +344,14 @@ impl<B: Bootstrap> Runner<B> {
         Ok(Some(line))
     }
 
+    fn perform(&mut self, command: &Command, handle: Option<&String>) -> Result<String, BoxError> {
+        if let Some(line) = self.ask(command, handle)? {
+            return Ok(line);
+        }
+        let line = self.arrange(command, handle)?;
+        Ok(line.expect("a command either asks or arranges"))
+    }
+
     fn reading(&self, table: Option<&Name>) -> ReadOptions {
         let table = table.map(|name| name.table(&self.prefix));
         ReadOptions { table, ..ReadOptions::default() }
@@ -408,10 +440,12 @@ impl<B: Bootstrap> goldenscript::Runner for Runner<B> {
         context: &goldenscript::Context,
     ) -> Result<String, BoxError> {
         let handle = context.prefix.as_ref();
-        if let Some(line) = self.ask(command, handle)? {
-            return Ok(line);
+        if matches!(command, Command::Advance(_)) {
+            return self.perform(command, handle);
         }
-        let line = self.arrange(command, handle)?;
-        Ok(line.expect("a command either asks or arranges"))
+        self.pace.begin();
+        let line = self.perform(command, handle);
+        self.pace.end();
+        line
     }
 }

@@ -1,6 +1,8 @@
 //! The scripts, carried in the crate.
 
 use std::borrow::Cow;
+use std::io;
+use std::path::Path;
 
 /// A script: its name and its text, requests and expected answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +13,26 @@ pub struct Script {
     pub text: Cow<'static, str>,
 }
 
+impl Script {
+    /// Reads every file of a folder as a script, in the order of their names.
+    ///
+    /// # Errors
+    /// What the file system says, and a file that is not UTF-8.
+    pub fn read_folder(folder: &Path) -> io::Result<Vec<Self>> {
+        let mut scripts = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let text = std::fs::read_to_string(entry.path())?;
+                scripts.push(Self { name: name.into(), text: text.into() });
+            }
+        }
+        scripts.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(scripts)
+    }
+}
+
 macro_rules! embed {
     ($($name:literal),* $(,)?) => {
         &[$(($name, include_str!(concat!("scripts/", $name)))),*]
@@ -18,7 +40,27 @@ macro_rules! embed {
 }
 
 /// Every file of the folder; a test compares the two.
-const SCRIPTS: &[(&str, &str)] = embed!["01-a-free-lock",];
+const SCRIPTS: &[(&str, &str)] = embed![
+    "01-a-free-lock",
+    "02-mine-is-renewed",
+    "03-levels",
+    "04-expired-locks",
+    "05-force",
+    "06-unlock",
+    "07-check",
+    "08-instances",
+    "09-durations-and-time-to-live",
+    "10-service-defaults",
+    "11-tokens",
+    "12-renew-only",
+    "13-repeated-requests",
+    "14-repeated-refusals",
+    "15-tables",
+    "16-list",
+    "17-names",
+    "18-bad-requests",
+    "19-take-over-chains",
+];
 
 /// The scripts of the contract, in the order in which they are best read.
 pub fn scripts() -> Vec<Script> {
@@ -30,21 +72,11 @@ pub fn scripts() -> Vec<Script> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
-
     use super::*;
 
     #[test]
     fn every_file_of_the_folder_is_carried() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance/scripts");
-        let files: BTreeSet<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        let carried: BTreeSet<String> =
-            scripts().into_iter().map(|script| script.name.into_owned()).collect();
-        assert_eq!(files, carried);
+        assert_eq!(Script::read_folder(&folder).unwrap(), scripts());
     }
 }

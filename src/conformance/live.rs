@@ -1,0 +1,190 @@
+//! Makes the suite's debug service out of any [`LockService`] and a way of letting time pass.
+//!
+//! A live service's clock runs on by itself and may be slower than ours by ρ: so that it has moved
+//! on *at least* as far as a script says, it is moved, or waited for, a little further.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::error::Error;
+use crate::service::{DebugLockService, LockService, ServiceOptions};
+use crate::types::{
+    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
+    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+};
+
+use super::Bootstrap;
+
+/// The default of ρ, by which a leader's stamps may lag behind the time that passes.
+const RATE_MARGIN: f64 = 0.01;
+
+/// Beyond the time that a script lets pass: a scheduler's and a proposal's delay. Scripts leave a
+/// second of slack at every deadline, so a tenth of it changes nothing they can see.
+const WAIT_MARGIN: Duration = Duration::from_millis(50);
+
+/// The lock that is released where there is none, to put the present time into the log.
+const TICK_SIGNATURE: &str = "conformance/tick";
+
+/// How time passes for a live service.
+#[derive(Clone)]
+pub enum Time {
+    /// By waiting for it.
+    Wait,
+    /// By moving the service's clock, which the closure does; it returns when the clock is moved.
+    Move(Arc<MoveClock>),
+}
+
+/// Moves a service's clock on.
+pub type MoveClock = dyn Fn(Duration) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
+
+impl Time {
+    /// Time that passes by moving a clock.
+    pub fn moving<F, M>(move_clock: F) -> Self
+    where
+        F: Fn(Duration) -> M + Send + Sync + 'static,
+        M: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        Self::Move(Arc::new(move |by| Box::pin(move_clock(by))))
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wait => "Wait",
+            Self::Move(_) => "Move",
+        })
+    }
+}
+
+/// A handle to any lock service: its own table and defaults, and time that can pass.
+#[derive(Debug)]
+pub struct LiveService<S> {
+    service: Arc<S>,
+    options: Mutex<ServiceOptions>,
+    time: Time,
+}
+
+impl<S: LockService> LiveService<S> {
+    /// A handle to this service.
+    pub fn new(service: Arc<S>, options: ServiceOptions, time: Time) -> Self {
+        Self { service, options: Mutex::new(options), time }
+    }
+
+    fn options(&self) -> ServiceOptions {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reading(&self, mut options: ReadOptions) -> ReadOptions {
+        self.options().fill_table(&mut options.table);
+        options
+    }
+
+    /// A read tells what the log knew, and between two writes the log's clock may stand still for
+    /// up to a second. Any write brings it up to date.
+    async fn tick(&self) -> Result<(), Error> {
+        let request =
+            UnlockRequest { signature: TICK_SIGNATURE.to_owned(), signee: "tick".to_owned() };
+        let table = Some(self.options().table);
+        let options = UnlockOptions { table, ..UnlockOptions::default() };
+        self.service.unlock(request, options).await.map(drop)
+    }
+}
+
+impl<S: LockService> LockService for LiveService<S> {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        mut options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        self.options().fill_lock(&mut options);
+        self.service.lock(request, options).await
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        mut options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        self.options().fill_table(&mut options.table);
+        self.service.unlock(request, options).await
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        self.service.check(signature, self.reading(options)).await
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        self.service.list(request, self.reading(options)).await
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        self.service.tables(options).await
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        mut options: TableOptions,
+    ) -> Result<(), Error> {
+        self.options().fill_table(&mut options.table);
+        self.service.configure_table(defaults, options).await
+    }
+
+    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+        self.options().fill_table(&mut options.table);
+        self.service.delete_table(options).await
+    }
+}
+
+impl<S: LockService> DebugLockService for LiveService<S> {
+    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
+        crate::lock::validate_duration(duration)?;
+        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        options.default_duration = Some(duration);
+        Ok(())
+    }
+
+    async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
+        let by = by.div_f64(1.0 - RATE_MARGIN) + WAIT_MARGIN;
+        match &self.time {
+            Time::Wait => tokio::time::sleep(by).await,
+            Time::Move(move_clock) => move_clock(by).await?,
+        }
+        self.tick().await
+    }
+}
+
+/// Opens handles to one live service.
+#[derive(Debug)]
+pub struct LiveBootstrap<S> {
+    service: Arc<S>,
+    time: Time,
+}
+
+impl<S: LockService> LiveBootstrap<S> {
+    /// Handles to this service, for which time passes like this.
+    pub fn new(service: Arc<S>, time: Time) -> Self {
+        Self { service, time }
+    }
+}
+
+impl<S: LockService> Bootstrap for LiveBootstrap<S> {
+    type Service = LiveService<S>;
+
+    async fn open(&self, options: ServiceOptions) -> Result<LiveService<S>, Error> {
+        Ok(LiveService::new(Arc::clone(&self.service), options, self.time.clone()))
+    }
+
+    async fn close(&self, service: LiveService<S>) -> Result<(), Error> {
+        drop(service);
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! The bootstrap whose answers are the expected ones: [`MemoryLocks`] on a clock that stands still
+//! between the commands of a script.
+
+use std::sync::Arc;
+
+use crate::clock::ManualClock;
+use crate::error::Error;
+use crate::memory::MemoryLocks;
+use crate::service::ServiceOptions;
+
+use super::Bootstrap;
+
+/// Opens handles to one set of locks in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryBootstrap {
+    locks: MemoryLocks,
+}
+
+impl MemoryBootstrap {
+    /// No locks yet.
+    pub fn new() -> Self {
+        Self { locks: MemoryLocks::with_clock(Arc::new(ManualClock::default())) }
+    }
+}
+
+impl Default for MemoryBootstrap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bootstrap for MemoryBootstrap {
+    type Service = MemoryLocks;
+
+    async fn open(&self, options: ServiceOptions) -> Result<MemoryLocks, Error> {
+        Ok(self.locks.handle(options))
+    }
+
+    async fn close(&self, service: MemoryLocks) -> Result<(), Error> {
+        drop(service);
+        Ok(())
+    }
+}
