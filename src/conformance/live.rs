@@ -188,3 +188,64 @@ impl<S: LockService> Bootstrap for LiveBootstrap<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, OffsetClock, SystemClock};
+    use crate::conformance::{Options, Outcome, Script, run};
+    use crate::memory::MemoryLocks;
+
+    /// A clock that runs on by itself, as slow against ours as a leader's stamps may be.
+    struct SlowClock<C>(C);
+
+    impl<C: Clock> Clock for SlowClock<C> {
+        fn raw(&self) -> Duration {
+            self.0.raw().mul_f64(1.0 - RATE_MARGIN)
+        }
+
+        fn boottime(&self) -> Duration {
+            self.0.boottime()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_clock_runs_on_and_is_slow_passes_when_it_is_moved() {
+        let clock = OffsetClock::default();
+        let locks = MemoryLocks::with_clock(Arc::new(SlowClock(clock.clone())));
+        let time = Time::moving(move |by| {
+            clock.advance(by);
+            std::future::ready(Ok(()))
+        });
+        let report = run(LiveBootstrap::new(Arc::new(locks), time), Options::default()).await;
+        assert!(report.passed(), "{report}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_cannot_be_moved_is_waited_for() {
+        let locks = MemoryLocks::with_clock(Arc::new(SlowClock(SystemClock)));
+        let text = "lock a b duration=1s\nadvance 1s\ncheck a\n---\n\
+                    ok token=t1 expires_in=1s\na holder=b token=t1 expired\n";
+        let scripts = vec![Script { name: "test".into(), text: text.into() }];
+        let options = Options { scripts, parallel: 1 };
+        let report = run(LiveBootstrap::new(Arc::new(locks), Time::Wait), options).await;
+        assert!(report.passed(), "{report}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_answers_quickly_and_is_early_is_wrong_and_not_slow() {
+        // The clock moves too far, so that every grant seems a second older than it is.
+        let clock = OffsetClock::default();
+        let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
+        let time = Time::moving(move |by| {
+            clock.advance(by + Duration::from_secs(1));
+            std::future::ready(Ok(()))
+        });
+        let text = "lock a b duration=9s\nadvance 1s\ncheck a\n---\n\
+                    ok token=t1 expires_in=9s\na holder=b token=t1 expires_in=8s\n";
+        let scripts = vec![Script { name: "test".into(), text: text.into() }];
+        let options = Options { scripts, parallel: 1 };
+        let report = run(LiveBootstrap::new(Arc::new(locks), time), options).await;
+        assert!(matches!(report.results[0].outcome, Outcome::Mismatch { .. }), "{report}");
+    }
+}

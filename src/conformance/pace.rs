@@ -70,3 +70,21 @@ impl Pace {
         self.running + present.unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_grant_that_is_told_late_is_too_old() {
+        let mut pace = Pace::new();
+        pace.running = Duration::from_secs(5);
+        pace.granted("t", "a", Duration::from_secs(5));
+        pace.tell("t", "a");
+        pace.tell("t", "never granted");
+        assert_eq!(pace.too_slow(), None);
+        pace.running += LIMIT + Duration::from_millis(1);
+        pace.tell("t", "a");
+        assert_eq!(pace.too_slow(), Some(LIMIT + Duration::from_millis(1)));
+    }
+}
