@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile, split};
+use crate::storage::mix;
 
 /// The unit that is written whole or not at all: what the oldest disks still in use promise.
 const SECTOR: usize = 512;
@@ -189,12 +190,10 @@ impl MemDisk {
 
 impl State {
     fn next_random(&mut self) -> u64 {
-        // SplitMix64: tiny, and the same for ever, so that a seed replays a run.
+        // SplitMix64: the same for ever, so that a seed replays a run.
+        let random = mix(self.random);
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        random
     }
 
     fn survives(&mut self, unsynced: Unsynced) -> bool {

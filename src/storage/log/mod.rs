@@ -1,15 +1,68 @@
-//! The Raft log and the vote.
+//! The Raft log and the vote: what every promise of the service stands on.
+//!
+//! The log is a row of segment files (`log/segment-N`) named by a manifest (`log/manifest`); the
+//! vote has a file of its own (`vote`). One thread writes: it drains all that waits, writes it as
+//! one frame, syncs once, and calls back in order. Readers never wait for it.
+//!
+//! What it promises:
+//! - What was called back as done is there after a crash, or the log does not open and says which
+//!   file is damaged where. The rule that tells damage from the torn tail of a crash is in
+//!   [`recovery`](self), with its limit: damage to the last frame alone, without a clean end.
+//! - Entries continue each other: never a hole. A truncation is a record in the log, so it is as
+//!   durable and as ordered as the entries; a purge is a new manifest, which remembers the purged
+//!   id, and only then are files given away.
+//! - After a failed write or sync nothing is accepted and nothing read.
+//!
+//! What it refuses: to look into payloads, to know terms other than by their order, to repair
+//! anything but a torn tail.
+//!
+//! Read on in `frame` (the bytes), `recovery` (opening), `writer` (writing), `index` (reading).
 
-use std::sync::Arc;
+mod frame;
+mod index;
+mod manifest;
+mod recovery;
+mod segments;
+#[cfg(test)]
+mod tests;
+mod vote;
+mod writer;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use self::index::{Index, Segment, Source};
+use self::writer::{Request, Writer};
 use super::{Disk, LogEntry, LogId, StorageError, Vote};
+use crate::clock::{Clock, SystemClock};
+
+/// The largest payload of an entry. Segments count in 32 bits, and a batch has to fit in memory a
+/// few times over.
+pub const MAX_PAYLOAD_BYTES: usize = 256 << 20;
+
+/// How many bytes may wait for the writer before [`Log::append`] blocks: a backstop against a disk
+/// that stalls; the consensus layer has bounds of its own far below it.
+const MAX_WAITING_BYTES: usize = 256 << 20;
+
+/// How many bytes one [`Log::read`] returns before it stops early: a follower that is far behind
+/// is served in pieces.
+const MAX_READ_BYTES: usize = 8 << 20;
+
+/// How many bytes of neighbouring entries are read from a file at once.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Called once, in the order of the calls, when what was asked for is durable or has failed.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
 /// Called when a write or sync has failed; the program ends the process here.
 pub type Fatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
+
+/// Called after each sync with the time it took.
+pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// Who does the log's writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,16 +79,35 @@ pub enum Drive {
 /// How the log is kept.
 #[derive(Clone)]
 pub struct LogOptions {
-    /// The size of a segment file in bytes.
+    /// The size of a segment file in bytes; a payload may be larger. 16 MiB is filled with zeros
+    /// in some 20 ms, and a log of a few tens of thousands of entries has a handful of files.
     pub segment_bytes: u64,
-    /// How many bytes of recent payloads are kept in memory.
+    /// How many bytes of recent payloads are kept in memory: enough for followers that keep up.
     pub cache_bytes: usize,
     /// Called when a write or sync has failed.
     pub fatal: Fatal,
+    /// Called after each sync of entries or of a vote.
+    pub on_sync: OnSync,
+    /// What the time of a sync is measured with.
+    pub clock: Arc<dyn Clock>,
     /// Who writes.
     pub drive: Drive,
-    /// Where the numbers that tell segments apart begin; `None` is a random place.
+    /// What the numbers that tell segments apart are made from; `None` is a random number.
     pub seed: Option<u64>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 16 << 20,
+            cache_bytes: 16 << 20,
+            fatal: Arc::new(|_| {}),
+            on_sync: Arc::new(|_| {}),
+            clock: Arc::new(SystemClock),
+            drive: Drive::Thread,
+            seed: None,
+        }
+    }
 }
 
 /// What was found when the log was opened.
@@ -43,7 +115,7 @@ pub struct LogOptions {
 pub struct Recovered {
     /// The vote, if one was ever saved.
     pub vote: Option<Vote>,
-    /// The last commit hint that reached the disk; never past the last entry.
+    /// The last commit hint that reached the disk: an entry the log holds, or the purged one.
     pub committed: Option<LogId>,
     /// The last entry that was purged.
     pub purged: Option<LogId>,
@@ -73,60 +145,104 @@ pub struct SyncStats {
     pub last: Duration,
 }
 
-/// A handle on the log; clones share it.
+/// A handle on the log; clones share it. When the last one is dropped, the log does what waits and
+/// is closed.
 #[derive(Clone)]
-pub struct Log {}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 16 << 20,
-            cache_bytes: 16 << 20,
-            fatal: Arc::new(|_| {}),
-            drive: Drive::Thread,
-            seed: None,
-        }
-    }
+pub struct Log {
+    inner: Arc<Inner>,
 }
 
-#[expect(clippy::todo)]
+struct Inner {
+    shared: Arc<Shared>,
+    /// The writer, unless a thread has it.
+    writer: Mutex<Option<Writer>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What handles and writer share.
+struct Shared {
+    options: LogOptions,
+    core: Mutex<Core>,
+    /// The writer waits here for work.
+    work: Condvar,
+    /// Others wait here for the writer.
+    progress: Condvar,
+}
+
+struct Core {
+    index: Index,
+    queue: VecDeque<Request>,
+    /// Bytes that the writer was handed and has not finished.
+    waiting_bytes: usize,
+    committed: Option<LogId>,
+    vote: Option<Vote>,
+    synced: Option<LogId>,
+    failed: Option<Arc<StorageError>>,
+    closing: bool,
+    stats: SyncStats,
+}
+
 impl Log {
-    /// Opens the log of a data folder, creating an empty one.
+    /// Opens the log of a data folder, creating an empty one where there is none. What it then
+    /// holds is durable.
     ///
     /// # Errors
-    /// When the log cannot be used as it is.
+    /// When the log cannot be used as it is: damage, a missing file, a disk that fails.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: LogOptions,
     ) -> Result<(Self, Recovered), StorageError> {
-        let _ = (disk, options);
-        todo!()
+        let drive = options.drive;
+        let (writer, recovered) = recovery::open(disk, options)?;
+        let shared = writer.shared.clone();
+        let (writer, thread) = match drive {
+            Drive::Inline | Drive::Manual => (Some(writer), None),
+            Drive::Thread => (None, Some(spawn(writer)?)),
+        };
+        let (writer, thread) = (Mutex::new(writer), Mutex::new(thread));
+        Ok((Self { inner: Arc::new(Inner { shared, writer, thread }) }, recovered))
     }
 
     /// Appends entries that continue the log. They can be read when this returns; `done` is called
-    /// once they are durable.
+    /// once they are durable. Entries that do not continue the log are refused, all of them.
+    ///
+    /// Blocks only while hundreds of MiB wait for the disk.
     pub fn append(
         &self,
         entries: Vec<LogEntry>,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
-        let _ = (entries, done);
-        todo!()
+        self.inner.submit(Box::new(done), |core, done| {
+            let Some(first) = entries.first() else { return Ok(Request::Nothing(done)) };
+            if let Err(why) = continues(&core.index, first, &entries) {
+                return Err((StorageError::Misuse(why), done));
+            }
+            for entry in &entries {
+                core.index.append(entry);
+            }
+            Ok(Request::Append(entries, done))
+        });
     }
 
-    /// The entries from `from` up to, not including, `to`; those of them that there are.
+    /// The entries from `from` up to, not including, `to`; those of them that there are. At least
+    /// one if there is one, but not more than some 8 MiB at once: the caller asks again.
     ///
     /// # Errors
     /// When an entry cannot be read as it was written.
     pub fn read(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
-        let _ = (from, to);
-        todo!()
+        let sources = {
+            let core = self.inner.shared.core();
+            if let Some(failed) = &core.failed {
+                return Err(StorageError::Failed(failed.clone()));
+            }
+            core.index.sources(from, to, MAX_READ_BYTES)
+        };
+        read_sources(sources)
     }
 
     /// The id of an entry that the log holds, or of the last purged one.
     pub fn id_at(&self, index: u64) -> Option<LogId> {
-        let _ = index;
-        todo!()
+        self.inner.shared.core().index.id_at(index)
     }
 
     /// Saves the vote, after all that was appended before.
@@ -135,74 +251,388 @@ impl Log {
         vote: Vote,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
-        let _ = (vote, done);
-        todo!()
+        self.inner.submit(Box::new(done), |core, done| {
+            core.vote = Some(vote);
+            Ok(Request::Vote(vote, done))
+        });
     }
 
     /// The vote saved last, durable or not.
     pub fn vote(&self) -> Option<Vote> {
-        todo!()
+        self.inner.shared.core().vote
     }
 
     /// Notes what is committed: it travels with the next batch and costs no write of its own.
     pub fn save_committed(&self, id: Option<LogId>) {
-        let _ = id;
-        todo!()
+        self.inner.shared.core().committed = id;
     }
 
     /// What was noted last.
     pub fn committed(&self) -> Option<LogId> {
-        todo!()
+        self.inner.shared.core().committed
     }
 
-    /// Removes every entry after `last`; `None` removes all.
+    /// Removes every entry after `last`, which the log must hold or have purged; `None` removes
+    /// all. They are gone for readers when this returns.
     pub fn truncate_after(
         &self,
         last: Option<LogId>,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
-        let _ = (last, done);
-        todo!()
+        self.inner.submit(Box::new(done), |core, done| {
+            // What was purged is committed, and cannot be removed but by a purge.
+            let purged = core.index.purged();
+            let last = if last.map(|last| last.index) < purged.map(|purged| purged.index) {
+                purged
+            } else {
+                last
+            };
+            let end = core.index.last();
+            if last.is_some_and(|last| core.index.id_at(last.index).is_some_and(|id| id != last)) {
+                let why = format!("the log holds another entry than {last:?} there");
+                return Err((StorageError::Misuse(why), done));
+            }
+            if end.map(|end| end.index) <= last.map(|last| last.index) {
+                return Ok(Request::Nothing(done));
+            }
+            core.index.truncate(last);
+            Ok(Request::Truncate(last, done))
+        });
     }
 
-    /// Removes every entry up to and including `through`, which may lie past the last one.
+    /// Removes every entry up to and including `through`, which may lie past the last one (after a
+    /// snapshot was installed). The caller has a durable snapshot that covers them.
     pub fn purge(
         &self,
         through: LogId,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
-        let _ = (through, done);
-        todo!()
+        self.inner.submit(Box::new(done), |core, done| {
+            if core.index.purged().is_some_and(|purged| purged.index >= through.index) {
+                return Ok(Request::Nothing(done));
+            }
+            if core.index.id_at(through.index).is_some_and(|id| id != through) {
+                let why = format!("the log holds another entry than {through} there");
+                return Err((StorageError::Misuse(why), done));
+            }
+            core.index.purge(through);
+            Ok(Request::Purge(through, done))
+        });
     }
 
     /// Where the log begins and ends now, durable or not.
     pub fn state(&self) -> LogState {
-        todo!()
+        let core = self.inner.shared.core();
+        LogState { purged: core.index.purged(), last: core.index.last() }
     }
 
     /// The last entry that is durable.
     pub fn synced(&self) -> Option<LogId> {
-        todo!()
+        self.inner.shared.core().synced
     }
 
     /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
     pub fn wait_synced(&self, index: u64) -> bool {
-        let _ = index;
-        todo!()
+        let mut core = self.inner.shared.core();
+        loop {
+            if core.synced.is_some_and(|synced| synced.index >= index) {
+                return true;
+            }
+            if core.failed.is_some() || core.closing {
+                return false;
+            }
+            core = self.inner.shared.wait(&self.inner.shared.progress, core);
+        }
     }
 
     /// What syncing has cost so far.
     pub fn sync_stats(&self) -> SyncStats {
-        todo!()
+        self.inner.shared.core().stats
     }
 
     /// Under [`Drive::Manual`]: does what waits. Says whether there was anything.
     pub fn drive(&self) -> bool {
-        todo!()
+        self.inner.drive()
     }
 
-    /// Does what waits, then ends the writer. Called for the last handle when it is dropped.
+    /// Ends the log as a crash of the process would: what waits is not written, and is called back
+    /// as failed.
+    pub fn abandon(&self) {
+        let mut core = self.inner.shared.core();
+        core.failed.get_or_insert_with(|| Arc::new(StorageError::Closed));
+        let waiting = std::mem::take(&mut core.queue);
+        core.waiting_bytes = 0;
+        drop(core);
+        for request in waiting {
+            request.done()(Err(Arc::new(StorageError::Closed)));
+        }
+        self.inner.close();
+    }
+
+    /// Does what waits, then ends the writer; everything after it is refused. Dropping the last
+    /// handle does the same.
     pub fn close(&self) {
-        todo!()
+        self.inner.close();
+    }
+}
+
+impl Inner {
+    /// Lets `enter` check a request and change the index, and queues what it makes of it, in one
+    /// step, so that index and queue have the same order.
+    fn submit(
+        &self,
+        done: Done,
+        enter: impl FnOnce(&mut Core, Done) -> Result<Request, (StorageError, Done)>,
+    ) {
+        let mut core = self.shared.core();
+        while core.waiting_bytes > MAX_WAITING_BYTES && core.failed.is_none() && !core.closing {
+            core = self.shared.wait(&self.shared.progress, core);
+        }
+        let refused = match &core.failed {
+            Some(failed) => Some(StorageError::Failed(failed.clone())),
+            None => core.closing.then_some(StorageError::Closed),
+        };
+        let entered = match refused {
+            Some(error) => Err((error, done)),
+            None => enter(&mut core, done),
+        };
+        match entered {
+            Ok(request) => {
+                core.waiting_bytes += request.bytes();
+                core.queue.push_back(request);
+                drop(core);
+                self.shared.work.notify_one();
+                if self.shared.options.drive == Drive::Inline {
+                    self.drive();
+                }
+            }
+            Err((error, done)) => {
+                drop(core);
+                done(Err(Arc::new(error)));
+            }
+        }
+    }
+
+    fn drive(&self) -> bool {
+        let mut worked = false;
+        loop {
+            // Taken by another thread, or by this one further up the stack (a callback that calls
+            // the log): then that one finds what was queued, at the latest when it has let go.
+            match self.writer.try_lock() {
+                Err(TryLockError::WouldBlock) => return worked,
+                Err(TryLockError::Poisoned(_)) => return worked,
+                Ok(mut writer) => {
+                    let Some(writer) = writer.as_mut() else { return worked };
+                    while self.shared.work_off(writer) {
+                        worked = true;
+                    }
+                }
+            }
+            if self.shared.core().queue.is_empty() {
+                return worked;
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.drive();
+        self.shared.core().closing = true;
+        self.shared.work.notify_all();
+        self.shared.progress.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic in a callback has been reported by the panic hook already.
+            drop(thread.join());
+        }
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut writer) = writer {
+            while self.shared.work_off(&mut writer) {}
+            writer.close();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn new(
+        options: LogOptions,
+        index: Index,
+        vote: Option<Vote>,
+        committed: Option<LogId>,
+    ) -> Self {
+        let synced = index.last();
+        let core = Core {
+            index,
+            queue: VecDeque::new(),
+            waiting_bytes: 0,
+            committed,
+            vote,
+            synced,
+            failed: None,
+            closing: false,
+            stats: SyncStats::default(),
+        };
+        Self { options, core: Mutex::new(core), work: Condvar::new(), progress: Condvar::new() }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // No code panics between two halves of a change; after a panic elsewhere the log stays
+        // right.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, on: &Condvar, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        on.wait(core).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs something that syncs, and counts it.
+    fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let clock = &self.options.clock;
+        let begin = clock.raw();
+        let result = sync();
+        let took = clock.raw().saturating_sub(begin);
+        let mut core = self.core();
+        core.stats.count += 1;
+        core.stats.total += took;
+        core.stats.last = took;
+        drop(core);
+        (self.options.on_sync)(took);
+        result
+    }
+
+    /// Lets the writer do what is queued. Says whether there was anything.
+    fn work_off(&self, writer: &mut Writer) -> bool {
+        let requests = std::mem::take(&mut self.core().queue);
+        if requests.is_empty() {
+            return false;
+        }
+        let bytes: usize = requests.iter().map(Request::bytes).sum();
+        writer.process(requests);
+        let mut core = self.core();
+        core.waiting_bytes = core.waiting_bytes.saturating_sub(bytes);
+        drop(core);
+        self.progress.notify_all();
+        true
+    }
+}
+
+fn spawn(mut writer: Writer) -> Result<JoinHandle<()>, StorageError> {
+    let run = move || {
+        let shared = writer.shared.clone();
+        loop {
+            let mut core = shared.core();
+            while core.queue.is_empty() && !core.closing {
+                core = shared.wait(&shared.work, core);
+            }
+            drop(core);
+            if !shared.work_off(&mut writer) {
+                return writer.close();
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("keyward-log".to_owned())
+        .spawn(run)
+        .map_err(StorageError::io("start the thread that writes", manifest::FOLDER))
+}
+
+fn continues(index: &Index, first: &LogEntry, entries: &[LogEntry]) -> Result<(), String> {
+    index.may_follow(first.id)?;
+    let mut before = first.id;
+    for entry in &entries[1..] {
+        if entry.id.index != before.index + 1 || entry.id.term < before.term {
+            return Err(format!("entry {} does not follow {before}", entry.id));
+        }
+        before = entry.id;
+    }
+    match entries.iter().find(|entry| entry.payload.len() > MAX_PAYLOAD_BYTES) {
+        Some(entry) => Err(format!("the payload of entry {} is too large", entry.id)),
+        None => Ok(()),
+    }
+}
+
+fn read_sources(sources: Vec<(LogId, Source)>) -> Result<Vec<LogEntry>, StorageError> {
+    let mut entries = Vec::with_capacity(sources.len());
+    let mut ahead = ReadAhead::default();
+    for at in 0..sources.len() {
+        let (id, source) = &sources[at];
+        let payload = match source {
+            Source::Cached(payload) => payload.clone(),
+            Source::Stored { segment, offset, len } => {
+                let end = offset + (frame::RECORD_HEADER + len) as u64;
+                if !ahead.covers(segment, *offset, end) {
+                    ahead.fill(segment, *offset, span(&sources[at..], segment, *offset))?;
+                }
+                ahead.payload(*id, *offset)?
+            }
+        };
+        entries.push(LogEntry { id: *id, payload });
+    }
+    Ok(entries)
+}
+
+/// Where a read that begins at `offset` should end, so that the entries next to it come with it.
+fn span(sources: &[(LogId, Source)], of: &Arc<Segment>, offset: u64) -> u64 {
+    let mut end = offset;
+    for (_, source) in sources {
+        match source {
+            Source::Stored { segment, offset: at, len } if Arc::ptr_eq(segment, of) => {
+                let next = at + (frame::RECORD_HEADER + len) as u64;
+                if *at < end || (end > offset && next - offset > READ_AHEAD_BYTES) {
+                    break;
+                }
+                end = next;
+            }
+            Source::Stored { .. } | Source::Cached(_) => break,
+        }
+    }
+    end
+}
+
+/// A part of a segment file in memory.
+#[derive(Default)]
+struct ReadAhead {
+    segment: Option<Arc<Segment>>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl ReadAhead {
+    fn covers(&self, segment: &Arc<Segment>, offset: u64, end: u64) -> bool {
+        self.segment.as_ref().is_some_and(|read| Arc::ptr_eq(read, segment))
+            && offset >= self.offset
+            && end <= self.offset + self.bytes.len() as u64
+    }
+
+    fn fill(&mut self, segment: &Arc<Segment>, offset: u64, end: u64) -> Result<(), StorageError> {
+        self.bytes.resize(usize::try_from(end - offset).expect("it fits in memory"), 0);
+        let read = segment.file.read_at(&mut self.bytes, offset);
+        let read = read.map_err(StorageError::io("read", &segment.path))?;
+        self.bytes.truncate(read);
+        self.offset = offset;
+        self.segment = Some(segment.clone());
+        Ok(())
+    }
+
+    fn payload(&self, id: LogId, offset: u64) -> Result<Bytes, StorageError> {
+        let at = usize::try_from(offset - self.offset).expect("it was covered");
+        let found = frame::Found::parse(&self.bytes, at);
+        match found {
+            Some(found) if found.record == frame::Record::Entry(id) => {
+                Ok(Bytes::copy_from_slice(&self.bytes[found.payload]))
+            }
+            _ => {
+                let path = self.segment.as_ref().map_or("", |segment| &segment.path);
+                let what = format!("entry {id} is not there as it was written");
+                Err(StorageError::damaged(path, offset, what))
+            }
+        }
     }
 }

@@ -1,0 +1,72 @@
+//! The manifest: which segment files make up the log, and where it begins.
+//!
+//! It is replaced whole, so a crash leaves the old or the new one. A segment's file is durable
+//! before the manifest names it, and is given away only after the manifest that no longer names it
+//! is durable.
+
+use serde::{Deserialize, Serialize};
+
+use crate::storage::disk::{self, Disk};
+use crate::storage::envelope::{self, Kind};
+use crate::storage::{LogId, StorageError};
+
+pub(super) const FOLDER: &str = "log";
+pub(super) const FILE: &str = "log/manifest";
+const KIND: Kind = Kind { magic: *b"KWMANIF\n", version: 1 };
+
+/// What the manifest says.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    /// The last entry that was purged.
+    pub(super) purged: Option<LogId>,
+    /// The commit hint when the manifest was written; frames carry later ones.
+    pub(super) committed: Option<LogId>,
+    /// The number of the next segment file.
+    pub(super) next_file: u64,
+    /// The segments, oldest first; the last one is being written.
+    pub(super) segments: Vec<SegmentMeta>,
+}
+
+/// What the manifest says of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SegmentMeta {
+    /// The number in the file's name.
+    pub(super) file: u64,
+    /// The file's length.
+    pub(super) bytes: u64,
+    /// Tells this use of the file from every other.
+    pub(super) salt: u64,
+    /// The sequence of its first frame.
+    pub(super) first_sequence: u64,
+    /// The chain of its first frame.
+    pub(super) chain: u32,
+    /// The log's last entry when the segment was begun.
+    pub(super) before: Option<LogId>,
+}
+
+impl SegmentMeta {
+    pub(super) fn path(&self) -> String {
+        segment_path(self.file)
+    }
+}
+
+pub(super) fn segment_path(file: u64) -> String {
+    format!("{FOLDER}/segment-{file:010}")
+}
+
+impl Manifest {
+    /// Reads the manifest; `None` if there is none.
+    pub(super) fn load(disk: &dyn Disk) -> Result<Option<Self>, StorageError> {
+        if !disk.exists(FILE).map_err(StorageError::io("look for", FILE))? {
+            return Ok(None);
+        }
+        let bytes = disk::read_all(disk, FILE).map_err(StorageError::io("read", FILE))?;
+        Ok(Some(envelope::unseal(KIND, &bytes, FILE, 0)?.0))
+    }
+
+    /// Replaces the manifest; durable when it returns.
+    pub(super) fn store(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        disk::replace(disk, FILE, &envelope::seal(KIND, self))
+            .map_err(StorageError::io("replace", FILE))
+    }
+}

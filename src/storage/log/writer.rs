@@ -1,0 +1,340 @@
+//! The one that writes: it drains what waits, writes it as one frame, syncs once, and reports in
+//! order.
+//!
+//! After a failed write or sync it never writes again: the kernel may have dropped the pages it
+//! could not write, so a later sync that succeeds would prove nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::frame::{ALIGN, Batch, Place};
+use super::index::Segment;
+use super::manifest::{Manifest, SegmentMeta};
+use super::recovery::number;
+use super::segments::Segments;
+use super::vote::VoteFile;
+use super::{Done, Shared};
+use crate::storage::disk::Disk;
+use crate::storage::{LogEntry, LogId, StorageError, Vote};
+
+/// A frame grows to about this: beyond it, one write more costs nothing next to the bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What the writer is asked for.
+pub(super) enum Request {
+    Append(Vec<LogEntry>, Done),
+    Truncate(Option<LogId>, Done),
+    Purge(LogId, Done),
+    Vote(Vote, Done),
+    /// Only to be reported after what was asked before.
+    Nothing(Done),
+}
+
+/// What a record of the batch changes in the index once it is written.
+enum Change {
+    Entry { index: u64, at: usize },
+    Truncated,
+}
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    files: Segments,
+    vote: VoteFile,
+    manifest: Manifest,
+    tail: Tail,
+    batch: Pending,
+    failed: Option<Arc<StorageError>>,
+}
+
+/// Where the log goes on.
+pub(super) struct Tail {
+    /// The largest entry index in each segment of the manifest, truncated ones included.
+    pub(super) largest: Vec<Option<u64>>,
+    /// The segment being written; `None` before the first entry.
+    pub(super) segment: Option<Arc<Segment>>,
+    /// Where in it the next frame goes.
+    pub(super) offset: u64,
+    pub(super) place: Place,
+    /// The last entry that was taken into a batch.
+    pub(super) last: Option<LogId>,
+    /// Whether the last frame is the mark of a clean end.
+    pub(super) marked: bool,
+}
+
+/// The batch in the making.
+#[derive(Default)]
+struct Pending {
+    frame: Batch,
+    changes: Vec<Change>,
+    waiting: Vec<Done>,
+    /// The log's last entry before the batch.
+    before: Option<LogId>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        shared: Arc<Shared>,
+        files: Segments,
+        vote: VoteFile,
+        manifest: Manifest,
+        tail: Tail,
+    ) -> Self {
+        let batch = Pending::default();
+        Self { shared, disk, files, vote, manifest, tail, batch, failed: None }
+    }
+
+    /// Does all that is asked, in order.
+    pub(super) fn process(&mut self, requests: VecDeque<Request>) {
+        let mut requests = requests.into_iter();
+        while self.failed.is_none() {
+            let Some(request) = requests.next() else { break };
+            if let Err(error) = self.take(request) {
+                self.fail(error);
+            }
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.flush()
+        {
+            self.fail(error);
+        }
+        if let Some(error) = &self.failed {
+            let waiting = std::mem::take(&mut self.batch.waiting);
+            for done in waiting.into_iter().chain(requests.map(Request::done)) {
+                done(Err(error.clone()));
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) -> Result<(), StorageError> {
+        match request {
+            Request::Nothing(done) => self.batch.waiting.push(done),
+            Request::Append(entries, done) => {
+                // If the batch before these fails, they fail with it.
+                let mut result = Ok(());
+                for entry in &entries {
+                    result = result.and_then(|()| self.add_entry(entry));
+                }
+                self.batch.waiting.push(done);
+                return result;
+            }
+            Request::Truncate(after, done) => {
+                self.begin_batch();
+                self.batch.frame.truncate(after);
+                self.batch.changes.push(Change::Truncated);
+                self.batch.waiting.push(done);
+                self.tail.last = after;
+            }
+            Request::Purge(through, done) => {
+                let result = self.flush().and_then(|()| self.purge(through));
+                self.batch.waiting.push(done);
+                return result.and_then(|()| self.flush());
+            }
+            Request::Vote(vote, done) => {
+                let result = self.flush().and_then(|()| self.save_vote(vote));
+                self.batch.waiting.push(done);
+                return result.and_then(|()| self.flush());
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, entry: &LogEntry) -> Result<(), StorageError> {
+        if !self.batch.frame.is_empty()
+            && self.batch.frame.len_with(entry.payload.len()) > BATCH_BYTES
+        {
+            self.write_batch()?;
+        }
+        self.begin_batch();
+        let at = self.batch.frame.entry(entry);
+        self.batch.changes.push(Change::Entry { index: entry.id.index, at });
+        self.tail.last = Some(entry.id);
+        Ok(())
+    }
+
+    fn begin_batch(&mut self) {
+        if self.batch.frame.is_empty() {
+            self.batch.before = self.tail.last;
+        }
+    }
+
+    /// Makes everything taken so far durable, and reports it.
+    fn flush(&mut self) -> Result<(), StorageError> {
+        if !self.batch.frame.is_empty() {
+            self.write_batch()?;
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        for done in self.batch.waiting.drain(..) {
+            done(Ok(()));
+        }
+    }
+
+    fn write_batch(&mut self) -> Result<(), StorageError> {
+        self.make_room(self.batch.frame.len())?;
+        let segment = self.tail.segment.clone().expect("room was just made");
+        let room = self.active().bytes - self.tail.offset;
+        let committed = self.shared.core().committed;
+        let (bytes, checksum) = self.batch.frame.seal(self.tail.place, committed);
+        let len = bytes.len();
+        // What follows the frame is made blank with it, so that an end is known from a torn frame.
+        bytes.resize(len + ALIGN, 0);
+        let written = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+        let write = segment.file.write_at(written, self.tail.offset);
+        write.map_err(StorageError::io("write", &segment.path))?;
+        self.shared
+            .timed(|| segment.file.sync_data())
+            .map_err(StorageError::io("sync", &segment.path))?;
+        let start = self.tail.offset;
+        self.tail.offset += len as u64;
+        self.tail.place.sequence += 1;
+        self.tail.place.chain = checksum;
+        self.tail.marked = false;
+        self.publish(start);
+        // Those who wait for entries of this batch alone need not wait for the next one.
+        self.report();
+        Ok(())
+    }
+
+    /// Tells readers where the batch's entries are, and everyone that they are durable.
+    fn publish(&mut self, start: u64) {
+        let segment = number(self.active());
+        let start = usize::try_from(start).expect("a segment fits in memory");
+        let largest = self.tail.largest.last_mut().expect("there is an active segment");
+        let mut core = self.shared.core();
+        for change in self.batch.changes.drain(..) {
+            match change {
+                Change::Truncated => core.index.truncated(),
+                Change::Entry { index, at } => {
+                    *largest = (*largest).max(Some(index));
+                    let at = u32::try_from(start + at).expect("a segment is shorter than 4 GiB");
+                    core.index.written(index, segment, at);
+                }
+            }
+        }
+        core.synced = self.tail.last;
+        drop(core);
+        self.shared.progress.notify_all();
+    }
+
+    fn active(&self) -> &SegmentMeta {
+        self.manifest.segments.last().expect("there is an active segment")
+    }
+
+    /// Begins a new segment unless the active one has room for a frame.
+    fn make_room(&mut self, frame: usize) -> Result<(), StorageError> {
+        if self.tail.segment.is_some() && self.tail.offset + frame as u64 <= self.active().bytes {
+            return Ok(());
+        }
+        let file = self.manifest.next_file;
+        let bytes = self.files.size_for(frame);
+        let segment = Arc::new(self.files.prepare(file, bytes)?);
+        let salt = self.files.salt(file);
+        let Place { sequence: first_sequence, chain, .. } = self.tail.place;
+        let before = self.batch.before;
+        let meta = SegmentMeta { file, bytes, salt, first_sequence, chain, before };
+        let mut manifest = self.manifest.clone();
+        manifest.next_file += 1;
+        manifest.segments.push(meta);
+        self.replace_manifest(manifest)?;
+        self.shared.core().index.open_segment(number(&meta), segment.clone());
+        self.tail.largest.push(None);
+        self.tail.segment = Some(segment);
+        self.tail.offset = 0;
+        self.tail.place.salt = salt;
+        Ok(())
+    }
+
+    fn replace_manifest(&mut self, mut manifest: Manifest) -> Result<(), StorageError> {
+        manifest.committed = self.shared.core().committed;
+        manifest.store(&*self.disk)?;
+        self.manifest = manifest;
+        Ok(())
+    }
+
+    /// Forgets the entries up to `through`, which a durable snapshot covers, and the segments that
+    /// hold nothing else.
+    fn purge(&mut self, through: LogId) -> Result<(), StorageError> {
+        let all = self.manifest.segments.len();
+        let jump = self.tail.last.is_none_or(|last| last.index < through.index);
+        let dropped = if jump {
+            // The next entry does not continue the last one: it begins a segment of its own.
+            all
+        } else {
+            let largest = self.tail.largest.iter().take(all.saturating_sub(1));
+            largest.take_while(|largest| **largest <= Some(through.index)).count()
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.purged = Some(through);
+        let dropped: Vec<SegmentMeta> = manifest.segments.drain(..dropped).collect();
+        self.replace_manifest(manifest)?;
+        self.tail.largest.drain(..dropped.len());
+        if jump {
+            self.tail.segment = None;
+            self.tail.offset = 0;
+            self.tail.last = Some(through);
+            self.shared.core().synced = Some(through);
+            self.shared.progress.notify_all();
+        }
+        for meta in dropped {
+            let closed = self.shared.core().index.close_segment(number(&meta));
+            if let Some(segment) = closed {
+                self.files.recycle(segment, meta.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_vote(&mut self, vote: Vote) -> Result<(), StorageError> {
+        let shared = self.shared.clone();
+        shared.timed(|| self.vote.save(vote))
+    }
+
+    /// Ends the log cleanly: one frame more, so that damage to the last batch is told from a torn
+    /// tail when the log is opened again.
+    pub(super) fn close(&mut self) {
+        let room = self.tail.segment.is_some()
+            && self.tail.offset + self.batch.frame.len_with(0) as u64 <= self.active().bytes;
+        let failed = self.failed.is_some() || self.shared.core().failed.is_some();
+        if failed || self.tail.marked || !room {
+            return;
+        }
+        self.batch.frame.mark();
+        match self.write_batch() {
+            Ok(()) => self.tail.marked = true,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: StorageError) {
+        let error = Arc::new(error);
+        self.failed = Some(error.clone());
+        self.shared.core().failed = Some(error.clone());
+        self.shared.progress.notify_all();
+        (self.shared.options.fatal)(&error);
+    }
+}
+
+impl Request {
+    /// How many bytes wait with it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Append(entries, _) => entries.iter().map(|entry| entry.payload.len()).sum(),
+            Self::Truncate(..) | Self::Purge(..) | Self::Vote(..) | Self::Nothing(_) => 0,
+        }
+    }
+
+    pub(super) fn done(self) -> Done {
+        match self {
+            Self::Append(_, done)
+            | Self::Truncate(_, done)
+            | Self::Purge(_, done)
+            | Self::Vote(_, done)
+            | Self::Nothing(done) => done,
+        }
+    }
+}
