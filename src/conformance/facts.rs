@@ -24,10 +24,10 @@ pub(crate) struct Facts {
 /// A table and a signature.
 type Lock = (String, String);
 
-/// Whether a request may give the lock a token.
+/// Whether a request may change something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Asks {
-    ForAGrant,
+    ToChange,
     ToLook,
 }
 
@@ -82,7 +82,7 @@ impl Facts {
         if let Some(last) = self.last_decided {
             let backwards = match asks {
                 Asks::ToLook => decided_at < last,
-                Asks::ForAGrant => decided_at <= last,
+                Asks::ToChange => decided_at <= last,
             };
             if backwards {
                 return Err(format!("decided at {decided_at}, but an answer before it at {last}"));
@@ -137,11 +137,11 @@ mod tests {
     fn answers_are_decided_in_order() {
         let at = |index, position| Some(DecidedAt { index, position });
         let mut facts = Facts::default();
-        assert!(facts.decided(at(3, 0), Asks::ForAGrant).is_ok());
+        assert!(facts.decided(at(3, 0), Asks::ToChange).is_ok());
         assert!(facts.decided(at(3, u32::MAX), Asks::ToLook).is_ok());
         assert!(facts.decided(at(3, u32::MAX), Asks::ToLook).is_ok());
-        assert!(facts.decided(at(3, 1), Asks::ForAGrant).is_err());
-        assert!(facts.decided(None, Asks::ForAGrant).is_ok());
+        assert!(facts.decided(at(3, 1), Asks::ToChange).is_err());
+        assert!(facts.decided(None, Asks::ToChange).is_ok());
         assert!(facts.decided(at(2, u32::MAX), Asks::ToLook).is_err());
     }
 

@@ -56,6 +56,7 @@ mod print;
 mod report;
 mod runner;
 mod scripts;
+mod words;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -13,30 +13,33 @@ use tokio::runtime::Handle;
 use crate::error::Error;
 use crate::service::{DebugLockService as _, LockService as _, ServiceOptions};
 use crate::types::{
-    DecidedAt, Grant, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, TableDefaults,
-    TableOptions, Token, UnlockOptions, UnlockRequest,
+    DecidedAt, ListRequest, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults,
+    TableOptions, UnlockOptions, UnlockRequest,
 };
 
 use super::Bootstrap;
-use super::command::{Command, Id, Length, Name, TokenWord};
+use super::command::Command;
 use super::facts::{Asks, Facts};
 use super::pace::Pace;
 use super::print;
-
-/// The table of a handle that names none.
-const OWN_TABLE: &str = "main";
+use super::words::{Asked, Words};
 
 type BoxError = Box<dyn StdError>;
+
+/// The line that answers a command, or what ends the script.
+type Line = Result<String, BoxError>;
+
+/// The prefix of the lines that use a handle; the first one has none.
+type HandleName<'a> = Option<&'a String>;
 
 /// Runs a script's commands; implements goldenscript's own runner trait, which is synchronous:
 /// it must be driven from a thread that may block.
 pub(crate) struct Runner<B: Bootstrap> {
     bootstrap: Arc<B>,
     runtime: Handle,
-    prefix: String,
-    lanes: BTreeMap<String, u128>,
-    /// By the prefix of the lines that use them; the first one has none.
-    services: BTreeMap<Option<String>, Opened<B::Service>>,
+    words: Words,
+    handles: BTreeMap<Option<String>, Opened<B::Service>>,
+    /// To be deleted at the end.
     tables: BTreeSet<String>,
     facts: Facts,
     pace: Pace,
@@ -53,9 +56,8 @@ impl<B: Bootstrap> Runner<B> {
         Self {
             bootstrap,
             runtime,
-            prefix: format!("conformance/{:016x}/", rand::random::<u64>()),
-            lanes: BTreeMap::new(),
-            services: BTreeMap::new(),
+            words: Words::new(),
+            handles: BTreeMap::new(),
             tables: BTreeSet::new(),
             facts: Facts::default(),
             pace: Pace::new(),
@@ -77,14 +79,14 @@ impl<B: Bootstrap> Runner<B> {
     /// done that can be.
     pub(crate) fn clean_up(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
-        if let Some(opened) = self.services.values().next() {
+        if let Some(opened) = self.handles.values().next() {
             let service = Arc::clone(&opened.service);
             for table in std::mem::take(&mut self.tables) {
                 let options = TableOptions { table: Some(table), ..TableOptions::default() };
                 result = result.and(self.runtime.block_on(service.delete_table(options)));
             }
         }
-        for opened in std::mem::take(&mut self.services).into_values() {
+        for opened in std::mem::take(&mut self.handles).into_values() {
             result = result.and(self.close(opened));
         }
         result
@@ -96,86 +98,49 @@ impl<B: Bootstrap> Runner<B> {
         self.runtime.block_on(self.bootstrap.close(service))
     }
 
-    fn open(&mut self, handle: Option<&String>, options: ServiceOptions) -> Result<(), BoxError> {
-        if let Some(old) = self.services.remove(&handle.cloned()) {
+    fn perform(&mut self, command: &Command, handle: HandleName) -> Line {
+        match self.words.ask(command, &self.facts)? {
+            Asked::Open(options) => self.open(handle, options),
+            Asked::Lock(request, options) => self.lock(handle, request, options),
+            Asked::Unlock(request, options) => self.unlock(handle, request, options),
+            Asked::Check(signature, options) => self.check(handle, &signature, options),
+            Asked::List(request, options) => self.list(handle, request, options),
+            Asked::Tables => self.list_tables(handle),
+            Asked::ConfigureTable(defaults, options) => {
+                self.configure_table(handle, defaults, options)
+            }
+            Asked::DeleteTable(options) => self.delete_table(handle, options),
+            Asked::Advance(by) => self.advance(handle, by),
+            Asked::DefaultDuration(duration) => self.set_default_duration(handle, duration),
+        }
+    }
+
+    fn open(&mut self, handle: HandleName, options: ServiceOptions) -> Line {
+        if let Some(old) = self.handles.remove(&handle.cloned()) {
             self.close(old)?;
         }
         let table = options.table.clone();
         let service = Arc::new(self.runtime.block_on(self.bootstrap.open(options))?);
         self.tables.insert(table.clone());
-        self.services.insert(handle.cloned(), Opened { service, table });
-        Ok(())
+        self.handles.insert(handle.cloned(), Opened { service, table });
+        Ok(String::from("ok"))
     }
 
-    /// The handle of a line and the table it asks in: that of the line, else the handle's.
+    /// The service of a line and the table it asks in: its own, else the handle's.
     fn at(
-        &mut self,
-        handle: Option<&String>,
-        table: Option<&Name>,
+        &self,
+        handle: HandleName,
+        table: Option<&String>,
     ) -> Result<(Arc<B::Service>, String), BoxError> {
         let opened = self
-            .services
+            .handles
             .get(&handle.cloned())
             .ok_or_else(|| format!("no handle {handle:?} was opened"))?;
-        let service = Arc::clone(&opened.service);
-        let table = table.map_or_else(|| opened.table.clone(), |name| name.table(&self.prefix));
-        Ok((service, table))
+        Ok((Arc::clone(&opened.service), table.unwrap_or(&opened.table).clone()))
     }
 
-    /// A table that was accepted is deleted at the end.
-    fn used(&mut self, table: &str) {
-        self.tables.insert(table.to_owned());
-    }
-
-    fn id(&mut self, id: Option<&Id>) -> Option<RequestId> {
-        let id = id?;
-        let lane = *self.lanes.entry(id.lane.clone()).or_insert_with(rand::random);
-        Some(RequestId { lane, seq: id.seq })
-    }
-
-    fn token(&self, word: Option<TokenWord>) -> Result<Option<Token>, BoxError> {
-        match word {
-            None => Ok(None),
-            Some(TokenWord::Number(number)) => Ok(Some(Token(number))),
-            Some(TokenWord::Shown(number)) => {
-                let token = self.facts.token(number);
-                Ok(Some(token.ok_or_else(|| format!("the script has not shown t{number} yet"))?))
-            }
-        }
-    }
-
-    /// The line for an error of the contract, or the error that ends the script.
-    fn refused(&mut self, error: Error, table: &str, signature: &str) -> Result<String, BoxError> {
-        if let Error::NotFound { decided_at } = &error {
-            self.facts.decided(*decided_at, Asks::ToLook)?;
-        }
-        let line = print::error(&error, &mut self.facts.names(table), signature);
-        line.map_or_else(|| Err(error.into()), |line| Ok(self.as_written(line)))
-    }
-
-    /// A reason with the script's own names in place of what the run drew at random.
-    fn as_written(&self, mut line: String) -> String {
-        for (name, lane) in &self.lanes {
-            line = line.replace(&format!("{lane:032x}-"), &format!("{name}@"));
-        }
-        line.replace(&self.prefix, "")
-    }
-
-    fn decided_by_write(
-        &mut self,
-        repeated: bool,
-        decided_at: Option<DecidedAt>,
-    ) -> Result<(), String> {
-        // A repeated request is answered as it was: from where it was decided the first time.
-        if repeated { Ok(()) } else { self.facts.decided(decided_at, Asks::ForAGrant) }
-    }
-
-    fn lock(
-        &mut self,
-        (service, table): (Arc<B::Service>, String),
-        request: LockRequest,
-        options: LockOptions,
-    ) -> Result<String, BoxError> {
+    fn lock(&mut self, handle: HandleName, request: LockRequest, options: LockOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
         let repeated = self.facts.ask(options.request_id);
         let signature = request.signature.clone();
         let asked_at = self.pace.now();
@@ -183,35 +148,30 @@ impl<B: Bootstrap> Runner<B> {
             Ok(response) => response,
             Err(error) => return self.refused(error, &table, &signature),
         };
-        self.used(&table);
+        self.tables.insert(table.clone());
         self.decided_by_write(repeated, response.decided_at)?;
-        if let (Some(grant), false) = (response.grant(), repeated) {
+        if !repeated && let Some(grant) = response.grant() {
             self.pace.granted(&table, &signature, asked_at);
-            self.granted(grant, &table, &signature, response.created())?;
+            if !grant.live {
+                return Err("a grant that was just given is not live".into());
+            }
+            self.facts.granted(&table, &signature, grant.token, response.created())?;
         }
-        self.pace.tell(&table, &signature);
-        Ok(print::lock(&response.status, &signature, &mut self.facts.names(&table)))
+        Ok(self.lock_line(&response, &table, &signature))
     }
 
-    fn granted(
-        &mut self,
-        grant: &Grant,
-        table: &str,
-        signature: &str,
-        created: bool,
-    ) -> Result<(), String> {
-        if !grant.live {
-            return Err(String::from("a grant that was just given is not live"));
-        }
-        self.facts.granted(table, signature, grant.token, created)
+    fn lock_line(&mut self, response: &LockResponse, table: &str, signature: &str) -> String {
+        self.pace.tell(table, signature);
+        print::lock(&response.status, signature, &mut self.facts.names(table))
     }
 
     fn unlock(
         &mut self,
-        (service, table): (Arc<B::Service>, String),
+        handle: HandleName,
         request: UnlockRequest,
         options: UnlockOptions,
-    ) -> Result<String, BoxError> {
+    ) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
         let repeated = self.facts.ask(options.request_id);
         let signature = request.signature.clone();
         match self.runtime.block_on(service.unlock(request, options)) {
@@ -224,12 +184,8 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    fn check(
-        &mut self,
-        (service, table): (Arc<B::Service>, String),
-        signature: &str,
-        options: ReadOptions,
-    ) -> Result<String, BoxError> {
+    fn check(&mut self, handle: HandleName, signature: &str, options: ReadOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
         match self.runtime.block_on(service.check(signature.to_owned(), options)) {
             Ok(response) => {
                 self.pace.tell(&table, signature);
@@ -240,12 +196,8 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    fn list(
-        &mut self,
-        (service, table): (Arc<B::Service>, String),
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<String, BoxError> {
+    fn list(&mut self, handle: HandleName, request: ListRequest, options: ReadOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
         match self.runtime.block_on(service.list(request, options)) {
             Ok(response) => {
                 for record in &response.locks {
@@ -258,170 +210,69 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    fn done(&mut self, result: Result<(), Error>, table: &str) -> Result<String, BoxError> {
+    fn list_tables(&mut self, handle: HandleName) -> Line {
+        let (service, _) = self.at(handle, None)?;
+        let tables = self.runtime.block_on(service.tables(ReadOptions::default()))?;
+        Ok(print::tables(&tables, &self.words.prefix))
+    }
+
+    fn configure_table(
+        &mut self,
+        handle: HandleName,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let result = self.runtime.block_on(service.configure_table(defaults, options));
+        if result.is_ok() {
+            self.tables.insert(table.clone());
+        }
+        self.done(result, &table)
+    }
+
+    fn delete_table(&mut self, handle: HandleName, options: TableOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let result = self.runtime.block_on(service.delete_table(options));
+        self.done(result, &table)
+    }
+
+    fn advance(&mut self, handle: HandleName, by: Duration) -> Line {
+        let (service, _) = self.at(handle, None)?;
+        self.runtime.block_on(service.advance_clock(by))?;
+        self.advanced += by;
+        // Time passes without a word: a line of its own would only repeat the command.
+        Ok(String::new())
+    }
+
+    fn set_default_duration(&mut self, handle: HandleName, duration: Duration) -> Line {
+        let (service, table) = self.at(handle, None)?;
+        let result = self.runtime.block_on(service.set_default_duration(duration));
+        self.done(result, &table)
+    }
+
+    fn done(&mut self, result: Result<(), Error>, table: &str) -> Line {
         match result {
             Ok(()) => Ok(String::from("ok")),
             Err(error) => self.refused(error, table, ""),
         }
     }
 
-    /// Commands that ask for locks or read them.
-    fn ask(
-        &mut self,
-        command: &Command,
-        handle: Option<&String>,
-    ) -> Result<Option<String>, BoxError> {
-        let length = |length: &Option<Length>| length.map(|length| length.0);
-        let text = |name: &Option<Name>| name.as_ref().map(|name| name.text.clone());
-        let line = match command {
-            Command::Lock {
-                signature,
-                signee,
-                force,
-                level,
-                duration,
-                time_to_live,
-                token,
-                instance,
-                table,
-                id,
-            } => {
-                let request = LockRequest {
-                    signature: signature.text.clone(),
-                    signee: signee.text.clone(),
-                    level: *level,
-                };
-                let options = LockOptions {
-                    table: table.as_ref().map(|name| name.table(&self.prefix)),
-                    force: force.is_some(),
-                    duration: length(duration),
-                    time_to_live: length(time_to_live),
-                    token: self.token(*token)?,
-                    instance: text(instance),
-                    request_id: self.id(id.as_ref()),
-                    ..LockOptions::default()
-                };
-                let at = self.at(handle, table.as_ref())?;
-                self.lock(at, request, options)?
-            }
-            Command::Unlock { signature, signee, token, instance, table, id } => {
-                let request = UnlockRequest {
-                    signature: signature.text.clone(),
-                    signee: signee.text.clone(),
-                };
-                let options = UnlockOptions {
-                    table: table.as_ref().map(|name| name.table(&self.prefix)),
-                    token: self.token(*token)?,
-                    instance: text(instance),
-                    request_id: self.id(id.as_ref()),
-                    ..UnlockOptions::default()
-                };
-                let at = self.at(handle, table.as_ref())?;
-                self.unlock(at, request, options)?
-            }
-            Command::Check { signature, table } => {
-                let options = self.reading(table.as_ref());
-                let at = self.at(handle, table.as_ref())?;
-                self.check(at, &signature.text, options)?
-            }
-            Command::List { prefix, after, limit, table } => {
-                let request = ListRequest {
-                    prefix: text(prefix).unwrap_or_default(),
-                    after: text(after),
-                    limit: limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
-                };
-                let options = self.reading(table.as_ref());
-                let at = self.at(handle, table.as_ref())?;
-                self.list(at, request, options)?
-            }
-            Command::Open { .. }
-            | Command::Tables
-            | Command::ConfigureTable { .. }
-            | Command::DeleteTable { .. }
-            | Command::Advance(_)
-            | Command::DefaultDuration(_) => return Ok(None),
-        };
-        Ok(Some(line))
-    }
-
-    fn perform(&mut self, command: &Command, handle: Option<&String>) -> Result<String, BoxError> {
-        if let Some(line) = self.ask(command, handle)? {
-            return Ok(line);
+    /// The line for an error of the contract, or the error that ends the script.
+    fn refused(&mut self, error: Error, table: &str, signature: &str) -> Line {
+        if let Error::NotFound { decided_at } = &error {
+            self.facts.decided(*decided_at, Asks::ToLook)?;
         }
-        let line = self.arrange(command, handle)?;
-        Ok(line.expect("a command either asks or arranges"))
+        let line = print::error(&error, &mut self.facts.names(table), signature);
+        line.map_or_else(|| Err(error.into()), |line| Ok(self.words.as_written(line)))
     }
 
-    fn reading(&self, table: Option<&Name>) -> ReadOptions {
-        let table = table.map(|name| name.table(&self.prefix));
-        ReadOptions { table, ..ReadOptions::default() }
-    }
-
-    /// Commands about tables, handles and time.
-    fn arrange(
+    fn decided_by_write(
         &mut self,
-        command: &Command,
-        handle: Option<&String>,
-    ) -> Result<Option<String>, BoxError> {
-        let length = |length: &Option<Length>| length.map(|length| length.0);
-        let line = match command {
-            Command::Open { table, default_duration, default_time_to_live } => {
-                let own = OWN_TABLE.parse().expect("a plain word is a name");
-                let options = ServiceOptions {
-                    table: table.as_ref().unwrap_or(&own).table(&self.prefix),
-                    default_duration: length(default_duration),
-                    default_time_to_live: length(default_time_to_live),
-                };
-                self.open(handle, options)?;
-                String::from("ok")
-            }
-            Command::Tables => {
-                let (service, _) = self.at(handle, None)?;
-                let tables = self.runtime.block_on(service.tables(ReadOptions::default()))?;
-                print::tables(&tables, &self.prefix)
-            }
-            Command::ConfigureTable { table, duration, time_to_live, id } => {
-                let defaults = TableDefaults {
-                    duration: length(duration),
-                    time_to_live: length(time_to_live),
-                };
-                let options = self.writing(table.as_ref(), id.as_ref());
-                let (service, table) = self.at(handle, table.as_ref())?;
-                let result = self.runtime.block_on(service.configure_table(defaults, options));
-                if result.is_ok() {
-                    self.used(&table);
-                }
-                self.done(result, &table)?
-            }
-            Command::DeleteTable { table, id } => {
-                let options = self.writing(table.as_ref(), id.as_ref());
-                let (service, table) = self.at(handle, table.as_ref())?;
-                let result = self.runtime.block_on(service.delete_table(options));
-                self.done(result, &table)?
-            }
-            Command::Advance(by) => {
-                let (service, _) = self.at(handle, None)?;
-                self.runtime.block_on(service.advance_clock(by.0))?;
-                self.advanced += by.0;
-                // Time passes without a word: a line of its own would only repeat the command.
-                String::new()
-            }
-            Command::DefaultDuration(duration) => {
-                let (service, table) = self.at(handle, None)?;
-                let result = self.runtime.block_on(service.set_default_duration(duration.0));
-                self.done(result, &table)?
-            }
-            Command::Lock { .. }
-            | Command::Unlock { .. }
-            | Command::Check { .. }
-            | Command::List { .. } => return Ok(None),
-        };
-        Ok(Some(line))
-    }
-
-    fn writing(&mut self, table: Option<&Name>, id: Option<&Id>) -> TableOptions {
-        let table = table.map(|name| name.table(&self.prefix));
-        TableOptions { table, request_id: self.id(id), ..TableOptions::default() }
+        repeated: bool,
+        decided_at: Option<DecidedAt>,
+    ) -> Result<(), String> {
+        // A repeated request is answered as it was: from where it was decided the first time.
+        if repeated { Ok(()) } else { self.facts.decided(decided_at, Asks::ToChange) }
     }
 }
 
@@ -429,16 +280,10 @@ impl<B: Bootstrap> goldenscript::Runner for Runner<B> {
     type Command = Command;
 
     fn start_script(&mut self) -> Result<(), BoxError> {
-        let own: Name = OWN_TABLE.parse()?;
-        let table = own.table(&self.prefix);
-        self.open(None, ServiceOptions { table, ..ServiceOptions::default() })
+        self.open(None, self.words.first_handle()).map(drop)
     }
 
-    fn run(
-        &mut self,
-        command: &Command,
-        context: &goldenscript::Context,
-    ) -> Result<String, BoxError> {
+    fn run(&mut self, command: &Command, context: &goldenscript::Context) -> Line {
         let handle = context.prefix.as_ref();
         if matches!(command, Command::Advance(_)) {
             return self.perform(command, handle);
