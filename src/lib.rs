@@ -3,6 +3,7 @@
 pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod conformance;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod service;
 pub mod storage;
 pub mod types;
 
+pub use client::Client;
 pub use error::Error;
 pub use memory::MemoryLocks;
 pub use service::{DebugLockService, LockService, ServiceOptions};

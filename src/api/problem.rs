@@ -13,6 +13,9 @@ use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
+/// What the `type` of every one of our documents begins with.
+const TYPE_PREFIX: &str = "urn:keyward:problem:";
+
 /// What kind of problem it is, as a stable word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,7 +136,7 @@ impl Problem {
     /// A problem of this kind, with what is wrong.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:keyward:problem:{}", code.word()),
+            kind: format!("{TYPE_PREFIX}{}", code.word()),
             title: code.title().to_owned(),
             status: code.status(),
             code,
@@ -142,6 +145,11 @@ impl Problem {
             holders: None,
             leader: None,
         }
+    }
+
+    /// Whether it was written by a Keyward node: a proxy in between may answer in the same format.
+    pub fn is_ours(&self) -> bool {
+        self.kind.starts_with(TYPE_PREFIX)
     }
 
     /// The refusal of a lock or unlock request.

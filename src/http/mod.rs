@@ -16,6 +16,9 @@ mod openapi;
 mod request;
 pub mod server;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;

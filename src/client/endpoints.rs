@@ -1,0 +1,120 @@
+//! Which node is asked next.
+//!
+//! The one that answered last is asked first. A refusal's hint is followed, unless the node it
+//! names has just failed; without one, the next endpoint of the list has its turn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Error;
+
+/// The nodes of one cluster.
+pub(super) struct Endpoints {
+    known: Vec<Arc<str>>,
+    preferred: Mutex<Arc<str>>,
+}
+
+impl Endpoints {
+    /// # Errors
+    /// `BadRequest` if there is none, or one is no `http://host:port`.
+    pub(super) fn new(endpoints: &[String]) -> Result<Self, Error> {
+        let known: Vec<Arc<str>> =
+            endpoints.iter().map(|text| normalize(text)).collect::<Result<_, _>>()?;
+        let Some(first) = known.first() else {
+            return Err(Error::bad_request("a client needs at least one endpoint"));
+        };
+        let preferred = Mutex::new(Arc::clone(first));
+        Ok(Self { known, preferred })
+    }
+
+    pub(super) fn known(&self) -> &[Arc<str>] {
+        &self.known
+    }
+
+    /// Who is asked first.
+    pub(super) fn preferred(&self) -> Arc<str> {
+        Arc::clone(&self.preferred.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Remembers who answered.
+    pub(super) fn prefer(&self, endpoint: &Arc<str>) {
+        let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
+        if *preferred != *endpoint {
+            *preferred = Arc::clone(endpoint);
+        }
+    }
+
+    /// Who is asked after this one failed, within one call. `failed` are those that did so far.
+    pub(super) fn after(
+        &self,
+        endpoint: &Arc<str>,
+        hint: Option<&str>,
+        failed: &[Arc<str>],
+    ) -> Arc<str> {
+        let hint = hint.and_then(|hint| normalize(hint).ok());
+        if let Some(hint) = hint.filter(|hint| !failed.contains(hint)) {
+            return hint;
+        }
+        let at = self.known.iter().position(|known| known == endpoint);
+        let next = at.map_or(0, |at| (at + 1) % self.known.len());
+        Arc::clone(&self.known[next])
+    }
+}
+
+/// An endpoint as it is compared and put before a path: scheme, host and port, no slash.
+pub(super) fn normalize(text: &str) -> Result<Arc<str>, Error> {
+    let wrong = |why: &str| Err(Error::bad_request(format!("endpoint {text:?}: {why}")));
+    let trimmed = text.trim();
+    let with_scheme =
+        if trimmed.contains("://") { trimmed.to_owned() } else { format!("http://{trimmed}") };
+    let Ok(url) = reqwest::Url::parse(&with_scheme) else {
+        return wrong("not a URL such as http://host:7420");
+    };
+    match url.scheme() {
+        "http" => {}
+        "https" => return wrong("https is not supported, use http"),
+        _ => return wrong("the scheme must be http"),
+    }
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !bare || !url.username().is_empty() || url.password().is_some() || !url.has_host() {
+        return wrong("only scheme, host and port are wanted, such as http://host:7420");
+    }
+    Ok(Arc::from(url.as_str().trim_end_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_scheme_host_and_port() {
+        let good = [
+            ("http://a:7420", "http://a:7420"),
+            ("http://A:7420/", "http://a:7420"),
+            ("a:7420", "http://a:7420"),
+            (" 127.0.0.1:1 ", "http://127.0.0.1:1"),
+            ("http://[::1]:9", "http://[::1]:9"),
+            ("localhost", "http://localhost"),
+        ];
+        for (text, expected) in good {
+            assert_eq!(&*normalize(text).unwrap(), expected, "{text}");
+        }
+        for text in ["", "http://", "https://a", "ftp://a", "http://a/v1", "http://u:p@a", "a b"] {
+            assert!(normalize(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_followed_unless_its_node_has_just_failed() {
+        let list = ["http://a:1", "http://b:1", "http://c:1"];
+        let endpoints = Endpoints::new(&list.map(String::from)).unwrap();
+        let [a, b, c] = [0, 1, 2].map(|at| Arc::clone(&endpoints.known()[at]));
+        assert_eq!(endpoints.after(&a, None, &[]), b);
+        assert_eq!(endpoints.after(&c, None, &[]), a);
+        assert_eq!(endpoints.after(&a, Some("http://c:1/"), &[]), c);
+        assert_eq!(endpoints.after(&a, Some("http://c:1"), &[Arc::clone(&c)]), b);
+        assert_eq!(endpoints.after(&a, Some("not a url"), &[]), b);
+        let stranger = endpoints.after(&a, Some("http://d:1"), &[]);
+        assert_eq!(&*stranger, "http://d:1", "an address outside the list may be hinted");
+        assert_eq!(endpoints.after(&stranger, None, &[]), a);
+    }
+}

@@ -1,0 +1,357 @@
+//! A client of the HTTP API, for programs that want locks.
+//!
+//! [`Client`] answers lock requests by asking a cluster: it knows several nodes, stays with the
+//! one that answers, follows the hint to a leader, and repeats what may be repeated under the same
+//! `request_id` until the call's time is up. [`Guard`] holds a lock while a value lives.
+//!
+//! It never guesses: what a node did not say in its own problem document is [`Error::Unknown`]
+//! for a write once a byte has left, and [`Error::Unavailable`] for a read. It imports the words
+//! and [`crate::api`] only, so that it can become a crate of its own.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), keyward::Error> {
+//! use keyward::client::{Acquire, Client};
+//!
+//! let client = Client::builder().endpoints(["http://127.0.0.1:7420"]).build()?;
+//! let guard = client.acquire(Acquire::new("jobs/nightly", "worker-1")).await?;
+//! // Hand guard.token() to whatever the lock guards, and stop when guard.lost() is ready.
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod belief;
+mod endpoints;
+mod guard;
+mod lanes;
+mod renewal;
+mod resolve;
+mod transport;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
+pub use resolve::Resolver;
+
+use crate::api::{
+    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DoneAnswer, ListAnswer, ListQuery,
+    LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
+    UnlockBody, routes,
+};
+use crate::clock::{Clock, SystemClock};
+use crate::error::Error;
+use crate::service::{DebugLockService, LockService, ServiceOptions};
+use crate::types::{
+    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    LockStatus, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions,
+    UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+};
+use lanes::Lane;
+use transport::{Request, Transport};
+
+/// Where a node listens for clients when nobody says otherwise.
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
+
+/// How long a connection may take to come about. A node that is there answers within a round
+/// trip; one that is not must not use up the time of the call.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a [`Client`] is made.
+#[derive(Clone)]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    options: ServiceOptions,
+    timeout: Duration,
+    connect_timeout: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl ClientBuilder {
+    /// The nodes that are asked, as `http://host:port`. Left out: [`DEFAULT_ENDPOINT`].
+    #[must_use]
+    pub fn endpoints<T: Into<String>>(mut self, endpoints: impl IntoIterator<Item = T>) -> Self {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The table of requests that name none.
+    #[must_use]
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.options.table = table.into();
+        self
+    }
+
+    /// The duration of grants whose requests name none; left out, the table decides.
+    #[must_use]
+    pub fn default_duration(mut self, duration: Duration) -> Self {
+        self.options.default_duration = Some(duration);
+        self
+    }
+
+    /// Table, default duration and default time_to_live at once.
+    #[must_use]
+    pub fn options(mut self, options: ServiceOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// How long a call that does not say is tried in all: 5 seconds if left out.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long a connection may take: [`CONNECT_TIMEOUT`] if left out.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The clock that guards count with; tests move one by hand.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the client. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// `BadRequest` if an endpoint is no `http://host:port`.
+    pub fn build(self) -> Result<Client, Error> {
+        let transport = Transport::new(&self.endpoints, self.connect_timeout, self.timeout)?;
+        Ok(Client {
+            transport: Arc::new(transport),
+            options: Arc::new(Mutex::new(self.options)),
+            clock: self.clock,
+        })
+    }
+}
+
+/// A client of a cluster. Clones are the same handle: they share connections and defaults.
+#[derive(Clone)]
+pub struct Client {
+    transport: Arc<Transport>,
+    options: Arc<Mutex<ServiceOptions>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Client {
+    /// A client of the node on this machine, or of the cluster that is named.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            endpoints: vec![DEFAULT_ENDPOINT.to_owned()],
+            options: ServiceOptions::default(),
+            timeout: crate::api::DEFAULT_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Another handle with its own table and defaults on the same connections.
+    #[must_use]
+    pub fn handle(&self, options: ServiceOptions) -> Self {
+        Self { options: Arc::new(Mutex::new(options)), ..self.clone() }
+    }
+
+    /// The endpoints it was given.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.transport.endpoints()
+    }
+
+    /// Takes a lock and keeps it until the guard is released or dropped.
+    ///
+    /// # Errors
+    /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
+    pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
+        Guard::acquire(self.clone(), Arc::clone(&self.clock), request).await
+    }
+
+    /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn.
+    ///
+    /// # Errors
+    /// As [`Client::acquire`]; `Forbidden` names the holders when the time was up.
+    pub async fn acquire_within(
+        &self,
+        request: Acquire,
+        patience: Duration,
+    ) -> Result<LockGuard, Error> {
+        Guard::acquire_within(self.clone(), Arc::clone(&self.clock), request, patience).await
+    }
+
+    /// What any node that answers knows of the cluster.
+    ///
+    /// # Errors
+    /// `Unavailable`; `BadRequest` if the endpoint is no node of a cluster.
+    pub async fn cluster(&self, call: CallOptions) -> Result<ClusterStatus, Error> {
+        let request = Request::read(routes::CLUSTER, &());
+        self.transport.call(&request, &call).await.map(|(status, _)| status)
+    }
+
+    /// What the node at this endpoint knows of the cluster. No other node is asked.
+    ///
+    /// # Errors
+    /// As [`Client::cluster`].
+    pub async fn cluster_at(
+        &self,
+        endpoint: &str,
+        call: CallOptions,
+    ) -> Result<ClusterStatus, Error> {
+        let request = Request::read(routes::CLUSTER, &());
+        self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
+    }
+
+    fn options(&self) -> ServiceOptions {
+        // The options are replaced whole, so what a panicking thread left is still whole.
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn table(&self, table: Option<String>) -> Option<String> {
+        table.or_else(|| Some(self.options().table))
+    }
+
+    /// The caller's own request id, or the next of a lane that is ours while the call lasts.
+    fn request_id(&self, given: Option<RequestId>) -> (RequestId, Option<Lane<'_>>) {
+        if let Some(id) = given {
+            return (id, None);
+        }
+        let lane = self.transport.lanes().take();
+        (lane.id(), Some(lane))
+    }
+}
+
+/// Gives the lane back unless the outcome is open: a copy of the request may then still be on its
+/// way, and must not meet a later request on its lane.
+fn settle<T>(lane: Option<Lane<'_>>, result: &Result<T, Error>) {
+    if let Some(lane) = lane
+        && !matches!(result, Err(Error::Unknown { .. }))
+    {
+        lane.give_back();
+    }
+}
+
+impl LockService for Client {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        mut options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        self.options().fill_lock(&mut options);
+        let (request_id, lane) = self.request_id(options.request_id);
+        options.request_id = Some(request_id);
+        let body = LockBody::new(request, &options);
+        let request = Request::write("POST", routes::LOCK, &body);
+        let result = self.transport.call_or_refusal::<LockAnswer>(&request, &options.call).await;
+        settle(lane, &result);
+        match result? {
+            (Ok(answer), decided_at) => answer
+                .into_words(decided_at)
+                .ok_or_else(|| Error::unknown("the answer says transferred, but not from whom")),
+            (Err(forbidden), decided_at) => {
+                Ok(LockResponse { status: LockStatus::Failed(forbidden), decided_at })
+            }
+        }
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        mut options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        options.table = self.table(options.table);
+        let (request_id, lane) = self.request_id(options.request_id);
+        options.request_id = Some(request_id);
+        let body = UnlockBody::new(request, &options);
+        let request = Request::write("POST", routes::UNLOCK, &body);
+        let result = self.transport.call_or_refusal::<UnlockAnswer>(&request, &options.call).await;
+        settle(lane, &result);
+        match result? {
+            (Ok(answer), decided_at) => Ok(answer.into_words(decided_at)),
+            (Err(forbidden), decided_at) => {
+                Ok(UnlockResponse { status: UnlockStatus::Failed(forbidden), decided_at })
+            }
+        }
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        let query =
+            CheckQuery { signature, table: self.table(options.table), stale: options.stale };
+        let request = Request::read(routes::LOCK, &query);
+        let (answer, at) = self.transport.call::<CheckAnswer>(&request, &options.call).await?;
+        Ok(answer.into_words(at))
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        let query = ListQuery {
+            prefix: request.prefix,
+            after: request.after,
+            limit: Some(request.limit),
+            table: self.table(options.table),
+            stale: options.stale,
+        };
+        let request = Request::read(routes::LOCKS, &query);
+        let (answer, at) = self.transport.call::<ListAnswer>(&request, &options.call).await?;
+        Ok(answer.into_words(at))
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        let query = TablesQuery { stale: options.stale };
+        let request = Request::read(routes::TABLES, &query);
+        let (answer, _) = self.transport.call::<TablesAnswer>(&request, &options.call).await?;
+        Ok(answer.tables.into_iter().map(Into::into).collect())
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        let (request_id, lane) = self.request_id(options.request_id);
+        let body = TableBody::new(defaults, self.table(options.table), Some(request_id));
+        let request = Request::write("PUT", routes::TABLE, &body);
+        let result = self.transport.call::<DoneAnswer>(&request, &options.call).await;
+        settle(lane, &result);
+        result.map(|_| ())
+    }
+
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        let (request_id, lane) = self.request_id(options.request_id);
+        let table = options.table.unwrap_or_else(|| self.options().table);
+        let query = TableQuery { table, request_id: Some(request_id) };
+        let request = Request::delete(routes::TABLE, &query);
+        let result = self.transport.call::<DoneAnswer>(&request, &options.call).await;
+        settle(lane, &result);
+        result.map(|_| ())
+    }
+}
+
+impl DebugLockService for Client {
+    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
+        if duration < Duration::from_millis(1) || duration > MAX_DURATION {
+            return Err(Error::bad_request("a duration is 1 ms to 366 days"));
+        }
+        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        options.default_duration = Some(duration);
+        Ok(())
+    }
+
+    /// Asks the node to move its clock, which only one started for tests does; otherwise waits.
+    async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
+        let body = AdvanceBody { by_ms: crate::api::to_ms(by) };
+        let request = Request::once("POST", routes::DEBUG_ADVANCE, &body);
+        match self.transport.call::<DoneAnswer>(&request, &CallOptions::default()).await {
+            Err(Error::BadRequest { .. }) => {
+                tokio::time::sleep(by).await;
+                Ok(())
+            }
+            result => result.map(|_| ()),
+        }
+    }
+}
