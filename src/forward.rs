@@ -1,20 +1,56 @@
 //! Routing: this node if it leads, else one hop to the leader.
+//!
+//! A request is forwarded, never a stamp, and never twice: the node it is forwarded to answers it
+//! as the leader or refuses it. Nothing is retried here, because only the caller knows whether
+//! doing it twice would hurt. What came of a write is `Unavailable` only where it is certain that
+//! nothing was done; once a byte may have left, it is `Unknown`.
+
+mod wire;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::api::NodeFigures;
+use crate::clock::Deadline;
 use crate::error::Error;
-use crate::node::Node;
+use crate::lock;
+use crate::node::{DEFAULT_TIMEOUT, Node};
+use crate::raft::peer::{CallError, Lane, paths};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
+use crate::storage::Uuid;
 use crate::types::{
-    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
+    UnlockResponse,
 };
+use wire::{Answer, Request};
+
+/// So many requests may be on their way to the leader at once; more are refused as `Unavailable`.
+const MAX_FORWARDED: usize = 4096;
+
+/// How long a request waits for a leader to become known, at most and at most for half of its own
+/// time. About as long as an election takes once it has begun; a dead leader that is not yet known
+/// to be dead is not waited for.
+const LEADER_WAIT: Duration = Duration::from_millis(500);
 
 /// Answers on any node: itself if it leads, else the leader in one hop.
 pub struct Forwarding {
     node: Node,
     options: Mutex<ServiceOptions>,
+    admission: Semaphore,
+    forwarded: AtomicU64,
+}
+
+/// Where the leader is.
+struct Leader {
+    id: u64,
+    uuid: Option<Uuid>,
+    addr: String,
 }
 
 impl Forwarding {
@@ -25,68 +61,272 @@ impl Forwarding {
 
     /// With a table and defaults for requests that leave them out.
     pub fn with_options(node: Node, options: ServiceOptions) -> Self {
-        Self { node, options: Mutex::new(options) }
+        Self {
+            node,
+            options: Mutex::new(options),
+            admission: Semaphore::new(MAX_FORWARDED),
+            forwarded: AtomicU64::new(0),
+        }
     }
 
     /// The node behind it.
     pub fn node(&self) -> &Node {
         &self.node
     }
+
+    /// The node's figures, and how many requests were sent on.
+    pub fn figures(&self) -> NodeFigures {
+        let forwarded = self.forwarded.load(Ordering::Relaxed);
+        NodeFigures { forwarded, ..self.node.figures() }
+    }
+
+    fn options(&self) -> ServiceOptions {
+        self.options.lock().expect("nothing panics while it holds the options").clone()
+    }
+
+    /// Answers here or there.
+    async fn route(&self, request: Request, call: CallOptions) -> Result<Answer, Error> {
+        let deadline = Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        match self.leader(deadline).await? {
+            None => answer_here(&self.node, request).await,
+            Some(leader) => self.send_on(leader, request, call, deadline).await,
+        }
+    }
+
+    /// Where the leader is; `None` if it is here.
+    async fn leader(&self, deadline: Deadline) -> Result<Option<Leader>, Error> {
+        let member = self.node.member();
+        let mut known = member.metrics_ref(|metrics| metrics.current_leader);
+        if known.is_none() {
+            let wait = LEADER_WAIT.min(deadline.remaining() / 2);
+            let waited = member
+                .raft
+                .wait(Some(wait))
+                .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
+                .await;
+            known = waited.ok().and_then(|metrics| metrics.current_leader);
+        }
+        let Some(id) = known else { return Err(Error::unavailable("no leader is known")) };
+        if id == member.id {
+            return Ok(None);
+        }
+        let node = member.metrics_ref(|metrics| metrics.membership_config.get_node(&id).cloned());
+        let logged = node.as_ref().map(|node| node.peer_addr.as_str());
+        let Some(addr) = member.peers.addr(id, logged) else {
+            return Err(Error::unavailable(format!("node {id} leads, its address is not known")));
+        };
+        Ok(Some(Leader { id, uuid: node.as_ref().map(|node| node.uuid), addr: addr.to_owned() }))
+    }
+
+    async fn send_on(
+        &self,
+        leader: Leader,
+        request: Request,
+        mut call: CallOptions,
+        deadline: Deadline,
+    ) -> Result<Answer, Error> {
+        let Ok(_admitted) = self.admission.try_acquire() else {
+            return Err(Error::unavailable("too many requests are on their way to the leader"));
+        };
+        let timeout = deadline.remaining();
+        if timeout.is_zero() {
+            return Err(Error::unavailable("the time was up before the request was sent on"));
+        }
+        self.forwarded.fetch_add(1, Ordering::Relaxed);
+        call.timeout = Some(timeout);
+        let is_read = request.is_read();
+        let message = wire::encode_request(request, &call);
+        let target = (leader.id, leader.uuid, leader.addr.as_str());
+        let peers = &self.node.member().peers;
+        let answer = peers.call(Lane::Forward, target, paths::FORWARD, message, timeout).await;
+        let failed = |reason: String| {
+            if is_read { Error::unavailable(reason) } else { Error::unknown(reason) }
+        };
+        match answer {
+            Ok(bytes) => wire::decode_answer(&bytes).map_err(|error| failed(error.to_string()))?,
+            Err(error @ (CallError::Connect { .. } | CallError::Refused { .. })) => {
+                Err(Error::unavailable(error.to_string()))
+            }
+            Err(
+                error @ (CallError::Broken { .. }
+                | CallError::Timeout { .. }
+                | CallError::Answer { .. }
+                | CallError::Status { .. }),
+            ) => Err(failed(error.to_string())),
+        }
+    }
+}
+
+/// Answers a request that another node has sent on. It goes no further: if this node does not
+/// lead, it says so.
+pub(crate) async fn answer_forwarded(node: &Node, message: &[u8]) -> Option<Bytes> {
+    let request = match wire::decode_request(message) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::warn!(%error, "a forwarded request is refused");
+            return None;
+        }
+    };
+    Some(wire::encode_answer(&answer_here(node, request).await))
+}
+
+async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {
+    let trace_id = trace_id(&request).unwrap_or_default().to_owned();
+    let span = tracing::debug_span!("answer", trace_id);
+    let answer = async {
+        match request {
+            Request::Lock(request, options) => node.lock(request, options).await.map(Answer::Lock),
+            Request::Unlock(request, options) => {
+                node.unlock(request, options).await.map(Answer::Unlock)
+            }
+            Request::Check(signature, options) => {
+                node.check(signature, options).await.map(Answer::Check)
+            }
+            Request::List(request, options) => node.list(request, options).await.map(Answer::List),
+            Request::Tables(options) => node.tables(options).await.map(Answer::Tables),
+            Request::ConfigureTable(defaults, options) => {
+                node.configure_table(defaults, options).await.map(|()| Answer::Done)
+            }
+            Request::DeleteTable(options) => {
+                node.delete_table(options).await.map(|()| Answer::Done)
+            }
+            Request::Advance(by) => node.debug_advance(by).await.map(|()| Answer::Done),
+        }
+    };
+    answer.instrument(span).await
+}
+
+fn trace_id(request: &Request) -> Option<&str> {
+    let call = match request {
+        Request::Lock(_, options) => &options.call,
+        Request::Unlock(_, options) => &options.call,
+        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
+            &options.call
+        }
+        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => &options.call,
+        Request::Advance(_) => return None,
+    };
+    call.trace_id.as_deref()
+}
+
+/// An answer to another question: the other node is broken, and the question may have been
+/// answered.
+fn mixed_up() -> Error {
+    Error::unknown("the leader answered another question")
 }
 
 impl LockService for Forwarding {
     async fn lock(
         &self,
         request: LockRequest,
-        options: LockOptions,
+        mut options: LockOptions,
     ) -> Result<LockResponse, Error> {
-        self.node.lock(request, options).await
+        self.options().fill_lock(&mut options);
+        // What is wrong is said here, before anything is sent.
+        lock::lock_command(&request, &options)?;
+        let call = options.call.clone();
+        match self.route(Request::Lock(request, options), call).await? {
+            Answer::Lock(response) => Ok(response),
+            _ => Err(mixed_up()),
+        }
     }
 
     async fn unlock(
         &self,
         request: UnlockRequest,
-        options: UnlockOptions,
+        mut options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
-        self.node.unlock(request, options).await
+        self.options().fill_table(&mut options.table);
+        lock::unlock_command(&request, &options)?;
+        let call = options.call.clone();
+        match self.route(Request::Unlock(request, options), call).await? {
+            Answer::Unlock(response) => Ok(response),
+            _ => Err(mixed_up()),
+        }
     }
 
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        self.node.check(signature, options).await
+    async fn check(
+        &self,
+        signature: String,
+        mut options: ReadOptions,
+    ) -> Result<CheckResponse, Error> {
+        self.options().fill_table(&mut options.table);
+        lock::validate_read(&signature, &options)?;
+        if options.stale {
+            return self.node.check(signature, options).await;
+        }
+        let call = options.call.clone();
+        match self.route(Request::Check(signature, options), call).await? {
+            Answer::Check(response) => Ok(response),
+            _ => Err(Error::unavailable("the leader answered another question")),
+        }
     }
 
     async fn list(
         &self,
         request: ListRequest,
-        options: ReadOptions,
+        mut options: ReadOptions,
     ) -> Result<ListResponse, Error> {
-        self.node.list(request, options).await
+        self.options().fill_table(&mut options.table);
+        lock::validate_list(&request, &options)?;
+        if options.stale {
+            return self.node.list(request, options).await;
+        }
+        let call = options.call.clone();
+        match self.route(Request::List(request, options), call).await? {
+            Answer::List(response) => Ok(response),
+            _ => Err(Error::unavailable("the leader answered another question")),
+        }
     }
 
     async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        self.node.tables(options).await
+        if options.stale {
+            return self.node.tables(options).await;
+        }
+        let call = options.call.clone();
+        match self.route(Request::Tables(options), call).await? {
+            Answer::Tables(tables) => Ok(tables),
+            _ => Err(Error::unavailable("the leader answered another question")),
+        }
     }
 
     async fn configure_table(
         &self,
         defaults: TableDefaults,
-        options: TableOptions,
+        mut options: TableOptions,
     ) -> Result<(), Error> {
-        self.node.configure_table(defaults, options).await
+        self.options().fill_table(&mut options.table);
+        lock::configure_table_command(&defaults, &options)?;
+        let call = options.call.clone();
+        match self.route(Request::ConfigureTable(defaults, options), call).await? {
+            Answer::Done => Ok(()),
+            _ => Err(mixed_up()),
+        }
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
-        self.node.delete_table(options).await
+    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+        self.options().fill_table(&mut options.table);
+        lock::delete_table_command(&options)?;
+        let call = options.call.clone();
+        match self.route(Request::DeleteTable(options), call).await? {
+            Answer::Done => Ok(()),
+            _ => Err(mixed_up()),
+        }
     }
 }
 
 impl DebugLockService for Forwarding {
     async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
-        self.options.lock().expect("no holder panics").default_duration = Some(duration);
+        lock::validate_duration(duration)?;
+        let mut options = self.options.lock().expect("nothing panics while it holds the options");
+        options.default_duration = Some(duration);
         Ok(())
     }
 
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
-        self.node.debug_advance(by).await
+        match self.route(Request::Advance(by), CallOptions::default()).await? {
+            Answer::Done => Ok(()),
+            _ => Err(mixed_up()),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Keyward: a self-hosted, Raft-replicated lock service with fencing tokens.
 
+#[cfg(feature = "server")]
+pub mod advance;
 pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;

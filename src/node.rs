@@ -1,91 +1,74 @@
 //! One member of a cluster: answers requests while it leads.
+//!
+//! A request is checked, admitted by a semaphore of the node's own, put into a proposal together
+//! with others that wait, stamped, and answered from what applying it gave. A node that does not
+//! lead, may not stamp yet, or has not heard from a majority for as long as a leader may trust
+//! itself, says `Unavailable` at once. What was proposed and not answered is `Unknown`: the entry
+//! may still be committed by this leader or the next.
+//!
+//! It forwards nothing; see [`crate::forward`]. It lets no time pass by itself; see
+//! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod config;
+mod proposer;
+mod reader;
+mod status;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{ClusterStatus, NodeFigures, NodeRole};
-use crate::clock::{Clock, OffsetClock};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+
+pub use config::{Member, NodeConfig, Profile, StartError};
+
+use crate::api::{ClusterStatus, NodeFigures};
+use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
+use crate::lock::{self, Command, Decision};
+use crate::raft::member::{self, Phase};
+use crate::raft::stamper::{Stamper, real_time_for};
 use crate::service::LockService;
 use crate::types::{
-    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+    CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse, LockOptions, LockRequest,
+    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
+use proposer::Proposer;
+use reader::Reader;
 
-/// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Profile {
-    /// A new leader within about two seconds; no election under load on two busy cores.
-    #[default]
-    Stable,
-    /// A new leader within about half a second, for quiet machines and for tests.
-    Fast,
-}
+/// How long a request may take when it does not say.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An initial member of the cluster.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Where its peers reach it, `host:port`.
-    pub peer_addr: String,
-}
+/// While time is to pass without any request, the cluster clock moves at least this often, so that
+/// what a read says about remaining time is at most this old.
+const TICK: Duration = Duration::from_secs(1);
 
-/// How a node is started.
-#[derive(Clone)]
-pub struct NodeConfig {
-    /// This node's id.
-    pub id: u64,
-    /// The initial members, this node among them; the same on all of them.
-    pub members: BTreeMap<u64, Member>,
-    /// Where clients reach this node, such as `http://10.0.0.1:7420`.
-    pub client_addr: Option<String>,
-    /// The folder with the log, the vote, snapshots, the checkpoint and the identity.
-    pub data_dir: PathBuf,
-    /// How fast a dead leader is noticed.
-    pub profile: Profile,
-    /// By how much the rate of a clock may be off, in parts per million.
-    pub rho_ppm: u32,
-    /// A snapshot is written after this many log entries.
-    pub snapshot_every: u64,
-    /// So many entries that a snapshot has are kept in the log for followers that are behind.
-    pub log_kept: u64,
-    /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
-    pub max_requests: usize,
-    /// The clock that [`Node::debug_advance`] moves; for tests alone.
-    pub debug_clock: Option<OffsetClock>,
-}
+/// How soon a leader that has lost touch with its majority looks again whether time may pass.
+const OUT_OF_TOUCH: Duration = Duration::from_millis(100);
 
-impl NodeConfig {
-    /// A configuration with the defaults.
-    pub fn new(id: u64, members: BTreeMap<u64, Member>, data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            id,
-            members,
-            client_addr: None,
-            data_dir: data_dir.into(),
-            profile: Profile::default(),
-            rho_ppm: 10_000,
-            snapshot_every: 50_000,
-            log_kept: 10_000,
-            max_requests: 4096,
-            debug_clock: None,
-        }
-    }
-}
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration is wrong.
-    #[error("{0}")]
-    Config(String),
-}
-
-/// A member of a cluster. Clones are handles to the same node.
+/// A member of a cluster. Clones are handles to the same node; it runs until
+/// [`Node::shutdown`], or until the last handle is dropped.
 #[derive(Clone)]
 pub struct Node {
-    config: Arc<NodeConfig>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    member: Arc<member::Member>,
+    proposer: Proposer,
+    reader: Reader,
+    admission: Semaphore,
+    debug_clock: Option<OffsetClock>,
+    rho_ppm: u32,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What a leader needs to propose something: its term, and how to stamp in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leading {
+    pub(crate) term: u64,
+    pub(crate) stamper: Stamper,
 }
 
 impl Node {
@@ -95,55 +78,75 @@ impl Node {
     /// # Errors
     /// The folder is another node's, damaged or in use; the configuration is wrong.
     pub async fn start(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let _ = clock;
-        Ok(Self { config: Arc::new(config) })
+        config.validate()?;
+        let member = Arc::new(member::Member::open(config.options(clock)).await?);
+        let mut tasks = JoinSet::new();
+        let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
+        let reader = Reader::start(member.clone(), config.max_requests, &mut tasks);
+        let joining = member.clone();
+        tasks.spawn(async move {
+            if let Err(error) = joining.join().await {
+                joining.stop.stop(error.to_string());
+            }
+        });
+        let watched = member.clone();
+        tasks.spawn(async move { watched.watch_core().await });
+        Ok(Self {
+            inner: Arc::new(Inner {
+                member,
+                proposer,
+                reader,
+                admission: Semaphore::new(config.max_requests),
+                debug_clock: config.debug_clock,
+                rho_ppm: config.rho_ppm,
+                tasks: Mutex::new(tasks),
+            }),
+        })
     }
 
     /// What this node knows about its cluster.
     pub fn status(&self) -> ClusterStatus {
-        ClusterStatus {
-            cluster_id: None,
-            id: self.config.id,
-            uuid: String::new(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: NodeRole::Stopped,
-            not_ready: Some("not built yet".to_owned()),
-            leader: None,
-            leader_address: None,
-            term: 0,
-            vote: None,
-            last_log_index: None,
-            committed_index: None,
-            applied_index: None,
-            snapshot_index: None,
-            purged_index: None,
-            members: Vec::new(),
-        }
+        status::cluster_status(&self.inner.member)
     }
 
-    /// Numbers for `/metrics`.
+    /// Numbers for `/metrics`; what is forwarded is counted elsewhere.
     pub fn figures(&self) -> NodeFigures {
-        NodeFigures::default()
+        status::figures(&self.inner.member)
+    }
+
+    /// Why this node cannot serve requests now; `None` when it can.
+    pub fn not_ready(&self) -> Option<String> {
+        status::not_ready(&self.inner.member)
     }
 
     /// Whether the cluster has formed and this node has caught up with what was committed before
     /// it was started.
     pub fn is_ready(&self) -> bool {
-        false
+        self.not_ready().is_none()
     }
 
-    /// Waits for [`Node::is_ready`].
+    /// Waits until the cluster has formed and this node has caught up.
     pub async fn wait_ready(&self) {
-        std::future::pending().await
+        let mut phases = self.inner.member.phases();
+        // The sender lives as long as `self`.
+        let _ = phases.wait_for(|phase| *phase == Phase::Ready).await;
     }
 
     /// Waits until the node has stopped by itself, and says why: the process must end then.
     pub async fn stopped(&self) -> String {
-        std::future::pending().await
+        self.inner.member.stop.stopped().await
     }
 
-    /// Admits nothing new, hands the leadership over if it has it, and stops.
-    pub async fn shutdown(&self) {}
+    /// Admits nothing new, hands the leadership over if it has it, and stops. What was admitted is
+    /// answered, or its outcome is unknown.
+    pub async fn shutdown(&self) {
+        let member = &self.inner.member;
+        member.hand_over().await;
+        member.advance_phase(Phase::Stopping);
+        self.inner.admission.close();
+        member.close().await;
+        self.inner.tasks.lock().await.shutdown().await;
+    }
 
     /// Moves the cluster clock on by at least `by`; only on a node that was started with
     /// a `debug_clock` and leads.
@@ -151,41 +154,182 @@ impl Node {
     /// # Errors
     /// `Unavailable`, `Unknown`; `BadRequest` without a `debug_clock`.
     pub async fn debug_advance(&self, by: Duration) -> Result<(), Error> {
-        let _ = by;
-        Err(not_yet())
+        let Some(clock) = &self.inner.debug_clock else {
+            return Err(Error::bad_request("this node was not started with a debug clock"));
+        };
+        self.leading()?;
+        clock.advance(real_time_for(by, self.inner.rho_ppm));
+        self.advance().await
+    }
+
+    /// Lets the cluster clock catch up with the time.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unknown`.
+    pub(crate) async fn advance(&self) -> Result<(), Error> {
+        self.propose(Command::advance(), &CallOptions::default()).await?.into_done()
+    }
+
+    /// When the clock must be moved on next without any request asking for it; `None`: not before
+    /// something changes, which [`Node::changed`] tells.
+    pub(crate) fn next_advance(&self) -> Option<Duration> {
+        let member = &self.inner.member;
+        let Ok(Leading { stamper, .. }) = self.leading() else {
+            return member.raft.is_leader().then_some(OUT_OF_TOUCH);
+        };
+        let machine = member.replica.read();
+        let tick =
+            machine.state.has_unexpired().then(|| machine.state.clock().saturating_add(TICK));
+        let next = machine.state.next_deadline().into_iter().chain(tick).min()?;
+        Some(stamper.until(next, &*member.clock))
+    }
+
+    /// Waits until entries have been applied: deadlines or the leadership may have changed.
+    pub(crate) async fn changed(&self) {
+        self.inner.member.replica.applied_bell.notified().await;
+    }
+
+    /// The consensus behind it.
+    pub(crate) fn member(&self) -> &Arc<member::Member> {
+        &self.inner.member
+    }
+
+    /// The term and stamper of this node's leadership.
+    fn leading(&self) -> Result<Leading, Error> {
+        leading(&self.inner.member)
+    }
+
+    async fn propose(&self, command: Command, call: &CallOptions) -> Result<Decision, Error> {
+        let deadline = Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let _admitted = self.admit()?;
+        // Looked at again when the proposal is made; here so that a refusal waits in no queue.
+        self.leading()?;
+        self.inner.proposer.propose(command, deadline).await
+    }
+
+    fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
+        self.inner.admission.try_acquire().map_err(|error| match error {
+            tokio::sync::TryAcquireError::NoPermits => {
+                Error::unavailable("this node has as many requests under way as it admits")
+            }
+            tokio::sync::TryAcquireError::Closed => {
+                Error::unavailable("this node is shutting down")
+            }
+        })
+    }
+
+    /// Reads the state as of now, or as it happens to be here.
+    async fn read<T>(
+        &self,
+        options: &ReadOptions,
+        read: impl FnOnce(&lock::State) -> T,
+    ) -> Result<(T, Option<DecidedAt>), Error> {
+        if !options.stale {
+            let deadline = Deadline::after(options.call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+            let _admitted = self.admit()?;
+            self.leading()?;
+            self.inner.reader.confirm(deadline).await?;
+        }
+        let machine = self.inner.member.replica.read();
+        let decided_at =
+            machine.applied.map(|log_id| DecidedAt { index: log_id.index(), position: u32::MAX });
+        Ok((read(&machine.state), decided_at))
     }
 }
 
-fn not_yet() -> Error {
-    Error::unavailable("not built yet")
+/// The term and stamper of a member's leadership: it leads, its own entry of the term is applied,
+/// and a majority has been heard from recently enough for it to accept proposals.
+pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
+    let leader = member.raft.as_leader().map_err(|forward| not_leading(member, &forward))?;
+    let term = leader.term();
+    if out_of_touch(member, leader.last_quorum_acked()) {
+        return Err(Error::unavailable("this node leads but has lost touch with the majority"));
+    }
+    match member.replica.stampers.of_term(term) {
+        Some(stamper) => Ok(Leading { term, stamper }),
+        None => Err(Error::unavailable("this node has just been elected; try again")),
+    }
+}
+
+/// Whether a leader has been without its majority for longer than it may accept proposals. openraft
+/// checks this too; here it keeps requests from waiting behind proposals that get no answer.
+fn out_of_touch(member: &member::Member, acked: Option<openraft_rt_tokio::TokioInstant>) -> bool {
+    use openraft::Instant;
+    let alone = member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() < 2);
+    !alone && acked.is_none_or(|acked| acked.elapsed() > member.timing.election_max)
+}
+
+/// `Unavailable`, with the client address of the leader if it is known.
+pub(crate) fn not_leading(
+    member: &member::Member,
+    forward: &openraft::errors::ForwardToLeader<crate::raft::types::TypeConfig>,
+) -> Error {
+    let Some(leader) = forward.leader_id.filter(|leader| *leader != member.id) else {
+        return Error::unavailable("no leader is known");
+    };
+    let logged = || forward.leader_node.as_ref().and_then(|node| node.client_addr.clone());
+    Error::Unavailable {
+        reason: format!("node {leader} leads"),
+        leader: member.peers.client_addr(leader).or_else(logged),
+    }
 }
 
 impl LockService for Node {
-    async fn lock(&self, _: LockRequest, _: LockOptions) -> Result<LockResponse, Error> {
-        Err(not_yet())
+    async fn lock(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        let command = lock::lock_command(&request, &options)?;
+        self.propose(command, &options.call).await?.into_lock_response()
     }
 
-    async fn unlock(&self, _: UnlockRequest, _: UnlockOptions) -> Result<UnlockResponse, Error> {
-        Err(not_yet())
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        let command = lock::unlock_command(&request, &options)?;
+        self.propose(command, &options.call).await?.into_unlock_response()
     }
 
-    async fn check(&self, _: String, _: ReadOptions) -> Result<CheckResponse, Error> {
-        Err(not_yet())
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        let table = lock::validate_read(&signature, &options)?;
+        let (record, decided_at) =
+            self.read(&options, |state| state.check(table, &signature)).await?;
+        match record {
+            Some(record) => Ok(CheckResponse { record, decided_at }),
+            None => Err(Error::NotFound { decided_at }),
+        }
     }
 
-    async fn list(&self, _: ListRequest, _: ReadOptions) -> Result<ListResponse, Error> {
-        Err(not_yet())
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        let table = lock::validate_list(&request, &options)?;
+        let ((locks, next), decided_at) =
+            self.read(&options, |state| state.list(table, &request)).await?;
+        Ok(ListResponse { locks, next, decided_at })
     }
 
-    async fn tables(&self, _: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        Err(not_yet())
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        let (tables, _) = self.read(&options, lock::State::tables).await?;
+        Ok(tables)
     }
 
-    async fn configure_table(&self, _: TableDefaults, _: TableOptions) -> Result<(), Error> {
-        Err(not_yet())
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        let command = lock::configure_table_command(&defaults, &options)?;
+        self.propose(command, &options.call).await?.into_done()
     }
 
-    async fn delete_table(&self, _: TableOptions) -> Result<(), Error> {
-        Err(not_yet())
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        let command = lock::delete_table_command(&options)?;
+        self.propose(command, &options.call).await?.into_done()
     }
 }

@@ -13,6 +13,7 @@ mod handlers;
 mod metrics;
 mod observe;
 mod openapi;
+pub mod peers;
 mod request;
 pub mod server;
 

@@ -477,13 +477,17 @@ impl DiskFile for MemFile {
             },
             |file| {
                 let written = std::mem::take(&mut file.before);
-                if let Some(error) = failed.take() {
-                    file.doomed.extend(written);
-                    return Err(error);
+                match failed.take() {
+                    Some(error) => {
+                        file.doomed.extend(written);
+                        Err(error)
+                    }
+                    None => {
+                        file.doomed.retain(|sector, _| !written.contains_key(sector));
+                        file.durable_len = file.bytes.len();
+                        Ok(())
+                    }
                 }
-                file.doomed.retain(|sector, _| !written.contains_key(sector));
-                file.durable_len = file.bytes.len();
-                Ok(())
             },
         )?
     }

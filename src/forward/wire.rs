@@ -1,0 +1,380 @@
+//! A forwarded request and its answer as bytes.
+//!
+//! Structs of their own, not those of the contract as they come: what crosses the wire between two
+//! versions of this program changes only together with [`VERSION`]. A node that gets a version it
+//! does not know refuses it before doing anything.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::types::{
+    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, Token, UnlockOptions,
+    UnlockRequest, UnlockResponse,
+};
+
+/// The version of both encodings.
+const VERSION: u8 = 1;
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Request {
+    Lock(LockRequest, LockOptions),
+    Unlock(UnlockRequest, UnlockOptions),
+    Check(String, ReadOptions),
+    List(ListRequest, ReadOptions),
+    Tables(ReadOptions),
+    ConfigureTable(TableDefaults, TableOptions),
+    DeleteTable(TableOptions),
+    /// For tests alone: move the clock on.
+    Advance(Duration),
+}
+
+impl Request {
+    /// Whether repeating or losing it makes no difference.
+    pub(crate) fn is_read(&self) -> bool {
+        match self {
+            Self::Check(..) | Self::List(..) | Self::Tables(..) => true,
+            Self::Lock(..)
+            | Self::Unlock(..)
+            | Self::ConfigureTable(..)
+            | Self::DeleteTable(..)
+            | Self::Advance(..) => false,
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Lock(LockResponse),
+    Unlock(UnlockResponse),
+    Check(CheckResponse),
+    List(ListResponse),
+    Tables(Vec<TableInfo>),
+    Done,
+}
+
+/// Bytes that are not a forwarded request or an answer to one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("version {0} of forwarded requests is not known here")]
+    Version(u8),
+    #[error("a forwarded message does not decode: {0}")]
+    Decode(#[from] postcard::Error),
+}
+
+/// The request, with `call` as its call options.
+pub(crate) fn encode_request(request: Request, call: &CallOptions) -> Bytes {
+    encode(&Envelope { call: Call::from(call.clone()), body: Body::from(request) })
+}
+
+/// What [`encode_request`] wrote; its call options are in the request's own.
+pub(crate) fn decode_request(bytes: &[u8]) -> Result<Request, WireError> {
+    let envelope: Envelope = decode(bytes)?;
+    Ok(envelope.body.into_request(envelope.call.into()))
+}
+
+/// An answer.
+pub(crate) fn encode_answer(answer: &Result<Answer, Error>) -> Bytes {
+    encode(answer)
+}
+
+/// What [`encode_answer`] wrote.
+pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
+    decode(bytes)
+}
+
+fn encode(value: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_extend(value, vec![VERSION]);
+    Bytes::from(bytes.expect("plain data can always be written to memory"))
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
+    let Some((version, rest)) = bytes.split_first() else {
+        return Err(postcard::Error::DeserializeUnexpectedEnd.into());
+    };
+    if *version != VERSION {
+        return Err(WireError::Version(*version));
+    }
+    Ok(postcard::from_bytes(rest)?)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    call: Call,
+    body: Body,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Call {
+    /// How much time is left.
+    timeout_ms: Option<u64>,
+    trace_id: Option<String>,
+    actor: Option<String>,
+    cause: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Body {
+    Lock {
+        signature: String,
+        signee: String,
+        level: Option<i64>,
+        table: Option<String>,
+        force: bool,
+        duration: Option<Duration>,
+        time_to_live: Option<Duration>,
+        token: Option<Token>,
+        instance: Option<String>,
+        request_id: Option<(u128, u64)>,
+    },
+    Unlock {
+        signature: String,
+        signee: String,
+        table: Option<String>,
+        token: Option<Token>,
+        instance: Option<String>,
+        request_id: Option<(u128, u64)>,
+    },
+    Check {
+        signature: String,
+        table: Option<String>,
+    },
+    List {
+        table: Option<String>,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    },
+    Tables,
+    ConfigureTable {
+        table: Option<String>,
+        duration: Option<Duration>,
+        time_to_live: Option<Duration>,
+        request_id: Option<(u128, u64)>,
+    },
+    DeleteTable {
+        table: Option<String>,
+        request_id: Option<(u128, u64)>,
+    },
+    Advance {
+        by: Duration,
+    },
+}
+
+impl From<CallOptions> for Call {
+    fn from(call: CallOptions) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            timeout_ms: call.timeout.map(millis),
+            trace_id: call.trace_id,
+            actor: call.actor,
+            cause: call.cause,
+        }
+    }
+}
+
+impl From<Call> for CallOptions {
+    fn from(call: Call) -> Self {
+        Self {
+            timeout: call.timeout_ms.map(Duration::from_millis),
+            trace_id: call.trace_id,
+            actor: call.actor,
+            cause: call.cause,
+        }
+    }
+}
+
+fn pair(id: Option<RequestId>) -> Option<(u128, u64)> {
+    id.map(|id| (id.lane, id.seq))
+}
+
+fn request_id(pair: Option<(u128, u64)>) -> Option<RequestId> {
+    pair.map(|(lane, seq)| RequestId { lane, seq })
+}
+
+impl From<Request> for Body {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::Lock(request, options) => Self::Lock {
+                signature: request.signature,
+                signee: request.signee,
+                level: request.level,
+                table: options.table,
+                force: options.force,
+                duration: options.duration,
+                time_to_live: options.time_to_live,
+                token: options.token,
+                instance: options.instance,
+                request_id: pair(options.request_id),
+            },
+            Request::Unlock(request, options) => Self::Unlock {
+                signature: request.signature,
+                signee: request.signee,
+                table: options.table,
+                token: options.token,
+                instance: options.instance,
+                request_id: pair(options.request_id),
+            },
+            Request::Check(signature, options) => Self::Check { signature, table: options.table },
+            Request::List(request, options) => Self::List {
+                table: options.table,
+                prefix: request.prefix,
+                after: request.after,
+                limit: request.limit,
+            },
+            Request::Tables(_) => Self::Tables,
+            Request::ConfigureTable(defaults, options) => Self::ConfigureTable {
+                table: options.table,
+                duration: defaults.duration,
+                time_to_live: defaults.time_to_live,
+                request_id: pair(options.request_id),
+            },
+            Request::DeleteTable(options) => {
+                Self::DeleteTable { table: options.table, request_id: pair(options.request_id) }
+            }
+            Request::Advance(by) => Self::Advance { by },
+        }
+    }
+}
+
+impl Body {
+    fn into_request(self, call: CallOptions) -> Request {
+        // A stale read is answered where it is asked, so a forwarded one never is.
+        let read = |table, call| ReadOptions { table, stale: false, call };
+        match self {
+            Self::Lock {
+                signature,
+                signee,
+                level,
+                table,
+                force,
+                duration,
+                time_to_live,
+                token,
+                instance,
+                request_id: id,
+            } => {
+                let request_id = request_id(id);
+                Request::Lock(
+                    LockRequest { signature, signee, level },
+                    LockOptions {
+                        table,
+                        force,
+                        duration,
+                        time_to_live,
+                        token,
+                        instance,
+                        request_id,
+                        call,
+                    },
+                )
+            }
+            Self::Unlock { signature, signee, table, token, instance, request_id: id } => {
+                let request_id = request_id(id);
+                Request::Unlock(
+                    UnlockRequest { signature, signee },
+                    UnlockOptions { table, token, instance, request_id, call },
+                )
+            }
+            Self::Check { signature, table } => Request::Check(signature, read(table, call)),
+            Self::List { table, prefix, after, limit } => {
+                Request::List(ListRequest { prefix, after, limit }, read(table, call))
+            }
+            Self::Tables => Request::Tables(read(None, call)),
+            Self::ConfigureTable { table, duration, time_to_live, request_id: id } => {
+                Request::ConfigureTable(
+                    TableDefaults { duration, time_to_live },
+                    TableOptions { table, request_id: request_id(id), call },
+                )
+            }
+            Self::DeleteTable { table, request_id: id } => {
+                Request::DeleteTable(TableOptions { table, request_id: request_id(id), call })
+            }
+            Self::Advance { by } => Request::Advance(by),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> CallOptions {
+        CallOptions {
+            timeout: Some(Duration::from_millis(1234)),
+            trace_id: Some("t".to_owned()),
+            actor: Some("a".to_owned()),
+            cause: None,
+        }
+    }
+
+    fn requests() -> Vec<Request> {
+        let table = Some("jobs".to_owned());
+        let request_id = Some(RequestId { lane: u128::MAX - 1, seq: 7 });
+        let read = ReadOptions { table: table.clone(), stale: false, call: call() };
+        let tables = TableOptions { table: table.clone(), request_id, call: call() };
+        vec![
+            Request::Lock(
+                LockRequest { signature: "s".into(), signee: "w".into(), level: Some(-3) },
+                LockOptions {
+                    table: table.clone(),
+                    force: true,
+                    duration: Some(Duration::from_millis(5)),
+                    time_to_live: None,
+                    token: Some(Token(9)),
+                    instance: Some("i".to_owned()),
+                    request_id,
+                    call: call(),
+                },
+            ),
+            Request::Unlock(
+                UnlockRequest { signature: "s".into(), signee: "w".into() },
+                UnlockOptions {
+                    table: table.clone(),
+                    token: None,
+                    instance: None,
+                    request_id,
+                    call: call(),
+                },
+            ),
+            Request::Check("s".to_owned(), read.clone()),
+            Request::List(ListRequest::default(), read),
+            Request::Tables(ReadOptions { call: call(), ..ReadOptions::default() }),
+            Request::ConfigureTable(TableDefaults::default(), tables.clone()),
+            Request::DeleteTable(tables),
+            Request::Advance(Duration::from_secs(1)),
+        ]
+    }
+
+    #[test]
+    fn a_request_reads_back_as_it_was_written() {
+        for request in requests() {
+            let bytes = encode_request(request.clone(), &call());
+            assert_eq!(decode_request(&bytes).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_cut_request_and_one_of_another_version_are_refused() {
+        for request in requests() {
+            let bytes = encode_request(request, &call());
+            for length in 0..bytes.len() {
+                assert!(decode_request(&bytes[..length]).is_err());
+            }
+            let mut newer = bytes.to_vec();
+            newer[0] = VERSION + 1;
+            assert!(matches!(decode_request(&newer), Err(WireError::Version(_))));
+        }
+    }
+
+    #[test]
+    fn an_error_reads_back_as_it_was_written() {
+        let answer = Err(Error::Unavailable { reason: "r".into(), leader: Some("l".into()) });
+        assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+    }
+}

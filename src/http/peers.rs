@@ -1,0 +1,172 @@
+//! The peer listener: what the other members ask of this node.
+//!
+//! Every call must say who speaks to whom; one that is not meant for this node, or comes from
+//! another cluster or an old copy of a data folder, is refused with a code and a reason. What is
+//! asked then is answered by [`crate::raft::inbound`] and, for forwarded requests, by the node.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http_body_util::{BodyExt, Limited};
+use tokio::net::TcpListener;
+
+use crate::forward::{Forwarding, answer_forwarded};
+use crate::http::server::{Limits, serve_connections};
+use crate::node::Node;
+use crate::raft::inbound::{Call, InboundError};
+use crate::raft::network::{Frames, frame};
+use crate::raft::peer::{
+    HELLO_HEADER, Hello, MAX_MESSAGE_BYTES, NotAHello, REFUSAL_HEADER, Refusal, paths,
+};
+
+/// How long the end of a message may take once it has begun.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answers peers until `shutdown` is ready.
+///
+/// # Errors
+/// The listener is broken.
+pub async fn serve(
+    listener: TcpListener,
+    service: Arc<Forwarding>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let limits = Limits {
+        // Members are few and each keeps some connections; the rest is room for mistakes.
+        connections: 1024,
+        // Longer than peers keep an unused connection, so that it is they who close it: a request
+        // sent on a connection that is being closed has an unknown outcome.
+        head_timeout: Duration::from_secs(60),
+        body_bytes: MAX_MESSAGE_BYTES,
+        // The exchange of the log ends with the leadership, not with the shutdown; nobody waits.
+        shutdown_grace: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    serve_connections(listener, router(service.node().clone()), limits, shutdown).await
+}
+
+fn router(node: Node) -> Router {
+    let call = |call: Call| {
+        post(move |State(node): State<Node>, request: Request| small_call(node, call, request))
+    };
+    Router::new()
+        .route(paths::IDENTITY, call(Call::Identity))
+        .route(paths::APPEND, call(Call::Append))
+        .route(paths::VOTE, call(Call::Vote))
+        .route(paths::PRE_VOTE, call(Call::PreVote))
+        .route(paths::TRANSFER, call(Call::Transfer))
+        .route(paths::APPEND_STREAM, post(append_stream))
+        .route(paths::SNAPSHOT, post(snapshot))
+        .route(paths::FORWARD, post(forward))
+        .with_state(node)
+}
+
+/// What goes wrong on the way to an answer.
+enum PeerError {
+    Inbound(InboundError),
+    /// The body did not come whole.
+    Body,
+}
+
+impl<E: Into<InboundError>> From<E> for PeerError {
+    fn from(error: E) -> Self {
+        Self::Inbound(error.into())
+    }
+}
+
+impl IntoResponse for PeerError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Inbound(InboundError::Refused(refusal)) => {
+                tracing::debug!(code = refusal.code(), %refusal, "a peer's call is refused");
+                let code = HeaderValue::from_static(refusal.code());
+                let reason = refusal.to_string();
+                (StatusCode::CONFLICT, [(REFUSAL_HEADER, code)], reason).into_response()
+            }
+            Self::Inbound(InboundError::Message(error)) => {
+                tracing::warn!(%error, "a peer's message does not decode");
+                (StatusCode::BAD_REQUEST, error.to_string()).into_response()
+            }
+            Self::Inbound(
+                error
+                @ (InboundError::Stopped(_) | InboundError::Storage(_) | InboundError::CutOff),
+            ) => {
+                tracing::warn!(%error, "a peer's call fails");
+                (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+            }
+            Self::Body => StatusCode::BAD_REQUEST.into_response(),
+        }
+    }
+}
+
+fn greet(node: &Node, headers: &HeaderMap) -> Result<(), PeerError> {
+    let text = headers.get(HELLO_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let hello: Hello =
+        text.parse().map_err(|error: NotAHello| InboundError::from(Refusal::from(error)))?;
+    Ok(node.member().greet(&hello)?)
+}
+
+/// A whole message.
+async fn whole(body: Body) -> Result<Bytes, PeerError> {
+    let collected = Limited::new(body, MAX_MESSAGE_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(_)) | Err(_) => Err(PeerError::Body),
+    }
+}
+
+async fn small_call(node: Node, call: Call, request: Request) -> Result<Bytes, PeerError> {
+    greet(&node, request.headers())?;
+    let message = whole(request.into_body()).await?;
+    Ok(node.member().answer(call, message).await?)
+}
+
+async fn append_stream(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
+    greet(&node, request.headers())?;
+    let requests = Box::pin(messages(request.into_body()));
+    let answers = node.member().append_stream(requests).await?;
+    Ok(Body::from_stream(answers.map(|answer| answer.map(|message| frame(&message)))))
+}
+
+async fn snapshot(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
+    greet(&node, request.headers())?;
+    let messages = Box::pin(messages(request.into_body()));
+    Ok(node.member().take_snapshot(messages).await?)
+}
+
+async fn forward(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
+    greet(&node, request.headers())?;
+    let message = whole(request.into_body()).await?;
+    // Not understood, so nothing was done: the sender may say so.
+    answer_forwarded(&node, &message)
+        .await
+        .ok_or_else(|| InboundError::from(Refusal::NotAHello(NotAHello::forwarded())).into())
+}
+
+/// The messages in a body that carries many.
+fn messages(body: Body) -> impl Stream<Item = Result<Bytes, InboundError>> + Send {
+    let state = (body.into_data_stream(), Frames::default());
+    futures::stream::try_unfold(state, |(mut body, mut frames)| async move {
+        loop {
+            match frames.next() {
+                Ok(Some(message)) => return Ok(Some((message, (body, frames)))),
+                Ok(None) => {}
+                Err(_) => return Err(InboundError::CutOff),
+            }
+            match body.next().await {
+                Some(Ok(bytes)) => frames.push(&bytes),
+                Some(Err(_)) => return Err(InboundError::CutOff),
+                None => return Ok(None),
+            }
+        }
+    })
+}

@@ -1,0 +1,173 @@
+//! How a node is started.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, OffsetClock};
+use crate::raft::config::{Settings, Timing};
+use crate::raft::member::{OpenError, Options};
+
+/// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Profile {
+    /// A new leader within two seconds; no election under load on two busy cores.
+    #[default]
+    Stable,
+    /// A new leader within about half a second, for quiet machines and for tests.
+    Fast,
+}
+
+impl Profile {
+    fn timing(self) -> Timing {
+        let (heartbeat, election_min, election_max) = match self {
+            // A follower waits out the leader's lease (1 s) and 0.5 to 1 s more: five lost
+            // heartbeats in a row at least.
+            Self::Stable => (200, 500, 1000),
+            // The lease is 250 ms: five lost heartbeats too, but of a faster kind, which a machine
+            // with nothing to spare may well lose.
+            Self::Fast => (50, 150, 250),
+        };
+        Timing {
+            heartbeat: Duration::from_millis(heartbeat),
+            election_min: Duration::from_millis(election_min),
+            election_max: Duration::from_millis(election_max),
+        }
+    }
+}
+
+/// An initial member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Where its peers reach it, `host:port`.
+    pub peer_addr: String,
+}
+
+/// How a node is started.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// This node's id.
+    pub id: u64,
+    /// The initial members, this node among them; the same on all of them.
+    pub members: BTreeMap<u64, Member>,
+    /// Where clients reach this node, such as `http://10.0.0.1:7420`.
+    pub client_addr: Option<String>,
+    /// The folder with the log, the vote, snapshots, the checkpoint and the identity.
+    pub data_dir: PathBuf,
+    /// How fast a dead leader is noticed.
+    pub profile: Profile,
+    /// By how much the rate of a clock may be off, in parts per million; below half a million.
+    pub rho_ppm: u32,
+    /// A snapshot is written after this many log entries.
+    pub snapshot_every: u64,
+    /// So many entries that a snapshot has are kept in the log for followers that are behind.
+    pub log_kept: u64,
+    /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
+    pub max_requests: usize,
+    /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
+    /// the node is started with.
+    pub debug_clock: Option<OffsetClock>,
+}
+
+impl NodeConfig {
+    /// A configuration with the defaults.
+    pub fn new(id: u64, members: BTreeMap<u64, Member>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            id,
+            members,
+            client_addr: None,
+            data_dir: data_dir.into(),
+            profile: Profile::default(),
+            // 1 %: a hundred times what crystals are off by, so that a holder on a machine whose
+            // clock is corrected hard is covered too.
+            rho_ppm: 10_000,
+            // A restart replays at most this much beyond the checkpoint; at a few thousand entries
+            // a second under load, a snapshot every ten seconds or so.
+            snapshot_every: 50_000,
+            // A follower that was away for a moment catches up from the log.
+            log_kept: 10_000,
+            // Some twenty times what saturates two cores.
+            max_requests: 4096,
+            debug_clock: None,
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), StartError> {
+        let wrong = |what: String| Err(StartError::Config(what));
+        if !self.members.contains_key(&self.id) {
+            return wrong(format!("node {} is not among the members", self.id));
+        }
+        if self.id == 0 || self.members.contains_key(&0) {
+            return wrong("ids begin at 1".to_owned());
+        }
+        if self.rho_ppm >= 500_000 {
+            return wrong(format!("rho is {} ppm; it must be below 500000", self.rho_ppm));
+        }
+        if self.snapshot_every == 0 || self.max_requests == 0 {
+            return wrong("snapshot_every and max_requests must be at least 1".to_owned());
+        }
+        let plain = |addr: &str| addr.bytes().all(|byte| byte.is_ascii_graphic());
+        if let Some(addr) = self.client_addr.as_ref().filter(|addr| !plain(addr)) {
+            return wrong(format!("the client address {addr:?} is not one"));
+        }
+        for (id, member) in &self.members {
+            if member.peer_addr.is_empty() || !plain(&member.peer_addr) {
+                return wrong(format!(
+                    "the address {:?} of node {id} is not one",
+                    member.peer_addr
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn options(&self, clock: Arc<dyn Clock>) -> Options {
+        Options {
+            id: self.id,
+            addrs: self.members.iter().map(|(id, m)| (*id, m.peer_addr.clone())).collect(),
+            client_addr: self.client_addr.clone(),
+            data_dir: self.data_dir.clone(),
+            settings: Settings {
+                timing: self.profile.timing(),
+                snapshot_every: self.snapshot_every,
+                log_kept: self.log_kept,
+            },
+            rho_ppm: self.rho_ppm,
+            clock,
+        }
+    }
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The data folder cannot be used; the text says which file and what to do.
+    #[error("{}", with_sources(.0))]
+    Folder(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        Self::Folder(Box::new(error))
+    }
+}
+
+/// An error and what it came from, for a person.
+fn with_sources(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        // Transparent errors say the same as their source.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,152 @@
+//! What a node tells about itself.
+
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::{Instant, RaftMetrics};
+
+use crate::api::{ClusterStatus, MemberStatus, NodeFigures, NodeRole};
+use crate::raft::member::{Member, Phase};
+use crate::raft::types::{LogId, TypeConfig};
+
+/// What the node knows about its cluster.
+pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
+    let facts = member.identity.facts();
+    let metrics = member.metrics();
+    let index = |log_id: &Option<LogId>| log_id.as_ref().map(LogId::index);
+    ClusterStatus {
+        cluster_id: facts.cluster.map(|cluster| cluster.to_string()),
+        id: member.id,
+        uuid: facts.uuid.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        role: role(&metrics),
+        not_ready: not_ready(member),
+        leader: metrics.current_leader,
+        leader_address: metrics.current_leader.and_then(|leader| client_addr(member, leader)),
+        term: metrics.current_term,
+        vote: Some(metrics.vote.leader_id.voted_for).filter(|_| metrics.current_term > 0),
+        last_log_index: metrics.last_log_index,
+        committed_index: index(&metrics.local_committed),
+        applied_index: index(&metrics.last_applied),
+        snapshot_index: index(&metrics.snapshot),
+        purged_index: index(&metrics.purged),
+        members: members(member, &metrics),
+    }
+}
+
+/// Why the node cannot serve requests now.
+pub(super) fn not_ready(member: &Member) -> Option<String> {
+    if let Some(reason) = member.stop.reason() {
+        return Some(reason);
+    }
+    match member.phase() {
+        Phase::Forming(waiting) => {
+            Some(format!("the cluster is being formed; waiting for {waiting}"))
+        }
+        Phase::Recovering => Some("waiting for a leader, to catch up with it".to_owned()),
+        Phase::Stopping => Some("shutting down".to_owned()),
+        Phase::Ready => {
+            let leader = member.metrics_ref(|metrics| metrics.current_leader);
+            leader.is_none().then(|| "no leader is known".to_owned())
+        }
+    }
+}
+
+/// Numbers for `/metrics`.
+pub(super) fn figures(member: &Member) -> NodeFigures {
+    let counts = member.replica.read().state.counts();
+    let metrics = member.metrics();
+    let index = |log_id: &Option<LogId>| log_id.as_ref().map(LogId::index);
+    NodeFigures {
+        locks_held: counts.unexpired,
+        records: counts.records,
+        expiries: counts.expiries,
+        removals: counts.removals,
+        lanes: counts.lanes,
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        is_leader: metrics.state == ServerState::Leader,
+        committed_index: index(&metrics.local_committed),
+        applied_index: index(&metrics.last_applied),
+        forwarded: 0,
+        fsync_seconds: None,
+    }
+}
+
+fn role(metrics: &RaftMetrics<TypeConfig>) -> NodeRole {
+    match metrics.state {
+        ServerState::Leader => NodeRole::Leader,
+        ServerState::Follower => NodeRole::Follower,
+        ServerState::Candidate => NodeRole::Candidate,
+        ServerState::Learner => NodeRole::Learner,
+        ServerState::Shutdown => NodeRole::Stopped,
+    }
+}
+
+fn client_addr(member: &Member, id: u64) -> Option<String> {
+    let logged = || {
+        member.metrics_ref(|metrics| {
+            metrics.membership_config.get_node(&id).and_then(|node| node.client_addr.clone())
+        })
+    };
+    member.peers.client_addr(id).or_else(logged)
+}
+
+/// The members in the log; before there are any, those of the configuration.
+fn members(member: &Member, metrics: &RaftMetrics<TypeConfig>) -> Vec<MemberStatus> {
+    let membership = metrics.membership_config.membership();
+    if membership.nodes().next().is_none() {
+        return member.addrs.iter().map(|(id, addr)| configured(member, *id, addr)).collect();
+    }
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    membership
+        .nodes()
+        .map(|(id, node)| {
+            let matched = matched(member, metrics, *id);
+            let lag =
+                matched.and_then(|matched| Some(metrics.last_log_index?.saturating_sub(matched)));
+            MemberStatus {
+                id: *id,
+                uuid: Some(node.uuid.to_string()),
+                peer_address: member
+                    .peers
+                    .addr(*id, Some(&node.peer_addr))
+                    .unwrap_or_default()
+                    .to_owned(),
+                client_address: client_addr(member, *id),
+                voter: voters.contains(id),
+                matched_index: matched,
+                lag,
+                last_acknowledged_ms: last_acknowledged(metrics, *id),
+            }
+        })
+        .collect()
+}
+
+fn configured(member: &Member, id: u64, addr: &str) -> MemberStatus {
+    MemberStatus {
+        id,
+        uuid: None,
+        peer_address: addr.to_owned(),
+        client_address: member.peers.client_addr(id),
+        voter: true,
+        matched_index: None,
+        lag: None,
+        last_acknowledged_ms: None,
+    }
+}
+
+/// The last entry a member is known to have; the leader has its own log.
+fn matched(member: &Member, metrics: &RaftMetrics<TypeConfig>, id: u64) -> Option<u64> {
+    let replication = metrics.replication.as_ref()?;
+    if id == member.id {
+        return metrics.last_log_index;
+    }
+    replication.get(&id)?.as_ref().map(LogId::index)
+}
+
+fn last_acknowledged(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Option<u64> {
+    let acked = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+    let ago: Duration = acked.elapsed();
+    u64::try_from(ago.as_millis()).ok()
+}

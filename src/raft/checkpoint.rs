@@ -1,0 +1,179 @@
+//! Feeds the checkpoint: between two entries, takes what changed and hands it over.
+//!
+//! One thread, because handing over waits while the disk is behind. It falls behind gracefully:
+//! what changes meanwhile is taken together the next time, and a record that changed often is
+//! taken once. The checkpoint is a copy: when it fails, that is said once and the node goes on
+//! without it; the next start replays the log instead.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::lock::{Changes, State};
+use crate::raft::codec;
+use crate::raft::state_machine::{Machine, Replica};
+use crate::raft::types::{LogId, SnapshotMeta, stored_log_id};
+use crate::storage::checkpoint::CheckpointMeta;
+use crate::storage::{Checkpoint, StorageError};
+
+/// Changes are collected for this long: taking them holds up the next entry a little, and hot
+/// records are written once instead of many times. A crash replays that much more of the log.
+const COLLECT: Duration = Duration::from_millis(50);
+
+/// So many records wait between the state that is walked and the thread that writes them.
+const REFILL_WINDOW: usize = 1024;
+
+/// The feeding thread; it ends when this is dropped, after handing over what is left.
+pub(crate) struct Feeder {
+    bell: Sender<()>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Rings when there may be something to take.
+#[derive(Clone)]
+pub(crate) struct Bell(Sender<()>);
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        // Full: it rings already. Disconnected: the checkpoint has failed, which was said.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// A bell and what hears it.
+pub(crate) fn bell() -> (Bell, Receiver<()>) {
+    let (sender, receiver) = bounded(1);
+    (Bell(sender), receiver)
+}
+
+impl Feeder {
+    /// Starts to feed `checkpoint`, whose content is the state of generation `fed`.
+    pub(crate) fn start(
+        replica: Arc<Replica>,
+        checkpoint: Checkpoint,
+        (bell, heard): (Bell, Receiver<()>),
+        fed: Option<u64>,
+    ) -> Self {
+        let (stop, stopped) = bounded(0);
+        let work = move || {
+            let mut feeding = Feeding { replica, checkpoint, generation: fed, applied: None };
+            if let Err(error) = feeding.run(&heard, &stopped) {
+                tracing::warn!(%error, "the checkpoint is no longer written");
+                feeding.replica.write().state.track_changes(false);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("keyward-checkpoint-feed".to_owned())
+            .spawn(work)
+            .expect("the system has a thread left when the node starts");
+        Self { bell: bell.0, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Hands over what is left and waits until it is written.
+    pub(crate) fn finish(&mut self) {
+        self.stop = None;
+        let _ = self.bell.try_send(());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the thread that feeds the checkpoint panicked");
+        }
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Feeding {
+    replica: Arc<Replica>,
+    checkpoint: Checkpoint,
+    /// Which state the checkpoint continues; `None`: it must be filled first.
+    generation: Option<u64>,
+    applied: Option<LogId>,
+}
+
+enum Taken {
+    Changes(CheckpointMeta, Changes),
+    Whole(CheckpointMeta, State),
+}
+
+impl Feeding {
+    fn run(&mut self, heard: &Receiver<()>, stopped: &Receiver<()>) -> Result<(), StorageError> {
+        loop {
+            if heard.recv().is_err() {
+                return Ok(());
+            }
+            self.feed()?;
+            if stopped.recv_timeout(COLLECT) == Err(RecvTimeoutError::Disconnected) {
+                self.feed()?;
+                return self.checkpoint.flush();
+            }
+        }
+    }
+
+    fn feed(&mut self) -> Result<(), StorageError> {
+        match self.take() {
+            None => Ok(()),
+            Some(Taken::Changes(meta, changes)) => self.checkpoint.submit(meta, changes.records),
+            Some(Taken::Whole(meta, state)) => self.checkpoint.refill(meta, records_of(state)),
+        }
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        let mut machine = self.replica.write();
+        let applied = machine.applied?;
+        let same = self.generation == Some(machine.generation);
+        if same && self.applied == Some(applied) {
+            return None;
+        }
+        self.generation = Some(machine.generation);
+        self.applied = Some(applied);
+        if same {
+            let changes = machine.state.take_changes();
+            let meta = checkpoint_meta(&machine, applied, changes.meta.clone());
+            return Some(Taken::Changes(meta, changes));
+        }
+        machine.state.track_changes(true);
+        let meta = checkpoint_meta(&machine, applied, machine.state.encoded_meta());
+        Some(Taken::Whole(meta, machine.state.clone()))
+    }
+}
+
+fn checkpoint_meta(machine: &Machine, applied: LogId, state: Vec<u8>) -> CheckpointMeta {
+    let membership = codec::encode_snapshot_meta(&machine.meta()).to_vec();
+    CheckpointMeta { applied: stored_log_id(&applied), membership, state }
+}
+
+/// What the checkpoint's own meta says was applied, and under which membership.
+pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, String> {
+    let decoded = codec::decode_snapshot_meta(meta.membership.clone().into())
+        .map_err(|error| format!("its membership does not decode: {error}"))?;
+    if decoded.last_log_id.as_ref().map(stored_log_id) != Some(meta.applied) {
+        return Err("it names two different last entries".to_owned());
+    }
+    Ok(decoded)
+}
+
+/// Walks a state on a thread of its own: the walk borrows the state, the writer needs to own what
+/// it reads from, and a copy of all records would double the memory.
+fn records_of(state: State) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
+    let (sender, receiver) = bounded(REFILL_WINDOW);
+    let walk = move || {
+        for record in state.encoded_records() {
+            if sender.send(record).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("keyward-checkpoint-walk".to_owned())
+        .spawn(walk)
+        .expect("the system has a thread left for a refill");
+    receiver.into_iter()
+}

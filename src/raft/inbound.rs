@@ -1,0 +1,170 @@
+//! What the other members ask of this one, without the HTTP around it.
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{Fatal, RaftError};
+use openraft::storage::Snapshot;
+
+use crate::lock::DecodeError;
+use crate::raft::bootstrap::encode_introduction;
+use crate::raft::codec;
+use crate::raft::member::{Member, Phase};
+use crate::raft::peer::{Hello, Refusal};
+use crate::raft::state_machine::SnapshotData;
+use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::storage::StorageError;
+use crate::storage::snapshots::SnapshotReceiver;
+
+/// Why a member's call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InboundError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the message does not decode: {0}")]
+    Message(#[from] DecodeError),
+    #[error("consensus has stopped: {0}")]
+    Stopped(#[from] Fatal<TypeConfig>),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the transfer was cut off")]
+    CutOff,
+}
+
+/// Which small call it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    Identity,
+    Append,
+    Vote,
+    PreVote,
+    Transfer,
+}
+
+impl Member {
+    /// Whether the caller may speak to this node at all; every call asks this first.
+    pub(crate) fn greet(&self, hello: &Hello) -> Result<(), InboundError> {
+        hello.judge(self.id, &self.identity)??;
+        self.peers.note_client_addr(hello.from, hello.client_addr.as_deref());
+        Ok(())
+    }
+
+    /// Whether this node may make promises now.
+    fn admit(&self) -> Result<(), Refusal> {
+        match self.phase() {
+            Phase::Forming(_) => Err(Refusal::NotJoined),
+            Phase::Recovering | Phase::Ready => Ok(()),
+            Phase::Stopping => Err(Refusal::Stopping),
+        }
+    }
+
+    /// Answers a small call.
+    pub(crate) async fn answer(&self, call: Call, message: Bytes) -> Result<Bytes, InboundError> {
+        if call == Call::Identity {
+            return Ok(encode_introduction(&self.introduction()));
+        }
+        self.admit()?;
+        self.take_part().await?;
+        match call {
+            Call::Identity => unreachable!("answered above"),
+            Call::Append => {
+                let request = codec::decode_append(message)?;
+                let prev = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let response = self.raft.append_entries(request).await.map_err(fatal)?;
+                if response.is_conflict() && prev.is_none() {
+                    // Nothing conflicts with the beginning; openraft never says so.
+                    return Err(DecodeError::Invalid("append request").into());
+                }
+                Ok(codec::encode_appended(&response.into_stream_result(prev, last)))
+            }
+            Call::Vote => {
+                let request = codec::decode_vote_request(message)?;
+                let response = self.raft.vote(request).await.map_err(fatal)?;
+                Ok(codec::encode_vote_response(&response))
+            }
+            Call::PreVote => {
+                let request = codec::decode_vote_request(message)?;
+                let response = self.raft.pre_vote(request).await.map_err(fatal)?;
+                Ok(codec::encode_vote_response(&response))
+            }
+            Call::Transfer => {
+                let request = codec::decode_transfer(message)?;
+                let response = self.raft.handle_transfer_leader(request).await?;
+                Ok(codec::encode_transferred(&response))
+            }
+        }
+    }
+
+    /// Takes entries from one leader in the order of `requests`; the answers come in that order.
+    /// Ends with the first refusal, or when a request does not decode.
+    pub(crate) async fn append_stream(
+        &self,
+        requests: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin + 'static,
+    ) -> Result<BoxStream<'static, Result<Bytes, InboundError>>, InboundError> {
+        self.admit()?;
+        self.take_part().await?;
+        let requests = requests
+            .map(|message| Ok::<_, InboundError>(codec::decode_append(message?)?))
+            .take_while(|request| {
+                if let Err(error) = request {
+                    tracing::warn!(%error, "an append exchange ends");
+                }
+                std::future::ready(request.is_ok())
+            })
+            .filter_map(|request| std::future::ready(request.ok()));
+        let answers = self.raft.stream_append(requests);
+        Ok(answers.map(|answer| Ok(codec::encode_appended(&answer?))).boxed())
+    }
+
+    /// Takes a snapshot: a header, the bytes of its file, and an empty message at the end.
+    pub(crate) async fn take_snapshot(
+        &self,
+        mut messages: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin,
+    ) -> Result<Bytes, InboundError> {
+        self.admit()?;
+        self.take_part().await?;
+        let header = messages.next().await.ok_or(InboundError::CutOff)??;
+        let (vote, meta) = codec::decode_snapshot_header(header)?;
+        let mut receiver = self.snapshots.receive()?;
+        loop {
+            let piece = messages.next().await.ok_or(InboundError::CutOff)??;
+            if piece.is_empty() {
+                break;
+            }
+            receiver = write_piece(receiver, piece).await?;
+        }
+        self.install(vote, meta, receiver).await
+    }
+
+    async fn install(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        receiver: SnapshotReceiver,
+    ) -> Result<Bytes, InboundError> {
+        tracing::info!(%meta, "a snapshot has come from the leader");
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(receiver) };
+        let response = self.raft.install_full_snapshot(vote, snapshot).await?;
+        Ok(codec::encode_installed(&response))
+    }
+}
+
+/// Writes where waiting for the disk holds up nobody.
+async fn write_piece(
+    mut receiver: SnapshotReceiver,
+    piece: Bytes,
+) -> Result<SnapshotReceiver, InboundError> {
+    let write = move || receiver.write(&piece).map(|()| receiver);
+    match tokio::task::spawn_blocking(write).await {
+        Ok(receiver) => Ok(receiver?),
+        Err(_) => Err(InboundError::CutOff),
+    }
+}
+
+fn fatal(error: RaftError<TypeConfig>) -> InboundError {
+    match error {
+        RaftError::Fatal(fatal) => fatal.into(),
+        RaftError::APIError(never) => match never {},
+    }
+}

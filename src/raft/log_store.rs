@@ -1,0 +1,179 @@
+//! openraft's log over [`storage::Log`].
+//!
+//! It adds nothing to what the log promises: an append is reported when it is durable, and a
+//! failure is passed on and never retried, after which openraft stops and the process ends.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use futures::Stream;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use tokio::sync::oneshot;
+
+use crate::raft::codec;
+use crate::raft::types::{
+    Entry, LogId, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
+};
+use crate::storage::{self, StorageError};
+
+/// So many entries are read at once to be applied or sent: enough to keep either side busy, few
+/// enough that a restart with a long log does not hold all of it in memory.
+const READ_AHEAD: u64 = 512;
+
+/// The log as openraft wants it. Clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    log: storage::Log,
+}
+
+impl LogStore {
+    pub(crate) fn new(log: storage::Log) -> Self {
+        Self { log }
+    }
+
+    fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(from, to).map_err(io::Error::other)?;
+        entries.into_iter().map(decode).collect()
+    }
+}
+
+/// An entry of ours that does not decode stops the node: it is never skipped.
+fn decode(entry: storage::LogEntry) -> io::Result<Entry> {
+    let payload = codec::decode_payload(&entry.payload).map_err(|error| {
+        let what = format!("log entry {} does not decode: {error}", entry.id);
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })?;
+    Ok(Entry { log_id: raft_log_id(entry.id), payload })
+}
+
+/// The half-open range of indexes that `range` names.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (from, to) = bounds(&range);
+        self.read(from, to)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end.min(start.saturating_add(READ_AHEAD)))
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, to) = bounds(&range);
+        let log = self.clone();
+        let chunks = futures::stream::unfold(from, move |next| {
+            let chunk = (next < to).then(|| log.read(next, to.min(next + READ_AHEAD)));
+            async move {
+                match chunk? {
+                    Ok(entries) => {
+                        let last = entries.last()?.log_id.index();
+                        Some((entries.into_iter().map(Ok).collect(), last + 1))
+                    }
+                    // After an error nothing follows.
+                    Err(error) => Some((vec![Err(error)], u64::MAX)),
+                }
+            }
+        });
+        futures::StreamExt::flat_map(Box::pin(chunks), futures::stream::iter)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log.vote().map(raft_vote))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let state = self.log.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(raft_log_id),
+            last_log_id: state.last.map(raft_log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        // A vote counts once it is durable, so this waits; appends before it are durable then too.
+        durable(|done| self.log.save_vote(stored_vote(vote), done)).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.log.save_committed(committed.as_ref().map(stored_log_id));
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.log.committed().map(raft_log_id))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries = entries
+            .into_iter()
+            .map(|entry| storage::LogEntry {
+                id: stored_log_id(&entry.log_id),
+                payload: codec::encode_payload(&entry.payload),
+            })
+            .collect();
+        self.log.append(entries, |result| {
+            callback.io_completed(result.map_err(io::Error::other));
+        });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let last = last.as_ref().map(stored_log_id);
+        durable(|done| self.log.truncate_after(last, done)).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        durable(|done| self.log.purge(stored_log_id(&log_id), done)).await
+    }
+}
+
+type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
+
+/// Starts something and waits until it is durable.
+async fn durable(start: impl FnOnce(Done)) -> io::Result<()> {
+    let (sender, receiver) = oneshot::channel();
+    start(Box::new(move |result| {
+        // Nobody waits any more only when the whole node is being torn down.
+        let _ = sender.send(result);
+    }));
+    match receiver.await {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the log was closed")),
+    }
+}

@@ -1,0 +1,458 @@
+//! One member's consensus: its storage, its raft, and whether it may take part yet.
+//!
+//! [`Member::open`] opens the folder and starts openraft; [`Member::join`] finds out which cluster
+//! the node belongs to and opens the gate. Until then nothing that could be a promise, no vote and
+//! no append, is answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{Fatal, InitializeError, RaftError};
+use openraft::{Raft, RaftMetrics};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::Clock;
+use crate::lock::{Loader, State};
+use crate::raft::bootstrap::{Asker, BootstrapError, Introduction};
+use crate::raft::checkpoint::{self, Feeder};
+use crate::raft::config::{Settings, raft_config};
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Network;
+use crate::raft::peer::Peers;
+use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
+use crate::raft::stop::StopSignal;
+use crate::raft::types::{MemberNode, SnapshotMeta, TypeConfig};
+use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
+use crate::storage::{
+    self, Checkpoint, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
+    Vote,
+};
+
+/// How much of the checkpoint sled may cache: it is written all the time and read once.
+const CHECKPOINT_CACHE_BYTES: u64 = 16 << 20;
+
+/// So many changed records wait for the checkpoint's writer before the next are held back.
+const CHECKPOINT_WAITING: usize = 16 << 10;
+
+pub(crate) type KeywardRaft = Raft<TypeConfig, StateMachine>;
+
+/// What a member is opened with.
+pub(crate) struct Options {
+    pub(crate) id: u64,
+    /// Peer addresses of the initial members, this one among them.
+    pub(crate) addrs: BTreeMap<u64, String>,
+    pub(crate) client_addr: Option<String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) rho_ppm: u32,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Why a member does not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("cannot use the data folder {folder}")]
+    Folder {
+        folder: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the settings of the cluster do not fit together")]
+    Settings(#[from] openraft::ConfigError),
+    #[error("the snapshot cannot be read")]
+    Snapshot(#[source] std::io::Error),
+    #[error(
+        "the data folder of a member that has taken part lacks its vote: a member that lost data \
+         may not come back under its id; replace this node by a new one (new id, empty folder)"
+    )]
+    VoteMissing,
+    #[error("the connections to peers cannot be set up")]
+    Connections(#[from] reqwest::Error),
+    #[error("the log cannot be recovered")]
+    Raft(#[from] Fatal<TypeConfig>),
+}
+
+/// How far a node is with taking part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// It does not know its cluster yet; says for whom it waits.
+    Forming(String),
+    /// It takes part, but does not know yet that its state is as new as before the start.
+    Recovering,
+    /// It serves.
+    Ready,
+    /// It shuts down.
+    Stopping,
+}
+
+/// One member.
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) addrs: BTreeMap<u64, String>,
+    pub(crate) raft: KeywardRaft,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) log: Log,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) identity: Identity,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timing: crate::raft::config::Timing,
+    pub(crate) stop: StopSignal,
+    phase: watch::Sender<Phase>,
+    /// Whether it is on the disk that this node takes part.
+    joined: AtomicBool,
+    feeder: std::sync::Mutex<Option<Feeder>>,
+    _folder: FolderLock,
+}
+
+impl Member {
+    /// Opens the folder and recovers what is in it. The member answers introductions from now on,
+    /// and nothing else before [`Member::join`] is done.
+    pub(crate) async fn open(options: Options) -> Result<Self, OpenError> {
+        let stop = StopSignal::new();
+        let store = Store::open(&options, &stop)?;
+        let Store { folder, log, snapshots, identity, machine, checkpoint, fed } = store;
+        let facts = identity.facts();
+        if facts.joined && log.vote().is_none() {
+            return Err(OpenError::VoteMissing);
+        }
+        let replica = Arc::new(Replica::new(machine, options.clock.clone(), options.rho_ppm));
+        let (bell, heard) = checkpoint::bell();
+        let feeder = Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed);
+        bell.ring();
+        let retire = {
+            let stop = stop.clone();
+            Arc::new(move |reason: String| stop.stop(reason))
+        };
+        let peers = Arc::new(Peers::new(
+            options.id,
+            identity.clone(),
+            options.client_addr,
+            options.addrs.clone(),
+            retire,
+        )?);
+        let raft = Raft::new(
+            options.id,
+            Arc::new(raft_config(options.settings)?),
+            Network::new(peers.clone(), snapshots.clone()),
+            LogStore::new(log.clone()),
+            StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
+        )
+        .await?;
+        Ok(Self {
+            id: options.id,
+            addrs: options.addrs,
+            raft,
+            replica,
+            log,
+            snapshots,
+            identity,
+            peers,
+            clock: options.clock,
+            timing: options.settings.timing,
+            stop,
+            phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
+            joined: AtomicBool::new(facts.joined),
+            feeder: std::sync::Mutex::new(Some(feeder)),
+            _folder: folder,
+        })
+    }
+
+    /// Finds out which cluster this is, takes part in it from then on, and waits until the state
+    /// is at least as new as it was before the start.
+    pub(crate) async fn join(&self) -> Result<(), BootstrapError> {
+        if self.identity.facts().cluster.is_none() {
+            let found = self.find_out().await?;
+            tracing::info!(cluster = %found.cluster, "this node belongs to a cluster");
+            self.identity.set_cluster(found.cluster, found.members)?;
+        }
+        self.advance_phase(Phase::Recovering);
+        self.initialize().await;
+        // Ends when there is a leader that has committed what this node had; without a time-out,
+        // because a node may be the first of its cluster to come back.
+        match self.raft.wait_for_recovery(None).await {
+            Ok(_) => self.advance_phase(Phase::Ready),
+            Err(error) => tracing::info!(%error, "stopped before it was ready"),
+        }
+        Ok(())
+    }
+
+    async fn find_out(&self) -> Result<crate::raft::bootstrap::Found, BootstrapError> {
+        let waiting = |text: String| {
+            self.phase.send_if_modified(|phase| {
+                let forming = matches!(phase, Phase::Forming(_));
+                if forming {
+                    *phase = Phase::Forming(text);
+                }
+                forming
+            });
+        };
+        let asker = Asker {
+            id: self.id,
+            uuid: self.identity.facts().uuid,
+            addrs: &self.addrs,
+            peers: &self.peers,
+            waiting: &waiting,
+        };
+        asker.find_out().await
+    }
+
+    /// Writes the first entry of the log, if that is this node's part and it was not done before.
+    async fn initialize(&self) {
+        let facts = self.identity.facts();
+        if facts.members.keys().next() != Some(&self.id) {
+            return;
+        }
+        match self.raft.is_initialized().await {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
+        if let Err(error) = self.take_part().await {
+            self.stop.stop(format!("the data folder cannot be written: {error}"));
+            return;
+        }
+        let members: BTreeMap<u64, MemberNode> = facts
+            .members
+            .iter()
+            .map(|(id, uuid)| {
+                let peer_addr = self.addrs.get(id).cloned().unwrap_or_default();
+                let client_addr = self.peers.client_addr(*id);
+                (*id, MemberNode { uuid: *uuid, peer_addr, client_addr })
+            })
+            .collect();
+        match self.raft.initialize(members).await {
+            Ok(()) => tracing::info!("the cluster is formed"),
+            // A vote of another member came first; it has nothing to elect with but this node's
+            // own log, which is empty, so this is told and tried again with the next start.
+            Err(RaftError::APIError(InitializeError::NotAllowed(error))) => {
+                tracing::info!(%error, "the log was begun already");
+            }
+            Err(error) => self.stop.stop(format!("the cluster cannot be formed: {error}")),
+        }
+    }
+
+    /// What this node says about itself.
+    pub(crate) fn introduction(&self) -> Introduction {
+        let facts = self.identity.facts();
+        Introduction {
+            node: self.id,
+            uuid: facts.uuid,
+            cluster: facts.cluster,
+            members: facts.members,
+            configured: self.addrs.keys().copied().collect::<BTreeSet<u64>>(),
+            client_addr: self.peers.client_addr(self.id),
+        }
+    }
+
+    /// How far the node is.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Follows how far the node is.
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// A phase is never gone back to, and nothing follows the last one.
+    pub(crate) fn advance_phase(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let advance = *phase != Phase::Stopping;
+            if advance {
+                *phase = next;
+            }
+            advance
+        });
+    }
+
+    /// Makes it durable that this node takes part, before its first promise. The vote is written
+    /// first, as openraft would begin with: a folder that says it has taken part and has no vote
+    /// has lost something.
+    pub(crate) async fn take_part(&self) -> Result<(), StorageError> {
+        if self.joined.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.log.vote().is_none() {
+            let (sender, receiver) = oneshot::channel();
+            let vote = Vote { term: 0, node: self.id, committed: false };
+            self.log.save_vote(vote, move |result| {
+                // The receiver is gone only if the node is.
+                let _ = sender.send(result);
+            });
+            match receiver.await {
+                Ok(result) => result.map_err(StorageError::Failed)?,
+                Err(_) => return Err(StorageError::Closed),
+            }
+        }
+        self.identity.set_joined()?;
+        self.joined.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// What openraft knows about itself, at this moment.
+    pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Looks at what openraft knows about itself, without copying it.
+    pub(crate) fn metrics_ref<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> T {
+        look(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Ends when openraft has stopped by itself, which the node must not survive.
+    pub(crate) async fn watch_core(&self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let state = metrics.borrow_watched().running_state.clone();
+            match state {
+                Ok(()) => {}
+                Err(Fatal::Stopped) => return,
+                Err(error) => {
+                    self.stop.stop(format!("consensus has stopped: {error}"));
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hands the leadership, if it is here, to the voter that is furthest; waits for it a little.
+    pub(crate) async fn hand_over(&self) {
+        let metrics = self.metrics();
+        let Some(replication) = metrics.replication.as_ref().filter(|_| self.raft.is_leader())
+        else {
+            return;
+        };
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let furthest = replication
+            .iter()
+            .filter(|(id, _)| **id != self.id && voters.contains(id))
+            .max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index()));
+        let Some((target, Some(_))) = furthest else { return };
+        tracing::info!(to = target, "handing the leadership over");
+        if self.raft.trigger().transfer_leader(*target).await.is_err() {
+            return;
+        }
+        let id = self.id;
+        let waited = self
+            .raft
+            .wait(Some(self.timing.election_max))
+            .metrics(move |m| m.current_leader.is_some_and(|leader| leader != id), "another leader")
+            .await;
+        if let Err(error) = waited {
+            tracing::info!(%error, "no other leader yet; an election will find one");
+        }
+    }
+
+    /// Stops openraft and closes the storage; everything that was acknowledged is on the disk
+    /// before that.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "openraft did not end well");
+        }
+        let feeder = self.feeder.lock().expect("nothing panics while it holds the feeder").take();
+        let log = self.log.clone();
+        let closing = tokio::task::spawn_blocking(move || {
+            drop(feeder);
+            log.close();
+        });
+        if closing.await.is_err() {
+            tracing::warn!("closing the storage panicked");
+        }
+    }
+}
+
+/// A data folder that was opened, and the state that was in it.
+struct Store {
+    folder: FolderLock,
+    log: Log,
+    snapshots: Snapshots,
+    identity: Identity,
+    machine: Machine,
+    checkpoint: Checkpoint,
+    /// The generation the checkpoint continues, if it does.
+    fed: Option<u64>,
+}
+
+impl Store {
+    fn open(options: &Options, stop: &StopSignal) -> Result<Self, OpenError> {
+        let folder = FolderLock::acquire(&options.data_dir)?;
+        let disk = RealDisk::new(&options.data_dir)
+            .map_err(|source| OpenError::Folder { folder: options.data_dir.clone(), source })?;
+        let disk: Arc<dyn storage::Disk> = Arc::new(disk);
+        let identity = Identity::open(disk.clone(), options.id)?;
+        let fatal = {
+            let stop = stop.clone();
+            Arc::new(move |error: &StorageError| stop.stop(format!("the disk failed: {error}")))
+        };
+        let log_options = LogOptions { fatal, ..LogOptions::default() };
+        let (log, recovered) = Log::open(disk.clone(), log_options)?;
+        for warning in &recovered.warnings {
+            tracing::warn!("{warning}");
+        }
+        let snapshots = Snapshots::open(disk, recovered.purged)?;
+        let checkpoint_options = CheckpointOptions {
+            folder: options.data_dir.join("checkpoint"),
+            node: identity.facts().uuid,
+            cache_bytes: CHECKPOINT_CACHE_BYTES,
+            max_waiting: CHECKPOINT_WAITING,
+        };
+        let last = snapshots.latest().and_then(|snapshot| snapshot.meta.last);
+        let (checkpoint, opened) = Checkpoint::open(checkpoint_options, &log, last, load)?;
+        let (machine, fed) = machine_of(opened, &snapshots)?;
+        Ok(Self { folder, log, snapshots, identity, machine, checkpoint, fed })
+    }
+}
+
+/// The state in a checkpoint.
+fn load(
+    meta: &CheckpointMeta,
+    records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>,
+) -> Result<(State, SnapshotMeta), String> {
+    let mut loader = Loader::new(&meta.state).map_err(|error| error.to_string())?;
+    for (key, value) in records {
+        loader.add(&key, &value).map_err(|error| error.to_string())?;
+    }
+    let state = loader.finish().map_err(|error| error.to_string())?;
+    Ok((state, checkpoint::snapshot_meta_of(meta)?))
+}
+
+/// The state to begin with: the checkpoint's, else the snapshot's, else none. The log is replayed
+/// on top of it.
+fn machine_of(
+    opened: Opened<(State, SnapshotMeta)>,
+    snapshots: &Snapshots,
+) -> Result<(Machine, Option<u64>), OpenError> {
+    let (state, meta, fed) = match (opened, snapshots.latest()) {
+        (Opened::Accepted(_, (state, meta)), _) => (state, meta, true),
+        (Opened::Empty, None) => (State::new(), SnapshotMeta::default(), true),
+        (opened @ (Opened::Empty | Opened::Discarded(_)), latest) => {
+            if let Opened::Discarded(reason) = opened {
+                tracing::warn!(reason, "the checkpoint is rebuilt from snapshot and log");
+            }
+            let body = latest.map(|stored| {
+                let body = snapshots.body(&stored).map_err(std::io::Error::other)?;
+                Ok((decode_state(&body)?, snapshot_meta(&stored.meta)?))
+            });
+            match body.transpose().map_err(OpenError::Snapshot)? {
+                Some((state, meta)) => (state, meta, false),
+                None => (State::new(), SnapshotMeta::default(), true),
+            }
+        }
+    };
+    let mut machine = Machine {
+        state,
+        applied: meta.last_log_id,
+        membership: meta.last_membership,
+        generation: 0,
+    };
+    machine.state.track_changes(true);
+    Ok((machine, fed.then_some(0)))
+}

@@ -1,0 +1,476 @@
+//! What openraft sends to the other members.
+//!
+//! Heartbeats and votes are single calls. The log travels over one long exchange per follower:
+//! requests go out in the body of one HTTP request while their answers come back in the body of its
+//! response, in order, so that the next entries need not wait for the last answer. Snapshots are
+//! sent piece by piece from their file.
+//!
+//! A member that cannot be connected to is `Unreachable`, which makes openraft wait before it tries
+//! again; everything else is tried again at once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::SnapshotOf;
+use openraft::{OptionalSend, RPCTypes};
+use tokio::sync::mpsc;
+
+use crate::lock::DecodeError;
+use crate::raft::codec;
+use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths};
+use crate::raft::state_machine::SnapshotData;
+use crate::raft::types::{MemberNode, TypeConfig, Vote};
+use crate::storage::Snapshots;
+use crate::storage::snapshots::StoredSnapshot;
+
+/// So many requests of one exchange may be on their way into the socket; openraft's follower side
+/// works on as many at once.
+const WINDOW: usize = 64;
+
+/// An exchange that has requests without an answer must see one within this long. Longer than any
+/// healthy sync of a disk, shorter than people's patience with a half-open connection; liveness
+/// does not hang on it, heartbeats have their own connection.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// A snapshot goes out in pieces of this many bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Makes the connections to members.
+pub(crate) struct Network {
+    peers: Arc<Peers>,
+    snapshots: Snapshots,
+}
+
+impl Network {
+    pub(crate) fn new(peers: Arc<Peers>, snapshots: Snapshots) -> Self {
+        Self { peers, snapshots }
+    }
+
+    fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
+        Connection {
+            target,
+            addr: self.peers.addr(target, Some(&node.peer_addr)).unwrap_or_default().to_owned(),
+            node: node.clone(),
+            peers: self.peers.clone(),
+            snapshots: self.snapshots.clone(),
+            pipelined,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Connection {
+        self.connection(target, node, true)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberNode) -> Connection {
+        self.connection(target, node, false)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &MemberNode) -> Connection {
+        self.connection(target, node, false)
+    }
+}
+
+/// What is sent to one member.
+pub(crate) struct Connection {
+    target: u64,
+    addr: String,
+    node: MemberNode,
+    peers: Arc<Peers>,
+    snapshots: Snapshots,
+    /// Whether appends are the log, rather than heartbeats.
+    pipelined: bool,
+}
+
+type RpcError = RPCError<TypeConfig>;
+type AppendResults<'s> =
+    Pin<Box<dyn Stream<Item = Result<StreamAppendResult<TypeConfig>, RpcError>> + Send + 's>>;
+
+impl Connection {
+    fn target(&self) -> (u64, Option<crate::storage::Uuid>, &str) {
+        (self.target, Some(self.node.uuid), &self.addr)
+    }
+
+    /// One small message and its answer.
+    async fn exchange<T>(
+        &self,
+        path: &str,
+        message: Bytes,
+        decode: fn(Bytes) -> Result<T, DecodeError>,
+        option: &RPCOption,
+    ) -> Result<T, CallError> {
+        let timeout = option.soft_ttl();
+        let answer = self.peers.call(Lane::Control, self.target(), path, message, timeout).await?;
+        self.decoded(decode(answer))
+    }
+
+    fn decoded<T>(&self, result: Result<T, DecodeError>) -> Result<T, CallError> {
+        result.map_err(|source| CallError::Answer { addr: self.addr.clone(), source })
+    }
+
+    fn rpc_error(&self, action: RPCTypes, error: &CallError) -> RpcError {
+        match error {
+            CallError::Timeout { timeout, .. } => {
+                // The sender's id is only printed; openraft does not look at it.
+                let (id, target, timeout) = (0, self.target, *timeout);
+                RPCError::Timeout(Timeout { action, id, target, timeout })
+            }
+            // A refusal does not go away by asking again at once.
+            CallError::Connect { .. } | CallError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::from_string(error))
+            }
+            CallError::Broken { .. } | CallError::Answer { .. } | CallError::Status { .. } => {
+                RPCError::Network(NetworkError::from_string(error))
+            }
+        }
+    }
+
+    async fn open_exchange(
+        &self,
+        body: FrameBody,
+        option: &RPCOption,
+    ) -> Result<reqwest::Response, CallError> {
+        let timeout = option.soft_ttl();
+        let sent = self
+            .peers
+            .request(Lane::Append, self.target(), paths::APPEND_STREAM)
+            .body(reqwest::Body::wrap(body))
+            .send();
+        match tokio::time::timeout(timeout, sent).await {
+            Ok(response) => self.peers.accepted(&self.addr, response).await,
+            Err(_) => Err(CallError::Timeout { addr: self.addr.clone(), timeout }),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+    ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
+        let (frames, body) = FrameBody::new();
+        let header = codec::encode_snapshot_header(&vote, &snapshot.meta);
+        let pieces = send_pieces(self.snapshots.clone(), snapshot.snapshot, header, frames);
+        let sent = self
+            .peers
+            .request(Lane::Snapshot, self.target(), paths::SNAPSHOT)
+            .body(reqwest::Body::wrap(body))
+            .send();
+        // The pieces end first, unless the other end refuses them.
+        let (response, ()) = futures::join!(sent, pieces);
+        let response = self.peers.accepted(&self.addr, response).await?;
+        let answer = response.bytes().await.map_err(|source| broken(&self.addr, source))?;
+        self.decoded(codec::decode_installed(answer))
+    }
+}
+
+/// Reads a snapshot's file and puts it into a request's body: a frame that says what it is, then
+/// frames of the file's bytes, then an empty one, so that a cut connection is not taken for the
+/// end. Stops when nobody reads any more.
+async fn send_pieces(
+    snapshots: Snapshots,
+    snapshot: SnapshotData,
+    header: Bytes,
+    frames: mpsc::Sender<Bytes>,
+) {
+    let SnapshotData::Stored(stored) = snapshot else {
+        tracing::error!("openraft asked to send a snapshot that was not installed yet");
+        return;
+    };
+    if frames.send(frame(&header)).await.is_err() {
+        return;
+    }
+    let mut offset = 0;
+    loop {
+        let piece = match read_piece(&snapshots, &stored, offset).await {
+            Ok(piece) => piece,
+            Err(error) => {
+                // Without the empty frame the receiver throws away what it has.
+                tracing::warn!(%error, file = stored.file, "cannot read the snapshot to send it");
+                return;
+            }
+        };
+        offset += piece.len() as u64;
+        if frames.send(frame(&piece)).await.is_err() || piece.is_empty() {
+            return;
+        }
+    }
+}
+
+async fn read_piece(
+    snapshots: &Snapshots,
+    stored: &StoredSnapshot,
+    offset: u64,
+) -> std::io::Result<Bytes> {
+    let (snapshots, stored) = (snapshots.clone(), stored.clone());
+    let read = move || snapshots.piece(&stored, offset, PIECE_BYTES);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(piece) => piece.map_err(std::io::Error::other),
+        Err(error) => Err(std::io::Error::other(error)),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+        let message = codec::encode_append(&rpc);
+        let result = self.exchange(paths::APPEND, message, codec::decode_appended, &option).await;
+        match result.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, &error))? {
+            Ok(accepted) if accepted == last => Ok(AppendEntriesResponse::Success),
+            Ok(accepted) => Ok(AppendEntriesResponse::PartialSuccess(accepted)),
+            Err(StreamAppendError::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
+            Err(StreamAppendError::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> Pin<Box<dyn Future<Output = Result<AppendResults<'s>, RpcError>> + Send + 's>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if !self.pipelined {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move {
+            let (frames, body) = FrameBody::new();
+            let opened = self.open_exchange(body, &option).await;
+            let response =
+                opened.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, &error))?;
+            let exchange = Exchange::new(&*self, input, frames, response);
+            let results: AppendResults<'s> = Box::pin(exchange.results());
+            Ok(results)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let message = codec::encode_vote_request(&rpc);
+        self.exchange(paths::VOTE, message, codec::decode_vote_response, &option)
+            .await
+            .map_err(|error| self.rpc_error(RPCTypes::Vote, &error))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let message = codec::encode_vote_request(&rpc);
+        self.exchange(paths::PRE_VOTE, message, codec::decode_vote_response, &option)
+            .await
+            .map_err(|error| self.rpc_error(RPCTypes::Vote, &error))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let timeout = option.soft_ttl();
+        let sending = tokio::time::timeout(timeout, self.send_snapshot(vote, snapshot));
+        let result = tokio::select! {
+            result = sending => result,
+            closed = cancel => return Err(closed.into()),
+        };
+        let addr = self.addr.clone();
+        let result = result.unwrap_or(Err(CallError::Timeout { addr, timeout }));
+        result.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, &error).into())
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let message = codec::encode_transfer(&req);
+        self.exchange(paths::TRANSFER, message, codec::decode_transferred, &option)
+            .await
+            .map_err(|error| self.rpc_error(RPCTypes::TransferLeader, &error))
+    }
+}
+
+/// One message in a body that carries many: its length, then its bytes.
+pub(crate) fn frame(message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(4 + message.len());
+    out.put_u32_le(u32::try_from(message.len()).expect("messages stay far below 4 GiB"));
+    out.put_slice(message);
+    out.freeze()
+}
+
+/// A message that is longer than any of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {0} bytes is longer than any of this protocol")]
+pub(crate) struct TooLong(usize);
+
+/// Takes bodies apart into messages.
+#[derive(Default)]
+pub(crate) struct Frames(BytesMut);
+
+impl Frames {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The next whole message.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+        let Some(head) = self.0.first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
+        if length > MAX_MESSAGE_BYTES {
+            return Err(TooLong(length));
+        }
+        if self.0.len() < 4 + length {
+            return Ok(None);
+        }
+        self.0.advance(4);
+        Ok(Some(self.0.split_to(length).freeze()))
+    }
+}
+
+/// A request body that is fed while it is sent.
+pub(crate) struct FrameBody(mpsc::Receiver<Bytes>);
+
+impl FrameBody {
+    fn new() -> (mpsc::Sender<Bytes>, Self) {
+        let (sender, receiver) = mpsc::channel(WINDOW);
+        (sender, Self(receiver))
+    }
+}
+
+impl hyper::body::Body for FrameBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0
+            .poll_recv(context)
+            .map(|bytes| bytes.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+    }
+}
+
+/// The log on its way to one follower, and the answers on their way back.
+struct Exchange<'s> {
+    connection: &'s Connection,
+    /// Turns openraft's requests into frames until there are no more; dropping it ends the request.
+    requests: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    unanswered: Arc<AtomicUsize>,
+    response: reqwest::Response,
+    frames: Frames,
+}
+
+impl<'s> Exchange<'s> {
+    fn new<S>(
+        connection: &'s Connection,
+        mut input: S,
+        frames: mpsc::Sender<Bytes>,
+        response: reqwest::Response,
+    ) -> Self
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let unanswered = Arc::new(AtomicUsize::new(0));
+        let counter = unanswered.clone();
+        let requests = async move {
+            while let Some(request) = input.next().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                if frames.send(frame(&codec::encode_append(&request))).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let requests: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(requests);
+        Self {
+            connection,
+            requests: Some(requests),
+            unanswered,
+            response,
+            frames: Frames::default(),
+        }
+    }
+
+    /// The answers, in the order of the requests. Ends after the first one that is not a success,
+    /// after an error, or when all requests are answered.
+    fn results(
+        self,
+    ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RpcError>> + Send + 's {
+        futures::stream::unfold(Some(self), |exchange| async move {
+            let mut exchange = exchange?;
+            match exchange.next().await {
+                Ok(Some(Ok(log_id))) => Some((Ok(Ok(log_id)), Some(exchange))),
+                Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
+                Ok(None) => None,
+                Err(error) => {
+                    let error = exchange.connection.rpc_error(RPCTypes::AppendEntries, &error);
+                    Some((Err(error), None))
+                }
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, CallError> {
+        let addr = &self.connection.addr;
+        let mut waited_for = 0;
+        loop {
+            let frame = self.frames.next().map_err(|_| CallError::Answer {
+                addr: addr.clone(),
+                source: DecodeError::Invalid("length of an append answer"),
+            })?;
+            if let Some(frame) = frame {
+                self.unanswered.fetch_sub(1, Ordering::Relaxed);
+                return self.connection.decoded(codec::decode_appended(frame)).map(Some);
+            }
+            let requests = async {
+                match &mut self.requests {
+                    Some(requests) => requests.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                chunk = self.response.chunk() => match chunk {
+                    Ok(Some(chunk)) => self.frames.push(&chunk),
+                    Ok(None) => return Ok(None),
+                    Err(source) => return Err(broken(addr, source)),
+                },
+                () = requests => self.requests = None,
+                () = tokio::time::sleep(STALLED) => {
+                    // Unanswered now and a whole period ago, with no answer in between.
+                    let unanswered = self.unanswered.load(Ordering::Relaxed);
+                    if waited_for > 0 && unanswered > 0 {
+                        return Err(CallError::Timeout { addr: addr.clone(), timeout: STALLED });
+                    }
+                    waited_for = unanswered;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! openraft's state machine over [`lock::State`].
+//!
+//! The state lives in memory behind a lock that is held for one entry at a time; readers see it
+//! between two entries, with the index it was read at. Every entry that a client waits for is
+//! answered, whatever it was, or the client would wait for ever.
+//!
+//! Two copies reach the disk, neither on the way of an answer: snapshots, encoded from a clone that
+//! shares structure with the live state, and the checkpoint, fed by [`super::checkpoint`].
+
+use std::io;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::{Stream, TryStreamExt};
+use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::lock::{Decision, State};
+use crate::raft::checkpoint::Bell;
+use crate::raft::codec;
+use crate::raft::stamper::{CurrentStamper, Stamper};
+use crate::raft::types::{
+    Applied, Data, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, raft_log_id,
+    stored_log_id,
+};
+use crate::storage::snapshots::{SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot};
+use crate::storage::{Identity, Snapshots};
+
+/// The state and how far it has come.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    /// The locks.
+    pub(crate) state: State,
+    /// The last entry in it.
+    pub(crate) applied: Option<LogId>,
+    /// The membership as of that entry.
+    pub(crate) membership: StoredMembership,
+    /// Counts the times the state was replaced by a snapshot's: changes of one generation mean
+    /// nothing to a copy of another.
+    pub(crate) generation: u64,
+}
+
+impl Machine {
+    /// What a snapshot of it is of.
+    pub(crate) fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+}
+
+/// What the state machine shares with the node: the state to read from, the stamper, and a bell
+/// that rings when the next deadline may have changed.
+pub(crate) struct Replica {
+    machine: RwLock<Machine>,
+    /// Stamps of the current term.
+    pub(crate) stampers: CurrentStamper,
+    /// Rings after entries were applied.
+    pub(crate) applied_bell: Notify,
+    clock: Arc<dyn Clock>,
+    rho_ppm: u32,
+}
+
+impl Replica {
+    pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>, rho_ppm: u32) -> Self {
+        Self {
+            machine: RwLock::new(machine),
+            stampers: CurrentStamper::default(),
+            applied_bell: Notify::new(),
+            clock,
+            rho_ppm,
+        }
+    }
+
+    /// The state between two entries.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Machine> {
+        self.machine.read().expect("a panic in the lock machine ends the process")
+    }
+
+    /// The state between two entries, to be changed.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Machine> {
+        self.machine.write().expect("a panic in the lock machine ends the process")
+    }
+
+    /// Applies one entry. Data of ours that does not decode stops the node.
+    fn apply(&self, entry: &Entry) -> io::Result<Vec<Decision>> {
+        let (term, index) = (entry.log_id.committed_leader_id().term, entry.log_id.index());
+        let mut machine = self.write();
+        let decisions = match &entry.payload {
+            EntryPayload::Blank => {
+                let base = machine.state.clock();
+                self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock));
+                Vec::new()
+            }
+            EntryPayload::Normal(data) => {
+                let proposal = decode(data, index)?;
+                machine.state.apply(term, index, &proposal)
+            }
+            EntryPayload::Membership(membership) => {
+                machine.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                Vec::new()
+            }
+        };
+        machine.applied = Some(entry.log_id);
+        Ok(decisions)
+    }
+}
+
+fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
+    codec::proposal_of(data).map_err(|error| {
+        let what = format!("the commands of log entry {index} do not decode: {error}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
+/// A snapshot on this node's disk, or one that has come from the leader and counts for nothing
+/// until it is installed.
+pub(crate) enum SnapshotData {
+    Stored(StoredSnapshot),
+    Received(SnapshotReceiver),
+}
+
+/// The state machine as openraft wants it.
+pub(crate) struct StateMachine {
+    replica: Arc<Replica>,
+    snapshots: Snapshots,
+    identity: Identity,
+    checkpoint: Bell,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        replica: Arc<Replica>,
+        snapshots: Snapshots,
+        identity: Identity,
+        checkpoint: Bell,
+    ) -> Self {
+        Self { replica, snapshots, identity, checkpoint }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let machine = self.replica.read();
+        Ok((machine.applied, machine.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let decisions = self.replica.apply(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(Applied { decisions });
+            }
+        }
+        self.replica.applied_bell.notify_one();
+        self.checkpoint.ring();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let machine = self.replica.read();
+        SnapshotBuilder {
+            state: machine.state.clone(),
+            meta: machine.meta(),
+            snapshots: self.snapshots.clone(),
+            identity: self.identity.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        let snapshots = self.snapshots.clone();
+        let cluster = self.identity.facts().cluster;
+        let (stored, state) = blocking(move || {
+            let stored = match snapshot {
+                SnapshotData::Stored(stored) => stored,
+                SnapshotData::Received(receiver) => {
+                    receiver.finish(cluster).map_err(io::Error::other)?
+                }
+            };
+            let body = snapshots.body(&stored).map_err(io::Error::other)?;
+            Ok((stored, decode_state(&body)?))
+        })
+        .await?;
+        if stored.meta.last != meta.last_log_id.as_ref().map(stored_log_id) {
+            let what = format!("a snapshot of {:?} came as one of {meta}", stored.meta.last);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        {
+            let mut machine = self.replica.write();
+            machine.state = state;
+            machine.applied = meta.last_log_id;
+            machine.membership = meta.last_membership.clone();
+            machine.generation += 1;
+        }
+        self.replica.applied_bell.notify_one();
+        self.checkpoint.ring();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
+        let Some(stored) = self.snapshots.latest() else { return Ok(None) };
+        let meta = snapshot_meta(&stored.meta)?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Stored(stored) }))
+    }
+}
+
+/// Writes one snapshot from a clone of the state.
+pub(crate) struct SnapshotBuilder {
+    state: State,
+    meta: SnapshotMeta,
+    snapshots: Snapshots,
+    identity: Identity,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
+        let state = self.state.clone();
+        let snapshots = self.snapshots.clone();
+        let meta = self.meta.clone();
+        let stored_meta = StoredMeta {
+            cluster: self.identity.facts().cluster,
+            last: meta.last_log_id.as_ref().map(stored_log_id),
+            membership: codec::encode_snapshot_meta(&meta).to_vec(),
+            membership_log: meta.last_membership.log_id().as_ref().map(stored_log_id),
+            feature_level: state.feature_level(),
+            body_bytes: 0,
+        };
+        let stored = blocking(move || {
+            let body = state.encode();
+            let meta = StoredMeta { body_bytes: body.len() as u64, ..stored_meta };
+            snapshots.save(meta, &body).map_err(io::Error::other)
+        })
+        .await?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Stored(stored) })
+    }
+}
+
+/// What a snapshot of ours contains, as openraft has it.
+pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
+    let meta = codec::decode_snapshot_meta(stored.membership.clone().into()).map_err(|error| {
+        let what = format!("the membership in the snapshot does not decode: {error}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })?;
+    if meta.last_log_id != stored.last.map(raft_log_id) {
+        let what = "the snapshot names two different last entries";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(meta)
+}
+
+/// A snapshot's body as a state.
+pub(crate) fn decode_state(body: &[u8]) -> io::Result<State> {
+    State::decode(body).map_err(|error| {
+        let what = format!("the state in the snapshot does not decode: {error}");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
+/// Runs what waits for the disk or computes for long where it holds up nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(error)),
+    }
+}

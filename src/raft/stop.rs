@@ -1,0 +1,41 @@
+//! Why a node stops by itself: the first reason counts, and the process ends.
+
+use tokio::sync::watch;
+
+/// Says that the node must stop. Clones say it for the same node.
+#[derive(Clone, Debug)]
+pub(crate) struct StopSignal(watch::Sender<Option<String>>);
+
+impl StopSignal {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Stops the node; later reasons follow from the first.
+    pub(crate) fn stop(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.0.send_if_modified(|first| {
+            if first.is_some() {
+                return false;
+            }
+            tracing::error!(reason, "this node stops");
+            *first = Some(reason);
+            true
+        });
+    }
+
+    /// The reason, if there is one.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for a reason.
+    pub(crate) async fn stopped(&self) -> String {
+        let mut receiver = self.0.subscribe();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
