@@ -1,1 +1,23 @@
-//! Tests of the built program as real processes.
+//! Starts the built `keyward` program as real processes and tests it from outside.
+//!
+//! It sees the program as its users do: through the client, the HTTP API, the command line, the
+//! exit code, the log and the files. It never calls into the server's code.
+//!
+//! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
+//! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
+//! [`load`] makes work and remembers what was acknowledged, [`damage`] spoils files, [`trace`]
+//! reads what `strace` wrote, [`wait`] polls with a deadline.
+//!
+//! Invariants: every process is ended through the handle that started it, and waited for; no port
+//! is fixed; nothing is left in the temporary folder unless a test failed.
+
+pub mod ask;
+pub mod binary;
+pub mod cluster;
+pub mod damage;
+pub mod load;
+pub mod process;
+pub mod proxy;
+pub mod seed;
+pub mod trace;
+pub mod wait;

@@ -1,0 +1,75 @@
+//! Short forms of the requests that scenarios make again and again.
+
+use std::time::Duration;
+
+use keyward::Error;
+use keyward::service::LockService;
+use keyward::types::{
+    CallOptions, Grant, LockOptions, LockRequest, LockResponse, ReadOptions, Token, UnlockOptions,
+    UnlockRequest,
+};
+
+use crate::cluster::ELECTION;
+use crate::wait::eventually;
+
+/// A duration that no test outlasts.
+pub const LONG: Duration = Duration::from_secs(60 * 60);
+
+/// Asks once for a lock at level 0, and waits at most `timeout` for the answer.
+///
+/// # Errors
+/// As the service.
+pub async fn lock(
+    service: &impl LockService,
+    signature: &str,
+    signee: &str,
+    duration: Duration,
+    timeout: Duration,
+) -> Result<LockResponse, Error> {
+    let options = LockOptions {
+        duration: Some(duration),
+        call: CallOptions { timeout: Some(timeout), ..CallOptions::default() },
+        ..LockOptions::default()
+    };
+    service.lock(request(signature, signee), options).await
+}
+
+/// Takes a lock, or renews it, asking again while nobody leads.
+///
+/// # Panics
+/// If it is another's, or nobody leads within the time of an election.
+pub async fn hold(
+    service: &impl LockService,
+    signature: &str,
+    signee: &str,
+    duration: Duration,
+) -> Grant {
+    let response = eventually(&format!("{signature} is locked"), ELECTION, || {
+        lock(service, signature, signee, duration, ELECTION)
+    })
+    .await;
+    response.grant().unwrap_or_else(|| panic!("{signature} is refused: {response:?}")).clone()
+}
+
+/// Releases a lock.
+///
+/// # Panics
+/// If it is another's, or nobody leads within the time of an election.
+pub async fn release(service: &impl LockService, signature: &str, signee: &str, token: Token) {
+    let request = UnlockRequest { signature: signature.to_owned(), signee: signee.to_owned() };
+    let options = UnlockOptions { token: Some(token), ..UnlockOptions::default() };
+    let response = eventually(&format!("{signature} is released"), ELECTION, || {
+        service.unlock(request.clone(), options.clone())
+    })
+    .await;
+    assert!(response.ok(), "{signature} is another's: {response:?}");
+}
+
+/// Reads from the node's own copy, or linearizably.
+pub fn reading(stale: bool) -> ReadOptions {
+    ReadOptions { stale, ..ReadOptions::default() }
+}
+
+fn request(signature: &str, signee: &str) -> LockRequest {
+    LockRequest { signature: signature.to_owned(), signee: signee.to_owned(), level: Some(0) }
+}
