@@ -1,0 +1,222 @@
+//! What is measured on the test's own clock, or in the kernel's books: nothing runs beside it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use cluster_tests::ask;
+use cluster_tests::cluster::{Cluster, ClusterOptions, ELECTION, NodeId};
+use cluster_tests::damage::files;
+use cluster_tests::wait::{Stopwatch, eventually, throughout};
+use keyward::client::Client;
+use keyward::types::{LockResponse, LockStatus, TransferReason};
+use rustix::process::Signal;
+
+/// How late an expiry may be beyond its bound, for what the test itself adds: a poll, an answer,
+/// a scheduler with two busy cores.
+const SLACK: Duration = Duration::from_millis(400);
+
+/// Beyond the duration, for each leader change: the tick that the old leader still owed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Asks for the lock again and again until it is had; gives the answer, and when it came.
+async fn contend(client: &Client, signature: &str, watch: Stopwatch) -> (LockResponse, Duration) {
+    let response = eventually("the lock is free", ELECTION + ELECTION, || async {
+        let bound = Duration::from_secs(1);
+        match ask::lock(client, signature, "contender", ask::LONG, bound).await {
+            Ok(response) if response.ok() => Ok(response),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    (response, watch.elapsed())
+}
+
+fn assert_expired(response: &LockResponse) {
+    assert!(
+        matches!(
+            &response.status,
+            LockStatus::Transferred { previous_signee, reason: TransferReason::Expired, .. }
+                if previous_signee == "holder"
+        ),
+        "{response:?}"
+    );
+}
+
+/// (1+2ρ) of a duration, for ρ = 1 %.
+fn with_rates(duration: Duration) -> Duration {
+    duration + duration / 50
+}
+
+fn clients_of(cluster: &Cluster, ids: &[NodeId]) -> Client {
+    let endpoints: Vec<String> = ids.iter().map(|&id| cluster.endpoint(id)).collect();
+    cluster_tests::cluster::client(&endpoints)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_expires_across_a_leader_change_never_early_and_soon() {
+    let mut cluster = Cluster::start(ClusterOptions::default()).await;
+    for (round, duration) in [3, 6].map(Duration::from_secs).into_iter().enumerate() {
+        let signature = format!("expiry/{round}");
+        let leader = cluster.leader().await;
+        let survivors = clients_of(&cluster, &cluster.others(leader));
+        let asked = Stopwatch::start();
+        ask::hold(&survivors, &signature, "holder", duration).await;
+        let granted = asked.elapsed();
+        cluster.kill(leader);
+        let killed = Stopwatch::start();
+        ask::hold(&survivors, &format!("expiry/probe/{round}"), "probe", ask::LONG).await;
+        let election = killed.elapsed();
+        let (response, free) = contend(&survivors, &signature, asked).await;
+        assert_expired(&response);
+        let late = free.saturating_sub(granted + duration);
+        println!(
+            "duration {duration:?}: election {election:?}, free after {free:?}, late {late:?}"
+        );
+        assert!(free >= duration, "free {free:?} after it was asked for, before {duration:?}");
+        let bound = granted + with_rates(duration) + election + TICK + SLACK;
+        assert!(free <= bound, "free only {free:?} after it was asked for, beyond {bound:?}");
+        cluster.start_all().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_expires_soon_while_the_leader_stays() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let clients = cluster.clients();
+    let duration = Duration::from_secs(2);
+    let mut worst = Duration::ZERO;
+    for round in 0..3 {
+        let signature = format!("expiry/stable/{round}");
+        let asked = Stopwatch::start();
+        ask::hold(&clients, &signature, "holder", duration).await;
+        let granted = asked.elapsed();
+        let (response, free) = contend(&clients, &signature, asked).await;
+        assert_expired(&response);
+        assert!(free >= duration, "free {free:?} after it was asked for, before {duration:?}");
+        let bound = granted + with_rates(duration) + SLACK;
+        assert!(free <= bound, "free only {free:?} after it was asked for, beyond {bound:?}");
+        worst = worst.max(free.saturating_sub(granted + duration));
+    }
+    println!("expired at most {worst:?} late under a stable leader, of {duration:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_wakes_up_too_late_ends_no_lock() {
+    let mut cluster = Cluster::start(ClusterOptions::default()).await;
+    let duration = Duration::from_secs(8);
+    let old = cluster.leader().await;
+    let survivors = clients_of(&cluster, &cluster.others(old));
+    let first = ask::hold(&survivors, "pause", "holder", duration).await;
+    cluster.signal(old, Signal::STOP);
+    let paused = Stopwatch::start();
+    let new = cluster.leader_among(&cluster.others(old)).await;
+    assert_ne!(new, old);
+    ask::hold(&survivors, "pause/probe", "probe", ask::LONG).await;
+    let election = paused.elapsed();
+    // Until the old leader's own clock would say that the first grant is over; renewed meanwhile.
+    let renewed = eventually("the old deadline is near", duration, || async {
+        if paused.elapsed() + Duration::from_secs(1) > duration { Ok(()) } else { Err("not yet") }
+    });
+    renewed.await;
+    let asked = Stopwatch::start();
+    let second = ask::hold(&survivors, "pause", "holder", duration).await;
+    let granted = asked.elapsed();
+    assert_eq!(second.token, first.token, "renewed in time, so the token is kept");
+    let late = eventually("past the old deadline", duration, || async {
+        if paused.elapsed() > duration { Ok(()) } else { Err("not yet") }
+    });
+    late.await;
+    // What waits at the paused process is answered first when it wakes up.
+    let sleeper = cluster.client(old);
+    let waiting = tokio::spawn(async move {
+        let bound = Duration::from_secs(4);
+        ask::lock(&sleeper, "pause", "contender", ask::LONG, bound).await
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cluster.signal(old, Signal::CONT);
+    let answer = waiting.await.expect("the request ends");
+    assert!(!answer.as_ref().is_ok_and(LockResponse::ok), "taken {:?} early", asked.elapsed());
+    let all = clients_of(&cluster, &[old, new]);
+    let (response, free) = contend(&all, "pause", asked).await;
+    assert_expired(&response);
+    println!("election {election:?}; free {free:?} after it was renewed for {duration:?}");
+    assert!(free >= duration, "free {free:?} after it was renewed, before {duration:?}");
+    let bound = granted + with_rates(duration) + election + TICK + SLACK;
+    assert!(free <= bound, "free only {free:?} after it was renewed, beyond {bound:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_hands_over_at_once() {
+    let mut cluster = Cluster::start(ClusterOptions::default()).await;
+    let old = cluster.leader().await;
+    let survivors = clients_of(&cluster, &cluster.others(old));
+    let held = ask::hold(&survivors, "stop/held", "holder", ask::LONG).await;
+    let watch = Stopwatch::start();
+    cluster.signal(old, Signal::TERM);
+    let next = ask::hold(&survivors, "stop/next", "holder", ask::LONG).await;
+    let moved = watch.elapsed();
+    assert!(next.token > held.token);
+    let new = cluster.leader_among(&cluster.others(old)).await;
+    let changed = watch.elapsed();
+    assert_ne!(new, old);
+    let (status, log) = cluster.wait_end(old, Duration::from_secs(12)).await;
+    println!(
+        "a lock {moved:?} after SIGTERM, all agreed after {changed:?}, ended after {:?}",
+        watch.elapsed()
+    );
+    assert!(status.success(), "{status}: {log}");
+    // Sooner than any follower would have missed its leader.
+    assert!(changed < Duration::from_millis(1500), "leadership moved only after {changed:?}");
+}
+
+/// When each file below the data folders was last written.
+fn written(cluster: &Cluster) -> BTreeMap<PathBuf, SystemTime> {
+    let data = cluster.ids().into_iter().flat_map(|id| files(&cluster.data_dir(id), |_| true));
+    data.map(|path| {
+        let time = fs::metadata(&path).and_then(|data| data.modified()).expect("the file is there");
+        (path, time)
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_cluster_without_locks_writes_nothing() {
+    const IDLE: Duration = Duration::from_secs(6);
+    // A debug build does several times the work of a release build; scripts/measure has the figure.
+    const CPU_SHARE: f64 = 0.06;
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let clients = cluster.clients();
+    for number in 0..20 {
+        let signature = format!("idle/{number}");
+        let grant = ask::hold(&clients, &signature, "holder", ask::LONG).await;
+        ask::release(&clients, &signature, "holder", grant.token).await;
+    }
+    // What the last requests left to do is done when nothing was written for two seconds.
+    let mut before = written(&cluster);
+    let mut quiet = Stopwatch::start();
+    eventually("the cluster comes to rest", ELECTION, || {
+        let now = written(&cluster);
+        if now != before {
+            before = now;
+            quiet = Stopwatch::start();
+        }
+        let rested = quiet.elapsed();
+        async move {
+            if rested > Duration::from_secs(2) { Ok(()) } else { Err("files are being written") }
+        }
+    })
+    .await;
+    let usage: Vec<_> = cluster.ids().into_iter().map(|id| (id, cluster.usage(id))).collect();
+    let watch = Stopwatch::start();
+    throughout("no file is written", IDLE, || async { written(&cluster) == before }).await;
+    let time = watch.elapsed();
+    for (id, old) in usage {
+        let used = cluster.usage(id).since(&old);
+        let share = used.cpu.as_secs_f64() / time.as_secs_f64();
+        println!("node {id}, idle: {:.2} % of a core (debug build)", share * 100.0);
+        assert_eq!(used.written_bytes, 0, "node {id} wrote to its disk");
+        assert!(share < CPU_SHARE, "node {id} uses {:.2} % of a core", share * 100.0);
+    }
+}

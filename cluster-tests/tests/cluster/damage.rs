@@ -1,0 +1,219 @@
+//! Spoiled files of one node. It stops with a message that names the file, or it rebuilds what it
+//! has lost and serves right answers; it never serves wrong ones.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cluster_tests::ask;
+use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION, NodeId};
+use cluster_tests::damage::{content_end, files, flip, truncate, zero_from};
+use cluster_tests::load::{Acknowledged, Load, records};
+use cluster_tests::seed::seeded;
+use cluster_tests::wait::eventually;
+use keyward::service::LockService;
+use keyward::types::ListRequest;
+use rand::Rng;
+
+/// How long a node may take to find out that it cannot start.
+const REFUSAL: Duration = Duration::from_secs(20);
+
+/// A cluster with work done and one follower down, whose files may be spoiled.
+struct Scene {
+    cluster: Cluster,
+    told: Acknowledged,
+    spoiled: NodeId,
+}
+
+impl Scene {
+    async fn set(name: &str, arguments: &[&str], operations: u64) -> Self {
+        let mut random = seeded(name);
+        let mut cluster = Cluster::start(ClusterOptions::default().with(arguments)).await;
+        let clients = (0..4).map(|_| cluster.clients()).collect();
+        let load = Load::start("damage", clients, random.random());
+        load.wait_for(operations, BOOT).await;
+        let leader = cluster.leader().await;
+        let spoiled = cluster.others(leader)[0];
+        let told = load.stop().await;
+        cluster.wait_caught_up(spoiled, leader, ELECTION).await;
+        cluster.kill(spoiled);
+        Self { cluster, told, spoiled }
+    }
+
+    /// The node's files below a part of its data folder.
+    fn files(&self, below: &str) -> Vec<PathBuf> {
+        let found = files(&self.cluster.data_dir(self.spoiled), |path| path.starts_with(below));
+        assert!(!found.is_empty(), "node {} has no files below {below}", self.spoiled);
+        found
+    }
+
+    /// The segment that the log ends in, and where its content ends.
+    fn last_segment(&self) -> (PathBuf, u64) {
+        let mut with_content = self.files("log/segment-").into_iter().map(|path| {
+            let end = content_end(&path);
+            (path, end)
+        });
+        with_content.rfind(|&(_, end)| end > 0).expect("a segment has entries")
+    }
+
+    /// The node starts, catches up and has everything in its own copy; gives what it logged.
+    async fn serves_right_answers(mut self) -> String {
+        let (cluster, spoiled) = (&mut self.cluster, self.spoiled);
+        cluster.start_node(spoiled).await;
+        cluster.wait_ready(BOOT).await;
+        let leader = cluster.leader().await;
+        // Written after the damage: the node takes part again.
+        ask::hold(&cluster.client(spoiled), "damage/after", "holder", ask::LONG).await;
+        cluster.wait_caught_up(spoiled, leader, ELECTION).await;
+        self.told.verify(&cluster.client(spoiled)).await;
+        let client = cluster.client(spoiled);
+        let request = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
+        let own = client.list(request, ask::reading(true)).await.expect("its own copy");
+        let expected = records(&cluster.clients(), "").await;
+        assert_eq!(own.locks.len(), expected.len(), "its own copy is whole");
+        for record in own.locks {
+            let holder = &record.holders[0];
+            assert_eq!(expected.get(&record.signature), Some(&(holder.token, holder.level)));
+        }
+        cluster.logged(spoiled)
+    }
+
+    /// The node ends by itself and names the file; the others go on.
+    async fn stops_and_names(mut self, file: &str) {
+        let (cluster, spoiled) = (&mut self.cluster, self.spoiled);
+        cluster.spawn(spoiled);
+        let (status, log) = cluster.wait_end(spoiled, REFUSAL).await;
+        assert!(!status.success(), "it ended with {status}: {log}");
+        assert!(log.contains(file), "the log does not name {file}: {log}");
+        assert!(!log.contains("panicked"), "a message is asked for, not a panic: {log}");
+        let client = cluster.client(cluster.others(spoiled)[0]);
+        ask::hold(&client, "damage/without", "holder", ask::LONG).await;
+        self.told.verify(&client).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spoiled_checkpoint_is_thrown_away_and_rebuilt() {
+    let scene = Scene::set("spoiled checkpoint", &[], 400).await;
+    for path in scene.files("checkpoint/") {
+        let end = content_end(&path);
+        if end > 0 {
+            flip(&path, end / 2, 1);
+        }
+    }
+    scene.serves_right_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_checkpoint_is_thrown_away_and_rebuilt() {
+    // sled opens a file whose end is gone, successfully and empty.
+    let scene = Scene::set("cut checkpoint", &["--snapshot-every", "100"], 400).await;
+    for path in scene.files("checkpoint/") {
+        let length = fs::metadata(&path).expect("it is there").len();
+        truncate(&path, length / 2);
+    }
+    scene.serves_right_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_checkpoint_is_rebuilt() {
+    let scene = Scene::set("lost checkpoint", &[], 200).await;
+    let folder = scene.cluster.data_dir(scene.spoiled).join("checkpoint");
+    fs::remove_dir_all(folder).expect("it can be removed");
+    scene.serves_right_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_of_the_log_is_cut_and_said() {
+    let scene = Scene::set("torn tail", &[], 200).await;
+    let (segment, end) = scene.last_segment();
+    zero_from(&segment, end - 5);
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    let log = scene.serves_right_answers().await;
+    assert!(log.contains(&name), "the warning does not name {name}: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_middle_of_the_log_stops_the_node() {
+    let scene = Scene::set("damage in the log", &[], 200).await;
+    let (segment, end) = scene.last_segment();
+    flip(&segment, end / 3, 1);
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    scene.stops_and_names(&name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_segment_stops_the_node() {
+    let scene = Scene::set("lost segment", &[], 200).await;
+    let (segment, _) = scene.last_segment();
+    fs::remove_file(&segment).expect("it can be removed");
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    scene.stops_and_names(&name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_vote_stops_the_node() {
+    let scene = Scene::set("spoiled vote", &[], 100).await;
+    for vote in scene.files("vote") {
+        let length = fs::metadata(&vote).expect("it is there").len();
+        flip(&vote, 0, usize::try_from(length).expect("a small file"));
+    }
+    scene.stops_and_names("vote").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_snapshot_stops_the_node() {
+    let scene = Scene::set("spoiled snapshot", &["--snapshot-every", "100"], 400).await;
+    let snapshot = scene.files("snapshots/").pop().expect("there is one");
+    flip(&snapshot, content_end(&snapshot) / 2, 1);
+    let name = snapshot.file_name().expect("a name").to_string_lossy().into_owned();
+    scene.stops_and_names(&name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_half_received_is_no_snapshot() {
+    let scene = Scene::set("half a snapshot", &["--snapshot-every", "100"], 400).await;
+    let snapshot = scene.files("snapshots/").pop().expect("there is one");
+    let temporary = snapshot.with_extension("tmp");
+    fs::copy(&snapshot, &temporary).expect("it can be copied");
+    truncate(&temporary, content_end(&snapshot) / 2);
+    scene.serves_right_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inspector_reads_a_stopped_nodes_folder() {
+    use cluster_tests::binary;
+    use cluster_tests::process::{Output, Process};
+    use std::process::Command;
+
+    let scene = Scene::set("inspected", &[], 100).await;
+    let output = Output::in_folder(scene.cluster.folder(), "inspect");
+    let mut command = Command::new(binary::keyward());
+    command.env_clear().arg("inspect").arg(scene.cluster.data_dir(scene.spoiled));
+    let mut inspector = Process::spawn(&mut command, output);
+    let status = inspector.wait(REFUSAL).await;
+    let printed = inspector.output().printed();
+    assert!(status.success(), "{status}: {printed}{}", inspector.output().logged());
+    assert!(printed.contains("load/damage/"), "it shows the locks: {printed}");
+    // It has only looked.
+    scene.serves_right_answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_spoiled_checkpoints_are_rebuilt_at_once() {
+    let mut scene = Scene::set("all checkpoints", &[], 300).await;
+    let client_of_all = scene.cluster.clients();
+    for id in scene.cluster.others(scene.spoiled) {
+        scene.cluster.kill(id);
+    }
+    for id in scene.cluster.ids() {
+        let folder = scene.cluster.data_dir(id).join("checkpoint");
+        fs::remove_dir_all(folder).expect("it can be removed");
+    }
+    scene.cluster.start_all().await;
+    eventually("a leader", ELECTION, || async {
+        ask::lock(&client_of_all, "damage/all", "holder", ask::LONG, ELECTION).await
+    })
+    .await;
+    scene.told.verify(&client_of_all).await;
+}

@@ -1,0 +1,137 @@
+//! Nodes cut off from one another. Their clients still reach each of them.
+
+use std::time::Duration;
+
+use cluster_tests::ask;
+use cluster_tests::cluster::{Cluster, ClusterOptions, ELECTION, NodeId};
+use cluster_tests::load::Load;
+use cluster_tests::proxy::Fault;
+use cluster_tests::seed::seeded;
+use cluster_tests::wait::Stopwatch;
+use keyward::api::{headers, routes};
+use keyward::service::LockService;
+use rand::Rng;
+use serde_json::{Value, json};
+
+/// How long a caller is willing to wait, in these requests.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// By how much an answer may be later than that: the way there and back, on busy cores.
+const SLACK: Duration = Duration::from_millis(1500);
+
+/// A node without a majority refuses writes and reads, within the caller's bound. It is asked
+/// directly: a client would go on to a node that can answer.
+async fn refuses(cluster: &Cluster, id: NodeId, signature: &str) {
+    let lock = json!({"signature": signature, "signee": "cut-off", "duration_ms": 60_000});
+    let url = format!("{}{}", cluster.endpoint(id), routes::LOCK);
+    let (status, body) = answer(cluster.http().post(&url).json(&lock)).await;
+    let code = body["code"].as_str().unwrap_or_default();
+    assert!(
+        matches!((status, code), (503, "unavailable") | (504, "unknown")),
+        "node {id} without a majority answered a lock with {status}: {body}"
+    );
+    let (status, body) = answer(cluster.http().get(format!("{url}?signature=isolated/kept"))).await;
+    let code = body["code"].as_str().unwrap_or_default();
+    assert_eq!((status, code), (503, "unavailable"), "node {id} answered a read: {body}");
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let watch = Stopwatch::start();
+    let timeout = TIMEOUT.as_millis().to_string();
+    let answer = request.header(headers::TIMEOUT_MS, timeout).send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    let body = answer.json().await.expect("a problem document");
+    let took = watch.elapsed();
+    assert!(took < TIMEOUT + SLACK, "{status} came only after {took:?}: {body}");
+    (status, body)
+}
+
+async fn a_follower_is_cut_off_and_comes_back(fault: Fault) {
+    let mut random = seeded("a follower cut off");
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let leader = cluster.leader().await;
+    let term = cluster.status(leader).await.expect("it leads").term;
+    let away = cluster.others(leader)[0];
+    let majority = cluster.others(away);
+    let endpoints: Vec<String> = majority.iter().map(|&id| cluster.endpoint(id)).collect();
+    let clients = (0..3).map(|_| cluster_tests::cluster::client(&endpoints)).collect();
+    let load = Load::start("cut", clients, random.random());
+    load.wait_for(50, ELECTION).await;
+    cluster.isolate(away, fault);
+    load.wait_for(50, ELECTION).await;
+    refuses(&cluster, away, "cut/refused").await;
+    refuses(&cluster, away, "cut/refused").await;
+    load.wait_for(50, ELECTION).await;
+    cluster.heal();
+    // Asking before it votes (pre-vote), it disturbs nobody: the same leader, the same term.
+    assert_eq!(cluster.leader().await, leader);
+    assert_eq!(cluster.status(leader).await.expect("it leads").term, term);
+    cluster.wait_caught_up(away, leader, ELECTION).await;
+    let told = load.stop().await;
+    told.verify(&cluster.client(away)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_behind_silent_links_refuses_and_comes_back_without_an_election() {
+    a_follower_is_cut_off_and_comes_back(Fault::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_behind_refusing_links_refuses_and_comes_back_without_an_election() {
+    a_follower_is_cut_off_and_comes_back(Fault::Refused).await;
+}
+
+async fn an_isolated_leader_refuses_and_the_majority_goes_on(fault: Fault) {
+    let mut random = seeded("the leader isolated");
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let old = cluster.leader().await;
+    let before = ask::hold(&cluster.clients(), "isolated/kept", "holder", ask::LONG).await;
+    let clients = (0..3).map(|_| cluster.clients()).collect();
+    let load = Load::start("isolated", clients, random.random());
+    load.wait_for(50, ELECTION).await;
+    cluster.isolate(old, fault);
+    // At once, while it still believes that it leads; and later, when it cannot.
+    refuses(&cluster, old, "isolated/refused").await;
+    refuses(&cluster, old, "isolated/refused").await;
+    let majority = cluster.others(old);
+    let new = cluster.leader_among(&majority).await;
+    assert_ne!(new, old);
+    let client = cluster.client(new);
+    let during = ask::hold(&client, "isolated/during", "holder", ask::LONG).await;
+    assert!(during.token > before.token);
+    refuses(&cluster, old, "isolated/refused").await;
+    load.wait_for(20, ELECTION).await;
+    cluster.heal();
+    let leader = cluster.leader().await;
+    cluster.wait_caught_up(old, leader, ELECTION).await;
+    let told = load.stop().await;
+    let all = cluster.client(old);
+    told.verify(&all).await;
+    let found = all.check("isolated/during".to_owned(), ask::reading(false)).await;
+    assert_eq!(found.expect("it was acknowledged").record.holders[0].token, during.token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_behind_silent_links_refuses_and_the_majority_goes_on() {
+    an_isolated_leader_refuses_and_the_majority_goes_on(Fault::Silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_behind_refusing_links_refuses_and_the_majority_goes_on() {
+    an_isolated_leader_refuses_and_the_majority_goes_on(Fault::Refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_links_delay_answers_and_lose_nothing() {
+    let mut random = seeded("slow links");
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    for (from, to) in [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)] {
+        let delay = Duration::from_millis(random.random_range(5..30));
+        cluster.link(from, to).set(cluster_tests::proxy::Condition { delay, ..Default::default() });
+    }
+    let clients = (0..4).map(|_| cluster.clients()).collect();
+    let load = Load::start("slow", clients, random.random());
+    load.wait_for(100, ELECTION).await;
+    let told = load.stop().await;
+    told.verify(&cluster.clients()).await;
+}

@@ -1,0 +1,85 @@
+//! Nodes that start: for the first time, and after they were away for longer than the log reaches.
+
+use std::time::Duration;
+
+use cluster_tests::ask;
+use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION};
+use cluster_tests::load::{Load, records};
+use cluster_tests::seed::seeded;
+use cluster_tests::wait::{eventually, throughout};
+use keyward::service::LockService;
+use keyward::types::ListRequest;
+use rand::Rng;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_a_snapshots_worth_of_log_is_given_the_snapshot() {
+    let mut random = seeded("missed a snapshot");
+    let options = ClusterOptions::default().with(&["--snapshot-every", "100"]);
+    let mut cluster = Cluster::start(options).await;
+    let leader = cluster.leader().await;
+    let away = cluster.others(leader)[0];
+    let clients = (0..4).map(|_| cluster.clients()).collect();
+    let load = Load::start("snapshot", clients, random.random());
+    load.wait_for(50, ELECTION).await;
+    let left_at = cluster.status(away).await.expect("it runs").last_log_index;
+    cluster.kill(away);
+    // Until the log no longer reaches back to where the node left.
+    eventually("the leader purges its log", BOOT, || async {
+        let purged = cluster.status(leader).await?.purged_index;
+        if purged > left_at { Ok(()) } else { Err(format!("{purged:?}, left at {left_at:?}")) }
+    })
+    .await;
+    cluster.start_node(away).await;
+    cluster.wait_ready(BOOT).await;
+    let told = load.stop().await;
+    cluster.wait_caught_up(away, leader, ELECTION).await;
+    told.verify(&cluster.client(away)).await;
+    // Its own copy, not the leader's answer.
+    let expected = records(&cluster.clients(), "load/").await;
+    let request = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
+    let own = ask::reading(true);
+    let page = cluster.client(away).list(request, own).await.expect("its own copy");
+    assert_eq!(page.locks.len(), expected.len().min(1000), "its own copy is whole");
+    for record in page.locks {
+        let holder = &record.holders[0];
+        assert_eq!(expected.get(&record.signature), Some(&(holder.token, holder.level)));
+    }
+    // And it can lead with what it was given.
+    for other in cluster.others(away) {
+        cluster.kill(other);
+    }
+    cluster.start_node(leader).await;
+    cluster.leader_among(&[leader, away]).await;
+    told.verify(&cluster.client(away)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_start_waits_for_every_member_and_says_for_whom() {
+    let mut cluster = Cluster::prepare(ClusterOptions::default()).await;
+    for id in [3, 1] {
+        cluster.start_node(id).await;
+    }
+    eventually("node 1 says that it waits for node 2", BOOT, || async {
+        match cluster.readiness(1).await {
+            Err(said) if said.contains("node 2") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    // A majority is not enough before all have met.
+    throughout("nobody leads", Duration::from_secs(3), || async {
+        cluster.readiness(1).await.is_err() && cluster.readiness(3).await.is_err()
+    })
+    .await;
+    cluster.start_all().await;
+    ask::hold(&cluster.client(2), "first", "holder", ask::LONG).await;
+    // From now on a majority is.
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    for id in [2, 3] {
+        cluster.start_node(id).await;
+    }
+    cluster.leader_among(&[2, 3]).await;
+    ask::hold(&cluster.client(2), "second", "holder", ask::LONG).await;
+}
