@@ -1,4 +1,7 @@
 //! What comes of a command, and how it is told to the one who asked.
+//!
+//! An outcome is the lock machine's, an answer the contract's: `failed` stays an answer, a refusal
+//! becomes one of the contract's errors. Nothing here judges.
 
 use crate::error::Error;
 use crate::types::{DecidedAt, LockResponse, LockStatus, UnlockResponse, UnlockStatus};
@@ -65,7 +68,10 @@ impl Decision {
         match self.outcome {
             Outcome::Lock(status) => Ok(LockResponse { status, decided_at: Some(self.decided_at) }),
             Outcome::Refused(refusal) => Err(refusal.into()),
-            other => panic!("a lock command was answered with {other:?}"),
+            other @ (Outcome::Unlock(_)
+            | Outcome::Advanced
+            | Outcome::Table
+            | Outcome::FeatureLevel) => panic!("a lock command was answered with {other:?}"),
         }
     }
 
@@ -82,7 +88,10 @@ impl Decision {
                 Ok(UnlockResponse { status, decided_at: Some(self.decided_at) })
             }
             Outcome::Refused(refusal) => Err(refusal.into()),
-            other => panic!("an unlock command was answered with {other:?}"),
+            other @ (Outcome::Lock(_)
+            | Outcome::Advanced
+            | Outcome::Table
+            | Outcome::FeatureLevel) => panic!("an unlock command was answered with {other:?}"),
         }
     }
 
@@ -97,7 +106,9 @@ impl Decision {
         match self.outcome {
             Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),
             Outcome::Refused(refusal) => Err(refusal.into()),
-            other => panic!("a command without an answer was answered with {other:?}"),
+            other @ (Outcome::Lock(_) | Outcome::Unlock(_)) => {
+                panic!("a command without an answer was answered with {other:?}")
+            }
         }
     }
 }

@@ -162,27 +162,24 @@ impl Locks {
     fn insert(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
         self.unexpired += record.unexpired();
         let due = record.due();
-        let (old_due, key_of_index) = match self.records.get_mut(&key) {
-            Some(slot) => {
-                let old = std::mem::replace(slot, Arc::new(record));
-                self.unexpired -= old.unexpired();
-                Self::note_gone(&key, &old, slot, tracker);
-                (old.due(), key)
-            }
-            None => {
-                self.count_in_table(key.table(), 1);
-                self.records.insert(key.clone(), Arc::new(record));
-                (ClusterTime::NEVER, key)
-            }
+        let old_due = if let Some(slot) = self.records.get_mut(&key) {
+            let old = std::mem::replace(slot, Arc::new(record));
+            self.unexpired -= old.unexpired();
+            Self::note_gone(&key, &old, slot, tracker);
+            old.due()
+        } else {
+            self.count_in_table(key.table(), 1);
+            self.records.insert(key.clone(), Arc::new(record));
+            ClusterTime::NEVER
         };
         if old_due == due {
             return;
         }
         if old_due != ClusterTime::NEVER {
-            self.deadlines.remove(&(old_due, key_of_index.clone()));
+            self.deadlines.remove(&(old_due, key.clone()));
         }
         if due != ClusterTime::NEVER {
-            self.deadlines.insert((due, key_of_index));
+            self.deadlines.insert((due, key));
         }
     }
 
@@ -267,9 +264,8 @@ impl Locks {
     }
 
     fn count_in_table(&mut self, name: &str, change: i64) {
-        let name_of_new = || Arc::<str>::from(name);
         if !self.tables.contains_key(name) {
-            self.tables.insert(name_of_new(), Table::default());
+            self.tables.insert(name.into(), Table::default());
         }
         let table = self.tables.get_mut(name).expect("the table was put there");
         table.records = table

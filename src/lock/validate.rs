@@ -1,4 +1,11 @@
-//! What is refused before anything is proposed.
+//! What is refused before anything is proposed, and in which words.
+//!
+//! Every function here is pure and asks nothing of the state, so that the node a client happens to
+//! ask can refuse at once and the leader can check again. The limits hold for what comes *in*:
+//! apply and the decoders never look at them, so whatever was once accepted stays readable and
+//! removable when a limit changes.
+
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::lock::{Command, LockCommand, Operation, TableCommand, UnlockCommand};
@@ -7,7 +14,6 @@ use crate::types::{
     MAX_NAME_BYTES, MAX_SAFE_INTEGER, ReadOptions, RequestId, TableDefaults, TableOptions, Token,
     UnlockOptions, UnlockRequest,
 };
-use std::time::Duration;
 
 /// The longest `actor` or `cause`, in bytes: they travel in every log entry.
 const MAX_AUDIT_BYTES: usize = 1024;
@@ -213,7 +219,7 @@ fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
     if value.is_zero() {
         return Err(Error::bad_request(format!("the {what} is 0 ms; it must be at least 1 ms")));
     }
-    if value.subsec_nanos() % 1_000_000 != 0 {
+    if !value.subsec_nanos().is_multiple_of(1_000_000) {
         return Err(Error::bad_request(format!(
             "the {what} is {} ns; it must be a whole number of milliseconds",
             value.as_nanos()

@@ -1,1 +1,156 @@
 //! Tests of the lock machine.
+//!
+//! `oracle.rs` is a second lock machine, slow and simple, written from the contract; `histories.rs`
+//! draws random logs and checks on each of them that the two agree and that the properties of
+//! design and contract hold. `rows.rs` has each row of the contract's table, `time.rs` expiry,
+//! removal and stamps, `repeats.rs` the request lanes, `tables.rs` the tables, `bytes.rs` the
+//! encodings, also of hostile bytes, `bounds.rs` what happens at the limits.
+
+mod bounds;
+mod bytes;
+mod histories;
+mod oracle;
+mod repeats;
+mod rows;
+mod tables;
+mod time;
+
+use std::time::Duration;
+
+use crate::lock::{
+    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Stamp, State,
+    TableCommand, UnlockCommand,
+};
+use crate::types::{DecidedAt, Grant, Holder, LockStatus, RequestId, Token, UnlockStatus};
+
+const TERM: u64 = 1;
+
+/// A state with a log of its own: each command an entry, at a time that the test moves.
+#[derive(Debug, Default)]
+struct Machine {
+    state: State,
+    index: u64,
+    now_ms: u64,
+}
+
+impl Machine {
+    fn decide(&mut self, command: Command) -> Decision {
+        self.index += 1;
+        let time = ClusterTime(self.now_ms * 1000);
+        let proposal = Proposal { stamp: Stamp { term: TERM, time }, commands: vec![command] };
+        let mut decisions = self.state.apply(TERM, self.index, &proposal);
+        self.state.assert_invariants();
+        assert_eq!(decisions.len(), 1);
+        decisions.remove(0)
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.decide(Command::advance());
+    }
+
+    fn outcome(&mut self, operation: impl Into<Operation>) -> Outcome {
+        let decision = self.decide(Command::from(operation.into()));
+        assert_eq!(decision.decided_at, DecidedAt { index: self.index, position: 0 });
+        decision.outcome
+    }
+
+    fn lock(&mut self, command: LockCommand) -> LockStatus {
+        match self.outcome(command) {
+            Outcome::Lock(status) => status,
+            other => panic!("not judged: {other:?}"),
+        }
+    }
+
+    fn unlock(&mut self, command: UnlockCommand) -> UnlockStatus {
+        match self.outcome(command) {
+            Outcome::Unlock(status) => status,
+            other => panic!("not judged: {other:?}"),
+        }
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        self.state.check("default", "s").map(|record| {
+            assert_eq!(record.signature, "s");
+            assert_eq!(record.holders.len(), 1, "an exclusive lock has one holder");
+            record.holders.into_iter().next().unwrap()
+        })
+    }
+}
+
+impl State {
+    fn assert_invariants(&self) {
+        self.locks.assert_indexes_equal_records();
+        self.lanes.assert_index_equals_lanes();
+    }
+}
+
+impl From<LockCommand> for Operation {
+    fn from(command: LockCommand) -> Self {
+        Self::Lock(Box::new(command))
+    }
+}
+
+impl From<UnlockCommand> for Operation {
+    fn from(command: UnlockCommand) -> Self {
+        Self::Unlock(Box::new(command))
+    }
+}
+
+impl From<TableCommand> for Operation {
+    fn from(command: TableCommand) -> Self {
+        Self::ConfigureTable(Box::new(command))
+    }
+}
+
+/// A lock command for the lock `s` of the default table, for 1000 ms and for ever.
+fn by(signee: &str) -> LockCommand {
+    LockCommand {
+        table: "default".into(),
+        signature: "s".into(),
+        signee: signee.into(),
+        instance: None,
+        level: None,
+        force: false,
+        duration_ms: Some(1000),
+        time_to_live_ms: None,
+        token: None,
+    }
+}
+
+fn release(signee: &str) -> UnlockCommand {
+    UnlockCommand {
+        table: "default".into(),
+        signature: "s".into(),
+        signee: signee.into(),
+        instance: None,
+        token: None,
+    }
+}
+
+fn with_id(operation: impl Into<Operation>, lane: u128, seq: u64) -> Command {
+    Command { request_id: Some(RequestId { lane, seq }), ..Command::from(operation.into()) }
+}
+
+/// A live grant for ever, as the answer to `by` shows it.
+fn grant(token: u64, level: i64, expires_in_ms: u64) -> Grant {
+    Grant {
+        token: Token(token),
+        level,
+        expires_in: Duration::from_millis(expires_in_ms),
+        removed_in: None,
+        live: true,
+    }
+}
+
+fn holder(signee: &str, token: u64, level: i64, expires_in_ms: u64) -> Holder {
+    Holder {
+        signee: signee.to_owned(),
+        instance: None,
+        level,
+        token: Token(token),
+        expires_in: Duration::from_millis(expires_in_ms),
+        expired: expires_in_ms == 0,
+        removed_in: None,
+    }
+}

@@ -1,0 +1,235 @@
+//! The encodings: frozen examples, sizes, and bytes that nobody of ours wrote.
+
+use proptest::prelude::*;
+
+use super::{Machine, by, release, with_id};
+use crate::lock::{
+    ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, State, TableCommand,
+};
+use crate::types::{MAX_NAME_BYTES, MAX_SAFE_INTEGER, Token};
+
+fn example_proposal() -> Proposal {
+    let everything = LockCommand {
+        instance: Some("i".into()),
+        level: Some(-2),
+        force: true,
+        time_to_live_ms: Some(2000),
+        token: Some(Token(300)),
+        ..by("ann")
+    };
+    let mut audited = with_id(everything, 0x0123, 7);
+    audited.actor = Some("who".into());
+    audited.cause = Some("why".into());
+    let table = TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live_ms: Some(6) };
+    let operations = [
+        Operation::from(release("ann")),
+        Operation::Advance,
+        Operation::from(table),
+        Operation::DeleteTable { table: "t".into() },
+        Operation::RaiseFeatureLevel(1),
+    ];
+    let commands = std::iter::once(audited).chain(operations.map(Command::from)).collect();
+    Proposal { stamp: Stamp { term: 3, time: ClusterTime(1_000_000) }, commands }
+}
+
+/// A state with something of every kind in it: three tables, lanes, an expired grant.
+fn example_state() -> State {
+    let mut machine = Machine::default();
+    machine.lock(LockCommand { duration_ms: Some(1), instance: Some("i".into()), ..by("ann") });
+    machine.now_ms = 5;
+    let other = LockCommand { table: "other".into(), time_to_live_ms: Some(9000), ..by("bob") };
+    machine.decide(with_id(other, 1, 1));
+    machine.decide(with_id(release("ann"), 2, 1));
+    machine.decide(with_id(LockCommand { force: true, ..by("cy") }, 3, 1));
+    let table = TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live_ms: Some(6) };
+    machine.decide(with_id(table, 4, 1));
+    machine.state
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whoever changes these bytes makes every log in the world unreadable: give the new shape a new
+/// version and go on reading this one.
+#[test]
+fn version_1_of_a_proposal_is_frozen() {
+    let bytes = example_proposal().encode();
+    assert_eq!(hex(&bytes), include_str!("proposal-1.hex").trim());
+    assert_eq!(Proposal::decode(&bytes), Ok(example_proposal()));
+}
+
+/// As for proposals, for snapshots and checkpoints.
+#[test]
+fn version_1_of_a_state_is_frozen() {
+    let bytes = example_state().encode();
+    assert_eq!(hex(&bytes), include_str!("state-1.hex").trim());
+    assert_eq!(State::decode(&bytes), Ok(example_state()));
+}
+
+#[test]
+fn the_digest_of_a_request_is_frozen() {
+    // The published test vectors of FNV-1a.
+    assert_eq!(crate::lock::codec::digest(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    assert_eq!(crate::lock::codec::digest(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+}
+
+#[test]
+fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
+    let long = || -> Box<str> { "n".repeat(MAX_NAME_BYTES).into() };
+    let mut machine = Machine::default();
+    machine.state.next_token = MAX_SAFE_INTEGER - 1;
+    machine.index = u64::MAX - 10;
+    machine.now_ms = u64::MAX / 2000;
+    let longest = |force| LockCommand {
+        table: long(),
+        signature: long(),
+        signee: if force { "short".into() } else { long() },
+        instance: Some(long()),
+        level: Some(i64::MIN),
+        duration_ms: Some(MAX_SAFE_INTEGER),
+        time_to_live_ms: Some(MAX_SAFE_INTEGER),
+        force,
+        token: None,
+    };
+    machine.decide(with_id(longest(false), u128::MAX, u64::MAX - 1));
+    let one = machine.state.encoded_records().map(|(_, value)| value.len()).max();
+    machine.decide(with_id(longest(true), u128::MAX, u64::MAX));
+    machine.outcome(TableCommand {
+        table: long(),
+        duration_ms: Some(u64::MAX),
+        time_to_live_ms: Some(u64::MAX),
+    });
+    let other = machine.state.encoded_records().map(|(_, value)| value.len()).max();
+    assert!(one.max(other).unwrap() <= 7 * 1024, "{one:?} {other:?}");
+    let longest_key = machine.state.encoded_records().map(|(key, _)| key.len()).max().unwrap();
+    assert!(longest_key <= 2100, "{longest_key}");
+}
+
+#[test]
+fn names_are_not_validated_when_they_are_read() {
+    let long: Box<str> = "n".repeat(5 * MAX_NAME_BYTES).into();
+    let mut machine = Machine::default();
+    machine.lock(LockCommand { signature: long.clone(), signee: "".into(), ..by("") });
+    let restored = State::decode(&machine.state.encode()).unwrap();
+    assert_eq!(restored, machine.state);
+    assert!(restored.check("default", &long).is_some());
+}
+
+#[test]
+fn keys_come_in_the_order_of_their_bytes() {
+    let keys: Vec<_> = example_state().encoded_records().map(|(key, _)| key).collect();
+    assert!(keys.is_sorted_by(|a, b| a < b));
+    assert_eq!(keys.len(), 7);
+}
+
+#[test]
+fn every_cut_is_refused() {
+    let proposal = example_proposal().encode();
+    let state = example_state().encode();
+    for end in 0..proposal.len() {
+        assert!(Proposal::decode(&proposal[..end]).is_err(), "a proposal cut at {end}");
+    }
+    for end in 0..state.len() {
+        assert!(State::decode(&state[..end]).is_err(), "a state cut at {end}");
+        assert!(State::decode_from(&mut &state[..end]).is_err(), "a state cut at {end}");
+    }
+    assert!(Proposal::decode(&[&proposal[..], &[0]].concat()).is_err());
+    assert!(State::decode(&[&state[..], &[0]].concat()).is_err());
+    assert!(State::decode_from(&mut &[&state[..], &[0]].concat()[..]).is_err());
+}
+
+/// What decodes has one spelling: encoded again, it gives the same bytes.
+fn assert_refused_or_canonical(bytes: &[u8]) {
+    if let Ok(proposal) = Proposal::decode(bytes) {
+        assert_eq!(proposal.encode(), bytes);
+    }
+    let state = State::decode(bytes);
+    if let Ok(state) = &state {
+        state.assert_invariants();
+        state.clone().apply(1, 1, &Proposal { stamp: Stamp::default(), commands: vec![] });
+    }
+    let streamed = State::decode_from(&mut &bytes[..]);
+    assert_eq!(streamed.ok(), state.ok());
+}
+
+#[test]
+fn every_flipped_bit_is_refused_or_means_something_else() {
+    for example in [example_proposal().encode(), example_state().encode()] {
+        for bit in 0..example.len() * 8 {
+            let mut bytes = example.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_refused_or_canonical(&bytes);
+        }
+    }
+}
+
+#[test]
+fn a_length_that_lies_costs_no_memory() {
+    let mut length = Vec::new();
+    crate::lock::codec::put_u64(&mut length, u64::MAX - 1);
+    let mut bytes = vec![1, 1, 1];
+    bytes.extend_from_slice(&length);
+    assert!(Proposal::decode(&bytes).is_err());
+    bytes.extend_from_slice(&length);
+    assert!(Proposal::decode(&bytes).is_err());
+    let mut snapshot = b"KWLM\x01".to_vec();
+    snapshot.extend_from_slice(&length);
+    assert!(State::decode(&snapshot).is_err());
+    assert!(State::decode_from(&mut &snapshot[..]).is_err());
+}
+
+#[test]
+fn a_checkpoint_that_is_not_whole_is_refused() {
+    let state = example_state();
+    let records: Vec<_> = state.encoded_records().collect();
+    let meta = state.encoded_meta();
+    let load = |records: Vec<(Vec<u8>, Vec<u8>)>| State::from_records(&meta, records);
+    assert_eq!(load(records.clone()).as_ref(), Ok(&state));
+    let mut missing = records.clone();
+    missing.pop();
+    assert!(load(missing).is_err());
+    let mut twice = records.clone();
+    twice[1] = twice[0].clone();
+    assert!(load(twice).is_err());
+    let mut more = records.clone();
+    more.push(records[0].clone());
+    assert!(load(more).is_err());
+}
+
+#[test]
+fn a_newer_version_is_told_apart_from_damage() {
+    let mut proposal = example_proposal().encode();
+    proposal[0] = 2;
+    let error = Proposal::decode(&proposal).unwrap_err();
+    assert_eq!(error.to_string(), "a proposal has version 2; this program reads up to version 1");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        assert_refused_or_canonical(&bytes);
+        let framed = [b"KWLM\x01", &bytes[..]].concat();
+        assert_refused_or_canonical(&framed);
+    }
+
+    #[test]
+    fn mixed_up_examples_never_panic(
+        cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        of_state: bool,
+    ) {
+        let mut bytes =
+            if of_state { example_state().encode() } else { example_proposal().encode() };
+        for (place, byte) in cuts {
+            let place = place.index(bytes.len());
+            match byte % 3 {
+                0 => bytes[place] = byte,
+                1 => bytes.insert(place, byte),
+                _ => drop(bytes.remove(place)),
+            }
+            assert_refused_or_canonical(&bytes);
+        }
+    }
+}
