@@ -83,7 +83,7 @@ impl LockBody {
             force: self.force,
             duration: duration("duration_ms", self.duration_ms)?,
             time_to_live: duration("time_to_live_ms", self.time_to_live_ms)?,
-            token: token(self.token)?,
+            token: self.token.map(Token),
             instance: self.instance,
             request_id: self.request_id,
             ..LockOptions::default()
@@ -143,7 +143,7 @@ impl UnlockBody {
     pub fn into_words(self) -> Result<(UnlockRequest, UnlockOptions), Error> {
         let options = UnlockOptions {
             table: self.table,
-            token: token(self.token)?,
+            token: self.token.map(Token),
             instance: self.instance,
             request_id: self.request_id,
             ..UnlockOptions::default()
@@ -287,15 +287,6 @@ fn duration(field: &str, ms: Option<u64>) -> Result<Option<Duration>, Error> {
     match ms {
         Some(ms) if ms > MAX_SAFE_INTEGER => Err(beyond(field, "0 to 2^53 - 1")),
         _ => Ok(ms.map(Duration::from_millis)),
-    }
-}
-
-fn token(token: Option<u64>) -> Result<Option<Token>, Error> {
-    match token {
-        Some(token) if token == 0 || token > MAX_SAFE_INTEGER => {
-            Err(beyond("token", "1 to 2^53 - 1"))
-        }
-        _ => Ok(token.map(Token)),
     }
 }
 

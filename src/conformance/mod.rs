@@ -44,6 +44,7 @@
 //! Where to look next: `scripts/`, then `command.rs` for what a script can say.
 
 mod command;
+mod endpoints;
 mod facts;
 #[cfg(test)]
 mod golden;
@@ -62,6 +63,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use endpoints::EndpointBootstrap;
 pub use live::{LiveBootstrap, LiveService, MoveClock, Time};
 pub use memory::MemoryBootstrap;
 pub use report::{Outcome, Report, ScriptResult};
