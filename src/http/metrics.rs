@@ -14,6 +14,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::Context;
+use super::places::{PlaceFigures, Places};
 use crate::api::{HistogramFigures, NodeFigures};
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
@@ -32,6 +33,7 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     in_flight: Arc<AtomicU64>,
+    places: Arc<Places>,
 }
 
 /// One request that is being answered; gone when it is dropped, answered or not.
@@ -44,7 +46,7 @@ impl Drop for InFlight {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(places: Arc<Places>) -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&LATENCY_BUCKETS)
             .expect("there are buckets")
@@ -60,7 +62,7 @@ impl Metrics {
             "How long requests took, from their head to their answer.".into(),
         );
         let handle = recorder.handle();
-        Self { recorder, handle, in_flight: Arc::default() }
+        Self { recorder, handle, in_flight: Arc::default(), places }
     }
 
     /// Counts a request as being answered until the guard is dropped.
@@ -92,6 +94,7 @@ impl Metrics {
         let mut page = self.handle.render();
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
+        render_places(&mut page, self.places.figures());
         if let Some(figures) = figures {
             render_node(&mut page, figures);
         }
@@ -105,6 +108,17 @@ pub(crate) async fn upkeep<S>(context: &Context<S>) -> Infallible {
         tokio::time::sleep(UPKEEP_EVERY).await;
         context.metrics.handle.run_upkeep();
     }
+}
+
+fn render_places(page: &mut String, figures: &PlaceFigures) {
+    let value = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+    gauge(page, "keyward_connections", "Open client connections.", value(&figures.open));
+    let help = "Client connections accepted.";
+    counter(page, "keyward_connections_accepted_total", help, value(&figures.accepted));
+    let help = "Waiting client connections that had to make room.";
+    counter(page, "keyward_connections_evicted_total", help, value(&figures.evicted));
+    let help = "Client connections refused because every place was at work.";
+    counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
 }
 
 fn render_node(page: &mut String, figures: &NodeFigures) {

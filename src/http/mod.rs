@@ -14,8 +14,10 @@ mod metrics;
 mod observe;
 mod openapi;
 pub mod peers;
+mod places;
 mod request;
 pub mod server;
+mod stall;
 
 #[cfg(test)]
 mod tests;
@@ -29,12 +31,13 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 pub use openapi::document as openapi_document;
-pub use server::{Limits, serve_connections};
+pub use server::{Limits, raise_descriptor_limit, serve_connections};
 
 use crate::api::{ClusterStatus, NodeFigures};
 use crate::error::Error;
 use crate::service::LockService;
 use metrics::Metrics;
+use places::Places;
 
 /// Tells what the node knows of itself and its cluster.
 pub type StatusFn = Arc<dyn Fn() -> ClusterStatus + Send + Sync>;
@@ -76,10 +79,12 @@ pub async fn serve<S: LockService>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let limits = extras.limits.clone();
-    let context = Arc::new(Context { service, metrics: Metrics::new(), extras });
+    let places = Arc::<Places>::default();
+    let metrics = Metrics::new(Arc::clone(&places));
+    let context = Arc::new(Context { service, metrics, extras });
     let upkeep = metrics::upkeep(&context);
     let router = handlers::router(Arc::clone(&context));
-    let served = serve_connections(listener, router, limits, shutdown);
+    let served = server::serve_places(listener, router, limits, places, shutdown);
     tokio::pin!(upkeep);
     tokio::select! {
         result = served => result,

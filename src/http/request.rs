@@ -4,6 +4,7 @@
 //! wrong and where. Bytes are never repaired: text that is not UTF-8 is refused, because its
 //! repaired form would name another lock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::answer::Refusal;
 use super::observe::TraceId;
+use super::places::Place;
 use super::server::Limits;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::clock::Deadline;
@@ -117,9 +119,18 @@ async fn read_body(
     if declared.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > limits.body_bytes) {
         return Err(too_large());
     }
+    // Until its body is here, nothing is done for the request, and it may have to make room.
+    let place = request.extensions().get::<Arc<Place>>().cloned();
     let body = Limited::<Body>::new(request.into_body(), limits.body_bytes);
     let wait = limits.body_timeout.min(deadline.remaining());
-    match tokio::time::timeout(wait, body.collect()).await {
+    if let Some(place) = &place {
+        place.wait();
+    }
+    let read = tokio::time::timeout(wait, body.collect()).await;
+    if let Some(place) = &place {
+        place.work();
+    }
+    match read {
         Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => {

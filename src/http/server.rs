@@ -1,16 +1,40 @@
 //! The accept loop of both listeners, and what a connection may use.
+//!
+//! Everything that the other side controls has a bound: connections, the size and time of a
+//! request's head, idleness, and answers that nobody reads. Bodies are the handlers' own affair,
+//! since some are streamed. The bounds of one listener do not touch the other's; descriptors,
+//! which they share, are left over for files and peers by [`Limits::connections`].
+//!
+//! Invariants: an error of one connection ends that connection and nothing else; a panic in a
+//! handler is a broken invariant of the program and goes on to whoever awaits the listener.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::TcpListener;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tower_service::Service;
+
+use super::places::{Place, Places};
+use super::stall::Stall;
+use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
 
 /// What the other side of a listener may use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Open connections.
+    /// Open connections; never more than half of the descriptors that the process may have.
     pub connections: usize,
     /// How long a request's head may take, and a connection may be idle between requests.
     pub head_timeout: Duration,
@@ -43,19 +67,179 @@ impl Default for Limits {
     }
 }
 
-/// Serves the router on this listener until `shutdown` is ready.
+/// How long nothing is accepted after the system refused to: long enough not to spin, short enough
+/// that nobody notices once there are descriptors again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the router on this listener until `shutdown` is ready, then finishes what is in flight
+/// within [`Limits::shutdown_grace`].
 ///
 /// # Errors
-/// If the listener cannot be used.
+/// If the listener's address cannot be read, which means that it is none.
+///
+/// # Panics
+/// If a handler panicked.
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
-    _limits: Limits,
+    limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let server = axum::serve(listener, router);
-    tokio::select! {
-        result = server => result,
-        () = shutdown => Ok(()),
+    serve_places(listener, router, limits, Arc::default(), shutdown).await
+}
+
+/// As [`serve_connections`], with the places told to someone else too.
+pub(crate) async fn serve_places(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    places: Arc<Places>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let most = limits.connections.min(descriptors() / 2).max(1);
+    let limits = Arc::new(limits);
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next() => pass_panic_on(ended),
+            stream = accept(&listener, &places) => {
+                if connections.len() >= most && !places.evict_one() {
+                    places.figures().refused.fetch_add(1, Ordering::Relaxed);
+                    refuse(stream);
+                    continue;
+                }
+                let place = places.take();
+                let (router, limits) = (router.clone(), Arc::clone(&limits));
+                connections.spawn(connection(stream, router, limits, place, stopping.clone()));
+            }
+        }
     }
+    // New connections are refused by the system from here on; those that are open finish.
+    drop(listener);
+    stop.send_replace(true);
+    let finished = async {
+        while let Some(ended) = connections.join_next().await {
+            pass_panic_on(ended);
+        }
+    };
+    if tokio::time::timeout(limits.shutdown_grace, finished).await.is_err() {
+        tracing::warn!(%address, left = connections.len(), "connections cut at shutdown");
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// Raises the number of descriptors this process may have to as many as it is allowed to ask for.
+/// Returns that number.
+pub fn raise_descriptor_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    descriptors()
+}
+
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
+/// The next connection. When the system has no descriptor left, one that waits makes room.
+async fn accept(listener: &TcpListener, places: &Places) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                let evicted = places.evict_one();
+                tracing::warn!(%error, evicted, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// A connection that ended in an error was that connection's own; a panic was ours.
+fn pass_panic_on(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+/// Says that there is no place, without waiting for anything: the answer fits into the buffer of a
+/// new connection, and one that cannot take it is closed without it.
+fn refuse(stream: TcpStream) {
+    let problem = Problem::new(Code::Unavailable, "too many connections");
+    let body = serde_json::to_string(&problem).expect("our documents have string keys only");
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\n\
+         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len(),
+    );
+    // Whoever is refused may be gone already, and nothing depends on its hearing why.
+    let _ = stream.into_std().and_then(|mut stream| stream.write_all((head + &body).as_bytes()));
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Arc<Limits>,
+    place: Arc<Place>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // Answers are small and waited for; the option is only ever refused on a dead connection.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_header_size(limits.head_bytes)
+        .max_headers(limits.header_fields);
+    let requests = service_fn(|request| handle(router.clone(), Arc::clone(&place), request));
+    let io = TokioIo::new(Stall::new(stream, limits.write_timeout));
+    let mut served = pin!(builder.serve_connection(io, requests));
+    let stopped = async {
+        // A sender that is gone has stopped too.
+        drop(stopping.wait_for(|stopping| *stopping).await);
+    };
+    let result = tokio::select! {
+        biased;
+        () = place.told_to_leave() => return,
+        result = served.as_mut() => result,
+        () = stopped => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Hands a request to the router. Its connection stays while the handler works; a handler that
+/// first waits for a body may say so through the [`Place`] in the request's extensions.
+async fn handle(
+    mut router: Router,
+    place: Arc<Place>,
+    request: hyper::Request<Incoming>,
+) -> Result<hyper::Response<Body>, std::convert::Infallible> {
+    place.work();
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(Arc::clone(&place));
+    let response = router.call(request).await;
+    place.wait();
+    response
 }

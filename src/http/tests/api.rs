@@ -1,28 +1,127 @@
-//! Every endpoint, asked by our own client.
+//! The operations of `/v1` as they look from outside.
 
 use std::time::Duration;
 
-use super::Server;
-use crate::service::LockService;
-use crate::types::{LockOptions, LockRequest, LockStatus, UnlockOptions, UnlockRequest};
+use serde_json::json;
+
+use super::{Ask, Server};
+
+const LOCK: &str = "/v1/lock";
 
 #[tokio::test]
-async fn the_client_locks_is_refused_and_unlocks() {
-    let (server, _, _) = Server::memory().await;
-    let client = server.client().build().unwrap();
-    let by = |signee: &str| LockRequest {
-        signature: "jobs/nightly".into(),
-        signee: signee.into(),
-        level: None,
-    };
-    let first = client.lock(by("a"), LockOptions::default()).await.unwrap();
-    assert!(first.created());
-    assert_eq!(first.grant().unwrap().expires_in, Duration::from_secs(30));
-    let second = client.lock(by("b"), LockOptions::default()).await.unwrap();
-    let LockStatus::Failed(forbidden) = second.status else { panic!("{second:?}") };
-    assert_eq!(forbidden.holders[0].signee, "a");
-    assert!(second.decided_at.unwrap() > first.decided_at.unwrap());
-    let request = UnlockRequest { signature: "jobs/nightly".into(), signee: "a".into() };
-    assert!(client.unlock(request, UnlockOptions::default()).await.unwrap().ok());
+async fn a_lock_is_granted_renewed_refused_and_released() {
+    let (server, clock) = Server::memory().await;
+    let mine = r#"{"signature":"jobs/nightly","signee":"worker-1","duration_ms":30000}"#;
+    let told = server.send("POST", LOCK, mine).await;
+    assert_eq!(told.status, 200);
+    assert_eq!(told.header("content-type"), "application/json");
+    assert_eq!(told.header("cache-control"), "no-store");
+    assert!(told.header("keyward-log-position").contains('.'), "{told:?}");
+    let granted = told.json();
+    let token = granted["token"].as_u64().unwrap();
+    let expected = json!({
+        "status": "ok", "token": token, "level": 0, "expires_in_ms": 30000, "live": true
+    });
+    assert_eq!(granted, expected);
+
+    clock.advance(Duration::from_micros(17_999_001));
+    let theirs = r#"{"signature":"jobs/nightly","signee":"worker-2"}"#;
+    let told = server.send("POST", LOCK, theirs).await;
+    told.assert_problem(423, "forbidden", "another holds the lock");
+    assert!(told.header("keyward-log-position").contains('.'), "{told:?}");
+    let left = told.json()["holders"][0]["expires_in_ms"].as_u64().unwrap();
+    assert!(left < 30_000 - 17_000 && left > 11_000, "{left} ms left, rounded down");
+    assert_eq!(told.json()["reason"], "held");
+    assert_eq!(told.json()["holders"][0]["signee"], "worker-1");
+
+    let renewed = server.send("POST", LOCK, mine).await.json();
+    assert_eq!((&renewed["status"], &renewed["token"]), (&json!("renewed"), &json!(token)));
+
+    let forced = r#"{"signature":"jobs/nightly","signee":"worker-2","force":true,"level":-3}"#;
+    let forced = server.send("POST", LOCK, forced).await.json();
+    assert_eq!(forced["status"], "transferred");
+    assert_eq!(
+        (&forced["previous_signee"], &forced["reason"]),
+        (&json!("worker-1"), &json!("forced"))
+    );
+    assert_eq!(forced["level"], -3);
+    assert!(forced["token"].as_u64().unwrap() > token);
+
+    let late = format!(r#"{{"signature":"jobs/nightly","signee":"worker-1","token":{token}}}"#);
+    let told = server.send("POST", LOCK, &late).await;
+    assert_eq!((told.status, &told.json()["reason"]), (423, &json!("lost")));
+    let told = server.send("POST", "/v1/unlock", &late).await;
+    told.assert_problem(423, "forbidden", "");
+
+    let release = r#"{"signature":"jobs/nightly","signee":"worker-2"}"#;
+    let told = server.send("POST", "/v1/unlock", release).await;
+    assert_eq!((told.status, told.json()), (200, json!({"status": "ok"})));
+    assert!(told.header("keyward-log-position").contains('.'), "{told:?}");
+    let told = server.send("POST", "/v1/unlock", release).await;
+    assert_eq!((told.status, told.json()), (200, json!({"status": "no_lock"})));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_the_same_and_says_when_its_grant_is_gone() {
+    let (server, _) = Server::memory().await;
+    let id = "0123456789abcdef0123456789abcdef";
+    let lock = format!(r#"{{"signature":"a","signee":"x","request_id":"{id}-7"}}"#);
+    let first = server.send("POST", LOCK, &lock).await.json();
+    assert_eq!(server.send("POST", LOCK, &lock).await.json()["token"], first["token"]);
+    server.send("POST", "/v1/unlock", r#"{"signature":"a","signee":"x"}"#).await;
+    let repeated = server.send("POST", LOCK, &lock).await.json();
+    assert_eq!(repeated["token"], first["token"]);
+    assert_eq!((&repeated["live"], &repeated["expires_in_ms"]), (&json!(false), &json!(0)));
+    let stale = lock.replace("-7", "-6");
+    server.send("POST", LOCK, &stale).await.assert_problem(400, "bad_request", "");
+}
+
+#[tokio::test]
+async fn records_are_read_one_by_one_and_in_pages() {
+    let (server, _) = Server::memory().await;
+    for name in ["b/2", "a/1", "b/é", "b/1 &+%"] {
+        let body = json!({"signature": name, "signee": "w", "time_to_live_ms": 90_000});
+        assert_eq!(server.send("POST", LOCK, &body.to_string()).await.status, 200);
+    }
+    let told = server.get("/v1/lock?signature=b/1%20%26%2B%25").await;
+    assert_eq!(told.status, 200, "{told:?}");
+    assert!(told.header("keyward-log-position").ends_with(".4294967295"), "{told:?}");
+    let holder = &told.json()["holders"][0];
+    assert_eq!(holder["signee"], "w");
+    assert_eq!((&holder["expired"], &holder["removed_in_ms"]), (&json!(false), &json!(90_000)));
+    assert_eq!(server.get("/v1/lock?signature=b/1+%26%2b%25").await.status, 200);
+    assert_eq!(server.get("/v1/lock?signature=b/%C3%A9&stale=true").await.status, 200);
+
+    let told = server.get("/v1/lock?signature=nowhere").await;
+    told.assert_problem(404, "not_found", "no such lock");
+    assert!(told.header("keyward-log-position").contains('.'), "{told:?}");
+
+    let page = server.get("/v1/locks?prefix=b/&limit=2").await.json();
+    let names: Vec<_> =
+        page["locks"].as_array().unwrap().iter().map(|lock| &lock["signature"]).collect();
+    assert_eq!(names, ["b/1 &+%", "b/2"]);
+    assert_eq!(page["next"], "b/2");
+    let page = server.get("/v1/locks?prefix=b/&limit=2&after=b/2").await.json();
+    assert_eq!(page["locks"][0]["signature"], "b/é");
+    assert!(page.get("next").is_none(), "{page}");
+}
+
+#[tokio::test]
+async fn tables_are_configured_listed_and_deleted() {
+    let (server, _) = Server::memory().await;
+    let told = server.send("PUT", "/v1/table", r#"{"table":"t","duration_ms":1234}"#).await;
+    assert_eq!((told.status, told.json()), (200, json!({"status": "ok"})));
+    let lock = r#"{"signature":"a","signee":"x","table":"t"}"#;
+    assert_eq!(server.send("POST", LOCK, lock).await.json()["expires_in_ms"], 1234);
+    let tables = server.get("/v1/tables").await.json();
+    let row = tables["tables"].as_array().unwrap().iter().find(|row| row["table"] == "t").unwrap();
+    assert_eq!((&row["duration_ms"], &row["locks"]), (&json!(1234), &json!(1)));
+    assert_eq!(server.get("/v1/lock?signature=a").await.status, 404, "tables are apart");
+    let told =
+        server.ask(Ask { method: "DELETE", path: "/v1/table?table=t", ..Ask::default() }).await;
+    assert_eq!((told.status, told.json()), (200, json!({"status": "ok"})));
+    assert_eq!(server.get("/v1/lock?signature=a&table=t").await.status, 404);
+    let told = server.ask(Ask { method: "DELETE", path: "/v1/table", ..Ask::default() }).await;
+    told.assert_problem(400, "bad_request", "table");
 }

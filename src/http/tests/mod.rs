@@ -1,20 +1,29 @@
 //! The listener over a real loopback connection, with locks in memory behind it.
 
 mod api;
+mod limits;
+mod malformed;
+mod node;
+mod problems;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Extras, serve};
-use crate::client::{Client, ClientBuilder};
 use crate::clock::ManualClock;
+use crate::error::Error;
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
+use crate::types::{
+    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
+    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+};
 
 /// A listener on a port of its own.
 pub(super) struct Server {
@@ -37,22 +46,144 @@ impl Server {
     }
 
     /// Locks in memory on a clock of the test.
-    pub(super) async fn memory() -> (Self, MemoryLocks, ManualClock) {
+    pub(super) async fn memory() -> (Self, ManualClock) {
         let clock = ManualClock::default();
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
-        (Self::start(locks.clone(), Extras::default()).await, locks, clock)
+        (Self::start(locks, Extras::default()).await, clock)
     }
 
     pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub(super) fn client(&self) -> ClientBuilder {
-        Client::builder().endpoints([self.url("")]).timeout(Duration::from_secs(2))
+    /// Tells the listener to stop and waits until it has.
+    pub(super) async fn stop(mut self) {
+        self.tell_to_stop();
+        self.stopped().await;
     }
 
-    pub(super) async fn stop(mut self) {
+    pub(super) fn tell_to_stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
-        self.serving.await.unwrap().unwrap();
+    }
+
+    pub(super) async fn stopped(self) {
+        let bound = Duration::from_secs(10);
+        tokio::time::timeout(bound, self.serving).await.expect("in time").unwrap().unwrap();
+    }
+
+    pub(super) async fn ask(&self, request: Ask<'_>) -> Told {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let method = request.method.parse().unwrap();
+        let mut builder = client.request(method, self.url(request.path));
+        for (name, value) in request.headers {
+            builder = builder.header(*name, *value);
+        }
+        if let Some(body) = request.body {
+            builder = builder.body(body.to_vec());
+        }
+        let response = builder.send().await.unwrap();
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.bytes().await.unwrap().to_vec();
+        Told { status, headers, body }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Told {
+        self.ask(Ask { path, ..Ask::default() }).await
+    }
+
+    /// Sends a JSON body.
+    pub(super) async fn send(&self, method: &str, path: &str, body: &str) -> Told {
+        let headers = &[("content-type", "application/json")];
+        self.ask(Ask { method, path, headers, body: Some(body.as_bytes()) }).await
+    }
+}
+
+/// A request as it is.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(super) body: Option<&'a [u8]>,
+}
+
+impl Default for Ask<'_> {
+    fn default() -> Self {
+        Self { method: "GET", path: "/", headers: &[], body: None }
+    }
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) headers: reqwest::header::HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Told {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// Panics unless it is this problem, whose detail contains this text.
+    pub(super) fn assert_problem(&self, status: u16, code: &str, detail: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["type"], format!("urn:keyward:problem:{code}"));
+        let told = problem["detail"].as_str().unwrap();
+        assert!(told.contains(detail), "{told:?} does not say {detail:?}");
+    }
+}
+
+/// A service that answers everything with one error, or not at all.
+#[derive(Clone)]
+pub(super) struct Failing(pub(super) Option<Error>);
+
+impl Failing {
+    async fn fail<T>(&self) -> Result<T, Error> {
+        match &self.0 {
+            Some(error) => Err(error.clone()),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl LockService for Failing {
+    async fn lock(&self, _: LockRequest, _: LockOptions) -> Result<LockResponse, Error> {
+        self.fail().await
+    }
+
+    async fn unlock(&self, _: UnlockRequest, _: UnlockOptions) -> Result<UnlockResponse, Error> {
+        self.fail().await
+    }
+
+    async fn check(&self, _: String, _: ReadOptions) -> Result<CheckResponse, Error> {
+        self.fail().await
+    }
+
+    async fn list(&self, _: ListRequest, _: ReadOptions) -> Result<ListResponse, Error> {
+        self.fail().await
+    }
+
+    async fn tables(&self, _: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        self.fail().await
+    }
+
+    async fn configure_table(&self, _: TableDefaults, _: TableOptions) -> Result<(), Error> {
+        self.fail().await
+    }
+
+    async fn delete_table(&self, _: TableOptions) -> Result<(), Error> {
+        self.fail().await
     }
 }

@@ -1,0 +1,183 @@
+//! Clients that send too much, too slowly or nothing at all, and what becomes of the others.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Extras, Failing, Server};
+use crate::http::Limits;
+use crate::memory::MemoryLocks;
+
+/// Everything that must happen happens within this.
+const BOUND: Duration = Duration::from_secs(10);
+const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+
+async fn with(limits: Limits) -> Server {
+    Server::start(MemoryLocks::new(), Extras { limits, ..Extras::default() }).await
+}
+
+async fn connect(server: &Server) -> TcpStream {
+    TcpStream::connect(server.address).await.unwrap()
+}
+
+/// Sends, and reads until there is a whole answer or the connection ends.
+pub(super) async fn exchange(server: &Server, bytes: &str) -> String {
+    let mut stream = connect(server).await;
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    answer(&mut stream).await
+}
+
+/// Reads one answer; what there is of it when the connection ends.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    let whole = async {
+        while !is_whole(&read) {
+            let mut bytes = [0; 4096];
+            match stream.read(&mut bytes).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => read.extend_from_slice(&bytes[..count]),
+            }
+        }
+    };
+    tokio::time::timeout(BOUND, whole).await.expect("an answer or an end in time");
+    String::from_utf8(read).unwrap()
+}
+
+fn is_whole(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    length.is_some_and(|length| body.len() >= length.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_head_that_is_never_finished_ends_its_connection() {
+    let server =
+        with(Limits { head_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    assert_eq!(exchange(&server, "").await, "", "not even begun");
+    assert_eq!(exchange(&server, "GET /healthz HTTP/1.1\r\nx: ").await, "", "begun");
+    let mut stream = connect(&server).await;
+    stream.write_all(HEALTHZ.as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(answer(&mut stream).await, "", "idle after an answer");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = with(Limits { head_bytes: 2048, header_fields: 8, ..Limits::default() }).await;
+    let large = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(8000));
+    assert!(exchange(&server, &large).await.starts_with("HTTP/1.1 431 "));
+    let many = format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(9));
+    assert!(exchange(&server, &many).await.starts_with("HTTP/1.1 431 "));
+    assert!(
+        exchange(&server, "\u{16}\u{3}\u{1} nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400 ")
+    );
+    assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let server =
+        with(Limits { body_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let head = "POST /v1/lock HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 30\r\n\r\n{\"sign";
+    let told = exchange(&server, head).await;
+    assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("\"code\":\"timeout\""), "{told}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_is_told_before_it_sends() {
+    let server = with(Limits::default()).await;
+    let head = "POST /v1/lock HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 1000000\r\nexpect: 100-continue\r\n\r\n";
+    assert!(exchange(&server, head).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn those_who_wait_longest_make_room_for_newcomers() {
+    let server = with(Limits { connections: 4, ..Limits::default() }).await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&server).await;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nslow: ").await.unwrap();
+        idle.push(stream);
+    }
+    for _ in 0..20 {
+        assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+    }
+    for mut stream in idle {
+        assert_eq!(answer(&mut stream).await, "", "a slow client was put out");
+    }
+}
+
+#[tokio::test]
+async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let server = Server::start(Failing(None), Extras { limits, ..Extras::default() }).await;
+    let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
+    let mut working = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(&server).await;
+        stream.write_all(hang.as_bytes()).await.unwrap();
+        working.push(stream);
+    }
+    // The two are at work once the listener has read them; until then they may be put out.
+    let refused = async {
+        loop {
+            let told = answer(&mut connect(&server).await).await;
+            if told.starts_with("HTTP/1.1 503 ") {
+                return told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(BOUND, refused).await.unwrap();
+    assert!(told.contains("\"code\":\"unavailable\""), "{told}");
+    assert!(told.contains("retry-after: 1\r\n") && told.contains("connection: close\r\n"));
+}
+
+#[tokio::test]
+async fn a_thousand_idle_connections_harm_nobody() {
+    let server = with(Limits { connections: 64, ..Limits::default() }).await;
+    let mut crowd = Vec::new();
+    for at in 0..1000 {
+        crowd.push(connect(&server).await);
+        if at % 100 == 99 {
+            assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+        }
+        // The test has descriptors of its own to look after.
+        if crowd.len() > 200 {
+            crowd.remove(0);
+        }
+    }
+    assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_listener_that_stops_finishes_requests_and_closes_idle_connections() {
+    let mut server = Server::start(Failing(None), Extras::default()).await;
+    let mut idle = connect(&server).await;
+    let mut working = connect(&server).await;
+    let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 300\r\n\r\n";
+    working.write_all(hang.as_bytes()).await.unwrap();
+    assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+    server.tell_to_stop();
+    assert!(answer(&mut working).await.starts_with("HTTP/1.1 503 "), "its answer still came");
+    assert_eq!(answer(&mut idle).await, "");
+    let address = server.address;
+    server.stopped().await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_listener_that_stops_does_not_wait_for_ever() {
+    let limits = Limits { shutdown_grace: Duration::from_millis(50), ..Limits::default() };
+    let mut server = Server::start(Failing(None), Extras { limits, ..Extras::default() }).await;
+    let mut working = connect(&server).await;
+    let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
+    working.write_all(hang.as_bytes()).await.unwrap();
+    assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+    server.tell_to_stop();
+    server.stopped().await;
+    assert_eq!(answer(&mut working).await, "", "cut without an answer");
+}

@@ -1,0 +1,172 @@
+//! What a node says of itself.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::{Extras, openapi_document};
+use super::{Ask, Server};
+use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, routes};
+use crate::memory::MemoryLocks;
+
+fn status() -> ClusterStatus {
+    ClusterStatus {
+        cluster_id: Some("c".into()),
+        id: 1,
+        uuid: "u".into(),
+        version: "0".into(),
+        role: NodeRole::Leader,
+        not_ready: None,
+        leader: Some(1),
+        leader_address: Some("http://n1:7420".into()),
+        term: 3,
+        vote: Some(1),
+        last_log_index: Some(9),
+        committed_index: Some(9),
+        applied_index: Some(8),
+        snapshot_index: None,
+        purged_index: None,
+        members: vec![MemberStatus {
+            id: 1,
+            uuid: Some("u".into()),
+            peer_address: "n1:7421".into(),
+            client_address: None,
+            voter: true,
+            matched_index: Some(9),
+            lag: Some(0),
+            last_acknowledged_ms: None,
+        }],
+    }
+}
+
+#[tokio::test]
+async fn health_readiness_and_the_cluster_are_told() {
+    let reason = Arc::new(Mutex::new(Some("waits for nodes 2 and 3".to_owned())));
+    let told_reason = Arc::clone(&reason);
+    let moved = Arc::new(Mutex::new(Duration::ZERO));
+    let told_moved = Arc::clone(&moved);
+    let extras = Extras {
+        status: Some(Arc::new(status)),
+        ready: Some(Arc::new(move || told_reason.lock().unwrap().clone().map_or(Ok(()), Err))),
+        advance: Some(Arc::new(move |by| {
+            *told_moved.lock().unwrap() += by;
+            Box::pin(std::future::ready(Ok(())))
+        })),
+        ..Extras::default()
+    };
+    let server = Server::start(MemoryLocks::new(), extras).await;
+    assert_eq!(server.get("/healthz").await.json(), json!({"status": "ok"}));
+    server.get("/readyz").await.assert_problem(503, "unavailable", "waits for nodes 2 and 3");
+    *reason.lock().unwrap() = None;
+    assert_eq!(server.get("/readyz").await.status, 200);
+    let cluster: ClusterStatus =
+        serde_json::from_slice(&server.get("/v1/cluster").await.body).unwrap();
+    assert_eq!(cluster, status());
+    let told = server.send("POST", "/debug/advance", r#"{"by_ms":1500}"#).await;
+    assert_eq!((told.status, *moved.lock().unwrap()), (200, Duration::from_millis(1500)));
+}
+
+#[tokio::test]
+async fn the_figures_are_in_the_format_of_prometheus() {
+    let figures = NodeFigures {
+        locks_held: 3,
+        term: 7,
+        leader: Some(2),
+        applied_index: Some(41),
+        forwarded: 5,
+        fsync_seconds: Some(HistogramFigures { buckets: vec![(0.001, 2)], sum: 0.25, count: 4 }),
+        ..NodeFigures::default()
+    };
+    let extras = Extras { figures: Some(Arc::new(move || figures.clone())), ..Extras::default() };
+    let server = Server::start(MemoryLocks::new(), extras).await;
+    server.send("POST", "/v1/lock", r#"{"signature":"a","signee":"b"}"#).await;
+    server.send("POST", "/v1/lock", r#"{"signature":"a","signee":"c"}"#).await;
+    server.ask(Ask { path: "/some/path", ..Ask::default() }).await;
+    let told = server.get("/metrics").await;
+    assert!(told.header("content-type").starts_with("text/plain; version=0.0.4"));
+    let page = String::from_utf8(told.body).unwrap();
+    for line in [
+        r#"keyward_requests_total{method="POST",route="/v1/lock",outcome="ok"} 1"#,
+        r#"keyward_requests_total{method="POST",route="/v1/lock",outcome="forbidden"} 1"#,
+        r#"keyward_requests_total{method="GET",route="other",outcome="no_such_path"} 1"#,
+        r#"keyward_request_seconds_count{method="POST",route="/v1/lock"} 2"#,
+        "keyward_requests_in_flight 1",
+        "keyward_connections_accepted_total 4",
+        "keyward_locks_held 3",
+        "keyward_raft_term 7",
+        "keyward_raft_leader_id 2",
+        "keyward_raft_is_leader 0",
+        "keyward_raft_applied_index 41",
+        "keyward_forwarded_requests_total 5",
+        r#"keyward_log_fsync_seconds_bucket{le="0.001"} 2"#,
+        r#"keyward_log_fsync_seconds_bucket{le="+Inf"} 4"#,
+        "keyward_log_fsync_seconds_sum 0.25",
+    ] {
+        assert!(page.lines().any(|told| told == line), "{line} is not in:\n{page}");
+    }
+    assert!(
+        page.contains(
+            r#"keyward_request_seconds_bucket{method="POST",route="/v1/lock",le="10"} 2"#
+        )
+    );
+    assert!(!page.contains("keyward_raft_committed_index"), "what is not known is not told");
+    for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let value = line.rsplit(' ').next().unwrap();
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_description_has_every_route_and_every_field() {
+    let server = Server::start(MemoryLocks::new(), Extras::default()).await;
+    let served = server.get("/openapi.json").await.json();
+    let made = serde_json::to_value(openapi_document()).unwrap();
+    assert_eq!(served, made);
+    let methods = [
+        (routes::LOCK, vec!["get", "post"]),
+        (routes::UNLOCK, vec!["post"]),
+        (routes::LOCKS, vec!["get"]),
+        (routes::TABLES, vec!["get"]),
+        (routes::TABLE, vec!["delete", "put"]),
+        (routes::CLUSTER, vec!["get"]),
+        (routes::HEALTHZ, vec!["get"]),
+        (routes::READYZ, vec!["get"]),
+        (routes::METRICS, vec!["get"]),
+        (routes::OPENAPI, vec!["get"]),
+    ];
+    let paths = served["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), methods.len(), "{:?}", paths.keys());
+    for (route, methods) in methods {
+        let told: Vec<_> = paths[route].as_object().unwrap().keys().collect();
+        assert_eq!(told, methods, "{route}");
+    }
+    let fields = [
+        (
+            "LockBody",
+            "signature signee level duration_ms time_to_live_ms force token instance table request_id",
+        ),
+        ("UnlockBody", "signature signee token instance table request_id"),
+        ("TableBody", "table duration_ms time_to_live_ms request_id"),
+        (
+            "LockAnswer",
+            "status token level expires_in_ms removed_in_ms live previous_signee reason",
+        ),
+        ("HolderAnswer", "signee instance level token expires_in_ms expired removed_in_ms"),
+        ("CheckAnswer", "signature holders"),
+        ("ListAnswer", "locks next"),
+        ("Problem", "type title status code detail reason holders leader"),
+        ("ClusterStatus", "id uuid role leader term members"),
+    ];
+    for (schema, names) in fields {
+        let told = &served["components"]["schemas"][schema]["properties"];
+        for name in names.split(' ') {
+            assert!(told.get(name).is_some(), "{schema} has no {name}: {told}");
+        }
+    }
+    let parameters = served["paths"]["/v1/locks"]["get"]["parameters"].as_array().unwrap();
+    for name in ["prefix", "after", "limit", "table", "stale", "Keyward-Timeout-Ms", "X-Request-Id"]
+    {
+        assert!(parameters.iter().any(|told| told["name"] == name), "{name}: {parameters:?}");
+    }
+}
