@@ -71,13 +71,9 @@ const BODIES: &[(&[u8], &str, &str)] = &[
         "level",
     ),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"level\":1e999}", "bad_request", "out of range"),
-    (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":0}", "bad_request", "token is out of range"),
+    (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":0}", "bad_request", "token"),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":-1}", "bad_request", "token"),
-    (
-        b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":9007199254740992}",
-        "bad_request",
-        "token is out of range",
-    ),
+    (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":9007199254740992}", "bad_request", "token"),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":0}", "bad_request", "duration"),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":-5}", "bad_request", "duration_ms"),
     (
