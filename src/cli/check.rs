@@ -1,10 +1,17 @@
 //! `keyward check`: shows one lock.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 
-use crate::cli::client::{self, ClientArgs};
-use crate::cli::exit::{CLIENT_HELP, Outcome};
+use crate::api::{CheckAnswer, Problem};
+use crate::cli::client::{self, ClientArgs, Ended};
+use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
+use crate::cli::{duration, output};
+use crate::error::Error;
+use crate::service::LockService;
+use crate::types::LockRecord;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,5 +40,49 @@ fn help() -> String {
 }
 
 pub(crate) fn run(args: CheckArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    client::ask(args.client.json, logging, async {
+        let service = args.client.connect()?;
+        execute(&service, args).await
+    })
+}
+
+async fn execute(service: &impl LockService, args: CheckArgs) -> Result<u8, Ended> {
+    let options = args.read.options(&args.client);
+    let record = match service.check(args.signature.clone(), options).await {
+        Ok(response) => response.record,
+        Err(error) => return Err(explain(error, &args.signature, args.client.json)),
+    };
+    if args.client.json {
+        output::print_json(&CheckAnswer::from(&record));
+    } else {
+        output::print(&describe(&record));
+    }
+    Ok(exit::OK)
+}
+
+/// "Not found" names what was not found.
+fn explain(error: Error, signature: &str, json: bool) -> Ended {
+    if let Error::NotFound { .. } = error {
+        if json {
+            output::print_json(&Problem::from(&error));
+        }
+        let name = output::visible(signature);
+        return Failure::new(exit::REFUSED, format!("there is no lock {name}: it is free")).into();
+    }
+    error.into()
+}
+
+fn describe(record: &LockRecord) -> String {
+    let name = output::visible(&record.signature);
+    let mut text = String::new();
+    for holder in &record.holders {
+        let had = if holder.expired { "was held by" } else { "is held by" };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{name} {had} {}", output::holder(holder));
+        if let Some(removed_in) = holder.removed_in {
+            let _ = write!(text, ", removed in {}", duration::format_short(removed_in));
+        }
+        text.push('\n');
+    }
+    text
 }

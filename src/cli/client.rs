@@ -1,11 +1,18 @@
-//! What the client commands share: their options, the way they print, the way they end.
+//! What the client commands share: their options, the way to the cluster, the way they end.
 
-use std::io::Write as _;
+use std::future::Future;
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::api::Problem;
 use crate::cli::duration;
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::{self, LogArgs};
+use crate::cli::output;
+use crate::client::Client;
+use crate::error::Error;
+use crate::types::{CallOptions, ReadOptions};
 
 /// The options of every command that asks a cluster.
 #[derive(Clone, Debug, Args)]
@@ -44,6 +51,80 @@ pub(crate) struct ReadArgs {
     pub(crate) table: TableArg,
 }
 
+impl ReadArgs {
+    /// The options of a read.
+    pub(crate) fn options(&self, client: &ClientArgs) -> ReadOptions {
+        ReadOptions {
+            table: Some(self.table.table.clone()),
+            stale: self.stale,
+            call: client.call(),
+        }
+    }
+}
+
+impl ClientArgs {
+    /// A client of the cluster. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// An endpoint is not a URL.
+    pub(crate) fn connect(&self) -> Result<Client, Failure> {
+        let client = Client::builder().endpoints(self.endpoints.clone()).timeout(self.timeout);
+        client.build().map_err(|error| {
+            Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
+                .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420.")
+        })
+    }
+
+    /// The options of a call.
+    pub(crate) fn call(&self) -> CallOptions {
+        CallOptions { timeout: Some(self.timeout), ..CallOptions::default() }
+    }
+}
+
+/// Runs a command that asks a cluster, from start to exit code. A refusal that is an error of the
+/// contract is printed as a problem document if a program reads.
+pub(crate) fn ask<F>(json: bool, logging: &LogArgs, command: F) -> Outcome
+where
+    F: Future<Output = Result<u8, Ended>>,
+{
+    logging::start(logging, "warn")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
+    match runtime.block_on(command) {
+        Ok(code) => Ok(code),
+        Err(Ended::Failed(failure)) => Err(failure),
+        Err(Ended::Refused(error)) => {
+            if json {
+                output::print_json(&Problem::from(&error));
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// How a command ends that does not succeed.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The service gave an error of the contract.
+    Refused(Error),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 /// Reads a level: an integer that every JSON implementation carries exactly.
 ///
 /// # Errors
@@ -56,10 +137,13 @@ pub(crate) fn parse_level(text: &str) -> Result<i64, String> {
     }
 }
 
-/// Prints to standard output. A reader that has gone away (`keyward list | head`) is no error: the
-/// rest is not wanted.
-pub(crate) fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // The only failure that matters here is the reader's going away, and it is its own choice.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+/// Reads a fencing token.
+///
+/// # Errors
+/// It is not one.
+pub(crate) fn parse_token(text: &str) -> Result<crate::types::Token, String> {
+    match text.parse() {
+        Ok(token @ 1..=crate::types::MAX_SAFE_INTEGER) => Ok(crate::types::Token(token)),
+        _ => Err("a token is an integer from 1 to 2^53 - 1".to_owned()),
+    }
 }

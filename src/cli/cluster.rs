@@ -1,10 +1,17 @@
 //! `keyward cluster`: what the nodes say about themselves.
 
-use clap::{Args, Subcommand};
+use std::collections::BTreeSet;
 
-use crate::cli::client::ClientArgs;
-use crate::cli::exit::Outcome;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::api::{ClusterStatus, MemberStatus, NodeRole};
+use crate::cli::client::{self, ClientArgs};
+use crate::cli::exit::{self, Outcome};
 use crate::cli::logging::LogArgs;
+use crate::cli::output::{self, Table};
+use crate::client::Client;
+use crate::error::Error;
 
 const STATUS_HELP: &str = "\
 Examples:
@@ -42,6 +49,217 @@ struct StatusArgs {
     client: ClientArgs,
 }
 
+/// A role in a word.
+pub(crate) fn role_word(role: NodeRole) -> &'static str {
+    match role {
+        NodeRole::Leader => "leader",
+        NodeRole::Follower => "follower",
+        NodeRole::Candidate => "candidate",
+        NodeRole::Learner => "learner",
+        NodeRole::Stopped => "stopped",
+    }
+}
+
+/// Runs the subcommand.
 pub(crate) fn run(args: ClusterArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    match args.command {
+        ClusterCommand::Status(args) => client::ask(args.client.json, logging, async {
+            let service = args.client.connect()?;
+            Ok(status(&service, &args.client).await)
+        }),
+    }
+}
+
+/// Asks every node there is and prints what they said.
+async fn status(service: &Client, args: &ClientArgs) -> u8 {
+    let mut asked = ask_all(service, args, args.endpoints.clone()).await;
+    let named = unheard(&asked);
+    asked.extend(ask_all(service, args, named).await);
+    let view = View::of(&asked);
+    if args.json {
+        output::print_json(&view);
+    } else {
+        output::print(&view.describe());
+    }
+    if view.healthy() { exit::OK } else { exit::UNAVAILABLE }
+}
+
+/// What was asked where, and what came back.
+type Asked = (String, Result<ClusterStatus, Error>);
+
+async fn ask_all(service: &Client, args: &ClientArgs, endpoints: Vec<String>) -> Vec<Asked> {
+    let asks = endpoints.into_iter().map(|endpoint| async {
+        let answer = service.cluster_at(&endpoint, args.call()).await;
+        (endpoint, answer)
+    });
+    futures::future::join_all(asks).await
+}
+
+/// The client addresses of members that no answer came from, as those that answered name them.
+fn unheard(asked: &[Asked]) -> Vec<String> {
+    let heard: BTreeSet<u64> = answers(asked).map(|status| status.id).collect();
+    let mut unheard = BTreeSet::new();
+    for member in answers(asked).flat_map(|status| &status.members) {
+        if !heard.contains(&member.id)
+            && let Some(address) = &member.client_address
+            && asked.iter().all(|(endpoint, _)| endpoint != address)
+        {
+            unheard.insert(address.clone());
+        }
+    }
+    unheard.into_iter().collect()
+}
+
+fn answers(asked: &[Asked]) -> impl Iterator<Item = &ClusterStatus> {
+    asked.iter().filter_map(|(_, answer)| answer.as_ref().ok())
+}
+
+/// The cluster as all nodes together show it.
+#[derive(Debug, Serialize)]
+struct View {
+    /// The node that leads in the highest term that any node is in.
+    leader: Option<u64>,
+    term: u64,
+    /// Members with a vote, and how many of them answered.
+    voters: usize,
+    voters_reachable: usize,
+    /// Whether a leader is known and a majority of the voters answered.
+    quorum: bool,
+    nodes: Vec<NodeView>,
+}
+
+/// One node.
+#[derive(Debug, Serialize)]
+struct NodeView {
+    id: Option<u64>,
+    address: Option<String>,
+    reachable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// How many entries its state is behind the newest one known to be committed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<u64>,
+    /// What `GET /v1/cluster` says there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<ClusterStatus>,
+}
+
+impl View {
+    fn of(asked: &[Asked]) -> Self {
+        let term = answers(asked).map(|status| status.term).max().unwrap_or(0);
+        let newest = answers(asked)
+            .filter(|status| status.term == term)
+            .max_by_key(|status| (status.leader.is_some(), status.role == NodeRole::Leader));
+        let leader = newest.and_then(|status| status.leader);
+        let members = newest.map_or(&[][..], |status| &status.members);
+        let committed = answers(asked).filter_map(|status| status.committed_index).max();
+        let nodes = nodes(asked, members, committed);
+        let voters = members.iter().filter(|member| member.voter);
+        let heard = |member: &&MemberStatus| {
+            nodes.iter().any(|node| node.reachable && node.id == Some(member.id))
+        };
+        let voters_reachable = voters.clone().filter(heard).count();
+        let voters = voters.count();
+        let quorum = leader.is_some() && voters_reachable > voters / 2;
+        Self { leader, term, voters, voters_reachable, quorum, nodes }
+    }
+
+    fn healthy(&self) -> bool {
+        self.quorum
+    }
+
+    fn describe(&self) -> String {
+        let mut table = Table::new([
+            "NODE",
+            "CLIENTS",
+            "ROLE",
+            "TERM",
+            "APPLIED",
+            "COMMITTED",
+            "LAG",
+            "VERSION",
+            "STATE",
+        ]);
+        for node in &self.nodes {
+            let status = node.status.as_ref();
+            let state = match (&node.error, status.and_then(|status| status.not_ready.clone())) {
+                (Some(error), _) => format!("unreachable: {error}"),
+                (None, Some(reason)) => format!("not ready: {reason}"),
+                (None, None) => "ready".to_owned(),
+            };
+            table.row(&[
+                output::cell(node.id),
+                output::cell(node.address.as_deref()),
+                output::cell(status.map(|status| role_word(status.role))),
+                output::cell(status.map(|status| status.term)),
+                output::cell(status.and_then(|status| status.applied_index)),
+                output::cell(status.and_then(|status| status.committed_index)),
+                output::cell(node.lag),
+                output::cell(status.map(|status| status.version.as_str())),
+                output::visible(&state),
+            ]);
+        }
+        let leader = match self.leader {
+            Some(leader) => format!("node {leader} leads in term {}", self.term),
+            None => "no node leads".to_owned(),
+        };
+        let (reachable, voters) = (self.voters_reachable, self.voters);
+        let verdict = match (self.quorum, voters) {
+            (_, 0) => "no node that answered knows the members yet".to_owned(),
+            (true, _) => format!("{leader}; {reachable} of {voters} voters answer"),
+            (false, _) => format!(
+                "{leader}; {reachable} of {voters} voters answer: the cluster cannot take requests"
+            ),
+        };
+        table.render() + &verdict + "\n"
+    }
+}
+
+/// A row for each member, then for each endpoint that is none of them or did not say who it is.
+fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> Vec<NodeView> {
+    let view = |id: Option<u64>, address: Option<String>, answer: Option<&Asked>| {
+        let status = answer.and_then(|(_, answer)| answer.as_ref().ok()).cloned();
+        let error = match answer {
+            Some((_, Err(error))) => Some(reason(error)),
+            Some((_, Ok(_))) => None,
+            None => Some("it has not said where clients reach it".to_owned()),
+        };
+        let applied = status.as_ref().and_then(|status| status.applied_index);
+        let lag =
+            committed.zip(applied).map(|(committed, applied)| committed.saturating_sub(applied));
+        NodeView { id, address, reachable: status.is_some(), error, lag, status }
+    };
+    let mut used = BTreeSet::new();
+    let mut rows = Vec::new();
+    for member in members {
+        let said = asked
+            .iter()
+            .find(|(_, answer)| answer.as_ref().is_ok_and(|status| status.id == member.id));
+        let tried =
+            asked.iter().find(|(endpoint, _)| Some(endpoint) == member.client_address.as_ref());
+        let answer = said.or(tried);
+        used.extend(answer.map(|(endpoint, _)| endpoint.as_str()));
+        let address =
+            member.client_address.clone().or(answer.map(|(endpoint, _)| endpoint.clone()));
+        rows.push(view(Some(member.id), address, answer));
+    }
+    let known: BTreeSet<u64> = members.iter().map(|member| member.id).collect();
+    for asked in asked.iter().filter(|(endpoint, _)| !used.contains(endpoint.as_str())) {
+        let id = asked.1.as_ref().ok().map(|status| status.id);
+        if id.is_none_or(|id| !known.contains(&id)) {
+            rows.push(view(id, Some(asked.0.clone()), Some(asked)));
+        }
+    }
+    rows
+}
+
+/// Why a node did not answer, without the words that say that it did not.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Unavailable { reason, .. }
+        | Error::Unknown { reason }
+        | Error::BadRequest { reason }
+        | Error::Unauthorized { reason } => reason.clone(),
+        Error::Forbidden(_) | Error::NotFound { .. } => error.to_string(),
+    }
 }

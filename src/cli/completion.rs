@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use crate::cli::exit::{self, Outcome};
+use crate::cli::exit;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,10 +19,10 @@ pub(crate) struct CompletionArgs {
     shell: Shell,
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "every command ends the same way")]
-pub(crate) fn run(args: CompletionArgs) -> Outcome {
+/// Prints the script.
+pub(crate) fn run(args: &CompletionArgs) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "keyward", &mut script);
-    super::client::print(&String::from_utf8_lossy(&script));
-    Ok(exit::OK)
+    super::output::print(&String::from_utf8_lossy(&script));
+    exit::OK
 }

@@ -1,11 +1,19 @@
 //! `keyward conformance`: runs the script suite on anything that answers lock requests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::exit::Outcome;
-use crate::cli::logging::LogArgs;
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::{self, LogArgs};
+use crate::cli::output;
+use crate::client::Client;
+use crate::clock::{Clock as _, SystemClock};
+use crate::conformance::{self, LiveBootstrap, MemoryBootstrap, Options, Report, Script, Time};
+use crate::service::{DebugLockService as _, LockService as _};
+use crate::types::ReadOptions;
 
 const HELP: &str = "\
 Examples:
@@ -46,6 +54,99 @@ pub(crate) struct ConformanceArgs {
     json: bool,
 }
 
-pub(crate) fn run(args: ConformanceArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+/// Runs the suite.
+pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
+    logging::start(logging, "warn")?;
+    let scripts = match &args.scripts {
+        Some(folder) => read_scripts(folder)?,
+        None => conformance::scripts(),
+    };
+    let known = scripts.len();
+    let options = Options { scripts, ..Options::default() }.matching(args.filter.as_slice());
+    if options.scripts.is_empty() {
+        let filter = args.filter.as_deref().unwrap_or_default();
+        let wrong = format!("none of {known} scripts has a name that contains `{filter}`");
+        return Err(Failure::usage(wrong));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
+    let report = if args.endpoints.is_empty() {
+        runtime.block_on(conformance::run(MemoryBootstrap::new(), options))
+    } else {
+        runtime.block_on(run_on_cluster(args, options))?
+    };
+    if args.json {
+        output::print_json(&document(&report));
+    } else {
+        output::print(&format!("{report}\n"));
+    }
+    Ok(if report.passed() { exit::OK } else { exit::REFUSED })
+}
+
+async fn run_on_cluster(args: &ConformanceArgs, options: Options) -> Result<Report, Failure> {
+    let client = Client::builder()
+        .endpoints(args.endpoints.clone())
+        .build()
+        .map_err(|error| Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}")))?;
+    client.tables(ReadOptions::default()).await?;
+    let debug_clock = has_debug_clock(&client).await?;
+    let cluster = args.endpoints.join(", ");
+    let mut options = options;
+    if !debug_clock {
+        eprintln!("keyward: the clock of {cluster} runs by itself: this waits as long as it takes");
+        // Scripts that wait take no processor, and each has tables of its own.
+        options = options.in_parallel(usize::MAX);
+    }
+    let mover = client.clone();
+    let time = if debug_clock {
+        Time::moving(move |by| {
+            let mover = mover.clone();
+            async move { mover.advance_clock(by).await }
+        })
+    } else {
+        Time::Wait
+    };
+    let bootstrap = LiveBootstrap::new(Arc::new(client), time);
+    Ok(conformance::run(bootstrap, options).await)
+}
+
+/// Whether the cluster was started with `--debug-clock`. Others let the time pass in real time.
+async fn has_debug_clock(client: &Client) -> Result<bool, Failure> {
+    let step = Duration::from_secs(1);
+    let before = SystemClock.boottime();
+    client.advance_clock(step).await?;
+    Ok(SystemClock.boottime().saturating_sub(before) < step)
+}
+
+/// The files of a folder, in the order of their names.
+fn read_scripts(folder: &Path) -> Result<Vec<Script>, Failure> {
+    let shown = folder.display();
+    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {shown}: {error}"));
+    let mut scripts = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && entry.path().is_file() {
+            let text = std::fs::read_to_string(entry.path()).map_err(cannot)?;
+            scripts.push(Script { name: name.into(), text: text.into() });
+        }
+    }
+    scripts.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(scripts)
+}
+
+fn document(report: &Report) -> serde_json::Value {
+    let scripts = report.results.iter().map(|result| {
+        let (outcome, detail) = match &result.outcome {
+            conformance::Outcome::Passed => ("passed", None),
+            conformance::Outcome::Mismatch { diff } => ("mismatch", Some(diff)),
+            conformance::Outcome::TooSlow { diff, .. } => ("too_slow", Some(diff)),
+            conformance::Outcome::Error { reason } => ("error", Some(reason)),
+        };
+        serde_json::json!({ "name": result.name, "outcome": outcome, "detail": detail })
+    });
+    let scripts = scripts.collect::<Vec<_>>();
+    serde_json::json!({ "passed": report.passed(), "scripts": scripts })
 }

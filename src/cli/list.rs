@@ -1,10 +1,17 @@
 //! `keyward list`: shows the locks of a table, page by page.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 
-use crate::cli::client::{self, ClientArgs};
-use crate::cli::exit::{CLIENT_HELP, Outcome};
+use crate::api::ListAnswer;
+use crate::cli::client::{self, ClientArgs, Ended};
+use crate::cli::duration;
+use crate::cli::exit::{self, CLIENT_HELP, Outcome};
 use crate::cli::logging::LogArgs;
+use crate::cli::output::{self, Table};
+use crate::service::LockService;
+use crate::types::{ListRequest, ListResponse};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,5 +50,62 @@ fn help() -> String {
 }
 
 pub(crate) fn run(args: ListArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    client::ask(args.client.json, logging, async {
+        let service = args.client.connect()?;
+        execute(&service, args).await
+    })
+}
+
+async fn execute(service: &impl LockService, args: ListArgs) -> Result<u8, Ended> {
+    let mut request =
+        ListRequest { prefix: args.prefix.clone(), after: args.after.clone(), limit: args.limit };
+    let mut found = ListResponse { locks: Vec::new(), next: None, decided_at: None };
+    loop {
+        let page = service.list(request.clone(), args.read.options(&args.client)).await?;
+        found.locks.extend(page.locks);
+        found.next = page.next;
+        if !args.all || found.next.is_none() {
+            break;
+        }
+        request.after.clone_from(&found.next);
+    }
+    if args.client.json {
+        output::print_json(&ListAnswer::from(&found));
+    } else {
+        output::print(&describe(&found, &args));
+    }
+    Ok(exit::OK)
+}
+
+fn describe(found: &ListResponse, args: &ListArgs) -> String {
+    if found.locks.is_empty() {
+        return format!("no locks in table {}\n", output::visible(&args.read.table.table));
+    }
+    let mut table =
+        Table::new(["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);
+    for record in &found.locks {
+        for holder in &record.holders {
+            let expires = if holder.expired {
+                "expired".to_owned()
+            } else {
+                duration::format_short(holder.expires_in)
+            };
+            table.row(&[
+                output::visible(&record.signature),
+                output::visible(&holder.signee),
+                output::cell(holder.instance.as_deref().map(output::visible)),
+                holder.level.to_string(),
+                holder.token.to_string(),
+                expires,
+                output::cell(holder.removed_in.map(duration::format_short)),
+            ]);
+        }
+    }
+    let mut text = table.render();
+    if let Some(next) = &found.next {
+        let next = output::visible(next);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "more follow: --after '{next}' for the next page, --all for all");
+    }
+    text
 }

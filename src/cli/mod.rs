@@ -19,9 +19,12 @@ mod inspect;
 mod list;
 mod lock;
 mod logging;
+mod member;
+mod output;
 mod run;
 mod serve;
 mod settings;
+mod signals;
 mod table;
 mod unlock;
 
@@ -77,6 +80,8 @@ enum Command {
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
     Completion(completion::CompletionArgs),
+    #[command(name = run::watchdog::COMMAND, hide = true)]
+    Watchdog,
 }
 
 /// Runs the program with the arguments and environment of the process.
@@ -92,7 +97,7 @@ fn dispatch(cli: Cli) -> Outcome {
     let logging = cli.logging;
     match cli.command {
         Command::Serve(args) => serve::run(*args, &logging),
-        Command::Dev(args) => dev::run(args, &logging),
+        Command::Dev(args) => dev::run(&args, &logging),
         Command::Lock(args) => lock::run(args, &logging),
         Command::Unlock(args) => unlock::run(args, &logging),
         Command::Check(args) => check::run(args, &logging),
@@ -101,9 +106,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Table(args) => table::run(args, &logging),
         Command::Run(args) => run::run(args, &logging),
         Command::Cluster(args) => cluster::run(args, &logging),
-        Command::Conformance(args) => conformance::run(args, &logging),
+        Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Completion(args) => completion::run(args),
+        Command::Completion(args) => Ok(completion::run(&args)),
+        Command::Watchdog => Ok(run::watchdog::run()),
     }
 }
 

@@ -1,12 +1,17 @@
 //! `keyward serve`: one node of a cluster.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::exit::Outcome;
-use crate::cli::logging::LogArgs;
-use crate::cli::settings::{DurationText, Members, Profile, Rho};
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::{self, LogArgs};
+use crate::cli::member::{self, Listeners, Plan, Running};
+use crate::cli::output;
+use crate::cli::settings::{DurationText, Members, Profile, Rho, Settings};
+use crate::cli::signals::Signals;
+use crate::node;
 
 const HELP: &str = "\
 Examples:
@@ -83,7 +88,7 @@ pub(crate) struct ServeArgs {
     /// By how much the clocks of two machines may differ in speed, such as 1% [default: 1%]
     #[arg(long, value_name = "PERCENT", env = "KEYWARD_RHO", hide_env_values = true)]
     pub(crate) rho: Option<Rho>,
-    /// Entries of the log after which a snapshot is written [default: 10000]
+    /// Entries of the log after which a snapshot is written [default: 50000]
     #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", hide_env_values = true)]
     pub(crate) snapshot_every: Option<u64>,
     /// How long a stop may take before it is forced [default: 10s]
@@ -94,6 +99,80 @@ pub(crate) struct ServeArgs {
     pub(crate) debug_clock: bool,
 }
 
+/// Runs the node until a signal stops it, or until it stops itself.
 pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    let settings = Settings::resolve(args, logging)?;
+    logging::start(&settings.log, "info")?;
+    member::end_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(serve(settings));
+    // What still runs after a stop is past its time.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(settings: Settings) -> Outcome {
+    let mut signals = Signals::to_stop()?;
+    let listeners = Listeners::bind(settings.client_listen, settings.peer_listen).await?;
+    let (clients, peers) = listeners.addresses()?;
+    warn_of_strangers(&settings, clients, peers);
+    let plan = plan(&settings, clients.port());
+    let mut running = Running::start(plan, listeners).await?;
+    output::print(&format!(
+        "keyward {} node {}: clients on http://{clients}, peers on {peers}\n",
+        env!("CARGO_PKG_VERSION"),
+        settings.id
+    ));
+    let node = running.node().clone();
+    let ready = async {
+        node.wait_ready().await;
+        let status = node.status();
+        let leader = output::cell(status.leader);
+        output::print(&format!("ready: term {}, leader {leader}\n", status.term));
+        std::future::pending::<()>().await;
+    };
+    let signal = tokio::select! {
+        () = ready => unreachable!("it never ends"),
+        failure = running.broken() => return Err(failure),
+        signal = signals.next() => signal,
+    };
+    tracing::info!(?signal, "stopping; a second signal stops at once");
+    tokio::select! {
+        () = running.stop(settings.shutdown_timeout) => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(?signal, "stopped at once"),
+    }
+    Ok(exit::OK)
+}
+
+fn plan(settings: &Settings, client_port: u16) -> Plan {
+    let mut plan = Plan::new(settings.id, &settings.members, &settings.data_dir);
+    let own = || format!("http://{}:{client_port}", settings.own_host);
+    plan.config.client_addr = Some(settings.advertise_client.clone().unwrap_or_else(own));
+    plan.config.profile = match settings.profile {
+        Profile::Stable => node::Profile::Stable,
+        Profile::Fast => node::Profile::Fast,
+    };
+    plan.config.rho_ppm = settings.rho.parts_per_million;
+    if let Some(entries) = settings.snapshot_every {
+        plan.config.snapshot_every = entries;
+    }
+    plan.debug_clock = settings.debug_clock;
+    plan
+}
+
+/// Says what an open port means, and that the clock can be moved.
+fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr) {
+    if !(clients.ip().is_loopback() && peers.ip().is_loopback()) {
+        tracing::warn!(
+            %clients,
+            %peers,
+            "nobody has to prove who they are: keep both ports in a network that you trust"
+        );
+    }
+    if settings.debug_clock {
+        tracing::warn!("--debug-clock: any client can move the clock and so end every lock");
+    }
 }

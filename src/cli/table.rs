@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::client::ClientArgs;
+use crate::api::{DoneAnswer, TableAnswer, TablesAnswer};
+use crate::cli::client::{self, ClientArgs, Ended};
 use crate::cli::duration;
-use crate::cli::exit::{CLIENT_HELP, Outcome};
+use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
+use crate::cli::output::{self, Table};
+use crate::service::LockService;
+use crate::types::{DEFAULT_DURATION, ReadOptions, TableDefaults, TableOptions};
 
 /// List the tables
 ///
@@ -71,10 +75,84 @@ struct DeleteArgs {
     client: ClientArgs,
 }
 
+/// `keyward tables`.
 pub(crate) fn run_list(args: TablesArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    client::ask(args.client.json, logging, async {
+        let service = args.client.connect()?;
+        list(&service, args).await
+    })
 }
 
+async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended> {
+    let options = ReadOptions { table: None, stale: args.stale, call: args.client.call() };
+    let tables = service.tables(options).await?;
+    if args.client.json {
+        let tables = tables.iter().map(TableAnswer::from).collect();
+        output::print_json(&TablesAnswer { tables });
+    } else if tables.is_empty() {
+        output::print("no tables: the first lock makes one\n");
+    } else {
+        let mut rows = Table::new(["TABLE", "LOCKS", "DURATION", "TIME TO LIVE"]);
+        for info in tables {
+            let defaults = info.defaults;
+            rows.row(&[
+                output::visible(&info.table),
+                info.locks.to_string(),
+                duration::format(defaults.duration.unwrap_or(DEFAULT_DURATION)),
+                defaults.time_to_live.map_or_else(|| "for ever".to_owned(), duration::format),
+            ]);
+        }
+        output::print(&rows.render());
+    }
+    Ok(exit::OK)
+}
+
+/// `keyward table`.
 pub(crate) fn run(args: TableArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    match args.command {
+        TableCommand::Configure(args) => client::ask(args.client.json, logging, async {
+            let service = args.client.connect()?;
+            configure(&service, args).await
+        }),
+        TableCommand::Delete(args) => client::ask(args.client.json, logging, async {
+            if !args.yes {
+                let name = output::visible(&args.table);
+                let failure = Failure::usage(format!("table {name} would lose all its locks"));
+                return Err(failure.advise("Nothing was deleted. Add --yes to do it.").into());
+            }
+            let service = args.client.connect()?;
+            delete(&service, args).await
+        }),
+    }
+}
+
+async fn configure(service: &impl LockService, args: ConfigureArgs) -> Result<u8, Ended> {
+    let defaults = TableDefaults { duration: args.duration, time_to_live: args.time_to_live };
+    let options = TableOptions {
+        table: Some(args.table.clone()),
+        request_id: None,
+        call: args.client.call(),
+    };
+    service.configure_table(defaults, options).await?;
+    done(&args.client, &format!("table {} is configured\n", output::visible(&args.table)));
+    Ok(exit::OK)
+}
+
+async fn delete(service: &impl LockService, args: DeleteArgs) -> Result<u8, Ended> {
+    let options = TableOptions {
+        table: Some(args.table.clone()),
+        request_id: None,
+        call: args.client.call(),
+    };
+    service.delete_table(options).await?;
+    done(&args.client, &format!("table {} is deleted\n", output::visible(&args.table)));
+    Ok(exit::OK)
+}
+
+fn done(client: &ClientArgs, text: &str) {
+    if client.json {
+        output::print_json(&DoneAnswer::default());
+    } else {
+        output::print(text);
+    }
 }

@@ -2,9 +2,13 @@
 
 use clap::Args;
 
-use crate::cli::client::{self, ClientArgs};
-use crate::cli::exit::{CLIENT_HELP, Outcome};
+use crate::api::{Problem, UnlockAnswer};
+use crate::cli::client::{self, ClientArgs, Ended};
+use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
+use crate::cli::output;
+use crate::service::LockService;
+use crate::types::{Forbidden, Token, UnlockOptions, UnlockRequest, UnlockStatus};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,8 +32,8 @@ pub(crate) struct UnlockArgs {
     #[arg(long, env = "KEYWARD_INSTANCE", hide_env_values = true)]
     instance: Option<String>,
     /// Release only the grant with this token
-    #[arg(long)]
-    token: Option<u64>,
+    #[arg(long, value_parser = client::parse_token)]
+    token: Option<Token>,
     #[command(flatten)]
     table: client::TableArg,
     #[command(flatten)]
@@ -41,5 +45,48 @@ fn help() -> String {
 }
 
 pub(crate) fn run(args: UnlockArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    client::ask(args.client.json, logging, async {
+        let service = args.client.connect()?;
+        execute(&service, args).await
+    })
+}
+
+async fn execute(service: &impl LockService, args: UnlockArgs) -> Result<u8, Ended> {
+    let request = UnlockRequest { signature: args.signature.clone(), signee: args.signee };
+    let options = UnlockOptions {
+        table: Some(args.table.table),
+        token: args.token,
+        instance: args.instance,
+        request_id: None,
+        call: args.client.call(),
+    };
+    let response = service.unlock(request, options).await?;
+    let name = output::visible(&args.signature);
+    let text = match response.status {
+        UnlockStatus::Ok => format!("{name} is released\n"),
+        UnlockStatus::NoLock => format!("{name} was not held: there is no such lock\n"),
+        UnlockStatus::Failed(forbidden) => {
+            return Err(refused(&args.signature, &forbidden, args.client.json));
+        }
+    };
+    if args.client.json {
+        output::print_json(&UnlockAnswer::new(&response));
+    } else {
+        output::print(&text);
+    }
+    Ok(exit::OK)
+}
+
+/// A refusal: the problem document if a program reads, and a sentence in any case.
+fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
+    if json {
+        output::print_json(&Problem::forbidden(forbidden));
+    }
+    let holders =
+        forbidden.holders.iter().map(output::holder).collect::<Vec<_>>().join(", and by ");
+    let name = output::visible(signature);
+    Ended::Failed(
+        Failure::new(exit::REFUSED, format!("{name} stays as it is: it is held by {holders}"))
+            .advise("Only its holder releases a lock: the same signee and instance, and the token if one is given."),
+    )
 }

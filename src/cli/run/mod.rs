@@ -1,14 +1,29 @@
 //! `keyward run`: holds a lock while a command runs.
 
+mod acquire;
+mod group;
+mod hold;
+mod holding;
+mod terminal;
+pub(crate) mod watchdog;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::Signal;
 
 use crate::cli::client::{self, ClientArgs};
-use crate::cli::duration;
-use crate::cli::exit::Outcome;
-use crate::cli::logging::LogArgs;
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::{self, LogArgs};
+use crate::cli::signals::Signals;
+use crate::cli::{duration, output};
+use crate::client::LockGuard;
+use acquire::Acquired;
+use hold::Limits;
+use holding::Holding;
+
+pub(crate) use group::{Ending, cannot_execute};
 
 const HELP: &str = "\
 Examples:
@@ -22,14 +37,18 @@ How it holds:
   again. When it cannot be renewed, the command's whole process group gets SIGTERM while the lock
   still holds, and SIGKILL --margin before the lock ends. Time is counted on a clock that runs on
   while the machine sleeps. A helper process kills the group if this program is killed or stopped.
+  A lock that was taken away is noticed at the next renewal, and the group is killed at once.
+  Processes that the command leaves behind in its group are killed before the lock is released.
   Processes that leave the group (setsid, daemons) are not reached: the token fences them off.
+  Started in the foreground of a terminal, the command has the terminal; Ctrl-Z stops the renewals
+  too, so a command that is stopped for longer than the lock holds is killed.
 
 Exit codes:
   the command's own, if it ended by itself
   120      the lock was not acquired: another holds it, or the cluster cannot be reached
   121      ended: no node could be reached in time to renew the lock
-  122      ended: the lock was lost (it expired, or its record was removed)
-  123      ended: another took the lock, by a higher level or by force
+  122      ended: the lock was lost (it was released, removed, or taken by force)
+  123      ended: the lock was taken by a request of a higher level
   126 127  the command cannot be executed, is not found
   128+n    the command was ended by signal n
   2        the command line is wrong
@@ -87,6 +106,76 @@ pub(crate) struct RunArgs {
     client: ClientArgs,
 }
 
+/// Runs the command under the lock.
 pub(crate) fn run(args: RunArgs, logging: &LogArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args, logging)))
+    logging::start(logging, "warn")?;
+    let limits = Limits::new(args.duration, args.kill_after, args.margin)?;
+    // Renewals must not wait for anything that this task does.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(hold(args, limits));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn hold(args: RunArgs, limits: Limits) -> Outcome {
+    let mut signals = Signals::catch(&[
+        Signal::INT,
+        Signal::TERM,
+        Signal::HUP,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::CONT,
+    ])?;
+    let client = args.client.connect()?;
+    let owner = Owner::of(&args);
+    let guard = match acquire::acquire(&client, &args, &owner, &mut signals).await? {
+        Acquired::Lock(guard) => guard,
+        Acquired::Interrupted(signal) => return Ok(Ending::Killed(signal.as_raw()).code()),
+    };
+    let environment = [
+        ("KEYWARD_SIGNATURE", args.signature.clone()),
+        ("KEYWARD_TOKEN", guard.token().to_string()),
+        ("KEYWARD_SIGNEE", owner.signee.clone()),
+        ("KEYWARD_INSTANCE", owner.instance.clone()),
+        ("KEYWARD_TABLE", args.table.table.clone()),
+        ("KEYWARD_ENDPOINTS", args.client.endpoints.join(",")),
+    ];
+    let holding = Holding::start(guard, &args.command, environment, limits);
+    match holding {
+        Ok(holding) => holding.keep(&mut signals).await,
+        Err((guard, failure)) => {
+            release(guard).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Who holds the lock.
+struct Owner {
+    signee: String,
+    instance: String,
+}
+
+impl Owner {
+    fn of(args: &RunArgs) -> Self {
+        let signee = args.signee.clone().unwrap_or_else(|| {
+            let host = rustix::system::uname();
+            format!("{}:{}", host.nodename().to_string_lossy(), std::process::id())
+        });
+        let random = || format!("{:016x}", rand::random::<u64>());
+        Self { signee, instance: args.instance.clone().unwrap_or_else(random) }
+    }
+}
+
+/// Releases the lock. If that fails it runs out by itself, and the command's exit code matters more.
+async fn release(guard: Box<LockGuard>) {
+    let name = output::visible(guard.signature());
+    if let Err(error) = guard.release().await {
+        eprintln!("keyward: {name} was not released and runs out by itself: {error}");
+    }
 }

@@ -1,0 +1,230 @@
+//! One running node: its listeners, its consensus and its end. `serve` runs one, `dev` several.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cli::exit::{self, Failure};
+use crate::clock::{Clock, OffsetClock, SystemClock};
+use crate::forward::Forwarding;
+use crate::http::{self, Extras};
+use crate::node::{Member, Node, NodeConfig};
+use crate::raft;
+use crate::service::DebugLockService as _;
+
+/// Two bound listeners. Binding comes first: a port that is taken is known before a folder is
+/// opened or a vote given.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) clients: TcpListener,
+    pub(crate) peers: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// A port is taken, or an address is not one of this machine.
+    pub(crate) async fn bind(clients: SocketAddr, peers: SocketAddr) -> Result<Self, Failure> {
+        let clients = bind(clients, "client", "--client-listen").await?;
+        let peers = bind(peers, "peer", "--peer-listen").await?;
+        Ok(Self { clients, peers })
+    }
+
+    /// The addresses that were bound: those of clients, then those of peers.
+    pub(crate) fn addresses(&self) -> Result<(SocketAddr, SocketAddr), Failure> {
+        let read = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| Failure::new(exit::BROKEN, error.to_string()))
+        };
+        Ok((read(&self.clients)?, read(&self.peers)?))
+    }
+}
+
+async fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let failure = Failure::usage(format!("cannot listen for {what}s on {address}: {error}"));
+        let port = address.port();
+        let kind = error.kind();
+        if kind == ErrorKind::AddrInUse {
+            failure.advise(format!(
+                "Another program has port {port}, perhaps another node. Stop it, or choose another \
+                 address with {option}."
+            ))
+        } else if kind == ErrorKind::AddrNotAvailable {
+            failure.advise(format!(
+                "This machine has no such address. Choose one of its own with {option}, such as \
+                 0.0.0.0:{port}."
+            ))
+        } else if kind == ErrorKind::PermissionDenied {
+            failure.advise(format!(
+                "Ports below 1024 need a privilege. Choose a higher one with {option}."
+            ))
+        } else {
+            failure
+        }
+    })
+}
+
+/// What a node is started with, besides its listeners.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) config: NodeConfig,
+    /// Whether clients may move the clock.
+    pub(crate) debug_clock: bool,
+}
+
+impl Plan {
+    /// A plan with the node's own defaults.
+    pub(crate) fn new(id: u64, members: &BTreeMap<u64, String>, data_dir: &Path) -> Self {
+        let members = members
+            .iter()
+            .map(|(id, address)| (*id, Member { peer_addr: address.clone() }))
+            .collect();
+        let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
+        Self { config, debug_clock: false }
+    }
+}
+
+/// A node that runs.
+pub(crate) struct Running {
+    node: Node,
+    draining: Arc<AtomicBool>,
+    stop_clients: watch::Sender<bool>,
+    stop_peers: watch::Sender<bool>,
+    clients: JoinHandle<std::io::Result<()>>,
+    peers: JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    /// Opens the node's folder and answers on both listeners.
+    ///
+    /// # Errors
+    /// The folder is another node's, damaged or in use.
+    pub(crate) async fn start(mut plan: Plan, listeners: Listeners) -> Result<Self, Failure> {
+        let clock: Arc<dyn Clock> = if plan.debug_clock {
+            let clock = OffsetClock::default();
+            plan.config.debug_clock = Some(clock.clone());
+            Arc::new(clock)
+        } else {
+            Arc::new(SystemClock)
+        };
+        let folder = plan.config.data_dir.clone();
+        let node = Node::start(plan.config, clock).await.map_err(|error| {
+            Failure::usage(format!("node cannot start in {}: {error}", folder.display()))
+        })?;
+        let service = Arc::new(Forwarding::new(node.clone()));
+        let draining = Arc::new(AtomicBool::new(false));
+        let extras = extras(&node, &service, &draining, plan.debug_clock);
+        let (stop_clients, stopping) = watch::channel(false);
+        let clients = tokio::spawn(http::serve(
+            listeners.clients,
+            Arc::clone(&service),
+            extras,
+            told(stopping),
+        ));
+        let (stop_peers, stopping) = watch::channel(false);
+        let peers = tokio::spawn(raft::server::serve(listeners.peers, service, told(stopping)));
+        Ok(Self { node, draining, stop_clients, stop_peers, clients, peers })
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Waits until the node, or one of its listeners, has stopped by itself. May be cancelled.
+    pub(crate) async fn broken(&mut self) -> Failure {
+        let why = tokio::select! {
+            why = self.node.stopped() => why,
+            end = &mut self.clients => format!("the client listener stopped: {end:?}"),
+            end = &mut self.peers => format!("the peer listener stopped: {end:?}"),
+        };
+        tracing::error!(reason = %why, "the node stopped itself");
+        Failure::new(exit::BROKEN, format!("the node stopped itself: {why}"))
+    }
+
+    /// Stops within a time: `/readyz` fails, the client listener closes when requests under way are
+    /// answered, the leadership moves on, and only then the peers are left alone.
+    pub(crate) async fn stop(self, within: Duration) {
+        self.draining.store(true, Ordering::Release);
+        let stopping = async {
+            // The receivers are gone only if the listeners are.
+            let _ = self.stop_clients.send(true);
+            report("client", self.clients).await;
+            self.node.shutdown().await;
+            let _ = self.stop_peers.send(true);
+            report("peer", self.peers).await;
+        };
+        if tokio::time::timeout(within, stopping).await.is_err() {
+            tracing::warn!(?within, "the stop took too long and was forced");
+        }
+    }
+}
+
+/// Waits for a listener to close. One that has ended before was reported by [`Running::broken`], and
+/// its handle must not be asked again.
+async fn report(which: &str, listener: JoinHandle<std::io::Result<()>>) {
+    if listener.is_finished() {
+        return;
+    }
+    match listener.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the {which} listener failed"),
+        Err(error) => tracing::warn!(%error, "the {which} listener's task failed"),
+    }
+}
+
+/// Ready when it is told, or when nobody is left to tell it.
+async fn told(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn extras(
+    node: &Node,
+    service: &Arc<Forwarding>,
+    draining: &Arc<AtomicBool>,
+    debug_clock: bool,
+) -> Extras {
+    let mut extras = Extras::default();
+    let of = node.clone();
+    extras.status = Some(Arc::new(move || of.status()));
+    let of = node.clone();
+    extras.figures = Some(Arc::new(move || of.figures()));
+    let (of, draining) = (node.clone(), Arc::clone(draining));
+    extras.ready = Some(Arc::new(move || {
+        if draining.load(Ordering::Acquire) {
+            return Err("the node is stopping".to_owned());
+        }
+        if of.is_ready() {
+            return Ok(());
+        }
+        Err(of.status().not_ready.unwrap_or_else(|| "the node is not ready".to_owned()))
+    }));
+    if debug_clock {
+        let service = Arc::clone(service);
+        extras.advance = Some(Arc::new(move |by| {
+            let service = Arc::clone(&service);
+            Box::pin(async move { service.advance_clock(by).await })
+        }));
+    }
+    extras
+}
+
+/// Ends the process when an invariant of the program is broken anywhere: a node that goes on after
+/// a panic could give a wrong answer.
+pub(crate) fn end_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "an invariant is broken: the process ends");
+        default(panic);
+        std::process::exit(i32::from(exit::BROKEN));
+    }));
+}

@@ -1,0 +1,119 @@
+//! Printing: tables and sentences for people, documents for programs.
+//!
+//! Names come from others and may hold anything but NUL. What goes to a terminal is escaped, so
+//! that no lock's name can move the cursor or pass for another; JSON has escapes of its own.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use crate::cli::duration::format_short;
+use crate::types::Holder;
+
+/// Prints to standard output. A reader that has gone away (`keyward list | head`) is no error: the
+/// rest is not wanted.
+pub(crate) fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // The only failure that matters here is the reader's going away, and that is its own choice.
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Prints one JSON document on one line.
+pub(crate) fn print_json(document: &impl Serialize) {
+    let mut text = serde_json::to_string(document).expect("answers have string keys");
+    text.push('\n');
+    print(&text);
+}
+
+/// A name with control characters, and those that reorder text, written as escapes.
+pub(crate) fn visible(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || reorders {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// One holder in a sentence: `worker-2 at level 0 with token 17, 12.0s left`.
+pub(crate) fn holder(holder: &Holder) -> String {
+    let mut text = visible(&holder.signee);
+    // Writing to a string does not fail.
+    if let Some(instance) = &holder.instance {
+        let _ = write!(text, " (instance {})", visible(instance));
+    }
+    let _ = write!(text, " at level {} with token {}, ", holder.level, holder.token);
+    if holder.expired {
+        text.push_str("expired");
+    } else {
+        let _ = write!(text, "{} left", format_short(holder.expires_in));
+    }
+    text
+}
+
+/// Columns that line up: the first row is the heading; no column is cut.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
+        Self { rows: vec![headings.map(str::to_owned).to_vec()] }
+    }
+
+    /// Adds a row, as many cells as there are headings.
+    pub(crate) fn row<const N: usize>(&mut self, cells: &[String; N]) {
+        assert_eq!(N, self.rows[0].len(), "a row has a cell for each heading");
+        self.rows.push(cells.to_vec());
+    }
+
+    /// The table as text, two spaces between columns.
+    pub(crate) fn render(&self) -> String {
+        let columns = self.rows[0].len();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| self.rows.iter().map(|row| row[column].chars().count()).max())
+            .map(|width| width.expect("there is a heading"))
+            .collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                let _ = write!(line, "{cell:<width$}  ");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A value that may be missing, as a cell.
+pub(crate) fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(["NAME", "N"]);
+        table.row(&["a long name".to_owned(), "1".to_owned()]);
+        table.row(&["b".to_owned(), String::new()]);
+        assert_eq!(table.render(), "NAME         N\na long name  1\nb\n");
+    }
+
+    #[test]
+    fn a_name_cannot_write_to_the_terminal() {
+        assert_eq!(visible("jobs/ä\u{1b}[2J\n"), "jobs/ä\\u{1b}[2J\\n");
+        assert_eq!(visible("a\u{202e}b"), "a\\u{202e}b");
+    }
+}

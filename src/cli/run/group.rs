@@ -1,0 +1,156 @@
+//! The command of `keyward run`: a process group of its own, watched by one thread.
+//!
+//! The command's process is left unreaped until all that is left of its group has been killed: as
+//! long as it is there, even as a zombie, the number of the group cannot be given to another.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
+use tokio::sync::mpsc;
+
+use crate::cli::exit::{self, Failure};
+
+/// What happens to the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It was stopped, by Ctrl-Z or because it used the terminal from the background.
+    Stopped(i32),
+    /// It has ended.
+    Ended(Ending),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With this exit code.
+    Exited(u8),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        let code = |code: i32| Self::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX));
+        status.signal().map_or_else(|| code(status.code().unwrap_or_default()), Self::Killed)
+    }
+}
+
+impl Ending {
+    /// The exit code that passes it on, as shells do.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Killed(signal) => {
+                exit::SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
+            }
+        }
+    }
+}
+
+/// A running command and its process group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    child: Child,
+    id: Pid,
+}
+
+impl Group {
+    /// Starts a command in a process group of its own. Its end, and every stop before it, comes
+    /// through the receiver.
+    ///
+    /// # Errors
+    /// There is no such command, or it cannot be executed.
+    pub(crate) fn start(
+        command: &[OsString],
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), Failure> {
+        let (program, arguments) =
+            command.split_first().expect("the command line requires a command");
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(environment)
+            .stdin(Stdio::inherit())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| cannot_execute(program, &error))?;
+        let id = Pid::from_child(&child);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        std::thread::Builder::new()
+            .name("command".to_owned())
+            .spawn(move || watch(id, &sender))
+            .map_err(|error| Failure::new(exit::BROKEN, format!("cannot watch: {error}")))?;
+        Ok((Self { child, id }, receiver))
+    }
+
+    /// The number of the group.
+    pub(crate) fn id(&self) -> Pid {
+        self.id
+    }
+
+    /// Sends a signal to every process of the group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        match kill_process_group(self.id, signal) {
+            // All have ended already.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => {
+                tracing::warn!(group = %self.id.as_raw_nonzero(), ?signal, %error, "cannot signal");
+            }
+        }
+    }
+
+    /// Kills what is left of the group once the command itself has ended.
+    pub(crate) fn finish(mut self) {
+        if test_kill_process_group(self.id).is_ok() {
+            self.signal(Signal::KILL);
+        }
+        // It has ended, so this does not wait; its status has been read already.
+        if let Err(error) = self.child.wait() {
+            tracing::debug!(%error, "the command was reaped by another");
+        }
+    }
+}
+
+/// Why a command does not start, with the exit code that shells give for it.
+pub(crate) fn cannot_execute(program: &OsString, error: &io::Error) -> Failure {
+    let program = program.to_string_lossy();
+    if error.kind() == io::ErrorKind::NotFound {
+        Failure::new(exit::NOT_FOUND, format!("there is no command {program}"))
+            .advise("Name a program in PATH, or a path to one; a script needs its interpreter too.")
+    } else {
+        Failure::new(exit::NOT_EXECUTABLE, format!("cannot execute {program}: {error}"))
+    }
+}
+
+/// Waits for the command's stops and its end. The end is looked at, not taken: see the module.
+fn watch(id: Pid, events: &mpsc::UnboundedSender<Event>) {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    loop {
+        let event = match waitid(WaitId::Pid(id), look) {
+            Ok(Some(status)) => {
+                if let Some(code) = status.exit_status() {
+                    Event::Ended(Ending::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
+                } else if let Some(signal) = status.terminating_signal() {
+                    Event::Ended(Ending::Killed(signal))
+                } else {
+                    // A stop is taken, or it would be reported again and again.
+                    let take = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+                    match waitid(WaitId::Pid(id), take) {
+                        Ok(Some(status)) => Event::Stopped(status.stopping_signal().unwrap_or(0)),
+                        Ok(None) | Err(_) => continue,
+                    }
+                }
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+            // There is no such child any more: nothing will happen to it.
+            Err(_) => return,
+        };
+        if events.send(event).is_err() || matches!(event, Event::Ended(_)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The lock and the command together: one loop that watches both and ends the one with the other.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::group::{Ending, Event, Group};
+use super::hold::{Limits, Verdict, code_of};
+use super::release;
+use super::terminal::Terminal;
+use super::watchdog::Watchdog;
+use crate::cli::duration::format_short;
+use crate::cli::exit::{Failure, Outcome};
+use crate::cli::output;
+use crate::cli::signals::Signals;
+use crate::client::{LockGuard, LostReason};
+use crate::clock::{Clock as _, SystemClock};
+
+/// The longest time between two looks at the lock: timers do not count the time that the machine
+/// sleeps, the lock does.
+const LONGEST_NAP: Duration = Duration::from_millis(500);
+
+/// How long a release is tried when the nodes could not be reached for long.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// A command that runs under a lock.
+pub(crate) struct Holding {
+    guard: Box<LockGuard>,
+    group: Group,
+    events: UnboundedReceiver<Event>,
+    watchdog: Option<Watchdog>,
+    terminal: Option<Terminal>,
+    limits: Limits,
+    name: String,
+    /// When the command was asked to end because the lock could not be renewed.
+    asked: Option<Duration>,
+    /// Why the command was killed.
+    killed: Option<LostReason>,
+}
+
+impl Holding {
+    /// Starts the command and its watchdog.
+    ///
+    /// # Errors
+    /// The command cannot be started; the lock is given back to the caller.
+    pub(crate) fn start(
+        guard: Box<LockGuard>,
+        command: &[OsString],
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+        limits: Limits,
+    ) -> Result<Self, (Box<LockGuard>, Failure)> {
+        let mut watchdog = Watchdog::start()
+            .inspect_err(|error| tracing::warn!(%error, "there is no watchdog for the command"))
+            .ok();
+        let mut terminal = Terminal::open();
+        let (group, events) = match Group::start(command, environment) {
+            Ok(started) => started,
+            Err(failure) => {
+                if let Some(watchdog) = watchdog {
+                    watchdog.done();
+                }
+                return Err((guard, failure));
+            }
+        };
+        if let Some(watchdog) = &mut watchdog {
+            watchdog.group(group.id());
+        }
+        if let Some(terminal) = &mut terminal {
+            terminal.lend(group.id());
+        }
+        let name = output::visible(guard.signature());
+        let (asked, killed) = (None, None);
+        Ok(Self { guard, group, events, watchdog, terminal, limits, name, asked, killed })
+    }
+
+    /// Watches until the command has ended, then releases the lock.
+    pub(crate) async fn keep(mut self, signals: &mut Signals) -> Outcome {
+        let mut states = self.guard.states();
+        let ending = loop {
+            let nap = self.look();
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(Event::Ended(ending)) => break ending,
+                    Some(Event::Stopped(signal)) => self.stopped(signal),
+                    // Nobody watches the command any more: it was reaped by another.
+                    None => break Ending::Exited(crate::cli::exit::BROKEN),
+                },
+                signal = signals.next() => self.pass_on(signal),
+                Ok(()) = states.changed() => {}
+                () = tokio::time::sleep(nap) => {}
+            }
+        };
+        Ok(self.finish(ending).await)
+    }
+
+    /// Does to the command what the lock demands now; says when to look again at the latest.
+    fn look(&mut self) -> Duration {
+        let now = SystemClock.boottime();
+        let remaining = self.guard.remaining();
+        if let Some(watchdog) = &mut self.watchdog {
+            // The watchdog acts after this loop would have, and before the lock ends.
+            watchdog.until(now.saturating_add(remaining.saturating_sub(self.limits.margin / 2)));
+        }
+        let asked = self.asked.map(|asked| now.saturating_sub(asked));
+        match self.limits.judge(self.guard.state(), remaining, asked) {
+            Verdict::Wait(time) => {
+                // Timers have a resolution of a millisecond; a shorter nap would only spin.
+                let often = self.limits.margin / 2;
+                return time.min(often).min(LONGEST_NAP).max(Duration::from_millis(1));
+            }
+            Verdict::Ask => {
+                self.asked = Some(now);
+                eprintln!(
+                    "keyward: no node could be reached to renew {}, which ends in {}: the command \
+                     is asked to end (SIGTERM)",
+                    self.name,
+                    format_short(remaining)
+                );
+                self.group.signal(Signal::TERM);
+                // A command that is stopped gets its SIGTERM only when it goes on.
+                self.group.signal(Signal::CONT);
+            }
+            Verdict::Kill(reason) => self.kill(reason),
+        }
+        LONGEST_NAP.min(self.limits.margin / 2)
+    }
+
+    fn kill(&mut self, reason: LostReason) {
+        if self.killed.is_none() {
+            self.killed = Some(reason);
+            let why = match reason {
+                LostReason::Unreachable => "cannot be renewed in time: no node could be reached",
+                LostReason::Lost => "is lost: released, removed or taken by force",
+                LostReason::Preempted => "is lost: taken by a request of a higher level",
+            };
+            eprintln!("keyward: {} {why}; the command is killed", self.name);
+        }
+        self.group.signal(Signal::KILL);
+    }
+
+    fn pass_on(&mut self, signal: Signal) {
+        if signal == Signal::CONT {
+            self.resume();
+        } else {
+            self.group.signal(signal);
+        }
+    }
+
+    /// The command was stopped: by Ctrl-Z, and then the shell has to learn of it, or because it
+    /// used the terminal before it had it.
+    fn stopped(&mut self, signal: i32) {
+        let Some(terminal) = &mut self.terminal else { return };
+        let for_terminal = [Signal::TTIN, Signal::TTOU].iter().any(|tty| tty.as_raw() == signal);
+        if for_terminal && terminal.lend(self.group.id()) {
+            self.group.signal(Signal::CONT);
+        } else if terminal.is_lent() {
+            terminal.take_back();
+            // The shell sees this process stop, as it would see the command. It goes on here when
+            // the shell continues it, and `resume` is called by the signal for that.
+            if let Err(error) = kill_process(getpid(), Signal::STOP) {
+                tracing::warn!(%error, "cannot stop with the command");
+            }
+        }
+    }
+
+    /// This process goes on after a stop: so does the command, if its lock still holds.
+    fn resume(&mut self) {
+        self.look();
+        if let Some(terminal) = &mut self.terminal {
+            terminal.lend(self.group.id());
+        }
+        self.group.signal(Signal::CONT);
+    }
+
+    async fn finish(self, ending: Ending) -> u8 {
+        self.group.finish();
+        drop(self.terminal);
+        if let Some(watchdog) = self.watchdog {
+            watchdog.done();
+        }
+        let reason = self.killed.or(self.asked.map(|_| LostReason::Unreachable));
+        match self.killed {
+            // There is nothing of ours to release.
+            Some(LostReason::Lost | LostReason::Preempted) => {}
+            Some(LostReason::Unreachable) => {
+                // The nodes may answer again; nobody waits for that.
+                let released = tokio::time::timeout(LAST_WORD, self.guard.release()).await;
+                tracing::debug!(?released, "release after the command was killed");
+            }
+            None => release(self.guard).await,
+        }
+        reason.map_or_else(|| ending.code(), code_of)
+    }
+}

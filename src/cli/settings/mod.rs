@@ -1,0 +1,366 @@
+//! A node's settings: from flags and variables, then from the file, checked together.
+//!
+//! Nothing is touched until every setting has been read and all of them agree: no port is bound and
+//! no folder made for a configuration that is wrong. A flag wins over a variable (clap sees to
+//! that), a variable over the file. The file's unknown keys are refused, because a misspelt key is
+//! a setting that silently has its default.
+
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::cli::exit::Failure;
+use crate::cli::logging::{LogArgs, LogFormat};
+use crate::cli::serve::ServeArgs;
+
+pub(crate) use values::{DurationText, Members, Profile, Rho};
+
+/// Where clients connect when nothing is said.
+pub(crate) const CLIENT_PORT: u16 = 7420;
+
+/// How long a graceful stop may take: a leader transfer takes well under a second, requests under
+/// way at most five.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the file may hold: the options of `serve`, with `_` for `-`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSettings {
+    id: Option<u64>,
+    members: Option<Members>,
+    data_dir: Option<PathBuf>,
+    client_listen: Option<String>,
+    peer_listen: Option<String>,
+    advertise_client: Option<String>,
+    profile: Option<Profile>,
+    rho: Option<Rho>,
+    snapshot_every: Option<u64>,
+    shutdown_timeout: Option<DurationText>,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+}
+
+/// What a node runs with, complete and in agreement.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) id: u64,
+    pub(crate) members: BTreeMap<u64, String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) client_listen: SocketAddr,
+    pub(crate) peer_listen: SocketAddr,
+    /// The host of this node's own member address.
+    pub(crate) own_host: String,
+    pub(crate) advertise_client: Option<String>,
+    pub(crate) profile: Profile,
+    pub(crate) rho: Rho,
+    pub(crate) snapshot_every: Option<u64>,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) debug_clock: bool,
+    pub(crate) log: LogArgs,
+}
+
+impl Settings {
+    /// Reads the file if one is named, fills in what flags and variables left out, and checks all.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub(crate) fn resolve(args: ServeArgs, log: &LogArgs) -> Result<Self, Failure> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => FileSettings::default(),
+        };
+        Self::merge(args, log, file).map_err(|problems| {
+            Failure::usage(problems.join("\n  "))
+                .advise("See `keyward serve --help` for the settings; nothing was started.")
+        })
+    }
+
+    fn merge(args: ServeArgs, log: &LogArgs, file: FileSettings) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let id = required(args.id.or(file.id), "id", "--id 1", &mut problems);
+        let members = args.members.or(file.members);
+        let example = "--members 1=a:7421,2=b:7421,3=c:7421";
+        let members = required(members, "members", example, &mut problems);
+        let data_dir = args.data_dir.or(file.data_dir);
+        let example = "--data-dir /var/lib/keyward";
+        let data_dir = required(data_dir, "data_dir", example, &mut problems);
+
+        let own = own_address(id, members.as_ref(), &mut problems);
+        let (host, port) = own.as_ref().map_or(("", 0), |(host, port)| (host.as_str(), *port));
+        let interfaces = if is_loopback(host) { [127, 0, 0, 1] } else { [0, 0, 0, 0] };
+        let client_listen = args.client_listen.or(file.client_listen);
+        let default = SocketAddr::from((interfaces, CLIENT_PORT));
+        let client_listen = listen_address("client_listen", client_listen, default, &mut problems);
+        let peer_listen = args.peer_listen.or(file.peer_listen);
+        let default = SocketAddr::from((interfaces, port));
+        let peer_listen = listen_address("peer_listen", peer_listen, default, &mut problems);
+        if client_listen == peer_listen && client_listen.port() != 0 {
+            problems.push(format!(
+                "clients and peers cannot share {client_listen}: give them different ports"
+            ));
+        }
+        let advertise_client = args.advertise_client.or(file.advertise_client);
+        check_url(advertise_client.as_deref(), &mut problems);
+        let snapshot_every = args.snapshot_every.or(file.snapshot_every);
+        if snapshot_every == Some(0) {
+            problems.push("snapshot_every must be at least 1".to_owned());
+        }
+        if let Some(data_dir) = &data_dir {
+            problems.extend(check_folder(data_dir).err());
+        }
+        let (Some(id), Some(Members(members)), Some(data_dir), true) =
+            (id, members, data_dir, problems.is_empty())
+        else {
+            return Err(problems);
+        };
+        let shutdown_timeout = args.shutdown_timeout.or(file.shutdown_timeout);
+        Ok(Self {
+            id,
+            members,
+            data_dir,
+            client_listen,
+            peer_listen,
+            own_host: host.to_owned(),
+            advertise_client,
+            profile: args.profile.or(file.profile).unwrap_or_default(),
+            rho: args.rho.or(file.rho).unwrap_or_default(),
+            snapshot_every,
+            shutdown_timeout: shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
+            debug_clock: args.debug_clock,
+            log: LogArgs {
+                log: log.log.clone().or(file.log),
+                log_format: log.log_format.or(file.log_format),
+            },
+        })
+    }
+}
+
+/// Notes that a setting is missing, and how it is given.
+fn required<T>(
+    value: Option<T>,
+    name: &str,
+    example: &str,
+    problems: &mut Vec<String>,
+) -> Option<T> {
+    if value.is_none() {
+        problems.push(format!(
+            "the setting {name} is missing: give {example}, KEYWARD_{}, or {name} in the file",
+            name.to_uppercase()
+        ));
+    }
+    value
+}
+
+/// The host and port of this node among the members.
+fn own_address(
+    id: Option<u64>,
+    members: Option<&Members>,
+    problems: &mut Vec<String>,
+) -> Option<(String, u16)> {
+    let (id, Members(members)) = (id?, members?);
+    let Some(own) = members.get(&id) else {
+        problems.push(not_a_member(id, members));
+        return None;
+    };
+    let (host, port) =
+        values::check_host_port(own).expect("members were checked when they were read");
+    Some((host.to_owned(), port))
+}
+
+fn check_url(url: Option<&str>, problems: &mut Vec<String>) {
+    if let Some(url) = url
+        && !(url.starts_with("http://") || url.starts_with("https://"))
+    {
+        problems.push(format!("advertise_client `{url}` is not a URL such as http://a:7420"));
+    }
+}
+
+/// Whether the data folder can be used, or made, without making it: the nearest folder that exists
+/// must be one and must be writable.
+fn check_folder(folder: &Path) -> Result<(), String> {
+    let shown = folder.display();
+    if folder.as_os_str().is_empty() {
+        return Err("data_dir is empty".to_owned());
+    }
+    let absolute = std::path::absolute(folder)
+        .map_err(|error| format!("data_dir {shown} cannot be used: {error}"))?;
+    let existing = absolute
+        .ancestors()
+        .find(|path| path.symlink_metadata().is_ok())
+        .ok_or_else(|| format!("data_dir {shown} cannot be used: there is no such file system"))?;
+    if !existing.is_dir() {
+        return Err(format!(
+            "data_dir {shown} cannot be used: {} is not a folder",
+            existing.display()
+        ));
+    }
+    let needed =
+        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(existing, needed).map_err(|error| {
+        format!(
+            "data_dir {shown} cannot be used: no access to {}: {}",
+            existing.display(),
+            std::io::Error::from(error)
+        )
+    })
+}
+
+fn not_a_member(id: u64, members: &BTreeMap<u64, String>) -> String {
+    let known = members.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    format!("id {id} is not among the members ({known}): every node is a member, this one too")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Reads an address to listen on, or takes the default; a problem is noted and the default stands
+/// in, so that the rest can still be checked.
+fn listen_address(
+    name: &str,
+    text: Option<String>,
+    default: SocketAddr,
+    problems: &mut Vec<String>,
+) -> SocketAddr {
+    let Some(text) = text else { return default };
+    text.parse().unwrap_or_else(|_| {
+        problems.push(format!(
+            "{name} `{text}` is not ADDRESS:PORT with a numeric address, such as 0.0.0.0:7420 or \
+             [::]:7420"
+        ));
+        default
+    })
+}
+
+/// Reads the file; what is wrong is said with its line.
+fn read_file(path: &Path) -> Result<FileSettings, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("cannot read the configuration {}: {error}", path.display()))
+    })?;
+    parse_file(&text).map_err(|(line, what)| {
+        Failure::usage(format!("{}:{line}: {what}", path.display()))
+            .advise("See `keyward serve --help` for the file's keys; nothing was started.")
+    })
+}
+
+/// The settings, or the line and what is wrong there.
+fn parse_file(text: &str) -> Result<FileSettings, (usize, String)> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let before = text.get(..start).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        (line, error.message().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn args(line: &str) -> ServeArgs {
+        Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()))
+            .unwrap_or_else(|error| panic!("{line}: {error}"))
+            .serve
+    }
+
+    fn merge(line: &str, file: &str) -> Result<Settings, Vec<String>> {
+        let file = parse_file(file).unwrap_or_else(|(line, what)| panic!("{line}: {what}"));
+        Settings::merge(args(line), &LogArgs::default(), file)
+    }
+
+    const MEMBERS: &str = "--members 1=a:7421,2=b:7431,3=localhost:7441 --data-dir /tmp";
+
+    #[test]
+    fn three_machines_need_only_id_members_and_folder() {
+        let settings = merge(&format!("--id 2 {MEMBERS}"), "").unwrap();
+        assert_eq!(settings.client_listen.to_string(), "0.0.0.0:7420");
+        assert_eq!(settings.peer_listen.to_string(), "0.0.0.0:7431");
+        assert_eq!(settings.own_host, "b");
+        // A node whose peers are on this machine listens on this machine.
+        let settings = merge(&format!("--id 3 {MEMBERS}"), "").unwrap();
+        assert_eq!(settings.client_listen.to_string(), "127.0.0.1:7420");
+        assert_eq!(settings.peer_listen.to_string(), "127.0.0.1:7441");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = "
+            id = 1
+            data_dir = '/tmp'
+            members = { 1 = 'a:7421', 2 = 'b:7421' }
+            client_listen = '127.0.0.1:1'
+            profile = 'fast'
+            rho = '2%'
+            shutdown_timeout = '3s'
+            log = 'debug'
+            log_format = 'json'
+        ";
+        let settings = merge("--id 2 --profile stable", file).unwrap();
+        assert_eq!(settings.id, 2);
+        assert_eq!(settings.profile, Profile::Stable);
+        assert_eq!(settings.rho.parts_per_million, 20_000);
+        assert_eq!(settings.client_listen.to_string(), "127.0.0.1:1");
+        assert_eq!(settings.shutdown_timeout, Duration::from_secs(3));
+        assert_eq!(settings.log.log.as_deref(), Some("debug"));
+        assert_eq!(settings.log.log_format, Some(LogFormat::Json));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let problems = merge("--members 1=a:7421 --client-listen nowhere", "").unwrap_err();
+        let problems = problems.join("\n");
+        assert!(problems.contains("the setting id is missing: give --id 1, KEYWARD_ID"));
+        assert!(problems.contains("the setting data_dir is missing"));
+        assert!(problems.contains("client_listen `nowhere` is not ADDRESS:PORT"));
+    }
+
+    #[test]
+    fn settings_that_do_not_agree_are_refused() {
+        let table = [
+            ("--id 4", "id 4 is not among the members (1, 2, 3)"),
+            ("--id 1 --client-listen 0.0.0.0:7421", "clients and peers cannot share 0.0.0.0:7421"),
+            ("--id 1 --advertise-client a:7420", "advertise_client `a:7420` is not a URL"),
+            ("--id 1 --snapshot-every 0", "snapshot_every must be at least 1"),
+        ];
+        for (line, wrong) in table {
+            let problems = merge(&format!("{line} {MEMBERS}"), "").unwrap_err();
+            assert!(problems.join("\n").starts_with(wrong), "{line}: {problems:?}");
+        }
+        let problems = merge("--id 1 --members 1=a:7421 --data-dir /dev/null/x", "").unwrap_err();
+        assert!(problems.join("\n").contains("/dev/null is not a folder"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_line() {
+        let table = [
+            ("id = 1\nclient-listen = 'x'", 2, "unknown field `client-listen`, expected one of"),
+            ("id = 1\n\nid = 2", 3, "duplicate key"),
+            ("id = 'one'", 1, "invalid type"),
+            ("id = -1", 1, "invalid value"),
+            ("\nrho = '2'", 2, "`2` is not a share"),
+            ("shutdown_timeout = '10'", 1, "`10` has no unit"),
+            ("profile = 'quick'", 1, "unknown variant `quick`, expected `stable` or `fast`"),
+            ("\n[members]\n1 = 'a'", 2, "`a` is not HOST:PORT"),
+            ("id = ", 1, ""),
+        ];
+        for (file, line, wrong) in table {
+            let (found, what) = parse_file(file).expect_err(file);
+            assert_eq!(found, line, "{file}: {what}");
+            assert!(what.contains(wrong), "{file}: {what}");
+        }
+    }
+}

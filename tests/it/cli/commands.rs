@@ -1,0 +1,201 @@
+//! Every other client command: what it prints, for people and for programs, and how it ends.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::{Server, assert_code, keyward, output, stderr, stdout};
+
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn a_lock_is_taken_refused_shown_and_released() {
+    let server = Server::start();
+    let run = |line: &str| output(server.keyward(line));
+
+    let taken = run("lock jobs/a --signee one --duration 1h --level 2");
+    assert_code(&taken, 0);
+    assert!(
+        stdout(&taken).starts_with("jobs/a is yours: token 1, level 2, expires in "),
+        "{taken:?}"
+    );
+
+    let refused = run("lock jobs/a --signee two --level 2");
+    assert_code(&refused, 1);
+    assert_eq!(stdout(&refused), "");
+    assert!(stderr(&refused).contains("jobs/a is held by one at level 2 with token 1"));
+
+    let shown = run("check jobs/a");
+    assert_code(&shown, 0);
+    assert!(stdout(&shown).starts_with("jobs/a is held by one at level 2 with token 1, "));
+
+    let listed = run("list jobs/");
+    assert_code(&listed, 0);
+    assert_eq!(stdout(&listed).lines().count(), 2, "{}", stdout(&listed));
+
+    assert_code(&run("unlock jobs/a --signee two"), 1);
+    assert_code(&run("unlock jobs/a --signee one --token 7"), 1);
+    let released = run("unlock jobs/a --signee one");
+    assert_code(&released, 0);
+    assert_eq!(stdout(&released), "jobs/a is released\n");
+    assert_code(&run("unlock jobs/a --signee one"), 0);
+
+    let missing = run("check jobs/a");
+    assert_code(&missing, 1);
+    assert!(stderr(&missing).contains("there is no lock jobs/a"));
+    assert_eq!(stdout(&run("list")), "no locks in table default\n");
+}
+
+#[test]
+fn programs_read_the_fields_of_the_http_api() {
+    let server = Server::start();
+    let run = |line: &str| output(server.keyward(line));
+
+    let taken = document(&run("lock a --signee one --duration 1h --json"));
+    assert_eq!(taken["status"], "ok");
+    assert_eq!(taken["token"], 1);
+    assert!(taken["expires_in_ms"].as_u64().unwrap() > 3_590_000);
+
+    let refused = run("lock a --signee two --json");
+    assert_code(&refused, 1);
+    let problem = document(&refused);
+    assert_eq!(problem["code"], "forbidden");
+    assert_eq!(problem["holders"][0]["signee"], "one");
+
+    assert_eq!(document(&run("check a --json"))["holders"][0]["token"], 1);
+    assert_eq!(document(&run("list --json"))["locks"][0]["signature"], "a");
+    assert_eq!(document(&run("lock b --signee one --token 9 --json"))["reason"], "lost");
+    assert_eq!(document(&run("check b --json"))["code"], "not_found");
+    assert_eq!(document(&run("unlock a --signee one --json")), json!({ "status": "ok" }));
+    assert_eq!(document(&run("unlock a --signee one --json")), json!({ "status": "no_lock" }));
+
+    let wrong = run("lock '' --signee one --json");
+    assert_code(&wrong, 2);
+    assert_eq!(document(&wrong)["code"], "bad_request");
+}
+
+#[test]
+fn tables_are_configured_shown_and_deleted_only_on_purpose() {
+    let server = Server::start();
+    let run = |line: &str| output(server.keyward(line));
+    assert_code(&run("table configure jobs --duration 1h --time-to-live 7d"), 0);
+    assert_code(&run("lock a --signee one --table jobs"), 0);
+    let shown = run("tables");
+    assert_eq!(
+        stdout(&shown),
+        "TABLE  LOCKS  DURATION  TIME TO LIVE\njobs   1      1h        7d\n"
+    );
+    let kept = run("table delete jobs");
+    assert_code(&kept, 2);
+    assert!(stderr(&kept).contains("--yes"));
+    assert_code(&run("table delete jobs --yes"), 0);
+    assert_code(&run("check a --table jobs"), 1);
+}
+
+#[test]
+fn long_lists_come_in_pages() {
+    let server = Server::start();
+    for name in ["a", "b", "c"] {
+        server.take(name, "one", 0, false);
+    }
+    let run = |line: &str| output(server.keyward(line));
+    let page = run("list --limit 2");
+    assert!(stdout(&page).contains("--after 'b' for the next page"), "{}", stdout(&page));
+    let page = document(&run("list --limit 2 --json"));
+    assert_eq!(page["next"], "b");
+    let all = document(&run("list --limit 2 --all --json"));
+    assert_eq!(all["locks"].as_array().unwrap().len(), 3);
+    assert_eq!(all.get("next"), None);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_unavailable() {
+    let mut server = Server::start();
+    server.stop();
+    let refused = output(server.keyward("lock a --signee one --timeout 300ms"));
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("Nothing was done"), "{}", stderr(&refused));
+    let status = output(server.keyward("cluster status --timeout 300ms"));
+    assert_code(&status, 3);
+    assert!(stdout(&status).contains("unreachable"), "{}", stdout(&status));
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_sent() {
+    for (line, wrong) in [
+        ("lock a", "--signee"),
+        ("lock a --signee b --duration 30", "`30` has no unit"),
+        ("lock a --signee b --level x", "a level is an integer"),
+        ("lock a --signee b --token 0", "a token is an integer"),
+        ("lock a --signee b --endpoints ftp://a", "KEYWARD_ENDPOINTS"),
+        ("lock a --signee b --log =", "--log (KEYWARD_LOG)"),
+        ("list --limit 0", "1..=1000"),
+    ] {
+        let refused = output(keyward(line));
+        assert_code(&refused, 2);
+        assert!(stderr(&refused).contains(wrong), "{line}: {}", stderr(&refused));
+    }
+}
+
+#[test]
+fn serve_says_everything_that_is_wrong_with_its_settings() {
+    let refused = output(keyward("serve --members 1=a:7421,2=b:7421 --id 3"));
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("id 3 is not among the members (1, 2)"));
+    assert!(stderr(&refused).contains("the setting data_dir is missing"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keyward.toml");
+    std::fs::write(&file, "id = 1\ndata-dir = 'x'\n").unwrap();
+    let refused = output(keyward(&format!("serve --config {}", file.display())));
+    assert_code(&refused, 2);
+    let expected = format!("{}:2: unknown field `data-dir`, expected one of", file.display());
+    assert!(stderr(&refused).contains(&expected), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_variable_wins_over_the_file_and_a_flag_over_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keyward.toml");
+    std::fs::write(&file, "id = 10\nmembers = { 1 = 'a:1' }\ndata_dir = '/'\n").unwrap();
+    let id = |arguments: &str, variable: Option<&str>| {
+        let mut command = keyward(&format!("serve --config {} {arguments}", file.display()));
+        command.envs(variable.map(|value| ("KEYWARD_ID", value)));
+        let refused = output(command);
+        assert_code(&refused, 2);
+        stderr(&refused).split_whitespace().nth(2).unwrap_or_default().to_owned()
+    };
+    assert_eq!(id("", None), "10");
+    assert_eq!(id("", Some("11")), "11");
+    assert_eq!(id("--id 12", Some("11")), "12");
+}
+
+#[test]
+fn the_suite_passes_on_memory() {
+    let run = output(keyward("conformance"));
+    assert_code(&run, 0);
+    assert!(stdout(&run).ends_with(" passed, 0 failed\n"), "{}", stdout(&run));
+    let run = output(keyward("conformance no-such-script"));
+    assert_code(&run, 2);
+}
+
+#[test]
+fn a_script_that_does_not_hold_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "lock a one\n---\nthe moon\n";
+    std::fs::write(folder.path().join("01-moon"), script).unwrap();
+    let run = output(keyward(&format!("conformance --scripts {}", folder.path().display())));
+    assert_code(&run, 1);
+    assert!(stdout(&run).contains("-the moon"), "{}", stdout(&run));
+}
+
+#[test]
+fn completion_is_for_this_program() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = output(keyward(&format!("completion {shell}")));
+        assert_code(&script, 0);
+        assert!(stdout(&script).contains("conformance"));
+    }
+}

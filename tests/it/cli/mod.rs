@@ -1,0 +1,188 @@
+//! The built program, run as a user runs it, against locks in memory behind a real listener.
+
+mod commands;
+mod run;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use keyward::clock::{Clock as _, SystemClock};
+use keyward::http::{self, Extras};
+use keyward::types::{LockOptions, LockRequest};
+use keyward::{LockService, MemoryLocks};
+use tokio::sync::oneshot;
+
+/// How long anything may take that does not wait for a lock: generous, so that a busy machine fails
+/// no test, and bounded, so that a hang does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server of locks in memory, on a free port, in a thread of its own.
+struct Server {
+    address: SocketAddr,
+    locks: MemoryLocks,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let locks = MemoryLocks::new();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let service = Arc::new(locks.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let mut extras = Extras::default();
+                extras.limits.shutdown_grace = Duration::ZERO;
+                let stopped = async { drop(stopped.await) };
+                http::serve(listener, service, extras, stopped).await.unwrap();
+            });
+        });
+        Self { address, locks, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// From now on nobody answers: connections are refused.
+    fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+
+    /// The program, told where the server is and nothing else.
+    fn keyward(&self, line: &str) -> Command {
+        let mut command = keyward(line);
+        command.env("KEYWARD_ENDPOINTS", format!("http://{}", self.address));
+        command
+    }
+
+    /// Takes a lock behind the program's back.
+    fn take(&self, signature: &str, signee: &str, level: i64, force: bool) {
+        let request = LockRequest {
+            signature: signature.to_owned(),
+            signee: signee.to_owned(),
+            level: Some(level),
+        };
+        let options = LockOptions { force, ..LockOptions::default() };
+        assert!(block_on(self.locks.lock(request, options)).unwrap().ok());
+    }
+
+    /// Who holds a lock, if it has a record.
+    fn holder(&self, signature: &str) -> Option<String> {
+        let checked = block_on(self.locks.check(signature.to_owned(), Default::default()));
+        checked.ok().map(|response| response.record.holders[0].signee.clone())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// The program with these arguments, and no settings from outside. Arguments are separated by
+/// spaces; what stands between `'` is one.
+fn keyward(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    for variable in std::env::vars_os().map(|(name, _)| name) {
+        if variable.to_string_lossy().starts_with("KEYWARD_") {
+            command.env_remove(variable);
+        }
+    }
+    for (index, part) in line.split('\'').enumerate() {
+        if index % 2 == 1 {
+            command.arg(part);
+        } else {
+            command.args(part.split_whitespace());
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end.
+fn output(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Asserts how a run ended, and shows all of it if it ended otherwise.
+#[track_caller]
+fn assert_code(output: &Output, code: i32) {
+    let (out, err) = (stdout(output), stderr(output));
+    assert_eq!(output.status.code(), Some(code), "stdout:\n{out}\nstderr:\n{err}");
+}
+
+/// A program that runs beside the test.
+struct Running {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    /// The next line that it prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .unwrap();
+    }
+
+    /// Its exit code and what it wrote to standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let status = eventually("the program ends", || self.child.try_wait().unwrap());
+        let mut err = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        (status.code(), err)
+    }
+}
+
+/// Waits until something is there.
+#[track_caller]
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = SystemClock.boottime();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(SystemClock.boottime() - start < PATIENCE, "not in time: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process runs: one that has ended and was not reaped does not.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}

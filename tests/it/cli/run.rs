@@ -1,0 +1,194 @@
+//! `keyward run`: what the command is given, when it is ended, and what is returned.
+
+use keyward::LockService as _;
+use rustix::process::Signal;
+
+use super::{Running, Server, assert_code, eventually, output, runs, stderr, stdout};
+
+#[test]
+fn the_command_has_the_lock_its_token_and_its_own_exit_code() {
+    let server = Server::start();
+    let script = "echo $KEYWARD_SIGNATURE $KEYWARD_TOKEN $KEYWARD_SIGNEE $KEYWARD_TABLE; exit 7";
+    let run = server.keyward(&format!("run jobs/a --signee me -- sh -c '{script}'"));
+    let run = output(run);
+    assert_code(&run, 7);
+    assert_eq!(stdout(&run), "jobs/a 1 me default\n");
+    assert_eq!(server.holder("jobs/a"), None, "the lock is released");
+}
+
+#[test]
+fn a_lock_that_another_holds_starts_nothing() {
+    let server = Server::start();
+    server.take("jobs/a", "other", 3, false);
+    let run = output(server.keyward("run jobs/a -- echo started"));
+    assert_code(&run, 120);
+    assert_eq!(stdout(&run), "");
+    assert!(stderr(&run).contains("jobs/a is held by other at level 3"), "{}", stderr(&run));
+    // A higher level takes it, and force does.
+    assert_code(&output(server.keyward("run jobs/a --level 4 -- true")), 0);
+    server.take("jobs/a", "other", 3, false);
+    assert_code(&output(server.keyward("run jobs/a --force -- true")), 0);
+}
+
+#[test]
+fn two_runs_of_one_signee_exclude_each_other() {
+    let server = Server::start();
+    let mut first = Running::start(server.keyward("run a --signee me -- sh -c 'echo in; cat'"));
+    assert_eq!(first.line(), "in");
+    assert_code(&output(server.keyward("run a --signee me -- true")), 120);
+    first.signal(Signal::TERM);
+    assert_eq!(first.end().0, Some(128 + 15));
+}
+
+#[test]
+fn waiting_ends_when_the_lock_is_free() {
+    let server = Server::start();
+    let mut first = Running::start(server.keyward("run a -- sh -c 'echo in; sleep 100'"));
+    assert_eq!(first.line(), "in");
+    let mut second = Running::start(server.keyward("run a --wait 1m -- echo mine"));
+    first.signal(Signal::INT);
+    assert_eq!(second.line(), "mine");
+    let (code, err) = second.end();
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn a_signal_ends_the_wait_and_leaves_nothing() {
+    let server = Server::start();
+    server.take("a", "other", 0, false);
+    let waiting = Running::start(server.keyward("run a --wait 1m -- true"));
+    // It says that it waits only on standard error, which is read at the end.
+    eventually("it catches signals", || catches(waiting.child.id(), Signal::TERM).then_some(()));
+    waiting.signal(Signal::TERM);
+    assert_eq!(waiting.end().0, Some(128 + 15));
+    assert_eq!(server.holder("a").as_deref(), Some("other"));
+}
+
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    caught & (1 << (signal.as_raw() - 1)) != 0
+}
+
+#[test]
+fn commands_that_do_not_start_have_the_codes_that_shells_give() {
+    let server = Server::start();
+    let run = output(server.keyward("run a -- no-such-command"));
+    assert_code(&run, 127);
+    assert!(stderr(&run).contains("there is no command no-such-command"), "{}", stderr(&run));
+    assert_eq!(server.holder("a"), None);
+    assert_code(&output(server.keyward("run a -- /dev/null")), 126);
+    assert_code(&output(server.keyward("run a -- sh -c 'kill -9 $$'")), 128 + 9);
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let server = Server::start();
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::HUP, "HUP"), (Signal::USR1, "USR1")] {
+        let script = format!("trap \"exit 9\" {name}; echo in; while :; do sleep 0.02; done");
+        let mut run = Running::start(server.keyward(&format!("run a -- sh -c '{script}'")));
+        assert_eq!(run.line(), "in");
+        run.signal(signal);
+        assert_eq!(run.end().0, Some(9), "{name}");
+    }
+}
+
+#[test]
+fn what_the_command_leaves_behind_is_killed_before_the_lock_is_released() {
+    let server = Server::start();
+    let script = "sleep 100 >/dev/null 2>&1 & echo $!";
+    let run = output(server.keyward(&format!("run a -- sh -c '{script}'")));
+    assert_code(&run, 0);
+    let left = stdout(&run).trim().to_owned();
+    eventually("it is killed", || (!runs(&left)).then_some(()));
+}
+
+/// A command and its child, which both print their numbers and stay.
+const FAMILY: &str = "sleep 100 & echo $$ $!; wait";
+/// The same, deaf to SIGTERM.
+const DEAF_FAMILY: &str = "trap \"\" TERM; sleep 100 & echo $$ $!; while :; do wait; done";
+
+fn start_family(server: &Server, options: &str, family: &str) -> (Running, Vec<String>) {
+    let mut run = Running::start(server.keyward(&format!("run a {options} -- sh -c '{family}'")));
+    let members: Vec<_> = run.line().split(' ').map(str::to_owned).collect();
+    assert_eq!(members.len(), 2);
+    assert!(members.iter().all(|pid| runs(pid)));
+    (run, members)
+}
+
+#[test]
+fn a_command_whose_lock_cannot_be_renewed_is_ended_with_its_children() {
+    for family in [FAMILY, DEAF_FAMILY] {
+        let mut server = Server::start();
+        let (run, members) = start_family(&server, "--duration 2s", family);
+        server.stop();
+        // The lock lives on in memory: the command must be gone before it expires there.
+        let expired = || {
+            let checked = super::block_on(server.locks.check("a".into(), Default::default()));
+            checked.unwrap().record.holders[0].expired
+        };
+        eventually("it is ended", || {
+            let late = expired();
+            let left: Vec<_> = members.iter().filter(|pid| runs(pid)).collect();
+            assert!(left.is_empty() || !late, "{left:?} outlived the lock");
+            left.is_empty().then_some(())
+        });
+        let (code, err) = run.end();
+        assert_eq!(code, Some(121), "{err}");
+        assert!(err.contains("no node could be reached"), "{err}");
+    }
+}
+
+#[test]
+fn a_command_that_ends_when_it_is_asked_to_is_not_killed() {
+    let mut server = Server::start();
+    let family = "trap \"echo asked; exit 3\" TERM; echo $$ $$; while :; do sleep 0.02; done";
+    let (mut run, _) = start_family(&server, "--duration 2s", family);
+    server.stop();
+    assert_eq!(run.line(), "asked");
+    let (code, err) = run.end();
+    assert_eq!(code, Some(121), "why it ended matters more than how: {err}");
+    assert!(!err.contains("killed"), "{err}");
+}
+
+#[test]
+fn a_lost_and_a_preempted_lock_are_told_apart() {
+    for (level, force, code, why) in [(0, true, 122, "taken by force"), (5, false, 123, "higher")] {
+        let server = Server::start();
+        let (run, members) = start_family(&server, "--duration 1s", DEAF_FAMILY);
+        server.take("a", "other", level, force);
+        eventually("it is ended", || members.iter().all(|pid| !runs(pid)).then_some(()));
+        let (ended, err) = run.end();
+        assert_eq!(ended, Some(code), "{err}");
+        assert!(err.contains(why), "{err}");
+        assert_eq!(server.holder("a").as_deref(), Some("other"), "it is left alone");
+    }
+}
+
+#[test]
+fn the_command_does_not_outlive_a_run_that_is_killed_or_stopped() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let server = Server::start();
+        let (mut run, members) = start_family(&server, "--duration 1s", DEAF_FAMILY);
+        run.signal(signal);
+        eventually("it is ended", || members.iter().all(|pid| !runs(pid)).then_some(()));
+        run.child.kill().unwrap();
+        run.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_duration_that_cannot_be_kept_is_refused() {
+    let server = Server::start();
+    for (line, wrong) in [
+        ("run a --duration 100ms -- true", "--duration 100ms is too short"),
+        ("run a --duration 10s --kill-after 8s -- true", "leave too little"),
+        ("run a --duration 10 -- true", "`10` has no unit"),
+        ("run a", "<COMMAND>"),
+    ] {
+        let run = output(server.keyward(line));
+        assert_code(&run, 2);
+        assert!(stderr(&run).contains(wrong), "{line}: {}", stderr(&run));
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the whole, through public doors alone: one binary, one module for each door.
+
+mod cli;
