@@ -1,19 +1,13 @@
 //! `keyward conformance`: runs the script suite on anything that answers lock requests.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
-use crate::client::Client;
-use crate::clock::{Clock as _, SystemClock};
-use crate::conformance::{self, LiveBootstrap, MemoryBootstrap, Options, Report, Script, Time};
-use crate::service::{DebugLockService as _, LockService as _};
-use crate::types::ReadOptions;
+use crate::conformance::{self, EndpointBootstrap, MemoryBootstrap, Options, Report, Script};
 
 const HELP: &str = "\
 Examples:
@@ -75,7 +69,7 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
     let report = if args.endpoints.is_empty() {
         runtime.block_on(conformance::run(MemoryBootstrap::new(), options))
     } else {
-        runtime.block_on(run_on_cluster(args, options))?
+        runtime.block_on(run_on_cluster(&args.endpoints, options))?
     };
     if args.json {
         output::print_json(&document(&report));
@@ -85,39 +79,14 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
     Ok(if report.passed() { exit::OK } else { exit::REFUSED })
 }
 
-async fn run_on_cluster(args: &ConformanceArgs, options: Options) -> Result<Report, Failure> {
-    let client = Client::builder()
-        .endpoints(args.endpoints.clone())
-        .build()
-        .map_err(|error| Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}")))?;
-    client.tables(ReadOptions::default()).await?;
-    let debug_clock = has_debug_clock(&client).await?;
-    let cluster = args.endpoints.join(", ");
-    let mut options = options;
-    if !debug_clock {
-        eprintln!("keyward: the clock of {cluster} runs by itself: this waits as long as it takes");
-        // Scripts that wait take no processor, and each has tables of its own.
-        options = options.in_parallel(usize::MAX);
+async fn run_on_cluster(endpoints: &[String], options: Options) -> Result<Report, Failure> {
+    let bootstrap = EndpointBootstrap::connect(endpoints).await?;
+    if bootstrap.waits() {
+        let cluster = endpoints.join(", ");
+        eprintln!("keyward: the clock of {cluster} runs by itself: waiting for locks to expire");
     }
-    let mover = client.clone();
-    let time = if debug_clock {
-        Time::moving(move |by| {
-            let mover = mover.clone();
-            async move { mover.advance_clock(by).await }
-        })
-    } else {
-        Time::Wait
-    };
-    let bootstrap = LiveBootstrap::new(Arc::new(client), time);
+    let options = bootstrap.options(options);
     Ok(conformance::run(bootstrap, options).await)
-}
-
-/// Whether the cluster was started with `--debug-clock`. Others let the time pass in real time.
-async fn has_debug_clock(client: &Client) -> Result<bool, Failure> {
-    let step = Duration::from_secs(1);
-    let before = SystemClock.boottime();
-    client.advance_clock(step).await?;
-    Ok(SystemClock.boottime().saturating_sub(before) < step)
 }
 
 /// The files of a folder, in the order of their names.

@@ -12,12 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::advance;
 use crate::cli::exit::{self, Failure};
 use crate::clock::{Clock, OffsetClock, SystemClock};
 use crate::forward::Forwarding;
 use crate::http::{self, Extras};
 use crate::node::{Member, Node, NodeConfig};
-use crate::raft;
 use crate::service::DebugLockService as _;
 
 /// Two bound listeners. Binding comes first: a port that is taken is known before a folder is
@@ -101,6 +101,7 @@ pub(crate) struct Running {
     stop_peers: watch::Sender<bool>,
     clients: JoinHandle<std::io::Result<()>>,
     peers: JoinHandle<std::io::Result<()>>,
+    advance: JoinHandle<()>,
 }
 
 impl Running {
@@ -131,8 +132,9 @@ impl Running {
             told(stopping),
         ));
         let (stop_peers, stopping) = watch::channel(false);
-        let peers = tokio::spawn(raft::server::serve(listeners.peers, service, told(stopping)));
-        Ok(Self { node, draining, stop_clients, stop_peers, clients, peers })
+        let peers = tokio::spawn(http::peers::serve(listeners.peers, service, told(stopping)));
+        let advance = tokio::spawn(advance::run(node.clone()));
+        Ok(Self { node, draining, stop_clients, stop_peers, clients, peers, advance })
     }
 
     /// The node.
@@ -159,6 +161,7 @@ impl Running {
             // The receivers are gone only if the listeners are.
             let _ = self.stop_clients.send(true);
             report("client", self.clients).await;
+            self.advance.abort();
             self.node.shutdown().await;
             let _ = self.stop_peers.send(true);
             report("peer", self.peers).await;
@@ -196,17 +199,14 @@ fn extras(
     let mut extras = Extras::default();
     let of = node.clone();
     extras.status = Some(Arc::new(move || of.status()));
-    let of = node.clone();
+    let of = Arc::clone(service);
     extras.figures = Some(Arc::new(move || of.figures()));
     let (of, draining) = (node.clone(), Arc::clone(draining));
     extras.ready = Some(Arc::new(move || {
         if draining.load(Ordering::Acquire) {
             return Err("the node is stopping".to_owned());
         }
-        if of.is_ready() {
-            return Ok(());
-        }
-        Err(of.status().not_ready.unwrap_or_else(|| "the node is not ready".to_owned()))
+        of.not_ready().map_or(Ok(()), Err)
     }));
     if debug_clock {
         let service = Arc::clone(service);
