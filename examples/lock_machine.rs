@@ -83,7 +83,7 @@ impl Log {
             let commands = (first..count.min(first + BATCH)).map(&command).collect();
             let start = SystemClock.raw();
             self.apply(commands);
-            spent += SystemClock.raw() - start;
+            spent += SystemClock.raw().saturating_sub(start);
             self.now = self.now.saturating_add(Duration::from_micros(100));
         }
         let rate = u128::from(count) * 1_000_000 / spent.as_micros().max(1);
@@ -94,7 +94,8 @@ impl Log {
 fn timed<T>(what: &str, run: impl FnOnce() -> T) -> T {
     let start = SystemClock.raw();
     let result = run();
-    println!("{what}: {:.2?}, {} MiB resident", SystemClock.raw() - start, resident_kib() >> 10);
+    let spent = SystemClock.raw().saturating_sub(start);
+    println!("{what}: {spent:.2?}, {} MiB resident", resident_kib() >> 10);
     result
 }
 

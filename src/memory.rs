@@ -237,3 +237,77 @@ impl DebugLockService for MemoryLocks {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::types::{LockStatus, Token};
+
+    fn request(signee: &str) -> LockRequest {
+        LockRequest { signature: "s".to_owned(), signee: signee.to_owned(), level: None }
+    }
+
+    async fn expires_in(locks: &MemoryLocks) -> Duration {
+        let response = locks.lock(request("ann"), LockOptions::default()).await.unwrap();
+        response.grant().expect("a lock of mine or of nobody").expires_in
+    }
+
+    #[tokio::test]
+    async fn time_passes_with_the_clock_and_by_hand() {
+        let clock = ManualClock::default();
+        clock.advance(Duration::from_secs(1000));
+        let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
+        assert_eq!(expires_in(&locks).await, Duration::from_secs(30));
+        let left = async || {
+            let seen = locks.check("s".to_owned(), ReadOptions::default()).await.unwrap();
+            seen.record.holders[0].expires_in.as_secs()
+        };
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(left().await, 20);
+        locks.advance_clock(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(left().await, 15);
+        clock.advance(Duration::from_secs(15));
+        assert_eq!(left().await, 0);
+        let taken = locks.lock(request("bob"), LockOptions::default()).await.unwrap();
+        assert!(matches!(taken.status, LockStatus::Transferred { grant, .. } if grant.live));
+    }
+
+    #[tokio::test]
+    async fn handles_share_the_locks_and_have_their_own_options() {
+        let locks = MemoryLocks::new();
+        let options = ServiceOptions {
+            default_duration: Some(Duration::from_secs(7)),
+            ..ServiceOptions::default()
+        };
+        let other = locks.handle(options.clone());
+        assert_eq!(expires_in(&locks).await, Duration::from_secs(30));
+        assert!(expires_in(&other).await <= Duration::from_secs(7));
+        let clone = other.clone();
+        other.set_default_duration(Duration::from_secs(3)).await.unwrap();
+        assert!(expires_in(&clone).await <= Duration::from_secs(3));
+        assert!(other.set_default_duration(Duration::ZERO).await.is_err());
+
+        let apart = locks.handle(ServiceOptions { table: "t".to_owned(), ..options });
+        let found = apart.check("s".to_owned(), ReadOptions::default()).await;
+        assert!(matches!(found, Err(Error::NotFound { decided_at: Some(_) })));
+        assert_eq!(locks.tables(ReadOptions::default()).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_request_is_an_entry_of_its_own() {
+        let locks = MemoryLocks::new();
+        let mut last = None;
+        for token in 1..4 {
+            let options = LockOptions { force: true, ..LockOptions::default() };
+            let response = locks.lock(request(&format!("{token}")), options).await.unwrap();
+            assert_eq!(response.grant().unwrap().token, Token(token));
+            assert!(response.decided_at > last);
+            last = response.decided_at;
+        }
+        let seen = locks.list(ListRequest::default(), ReadOptions::default()).await.unwrap();
+        assert!(seen.decided_at > last);
+        locks.delete_table(TableOptions::default()).await.unwrap();
+        assert_eq!(locks.counts().records, 0);
+    }
+}

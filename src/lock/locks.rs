@@ -95,15 +95,16 @@ impl Locks {
         prefix: &str,
         after: Option<&str>,
     ) -> impl Iterator<Item = (&'a Key, &'a Record)> {
-        // Plain texts, not keys: one with a NUL in it is the place where no key lies.
-        let first = format!("{table}\0{prefix}");
-        let after = after.map(|after| format!("{table}\0{after}")).filter(|after| *after >= first);
+        // Plain bytes, not keys: with a NUL in prefix or after they name a place where no key lies.
+        let place = |name: &str| [table.as_bytes(), b"\0", name.as_bytes()].concat();
+        let first = place(prefix);
+        let after = after.map(place).filter(|after| *after >= first);
         let from = match &after {
-            Some(after) => Bound::Excluded(after.as_str()),
-            None => Bound::Included(first.as_str()),
+            Some(after) => Bound::Excluded(after.as_slice()),
+            None => Bound::Included(first.as_slice()),
         };
-        let range = self.records.range::<_, str>((from, Bound::Unbounded));
-        let within = range.take_while(move |(key, _)| key.as_str().starts_with(&first));
+        let range = self.records.range::<_, [u8]>((from, Bound::Unbounded));
+        let within = range.take_while(move |(key, _)| key.as_bytes().starts_with(&first));
         within.map(|(key, record)| (key, &**record))
     }
 
@@ -150,22 +151,19 @@ impl Locks {
     }
 
     /// Creates or replaces a record.
-    pub(super) fn put(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
+    pub(super) fn put(&mut self, mut key: Key, record: Record, tracker: &mut Tracker) {
         assert!(!record.grants.is_empty(), "{key:?} would be a record without a grant");
         for grant in &record.grants {
             tracker.note(|| RecordKey::Grant(key.clone(), grant.token));
         }
-        self.insert(key, record, tracker);
-    }
-
-    /// As [`Locks::put`], with nothing to tell about the new record.
-    fn insert(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
         self.unexpired += record.unexpired();
         let due = record.due();
-        let old_due = if let Some(slot) = self.records.get_mut(&key) {
+        let old_due = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
             let old = std::mem::replace(slot, Arc::new(record));
             self.unexpired -= old.unexpired();
-            Self::note_gone(&key, &old, slot, tracker);
+            Self::note_gone(shared, &old, slot, tracker);
+            // The index must share the key's text with the records, not hold a second one.
+            key = shared.clone();
             old.due()
         } else {
             self.count_in_table(key.table(), 1);
@@ -206,13 +204,22 @@ impl Locks {
         }
     }
 
-    /// Adds a record as a snapshot has it; `false` if the key is taken.
+    /// Adds a record as a snapshot has it; `false` if the key is taken. Its deadline is not in the
+    /// index before [`Locks::load_deadlines`].
     pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
-        if self.records.contains_key(&key) {
-            return false;
-        }
-        self.insert(key, Record::exclusive(grant), &mut Tracker::default());
-        true
+        let record = Record::exclusive(grant);
+        self.unexpired += record.unexpired();
+        self.count_in_table(key.table(), 1);
+        self.records.insert(key, Arc::new(record)).is_none()
+    }
+
+    /// Builds the deadline index of the records that were loaded: in its own order, which is much
+    /// faster than in theirs.
+    pub(super) fn load_deadlines(&mut self) {
+        let dues = self.records.iter().map(|(key, record)| (record.due(), key.clone()));
+        let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();
+        dues.sort_unstable();
+        self.deadlines = dues.into_iter().collect();
     }
 
     /// Adds a table's defaults as a snapshot has them; `false` if it has some, or these are none.

@@ -5,10 +5,12 @@
 //! most grants do not have is boxed away.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
 
 use smallvec::SmallVec;
+use smol_str::SmolStr;
+use triomphe::ThinArc;
 
 use crate::lock::ClusterTime;
 use crate::types::{Holder, LockRecord, Token};
@@ -17,8 +19,9 @@ use crate::types::{Holder, LockRecord, Token};
 ///
 /// Held as one text with a NUL between the two, which neither may contain: so the order of the
 /// bytes is the order of the pairs, and one allocation serves the records and the deadline index.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(Arc<str>);
+/// A thin pointer to it, because each of the two holds a million.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Key(ThinArc<(), u8>);
 
 impl Key {
     /// `None` if one of the names contains a NUL: such a lock cannot exist.
@@ -26,11 +29,11 @@ impl Key {
         if table.contains('\0') || signature.contains('\0') {
             return None;
         }
-        let mut text = String::with_capacity(table.len() + 1 + signature.len());
-        text.push_str(table);
-        text.push('\0');
-        text.push_str(signature);
-        Some(Self(text.into()))
+        let mut text = SmallVec::<[u8; 128]>::new();
+        for part in [table.as_bytes(), b"\0", signature.as_bytes()] {
+            text.extend_from_slice(part);
+        }
+        Some(Self(ThinArc::from_header_and_slice((), &text)))
     }
 
     pub(super) fn table(&self) -> &str {
@@ -42,18 +45,31 @@ impl Key {
     }
 
     /// Table and signature with a NUL between them.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0.slice
     }
 
     fn split(&self) -> (&str, &str) {
-        self.0.split_once('\0').expect("a key has a NUL between table and signature")
+        let text = std::str::from_utf8(self.as_bytes()).expect("a key is made of two texts");
+        text.split_once('\0').expect("a key has a NUL between table and signature")
     }
 }
 
-impl Borrow<str> for Key {
-    fn borrow(&self) -> &str {
-        &self.0
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        self.as_bytes()
     }
 }
 
@@ -89,7 +105,8 @@ pub(super) struct Grant {
     pub(super) deadline: ClusterTime,
     /// When the record is removed; never before the deadline.
     pub(super) removal: ClusterTime,
-    pub(super) signee: Box<str>,
+    /// In place if it is short, as most are.
+    pub(super) signee: SmolStr,
     pub(super) rare: Option<Box<Rare>>,
     /// Whether its deadline was worked off. It may lie in the past before that, see `locks.rs`.
     pub(super) expired: bool,
@@ -145,7 +162,7 @@ impl Grant {
 
     /// Whether this owner holds it: another instance is another owner.
     pub(super) fn belongs_to(&self, signee: &str, instance: Option<&str>) -> bool {
-        &*self.signee == signee && self.instance() == instance
+        self.signee == signee && self.instance() == instance
     }
 
     /// When something happens to the grant next: it expires, then it is removed.

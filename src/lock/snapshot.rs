@@ -276,10 +276,11 @@ impl Loader {
     ///
     /// # Errors
     /// If records are missing.
-    pub fn finish(self) -> Result<State, DecodeError> {
+    pub fn finish(mut self) -> Result<State, DecodeError> {
         if !self.is_complete() {
             return Err(DecodeError::Truncated("the records"));
         }
+        self.state.locks.load_deadlines();
         Ok(self.state)
     }
 }
@@ -287,9 +288,9 @@ impl Loader {
 /// The token comes last and in full width, after a second NUL: so the order of the bytes is that
 /// of (table, signature, token).
 fn grant_key(key: &Key, token: Token) -> Vec<u8> {
-    let mut out = Vec::with_capacity(key.as_str().len() + 10);
+    let mut out = Vec::with_capacity(key.as_bytes().len() + 10);
     out.push(GRANT);
-    out.extend_from_slice(key.as_str().as_bytes());
+    out.extend_from_slice(key.as_bytes());
     out.push(0);
     out.extend_from_slice(&token.0.to_be_bytes());
     out

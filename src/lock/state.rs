@@ -43,6 +43,8 @@
 
 use std::time::Duration;
 
+use smol_str::SmolStr;
+
 use crate::lock::changes::{Changes, RecordKey, Tracker};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Locks};
@@ -272,7 +274,7 @@ impl State {
             (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
             (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
             (LockVerdict::Transfer(reason), Some(holder)) => {
-                let previous_signee = holder.signee.clone();
+                let previous_signee = holder.signee.as_str().into();
                 (Granted::Transferred { previous_signee, reason }, None)
             }
             (LockVerdict::Grant, None) => (Granted::Ok, None),
@@ -291,7 +293,7 @@ impl State {
             level,
             deadline: self.clock.after_ms(duration_ms),
             removal,
-            signee: command.signee.clone(),
+            signee: SmolStr::new(&command.signee),
             rare: Rare::boxed(command.instance.as_deref()),
             expired: false,
         };

@@ -159,10 +159,9 @@ proptest! {
 }
 
 fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
-    match result.unwrap_err() {
-        Error::BadRequest { reason } => reason,
-        other => panic!("not a bad request: {other:?}"),
-    }
+    let error = result.unwrap_err();
+    let Error::BadRequest { reason } = error else { panic!("not a bad request: {error:?}") };
+    reason
 }
 
 fn lock_request() -> (LockRequest, LockOptions) {

@@ -47,7 +47,7 @@ fn example_state() -> State {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Whoever changes these bytes makes every log in the world unreadable: give the new shape a new

@@ -26,13 +26,11 @@ const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
 const SIGNEES: [&str; 3] = ["ann", "bob", "cy"];
 
 fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("KEYWARD_SEED") {
-        Ok(seed) => vec![seed.parse().expect("KEYWARD_SEED is a number")],
-        Err(_) => {
-            let first = rand::random::<u64>() >> 16;
-            (first..first + count).collect()
-        }
+    if let Ok(seed) = std::env::var("KEYWARD_SEED") {
+        return vec![seed.parse().expect("KEYWARD_SEED is a number")];
     }
+    let first = rand::random::<u64>() >> 16;
+    (first..first + count).collect()
 }
 
 /// Runs the test for each seed; a failure says which.
@@ -175,8 +173,9 @@ impl History {
 
 fn granted(status: &LockStatus) -> Option<&Grant> {
     match status {
-        LockStatus::Ok(grant) | LockStatus::Renewed(grant) => Some(grant),
-        LockStatus::Transferred { grant, .. } => Some(grant),
+        LockStatus::Ok(grant)
+        | LockStatus::Renewed(grant)
+        | LockStatus::Transferred { grant, .. } => Some(grant),
         LockStatus::Failed(_) => None,
     }
 }
@@ -194,9 +193,11 @@ fn the_oracle_agrees_on_every_decision_and_read() {
             for ((decision, said), command) in
                 decisions.into_iter().zip(expected).zip(&proposal.commands)
             {
-                let given = match decision.outcome {
-                    Outcome::Refused(Refusal::BadRequest(_)) => Said::BadRequest,
-                    outcome => Said::Outcome(outcome, decision.decided_at),
+                let refused = matches!(decision.outcome, Outcome::Refused(Refusal::BadRequest(_)));
+                let given = if refused {
+                    Said::BadRequest
+                } else {
+                    Said::Outcome(decision.outcome, decision.decided_at)
                 };
                 if let Said::Outcome(Outcome::Lock(status), _) = &given {
                     let token = granted(status).map_or(0, |grant| grant.token.0);

@@ -56,17 +56,15 @@ impl Machine {
     }
 
     fn lock(&mut self, command: LockCommand) -> LockStatus {
-        match self.outcome(command) {
-            Outcome::Lock(status) => status,
-            other => panic!("not judged: {other:?}"),
-        }
+        let outcome = self.outcome(command);
+        let Outcome::Lock(status) = outcome else { panic!("not judged: {outcome:?}") };
+        status
     }
 
     fn unlock(&mut self, command: UnlockCommand) -> UnlockStatus {
-        match self.outcome(command) {
-            Outcome::Unlock(status) => status,
-            other => panic!("not judged: {other:?}"),
-        }
+        let outcome = self.outcome(command);
+        let Outcome::Unlock(status) = outcome else { panic!("not judged: {outcome:?}") };
+        status
     }
 
     fn holder(&self) -> Option<Holder> {

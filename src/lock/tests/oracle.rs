@@ -96,7 +96,10 @@ impl Oracle {
                 self.level = self.level.max(*level);
                 return Said::Outcome(Outcome::FeatureLevel, at);
             }
-            _ => {}
+            Operation::Lock(_)
+            | Operation::Unlock(_)
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. } => {}
         }
         let asked = &command.operation;
         let Some(id) = command.request_id else {
@@ -226,7 +229,10 @@ impl Oracle {
         let held = match asked {
             Operation::Lock(command) => self.held(&command.table, &command.signature),
             Operation::Unlock(command) => self.held(&command.table, &command.signature),
-            _ => None,
+            Operation::Advance
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. }
+            | Operation::RaiseFeatureLevel(_) => None,
         };
         let refusal = |reason| Forbidden {
             reason,

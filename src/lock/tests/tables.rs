@@ -13,12 +13,11 @@ fn configure(duration_ms: Option<u64>, time_to_live_ms: Option<u64>) -> TableCom
 /// What a request without, or with these, times gets: how long it lasts and when it is removed.
 fn times(machine: &mut Machine, own: (Option<u64>, Option<u64>)) -> (u128, Option<u128>) {
     let (duration_ms, time_to_live_ms) = own;
-    match machine.lock(LockCommand { duration_ms, time_to_live_ms, ..by("ann") }) {
-        LockStatus::Ok(grant) | LockStatus::Renewed(grant) => {
-            (grant.expires_in.as_millis(), grant.removed_in.map(|left| left.as_millis()))
-        }
-        other => panic!("{other:?}"),
-    }
+    let status = machine.lock(LockCommand { duration_ms, time_to_live_ms, ..by("ann") });
+    let (LockStatus::Ok(grant) | LockStatus::Renewed(grant)) = status else {
+        panic!("not granted: {status:?}")
+    };
+    (grant.expires_in.as_millis(), grant.removed_in.map(|left| left.as_millis()))
 }
 
 #[test]
