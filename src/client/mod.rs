@@ -28,6 +28,9 @@ mod renewal;
 mod resolve;
 mod transport;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

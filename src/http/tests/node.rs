@@ -120,9 +120,9 @@ async fn the_figures_are_in_the_format_of_prometheus() {
 #[tokio::test]
 async fn the_description_has_every_route_and_every_field() {
     let server = Server::start(MemoryLocks::new(), Extras::default()).await;
-    let served = server.get("/openapi.json").await.json();
+    let document = server.get("/openapi.json").await.json();
     let made = serde_json::to_value(openapi_document()).unwrap();
-    assert_eq!(served, made);
+    assert_eq!(document, made);
     let methods = [
         (routes::LOCK, vec!["get", "post"]),
         (routes::UNLOCK, vec!["post"]),
@@ -135,7 +135,7 @@ async fn the_description_has_every_route_and_every_field() {
         (routes::METRICS, vec!["get"]),
         (routes::OPENAPI, vec!["get"]),
     ];
-    let paths = served["paths"].as_object().unwrap();
+    let paths = document["paths"].as_object().unwrap();
     assert_eq!(paths.len(), methods.len(), "{:?}", paths.keys());
     for (route, methods) in methods {
         let told: Vec<_> = paths[route].as_object().unwrap().keys().collect();
@@ -159,12 +159,12 @@ async fn the_description_has_every_route_and_every_field() {
         ("ClusterStatus", "id uuid role leader term members"),
     ];
     for (schema, names) in fields {
-        let told = &served["components"]["schemas"][schema]["properties"];
+        let told = &document["components"]["schemas"][schema]["properties"];
         for name in names.split(' ') {
             assert!(told.get(name).is_some(), "{schema} has no {name}: {told}");
         }
     }
-    let parameters = served["paths"]["/v1/locks"]["get"]["parameters"].as_array().unwrap();
+    let parameters = document["paths"]["/v1/locks"]["get"]["parameters"].as_array().unwrap();
     for name in ["prefix", "after", "limit", "table", "stale", "Keyward-Timeout-Ms", "X-Request-Id"]
     {
         assert!(parameters.iter().any(|told| told["name"] == name), "{name}: {parameters:?}");

@@ -1,0 +1,309 @@
+//! Guards over locks in memory: one clock for the locks, one for the holder, both moved by hand.
+//!
+//! The runtime's timers are paused and moved along with the clocks, so that nothing here waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::client::{Acquire, Guard, GuardState, LostReason};
+use crate::clock::{Clock, ManualClock};
+use crate::error::Error;
+use crate::memory::MemoryLocks;
+use crate::service::LockService;
+use crate::types::{
+    CheckResponse, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
+    UnlockResponse,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Locks in memory behind a link that can be cut.
+#[derive(Clone)]
+struct Linked {
+    locks: MemoryLocks,
+    cut: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
+    renewals: Arc<AtomicUsize>,
+}
+
+impl Linked {
+    async fn pass(&self) -> Result<(), Error> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("the link is cut"));
+        }
+        Ok(())
+    }
+}
+
+impl LockService for Linked {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        if options.token.is_some() {
+            self.renewals.fetch_add(1, Ordering::SeqCst);
+        }
+        self.pass().await?;
+        self.locks.lock(request, options).await
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        self.pass().await?;
+        self.locks.unlock(request, options).await
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        self.locks.check(signature, options).await
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        self.locks.list(request, options).await
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        self.locks.tables(options).await
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        self.locks.configure_table(defaults, options).await
+    }
+
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        self.locks.delete_table(options).await
+    }
+}
+
+struct World {
+    service: Linked,
+    clock: ManualClock,
+    holder: ManualClock,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::default();
+        let service = Linked {
+            locks: MemoryLocks::with_clock(Arc::new(clock.clone())),
+            cut: Arc::default(),
+            hangs: Arc::default(),
+            renewals: Arc::default(),
+        };
+        Self { service, clock, holder: ManualClock::default() }
+    }
+
+    async fn acquire(&self) -> Guard<Linked> {
+        self.ask(Acquire::new("a", "me").duration(3 * SECOND)).await.unwrap()
+    }
+
+    async fn ask(&self, request: Acquire) -> Result<Guard<Linked>, Error> {
+        Guard::acquire(self.service.clone(), self.clock_of_holder(), request).await
+    }
+
+    fn clock_of_holder(&self) -> Arc<dyn Clock> {
+        Arc::new(self.holder.clone())
+    }
+
+    /// Lets this much time go by everywhere, in steps that tasks can keep up with.
+    async fn pass(&self, time: Duration) {
+        let step = Duration::from_millis(10);
+        for _ in 0..time.as_millis() / 10 {
+            self.clock.advance(step);
+            self.holder.advance(step);
+            tokio::time::sleep(step).await;
+        }
+    }
+
+    async fn lock_as(&self, signee: &str, level: i64, options: LockOptions) -> LockResponse {
+        let request =
+            LockRequest { signature: "a".into(), signee: signee.into(), level: Some(level) };
+        self.service.locks.lock(request, options).await.unwrap()
+    }
+
+    async fn is_free(&self) -> bool {
+        let read = self.service.locks.check("a".into(), ReadOptions::default()).await;
+        matches!(read, Err(Error::NotFound { .. }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_renews_at_a_third_and_stays_safe() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let token = guard.token();
+    for _ in 0..40 {
+        world.pass(SECOND / 2).await;
+        assert_eq!(guard.state(), GuardState::Safe);
+    }
+    let renewals = world.service.renewals.load(Ordering::SeqCst);
+    assert!((19..=20).contains(&renewals), "{renewals} renewals in 20 seconds");
+    let held = world.lock_as("other", 0, LockOptions::default()).await;
+    assert_eq!(held.forbidden().unwrap().holders[0].token, token, "one grant all along");
+    assert!(guard.release().await.unwrap().ok());
+    assert!(world.is_free().await);
+    world.pass(5 * SECOND).await;
+    assert_eq!(world.service.renewals.load(Ordering::SeqCst), renewals, "none after the release");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_cannot_renew_is_in_danger_and_then_lost_before_the_lock_is_free() {
+    for hangs in [false, true] {
+        let world = World::new();
+        let guard = world.acquire().await;
+        let lost = tokio::spawn(guard.lost());
+        world.service.cut.store(true, Ordering::SeqCst);
+        world.service.hangs.store(hangs, Ordering::SeqCst);
+        world.pass(Duration::from_millis(1970)).await;
+        assert_eq!(guard.state(), GuardState::Safe);
+        world.pass(Duration::from_millis(20)).await;
+        assert_eq!(guard.state(), GuardState::Danger);
+        world.pass(Duration::from_millis(970)).await;
+        assert_eq!(guard.state(), GuardState::Danger);
+        world.pass(Duration::from_millis(10)).await;
+        assert_eq!(guard.state(), GuardState::Lost(LostReason::Unreachable));
+        let held = world.lock_as("other", 0, LockOptions::default()).await;
+        assert!(!held.ok(), "the holder stops before another can have it");
+        assert_eq!(lost.await.unwrap(), LostReason::Unreachable);
+        world.service.cut.store(false, Ordering::SeqCst);
+        world.service.hangs.store(false, Ordering::SeqCst);
+        world.pass(SECOND).await;
+        assert_eq!(guard.state(), GuardState::Lost(LostReason::Unreachable), "for good");
+        assert_eq!(guard.remaining(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_cut_is_survived() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    world.pass(SECOND / 2).await;
+    world.service.cut.store(true, Ordering::SeqCst);
+    world.pass(2 * SECOND).await;
+    assert_eq!(guard.state(), GuardState::Danger);
+    world.service.cut.store(false, Ordering::SeqCst);
+    world.pass(SECOND / 2).await;
+    assert_eq!(guard.state(), GuardState::Safe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_slept_knows_before_any_task_has_run() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    world.clock.advance(60 * SECOND);
+    world.holder.advance(60 * SECOND);
+    assert_eq!(guard.state(), GuardState::Lost(LostReason::Unreachable));
+    assert_eq!(guard.lost().await, LostReason::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_grant_and_a_preempted_one_are_told_apart() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    assert!(world.lock_as("boss", 1, LockOptions::default()).await.created());
+    world.pass(2 * SECOND).await;
+    assert_eq!(guard.lost().await, LostReason::Preempted);
+
+    let world = World::new();
+    let guard = world.acquire().await;
+    let forced = LockOptions { force: true, ..LockOptions::default() };
+    assert!(world.lock_as("thief", 0, forced).await.created());
+    let (reason, ()) = tokio::join!(guard.lost(), world.pass(2 * SECOND));
+    assert_eq!(reason, LostReason::Lost);
+
+    let world = World::new();
+    let guard = world.acquire().await;
+    let request = UnlockRequest { signature: "a".into(), signee: "me".into() };
+    world.service.locks.unlock(request, UnlockOptions::default()).await.unwrap();
+    world.pass(2 * SECOND).await;
+    assert_eq!(guard.state(), GuardState::Lost(LostReason::Lost));
+    drop(guard);
+    assert!(world.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_never_takes_what_another_has_or_nobody_has() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let request = UnlockRequest { signature: "a".into(), signee: "me".into() };
+    world.service.locks.unlock(request, UnlockOptions::default()).await.unwrap();
+    world.pass(10 * SECOND).await;
+    assert!(world.is_free().await, "renewals revive nothing");
+    assert!(guard.release().await.unwrap().ok(), "no_lock is a success");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_guard_releases_in_the_background() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let mut states = guard.states();
+    drop(guard);
+    world.pass(SECOND / 10).await;
+    assert!(world.is_free().await);
+    assert_eq!(*states.borrow_and_update(), GuardState::Released);
+
+    let guard = world.acquire().await;
+    // Also outside of the runtime, where nothing may be awaited.
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    world.pass(SECOND / 10).await;
+    assert!(world.is_free().await);
+}
+
+#[test]
+fn a_guard_may_outlive_its_runtime() {
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let guard = runtime.block_on(world.acquire());
+    drop(runtime);
+    world.holder.advance(4 * SECOND);
+    assert_eq!(guard.state(), GuardState::Lost(LostReason::Unreachable));
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_an_error_and_waiting_ends_with_the_lock_or_with_patience() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let other = || Acquire::new("a", "other");
+    let Err(Error::Forbidden(Forbidden { holders, .. })) = world.ask(other()).await else {
+        panic!("two holders");
+    };
+    assert_eq!(holders[0].signee, "me");
+    let wait = |patience| {
+        Guard::acquire_within(world.service.clone(), world.clock_of_holder(), other(), patience)
+    };
+    let (ended, ()) = tokio::join!(wait(2 * SECOND), world.pass(3 * SECOND));
+    assert!(matches!(ended, Err(Error::Forbidden(_))), "{ended:?}");
+    let release = async {
+        world.pass(2 * SECOND).await;
+        guard.release().await.unwrap();
+        world.pass(2 * SECOND).await;
+    };
+    let (ended, ()) = tokio::join!(wait(10 * SECOND), release);
+    assert_eq!(ended.unwrap().state(), GuardState::Safe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_instances_of_one_name_exclude_each_other() {
+    let world = World::new();
+    let first = world.ask(Acquire::new("a", "me").instance("1")).await.unwrap();
+    assert!(world.ask(Acquire::new("a", "me").instance("2")).await.is_err());
+    let again = world.ask(Acquire::new("a", "me").instance("1")).await.unwrap();
+    assert_eq!(again.token(), first.token(), "one owner is one holder");
+}
