@@ -398,11 +398,11 @@ impl Store {
             tracing::warn!("{warning}");
         }
         let snapshots = Snapshots::open(disk, recovered.purged)?;
+        let folder_name = options.data_dir.join("checkpoint");
         let checkpoint_options = CheckpointOptions {
-            folder: options.data_dir.join("checkpoint"),
-            node: identity.facts().uuid,
             cache_bytes: CHECKPOINT_CACHE_BYTES,
             max_waiting: CHECKPOINT_WAITING,
+            ..CheckpointOptions::new(folder_name, identity.facts().uuid)
         };
         let last = snapshots.latest().and_then(|snapshot| snapshot.meta.last);
         let (checkpoint, opened) = Checkpoint::open(checkpoint_options, &log, last, load)?;

@@ -109,6 +109,7 @@ impl StorageError {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of errors need no hint")]
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -90,7 +90,7 @@ impl fmt::Display for Uuid {
     }
 }
 
-/// Spreads a number over all 64 bits (the finaliser of SplitMix64); equal for ever.
+/// Spreads a number over all 64 bits (the finaliser of `SplitMix64`); equal for ever.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,11 +1,37 @@
-//! Snapshot files.
+//! Snapshot files: the replicated state as of one entry, whole and checked.
+//!
+//! A file is written beside its name, synced, renamed, and the folder synced, before anyone hears
+//! of it; older ones are removed only then. So whenever the log is purged up to a snapshot, that
+//! snapshot is on the disk. The same bytes are sent to followers, who check them as a whole before
+//! they use them.
+//!
+//! A damaged snapshot always stops the node, also one that the log could do without: nothing tells
+//! whether the disk that damaged it left the rest alone. The message says what is safe to do.
+//!
+//! ```text
+//! header   as in `envelope`: magic "KWSNAP1\n", version, length, CRC; SnapshotMeta in postcard
+//! chunks   each: length (u32, not 0), CRC (u32), bytes
+//! end      0 (u32), CRC of all bytes before the end (u32), length of the body (u64)
+//! ```
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Disk, LogId, StorageError, Uuid};
+use super::disk::{Disk, DiskFile};
+use super::envelope::{self, HEADER_BYTES, Kind, u32_at, u64_at};
+use super::error::REPLACE_NODE;
+use super::{LogId, StorageError, Uuid};
+
+pub(super) const FOLDER: &str = "snapshots";
+const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 1 };
+/// How much of the body has a CRC of its own: damage is found after reading this much.
+const CHUNK_BYTES: usize = 256 << 10;
+/// A header or chunk longer than this is damage, not data: no reason to ask for the memory.
+const MAX_PART_BYTES: usize = 64 << 20;
+const END_BYTES: usize = 16;
 
 /// What a snapshot is of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,51 +46,118 @@ pub struct SnapshotMeta {
     pub membership_log: Option<LogId>,
     /// The state's feature level.
     pub feature_level: u32,
-    /// How many bytes the state has.
+    /// How many bytes the state has; [`Snapshots::save`] sets it.
     pub body_bytes: u64,
 }
 
-/// A complete, durable snapshot file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A complete, durable snapshot file. It can be read as long as this exists, also when a newer
+/// snapshot has taken its place.
+#[derive(Clone)]
 pub struct StoredSnapshot {
     /// What it is of.
     pub meta: SnapshotMeta,
-    /// Its file, relative to the data folder; also a name for it that no other snapshot ever has.
+    /// Its file, relative to the data folder; also a name for it that no other snapshot ever has
+    /// on this node.
     pub file: String,
     /// The file's length.
     pub file_bytes: u64,
+    open: Arc<dyn DiskFile>,
 }
 
-/// The snapshot files of a data folder.
+/// The snapshot files of a data folder; clones share them.
 #[derive(Clone)]
-pub struct Snapshots {}
+pub struct Snapshots {
+    disk: Arc<dyn Disk>,
+    state: Arc<Mutex<State>>,
+}
 
-/// Receives a snapshot file from another node, piece by piece.
-pub struct SnapshotReceiver {}
+struct State {
+    latest: Option<StoredSnapshot>,
+    /// The number of the next file.
+    next: u64,
+}
 
-#[expect(clippy::todo)]
+/// Receives a snapshot file from another node, piece by piece. Dropped unfinished, it leaves
+/// nothing behind.
+pub struct SnapshotReceiver {
+    snapshots: Snapshots,
+    draft: Draft,
+}
+
+/// A file that is not a snapshot yet.
+struct Draft {
+    disk: Arc<dyn Disk>,
+    number: u64,
+    path: String,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    kept: bool,
+}
+
 impl Snapshots {
-    /// Opens the snapshots of a data folder. `purged` is the last entry that the log lacks.
+    /// Opens the snapshots of a data folder; the newest is read and checked whole. `purged` is the
+    /// last entry that the log lacks.
     ///
     /// # Errors
-    /// When a snapshot is damaged, or the log needs one that is not there.
+    /// When the newest snapshot is damaged, or the log needs one that is not there.
     pub fn open(disk: Arc<dyn Disk>, purged: Option<LogId>) -> Result<Self, StorageError> {
-        let _ = (disk, purged);
-        todo!()
+        disk.create_dir(FOLDER).map_err(StorageError::io("create", FOLDER))?;
+        let found = list(&*disk)?;
+        let latest = match found.files.last() {
+            Some((_, path)) => Some(load(&*disk, path).map_err(|error| advise(error, purged))?),
+            None => None,
+        };
+        let covered = latest.as_ref().and_then(|latest| latest.meta.last);
+        if covered.map(|last| last.index) < purged.map(|purged| purged.index) {
+            return Err(StorageError::Missing {
+                file: format!("{FOLDER}/ (a snapshot up to entry {})", purged.unwrap_or_default()),
+                because: "the log was purged up to there",
+                advice: REPLACE_NODE,
+            });
+        }
+        let (_, older) = found.files.split_last().map_or((None, &[][..]), |(l, o)| (Some(l), o));
+        for path in older.iter().map(|(_, path)| path).chain(&found.drafts) {
+            disk.remove(path).map_err(StorageError::io("remove", path))?;
+        }
+        let next = found.files.last().map_or(0, |(number, _)| number + 1);
+        Ok(Self { disk, state: Arc::new(Mutex::new(State { latest, next })) })
     }
 
     /// The newest snapshot.
     pub fn latest(&self) -> Option<StoredSnapshot> {
-        todo!()
+        self.state().latest.clone()
     }
 
-    /// Writes a snapshot; durable when it returns. Older ones are removed then.
+    /// Writes a snapshot; durable when it returns. Older ones are removed then. If a newer one has
+    /// come in the meantime (from the leader), that one is given back and stays.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn save(&self, meta: SnapshotMeta, body: &[u8]) -> Result<StoredSnapshot, StorageError> {
-        let _ = (meta, body);
-        todo!()
+    /// When it cannot be written. The one before it is as it was.
+    pub fn save(
+        &self,
+        mut meta: SnapshotMeta,
+        body: &[u8],
+    ) -> Result<StoredSnapshot, StorageError> {
+        meta.body_bytes = body.len() as u64;
+        let mut draft = self.draft()?;
+        let mut whole = crc32fast::Hasher::new();
+        let mut write = |bytes: &[u8]| {
+            whole.update(bytes);
+            draft.append(bytes)
+        };
+        write(&envelope::seal(KIND, &meta))?;
+        for chunk in body.chunks(CHUNK_BYTES) {
+            let mut bytes = Vec::with_capacity(8 + chunk.len());
+            bytes.extend_from_slice(&chunk_len(chunk).to_le_bytes());
+            bytes.extend_from_slice(&crc32fast::hash(chunk).to_le_bytes());
+            bytes.extend_from_slice(chunk);
+            write(&bytes)?;
+        }
+        let mut end = [0; END_BYTES];
+        end[4..8].copy_from_slice(&whole.finalize().to_le_bytes());
+        end[8..].copy_from_slice(&meta.body_bytes.to_le_bytes());
+        draft.append(&end)?;
+        self.keep(draft, meta)
     }
 
     /// Reads the state in a snapshot, checked.
@@ -72,8 +165,9 @@ impl Snapshots {
     /// # Errors
     /// When the file does not hold what was written.
     pub fn body(&self, snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
-        let _ = snapshot;
-        todo!()
+        let mut body = Vec::with_capacity(usize::try_from(snapshot.meta.body_bytes).unwrap_or(0));
+        read(&*snapshot.open, &snapshot.file, |chunk| body.extend_from_slice(chunk))?;
+        Ok(body)
     }
 
     /// A piece of the snapshot's file as it is, to send to another node; empty at its end.
@@ -86,8 +180,15 @@ impl Snapshots {
         offset: u64,
         max_bytes: usize,
     ) -> Result<Bytes, StorageError> {
-        let _ = (snapshot, offset, max_bytes);
-        todo!()
+        let left = snapshot.file_bytes.saturating_sub(offset);
+        let mut bytes = vec![0; max_bytes.min(usize::try_from(left).unwrap_or(max_bytes))];
+        let io = StorageError::io("read", &snapshot.file);
+        let read = snapshot.open.read_at(&mut bytes, offset).map_err(io)?;
+        if read < bytes.len() {
+            let what = "it is shorter than it was";
+            return Err(StorageError::damaged(&snapshot.file, offset + read as u64, what));
+        }
+        Ok(Bytes::from(bytes))
     }
 
     /// Begins to receive a snapshot file that another node sends with [`Snapshots::piece`].
@@ -95,15 +196,52 @@ impl Snapshots {
     /// # Errors
     /// When the temporary file cannot be made.
     pub fn receive(&self) -> Result<SnapshotReceiver, StorageError> {
-        todo!()
+        Ok(SnapshotReceiver { snapshots: self.clone(), draft: self.draft()? })
+    }
+
+    fn draft(&self) -> Result<Draft, StorageError> {
+        let number = {
+            let mut state = self.state();
+            state.next += 1;
+            state.next - 1
+        };
+        let path = format!("{FOLDER}/{number:010}.tmp");
+        let file = self.disk.create(&path).map_err(StorageError::io("create", &path))?;
+        Ok(Draft { disk: self.disk.clone(), number, path, file, len: 0, kept: false })
+    }
+
+    /// Makes a complete draft the newest snapshot, unless there is a newer one.
+    fn keep(&self, mut draft: Draft, meta: SnapshotMeta) -> Result<StoredSnapshot, StorageError> {
+        draft.file.sync_all().map_err(StorageError::io("sync", &draft.path))?;
+        let last = meta.last.unwrap_or_default();
+        let file = format!("{FOLDER}/snapshot-{:010}-{}-{}", draft.number, last.index, last.term);
+        // Held while the files change, so that of two snapshots at once the newer one stays.
+        let mut state = self.state();
+        if let Some(latest) = &state.latest
+            && latest.meta.last > meta.last
+        {
+            return Ok(latest.clone());
+        }
+        self.disk.rename(&draft.path, &file).map_err(StorageError::io("rename", &draft.path))?;
+        draft.kept = true;
+        self.disk.sync_dir(FOLDER).map_err(StorageError::io("sync", FOLDER))?;
+        let open = draft.file.clone();
+        let stored = StoredSnapshot { meta, file, file_bytes: draft.len, open };
+        if let Some(older) = state.latest.replace(stored.clone()) {
+            self.disk.remove(&older.file).map_err(StorageError::io("remove", &older.file))?;
+        }
+        Ok(stored)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[expect(clippy::todo)]
 impl SnapshotReceiver {
     /// How many bytes have come: where the next piece belongs.
     pub fn received(&self) -> u64 {
-        todo!()
+        self.draft.len
     }
 
     /// Takes the next piece.
@@ -111,16 +249,165 @@ impl SnapshotReceiver {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), StorageError> {
-        let _ = piece;
-        todo!()
+        self.draft.append(piece)
     }
 
     /// Verifies the whole file and makes it the newest snapshot, durably; older ones are removed.
+    /// If a newer one has come in the meantime, that one is given back and stays.
     ///
     /// # Errors
     /// When it is damaged, of another cluster, or cannot be made durable. Nothing has changed then.
     pub fn finish(self, cluster: Option<Uuid>) -> Result<StoredSnapshot, StorageError> {
-        let _ = cluster;
-        todo!()
+        let (meta, _) = read(&*self.draft.file, &self.draft.path, |_| {})?;
+        if let (Some(wanted), Some(found)) = (cluster, meta.cluster)
+            && wanted != found
+        {
+            return Err(StorageError::WrongCluster { found, wanted });
+        }
+        self.snapshots.keep(self.draft, meta)
+    }
+}
+
+impl Draft {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        let io = StorageError::io("write", &self.path);
+        self.file.write_at(bytes, self.len).map_err(io)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Left behind, it is removed when the folder is opened again.
+        if !self.kept && self.disk.remove(&self.path).is_err() {
+            tracing::warn!(file = %self.path, "could not remove an unfinished snapshot");
+        }
+    }
+}
+
+impl PartialEq for StoredSnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.meta == other.meta
+    }
+}
+
+impl fmt::Debug for StoredSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredSnapshot")
+            .field("file", &self.file)
+            .field("meta", &self.meta)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is in the folder.
+pub(super) struct Listing {
+    /// Complete snapshots with their numbers, oldest first.
+    pub(super) files: Vec<(u64, String)>,
+    /// Unfinished ones.
+    pub(super) drafts: Vec<String>,
+}
+
+pub(super) fn list(disk: &dyn Disk) -> Result<Listing, StorageError> {
+    let names = disk.list(FOLDER).map_err(StorageError::io("list", FOLDER))?;
+    let mut listing = Listing { files: Vec::new(), drafts: Vec::new() };
+    for name in names {
+        let path = format!("{FOLDER}/{name}");
+        let number = name.strip_prefix("snapshot-").and_then(|rest| rest.split('-').next());
+        if let Some(number) = number.and_then(|number| number.parse().ok()) {
+            listing.files.push((number, path));
+        } else if name.strip_suffix(".tmp").is_some() {
+            listing.drafts.push(path);
+        }
+    }
+    listing.files.sort();
+    Ok(listing)
+}
+
+/// Opens a snapshot and checks it whole.
+pub(super) fn load(disk: &dyn Disk, path: &str) -> Result<StoredSnapshot, StorageError> {
+    let open = disk.open(path).map_err(StorageError::io("open", path))?;
+    let (meta, file_bytes) = read(&*open, path, |_| {})?;
+    Ok(StoredSnapshot { meta, file: path.to_owned(), file_bytes, open })
+}
+
+/// Says what to do about a damaged snapshot, which depends on what else there is.
+fn advise(error: StorageError, purged: Option<LogId>) -> StorageError {
+    match (error, purged) {
+        (StorageError::Damaged { file, offset, what, .. }, None) => {
+            let advice = "the log still has every entry: check the disk, then remove this file \
+                          and start again";
+            StorageError::Damaged { file, offset, what, advice }
+        }
+        (error, _) => error,
+    }
+}
+
+/// Reads a snapshot file, checking everything. Gives the meta data and the file's length.
+fn read(
+    file: &dyn DiskFile,
+    path: &str,
+    mut on_chunk: impl FnMut(&[u8]),
+) -> Result<(SnapshotMeta, u64), StorageError> {
+    let mut reader = Reader { file, path, offset: 0, whole: crc32fast::Hasher::new() };
+    let mut header = reader.take(HEADER_BYTES)?;
+    header.extend(reader.take(u32_at(&header, 12) as usize)?);
+    let (meta, _): (SnapshotMeta, _) = envelope::unseal(KIND, &header, path, 0)?;
+    let mut body_bytes = 0;
+    loop {
+        let whole = reader.whole.clone().finalize();
+        let part = reader.take(8)?;
+        let (len, crc) = (u32_at(&part, 0) as usize, u32_at(&part, 4));
+        if len == 0 {
+            let declared = u64_at(&reader.take(8)?, 0);
+            if crc != whole || declared != body_bytes || meta.body_bytes != body_bytes {
+                return Err(reader.damaged("its end does not match what is before it"));
+            }
+            break;
+        }
+        let chunk = reader.take(len)?;
+        if crc32fast::hash(&chunk) != crc {
+            return Err(reader.damaged("the checksum of the part before that does not match"));
+        }
+        body_bytes += chunk.len() as u64;
+        on_chunk(&chunk);
+    }
+    let len = file.len().map_err(StorageError::io("look at", path))?;
+    if len != reader.offset {
+        return Err(reader.damaged("there are bytes behind its end"));
+    }
+    Ok((meta, len))
+}
+
+fn chunk_len(chunk: &[u8]) -> u32 {
+    u32::try_from(chunk.len()).expect("a chunk is small")
+}
+
+struct Reader<'a> {
+    file: &'a dyn DiskFile,
+    path: &'a str,
+    offset: u64,
+    whole: crc32fast::Hasher,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, len: usize) -> Result<Vec<u8>, StorageError> {
+        if len > MAX_PART_BYTES {
+            return Err(self.damaged("a length there is impossible"));
+        }
+        let mut bytes = vec![0; len];
+        let read = self.file.read_at(&mut bytes, self.offset);
+        let read = read.map_err(StorageError::io("read", self.path))?;
+        if read < len {
+            return Err(self.damaged("it ends too early"));
+        }
+        self.offset += len as u64;
+        self.whole.update(&bytes);
+        Ok(bytes)
+    }
+
+    fn damaged(&self, what: &str) -> StorageError {
+        StorageError::damaged(self.path, self.offset, what)
     }
 }

@@ -477,17 +477,13 @@ impl DiskFile for MemFile {
             },
             |file| {
                 let written = std::mem::take(&mut file.before);
-                match failed.take() {
-                    Some(error) => {
-                        file.doomed.extend(written);
-                        Err(error)
-                    }
-                    None => {
-                        file.doomed.retain(|sector, _| !written.contains_key(sector));
-                        file.durable_len = file.bytes.len();
-                        Ok(())
-                    }
+                if let Some(error) = failed.take() {
+                    file.doomed.extend(written);
+                    return Err(error);
                 }
+                file.doomed.retain(|sector, _| !written.contains_key(sector));
+                file.durable_len = file.bytes.len();
+                Ok(())
             },
         )?
     }

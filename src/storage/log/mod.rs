@@ -152,6 +152,28 @@ pub struct Log {
     inner: Arc<Inner>,
 }
 
+/// Sees what is durable; does not keep the log open.
+#[derive(Clone)]
+pub struct SyncWatch {
+    shared: Arc<Shared>,
+}
+
+impl SyncWatch {
+    /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
+    pub fn wait_synced(&self, index: u64) -> bool {
+        let mut core = self.shared.core();
+        loop {
+            if core.synced.is_some_and(|synced| synced.index >= index) {
+                return true;
+            }
+            if core.failed.is_some() || core.closing {
+                return false;
+            }
+            core = self.shared.wait_progress(core);
+        }
+    }
+}
+
 struct Inner {
     shared: Arc<Shared>,
     /// The writer, unless a thread has it.
@@ -237,7 +259,7 @@ impl Log {
             }
             core.index.sources(from, to, MAX_READ_BYTES)
         };
-        read_sources(sources)
+        read_sources(&sources)
     }
 
     /// The id of an entry that the log holds, or of the last purged one.
@@ -331,18 +353,14 @@ impl Log {
         self.inner.shared.core().synced
     }
 
+    /// Watches what is durable, without keeping the log open.
+    pub fn watch(&self) -> SyncWatch {
+        SyncWatch { shared: self.inner.shared.clone() }
+    }
+
     /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
     pub fn wait_synced(&self, index: u64) -> bool {
-        let mut core = self.inner.shared.core();
-        loop {
-            if core.synced.is_some_and(|synced| synced.index >= index) {
-                return true;
-            }
-            if core.failed.is_some() || core.closing {
-                return false;
-            }
-            core = self.inner.shared.wait(&self.inner.shared.progress, core);
-        }
+        self.watch().wait_synced(index)
     }
 
     /// What syncing has cost so far.
@@ -386,7 +404,7 @@ impl Inner {
     ) {
         let mut core = self.shared.core();
         while core.waiting_bytes > MAX_WAITING_BYTES && core.failed.is_none() && !core.closing {
-            core = self.shared.wait(&self.shared.progress, core);
+            core = self.shared.wait_progress(core);
         }
         let refused = match &core.failed {
             Some(failed) => Some(StorageError::Failed(failed.clone())),
@@ -419,8 +437,7 @@ impl Inner {
             // Taken by another thread, or by this one further up the stack (a callback that calls
             // the log): then that one finds what was queued, at the latest when it has let go.
             match self.writer.try_lock() {
-                Err(TryLockError::WouldBlock) => return worked,
-                Err(TryLockError::Poisoned(_)) => return worked,
+                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return worked,
                 Ok(mut writer) => {
                     let Some(writer) = writer.as_mut() else { return worked };
                     while self.shared.work_off(writer) {
@@ -488,8 +505,9 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, on: &Condvar, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
-        on.wait(core).unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the writer has done something.
+    fn wait_progress<'a>(&self, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        self.progress.wait(core).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs something that syncs, and counts it.
@@ -529,7 +547,7 @@ fn spawn(mut writer: Writer) -> Result<JoinHandle<()>, StorageError> {
         loop {
             let mut core = shared.core();
             while core.queue.is_empty() && !core.closing {
-                core = shared.wait(&shared.work, core);
+                core = shared.work.wait(core).unwrap_or_else(PoisonError::into_inner);
             }
             drop(core);
             if !shared.work_off(&mut writer) {
@@ -558,11 +576,10 @@ fn continues(index: &Index, first: &LogEntry, entries: &[LogEntry]) -> Result<()
     }
 }
 
-fn read_sources(sources: Vec<(LogId, Source)>) -> Result<Vec<LogEntry>, StorageError> {
+fn read_sources(sources: &[(LogId, Source)]) -> Result<Vec<LogEntry>, StorageError> {
     let mut entries = Vec::with_capacity(sources.len());
     let mut ahead = ReadAhead::default();
-    for at in 0..sources.len() {
-        let (id, source) = &sources[at];
+    for (at, (id, source)) in sources.iter().enumerate() {
         let payload = match source {
             Source::Cached(payload) => payload.clone(),
             Source::Stored { segment, offset, len } => {

@@ -1,0 +1,304 @@
+//! The replicated state kept in sled, so that a restart need not replay everything: a copy that is
+//! accepted whole or thrown away.
+//!
+//! Apply hands over what changed, *as of an index*, and goes on; one thread writes it behind, each
+//! time as one atomic batch together with the meta data: which entry it is as of, how many records
+//! there are, and a 128-bit sum over them. It writes only what the local log has synced. So
+//! whatever sled comes back with after a crash is the state as of some entry, or it does not add
+//! up, and then the folder is deleted and filled again from snapshot and log. None of sled's
+//! known failures (a tail lost in silence, a panic at open, a file that fails every open) can do
+//! more harm than that.
+//!
+//! This is the one part of storage that may fail without stopping the node: when sled fails while
+//! running, the checkpoint is given up until the next start.
+
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use self::store::Store;
+use self::writer::Refill;
+use super::{Log, LogId, StorageError, Uuid};
+
+/// How long [`Checkpoint::submit`] waits for the writer when too much waits for it. Long enough
+/// that the writer, not the memory, sets the pace; short enough that apply never stands still.
+const SUBMIT_WAIT: Duration = Duration::from_millis(50);
+
+/// How long sled may take to open before the start is given up: it is known to deadlock.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What the checkpoint says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckpointMeta {
+    /// The last entry whose effects it has.
+    pub applied: LogId,
+    /// The membership as of that entry, encoded by the caller.
+    pub membership: Vec<u8>,
+    /// The state's own scalars, encoded by the caller.
+    pub state: Vec<u8>,
+}
+
+/// Changed records: key, and value unless it was removed.
+pub type Records = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// How the checkpoint is kept.
+#[derive(Clone, Debug)]
+pub struct CheckpointOptions {
+    /// Its folder; nothing else may be in it.
+    pub folder: PathBuf,
+    /// The node whose state it is.
+    pub node: Uuid,
+    /// How many bytes sled may cache. 16 MiB keeps the upper floors of the tree of a million
+    /// records; the leaves come from the page cache.
+    pub cache_bytes: u64,
+    /// How many changed records may wait before `submit` waits, too.
+    pub max_waiting: usize,
+    /// How long changes are gathered before they are written: what a restart may have to replay,
+    /// against records that come and go in between and then are never written.
+    pub interval: Duration,
+}
+
+impl CheckpointOptions {
+    /// The usual options.
+    pub fn new(folder: impl Into<PathBuf>, node: Uuid) -> Self {
+        Self {
+            folder: folder.into(),
+            node,
+            cache_bytes: 16 << 20,
+            max_waiting: 32 << 10,
+            interval: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What was found when it was opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Opened<S> {
+    /// It is whole and plausible.
+    Accepted(CheckpointMeta, S),
+    /// There was none.
+    Empty,
+    /// There was one, and it was thrown away; why, for the program's log.
+    Discarded(String),
+}
+
+/// A handle on the checkpoint; clones share it. When the last one is dropped, what waits is
+/// written, if the log has it, and sled is closed.
+#[derive(Clone)]
+pub struct Checkpoint {
+    owner: Arc<Owner>,
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    options: CheckpointOptions,
+    waiting: Mutex<Waiting>,
+    /// The writer waits here for work.
+    work: Condvar,
+    /// Others wait here for the writer.
+    progress: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// What the records are to become; a later change of a record replaces an earlier one.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What the checkpoint is then; `None` while there is nothing to write.
+    meta: Option<CheckpointMeta>,
+    /// Replaces everything, before the changes.
+    refill: Option<Refill>,
+    /// Whether the writer has taken something that it has not written yet.
+    writing: bool,
+    /// Somebody wants what waits to be written now.
+    hurry: bool,
+    closing: bool,
+    failed: Option<String>,
+}
+
+/// Whether a checkpoint belongs to the log and the snapshot beside it: it must not be older than
+/// the snapshot (entries between may be gone), nor ahead of the log (they may never be committed),
+/// and it must be as of an entry that one of them has.
+///
+/// # Errors
+/// The reason why not.
+pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), String> {
+    let last = log.state().last;
+    if snapshot.is_some_and(|snapshot| snapshot.index > applied.index) {
+        return Err(format!("it is as of entry {applied}, older than the snapshot"));
+    }
+    if snapshot == Some(applied) || log.id_at(applied.index) == Some(applied) {
+        return Ok(());
+    }
+    match last {
+        Some(last) if last.index >= applied.index => {
+            Err(format!("it is as of entry {applied}, but the log has another entry there"))
+        }
+        _ => Err(format!("it is as of entry {applied}, which the log does not have")),
+    }
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint. If it may be used (see [`judge`]), `load` builds the state from all
+    /// its records; what it returns is dropped unless count and sum match. Otherwise the folder is
+    /// deleted and begun anew.
+    ///
+    /// After anything but [`Opened::Accepted`] the caller calls [`Checkpoint::refill`] once it has
+    /// a state, unless it submits everything since the very first entry.
+    ///
+    /// # Errors
+    /// When the folder can neither be used nor removed.
+    pub fn open<S: Send + 'static>(
+        options: CheckpointOptions,
+        log: &Log,
+        snapshot: Option<LogId>,
+        load: impl FnOnce(
+            &CheckpointMeta,
+            &mut dyn Iterator<Item = (Bytes, Bytes)>,
+        ) -> Result<S, String>
+        + Send
+        + 'static,
+    ) -> Result<(Self, Opened<S>), StorageError> {
+        let shared = Arc::new(Shared {
+            options,
+            waiting: Mutex::new(Waiting::default()),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        });
+        let judge = {
+            let log = log.clone();
+            move |applied| judge(applied, snapshot, &log)
+        };
+        let (report, reported) = mpsc::sync_channel(1);
+        let (theirs, watch) = (shared.clone(), log.watch());
+        let run = move || match Store::open_or_discard(&theirs.options, judge, load) {
+            Ok((store, opened)) => {
+                // Nobody listens any more if opening took too long: then nothing is to be written.
+                if report.send(Ok(opened)).is_ok() {
+                    writer::run(&theirs, &watch, store);
+                }
+            }
+            Err(error) => drop(report.send(Err(error))),
+        };
+        let thread = thread::Builder::new().name(store::THREAD.to_owned()).spawn(run);
+        let thread = thread.map_err(StorageError::io("start the thread of", "checkpoint"))?;
+        let opened = match reported.recv_timeout(OPEN_TIMEOUT) {
+            Ok(opened) => opened?,
+            Err(_) => {
+                return Err(StorageError::Checkpoint(
+                    "it does not open; remove the folder `checkpoint` and start again".to_owned(),
+                ));
+            }
+        };
+        Ok((Self { owner: Arc::new(Owner { shared, thread: Some(thread) }) }, opened))
+    }
+
+    /// Hands over what changed since the last call, as of `meta.applied`. Returns at once, or
+    /// after at most 50 ms if the writer is far behind.
+    ///
+    /// # Errors
+    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
+    pub fn submit(&self, meta: CheckpointMeta, changes: Records) -> Result<(), StorageError> {
+        let shared = &self.owner.shared;
+        let mut waiting = shared.lock();
+        if waiting.changes.len() >= shared.options.max_waiting {
+            waiting.hurry = true;
+            shared.work.notify_all();
+            let full = |waiting: &mut Waiting| {
+                waiting.changes.len() >= shared.options.max_waiting && waiting.failed.is_none()
+            };
+            let waited = shared.progress.wait_timeout_while(waiting, SUBMIT_WAIT, full);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        waiting.check()?;
+        waiting.changes.extend(changes);
+        waiting.meta = Some(meta);
+        shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Replaces everything, as after installing a snapshot or after replaying from an empty state.
+    /// `records` are taken one by one by the writer; what is submitted afterwards comes on top.
+    ///
+    /// # Errors
+    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
+    pub fn refill(
+        &self,
+        meta: CheckpointMeta,
+        records: impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let shared = &self.owner.shared;
+        let mut waiting = shared.lock();
+        waiting.check()?;
+        waiting.changes.clear();
+        waiting.meta = None;
+        waiting.refill = Some(Refill { meta, records: Box::new(records) });
+        shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Blocks until all that was handed over is written; for tests and for a clean end.
+    ///
+    /// # Errors
+    /// [`StorageError::Checkpoint`] once sled has failed.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        let shared = &self.owner.shared;
+        let mut waiting = shared.lock();
+        while waiting.has_work() || waiting.writing {
+            waiting.check()?;
+            waiting.hurry = true;
+            shared.work.notify_all();
+            waiting = shared.progress.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.check()
+    }
+
+    /// How many changed records wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.owner.shared.lock().changes.len()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // The writer catches panics; there is nothing left to report.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics between two halves of a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn has_work(&self) -> bool {
+        self.meta.is_some() || self.refill.is_some()
+    }
+
+    fn check(&self) -> Result<(), StorageError> {
+        match &self.failed {
+            Some(reason) => Err(StorageError::Checkpoint(reason.clone())),
+            None => Ok(()),
+        }
+    }
+}

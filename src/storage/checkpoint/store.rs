@@ -1,0 +1,311 @@
+//! The sled database: what is in it, and whether to believe it.
+//!
+//! One tree. Keys that begin with `r` are records, the key `m` holds the meta data: format, node,
+//! the entry it is as of, how many records there are and the sum over them. Every batch changes
+//! records and meta data together.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Once;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sled::{Batch, Config, Db};
+
+use super::{CheckpointMeta, CheckpointOptions, Opened};
+use crate::storage::envelope::{self, Kind};
+use crate::storage::{LogId, StorageError, Uuid};
+
+/// The thread that talks to sled; panics on it are caught.
+pub(super) const THREAD: &str = "keyward-checkpoint";
+
+const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 1 };
+const META_KEY: &[u8] = b"m";
+const RECORD_PREFIX: u8 = b'r';
+
+/// How much of its file sled manages as one; fixed when the database is made. A page of more than
+/// a quarter of it would go to a file of its own, which sled syncs and recovers badly; pages of
+/// records below 7 KiB stay far below it.
+const SEGMENT_BYTES: usize = 512 << 10;
+
+/// How often sled's own thread writes what is left and collects garbage. It does the latter only
+/// there, so it cannot be switched off; while nothing changes it writes nothing.
+const FLUSH_EVERY_MS: u64 = 1000;
+
+/// How many records are written at once when everything is.
+const FILL_BATCH: usize = 2048;
+
+/// The meta data as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::storage) struct StoredMeta {
+    pub(in crate::storage) node: Uuid,
+    pub(in crate::storage) meta: CheckpointMeta,
+    pub(in crate::storage) totals: Totals,
+}
+
+/// What the records add up to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(in crate::storage) struct Totals {
+    /// How many there are.
+    pub(in crate::storage) count: u64,
+    /// The sum of their hashes, whatever their order.
+    pub(in crate::storage) sum: u128,
+}
+
+impl Totals {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(hash(key, value));
+    }
+
+    fn remove(&mut self, key: &[u8], value: &[u8]) {
+        self.count = self.count.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(hash(key, value));
+    }
+}
+
+/// FNV-1a with 128 bits over the key's length, the key and the value: fast enough, the same for
+/// ever, and good enough against accidents, which is all that a sum over one's own files is for.
+fn hash(key: &[u8], value: &[u8]) -> u128 {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    let length = (key.len() as u64).to_le_bytes();
+    for byte in length.iter().chain(key).chain(value) {
+        hash = (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
+    }
+    hash
+}
+
+/// An open database.
+pub(super) struct Store {
+    db: Db,
+    node: Uuid,
+    totals: Totals,
+}
+
+impl Store {
+    /// Opens the database if it may be used; otherwise deletes it and begins a new one.
+    pub(super) fn open_or_discard<S>(
+        options: &CheckpointOptions,
+        judge: impl FnOnce(LogId) -> Result<(), String>,
+        load: impl FnOnce(
+            &CheckpointMeta,
+            &mut dyn Iterator<Item = (Bytes, Bytes)>,
+        ) -> Result<S, String>,
+    ) -> Result<(Self, Opened<S>), StorageError> {
+        let folder = &options.folder;
+        let io = |error| StorageError::io("look at", folder.display().to_string())(error);
+        let opened = if exists(folder).map_err(io)? {
+            match guarded(|| Self::open(options, judge, load)) {
+                Ok((store, meta, state)) => return Ok((store, Opened::Accepted(meta, state))),
+                Err(reason) => Opened::Discarded(reason),
+            }
+        } else {
+            Opened::Empty
+        };
+        remove(folder).map_err(StorageError::io("remove", folder.display().to_string()))?;
+        let store = guarded(|| Self::create(options)).map_err(StorageError::Checkpoint)?;
+        Ok((store, opened))
+    }
+
+    fn open<S>(
+        options: &CheckpointOptions,
+        judge: impl FnOnce(LogId) -> Result<(), String>,
+        load: impl FnOnce(
+            &CheckpointMeta,
+            &mut dyn Iterator<Item = (Bytes, Bytes)>,
+        ) -> Result<S, String>,
+    ) -> Result<(Self, CheckpointMeta, S), String> {
+        let db = open_db(options)?;
+        let stored = read_meta(&db)?;
+        if stored.node != options.node {
+            return Err("it is of another node".to_owned());
+        }
+        judge(stored.meta.applied)?;
+        let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
+        let store = Self { db, node: options.node, totals: stored.totals };
+        Ok((store, stored.meta, state))
+    }
+
+    /// Makes an empty database in a folder that does not exist.
+    pub(super) fn create(options: &CheckpointOptions) -> Result<Self, String> {
+        let db = open_db(options)?;
+        Ok(Self { db, node: options.node, totals: Totals::default() })
+    }
+
+    /// Writes changed records and the meta data that go with them, all or nothing.
+    pub(super) fn write(
+        &mut self,
+        meta: &CheckpointMeta,
+        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    ) -> Result<(), String> {
+        let mut totals = self.totals;
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            let stored_key = record_key(&key);
+            let old = self.db.get(&stored_key).map_err(said)?;
+            if old.as_deref() == value.as_deref() {
+                continue;
+            }
+            if let Some(old) = &old {
+                totals.remove(&key, old);
+            }
+            match value {
+                Some(value) => {
+                    totals.add(&key, &value);
+                    batch.insert(stored_key, value);
+                }
+                None => batch.remove(stored_key),
+            }
+        }
+        batch.insert(META_KEY, self.seal(meta, totals));
+        self.db.apply_batch(batch).map_err(said)?;
+        self.totals = totals;
+        Ok(())
+    }
+
+    /// Fills an empty database. The meta data come last, so that one filled by half counts for
+    /// nothing. Ends early if `stop` says so; says whether it came to the end.
+    pub(super) fn fill(
+        &mut self,
+        meta: &CheckpointMeta,
+        records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
+        stop: impl Fn() -> bool,
+    ) -> Result<bool, String> {
+        let mut records = records.peekable();
+        while records.peek().is_some() {
+            if stop() {
+                return Ok(false);
+            }
+            let mut batch = Batch::default();
+            for (key, value) in records.by_ref().take(FILL_BATCH) {
+                self.totals.add(&key, &value);
+                batch.insert(record_key(&key), value);
+            }
+            self.db.apply_batch(batch).map_err(said)?;
+        }
+        self.db.insert(META_KEY, self.seal(meta, self.totals)).map_err(said)?;
+        Ok(true)
+    }
+
+    fn seal(&self, meta: &CheckpointMeta, totals: Totals) -> Vec<u8> {
+        envelope::seal(KIND, &StoredMeta { node: self.node, meta: meta.clone(), totals })
+    }
+
+    /// Writes what sled still holds in memory, and ends its threads.
+    pub(super) fn close(self) -> Result<(), String> {
+        self.db.flush().map(drop).map_err(said)
+    }
+}
+
+fn open_db(options: &CheckpointOptions) -> Result<Db, String> {
+    let config = Config::new()
+        .path(&options.folder)
+        .cache_capacity(options.cache_bytes)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    config.open().map_err(said)
+}
+
+fn read_meta(db: &Db) -> Result<StoredMeta, String> {
+    let bytes = db.get(META_KEY).map_err(said)?.ok_or("it does not say what it is as of")?;
+    let (stored, _) = envelope::unseal(KIND, &bytes, "checkpoint", 0).map_err(said)?;
+    Ok(stored)
+}
+
+/// Hands all records to `load`, and believes its result only if they add up.
+fn verified<S>(
+    db: &Db,
+    expected: Totals,
+    load: impl FnOnce(&mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
+) -> Result<S, String> {
+    let totals = RefCell::new(Totals::default());
+    let failed = RefCell::new(None);
+    let mut records = db.scan_prefix([RECORD_PREFIX]).map_while(|item| match item {
+        Ok((key, value)) => {
+            totals.borrow_mut().add(&key[1..], &value);
+            Some((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&value)))
+        }
+        Err(error) => {
+            failed.replace(Some(said(error)));
+            None
+        }
+    });
+    let state = load(&mut records)?;
+    // What `load` did not take counts, too.
+    while records.next().is_some() {}
+    drop(records);
+    if let Some(reason) = failed.into_inner() {
+        return Err(reason);
+    }
+    let totals = totals.into_inner();
+    if totals != expected {
+        return Err(format!(
+            "its {} records do not add up to the {} it should have",
+            totals.count, expected.count
+        ));
+    }
+    Ok(state)
+}
+
+fn record_key(key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + key.len());
+    bytes.push(RECORD_PREFIX);
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+fn exists(folder: &Path) -> io::Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A file, or something else that is not ours to remove.
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the folder with all that is in it.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Runs something that calls sled. A panic is a failure like another: sled panics on damage.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    quiet_panics();
+    // What is left half-done is thrown away with the database.
+    panic::catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|panic| Err(format!("sled panicked: {}", panic_text(&*panic))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Keeps panics that are caught here from looking like a crash of the program: they are logged at
+/// debug level instead of being printed. All others go on to the hook that was there before.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() == Some(THREAD) {
+                tracing::debug!("{info}");
+            } else {
+                before(info);
+            }
+        }));
+    });
+}
