@@ -80,6 +80,8 @@ enum Command {
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
     Completion(completion::CompletionArgs),
+    #[command(name = run::starter::COMMAND, hide = true)]
+    Start(run::starter::StarterArgs),
     #[command(name = run::watchdog::COMMAND, hide = true)]
     Watchdog,
 }
@@ -109,6 +111,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args),
         Command::Completion(args) => Ok(completion::run(&args)),
+        Command::Start(args) => run::starter::run(&args),
         Command::Watchdog => Ok(run::watchdog::run()),
     }
 }

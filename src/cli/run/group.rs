@@ -6,13 +6,15 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
 use tokio::sync::mpsc;
 
+use super::starter;
 use crate::cli::exit::{self, Failure};
 
 /// What happens to the command.
@@ -52,6 +54,9 @@ impl Ending {
     }
 }
 
+/// How long the process may take until it has stopped to wait for its start. It only has to load.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A running command and its process group.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -60,31 +65,40 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts a command in a process group of its own. Its end, and every stop before it, comes
-    /// through the receiver.
+    /// Makes the process of a command, in a group of its own, stopped before the command begins:
+    /// see [`super::starter`]. Its end, and every stop, comes through the receiver.
     ///
     /// # Errors
-    /// There is no such command, or it cannot be executed.
-    pub(crate) fn start(
+    /// This program cannot be started a second time.
+    pub(crate) async fn make(
         command: &[OsString],
         environment: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), Failure> {
-        let (program, arguments) =
-            command.split_first().expect("the command line requires a command");
-        let child = Command::new(program)
-            .args(arguments)
-            .envs(environment)
-            .stdin(Stdio::inherit())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| cannot_execute(program, &error))?;
+        let broken = |error: io::Error| {
+            Failure::new(exit::BROKEN, format!("cannot start a process: {error}"))
+        };
+        let child = starter::command(command)
+            .and_then(|mut starter| starter.envs(environment).process_group(0).spawn())
+            .map_err(broken)?;
         let id = Pid::from_child(&child);
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let group = Self { child, id };
+        let (sender, mut receiver) = mpsc::unbounded_channel();
         std::thread::Builder::new()
             .name("command".to_owned())
             .spawn(move || watch(id, &sender))
-            .map_err(|error| Failure::new(exit::BROKEN, format!("cannot watch: {error}")))?;
-        Ok((Self { child, id }, receiver))
+            .map_err(broken)?;
+        match tokio::time::timeout(STOPS_WITHIN, receiver.recv()).await {
+            Ok(Some(Event::Stopped(_))) => Ok((group, receiver)),
+            other => {
+                group.signal(Signal::KILL);
+                Err(Failure::new(exit::BROKEN, format!("the command's process failed: {other:?}")))
+            }
+        }
+    }
+
+    /// Lets the command begin, or go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// The number of the group.

@@ -44,19 +44,19 @@ impl Holding {
     /// Starts the command and its watchdog.
     ///
     /// # Errors
-    /// The command cannot be started; the lock is given back to the caller.
-    pub(crate) fn start(
+    /// The command's process cannot be made; the lock is given back to the caller.
+    pub(crate) async fn start(
         guard: Box<LockGuard>,
         command: &[OsString],
         environment: impl IntoIterator<Item = (&'static str, String)>,
         limits: Limits,
     ) -> Result<Self, (Box<LockGuard>, Failure)> {
-        let mut watchdog = Watchdog::start()
+        let watchdog = Watchdog::start()
             .inspect_err(|error| tracing::warn!(%error, "there is no watchdog for the command"))
             .ok();
-        let mut terminal = Terminal::open();
-        let (group, events) = match Group::start(command, environment) {
-            Ok(started) => started,
+        let terminal = Terminal::open();
+        let (group, events) = match Group::make(command, environment).await {
+            Ok(made) => made,
             Err(failure) => {
                 if let Some(watchdog) = watchdog {
                     watchdog.done();
@@ -64,15 +64,16 @@ impl Holding {
                 return Err((guard, failure));
             }
         };
-        if let Some(watchdog) = &mut watchdog {
-            watchdog.group(group.id());
-        }
-        if let Some(terminal) = &mut terminal {
-            terminal.lend(group.id());
-        }
         let name = output::visible(guard.signature());
         let (asked, killed) = (None, None);
-        Ok(Self { guard, group, events, watchdog, terminal, limits, name, asked, killed })
+        let mut holding =
+            Self { guard, group, events, watchdog, terminal, limits, name, asked, killed };
+        if let Some(watchdog) = &mut holding.watchdog {
+            watchdog.group(holding.group.id());
+        }
+        // From here on the command is ended with its lock: it may begin.
+        holding.resume();
+        Ok(holding)
     }
 
     /// Watches until the command has ended, then releases the lock.
@@ -120,7 +121,7 @@ impl Holding {
                 );
                 self.group.signal(Signal::TERM);
                 // A command that is stopped gets its SIGTERM only when it goes on.
-                self.group.signal(Signal::CONT);
+                self.group.resume();
             }
             Verdict::Kill(reason) => self.kill(reason),
         }
@@ -149,12 +150,12 @@ impl Holding {
     }
 
     /// The command was stopped: by Ctrl-Z, and then the shell has to learn of it, or because it
-    /// used the terminal before it had it.
+    /// used the terminal from the background.
     fn stopped(&mut self, signal: i32) {
         let Some(terminal) = &mut self.terminal else { return };
         let for_terminal = [Signal::TTIN, Signal::TTOU].iter().any(|tty| tty.as_raw() == signal);
         if for_terminal && terminal.lend(self.group.id()) {
-            self.group.signal(Signal::CONT);
+            self.group.resume();
         } else if terminal.is_lent() {
             terminal.take_back();
             // The shell sees this process stop, as it would see the command. It goes on here when
@@ -165,13 +166,14 @@ impl Holding {
         }
     }
 
-    /// This process goes on after a stop: so does the command, if its lock still holds.
+    /// The command begins, or this process goes on after a stop and so does the command: if its lock
+    /// still holds.
     fn resume(&mut self) {
         self.look();
         if let Some(terminal) = &mut self.terminal {
             terminal.lend(self.group.id());
         }
-        self.group.signal(Signal::CONT);
+        self.group.resume();
     }
 
     async fn finish(self, ending: Ending) -> u8 {
@@ -181,13 +183,13 @@ impl Holding {
             watchdog.done();
         }
         let reason = self.killed.or(self.asked.map(|_| LostReason::Unreachable));
-        match self.killed {
+        match reason {
             // There is nothing of ours to release.
             Some(LostReason::Lost | LostReason::Preempted) => {}
             Some(LostReason::Unreachable) => {
                 // The nodes may answer again; nobody waits for that.
                 let released = tokio::time::timeout(LAST_WORD, self.guard.release()).await;
-                tracing::debug!(?released, "release after the command was killed");
+                tracing::debug!(?released, "release after the command was ended");
             }
             None => release(self.guard).await,
         }

@@ -4,6 +4,7 @@ mod acquire;
 mod group;
 mod hold;
 mod holding;
+pub(crate) mod starter;
 mod terminal;
 pub(crate) mod watchdog;
 
@@ -145,7 +146,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         ("KEYWARD_TABLE", args.table.table.clone()),
         ("KEYWARD_ENDPOINTS", args.client.endpoints.join(",")),
     ];
-    let holding = Holding::start(guard, &args.command, environment, limits);
+    let holding = Holding::start(guard, &args.command, environment, limits).await;
     match holding {
         Ok(holding) => holding.keep(&mut signals).await,
         Err((guard, failure)) => {

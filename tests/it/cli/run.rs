@@ -33,7 +33,8 @@ fn a_lock_that_another_holds_starts_nothing() {
 #[test]
 fn two_runs_of_one_signee_exclude_each_other() {
     let server = Server::start();
-    let mut first = Running::start(server.keyward("run a --signee me -- sh -c 'echo in; cat'"));
+    let mut first =
+        Running::start(server.keyward("run a --signee me -- sh -c 'echo in; sleep 100'"));
     assert_eq!(first.line(), "in");
     assert_code(&output(server.keyward("run a --signee me -- true")), 120);
     first.signal(Signal::TERM);
