@@ -1,6 +1,6 @@
 //! `keyward conformance`: runs the script suite on anything that answers lock requests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -12,6 +12,7 @@ use crate::conformance::{self, EndpointBootstrap, MemoryBootstrap, Options, Repo
 const HELP: &str = "\
 Examples:
   keyward conformance                                       the embedded service in memory
+  keyward conformance levels renew                          only scripts with such names
   keyward conformance --endpoints http://127.0.0.1:7420     a running cluster
   keyward dev -- keyward conformance                        three nodes, started for this
 
@@ -28,7 +29,7 @@ Environment:
 ///
 /// The scripts are the specification of the lock service: each is a chain of requests with the
 /// answers that must come. They run on the embedded service in memory, or on a cluster, in tables
-/// of their own that are deleted before and after. On a cluster that was not started with
+/// of their own that are deleted at the end. On a cluster that was not started with
 /// --debug-clock, scripts that wait for a lock to expire really wait.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -37,9 +38,9 @@ pub(crate) struct ConformanceArgs {
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     endpoints: Vec<String>,
-    /// Only scripts whose names contain this
-    #[arg(value_name = "FILTER")]
-    filter: Option<String>,
+    /// Only scripts whose names contain one of these words
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
     /// A folder of scripts to run in place of the built-in ones
     #[arg(long, value_name = "DIR")]
     scripts: Option<PathBuf>,
@@ -52,14 +53,16 @@ pub(crate) struct ConformanceArgs {
 pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
     logging::start(logging, "warn")?;
     let scripts = match &args.scripts {
-        Some(folder) => read_scripts(folder)?,
+        Some(folder) => Script::read_folder(folder).map_err(|error| {
+            Failure::usage(format!("cannot read the scripts in {}: {error}", folder.display()))
+        })?,
         None => conformance::scripts(),
     };
     let known = scripts.len();
-    let options = Options { scripts, ..Options::default() }.matching(args.filter.as_slice());
+    let options = Options { scripts, ..Options::default() }.matching(&args.words);
     if options.scripts.is_empty() {
-        let filter = args.filter.as_deref().unwrap_or_default();
-        let wrong = format!("none of {known} scripts has a name that contains `{filter}`");
+        let words = args.words.join(", ");
+        let wrong = format!("none of {known} scripts has a name that contains: {words}");
         return Err(Failure::usage(wrong));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -87,23 +90,6 @@ async fn run_on_cluster(endpoints: &[String], options: Options) -> Result<Report
     }
     let options = bootstrap.options(options);
     Ok(conformance::run(bootstrap, options).await)
-}
-
-/// The files of a folder, in the order of their names.
-fn read_scripts(folder: &Path) -> Result<Vec<Script>, Failure> {
-    let shown = folder.display();
-    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read {shown}: {error}"));
-    let mut scripts = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(cannot)? {
-        let entry = entry.map_err(cannot)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && entry.path().is_file() {
-            let text = std::fs::read_to_string(entry.path()).map_err(cannot)?;
-            scripts.push(Script { name: name.into(), text: text.into() });
-        }
-    }
-    scripts.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(scripts)
 }
 
 fn document(report: &Report) -> serde_json::Value {

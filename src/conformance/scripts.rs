@@ -14,7 +14,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// Reads every file of a folder as a script, in the order of their names.
+    /// Reads every file of a folder as a script, in the order of their names; hidden ones are not.
     ///
     /// # Errors
     /// What the file system says, and a file that is not UTF-8.
@@ -22,8 +22,8 @@ impl Script {
         let mut scripts = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
-                let name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() && !name.starts_with('.') {
                 let text = std::fs::read_to_string(entry.path())?;
                 scripts.push(Self { name: name.into(), text: text.into() });
             }
