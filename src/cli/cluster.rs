@@ -220,7 +220,7 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
     let view = |id: Option<u64>, address: Option<String>, answer: Option<&Asked>| {
         let status = answer.and_then(|(_, answer)| answer.as_ref().ok()).cloned();
         let error = match answer {
-            Some((_, Err(error))) => Some(reason(error)),
+            Some((endpoint, Err(error))) => Some(reason(endpoint, error)),
             Some((_, Ok(_))) => None,
             None => Some("it has not said where clients reach it".to_owned()),
         };
@@ -253,13 +253,16 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
     rows
 }
 
-/// Why a node did not answer, without the words that say that it did not.
-fn reason(error: &Error) -> String {
+/// Why a node did not answer, without what its row shows already.
+fn reason(endpoint: &str, error: &Error) -> String {
     match error {
         Error::Unavailable { reason, .. }
         | Error::Unknown { reason }
         | Error::BadRequest { reason }
-        | Error::Unauthorized { reason } => reason.clone(),
+        | Error::Unauthorized { reason } => {
+            let reason = reason.strip_prefix(endpoint).unwrap_or(reason);
+            reason.trim_start_matches(": ").to_owned()
+        }
         Error::Forbidden(_) | Error::NotFound { .. } => error.to_string(),
     }
 }

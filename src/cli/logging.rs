@@ -12,7 +12,7 @@ use crate::cli::exit::Failure;
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter by module such
-    /// as `info,keyward::http=debug` [default: info for serve, warn otherwise]
+    /// as `info,keyward::http=debug` [default: info,openraft=warn for serve, error for dev, warn otherwise]
     #[arg(long, value_name = "FILTER", env = "KEYWARD_LOG", global = true)]
     #[arg(help_heading = "Logging", hide_env_values = true)]
     pub(crate) log: Option<String>,

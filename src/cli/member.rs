@@ -117,10 +117,10 @@ impl Running {
         } else {
             Arc::new(SystemClock)
         };
-        let folder = plan.config.data_dir.clone();
-        let node = Node::start(plan.config, clock).await.map_err(|error| {
-            Failure::usage(format!("node cannot start in {}: {error}", folder.display()))
-        })?;
+        let id = plan.config.id;
+        let node = Node::start(plan.config, clock)
+            .await
+            .map_err(|error| Failure::usage(format!("node {id} cannot start: {error}")))?;
         let service = Arc::new(Forwarding::new(node.clone()));
         let draining = Arc::new(AtomicBool::new(false));
         let extras = extras(&node, &service, &draining, plan.debug_clock);

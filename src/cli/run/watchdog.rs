@@ -109,7 +109,7 @@ pub(crate) fn run() -> u8 {
     });
     match wait(&told) {
         Some((group, why)) => {
-            eprintln!("keyward: {why}: killing the command's process group {group:?}");
+            eprintln!("keyward: {why}; the command's process group {group} is killed");
             // Nothing is left to do if it is gone already.
             let _ = kill_process_group(group, Signal::KILL);
             exit::BROKEN
