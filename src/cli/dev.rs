@@ -20,8 +20,11 @@ use crate::cli::signals::Signals;
 /// The first port when none is named: that of a node alone.
 const PORT_BASE: u16 = 7420;
 
+/// Between the ports of one node and the next.
+const PORT_STEP: u16 = 10;
+
 /// The highest first port that leaves two ports for each of five nodes.
-const MAX_PORT_BASE: i64 = 65_535 - 9;
+const MAX_PORT_BASE: i64 = 65_535 - 41;
 
 /// How long the nodes may take to stop together; nobody depends on their data or their leader.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -58,7 +61,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The first port: node 1 listens for clients here and for peers on the next, node 2 on the two
-    /// that follow, and so on. Free ports are used instead if one is taken and this was left out
+    /// that are 10 higher, and so on. Free ports are used if one is taken and this was left out
     /// [default: 7420]
     #[arg(long, value_name = "PORT")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_PORT_BASE))]
@@ -279,9 +282,9 @@ async fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
 /// Binds two ports for each node, from `base` on, or any free ones if that is 0.
 async fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
     let mut listeners = Vec::new();
-    for port in 0..nodes {
+    for node in 0..nodes {
         let address = |offset: u16| {
-            let port = if base == 0 { 0 } else { base + 2 * port + offset };
+            let port = if base == 0 { 0 } else { base + PORT_STEP * node + offset };
             SocketAddr::from(([127, 0, 0, 1], port))
         };
         listeners.push(Listeners::bind(address(0), address(1)).await?);
