@@ -191,7 +191,7 @@ impl Asker<'_> {
             return Ok(Some(Found { cluster, members: answer.members.clone() }));
         }
         let configured: BTreeSet<u64> = self.addrs.keys().copied().collect();
-        for answer in answers.iter().filter(|answer| answer.configured != configured) {
+        if let Some(answer) = answers.iter().find(|answer| answer.configured != configured) {
             tracing::error!(
                 "node {} was started with the members {:?}, this node with {configured:?}",
                 answer.node,

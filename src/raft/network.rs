@@ -245,7 +245,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> Pin<Box<dyn Future<Output = Result<AppendResults<'s>, RpcError>> + Send + 's>>
     where
@@ -255,6 +255,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
+            // openraft waits out its backoff inside the stream of requests. Were a connection
+            // opened before the first is asked for, a member that is down would be called
+            // thousands of times a second.
+            let first = input.next().await;
+            let input = futures::stream::iter(first).chain(input);
             let (frames, body) = FrameBody::new();
             let opened = self.open_exchange(body, &option).await;
             let response =
