@@ -14,7 +14,8 @@ use crate::types::Token;
 pub struct Changes {
     /// Everything that is not a record: the cluster clock, the next token, counters.
     pub meta: Vec<u8>,
-    /// Records in key order: a new value, or `None` for a record that is gone. No key is longer
+    /// Records in key order: a new value, or `None` for a record that is gone. What came and went
+    /// between two takes is a `None`, too: the checkpoint may never have had it. No key is longer
     /// than 2.1 KiB and no value longer than 7 KiB.
     pub records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }

@@ -27,6 +27,8 @@ pub(super) struct Locks {
     records: OrdMap<Key, Arc<Record>>,
     deadlines: OrdSet<(ClusterTime, Key)>,
     tables: OrdMap<Arc<str>, Table>,
+    /// Tables that have defaults.
+    configured: u64,
     unexpired: u64,
     /// Grants that expired since the cluster began.
     pub(super) expiries: u64,
@@ -247,13 +249,20 @@ impl Locks {
         })
     }
 
+    pub(super) fn configured(&self) -> u64 {
+        self.configured
+    }
+
     pub(super) fn table_count(&self) -> usize {
         self.tables.len()
     }
 
     pub(super) fn configure(&mut self, table: &str, defaults: Defaults, tracker: &mut Tracker) {
         let name = Arc::<str>::from(table);
-        self.tables.entry(Arc::clone(&name)).or_default().defaults = defaults;
+        let slot = &mut self.tables.entry(Arc::clone(&name)).or_default().defaults;
+        let old = std::mem::replace(slot, defaults);
+        self.configured -= u64::from(old != Defaults::default());
+        self.configured += u64::from(defaults != Defaults::default());
         self.drop_empty_table(table);
         tracker.note(|| RecordKey::Table(name));
     }
@@ -296,6 +305,7 @@ impl Locks {
         let due = due.filter(|(due, _)| *due != ClusterTime::NEVER);
         assert_eq!(due.collect::<OrdSet<_>>(), self.deadlines);
         assert_eq!(self.iter().map(|(_, record)| record.unexpired()).sum::<u64>(), self.unexpired);
+        assert_eq!(self.all_defaults().count() as u64, self.configured);
         let mut tables: OrdMap<Arc<str>, Table> = self
             .all_defaults()
             .map(|(name, defaults)| (Arc::clone(name), Table { defaults, records: 0 }))

@@ -140,14 +140,14 @@ impl State {
 
     /// The meta bytes: everything that is not a record, and how many records there are.
     pub fn encoded_meta(&self) -> Vec<u8> {
-        let records = self.locks.len() + self.lanes.len() + self.locks.all_defaults().count();
+        let records = (self.locks.len() + self.lanes.len()) as u64 + self.locks.configured();
         let mut out = vec![META_VERSION];
         put_u64(&mut out, u64::from(self.feature_level));
         put_u64(&mut out, self.clock.0);
         put_u64(&mut out, self.next_token);
         put_u64(&mut out, self.locks.expiries);
         put_u64(&mut out, self.locks.removals);
-        put_u64(&mut out, records as u64);
+        put_u64(&mut out, records);
         out
     }
 
