@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::{Machine, TERM, by, grant, release, with_id};
-use crate::lock::{ClusterTime, Command, LockCommand, Outcome, Proposal, Refusal, Stamp, State};
-use crate::types::{LockStatus, Token, UnlockStatus};
+use crate::lock::{
+    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
+    UnlockCommand,
+};
+use crate::types::{LockStatus, Token, TransferReason, UnlockStatus};
 
 fn at(term: u64, time: u64, commands: Vec<Command>) -> Proposal {
     Proposal { stamp: Stamp { term, time: ClusterTime(time) }, commands }
@@ -14,7 +17,7 @@ fn at(term: u64, time: u64, commands: Vec<Command>) -> Proposal {
 fn the_clock_never_goes_back_and_deadlines_are_reckoned_from_it() {
     let mut state = State::new();
     state.apply(TERM, 1, &at(TERM, 5_000_000, vec![]));
-    let command = Command::from(crate::lock::Operation::from(by("ann")));
+    let command = Command::from(Operation::from(by("ann")));
     state.apply(TERM, 2, &at(TERM, 1_000_000, vec![command]));
     assert_eq!(state.clock(), ClusterTime(5_000_000));
     assert_eq!(state.next_deadline(), Some(ClusterTime(6_000_000)));
@@ -77,7 +80,7 @@ fn without_a_time_to_live_an_expired_record_stays_for_ever() {
 #[test]
 fn remaining_times_are_whole_milliseconds_rounded_down() {
     let mut state = State::new();
-    let command = Command::from(crate::lock::Operation::from(by("ann")));
+    let command = Command::from(Operation::from(by("ann")));
     state.apply(TERM, 1, &at(TERM, 0, vec![command]));
     state.apply(TERM, 2, &at(TERM, 999_001, vec![]));
     let holder = state.check("default", "s").unwrap().holders.remove(0);
@@ -115,7 +118,7 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
         let signature = format!("{number:05}").into();
         LockCommand { signature, time_to_live_ms: Some(1000), ..by("ann") }
     };
-    let commands = (0..many).map(|number| crate::lock::Operation::from(lock(number)).into());
+    let commands = (0..many).map(|number| Operation::from(lock(number)).into());
     state.apply(TERM, 1, &at(TERM, 0, commands.collect()));
     assert_eq!(state.counts().unexpired, many);
 
@@ -126,10 +129,8 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
     // Judged by the clock, all are gone: the worked off, the marked and the untouched.
     assert_eq!(state.check("default", "09999"), None);
     assert_eq!(state.list("default", &crate::types::ListRequest::default()), (vec![], None));
-    let take = Command::from(crate::lock::Operation::from(LockCommand {
-        signature: "09999".into(),
-        ..by("bob")
-    }));
+    let take =
+        Command::from(Operation::from(LockCommand { signature: "09999".into(), ..by("bob") }));
     let decisions = state.apply(TERM, 3, &at(TERM, 1_000_000, vec![take]));
     assert_eq!(decisions[0].outcome, Outcome::Lock(LockStatus::Ok(grant(many + 1, 0, 1000))));
 
@@ -142,4 +143,43 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
     assert!(entries <= 6, "{entries} entries for twice {many} deadlines");
     let counts = state.counts();
     assert_eq!((counts.expiries, counts.removals, counts.records), (many, many, 1));
+}
+
+#[test]
+fn what_is_due_but_not_worked_off_is_judged_by_the_clock() {
+    let name = |number: u64| -> Box<str> { format!("{number:05}").into() };
+    let lock = |number: u64| LockCommand {
+        signature: name(number),
+        // The last ones are expired for a while before they are removed.
+        time_to_live_ms: Some(if number < 9990 { 1000 } else { 5000 }),
+        ..by("ann")
+    };
+    let mut state = State::new();
+    let commands = (0..10_000).map(|number| Operation::from(lock(number)).into()).collect();
+    state.apply(TERM, 1, &at(TERM, 0, commands));
+    let last = 9_999;
+    let judge = |operation: Operation| {
+        let mut state = state.clone();
+        let command = Command::from(operation);
+        let decision = state.apply(TERM, 2, &at(TERM, 1_000_000, vec![command])).remove(0);
+        state.assert_invariants();
+        decision.outcome
+    };
+
+    let unlock = |number| UnlockCommand { signature: name(number), ..release("ann") };
+    assert_eq!(judge(unlock(9_000).into()), Outcome::Unlock(UnlockStatus::NoLock));
+    assert_eq!(judge(unlock(last).into()), Outcome::Unlock(UnlockStatus::Ok));
+    let take = |number| LockCommand { signature: name(number), ..by("bob") };
+    let taken = judge(take(last).into());
+    let reason = TransferReason::Expired;
+    assert!(
+        matches!(taken, Outcome::Lock(LockStatus::Transferred { reason: r, .. }) if r == reason)
+    );
+    assert!(matches!(judge(take(9_000).into()), Outcome::Lock(LockStatus::Ok(_))));
+    let renew = LockCommand { token: Some(Token(last + 1)), ..lock(last) };
+    let lost = judge(renew.into());
+    assert!(matches!(lost, Outcome::Lock(LockStatus::Failed(_))), "{lost:?}");
+    let again = judge(lock(last).into());
+    let Outcome::Lock(LockStatus::Renewed(grant)) = again else { panic!("{again:?}") };
+    assert_eq!(grant.token, Token(10_001));
 }
