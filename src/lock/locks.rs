@@ -267,8 +267,8 @@ impl Locks {
         tracker.note(|| RecordKey::Table(name));
     }
 
-    /// Deletes a table whole. The one operation whose cost grows with what it meets, about a
-    /// microsecond for each record of the table: a table is gone at one log position or not at all.
+    /// Deletes a table whole. The one operation whose cost grows with what it meets, a few
+    /// microseconds for each record of the table: a table is gone at one log position or not at all.
     pub(super) fn delete_table(&mut self, table: &str, tracker: &mut Tracker) {
         let keys: Vec<Key> = self.range(table, "", None).map(|(key, _)| key.clone()).collect();
         for key in keys {

@@ -63,7 +63,7 @@ use crate::types::{
 /// released: a change of behaviour gets the next level and asks [`State::feature_level`] in apply.
 pub const FEATURE_LEVEL: u32 = 1;
 
-/// How many due deadlines, and how many unused lanes, one apply works off: a few milliseconds of
+/// How many due deadlines, and how many unused lanes, one apply works off: some ten milliseconds of
 /// work, and a million locks that expire together are through after 245 entries.
 const WORK_PER_APPLY: usize = 4096;
 
