@@ -150,6 +150,7 @@ impl Forwarding {
             Err(
                 error @ (CallError::Broken { .. }
                 | CallError::Timeout { .. }
+                | CallError::Distrusted { .. }
                 | CallError::Answer { .. }
                 | CallError::Status { .. }),
             ) => Err(failed(error.to_string())),
@@ -215,6 +216,11 @@ fn mixed_up() -> Error {
     Error::unknown("the leader answered another question")
 }
 
+/// As [`mixed_up`]; a read has done nothing.
+fn mixed_up_read() -> Error {
+    Error::unavailable("the leader answered another question")
+}
+
 impl LockService for Forwarding {
     async fn lock(
         &self,
@@ -225,10 +231,7 @@ impl LockService for Forwarding {
         // What is wrong is said here, before anything is sent.
         lock::lock_command(&request, &options)?;
         let call = options.call.clone();
-        match self.route(Request::Lock(request, options), call).await? {
-            Answer::Lock(response) => Ok(response),
-            _ => Err(mixed_up()),
-        }
+        self.route(Request::Lock(request, options), call).await?.lock().ok_or_else(mixed_up)
     }
 
     async fn unlock(
@@ -239,10 +242,7 @@ impl LockService for Forwarding {
         self.options().fill_table(&mut options.table);
         lock::unlock_command(&request, &options)?;
         let call = options.call.clone();
-        match self.route(Request::Unlock(request, options), call).await? {
-            Answer::Unlock(response) => Ok(response),
-            _ => Err(mixed_up()),
-        }
+        self.route(Request::Unlock(request, options), call).await?.unlock().ok_or_else(mixed_up)
     }
 
     async fn check(
@@ -256,10 +256,8 @@ impl LockService for Forwarding {
             return self.node.check(signature, options).await;
         }
         let call = options.call.clone();
-        match self.route(Request::Check(signature, options), call).await? {
-            Answer::Check(response) => Ok(response),
-            _ => Err(Error::unavailable("the leader answered another question")),
-        }
+        let answer = self.route(Request::Check(signature, options), call).await?;
+        answer.check().ok_or_else(mixed_up_read)
     }
 
     async fn list(
@@ -273,10 +271,7 @@ impl LockService for Forwarding {
             return self.node.list(request, options).await;
         }
         let call = options.call.clone();
-        match self.route(Request::List(request, options), call).await? {
-            Answer::List(response) => Ok(response),
-            _ => Err(Error::unavailable("the leader answered another question")),
-        }
+        self.route(Request::List(request, options), call).await?.list().ok_or_else(mixed_up_read)
     }
 
     async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
@@ -284,10 +279,7 @@ impl LockService for Forwarding {
             return self.node.tables(options).await;
         }
         let call = options.call.clone();
-        match self.route(Request::Tables(options), call).await? {
-            Answer::Tables(tables) => Ok(tables),
-            _ => Err(Error::unavailable("the leader answered another question")),
-        }
+        self.route(Request::Tables(options), call).await?.tables().ok_or_else(mixed_up_read)
     }
 
     async fn configure_table(
@@ -298,20 +290,17 @@ impl LockService for Forwarding {
         self.options().fill_table(&mut options.table);
         lock::configure_table_command(&defaults, &options)?;
         let call = options.call.clone();
-        match self.route(Request::ConfigureTable(defaults, options), call).await? {
-            Answer::Done => Ok(()),
-            _ => Err(mixed_up()),
-        }
+        self.route(Request::ConfigureTable(defaults, options), call)
+            .await?
+            .done()
+            .ok_or_else(mixed_up)
     }
 
     async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
         self.options().fill_table(&mut options.table);
         lock::delete_table_command(&options)?;
         let call = options.call.clone();
-        match self.route(Request::DeleteTable(options), call).await? {
-            Answer::Done => Ok(()),
-            _ => Err(mixed_up()),
-        }
+        self.route(Request::DeleteTable(options), call).await?.done().ok_or_else(mixed_up)
     }
 }
 
@@ -324,9 +313,6 @@ impl DebugLockService for Forwarding {
     }
 
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
-        match self.route(Request::Advance(by), CallOptions::default()).await? {
-            Answer::Done => Ok(()),
-            _ => Err(mixed_up()),
-        }
+        self.route(Request::Advance(by), CallOptions::default()).await?.done().ok_or_else(mixed_up)
     }
 }

@@ -58,6 +58,33 @@ pub(crate) enum Answer {
     Done,
 }
 
+/// The answer to the question that was asked; `None` if it is another one's.
+impl Answer {
+    pub(crate) fn lock(self) -> Option<LockResponse> {
+        if let Self::Lock(response) = self { Some(response) } else { None }
+    }
+
+    pub(crate) fn unlock(self) -> Option<UnlockResponse> {
+        if let Self::Unlock(response) = self { Some(response) } else { None }
+    }
+
+    pub(crate) fn check(self) -> Option<CheckResponse> {
+        if let Self::Check(response) = self { Some(response) } else { None }
+    }
+
+    pub(crate) fn list(self) -> Option<ListResponse> {
+        if let Self::List(response) = self { Some(response) } else { None }
+    }
+
+    pub(crate) fn tables(self) -> Option<Vec<TableInfo>> {
+        if let Self::Tables(tables) = self { Some(tables) } else { None }
+    }
+
+    pub(crate) fn done(self) -> Option<()> {
+        (self == Self::Done).then_some(())
+    }
+}
+
 /// Bytes that are not a forwarded request or an answer to one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {

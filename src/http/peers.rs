@@ -25,7 +25,7 @@ use crate::node::Node;
 use crate::raft::inbound::{Call, InboundError};
 use crate::raft::network::{Frames, frame};
 use crate::raft::peer::{
-    HELLO_HEADER, Hello, MAX_MESSAGE_BYTES, NotAHello, REFUSAL_HEADER, Refusal, paths,
+    HELLO_HEADER, Hello, MAX_MESSAGE_BYTES, NotAHello, REFUSAL_HEADER, Refusal, Signature, paths,
 };
 
 /// How long the end of a message may take once it has begun.
@@ -67,6 +67,7 @@ fn router(node: Node) -> Router {
         .route(paths::APPEND_STREAM, post(append_stream))
         .route(paths::SNAPSHOT, post(snapshot))
         .route(paths::FORWARD, post(forward))
+        .layer(axum::middleware::map_response_with_state(node.clone(), sign))
         .with_state(node)
 }
 
@@ -108,11 +109,19 @@ impl IntoResponse for PeerError {
     }
 }
 
-fn greet(node: &Node, headers: &HeaderMap) -> Result<(), PeerError> {
+/// Says which start of which data folder has answered.
+async fn sign(State(node): State<Node>, mut response: Response) -> Response {
+    let signature = Signature::of(&node.member().identity).to_string();
+    let value = HeaderValue::try_from(signature).expect("hexadecimal and decimal digits");
+    response.headers_mut().insert(HELLO_HEADER, value);
+    response
+}
+
+fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<(), PeerError> {
     let text = headers.get(HELLO_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let hello: Hello =
         text.parse().map_err(|error: NotAHello| InboundError::from(Refusal::from(error)))?;
-    Ok(node.member().greet(&hello)?)
+    Ok(node.member().greet(&hello, call)?)
 }
 
 /// A whole message.
@@ -125,26 +134,26 @@ async fn whole(body: Body) -> Result<Bytes, PeerError> {
 }
 
 async fn small_call(node: Node, call: Call, request: Request) -> Result<Bytes, PeerError> {
-    greet(&node, request.headers())?;
+    greet(&node, request.headers(), Some(call))?;
     let message = whole(request.into_body()).await?;
     Ok(node.member().answer(call, message).await?)
 }
 
 async fn append_stream(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers())?;
+    greet(&node, request.headers(), None)?;
     let requests = Box::pin(messages(request.into_body()));
     let answers = node.member().append_stream(requests).await?;
     Ok(Body::from_stream(answers.map(|answer| answer.map(|message| frame(&message)))))
 }
 
 async fn snapshot(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
-    greet(&node, request.headers())?;
+    greet(&node, request.headers(), None)?;
     let messages = Box::pin(messages(request.into_body()));
     Ok(node.member().take_snapshot(messages).await?)
 }
 
 async fn forward(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
-    greet(&node, request.headers())?;
+    greet(&node, request.headers(), None)?;
     let message = whole(request.into_body()).await?;
     // Not understood, so nothing was done: the sender may say so.
     answer_forwarded(&node, &message)

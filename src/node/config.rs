@@ -146,7 +146,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// The data folder cannot be used; the text says which file and what to do.
-    #[error("{}", with_sources(.0))]
+    #[error("{}", with_sources(&**.0))]
     Folder(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -157,7 +157,7 @@ impl From<OpenError> for StartError {
 }
 
 /// An error and what it came from, for a person.
-fn with_sources(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+fn with_sources(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

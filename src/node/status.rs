@@ -5,7 +5,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use openraft::{Instant, RaftMetrics};
 
-use crate::api::{ClusterStatus, MemberStatus, NodeFigures, NodeRole};
+use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole};
 use crate::raft::member::{Member, Phase};
 use crate::raft::types::{LogId, TypeConfig};
 
@@ -40,9 +40,7 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
         return Some(reason);
     }
     match member.phase() {
-        Phase::Forming(waiting) => {
-            Some(format!("the cluster is being formed; waiting for {waiting}"))
-        }
+        Phase::Forming(waiting) => Some(format!("waiting for {waiting}")),
         Phase::Recovering => Some("waiting for a leader, to catch up with it".to_owned()),
         Phase::Stopping => Some("shutting down".to_owned()),
         Phase::Ready => {
@@ -55,6 +53,7 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
 /// Numbers for `/metrics`.
 pub(super) fn figures(member: &Member) -> NodeFigures {
     let counts = member.replica.read().state.counts();
+    let syncs = member.log.sync_stats();
     let metrics = member.metrics();
     let index = |log_id: &Option<LogId>| log_id.as_ref().map(LogId::index);
     NodeFigures {
@@ -69,7 +68,11 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         committed_index: index(&metrics.local_committed),
         applied_index: index(&metrics.last_applied),
         forwarded: 0,
-        fsync_seconds: None,
+        fsync_seconds: Some(HistogramFigures {
+            buckets: Vec::new(),
+            sum: syncs.total.as_secs_f64(),
+            count: syncs.count,
+        }),
     }
 }
 

@@ -153,6 +153,33 @@ impl Asker<'_> {
         }
     }
 
+    /// Presents this start of the data folder to the other members of its cluster, until one of
+    /// them has accepted it. A member that knows a later start says so, which retires this folder
+    /// (see [`Peers`]); one that cannot be reached will notice when it is called or calls.
+    pub(crate) async fn present(&self, members: &BTreeMap<u64, Uuid>) {
+        let others: Vec<(u64, Uuid, &str)> = members
+            .iter()
+            .filter(|(id, _)| **id != self.id)
+            .filter_map(|(id, uuid)| Some((*id, *uuid, self.peers.addr(*id, None)?)))
+            .collect();
+        let mut said: Option<Deadline> = None;
+        while !others.is_empty() {
+            let calls = others.iter().map(|(id, uuid, addr)| {
+                let target = (*id, Some(*uuid), *addr);
+                self.peers.call(Lane::Control, target, paths::IDENTITY, Bytes::new(), ASK_TIMEOUT)
+            });
+            let answers = futures::future::join_all(calls).await;
+            if answers.iter().any(Result::is_ok) {
+                return;
+            }
+            if said.is_none_or(|until| until.remaining().is_zero()) {
+                tracing::info!("waiting for another member of the cluster");
+                said = Some(Deadline::after(SAY_EVERY));
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
     /// One round: every other member at once.
     async fn ask_all(&self) -> BTreeMap<u64, Result<Introduction, String>> {
         let others = self.addrs.iter().filter(|(id, _)| **id != self.id);
@@ -191,11 +218,11 @@ impl Asker<'_> {
             return Ok(Some(Found { cluster, members: answer.members.clone() }));
         }
         let configured: BTreeSet<u64> = self.addrs.keys().copied().collect();
-        if let Some(answer) = answers.iter().find(|answer| answer.configured != configured) {
+        if let Some(other) = answers.iter().find(|answer| answer.configured != configured) {
             tracing::error!(
                 "node {} was started with the members {:?}, this node with {configured:?}",
-                answer.node,
-                answer.configured
+                other.node,
+                other.configured
             );
             return Ok(None);
         }
@@ -256,6 +283,6 @@ mod tests {
         let members = BTreeMap::from([(1, Uuid(11)), (2, Uuid(22))]);
         let other = BTreeMap::from([(1, Uuid(11)), (2, Uuid(23))]);
         assert_ne!(cluster_id(&members), cluster_id(&other));
-        assert_eq!(cluster_id(&members).to_string(), "9e34cf4d06b77e3fb8fc4c8a77d5e2c5");
+        assert_eq!(cluster_id(&members).to_string(), "b18fdb1effe1813ef272bdee12e288f3");
     }
 }

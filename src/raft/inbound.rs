@@ -42,9 +42,15 @@ pub(crate) enum Call {
 }
 
 impl Member {
-    /// Whether the caller may speak to this node at all; every call asks this first.
-    pub(crate) fn greet(&self, hello: &Hello) -> Result<(), InboundError> {
-        hello.judge(self.id, &self.identity)??;
+    /// Whether the caller may speak to this node at all; every call asks this first. A node that
+    /// has no cluster yet may ask who this is, and nothing else.
+    pub(crate) fn greet(&self, hello: &Hello, call: Option<Call>) -> Result<(), InboundError> {
+        hello.judge_target(self.id, &self.identity)?;
+        let stranger = call == Some(Call::Identity)
+            && (hello.cluster.is_none() || self.identity.facts().cluster.is_none());
+        if !stranger {
+            hello.judge_sender(&self.identity)??;
+        }
         self.peers.note_client_addr(hello.from, hello.client_addr.as_deref());
         Ok(())
     }

@@ -14,13 +14,29 @@ use tokio::sync::oneshot;
 
 use crate::raft::codec;
 use crate::raft::types::{
-    Entry, LogId, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
+    Entry, LogId, Payload, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
 };
 use crate::storage::{self, StorageError};
 
 /// So many entries are read at once to be applied or sent: enough to keep either side busy, few
 /// enough that a restart with a long log does not hold all of it in memory.
 const READ_AHEAD: u64 = 512;
+
+/// So many bytes go to a follower at once, give or take the entries of one [`SEND_STEP`]: far
+/// below what a message may have, far above what a round trip is worth.
+const SEND_BYTES: usize = 1 << 20;
+
+/// So many entries are read before their bytes are counted: at 1.5 MiB at most, what is sent
+/// stays below [`crate::raft::peer::MAX_MESSAGE_BYTES`].
+const SEND_STEP: u64 = 32;
+
+/// The bytes of an entry's payload; those without data are small.
+fn size(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(data) => data.payload().len(),
+        Payload::Blank | Payload::Membership(_) => 64,
+    }
+}
 
 /// The log as openraft wants it. Clones share it.
 #[derive(Clone)]
@@ -35,12 +51,12 @@ impl LogStore {
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         let entries = self.log.read(from, to).map_err(io::Error::other)?;
-        entries.into_iter().map(decode).collect()
+        entries.iter().map(decode).collect()
     }
 }
 
 /// An entry of ours that does not decode stops the node: it is never skipped.
-fn decode(entry: storage::LogEntry) -> io::Result<Entry> {
+fn decode(entry: &storage::LogEntry) -> io::Result<Entry> {
     let payload = codec::decode_payload(&entry.payload).map_err(|error| {
         let what = format!("log entry {} does not decode: {error}", entry.id);
         io::Error::new(io::ErrorKind::InvalidData, what)
@@ -73,7 +89,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end.min(start.saturating_add(READ_AHEAD)))
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let mut next = start;
+        while next < end && bytes < SEND_BYTES {
+            let more = self.read(next, end.min(next.saturating_add(SEND_STEP)))?;
+            if more.is_empty() {
+                break;
+            }
+            next += more.len() as u64;
+            bytes += more.iter().map(size).sum::<usize>();
+            entries.extend(more);
+        }
+        Ok(entries)
     }
 
     async fn entries_stream<RB>(

@@ -24,7 +24,7 @@ use crate::raft::network::Network;
 use crate::raft::peer::Peers;
 use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
-use crate::raft::types::{MemberNode, SnapshotMeta, TypeConfig};
+use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::{
     self, Checkpoint, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
@@ -126,8 +126,13 @@ impl Member {
         let feeder = Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed);
         bell.ring();
         let retire = {
-            let stop = stop.clone();
-            Arc::new(move |reason: String| stop.stop(reason))
+            let (stop, identity) = (stop.clone(), identity.clone());
+            Arc::new(move |reason: String| {
+                if let Err(error) = identity.retire(&reason) {
+                    tracing::error!(%error, "the data folder cannot be marked as retired");
+                }
+                stop.stop(reason);
+            })
         };
         let peers = Arc::new(Peers::new(
             options.id,
@@ -139,7 +144,7 @@ impl Member {
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone(), snapshots.clone()),
+            Network::new(peers.clone()),
             LogStore::new(log.clone()),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -166,10 +171,24 @@ impl Member {
     /// Finds out which cluster this is, takes part in it from then on, and waits until the state
     /// is at least as new as it was before the start.
     pub(crate) async fn join(&self) -> Result<(), BootstrapError> {
+        let waiting = |text: String| self.still_forming(text);
+        let asker = Asker {
+            id: self.id,
+            uuid: self.identity.facts().uuid,
+            addrs: &self.addrs,
+            peers: &self.peers,
+            waiting: &waiting,
+        };
         if self.identity.facts().cluster.is_none() {
-            let found = self.find_out().await?;
+            let found = asker.find_out().await?;
             tracing::info!(cluster = %found.cluster, "this node belongs to a cluster");
             self.identity.set_cluster(found.cluster, found.members)?;
+        } else {
+            self.still_forming("another member of the cluster".to_owned());
+            asker.present(&self.identity.facts().members).await;
+            if self.stop.reason().is_some() {
+                return Ok(());
+            }
         }
         self.advance_phase(Phase::Recovering);
         self.initialize().await;
@@ -182,24 +201,14 @@ impl Member {
         Ok(())
     }
 
-    async fn find_out(&self) -> Result<crate::raft::bootstrap::Found, BootstrapError> {
-        let waiting = |text: String| {
-            self.phase.send_if_modified(|phase| {
-                let forming = matches!(phase, Phase::Forming(_));
-                if forming {
-                    *phase = Phase::Forming(text);
-                }
-                forming
-            });
-        };
-        let asker = Asker {
-            id: self.id,
-            uuid: self.identity.facts().uuid,
-            addrs: &self.addrs,
-            peers: &self.peers,
-            waiting: &waiting,
-        };
-        asker.find_out().await
+    fn still_forming(&self, waiting: String) {
+        self.phase.send_if_modified(|phase| {
+            let forming = matches!(phase, Phase::Forming(_));
+            if forming {
+                *phase = Phase::Forming(waiting);
+            }
+            forming
+        });
     }
 
     /// Writes the first entry of the log, if that is this node's part and it was not done before.
@@ -334,7 +343,7 @@ impl Member {
         let furthest = replication
             .iter()
             .filter(|(id, _)| **id != self.id && voters.contains(id))
-            .max_by_key(|(_, matched)| matched.as_ref().map(|log_id| log_id.index()));
+            .max_by_key(|(_, matched)| matched.as_ref().map(LogId::index));
         let Some((target, Some(_))) = furthest else { return };
         tracing::info!(to = target, "handing the leadership over");
         if self.raft.trigger().transfer_leader(*target).await.is_err() {

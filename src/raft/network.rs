@@ -50,12 +50,11 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Makes the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,
-    snapshots: Snapshots,
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>, snapshots: Snapshots) -> Self {
-        Self { peers, snapshots }
+    pub(crate) fn new(peers: Arc<Peers>) -> Self {
+        Self { peers }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -64,7 +63,6 @@ impl Network {
             addr: self.peers.addr(target, Some(&node.peer_addr)).unwrap_or_default().to_owned(),
             node: node.clone(),
             peers: self.peers.clone(),
-            snapshots: self.snapshots.clone(),
             pipelined,
         }
     }
@@ -92,7 +90,6 @@ pub(crate) struct Connection {
     addr: String,
     node: MemberNode,
     peers: Arc<Peers>,
-    snapshots: Snapshots,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -131,7 +128,9 @@ impl Connection {
                 RPCError::Timeout(Timeout { action, id, target, timeout })
             }
             // A refusal does not go away by asking again at once.
-            CallError::Connect { .. } | CallError::Refused { .. } => {
+            CallError::Connect { .. }
+            | CallError::Refused { .. }
+            | CallError::Distrusted { .. } => {
                 RPCError::Unreachable(Unreachable::from_string(error))
             }
             CallError::Broken { .. } | CallError::Answer { .. } | CallError::Status { .. } => {
@@ -152,7 +151,7 @@ impl Connection {
             .body(reqwest::Body::wrap(body))
             .send();
         match tokio::time::timeout(timeout, sent).await {
-            Ok(response) => self.peers.accepted(&self.addr, response).await,
+            Ok(response) => self.peers.accepted(self.target(), response).await,
             Err(_) => Err(CallError::Timeout { addr: self.addr.clone(), timeout }),
         }
     }
@@ -164,7 +163,7 @@ impl Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
         let (frames, body) = FrameBody::new();
         let header = codec::encode_snapshot_header(&vote, &snapshot.meta);
-        let pieces = send_pieces(self.snapshots.clone(), snapshot.snapshot, header, frames);
+        let pieces = send_pieces(snapshot.snapshot, header, frames);
         let sent = self
             .peers
             .request(Lane::Snapshot, self.target(), paths::SNAPSHOT)
@@ -172,7 +171,7 @@ impl Connection {
             .send();
         // The pieces end first, unless the other end refuses them.
         let (response, ()) = futures::join!(sent, pieces);
-        let response = self.peers.accepted(&self.addr, response).await?;
+        let response = self.peers.accepted(self.target(), response).await?;
         let answer = response.bytes().await.map_err(|source| broken(&self.addr, source))?;
         self.decoded(codec::decode_installed(answer))
     }
@@ -181,13 +180,8 @@ impl Connection {
 /// Reads a snapshot's file and puts it into a request's body: a frame that says what it is, then
 /// frames of the file's bytes, then an empty one, so that a cut connection is not taken for the
 /// end. Stops when nobody reads any more.
-async fn send_pieces(
-    snapshots: Snapshots,
-    snapshot: SnapshotData,
-    header: Bytes,
-    frames: mpsc::Sender<Bytes>,
-) {
-    let SnapshotData::Stored(stored) = snapshot else {
+async fn send_pieces(snapshot: SnapshotData, header: Bytes, frames: mpsc::Sender<Bytes>) {
+    let SnapshotData::Stored(snapshots, stored) = snapshot else {
         tracing::error!("openraft asked to send a snapshot that was not installed yet");
         return;
     };

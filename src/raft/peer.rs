@@ -3,7 +3,7 @@
 //! Every call names the protocol's version, the cluster, both ends' ids and uuids, and which start
 //! of its data folder the sender is. The receiver refuses a call that is not meant for it, comes
 //! from another cluster, or comes from a folder that was put back from an old copy, and says so;
-//! see [`Hello::judge`].
+//! see [`Hello::judge_sender`]. Answers are signed in the same way and judged by the caller.
 //!
 //! Heartbeats and votes, appends, snapshots and forwarded requests use connections of their own:
 //! HTTP/1.1 answers in order, and a heartbeat must not wait behind a snapshot.
@@ -128,8 +128,8 @@ pub(crate) enum Refusal {
          was lost or exchanged; add it back under a new id with an empty folder"
     )]
     WrongFolder { node: u64, here: Uuid, meant: Uuid },
-    #[error("this node belongs to cluster {here}, not to cluster {meant}")]
-    WrongCluster { here: Uuid, meant: Uuid },
+    #[error("this node belongs to cluster {here}, not to {}", cluster_name(.meant))]
+    WrongCluster { here: Uuid, meant: Option<Uuid> },
     #[error("data folder {found} is not node {node} of this cluster, {known} is")]
     UnknownSender { node: u64, found: Uuid, known: Uuid },
     #[error("{0}")]
@@ -138,6 +138,10 @@ pub(crate) enum Refusal {
     NotJoined,
     #[error("this node is shutting down")]
     Stopping,
+}
+
+fn cluster_name(cluster: &Option<Uuid>) -> String {
+    cluster.map_or("none".to_owned(), |cluster| format!("cluster {cluster}"))
 }
 
 /// The header in which a refusal's code is said.
@@ -163,26 +167,28 @@ impl Refusal {
 }
 
 impl Hello {
-    /// Whether the call is for this node, from this cluster, and from the newest start of the
-    /// sender's folder. A new start is noted durably before the call is answered.
-    pub(crate) fn judge(
+    /// Whether the call is for this node. Anybody may ask for an introduction.
+    pub(crate) fn judge_target(&self, id: u64, identity: &Identity) -> Result<(), Refusal> {
+        if self.to != id {
+            return Err(Refusal::WrongNode { here: id, meant: self.to });
+        }
+        let here = identity.facts().uuid;
+        match self.to_uuid {
+            Some(meant) if meant != here => Err(Refusal::WrongFolder { node: id, here, meant }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the call is from this cluster, and from the newest start of the sender's folder. A
+    /// new start is noted durably before the call is answered.
+    pub(crate) fn judge_sender(
         &self,
-        id: u64,
         identity: &Identity,
     ) -> Result<Result<(), Refusal>, StorageError> {
         let facts = identity.facts();
-        if self.to != id {
-            return Ok(Err(Refusal::WrongNode { here: id, meant: self.to }));
-        }
-        if let Some(meant) = self.to_uuid
-            && meant != facts.uuid
-        {
-            return Ok(Err(Refusal::WrongFolder { node: id, here: facts.uuid, meant }));
-        }
-        if let (Some(meant), Some(here)) = (self.cluster, facts.cluster)
-            && meant != here
-        {
-            return Ok(Err(Refusal::WrongCluster { here, meant }));
+        let Some(here) = facts.cluster else { return Ok(Err(Refusal::NotJoined)) };
+        if self.cluster != Some(here) {
+            return Ok(Err(Refusal::WrongCluster { here, meant: self.cluster }));
         }
         if let Some(known) = facts.members.get(&self.from)
             && *known != self.from_uuid
@@ -192,6 +198,53 @@ impl Hello {
         }
         let observed = identity.observe(self.from_uuid, self.boot, self.run)?;
         Ok(observed.map_err(|stale| Refusal::StaleBoot(stale.to_string())))
+    }
+}
+
+/// Which start of which data folder gives an answer. It stands in the same header: whoever asks
+/// refuses the answers of an old copy as it refuses its calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Signature {
+    uuid: Uuid,
+    boot: u64,
+    run: Uuid,
+}
+
+impl Signature {
+    pub(crate) fn of(identity: &Identity) -> Self {
+        let facts = identity.facts();
+        Self { uuid: facts.uuid, boot: facts.boot, run: identity.run() }
+    }
+
+    /// Whether the answer is from the folder that was asked, and from its newest start.
+    fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
+        if self.uuid != asked {
+            return Err(format!("data folder {} has answered for {asked}", self.uuid));
+        }
+        match identity.observe(self.uuid, self.boot, self.run) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(stale)) => Err(stale.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.uuid, self.boot, self.run)
+    }
+}
+
+impl FromStr for Signature {
+    type Err = NotAHello;
+
+    fn from_str(text: &str) -> Result<Self, NotAHello> {
+        let wrong = || NotAHello(text.chars().take(200).collect());
+        let uuid = |word: &str| u128::from_str_radix(word, 16).map(Uuid).map_err(|_| wrong());
+        let words: Vec<&str> = text.split(' ').collect();
+        let [folder, boot, run] = words[..] else { return Err(wrong()) };
+        let boot = boot.parse().map_err(|_| wrong())?;
+        Ok(Self { uuid: uuid(folder)?, boot, run: uuid(run)? })
     }
 }
 
@@ -218,6 +271,9 @@ pub(crate) enum CallError {
     /// It refused the call; nothing was done.
     #[error("{addr} refused the call ({code}): {reason}")]
     Refused { addr: String, code: String, reason: String },
+    /// It may not answer: it runs on an old copy of its data folder, or on another one.
+    #[error("the answer of {addr} is not accepted: {reason}")]
+    Distrusted { addr: String, reason: String },
     /// Its answer is not one.
     #[error("the answer of {addr} does not decode: {source}")]
     Answer {
@@ -348,7 +404,7 @@ impl Peers {
         let addr = target.2;
         let exchange = async {
             let response = self.request(lane, target, path).body(message).send().await;
-            let response = self.accepted(addr, response).await?;
+            let response = self.accepted(target, response).await?;
             response.bytes().await.map_err(|source| broken(addr, source))
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -357,10 +413,10 @@ impl Peers {
         }
     }
 
-    /// The response, if the call was accepted.
+    /// The response, if the call was accepted, by the folder that was meant and its newest start.
     pub(crate) async fn accepted(
         &self,
-        addr: &str,
+        (_, uuid, addr): (u64, Option<Uuid>, &str),
         response: Result<reqwest::Response, reqwest::Error>,
     ) -> Result<reqwest::Response, CallError> {
         let addr = addr.to_owned();
@@ -370,7 +426,14 @@ impl Peers {
             Err(source) => return Err(CallError::Broken { addr, source }),
         };
         if response.status() == reqwest::StatusCode::OK {
-            return Ok(response);
+            let Some(asked) = uuid else { return Ok(response) };
+            return match judge_answer(&response, asked, &self.identity) {
+                Ok(()) => Ok(response),
+                Err(reason) => {
+                    tracing::error!(addr, reason, "an answer of a peer is not accepted");
+                    Err(CallError::Distrusted { addr, reason })
+                }
+            };
         }
         let status = response.status().as_u16();
         let code = response.headers().get(REFUSAL_HEADER).and_then(|code| code.to_str().ok());
@@ -387,6 +450,17 @@ impl Peers {
 
 pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
     CallError::Broken { addr: addr.to_owned(), source }
+}
+
+fn judge_answer(
+    response: &reqwest::Response,
+    asked: Uuid,
+    identity: &Identity,
+) -> Result<(), String> {
+    let header = response.headers().get(HELLO_HEADER).and_then(|value| value.to_str().ok());
+    let signature: Signature =
+        header.unwrap_or_default().parse().map_err(|error: NotAHello| error.to_string())?;
+    signature.judge(asked, identity)
 }
 
 /// A pool of connections to peers.
@@ -437,6 +511,12 @@ mod tests {
             "1 00000000000000000000000000000007 1 0000000000000000000000000000000b 2 - 3 \
              ffffffffffffffffffffffffffffffff http://10.0.0.1:7420"
         );
+    }
+
+    #[test]
+    fn a_signature_reads_back_as_it_was_written() {
+        let signature = Signature { uuid: Uuid(1), boot: 2, run: Uuid(3) };
+        assert_eq!(signature.to_string().parse(), Ok(signature));
     }
 
     #[test]

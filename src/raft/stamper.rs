@@ -30,13 +30,8 @@ impl Stamper {
         Self { term, base, raw_base: clock.raw(), rho_ppm }
     }
 
-    /// The term these stamps are good for.
-    pub(crate) fn term(&self) -> u64 {
-        self.term
-    }
-
     /// What the cluster clock should say now.
-    pub(crate) fn now(&self, clock: &dyn Clock) -> Stamp {
+    pub(crate) fn now(self, clock: &dyn Clock) -> Stamp {
         // A raw clock never goes back; should one do so, time stands still rather than being taken
         // away from a holder or added to the clock.
         let since = clock.raw().saturating_sub(self.raw_base);
@@ -45,7 +40,7 @@ impl Stamper {
     }
 
     /// How long on this machine's clock until the cluster clock says `time`; rounded up.
-    pub(crate) fn until(&self, time: ClusterTime, clock: &dyn Clock) -> Duration {
+    pub(crate) fn until(self, time: ClusterTime, clock: &dyn Clock) -> Duration {
         real_time_for(time.since(self.now(clock).time), self.rho_ppm)
     }
 }

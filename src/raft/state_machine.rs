@@ -26,7 +26,7 @@ use crate::raft::types::{
     stored_log_id,
 };
 use crate::storage::snapshots::{SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot};
-use crate::storage::{Identity, Snapshots};
+use crate::storage::{Identity, Snapshots, StorageError, Uuid};
 
 /// The state and how far it has come.
 #[derive(Debug, Default)]
@@ -116,8 +116,40 @@ fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
 /// A snapshot on this node's disk, or one that has come from the leader and counts for nothing
 /// until it is installed.
 pub(crate) enum SnapshotData {
-    Stored(StoredSnapshot),
+    /// A file, and the folder it is in.
+    Stored(Snapshots, StoredSnapshot),
+    /// A file that has come whole and is not verified yet.
     Received(SnapshotReceiver),
+}
+
+/// The bytes that are copied at once from one folder's snapshot to another's.
+const COPY_BYTES: usize = 1 << 20;
+
+impl SnapshotData {
+    /// Makes it the newest snapshot in `snapshots`, durably.
+    fn keep(
+        self,
+        snapshots: &Snapshots,
+        cluster: Option<Uuid>,
+    ) -> Result<StoredSnapshot, StorageError> {
+        let receiver = match self {
+            Self::Stored(_, stored) if snapshots.latest().as_ref() == Some(&stored) => {
+                return Ok(stored);
+            }
+            Self::Stored(source, stored) => {
+                let mut receiver = snapshots.receive()?;
+                loop {
+                    let piece = source.piece(&stored, receiver.received(), COPY_BYTES)?;
+                    if piece.is_empty() {
+                        break receiver;
+                    }
+                    receiver.write(&piece)?;
+                }
+            }
+            Self::Received(receiver) => receiver,
+        };
+        receiver.finish(cluster)
+    }
 }
 
 /// The state machine as openraft wants it.
@@ -181,12 +213,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let snapshots = self.snapshots.clone();
         let cluster = self.identity.facts().cluster;
         let (stored, state) = blocking(move || {
-            let stored = match snapshot {
-                SnapshotData::Stored(stored) => stored,
-                SnapshotData::Received(receiver) => {
-                    receiver.finish(cluster).map_err(io::Error::other)?
-                }
-            };
+            let stored = snapshot.keep(&snapshots, cluster).map_err(io::Error::other)?;
             let body = snapshots.body(&stored).map_err(io::Error::other)?;
             Ok((stored, decode_state(&body)?))
         })
@@ -212,7 +239,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
         let Some(stored) = self.snapshots.latest() else { return Ok(None) };
         let meta = snapshot_meta(&stored.meta)?;
-        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Stored(stored) }))
+        let snapshot = SnapshotData::Stored(self.snapshots.clone(), stored);
+        Ok(Some(Snapshot { meta, snapshot }))
     }
 }
 
@@ -245,7 +273,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             snapshots.save(meta, &body).map_err(io::Error::other)
         })
         .await?;
-        Ok(Snapshot { meta, snapshot: SnapshotData::Stored(stored) })
+        Ok(Snapshot { meta, snapshot: SnapshotData::Stored(self.snapshots.clone(), stored) })
     }
 }
 
@@ -279,3 +307,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(io::Error::other(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

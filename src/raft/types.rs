@@ -16,7 +16,7 @@ use crate::storage::{self, Uuid};
 openraft::declare_raft_types!(
     /// Standard Raft: at most one leader per term, so that an entry's term names its leader and a
     /// stamp's term can be checked against it.
-    pub TypeConfig:
+    pub(crate) TypeConfig:
         D = Data,
         R = Applied,
         NodeId = u64,
@@ -37,7 +37,7 @@ pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 /// The data of a normal entry: an encoded payload of [`crate::raft::codec`], tag and version
 /// included, exactly as it stands in the log.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Data(Bytes);
+pub(crate) struct Data(Bytes);
 
 impl Data {
     /// From a payload that the codec made or has checked.
@@ -66,20 +66,28 @@ impl fmt::Display for Data {
 /// What applying an entry gave: one decision per command of its proposal, in their order; none for
 /// blank and membership entries.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// The decisions.
-    pub decisions: Vec<Decision>,
+    pub(crate) decisions: Vec<Decision>,
 }
 
 /// A member as the log names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemberNode {
+pub(crate) struct MemberNode {
     /// The random number of its data folder: a member that lost its folder is another member.
-    pub uuid: Uuid,
+    pub(crate) uuid: Uuid,
     /// Where its peers reach it.
-    pub peer_addr: String,
+    pub(crate) peer_addr: String,
     /// Where clients reach it, if it has said so.
-    pub client_addr: Option<String>,
+    pub(crate) client_addr: Option<String>,
+}
+
+/// openraft's own tests of a storage ask for it.
+#[cfg(test)]
+impl Default for MemberNode {
+    fn default() -> Self {
+        Self { uuid: Uuid(0), peer_addr: String::new(), client_addr: None }
+    }
 }
 
 impl fmt::Display for MemberNode {

@@ -79,6 +79,15 @@ pub enum StorageError {
         /// The cluster that was asked for.
         wanted: Uuid,
     },
+    /// A peer has found that the folder is an old copy.
+    #[error(
+        "the data folder must not be used again: {reason}; replace this node by a new one (new \
+         id, empty folder)"
+    )]
+    Retired {
+        /// What was found.
+        reason: String,
+    },
     /// The caller broke a rule of the interface; nothing was done.
     #[error("refused: {0}")]
     Misuse(String),

@@ -41,6 +41,8 @@ pub struct Facts {
     pub members: BTreeMap<u64, Uuid>,
     /// The latest start of each peer that was heard of.
     pub seen: BTreeMap<Uuid, Seen>,
+    /// Why the folder must never be used again, if so.
+    pub retired: Option<String>,
 }
 
 /// The latest start of a peer.
@@ -121,6 +123,9 @@ impl Identity {
             Some(facts) => facts,
             None => new_facts(&*disk, node)?,
         };
+        if let Some(reason) = facts.retired {
+            return Err(StorageError::Retired { reason });
+        }
         if facts.joined {
             check_complete(&*disk)?;
         }
@@ -170,6 +175,19 @@ impl Identity {
     pub fn set_joined(&self) -> Result<(), StorageError> {
         self.change(|facts| {
             facts.joined = true;
+            Ok(())
+        })
+    }
+
+    /// Notes that the folder must never be used again, because a peer has found that it is an old
+    /// copy. Without that, starting it often enough would raise its boot number past the one the
+    /// peers remember. Durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn retire(&self, reason: &str) -> Result<(), StorageError> {
+        self.change(|facts| {
+            facts.retired.get_or_insert_with(|| reason.to_owned());
             Ok(())
         })
     }
@@ -253,6 +271,7 @@ fn new_facts(disk: &dyn Disk, node: u64) -> Result<Facts, StorageError> {
         joined: false,
         members: BTreeMap::new(),
         seen: BTreeMap::new(),
+        retired: None,
     })
 }
 

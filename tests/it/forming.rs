@@ -1,0 +1,130 @@
+//! How a cluster comes into being, and who is not let in.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use keyward::types::LockStatus;
+
+use crate::cluster::{Cluster, eventually};
+
+#[tokio::test]
+async fn nodes_start_in_any_order_and_wait_for_all() {
+    let mut cluster = Cluster::prepare(3, |_| {});
+    cluster.run(3).await;
+    cluster.run(2).await;
+    eventually("both say for whom they wait", async || {
+        cluster.nodes.values().all(|running| {
+            let waiting = running.node().not_ready().unwrap_or_default();
+            waiting.contains("node 1 (") && !waiting.contains("node 3 (")
+        })
+    })
+    .await;
+    assert!(cluster.nodes.values().all(|running| running.node().status().cluster_id.is_none()));
+    cluster.run(1).await;
+    cluster.ready().await;
+    assert!(cluster.lock(3, "a", "w1").await.ok());
+    let ids: Vec<_> =
+        cluster.nodes.values().map(|running| running.node().status().cluster_id).collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_folder_is_not_let_in_again() {
+    let mut cluster = Cluster::start(3).await;
+    let lost = cluster.follower().await;
+    cluster.shut_down(lost).await;
+    fs::remove_dir_all(cluster.folder(lost)).unwrap();
+    cluster.run(lost).await;
+    let reason = stopped(&cluster, lost).await;
+    assert!(reason.contains("lost its data"), "{reason}");
+    assert!(reason.contains("new id"), "it says what to do: {reason}");
+    cluster.kill(lost).await;
+    let leader = cluster.leader().await;
+    assert!(cluster.lock(leader, "a", "w1").await.ok());
+}
+
+#[tokio::test]
+async fn a_wiped_majority_does_not_form_a_new_cluster() {
+    let mut cluster = Cluster::start(3).await;
+    assert!(cluster.lock(1, "a", "w1").await.ok());
+    for id in 1..=3 {
+        cluster.shut_down(id).await;
+    }
+    for id in [1, 2] {
+        fs::remove_dir_all(cluster.folder(id)).unwrap();
+        cluster.run(id).await;
+    }
+    eventually("both wait for the third", async || {
+        cluster
+            .nodes
+            .values()
+            .all(|running| running.node().not_ready().unwrap_or_default().contains("node 3 ("))
+    })
+    .await;
+    cluster.run(3).await;
+    for id in [1, 2] {
+        let reason = stopped(&cluster, id).await;
+        assert!(reason.contains("lost its data"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_folder_is_found_out_and_stays_out() {
+    let mut cluster = Cluster::start(3).await;
+    let copied = cluster.follower().await;
+    cluster.shut_down(copied).await;
+    let copy = cluster.folder(copied).with_extension("copy");
+    copy_folder(&cluster.folder(copied), &copy);
+    // Two starts on the real folder: the copy's next one would be the first of them again.
+    for _ in 0..2 {
+        cluster.run(copied).await;
+        cluster.ready().await;
+        assert!(cluster.lock(copied, "a", "w1").await.ok());
+        cluster.shut_down(copied).await;
+    }
+    fs::remove_dir_all(cluster.folder(copied)).unwrap();
+    fs::rename(copy, cluster.folder(copied)).unwrap();
+    cluster.run(copied).await;
+    let reason = stopped(&cluster, copied).await;
+    assert!(reason.contains("old copy"), "{reason}");
+    cluster.kill(copied).await;
+    // However often it is started.
+    for _ in 0..3 {
+        let error = cluster.try_run(copied).await.unwrap_err();
+        assert!(error.contains("must not be used again"), "{error}");
+    }
+    let leader = cluster.leader().await;
+    let renewed = cluster.lock(leader, "a", "w1").await;
+    assert!(matches!(renewed.status, LockStatus::Renewed(_)), "{renewed:?}");
+}
+
+#[tokio::test]
+async fn a_folder_of_another_node_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.shut_down(2).await;
+    cluster.shut_down(3).await;
+    fs::remove_dir_all(cluster.folder(2)).unwrap();
+    fs::rename(cluster.folder(3), cluster.folder(2)).unwrap();
+    let error = cluster.try_run(2).await.unwrap_err();
+    assert!(error.contains("belongs to node 3"), "{error}");
+}
+
+async fn stopped(cluster: &Cluster, id: u64) -> String {
+    let stopped = cluster.nodes[&id].node().stopped();
+    tokio::time::timeout(Duration::from_secs(30), stopped)
+        .await
+        .unwrap_or_else(|_| panic!("node {id}: {:?}", cluster.nodes[&id].node().status()))
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
