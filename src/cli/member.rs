@@ -117,6 +117,9 @@ impl Running {
         } else {
             Arc::new(SystemClock)
         };
+        // Files, peers and clients share the descriptors; the usual limit is meant for programs that
+        // serve nobody.
+        http::raise_descriptor_limit();
         let id = plan.config.id;
         let node = Node::start(plan.config, clock)
             .await

@@ -22,9 +22,15 @@ async fn connect(server: &Server) -> TcpStream {
 }
 
 /// Sends, and reads until there is a whole answer or the connection ends.
-pub(super) async fn exchange(server: &Server, bytes: &str) -> String {
+pub(super) async fn exchange(server: &Server, text: &str) -> String {
+    exchange_bytes(server, text.as_bytes()).await
+}
+
+/// As [`exchange`], with bytes that need not be text.
+pub(super) async fn exchange_bytes(server: &Server, bytes: &[u8]) -> String {
     let mut stream = connect(server).await;
-    stream.write_all(bytes.as_bytes()).await.unwrap();
+    // The other side may have heard enough before all is written.
+    let _ = stream.write_all(bytes).await;
     answer(&mut stream).await
 }
 

@@ -1,6 +1,13 @@
 //! Requests that are wrong: each is refused with what is wrong, and nothing else happens.
 
-use super::{Ask, Server};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Ask, Extras, Server};
+use crate::http::Limits;
+use crate::memory::MemoryLocks;
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
@@ -262,4 +269,41 @@ async fn wrong_paths_and_methods_are_problems_too() {
     let told =
         server.ask(Ask { method: "HEAD", path: "/v1/lock?signature=x", ..Ask::default() }).await;
     assert_eq!((told.status, told.body.len()), (404, 0));
+}
+
+/// Requests made of right ones by changing, dropping and repeating bytes. Each ends in an answer
+/// below 500 or in the end of its connection, and the listener goes on.
+#[tokio::test]
+async fn random_damage_is_refused_and_harms_nobody() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let limits = Limits { head_timeout: Duration::from_millis(20), ..Limits::default() };
+    let limits = Limits { body_timeout: Duration::from_millis(20), ..limits };
+    let server = Server::start(MemoryLocks::new(), Extras { limits, ..Extras::default() }).await;
+    let body = r#"{"signature":"a","signee":"b","level":7,"duration_ms":30000,"token":1}"#;
+    let right = [
+        format!(
+            "POST /v1/lock HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+        "GET /v1/locks?prefix=a%20b&limit=10 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+    ];
+    for _ in 0..300 {
+        let mut bytes = right[random.random_range(0..right.len())].clone().into_bytes();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..bytes.len());
+            match random.random_range(0..4) {
+                0 => bytes[at] = random.random(),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, random.random()),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        let told = super::limits::exchange_bytes(&server, &bytes).await;
+        let status = told.strip_prefix("HTTP/1.1 ").map(|rest| rest[..3].parse::<u16>().unwrap());
+        assert!(status.is_none_or(|status| status < 500), "{told} to {}", bytes.escape_ascii());
+    }
+    assert_eq!(server.get("/healthz").await.status, 200);
 }

@@ -71,6 +71,13 @@ impl Server {
         tokio::time::timeout(bound, self.serving).await.expect("in time").unwrap().unwrap();
     }
 
+    /// Waits until the listener has ended; whether in a panic.
+    pub(super) async fn panicked(self) -> bool {
+        let bound = Duration::from_secs(10);
+        let ended = tokio::time::timeout(bound, self.serving).await.expect("in time");
+        ended.is_err_and(|error| error.is_panic())
+    }
+
     pub(super) async fn ask(&self, request: Ask<'_>) -> Told {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let method = request.method.parse().unwrap();

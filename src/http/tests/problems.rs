@@ -59,3 +59,17 @@ async fn a_service_that_hangs_leaves_writes_unknown_and_reads_unavailable() {
     })
     .await;
 }
+
+/// A broken invariant must end the process: the panic goes on to whoever awaits the listener.
+#[tokio::test]
+async fn a_panic_behind_a_handler_ends_the_listener() {
+    let extras = Extras {
+        ready: Some(std::sync::Arc::new(|| panic!("a broken invariant"))),
+        ..Extras::default()
+    };
+    let server = Server::start(Failing(None), extras).await;
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let ask = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, ask).await.unwrap();
+    assert!(server.panicked().await);
+}
