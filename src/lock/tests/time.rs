@@ -177,8 +177,8 @@ fn what_is_due_but_not_worked_off_is_judged_by_the_clock() {
     );
     assert!(matches!(judge(take(9_000).into()), Outcome::Lock(LockStatus::Ok(_))));
     let renew = LockCommand { token: Some(Token(last + 1)), ..lock(last) };
-    let lost = judge(renew.into());
-    assert!(matches!(lost, Outcome::Lock(LockStatus::Failed(_))), "{lost:?}");
+    let refused = judge(renew.into());
+    assert!(matches!(refused, Outcome::Lock(LockStatus::Failed(_))), "{refused:?}");
     let again = judge(lock(last).into());
     let Outcome::Lock(LockStatus::Renewed(grant)) = again else { panic!("{again:?}") };
     assert_eq!(grant.token, Token(10_001));
