@@ -21,9 +21,9 @@ use super::Bootstrap;
 /// The default of ρ, by which a leader's stamps may lag behind the time that passes.
 const RATE_MARGIN: f64 = 0.01;
 
-/// Beyond the time that a script lets pass: a scheduler's and a proposal's delay. Scripts leave a
-/// second of slack at every deadline, so a tenth of it changes nothing they can see.
-const WAIT_MARGIN: Duration = Duration::from_millis(50);
+/// Beyond the time that a script lets pass: what a timer is early by, or a stamp is rounded down.
+/// Scripts leave a second of slack at every deadline, so this changes nothing they can see.
+const MARGIN: Duration = Duration::from_millis(2);
 
 /// The lock that is released where there is none, to put the present time into the log.
 const TICK_SIGNATURE: &str = "conformance/tick";
@@ -153,7 +153,7 @@ impl<S: LockService> DebugLockService for LiveService<S> {
     }
 
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
-        let by = by.div_f64(1.0 - RATE_MARGIN) + WAIT_MARGIN;
+        let by = by.div_f64(1.0 - RATE_MARGIN) + MARGIN;
         match &self.time {
             Time::Wait => tokio::time::sleep(by).await,
             Time::Move(move_clock) => move_clock(by).await?,

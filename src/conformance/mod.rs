@@ -166,7 +166,7 @@ pub async fn run<B: Bootstrap>(bootstrap: B, options: Options) -> Report {
 }
 
 /// How often a script is run whose answers came too slowly to be judged.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 async fn run_script<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> ScriptResult {
     let mut advanced = Duration::ZERO;

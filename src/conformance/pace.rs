@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// How much older than a script believes a grant may be for its remaining time to be judged: times
-/// are printed rounded up to a second, and `advance` takes its own margin out of that second.
+/// How much older than a script believes a grant may be for its remaining time to be judged. Times
+/// are printed rounded up to a second; the rest of it is for what `advance` goes too far.
 const LIMIT: Duration = Duration::from_millis(600);
 
-/// The real time that the commands of a script take, `advance` left out.
+/// The real time that the commands of a script take, without what they let pass on purpose.
 pub(crate) struct Pace {
     clock: SystemClock,
     running: Duration,
@@ -46,6 +46,15 @@ impl Pace {
         self.since = None;
     }
 
+    /// It has ended, and was to let this much time pass: by waiting for it, or else by moving a
+    /// clock, which runs on meanwhile.
+    pub(crate) fn end_of_advance(&mut self, by: Duration) {
+        let before = self.running;
+        self.end();
+        let took = self.running.saturating_sub(before);
+        self.running = before + took.checked_sub(by).unwrap_or(took);
+    }
+
     /// A lock was granted that was asked for at that time: the grant is no older than this.
     pub(crate) fn granted(&mut self, table: &str, signature: &str, asked_at: Duration) {
         self.asked.insert((table.to_owned(), signature.to_owned()), asked_at);
@@ -74,6 +83,19 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_that_was_to_pass_does_not_count() {
+        let mut pace = Pace::new();
+        pace.begin();
+        pace.since = pace.since.map(|since| since.saturating_sub(Duration::from_secs(3)));
+        pace.end_of_advance(Duration::from_secs(2));
+        assert_eq!(pace.now().as_secs(), 1, "waited for two seconds, and took three");
+        pace.begin();
+        pace.since = pace.since.map(|since| since.saturating_sub(Duration::from_secs(3)));
+        pace.end_of_advance(Duration::from_secs(10));
+        assert_eq!(pace.now().as_secs(), 4, "moved a clock, and took three seconds for it");
+    }
 
     #[test]
     fn only_a_grant_that_is_told_late_is_too_old() {

@@ -285,12 +285,13 @@ impl<B: Bootstrap> goldenscript::Runner for Runner<B> {
 
     fn run(&mut self, command: &Command, context: &goldenscript::Context) -> Line {
         let handle = context.prefix.as_ref();
-        if matches!(command, Command::Advance(_)) {
-            return self.perform(command, handle);
-        }
         self.pace.begin();
         let line = self.perform(command, handle);
-        self.pace.end();
+        if let Command::Advance(by) = command {
+            self.pace.end_of_advance(by.0);
+        } else {
+            self.pace.end();
+        }
         line
     }
 }
