@@ -34,6 +34,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 /// An attempt that could be followed by another gets at least this much of the call's time.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
+/// With less time than this left, nothing is repeated: the repetition would most likely not be
+/// answered, and turn what was certainly not done into something unknown.
+const LEAST_REPETITION: Duration = Duration::from_millis(10);
+
 /// How long an idle connection is kept: less than a node keeps it, so that a request is seldom
 /// written to a connection that is just being closed.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
@@ -208,7 +212,7 @@ impl Transport {
             if let Error::Unknown { .. } = error {
                 open = Some(error.clone());
             }
-            if deadline.remaining() <= pause {
+            if deadline.remaining() <= pause + LEAST_REPETITION {
                 return Err(open.unwrap_or(error));
             }
             if !pause.is_zero() {
