@@ -1,26 +1,287 @@
-//! A look at a data folder, offline and without changing anything.
+//! A look at a data folder, offline and without changing anything: what a person reads before
+//! deciding what to do with a node that does not start.
+//!
+//! Damage is part of the report. The checkpoint is looked at in a copy, because sled writes when it
+//! opens.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::{self, File};
 use std::path::Path;
 
+use fs4::fs_std::FileExt;
 use serde::Serialize;
 
-use super::LogEntry;
+use super::disk::{Disk, RealDisk};
+use super::log::inspect as log_inspect;
+use super::log::inspect::LogReport;
+use super::{LogEntry, LogId, StorageError, Uuid, Vote, checkpoint, identity, snapshots};
 
-/// What a data folder holds.
+/// A part of the folder.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {}
+#[serde(rename_all = "snake_case")]
+pub enum Part<T> {
+    /// It is not there.
+    Absent,
+    /// What it holds.
+    Found(T),
+    /// It cannot be read; why.
+    Damaged(String),
+}
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        Ok(())
+impl<T> Part<T> {
+    pub(super) fn damaged(error: &StorageError) -> Self {
+        Self::Damaged(error.to_string())
     }
 }
 
-/// Reads a data folder. `describe` says what an entry's payload is; damage is part of the report.
-#[expect(clippy::todo)]
+/// What a data folder holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The folder.
+    pub folder: String,
+    /// Whether a process has it open: then the rest may be in motion.
+    pub in_use: bool,
+    /// Whose folder it is.
+    pub identity: Part<IdentityReport>,
+    /// The vote, if one was ever saved.
+    pub vote: Part<Option<Vote>>,
+    /// The log.
+    pub log: Part<LogReport>,
+    /// The snapshot files, oldest first.
+    pub snapshots: Vec<SnapshotReport>,
+    /// The checkpoint.
+    pub checkpoint: Part<CheckpointReport>,
+}
+
+/// Whose folder it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdentityReport {
+    /// The node's id.
+    pub node: u64,
+    /// The folder's random number, in hexadecimal, as all of them here.
+    pub uuid: String,
+    /// How many times the node has started.
+    pub boot: u64,
+    /// The cluster, once known.
+    pub cluster: Option<String>,
+    /// Whether it has taken part.
+    pub joined: bool,
+    /// The initial members.
+    pub members: BTreeMap<u64, String>,
+    /// The highest boot number seen of each peer.
+    pub seen: BTreeMap<String, u64>,
+}
+
+/// A snapshot file.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotReport {
+    /// The file, relative to the data folder.
+    pub file: String,
+    /// What it is of.
+    pub contents: Part<SnapshotContents>,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotContents {
+    /// The cluster.
+    pub cluster: Option<String>,
+    /// The last entry it has seen.
+    pub last: Option<LogId>,
+    /// The entry that set the membership.
+    pub membership_log: Option<LogId>,
+    /// The state's feature level.
+    pub feature_level: u32,
+    /// How many bytes the state has.
+    pub body_bytes: u64,
+}
+
+/// What the checkpoint says of itself, once it has been added up.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckpointReport {
+    /// The node it is of.
+    pub node: String,
+    /// The entry it is as of.
+    pub applied: LogId,
+    /// How many records it has.
+    pub records: u64,
+}
+
+/// Reads a data folder. `describe` says what an entry's payload is.
 pub fn inspect(folder: &Path, describe: &dyn Fn(&LogEntry) -> String) -> Report {
-    let _ = (folder, describe);
-    todo!()
+    let disk = RealDisk::existing(folder);
+    Report {
+        folder: folder.display().to_string(),
+        in_use: in_use(folder),
+        identity: identity_report(&disk),
+        vote: log_inspect::vote(&disk),
+        log: log_inspect::log(&disk, describe),
+        snapshots: snapshot_reports(&disk),
+        checkpoint: checkpoint_report(folder),
+    }
+}
+
+fn in_use(folder: &Path) -> bool {
+    let Ok(file) = File::open(folder.join("LOCK")) else { return false };
+    // The lock is given back when the file is closed.
+    !matches!(file.try_lock_exclusive(), Ok(true))
+}
+
+fn identity_report(disk: &dyn Disk) -> Part<IdentityReport> {
+    let facts = match identity::load(disk) {
+        Ok(None) => return Part::Absent,
+        Ok(Some(facts)) => facts,
+        Err(error) => return Part::damaged(&error),
+    };
+    Part::Found(IdentityReport {
+        node: facts.node,
+        uuid: facts.uuid.to_string(),
+        boot: facts.boot,
+        cluster: facts.cluster.as_ref().map(Uuid::to_string),
+        joined: facts.joined,
+        members: facts.members.iter().map(|(id, uuid)| (*id, uuid.to_string())).collect(),
+        seen: facts.seen.iter().map(|(uuid, seen)| (uuid.to_string(), seen.boot)).collect(),
+    })
+}
+
+fn snapshot_reports(disk: &dyn Disk) -> Vec<SnapshotReport> {
+    let files = match snapshots::list(disk) {
+        Ok(listing) => listing.files,
+        Err(error) => {
+            let file = snapshots::FOLDER.to_owned();
+            return vec![SnapshotReport { file, contents: Part::damaged(&error) }];
+        }
+    };
+    let report = |(_, file): (u64, String)| {
+        let contents = match snapshots::load(disk, &file) {
+            Err(error) => Part::damaged(&error),
+            Ok(stored) => Part::Found(SnapshotContents {
+                cluster: stored.meta.cluster.as_ref().map(Uuid::to_string),
+                last: stored.meta.last,
+                membership_log: stored.meta.membership_log,
+                feature_level: stored.meta.feature_level,
+                body_bytes: stored.meta.body_bytes,
+            }),
+        };
+        SnapshotReport { file, contents }
+    };
+    files.into_iter().map(report).collect()
+}
+
+fn checkpoint_report(folder: &Path) -> Part<CheckpointReport> {
+    let from = folder.join("checkpoint");
+    if fs::read_dir(&from).is_err() {
+        return Part::Absent;
+    }
+    let copy = std::env::temp_dir().join(format!("keyward-inspect-{}", Uuid::random()));
+    let report = match copy_folder(&from, &copy) {
+        Err(error) => Part::Damaged(format!("it cannot be copied to be looked at: {error}")),
+        Ok(()) => match checkpoint::look(&copy) {
+            Ok((stored, records)) => Part::Found(CheckpointReport {
+                node: stored.node.to_string(),
+                applied: stored.meta.applied,
+                records,
+            }),
+            Err(reason) => Part::Damaged(format!("{reason}; it will be rebuilt at the start")),
+        },
+    };
+    if let Err(error) = fs::remove_dir_all(&copy) {
+        tracing::warn!(folder = %copy.display(), %error, "a temporary copy is left behind");
+    }
+    report
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_use = if self.in_use { " (in use: what follows may be in motion)" } else { "" };
+        writeln!(f, "data folder {}{in_use}", self.folder)?;
+        part(f, "identity", &self.identity, |f, identity| {
+            writeln!(f, "node {}, uuid {}, boot {}", identity.node, identity.uuid, identity.boot)?;
+            let joined = if identity.joined { "has taken part" } else { "has not taken part yet" };
+            let cluster = identity.cluster.as_deref().unwrap_or("not known yet");
+            writeln!(f, "  cluster {cluster}, {joined}")?;
+            for (id, uuid) in &identity.members {
+                writeln!(f, "  initial member {id}: {uuid}")?;
+            }
+            identity
+                .seen
+                .iter()
+                .try_for_each(|(uuid, boot)| writeln!(f, "  seen: {uuid} with boot number {boot}"))
+        })?;
+        part(f, "vote", &self.vote, |f, vote| match vote {
+            Some(vote) => {
+                let committed = if vote.committed { ", committed" } else { "" };
+                writeln!(f, "term {} for node {}{committed}", vote.term, vote.node)
+            }
+            None => writeln!(f, "none yet"),
+        })?;
+        part(f, "log", &self.log, write_log)?;
+        if self.snapshots.is_empty() {
+            writeln!(f, "snapshots: none")?;
+        }
+        for snapshot in &self.snapshots {
+            part(f, &snapshot.file, &snapshot.contents, |f, contents| {
+                let (last, bytes) = (shown(contents.last), contents.body_bytes);
+                writeln!(f, "up to entry {last}, {bytes} bytes of state, whole")
+            })?;
+        }
+        part(f, "checkpoint", &self.checkpoint, |f, checkpoint| {
+            let CheckpointReport { applied, records, .. } = checkpoint;
+            writeln!(f, "as of entry {applied}, {records} records, which add up")
+        })
+    }
+}
+
+fn write_log(f: &mut fmt::Formatter<'_>, log: &LogReport) -> fmt::Result {
+    let (purged, committed) = (shown(log.purged), shown(log.committed));
+    writeln!(f, "purged up to {purged}, committed at least up to {committed}")?;
+    for segment in &log.segments {
+        let closed = if segment.closed { ", closed cleanly" } else { "" };
+        writeln!(
+            f,
+            "  {}: {} frames, ending at byte {} of {}{closed}",
+            segment.file, segment.frames, segment.end, segment.bytes
+        )?;
+        if let Some(problem) = &segment.problem {
+            writeln!(f, "    {problem}")?;
+        }
+    }
+    for entry in &log.entries {
+        let (id, bytes) = (entry.id, entry.bytes);
+        writeln!(f, "  {id}  {bytes} bytes at {}:{}  {}", entry.file, entry.offset, entry.payload)?;
+    }
+    Ok(())
+}
+
+fn part<T>(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    part: &Part<T>,
+    write: impl FnOnce(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    write!(f, "{name}: ")?;
+    match part {
+        Part::Absent => writeln!(f, "absent"),
+        Part::Found(found) => write(f, found),
+        Part::Damaged(why) => writeln!(f, "DAMAGED: {why}"),
+    }
+}
+
+fn shown(id: Option<LogId>) -> String {
+    id.map_or_else(|| "none".to_owned(), |id| id.to_string())
 }

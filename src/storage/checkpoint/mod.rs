@@ -18,7 +18,7 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -149,6 +149,15 @@ pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), S
         }
         _ => Err(format!("it is as of entry {applied}, which the log does not have")),
     }
+}
+
+/// Looks at a copy of a checkpoint: what it says of itself, and how many records it has, if they
+/// add up.
+pub(super) fn look(copy: &Path) -> Result<(store::StoredMeta, u64), String> {
+    let copy = copy.to_owned();
+    let builder = thread::Builder::new().name(store::THREAD.to_owned());
+    let looked = builder.spawn(move || store::look(&copy)).map_err(|error| error.to_string())?;
+    looked.join().unwrap_or_else(|_| Err("it cannot be looked at".to_owned()))
 }
 
 impl Checkpoint {

@@ -15,6 +15,7 @@ use super::{Disk, DiskFile};
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    read_only: bool,
 }
 
 impl RealDisk {
@@ -25,17 +26,21 @@ impl RealDisk {
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, read_only: false })
     }
 
-    /// Uses a folder as it is, to look at it; nothing is created.
+    /// Looks at a folder as it is: every call that would change it is refused.
     pub fn existing(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), read_only: true }
     }
 
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -45,26 +50,25 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.at(path);
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            // A look at a folder of which one may only read; a write will say so.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path)?,
-            other => other?,
-        };
-        Ok(Arc::new(RealFile(file)))
+        let mut options = OpenOptions::new();
+        options.read(true).write(!self.read_only);
+        Ok(Arc::new(RealFile(options.open(self.at(path))?)))
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.may_change()?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         Ok(Arc::new(RealFile(options.open(self.at(path))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_change()?;
         fs::rename(self.at(from), self.at(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        self.may_change()?;
         fs::remove_file(self.at(path))
     }
 
@@ -82,6 +86,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, folder: &str) -> io::Result<()> {
+        self.may_change()?;
         let path = self.at(folder);
         if path.is_dir() {
             return Ok(());

@@ -20,6 +20,7 @@
 
 mod frame;
 mod index;
+pub mod inspect;
 mod manifest;
 mod recovery;
 mod segments;
