@@ -288,3 +288,6 @@ fn check_complete(disk: &dyn Disk) -> Result<(), StorageError> {
 fn missing(file: &str, because: &'static str) -> StorageError {
     StorageError::Missing { file: file.to_owned(), because, advice: REPLACE_NODE }
 }
+
+#[cfg(test)]
+mod tests;

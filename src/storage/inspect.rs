@@ -9,9 +9,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::Path;
 
+use bytes::Bytes;
 use fs4::fs_std::FileExt;
 use serde::Serialize;
 
+use super::checkpoint::CheckpointMeta;
 use super::disk::{Disk, RealDisk};
 use super::log::inspect as log_inspect;
 use super::log::inspect::LogReport;
@@ -32,6 +34,13 @@ pub enum Part<T> {
 impl<T> Part<T> {
     pub(super) fn damaged(error: &StorageError) -> Self {
         Self::Damaged(error.to_string())
+    }
+
+    fn damage(&self) -> Option<&String> {
+        match self {
+            Self::Damaged(why) => Some(why),
+            Self::Absent | Self::Found(_) => None,
+        }
     }
 }
 
@@ -122,6 +131,50 @@ pub fn inspect(folder: &Path, describe: &dyn Fn(&LogEntry) -> String) -> Report 
     }
 }
 
+/// Reads the state in a snapshot file that [`Report::snapshots`] names.
+///
+/// # Errors
+/// When it cannot be read, or does not hold what was written.
+pub fn snapshot_body(folder: &Path, file: &str) -> Result<Vec<u8>, StorageError> {
+    snapshots::read_body(&snapshots::load(&RealDisk::existing(folder), file)?)
+}
+
+/// Builds a state from the records of the checkpoint, as [`checkpoint::Checkpoint::open`] does.
+///
+/// # Errors
+/// The reason why it cannot be used.
+pub fn load_checkpoint<S: Send + 'static>(
+    folder: &Path,
+    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>
+    + Send
+    + 'static,
+) -> Result<S, String> {
+    with_copy(&folder.join("checkpoint"), |copy| checkpoint::look(copy, load))
+        .map(|(_, state)| state)
+}
+
+impl Report {
+    /// What is damaged, one line each; empty if the node would start. A checkpoint that will be
+    /// rebuilt, and a torn tail that will be cut, are not damage.
+    pub fn damage(&self) -> Vec<String> {
+        let mut damage = Vec::new();
+        let mut part = |why: Option<&String>| damage.extend(why.cloned());
+        part(self.identity.damage());
+        part(self.vote.damage());
+        part(self.log.damage());
+        for snapshot in &self.snapshots {
+            part(snapshot.contents.damage());
+        }
+        if let Part::Found(log) = &self.log {
+            for segment in &log.segments {
+                let located = |why: &String| format!("{}: {why}", segment.file);
+                damage.extend(segment.damage.as_ref().map(located));
+            }
+        }
+        damage
+    }
+}
+
 fn in_use(folder: &Path) -> bool {
     let Ok(file) = File::open(folder.join("LOCK")) else { return false };
     // The lock is given back when the file is closed.
@@ -174,22 +227,28 @@ fn checkpoint_report(folder: &Path) -> Part<CheckpointReport> {
     if fs::read_dir(&from).is_err() {
         return Part::Absent;
     }
+    let looked =
+        with_copy(&from, |copy| checkpoint::look(copy, |_, records| Ok(records.count() as u64)));
+    match looked {
+        Ok((stored, records)) => Part::Found(CheckpointReport {
+            node: stored.node.to_string(),
+            applied: stored.meta.applied,
+            records,
+        }),
+        Err(reason) => Part::Damaged(format!("{reason}; it will be rebuilt at the start")),
+    }
+}
+
+/// Does something with a copy of a folder, which is removed afterwards.
+fn with_copy<T>(folder: &Path, act: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, String> {
     let copy = std::env::temp_dir().join(format!("keyward-inspect-{}", Uuid::random()));
-    let report = match copy_folder(&from, &copy) {
-        Err(error) => Part::Damaged(format!("it cannot be copied to be looked at: {error}")),
-        Ok(()) => match checkpoint::look(&copy) {
-            Ok((stored, records)) => Part::Found(CheckpointReport {
-                node: stored.node.to_string(),
-                applied: stored.meta.applied,
-                records,
-            }),
-            Err(reason) => Part::Damaged(format!("{reason}; it will be rebuilt at the start")),
-        },
-    };
+    let result = copy_folder(folder, &copy)
+        .map_err(|error| format!("it cannot be copied to be looked at: {error}"))
+        .and_then(|()| act(&copy));
     if let Err(error) = fs::remove_dir_all(&copy) {
         tracing::warn!(folder = %copy.display(), %error, "a temporary copy is left behind");
     }
-    report
+    result
 }
 
 fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -257,8 +316,11 @@ fn write_log(f: &mut fmt::Formatter<'_>, log: &LogReport) -> fmt::Result {
             "  {}: {} frames, ending at byte {} of {}{closed}",
             segment.file, segment.frames, segment.end, segment.bytes
         )?;
-        if let Some(problem) = &segment.problem {
-            writeln!(f, "    {problem}")?;
+        if let Some(damage) = &segment.damage {
+            writeln!(f, "    DAMAGED: {damage}")?;
+        }
+        if let Some(torn) = &segment.torn {
+            writeln!(f, "    {torn}: it will be cut at the start")?;
         }
     }
     for entry in &log.entries {
@@ -285,3 +347,6 @@ fn part<T>(
 fn shown(id: Option<LogId>) -> String {
     id.map_or_else(|| "none".to_owned(), |id| id.to_string())
 }
+
+#[cfg(test)]
+mod tests;

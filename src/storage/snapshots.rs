@@ -165,9 +165,7 @@ impl Snapshots {
     /// # Errors
     /// When the file does not hold what was written.
     pub fn body(&self, snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
-        let mut body = Vec::with_capacity(usize::try_from(snapshot.meta.body_bytes).unwrap_or(0));
-        read(&*snapshot.open, &snapshot.file, |chunk| body.extend_from_slice(chunk))?;
-        Ok(body)
+        read_body(snapshot)
     }
 
     /// A piece of the snapshot's file as it is, to send to another node; empty at its end.
@@ -332,6 +330,13 @@ pub(super) fn load(disk: &dyn Disk, path: &str) -> Result<StoredSnapshot, Storag
     Ok(StoredSnapshot { meta, file: path.to_owned(), file_bytes, open })
 }
 
+/// Reads the state in a snapshot, checked.
+pub(super) fn read_body(snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
+    let mut body = Vec::with_capacity(usize::try_from(snapshot.meta.body_bytes).unwrap_or(0));
+    read(&*snapshot.open, &snapshot.file, |chunk| body.extend_from_slice(chunk))?;
+    Ok(body)
+}
+
 /// Says what to do about a damaged snapshot, which depends on what else there is.
 fn advise(error: StorageError, purged: Option<LogId>) -> StorageError {
     match (error, purged) {
@@ -411,3 +416,6 @@ impl Reader<'_> {
         StorageError::damaged(self.path, self.offset, what)
     }
 }
+
+#[cfg(test)]
+mod tests;

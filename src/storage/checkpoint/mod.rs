@@ -151,12 +151,18 @@ pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), S
     }
 }
 
-/// Looks at a copy of a checkpoint: what it says of itself, and how many records it has, if they
-/// add up.
-pub(super) fn look(copy: &Path) -> Result<(store::StoredMeta, u64), String> {
+/// Looks at a copy of a checkpoint: what it says of itself, and what `load` makes of its records,
+/// if they add up.
+pub(super) fn look<S: Send + 'static>(
+    copy: &Path,
+    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>
+    + Send
+    + 'static,
+) -> Result<(store::StoredMeta, S), String> {
     let copy = copy.to_owned();
     let builder = thread::Builder::new().name(store::THREAD.to_owned());
-    let looked = builder.spawn(move || store::look(&copy)).map_err(|error| error.to_string())?;
+    let looked = builder.spawn(move || store::look(&copy, load));
+    let looked = looked.map_err(|error| error.to_string())?;
     looked.join().unwrap_or_else(|_| Err("it cannot be looked at".to_owned()))
 }
 

@@ -1,5 +1,9 @@
 //! The sled database: what is in it, and whether to believe it.
 //!
+//! Each database has a folder of its own within the checkpoint's, with a number that is not used
+//! again: one that panicked may leave threads behind that go on writing by name, and what takes its
+//! place must not be in their way.
+//!
 //! One tree. Keys that begin with `r` are records, the key `m` holds the meta data: format, node,
 //! the entry it is as of, how many records there are and the sum over them. Every batch changes
 //! records and meta data together.
@@ -25,6 +29,8 @@ use crate::storage::{LogId, StorageError, Uuid};
 pub(super) const THREAD: &str = "keyward-checkpoint";
 
 const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 1 };
+/// What the folder of a database is called, before its number.
+const DATABASE: &str = "sled-";
 const META_KEY: &[u8] = b"m";
 const RECORD_PREFIX: u8 = b'r';
 
@@ -100,28 +106,29 @@ impl Store {
     ) -> Result<(Self, Opened<S>), StorageError> {
         let folder = &options.folder;
         let io = |error| StorageError::io("look at", folder.display().to_string())(error);
-        let opened = if exists(folder).map_err(io)? {
-            match guarded(|| Self::open(options, judge, load)) {
+        let found = contents(folder).map_err(io)?;
+        let opened = if found.is_empty() {
+            Opened::Empty
+        } else {
+            match guarded(|| Self::open(options, &found, judge, load)) {
                 Ok((store, meta, state)) => return Ok((store, Opened::Accepted(meta, state))),
                 Err(reason) => Opened::Discarded(reason),
             }
-        } else {
-            Opened::Empty
         };
-        remove(folder).map_err(StorageError::io("remove", folder.display().to_string()))?;
         let store = guarded(|| Self::create(options)).map_err(StorageError::Checkpoint)?;
         Ok((store, opened))
     }
 
     fn open<S>(
         options: &CheckpointOptions,
+        found: &[String],
         judge: impl FnOnce(LogId) -> Result<(), String>,
         load: impl FnOnce(
             &CheckpointMeta,
             &mut dyn Iterator<Item = (Bytes, Bytes)>,
         ) -> Result<S, String>,
     ) -> Result<(Self, CheckpointMeta, S), String> {
-        let db = open_db(options)?;
+        let db = open_db(options, only(found)?)?;
         let stored = read_meta(&db)?;
         if stored.node != options.node {
             return Err("it is of another node".to_owned());
@@ -132,9 +139,13 @@ impl Store {
         Ok((store, stored.meta, state))
     }
 
-    /// Makes an empty database in a folder that does not exist.
+    /// Makes an empty database, and removes what was there before.
     pub(super) fn create(options: &CheckpointOptions) -> Result<Self, String> {
-        let db = open_db(options)?;
+        let found = contents(&options.folder).map_err(said)?;
+        remove(&options.folder).map_err(said)?;
+        let numbers = found.iter().filter_map(|name| name.strip_prefix(DATABASE)?.parse().ok());
+        let next = numbers.max().map_or(0, |last: u64| last.wrapping_add(1));
+        let db = open_db(options, &format!("{DATABASE}{next}"))?;
         Ok(Self { db, node: options.node, totals: Totals::default() })
     }
 
@@ -203,21 +214,25 @@ impl Store {
     }
 }
 
-/// Reads a database that nobody uses: what it says of itself, and how many records it has, if they
-/// add up. Writes to it, as sled does when it opens.
-pub(super) fn look(folder: &Path) -> Result<(StoredMeta, u64), String> {
+/// Reads a database that nobody uses: what it says of itself, and what `load` makes of its records,
+/// if they add up. Writes to it, as sled does when it opens.
+pub(super) fn look<S>(
+    folder: &Path,
+    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
+) -> Result<(StoredMeta, S), String> {
     let options = CheckpointOptions::new(folder, Uuid(0));
     guarded(|| {
-        let db = open_db(&options)?;
+        let found = contents(folder).map_err(said)?;
+        let db = open_db(&options, only(&found)?)?;
         let stored = read_meta(&db)?;
-        let count = verified(&db, stored.totals, |records| Ok(records.count() as u64))?;
-        Ok((stored, count))
+        let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
+        Ok((stored, state))
     })
 }
 
-fn open_db(options: &CheckpointOptions) -> Result<Db, String> {
+fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     let config = Config::new()
-        .path(&options.folder)
+        .path(options.folder.join(name))
         .cache_capacity(options.cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
@@ -272,12 +287,20 @@ fn record_key(key: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn exists(folder: &Path) -> io::Result<bool> {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        // A file, or something else that is not ours to remove.
-        Err(error) => Err(error),
+/// The names in the checkpoint's folder.
+fn contents(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// The one database that should be there.
+fn only(found: &[String]) -> Result<&str, String> {
+    match found {
+        [name] if name.starts_with(DATABASE) => Ok(name),
+        _ => Err(format!("its folder holds {found:?} instead of one database")),
     }
 }
 

@@ -236,6 +236,9 @@ fn right_or_thrown_away(folder: &Path, log: &Log, states: &[Map], case: &str) ->
             checkpoint.flush().unwrap();
             drop(checkpoint);
             let (_checkpoint, again) = open(folder, log, None);
+            if let Opened::Discarded(reason) = &again {
+                panic!("{case}, refilled, thrown away again: {reason}");
+            }
             assert!(again == Opened::Accepted(meta(9), states[9].clone()), "{case}, refilled");
             true
         }
@@ -251,7 +254,7 @@ fn damage_is_thrown_away_or_harmless() {
     let mut thrown_away = 0;
     let mut check = |case: &str, damage: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = folder.path().join("checkpoint");
+        let checkpoint = folder.path().join("checkpoint").join("sled-0");
         fs::create_dir_all(checkpoint.join("blobs")).unwrap();
         for (name, bytes) in &files {
             fs::write(checkpoint.join(name), bytes).unwrap();
@@ -283,7 +286,7 @@ fn damage_is_thrown_away_or_harmless() {
 
 fn sled_files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder.join("checkpoint")).unwrap() {
+    for entry in fs::read_dir(folder.join("checkpoint").join("sled-0")).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -101,7 +101,6 @@ fn write(
             if let Some(old) = store.take() {
                 old.close()?;
             }
-            store::remove(&shared.options.folder).map_err(|error| error.to_string())?;
             let mut fresh = Store::create(&shared.options)?;
             let stop = || {
                 let waiting = shared.lock();

@@ -16,16 +16,19 @@
 //! 24 chain           56 zero, 60 checksum of bytes 0 to 59
 //! ```
 //!
-//! Frames begin at multiples of 64 bytes: no header crosses a sector, and the search for a frame
-//! behind a damaged one has few places to look at.
+//! Frames begin at multiples of 512 bytes. So no sector holds parts of two frames: writing one never
+//! touches what was acknowledged before it, a lost sector costs one frame, and the search for a
+//! frame behind a damaged one has few places to look at.
 
 use std::ops::Range;
 
 use crate::storage::envelope::{u32_at, u64_at};
 use crate::storage::{LogEntry, LogId};
 
-/// Where frames begin, and how long a header is.
-pub(super) const ALIGN: usize = 64;
+/// Where frames begin: a sector, the unit that disks write whole or not at all.
+pub(super) const ALIGN: usize = 512;
+/// How long a frame's header is.
+pub(super) const HEADER: usize = 64;
 /// What is before a record's payload.
 pub(super) const RECORD_HEADER: usize = 28;
 
@@ -53,7 +56,7 @@ pub(super) struct Header {
 impl Header {
     /// Reads a header, if these bytes are one that was written for the segment of this salt.
     pub(super) fn parse(bytes: &[u8], salt: u64) -> Option<Self> {
-        let bytes = bytes.get(..ALIGN)?;
+        let bytes = bytes.get(..HEADER)?;
         if bytes[..4] != MAGIC || u64_at(bytes, 8) != salt {
             return None;
         }
@@ -78,7 +81,7 @@ impl Header {
 
     /// The bytes of the body within `bytes`, which begin with the header, if they are whole.
     pub(super) fn body<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let body = bytes.get(ALIGN..ALIGN.checked_add(self.body_len as usize)?)?;
+        let body = bytes.get(HEADER..HEADER.checked_add(self.body_len as usize)?)?;
         (crc32fast::hash(body) == self.body_checksum).then_some(body)
     }
 
@@ -90,7 +93,7 @@ impl Header {
 
 /// How many bytes a frame with such a body takes.
 pub(super) fn frame_len(body_len: usize) -> usize {
-    (ALIGN + body_len).next_multiple_of(ALIGN)
+    (HEADER + body_len).next_multiple_of(ALIGN)
 }
 
 /// What a frame's header takes over from the frame before it and from its segment.
@@ -115,7 +118,7 @@ impl Batch {
 
     fn body_len(&self) -> usize {
         // After a seal the bytes are those of the frame before.
-        if self.is_empty() { 0 } else { self.bytes.len() - ALIGN }
+        if self.is_empty() { 0 } else { self.bytes.len() - HEADER }
     }
 
     /// How many bytes the frame would take with another record.
@@ -149,7 +152,7 @@ impl Batch {
     fn record(&mut self, kind: u32, id: LogId, payload: &[u8]) -> usize {
         if self.records == 0 {
             self.bytes.clear();
-            self.bytes.resize(ALIGN, 0);
+            self.bytes.resize(HEADER, 0);
         }
         self.records += 1;
         let start = self.bytes.len();
@@ -167,12 +170,12 @@ impl Batch {
 
     /// Completes the frame; gives its bytes and its header's checksum. The batch is empty then.
     pub(super) fn seal(&mut self, place: Place, committed: Option<LogId>) -> (&mut Vec<u8>, u32) {
-        let body_len = self.bytes.len() - ALIGN;
-        let body_checksum = crc32fast::hash(&self.bytes[ALIGN..]);
+        let body_len = self.bytes.len() - HEADER;
+        let body_checksum = crc32fast::hash(&self.bytes[HEADER..]);
         let flags = if committed.is_some() { HAS_COMMITTED } else { 0 };
         let committed = committed.unwrap_or_default();
         let length = u32::try_from(body_len).expect("the log refuses larger batches");
-        let header = &mut self.bytes[..ALIGN];
+        let header = &mut self.bytes[..HEADER];
         header[..4].copy_from_slice(&MAGIC);
         header[4..6].copy_from_slice(&VERSION.to_le_bytes());
         header[6..8].copy_from_slice(&flags.to_le_bytes());

@@ -39,8 +39,10 @@ pub struct SegmentReport {
     pub end: u64,
     /// Whether the last frame is the mark of a clean end.
     pub closed: bool,
-    /// What is wrong, and where.
-    pub problem: Option<String>,
+    /// What is damaged, and where: the log does not open.
+    pub damage: Option<String>,
+    /// What a crash left unfinished: it is cut when the log is opened.
+    pub torn: Option<String>,
 }
 
 /// An entry, and where it is.
@@ -110,12 +112,13 @@ impl LogReport {
             frames: 0,
             end: 0,
             closed: false,
-            problem: None,
+            damage: None,
+            torn: None,
         };
         let bytes = match recovery::load(disk, meta) {
             Ok((_, bytes)) => bytes,
             Err(error) => {
-                report.problem = Some(error.to_string());
+                report.damage = Some(error.to_string());
                 return report;
             }
         };
@@ -125,7 +128,7 @@ impl LogReport {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
-                    report.problem = Some(error.to_string());
+                    report.damage = Some(error.to_string());
                     break;
                 }
             };
@@ -139,7 +142,9 @@ impl LogReport {
             }
         }
         report.end = scan.offset as u64;
-        report.problem = report.problem.or_else(|| problem(&scan, next));
+        if report.damage.is_none() {
+            judge_end(&mut report, &scan, next);
+        }
         report
     }
 }
@@ -171,20 +176,19 @@ fn note(
     }
 }
 
-/// What is to be said of the place where the frames end.
-fn problem(scan: &Scan<'_>, next: Option<&SegmentMeta>) -> Option<String> {
+/// Says what the place is where the frames end.
+fn judge_end(report: &mut SegmentReport, scan: &Scan<'_>, next: Option<&SegmentMeta>) {
     let end = scan.offset;
-    match next {
-        Some(next) if (scan.sequence, scan.chain) != (next.first_sequence, next.chain) => {
-            Some(format!("damaged at byte {end}: the frames before {} are missing", next.path()))
+    if let Some(next) = next {
+        if (scan.sequence, scan.chain) != (next.first_sequence, next.chain) {
+            let why =
+                format!("no valid frame at byte {end}, but the log goes on in {}", next.path());
+            report.damage = Some(why);
         }
-        Some(_) => None,
-        None => match scan.later_frame() {
-            Some(later) => Some(format!(
-                "damaged at byte {end}: no valid frame, but a later one at byte {later}"
-            )),
-            None if scan.ends_blank() => None,
-            None => Some(format!("an incomplete batch at byte {end}; it will be cut at the start")),
-        },
+    } else if let Some(later) = scan.later_frame() {
+        report.damage =
+            Some(format!("no valid frame at byte {end}, but a later one at byte {later}"));
+    } else if !scan.ends_blank() {
+        report.torn = Some(format!("an incomplete batch at byte {end}, never acknowledged"));
     }
 }

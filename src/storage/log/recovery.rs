@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::frame::{ALIGN, Found, Header, Place, RECORD_HEADER, Record, VERSION};
+use super::frame::{ALIGN, Found, HEADER, Header, Place, RECORD_HEADER, Record, VERSION};
 use super::index::{Index, Segment};
 use super::manifest::{self, Manifest, SegmentMeta};
 use super::segments::Segments;
@@ -107,8 +107,8 @@ impl<'a> Scan<'a> {
     }
 
     fn records(&self, header: &Header) -> Result<Vec<Found>, StorageError> {
-        let end = self.offset + ALIGN + header.body_len as usize;
-        let mut at = self.offset + ALIGN;
+        let end = self.offset + HEADER + header.body_len as usize;
+        let mut at = self.offset + HEADER;
         let mut records = Vec::with_capacity(header.records as usize);
         while at < end {
             let found = Found::parse(&self.bytes[..end], at).ok_or_else(|| {
@@ -135,7 +135,7 @@ impl<'a> Scan<'a> {
 
     /// Whether the place of the next frame is as the writer leaves it.
     pub(super) fn ends_blank(&self) -> bool {
-        let end = self.bytes.len().min(self.offset + ALIGN);
+        let end = self.bytes.len().min(self.offset + HEADER);
         self.bytes[self.offset.min(end)..end].iter().all(|byte| *byte == 0)
     }
 }
@@ -273,7 +273,7 @@ impl Replayed {
         // The last frame may be in the page cache and on no disk, even after a sync that failed in
         // the process before this one. It is written again, and the place behind it made blank.
         let mut bytes = scan.bytes[tail..scan.offset].to_vec();
-        bytes.resize((bytes.len() + ALIGN).min(scan.bytes.len() - tail), 0);
+        bytes.resize((bytes.len() + HEADER).min(scan.bytes.len() - tail), 0);
         let io = |action| StorageError::io(action, &segment.path);
         segment.file.write_at(&bytes, tail as u64).map_err(io("write"))?;
         segment.file.sync_data().map_err(io("sync"))
@@ -395,5 +395,5 @@ fn missing(file: &str, because: &'static str) -> StorageError {
 
 /// Segments are counted in 32 bits and hold at least a few frames.
 fn segment_bytes(options: &LogOptions) -> u64 {
-    options.segment_bytes.clamp(16 * ALIGN as u64, 1 << 30).next_multiple_of(ALIGN as u64)
+    options.segment_bytes.clamp(4 * ALIGN as u64, 1 << 30).next_multiple_of(ALIGN as u64)
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::frame::ALIGN;
+use super::frame::{ALIGN, HEADER};
 use super::index::Segment;
 use super::manifest::{FOLDER, Manifest, segment_path};
 use crate::storage::disk::Disk;
@@ -83,7 +83,7 @@ impl Segments {
         let file = match self.spares.pop() {
             Some(spare) if bytes == self.segment_bytes => {
                 let file = self.disk.open(&spare).map_err(StorageError::io("open", &spare))?;
-                file.write_at(&[0; ALIGN], 0).map_err(StorageError::io("write", &spare))?;
+                file.write_at(&[0; HEADER], 0).map_err(StorageError::io("write", &spare))?;
                 file.sync_data().map_err(StorageError::io("sync", &spare))?;
                 self.disk.rename(&spare, &path).map_err(StorageError::io("rename", &spare))?;
                 file

@@ -1,5 +1,8 @@
 //! The log against a model, with the power cut at every change of the disk.
 
+mod damage;
+mod faults;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -224,7 +227,7 @@ fn random_steps_match_the_model() {
 #[test]
 fn nothing_reported_is_lost_when_the_power_goes_at_any_change() {
     let mut crashes = 0;
-    for seed in 0..5 {
+    for seed in 0..3 {
         let script = script(seed, 40);
         let whole = MemDisk::new(seed);
         play(&whole, &script);
@@ -248,7 +251,7 @@ fn nothing_reported_is_lost_when_the_power_goes_at_any_change() {
             }
         }
     }
-    assert!(crashes > 2000, "only {crashes} crashes");
+    assert!(crashes > 1000, "only {crashes} crashes");
 }
 
 /// The log that was found works, and keeps what it is given through another crash.

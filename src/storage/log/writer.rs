@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::frame::{ALIGN, Batch, Place};
+use super::frame::{Batch, HEADER, Place};
 use super::index::Segment;
 use super::manifest::{Manifest, SegmentMeta};
 use super::recovery::number;
@@ -182,7 +182,7 @@ impl Writer {
         let (bytes, checksum) = self.batch.frame.seal(self.tail.place, committed);
         let len = bytes.len();
         // What follows the frame is made blank with it, so that an end is known from a torn frame.
-        bytes.resize(len + ALIGN, 0);
+        bytes.resize(len + HEADER, 0);
         let written = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let write = segment.file.write_at(written, self.tail.offset);
         write.map_err(StorageError::io("write", &segment.path))?;

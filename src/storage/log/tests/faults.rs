@@ -1,0 +1,211 @@
+//! A disk that fails, a log driven by its own thread, and payloads of every size.
+
+use std::io::ErrorKind;
+use std::sync::Mutex;
+use std::sync::mpsc;
+
+use super::{
+    Arc, AtomicU64, Drive, Fault, FaultyCall, Log, LogEntry, LogId, LogOptions, MemDisk, Model,
+    Ordering, Step, StorageError, Unsynced, Vote, entry, open, options, run,
+};
+use crate::storage::disk::{Disk, RealDisk};
+
+#[test]
+fn after_a_failed_write_or_sync_nothing_is_accepted_and_nothing_read() {
+    for (call, path) in [
+        (FaultyCall::Write, "segment"),
+        (FaultyCall::Sync, "segment"),
+        (FaultyCall::Write, "manifest"),
+        (FaultyCall::Sync, "log"),
+    ] {
+        for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+            for after in 0..6 {
+                one_fault(Fault { call, path: path.to_owned(), after, times: 1, kind });
+            }
+        }
+    }
+}
+
+/// The fault hits once; what comes after it would succeed if it were tried.
+fn one_fault(fault: Fault) {
+    let disk = MemDisk::new(5);
+    let fatal = Arc::new(AtomicU64::new(0));
+    let count = fatal.clone();
+    let options = LogOptions {
+        fatal: Arc::new(move |error| {
+            assert!(matches!(error, StorageError::Io { .. }), "{error}");
+            count.fetch_add(1, Ordering::SeqCst);
+        }),
+        ..options()
+    };
+    let (log, _) = Log::open(Arc::new(disk.clone()), options).unwrap();
+    disk.fail(fault.clone());
+    let mut model = Model::default();
+    let mut failed = false;
+    for index in 0..20 {
+        let step = Step::Append(vec![entry(index, 1, 300)]);
+        let done = run(&log, &step);
+        assert!(!(failed && done), "{fault:?}: accepted after a failure");
+        failed |= !done;
+        if done {
+            model.apply(&step);
+        }
+    }
+    assert!(failed, "{fault:?} never hit");
+    assert_eq!(fatal.load(Ordering::SeqCst), 1, "{fault:?}");
+    assert!(!run(&log, &Step::Vote(Vote { term: 9, node: 1, committed: false })));
+    assert!(matches!(log.read(0, 5), Err(StorageError::Failed(_))));
+    assert!(!log.wait_synced(100));
+    drop(log);
+    disk.heal();
+    disk.crash(Unsynced::Lost);
+    let (log, recovered) = open(&disk).unwrap();
+    let found = Model::of(&log, &recovered);
+    assert!(found == model || found.entries.len() == model.entries.len() + 1, "{fault:?}");
+}
+
+#[test]
+fn a_full_disk_is_said_in_words() {
+    let disk = MemDisk::new(5);
+    let path = "segment".to_owned();
+    let kind = ErrorKind::StorageFull;
+    let (log, _) = open(&disk).unwrap();
+    disk.fail(Fault { call: FaultyCall::Write, path, after: 0, times: 1, kind });
+    let (send, receive) = mpsc::channel();
+    log.append(vec![entry(0, 1, 10)], move |result| send.send(result).unwrap());
+    let error = receive.recv().unwrap().unwrap_err().to_string();
+    assert!(error.contains("the disk is full"), "{error}");
+}
+
+#[test]
+fn a_read_that_fails_or_lies_is_an_error_never_another_entry() {
+    let disk = MemDisk::new(5);
+    let (log, _) = open(&disk).unwrap();
+    for index in 0..10 {
+        assert!(run(&log, &Step::Append(vec![entry(index, 1, 200)])));
+    }
+    let path = disk.paths().into_iter().find(|path| path.contains("segment")).unwrap();
+    let mut bytes = disk.bytes(&path).unwrap();
+    bytes[64 + 28 + 5] ^= 1;
+    let file = disk.open(&path).unwrap();
+    file.write_at(&bytes, 0).unwrap();
+    assert!(matches!(log.read(0, 1), Err(StorageError::Damaged { .. })));
+    let kind = ErrorKind::Other;
+    disk.fail(Fault { call: FaultyCall::Read, path: "segment".into(), after: 0, times: 1, kind });
+    assert!(matches!(log.read(1, 2), Err(StorageError::Io { .. })));
+    assert_eq!(log.read(1, 2).unwrap(), [entry(1, 1, 200)]);
+}
+
+#[test]
+fn payloads_of_every_size_come_back() {
+    let disk = MemDisk::new(5);
+    let (log, _) = open(&disk).unwrap();
+    let sizes = [0, 1, 63, 64, 65, 2048, 5000, 3 << 20, 10, 9 << 20, 0];
+    let entries: Vec<LogEntry> =
+        sizes.iter().zip(0..).map(|(size, index)| entry(index, 1, *size)).collect();
+    assert!(run(&log, &Step::Append(entries.clone())));
+    log.abandon();
+    disk.crash(Unsynced::Lost);
+    let (log, _) = open(&disk).unwrap();
+    let mut found = Vec::new();
+    while found.len() < entries.len() {
+        let read = log.read(found.len() as u64, u64::MAX).unwrap();
+        assert!(!read.is_empty());
+        found.extend(read);
+    }
+    assert!(found == entries);
+    assert!(run(&log, &Step::Purge(LogId { term: 1, index: 10 })));
+    assert!(disk.paths().iter().filter(|path| path.contains("segment")).count() <= 1);
+}
+
+#[test]
+fn what_does_not_continue_the_log_is_refused_and_changes_nothing() {
+    let disk = MemDisk::new(5);
+    let (log, _) = open(&disk).unwrap();
+    assert!(run(&log, &Step::Append(vec![entry(0, 2, 5), entry(1, 2, 5)])));
+    for refused in [
+        Step::Append(vec![entry(3, 2, 5)]),
+        Step::Append(vec![entry(1, 2, 5)]),
+        Step::Append(vec![entry(2, 1, 5)]),
+        Step::Append(vec![entry(2, 2, 5), entry(4, 2, 5)]),
+        Step::Truncate(Some(LogId { term: 1, index: 0 })),
+        Step::Purge(LogId { term: 1, index: 1 }),
+    ] {
+        assert!(!run(&log, &refused), "{refused:?}");
+    }
+    assert_eq!(log.state().last, Some(LogId { term: 2, index: 1 }));
+    assert!(run(&log, &Step::Append(vec![entry(2, 2, 5)])));
+    assert!(run(&log, &Step::Truncate(None)));
+    assert!(run(&log, &Step::Append(vec![entry(0, 3, 5)])));
+}
+
+#[test]
+fn a_thread_writes_in_order_on_a_real_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = LogOptions { segment_bytes: 64 << 10, cache_bytes: 4096, ..options() };
+    let options = LogOptions { drive: Drive::Thread, seed: None, ..options };
+    let open = || {
+        let disk = Arc::new(RealDisk::new(folder.path()).unwrap());
+        Log::open(disk, options.clone()).unwrap()
+    };
+    let (log, _) = open();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for index in 0..2000 {
+        let order = order.clone();
+        log.append(vec![entry(index, 1, 100)], move |result| {
+            result.unwrap();
+            order.lock().unwrap().push(index);
+        });
+        // Readable at once, written or not.
+        assert_eq!(log.read(index, index + 1).unwrap(), [entry(index, 1, 100)]);
+        if index % 500 == 499 {
+            log.purge(LogId { term: 1, index: index - 200 }, |result| result.unwrap());
+        }
+    }
+    log.save_vote(Vote { term: 7, node: 3, committed: true }, |result| result.unwrap());
+    assert!(log.wait_synced(1999));
+    assert_eq!(*order.lock().unwrap(), (0..2000).collect::<Vec<_>>());
+    assert!(log.sync_stats().count > 0);
+    log.close();
+    assert!(!run(&log, &Step::Append(vec![entry(2000, 1, 1)])));
+    drop(log);
+    let (log, recovered) = open();
+    assert_eq!(recovered.last, Some(LogId { term: 1, index: 1999 }));
+    assert_eq!(recovered.vote, Some(Vote { term: 7, node: 3, committed: true }));
+    assert_eq!(recovered.purged, Some(LogId { term: 1, index: 1799 }));
+    assert_eq!(recovered.warnings, Vec::<String>::new());
+    assert_eq!(log.read(0, u64::MAX).unwrap().len(), 200);
+}
+
+#[test]
+fn the_commit_hint_travels_with_the_next_batch() {
+    let disk = MemDisk::new(5);
+    let (log, _) = open(&disk).unwrap();
+    assert!(run(&log, &Step::Append(vec![entry(0, 1, 5), entry(1, 1, 5)])));
+    let before = disk.changes();
+    log.save_committed(Some(LogId { term: 1, index: 1 }));
+    assert_eq!(disk.changes(), before);
+    assert!(run(&log, &Step::Append(vec![entry(2, 1, 5)])));
+    log.abandon();
+    disk.crash(Unsynced::Lost);
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.committed, Some(LogId { term: 1, index: 1 }));
+}
+
+#[test]
+fn many_waiting_appends_share_one_sync() {
+    let disk = MemDisk::new(5);
+    let options = LogOptions { drive: Drive::Manual, ..options() };
+    let (log, _) = Log::open(Arc::new(disk.clone()), options).unwrap();
+    run(&log, &Step::Append(vec![entry(0, 1, 5)]));
+    assert!(log.drive());
+    assert!(!log.drive());
+    let before = disk.changes();
+    for index in 1..9 {
+        assert!(!run(&log, &Step::Append(vec![entry(index, 1, 5)])));
+    }
+    assert_eq!((log.synced(), disk.changes()), (Some(LogId { term: 1, index: 0 }), before));
+    log.drive();
+    assert_eq!(log.synced(), Some(LogId { term: 1, index: 8 }));
+    assert_eq!(disk.changes() - before, 2, "one write and one sync");
+}
