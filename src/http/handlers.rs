@@ -139,7 +139,8 @@ pub(crate) async fn list<S: LockService>(
 }
 
 /// Reads the tables that have defaults or records.
-#[utoipa::path(get, path = routes::TABLES, tag = "tables", params(TablesQuery, openapi::CallHeaders),
+#[utoipa::path(get, path = routes::TABLES, tag = "tables",
+    params(TablesQuery, openapi::CallHeaders),
     responses(
         (status = 200, description = "The tables", body = TablesAnswer),
         openapi::ReadProblems,
