@@ -3,5 +3,6 @@
 
 mod cli;
 mod cluster;
+mod conformance;
 mod forming;
 mod leading;
