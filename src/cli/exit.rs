@@ -69,11 +69,6 @@ impl Failure {
         Self::new(USAGE, message)
     }
 
-    /// A command whose floor below has not landed.
-    pub(crate) fn unbuilt(args: &dyn fmt::Debug) -> Self {
-        Self::new(BROKEN, format!("this command is not built yet: {args:?}"))
-    }
-
     /// Adds what to do about it.
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());

@@ -1,10 +1,20 @@
 //! `keyward inspect`: prints a data folder readably, offline.
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::cli::exit::Outcome;
+use crate::api::{CheckAnswer, TableAnswer};
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::{self, LogArgs};
+use crate::cli::output;
+use crate::lock::{ClusterTime, State};
+use crate::raft::describe;
+use crate::storage::inspect::{Part, Report};
+use crate::storage::{self, LogEntry, inspect};
+use crate::types::{Holder, ListRequest};
 
 const HELP: &str = "\
 Examples:
@@ -27,15 +37,174 @@ pub(crate) struct InspectArgs {
     data_dir: PathBuf,
     /// How many of the newest log entries to show
     #[arg(long, value_name = "N", default_value_t = 20)]
-    entries: u64,
-    /// How many locks of the state to show
+    entries: usize,
+    /// How many locks of each table to show, at most 1000
     #[arg(long, value_name = "N", default_value_t = 20)]
-    locks: usize,
+    locks: u32,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-pub(crate) fn run(args: &InspectArgs) -> Outcome {
-    Err(crate::cli::exit::Failure::unbuilt(&(args,)))
+/// Prints the report.
+pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
+    logging::start(logging, "warn")?;
+    let shown = args.data_dir.display();
+    if let Err(error) = std::fs::read_dir(&args.data_dir) {
+        return Err(Failure::usage(format!("cannot read the folder {shown}: {error}")));
+    }
+    let describe = |entry: &LogEntry| describe::payload(&entry.payload);
+    let mut report = storage::inspect(&args.data_dir, &describe);
+    let entries = cut(&mut report, args.entries);
+    let state = StateReport::read(&args.data_dir, &report, args.locks);
+    if args.json {
+        let mut document = serde_json::to_value(&report).expect("a report has string keys");
+        document["log_entries"] = entries.into();
+        document["state"] = serde_json::to_value(&state).expect("a report has string keys");
+        document["damage"] = damage(&report, &state).into();
+        output::print_json(&document);
+    } else {
+        let mut text = report.to_string();
+        if let Part::Found(log) = &report.log
+            && log.entries.len() < entries
+        {
+            let newest = log.entries.len();
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "  (the newest {newest} of {entries} entries; --entries N)");
+        }
+        output::print(&(text + &state.describe()));
+    }
+    let damage = damage(&report, &state);
+    if damage.is_empty() {
+        return Ok(exit::OK);
+    }
+    Err(Failure::new(exit::REFUSED, format!("damaged: {}", damage.join("\n  ")))
+        .advise("Nothing was changed. See `What to do when` in docs/operations.md."))
+}
+
+/// What is damaged, one line each.
+fn damage(report: &Report, state: &StateReport) -> Vec<String> {
+    let mut damage = report.damage();
+    damage.extend(state.damage.clone());
+    damage
+}
+
+/// Leaves the newest entries in the report; says how many there were.
+fn cut(report: &mut Report, newest: usize) -> usize {
+    let Part::Found(log) = &mut report.log else { return 0 };
+    let all = log.entries.len();
+    log.entries.drain(..all.saturating_sub(newest));
+    all
+}
+
+/// The lock machine's state, as far as checkpoint or snapshot has it.
+#[derive(Debug, Default, Serialize)]
+struct StateReport {
+    /// Where it was read, and as of which entry.
+    source: Option<String>,
+    /// Why it could not be read there.
+    damage: Option<String>,
+    /// The cluster clock, in microseconds.
+    clock_us: u64,
+    feature_level: u32,
+    records: u64,
+    unexpired: u64,
+    lanes: u64,
+    tables: Vec<TableReport>,
+}
+
+/// A table and its first locks.
+#[derive(Debug, Serialize)]
+struct TableReport {
+    #[serde(flatten)]
+    info: TableAnswer,
+    shown: Vec<CheckAnswer>,
+}
+
+impl StateReport {
+    fn read(folder: &Path, report: &Report, locks: u32) -> Self {
+        let (source, state) = match read_state(folder, report) {
+            None => return Self::default(),
+            Some((source, Ok(state))) => (source, state),
+            Some((source, Err(error))) => {
+                let damage = Some(format!("{source}: the state cannot be read: {error}"));
+                return Self { source: Some(source), damage, ..Self::default() };
+            }
+        };
+        let counts = state.counts();
+        let page = ListRequest { limit: locks.min(ListRequest::MAX_LIMIT), ..Default::default() };
+        let tables = state.tables().into_iter().map(|info| TableReport {
+            shown: match page.limit {
+                0 => Vec::new(),
+                _ => state.list(&info.table, &page).0.iter().map(CheckAnswer::from).collect(),
+            },
+            info: TableAnswer::from(&info),
+        });
+        Self {
+            source: Some(source),
+            damage: None,
+            clock_us: state.clock().0,
+            feature_level: state.feature_level(),
+            records: counts.records,
+            unexpired: counts.unexpired,
+            lanes: counts.lanes,
+            tables: tables.collect(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Some(source) = &self.source else {
+            return "state: neither a checkpoint nor a snapshot holds one\n".to_owned();
+        };
+        if let Some(damage) = &self.damage {
+            return format!("state: DAMAGED: {damage}\n");
+        }
+        let clock = ClusterTime(self.clock_us);
+        let mut text = format!(
+            "state: {source}\n  cluster clock {clock} s, feature level {}, {} records ({} not \
+             expired), {} request lanes\n",
+            self.feature_level, self.records, self.unexpired, self.lanes
+        );
+        for table in &self.tables {
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "  table {}: {} locks",
+                output::visible(&table.info.table),
+                table.info.locks
+            );
+            for lock in &table.shown {
+                for holder in lock.holders.iter().cloned().map(Holder::from) {
+                    let name = output::visible(&lock.signature);
+                    let _ = writeln!(text, "    {name}: {}", output::holder(&holder));
+                }
+            }
+            let hidden = table.info.locks - table.shown.len() as u64;
+            if hidden > 0 {
+                let _ = writeln!(text, "    ({hidden} more; --locks N)");
+            }
+        }
+        text
+    }
+}
+
+/// The state of the checkpoint, which is the newest there is, or else of the newest snapshot.
+fn read_state(folder: &Path, report: &Report) -> Option<(String, Result<State, String>)> {
+    if let Part::Found(checkpoint) = &report.checkpoint {
+        let source = format!("of the checkpoint, as of entry {}", checkpoint.applied);
+        let state = inspect::load_checkpoint(folder, |meta, records| {
+            State::from_records(&meta.state, records).map_err(|error| error.to_string())
+        });
+        return Some((source, state));
+    }
+    let whole = report.snapshots.iter().rev().find_map(|snapshot| match &snapshot.contents {
+        Part::Found(contents) => Some((&snapshot.file, contents)),
+        Part::Absent | Part::Damaged(_) => None,
+    });
+    let (file, contents) = whole?;
+    let last = output::cell(contents.last);
+    let state = inspect::snapshot_body(folder, file)
+        .map_err(|error| error.to_string())
+        .and_then(|body| State::decode(&body).map_err(|error| error.to_string()));
+    Some((format!("of the snapshot {file}, as of entry {last}"), state))
 }

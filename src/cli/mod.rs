@@ -109,7 +109,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(args, &logging),
         Command::Cluster(args) => cluster::run(args, &logging),
         Command::Conformance(args) => conformance::run(&args, &logging),
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => inspect::run(&args, &logging),
         Command::Completion(args) => Ok(completion::run(&args)),
         Command::Start(args) => run::starter::run(&args),
         Command::Watchdog => Ok(run::watchdog::run()),

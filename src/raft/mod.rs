@@ -7,6 +7,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
 pub(crate) mod codec;
 pub(crate) mod config;
+pub(crate) mod describe;
 pub(crate) mod inbound;
 pub(crate) mod log_store;
 pub(crate) mod member;

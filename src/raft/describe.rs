@@ -1,0 +1,125 @@
+//! Log entries in words, for a person who looks at a data folder.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use crate::lock::{Command, DecodeError, Operation, Proposal};
+use crate::raft::codec;
+use crate::raft::types::{Membership, Payload};
+
+/// What an entry's payload says, on one line. Names are quoted, so that none can pass for more than
+/// a name.
+pub(crate) fn payload(bytes: &Bytes) -> String {
+    match describe(bytes) {
+        Ok(text) => text,
+        Err(error) => format!("NOT READABLE: {error}"),
+    }
+}
+
+fn describe(bytes: &Bytes) -> Result<String, DecodeError> {
+    Ok(match codec::decode_payload(bytes)? {
+        Payload::Blank => "blank, the first of a leader's term".to_owned(),
+        Payload::Normal(data) => proposal(&codec::proposal_of(&data)?),
+        Payload::Membership(members) => membership(&members),
+    })
+}
+
+fn membership(members: &Membership) -> String {
+    let voters: Vec<u64> = members.voter_ids().collect();
+    let nodes = members.nodes().map(|(id, node)| {
+        let voter = if voters.contains(id) { "" } else { " without a vote" };
+        format!("node {id}{voter}: {node}")
+    });
+    format!("members: {}", nodes.collect::<Vec<_>>().join(", "))
+}
+
+fn proposal(proposal: &Proposal) -> String {
+    let commands = proposal.commands.iter().map(command).collect::<Vec<_>>().join("; ");
+    format!("at {} s: {commands}", proposal.stamp.time)
+}
+
+fn command(command: &Command) -> String {
+    let mut text = operation(&command.operation);
+    // Writing to a string does not fail.
+    if let Some(id) = &command.request_id {
+        let _ = write!(text, " request {id}");
+    }
+    if let Some(actor) = &command.actor {
+        let _ = write!(text, " by {actor:?}");
+    }
+    if let Some(cause) = &command.cause {
+        let _ = write!(text, " because {cause:?}");
+    }
+    text
+}
+
+fn operation(operation: &Operation) -> String {
+    let some = |name: &str, value: Option<String>| {
+        value.map_or_else(String::new, |value| format!(" {name} {value}"))
+    };
+    match operation {
+        Operation::Lock(lock) => format!(
+            "lock {:?}/{:?} for {:?}{}{}{}{}{}{}",
+            lock.table,
+            lock.signature,
+            lock.signee,
+            some("instance", lock.instance.as_ref().map(|instance| format!("{instance:?}"))),
+            some("level", lock.level.map(|level| level.to_string())),
+            some("duration", lock.duration_ms.map(|ms| format!("{ms} ms"))),
+            some("time_to_live", lock.time_to_live_ms.map(|ms| format!("{ms} ms"))),
+            some("token", lock.token.map(|token| token.to_string())),
+            if lock.force { " by force" } else { "" },
+        ),
+        Operation::Unlock(unlock) => format!(
+            "unlock {:?}/{:?} for {:?}{}{}",
+            unlock.table,
+            unlock.signature,
+            unlock.signee,
+            some("instance", unlock.instance.as_ref().map(|instance| format!("{instance:?}"))),
+            some("token", unlock.token.map(|token| token.to_string())),
+        ),
+        Operation::Advance => "time passes".to_owned(),
+        Operation::ConfigureTable(table) => format!(
+            "configure table {:?}{}{}",
+            table.table,
+            some("duration", table.duration_ms.map(|ms| format!("{ms} ms"))),
+            some("time_to_live", table.time_to_live_ms.map(|ms| format!("{ms} ms"))),
+        ),
+        Operation::DeleteTable { table } => format!("delete table {table:?}"),
+        Operation::RaiseFeatureLevel(level) => format!("raise the feature level to {level}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::{ClusterTime, Stamp};
+    use crate::types::{LockOptions, LockRequest};
+
+    #[test]
+    fn an_entry_is_told_on_one_line() {
+        let request = LockRequest {
+            signature: "jobs/\n".to_owned(),
+            signee: "me".to_owned(),
+            level: Some(3),
+        };
+        let options = LockOptions { force: true, ..LockOptions::default() };
+        let proposal = Proposal {
+            stamp: Stamp { term: 2, time: ClusterTime(1_500_000) },
+            commands: vec![
+                crate::lock::lock_command(&request, &options).unwrap(),
+                Command::advance(),
+            ],
+        };
+        assert_eq!(
+            payload(codec::data_of(&proposal).payload()),
+            "at 1.500000 s: lock \"default\"/\"jobs/\\n\" for \"me\" level 3 by force; time passes"
+        );
+        assert_eq!(
+            payload(&codec::encode_payload(&Payload::Blank)),
+            "blank, the first of a leader's term"
+        );
+        assert!(payload(&Bytes::from_static(b"?")).starts_with("NOT READABLE"));
+    }
+}
