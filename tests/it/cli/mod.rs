@@ -1,6 +1,7 @@
 //! The built program, run as a user runs it, against locks in memory behind a real listener.
 
 mod commands;
+mod nodes;
 mod run;
 
 use std::io::{BufRead as _, BufReader, Read as _};

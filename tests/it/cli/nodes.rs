@@ -1,0 +1,131 @@
+//! `keyward serve` and `keyward dev`: nodes with real listeners and real files.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use super::{Running, assert_code, eventually, keyward, output, stderr, stdout};
+
+/// A command that finds its temporary folders here.
+fn with_temp(line: &str, temp: &tempfile::TempDir) -> Command {
+    let mut command = keyward(line);
+    command.env("TMPDIR", temp.path());
+    command
+}
+
+fn is_empty(folder: &tempfile::TempDir) -> bool {
+    folder.path().read_dir().unwrap().next().is_none()
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn dev_lives_as_long_as_its_command() {
+    let temp = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let script = format!(
+        "set -e; for e in $(echo $KEYWARD_ENDPOINTS | tr , \" \"); do \
+         {program} lock a --signee me --endpoints $e >/dev/null; echo $e; done; \
+         {program} cluster status; exit 9"
+    );
+    let run = output(with_temp(&format!("dev -- sh -c '{script}'"), &temp));
+    assert_code(&run, 9);
+    assert!(stdout(&run).contains("3 of 3 voters answer"), "{}", stdout(&run));
+    assert!(is_empty(&temp), "the data is removed");
+}
+
+#[test]
+fn dev_shows_its_nodes_and_stops_on_a_signal() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut dev = Running::start(with_temp("dev", &temp));
+    assert_eq!(
+        dev.line().split_whitespace().collect::<Vec<_>>(),
+        ["NODE", "CLIENTS", "ROLE", "DATA"]
+    );
+    let rows: Vec<String> = (0..3).map(|_| dev.line()).collect();
+    assert_eq!(rows.iter().filter(|row| row.contains("leader")).count(), 1, "{rows:?}");
+    dev.signal(Signal::INT);
+    let (code, err) = dev.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(is_empty(&temp), "the data is removed");
+}
+
+#[test]
+fn dev_keeps_the_data_of_a_named_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let dev = |command: &str| {
+        let line = format!("dev --nodes 1 --data-dir {} -- {program} {command}", data.display());
+        output(keyward(&line))
+    };
+    assert_code(&dev("lock a --signee me --duration 1h"), 0);
+    let again = dev("check a");
+    assert_code(&again, 0);
+    assert!(stdout(&again).starts_with("a is held by me"), "{}", stdout(&again));
+    assert_code(&dev("check b"), 1);
+}
+
+#[test]
+fn a_node_says_where_it_listens_and_when_it_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("a/b").display().to_string();
+    let peers = free_port();
+    let line = format!(
+        "serve --id 1 --members 1=127.0.0.1:{peers} --data-dir {data} --client-listen 127.0.0.1:0"
+    );
+    let mut node = Running::start(keyward(&line));
+    let first = node.line();
+    let (said, addresses) = first.split_once(": clients on http://").unwrap();
+    assert_eq!(said, format!("keyward {} node 1", env!("CARGO_PKG_VERSION")));
+    let (clients, said_peers) = addresses.split_once(", peers on ").unwrap();
+    assert_eq!(said_peers, format!("127.0.0.1:{peers}"));
+    assert_eq!(node.line(), "ready: term 1, leader 1");
+
+    let ask = |line: &str| output(keyward(&format!("{line} --endpoints http://{clients}")));
+    assert_code(&ask("lock a --signee me"), 0);
+
+    let free = free_port();
+    let other = |what: &str| {
+        output(keyward(&format!("serve --id 1 --members 1=127.0.0.1:{free} --data-dir {what}")))
+    };
+    let refused = other(&format!("{data} --client-listen {clients}"));
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("cannot listen for clients"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("--client-listen"), "{}", stderr(&refused));
+    let refused = other(&format!("{data} --client-listen 127.0.0.1:0"));
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("in use by another process"), "{}", stderr(&refused));
+
+    node.signal(Signal::TERM);
+    let (code, err) = node.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert_code(&ask("check a --timeout 200ms"), 3);
+}
+
+#[test]
+fn a_second_signal_stops_a_node_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, other) = (free_port(), free_port());
+    // The first start waits for a member that never comes.
+    let line = format!(
+        "serve --id 1 --members 1=127.0.0.1:{own},2=127.0.0.1:{other} --data-dir {} \
+         --client-listen 127.0.0.1:0",
+        folder.path().display()
+    );
+    let mut node = Running::start(keyward(&line));
+    let address = node.line();
+    let address = address.split_once("http://").unwrap().1.split_once(',').unwrap().0.to_owned();
+    let status = eventually("it answers", || {
+        let status = output(keyward(&format!("cluster status --endpoints http://{address}")));
+        (!status.stdout.is_empty()).then_some(status)
+    });
+    assert_code(&status, 3);
+    node.signal(Signal::TERM);
+    node.signal(Signal::INT);
+    assert_eq!(node.end().0, Some(0));
+}
