@@ -55,6 +55,10 @@ pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
     }
     let describe = |entry: &LogEntry| describe::payload(&entry.payload);
     let mut report = storage::inspect(&args.data_dir, &describe);
+    if is_empty(&report) {
+        let wrong = format!("{shown} is no data folder: it has none of a node's files");
+        return Err(Failure::usage(wrong));
+    }
     let entries = cut(&mut report, args.entries);
     let state = StateReport::read(&args.data_dir, &report, args.locks);
     if args.json {
@@ -80,6 +84,15 @@ pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
     }
     Err(Failure::new(exit::REFUSED, format!("damaged: {}", damage.join("\n  ")))
         .advise("Nothing was changed. See `What to do when` in docs/operations.md."))
+}
+
+/// Whether the folder has nothing of a node.
+fn is_empty(report: &Report) -> bool {
+    matches!(report.identity, Part::Absent)
+        && matches!(report.vote, Part::Absent)
+        && matches!(report.log, Part::Absent)
+        && matches!(report.checkpoint, Part::Absent)
+        && report.snapshots.is_empty()
 }
 
 /// What is damaged, one line each.

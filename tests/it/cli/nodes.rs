@@ -71,6 +71,40 @@ fn dev_keeps_the_data_of_a_named_folder() {
 }
 
 #[test]
+fn a_data_folder_is_printed_offline_with_its_damage() {
+    let temp = tempfile::tempdir().unwrap();
+    let inspect = |options: &str| {
+        output(keyward(&format!("inspect {}/node-1 {options}", temp.path().display())))
+    };
+    assert_code(&inspect(""), 2);
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let command = format!("{program} lock jobs/a --signee me --duration 1h");
+    let folder = temp.path().display();
+    assert_code(&output(keyward(&format!("dev --nodes 1 --data-dir {folder} -- {command}"))), 0);
+
+    let whole = inspect("");
+    assert_code(&whole, 0);
+    assert!(
+        stdout(&whole).contains("lock \"default\"/\"jobs/a\" for \"me\""),
+        "{}",
+        stdout(&whole)
+    );
+    assert!(stdout(&whole).contains("jobs/a: me at level 0 with token 1"), "{}", stdout(&whole));
+    let document: serde_json::Value = serde_json::from_str(stdout(&inspect("--json"))).unwrap();
+    assert_eq!(document["damage"], serde_json::json!([]));
+    assert_eq!(document["state"]["tables"][0]["shown"][0]["signature"], "jobs/a");
+
+    let identity = temp.path().join("node-1/identity");
+    let mut bytes = std::fs::read(&identity).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&identity, bytes).unwrap();
+    let damaged = inspect("");
+    assert_code(&damaged, 1);
+    assert!(stdout(&damaged).contains("identity: DAMAGED"), "{}", stdout(&damaged));
+    assert!(stdout(&damaged).contains("jobs/a: me at level 0"), "{}", stdout(&damaged));
+}
+
+#[test]
 fn a_node_says_where_it_listens_and_when_it_is_ready() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("a/b").display().to_string();
