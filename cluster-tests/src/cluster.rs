@@ -196,9 +196,15 @@ impl Cluster {
     /// # Panics
     /// If it has not in time.
     pub async fn wait_listening(&mut self, id: NodeId) {
-        let process = self.process(id);
+        let process = self.node_mut(id).process.as_mut().expect("the node runs");
         let (clients, peers) = eventually(&format!("node {id} listens"), BOOT, || {
             let found = announced(&process.output().printed());
+            let ended = process.ended();
+            assert!(
+                found.is_some() || ended.is_none(),
+                "node {id} ended with {ended:?}: {}",
+                process.output().logged()
+            );
             async move { found.ok_or("it has not announced its addresses") }
         })
         .await;
