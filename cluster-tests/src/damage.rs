@@ -49,6 +49,15 @@ pub fn flip(path: &Path, offset: u64, bytes: usize) {
     file.write_all_at(&buffer, offset).expect("the file can be written");
 }
 
+/// Writes bytes over what is at the offset.
+///
+/// # Panics
+/// If the file cannot be changed.
+pub fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).expect("the file opens");
+    file.write_all_at(bytes, offset).expect("the file can be written");
+}
+
 /// Zeroes the bytes from the offset to the end, and keeps the length.
 ///
 /// # Panics

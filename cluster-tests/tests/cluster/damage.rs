@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use cluster_tests::ask;
 use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION, NodeId};
-use cluster_tests::damage::{content_end, files, flip, truncate, zero_from};
+use cluster_tests::damage::{content_end, files, flip, overwrite, truncate, zero_from};
 use cluster_tests::load::{Acknowledged, Load, records};
 use cluster_tests::seed::seeded;
-use cluster_tests::wait::eventually;
+use cluster_tests::wait::{eventually, throughout};
 use keyward::service::LockService;
 use keyward::types::ListRequest;
 use rand::Rng;
@@ -127,10 +127,37 @@ async fn a_lost_checkpoint_is_rebuilt() {
 async fn a_torn_tail_of_the_log_is_cut_and_said() {
     let scene = Scene::set("torn tail", &[], 200).await;
     let (segment, end) = scene.last_segment();
-    zero_from(&segment, end - 5);
+    // What a batch leaves that was being written when the machine died: its beginning alone. It
+    // looks like that of the last whole one; batches begin at multiples of 64 bytes.
+    let content = fs::read(&segment).expect("it can be read");
+    let last = content.chunks(64).rfind(|chunk| chunk.starts_with(b"KWB1")).expect("a batch");
+    overwrite(&segment, end.next_multiple_of(64), &last[..40]);
     let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
     let log = scene.serves_right_answers().await;
     assert!(log.contains(&name), "the warning does not name {name}: {log}");
+}
+
+/// A disk that loses what it said was synced cannot be told from a torn tail. The others must not
+/// suffer from it: whatever becomes of the node, they go on, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_lost_synced_entries_harms_nobody_else() {
+    let mut scene = Scene::set("lost synced entries", &[], 200).await;
+    let (segment, end) = scene.last_segment();
+    zero_from(&segment, end - 5);
+    let (cluster, spoiled) = (&mut scene.cluster, scene.spoiled);
+    cluster.spawn(spoiled);
+    let others = cluster.others(spoiled);
+    throughout("the others answer", Duration::from_secs(4), || async {
+        let mut answer = true;
+        for &id in &others {
+            answer &= cluster.status(id).await.is_ok();
+        }
+        answer
+    })
+    .await;
+    let client = cluster.client(others[0]);
+    ask::hold(&client, "damage/synced", "holder", ask::LONG).await;
+    scene.told.verify(&client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +201,7 @@ async fn a_spoiled_snapshot_stops_the_node() {
 async fn a_snapshot_half_received_is_no_snapshot() {
     let scene = Scene::set("half a snapshot", &["--snapshot-every", "100"], 400).await;
     let snapshot = scene.files("snapshots/").pop().expect("there is one");
-    let temporary = snapshot.with_extension("tmp");
+    let temporary = snapshot.with_file_name("0000000099.tmp");
     fs::copy(&snapshot, &temporary).expect("it can be copied");
     truncate(&temporary, content_end(&snapshot) / 2);
     scene.serves_right_answers().await;
