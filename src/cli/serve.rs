@@ -158,6 +158,8 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
     plan.config.rho_ppm = settings.rho.parts_per_million;
     if let Some(entries) = settings.snapshot_every {
         plan.config.snapshot_every = entries;
+        // Who asks for small snapshots wants a small log too.
+        plan.config.log_kept = plan.config.log_kept.min(entries);
     }
     plan.debug_clock = settings.debug_clock;
     plan

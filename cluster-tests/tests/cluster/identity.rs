@@ -69,10 +69,10 @@ async fn the_folder_of_another_node_is_refused() {
     others_go_on(&cluster, one).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_folder_of_another_cluster_is_refused() {
+async fn the_folder_of_another_clusters_node_1(nodes: u64) {
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
-    let mut other = Cluster::start(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await;
+    let mut other = Cluster::start(ClusterOptions { nodes, ..ClusterOptions::default() }).await;
+    ask::hold(&other.clients(), "identity/other", "holder", ask::LONG).await;
     other.kill(1);
     cluster.kill(1);
     cluster.wipe(1);
@@ -81,6 +81,16 @@ async fn the_folder_of_another_cluster_is_refused() {
     let (status, log) = cluster.wait_end(1, REFUSAL).await;
     assert_refused(status, &log, &["cluster"]);
     others_go_on(&cluster, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_folder_of_another_cluster_is_refused() {
+    the_folder_of_another_clusters_node_1(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_folder_of_a_cluster_of_one_is_refused_by_a_cluster_of_three() {
+    the_folder_of_another_clusters_node_1(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
