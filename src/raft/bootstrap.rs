@@ -116,6 +116,18 @@ pub(crate) enum BootstrapError {
         known = known.map_or("of nobody".to_owned(), |uuid| uuid.to_string())
     )]
     NotListed { peer: u64, node: u64, cluster: Uuid, uuid: Uuid, known: Option<Uuid> },
+    /// The folder is of a cluster with other members than the node was started with.
+    #[error(
+        "this data folder belongs to a cluster of the members {folder:?}, but the node was started \
+         with the members {configured:?}: check --data-dir and --members"
+    )]
+    OtherMembers { folder: Vec<u64>, configured: Vec<u64> },
+    /// Most of the members that the node was started with are of another cluster.
+    #[error(
+        "this data folder belongs to cluster {own}, but most of the nodes that --members names \
+         belong to cluster {theirs}: check --data-dir and --members"
+    )]
+    OtherCluster { own: Uuid, theirs: Uuid },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -156,7 +168,19 @@ impl Asker<'_> {
     /// Presents this start of the data folder to the other members of its cluster, until one of
     /// them has accepted it. A member that knows a later start says so, which retires this folder
     /// (see [`Peers`]); one that cannot be reached will notice when it is called or calls.
-    pub(crate) async fn present(&self, members: &BTreeMap<u64, Uuid>) {
+    ///
+    /// # Errors
+    /// When the folder is of another cluster than the nodes at the configured addresses.
+    pub(crate) async fn present(
+        &self,
+        cluster: Uuid,
+        members: &BTreeMap<u64, Uuid>,
+    ) -> Result<(), BootstrapError> {
+        if !members.keys().eq(self.addrs.keys()) {
+            let folder = members.keys().copied().collect();
+            let configured = self.addrs.keys().copied().collect();
+            return Err(BootstrapError::OtherMembers { folder, configured });
+        }
         let others: Vec<(u64, Uuid, &str)> = members
             .iter()
             .filter(|(id, _)| **id != self.id)
@@ -170,13 +194,30 @@ impl Asker<'_> {
             });
             let answers = futures::future::join_all(calls).await;
             if answers.iter().any(Result::is_ok) {
-                return;
+                break;
             }
+            self.compare_clusters(cluster).await?;
             if said.is_none_or(|until| until.remaining().is_zero()) {
                 tracing::info!("waiting for another member of the cluster");
                 said = Some(Deadline::after(SAY_EVERY));
             }
             tokio::time::sleep(ASK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// One peer of another cluster may itself be the one with the wrong folder; most of them are
+    /// not.
+    async fn compare_clusters(&self, own: Uuid) -> Result<(), BootstrapError> {
+        let round = self.ask_all().await;
+        let clusters = round.values().flatten().filter_map(|answer| answer.cluster);
+        let theirs: Vec<Uuid> = clusters.filter(|cluster| *cluster != own).collect();
+        let most = |cluster: &&Uuid| {
+            theirs.iter().filter(|other| other == cluster).count() * 2 > self.addrs.len()
+        };
+        match theirs.iter().find(most) {
+            Some(&theirs) => Err(BootstrapError::OtherCluster { own, theirs }),
+            None => Ok(()),
         }
     }
 

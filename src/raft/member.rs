@@ -179,16 +179,17 @@ impl Member {
             peers: &self.peers,
             waiting: &waiting,
         };
-        if self.identity.facts().cluster.is_none() {
-            let found = asker.find_out().await?;
-            tracing::info!(cluster = %found.cluster, "this node belongs to a cluster");
-            self.identity.set_cluster(found.cluster, found.members)?;
-        } else {
+        let facts = self.identity.facts();
+        if let Some(cluster) = facts.cluster {
             self.still_forming("another member of the cluster".to_owned());
-            asker.present(&self.identity.facts().members).await;
+            asker.present(cluster, &facts.members).await?;
             if self.stop.reason().is_some() {
                 return Ok(());
             }
+        } else {
+            let found = asker.find_out().await?;
+            tracing::info!(cluster = %found.cluster, "this node belongs to a cluster");
+            self.identity.set_cluster(found.cluster, found.members)?;
         }
         self.advance_phase(Phase::Recovering);
         self.initialize().await;
