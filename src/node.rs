@@ -47,8 +47,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How soon a leader that has lost touch with its majority looks again whether time may pass.
 const OUT_OF_TOUCH: Duration = Duration::from_millis(100);
 
-/// A member of a cluster. Clones are handles to the same node; it runs until
-/// [`Node::shutdown`], or until the last handle is dropped.
+/// A member of a cluster. Clones are handles to the same node. It runs until [`Node::shutdown`], or
+/// until its runtime is gone; dropping the handles does not stop it.
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,

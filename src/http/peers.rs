@@ -22,11 +22,10 @@ use tokio::net::TcpListener;
 use crate::forward::{Forwarding, answer_forwarded};
 use crate::http::server::{Limits, serve_connections};
 use crate::node::Node;
+use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, Refusal, Signature};
 use crate::raft::inbound::{Call, InboundError};
 use crate::raft::network::{Frames, frame};
-use crate::raft::peer::{
-    HELLO_HEADER, Hello, MAX_MESSAGE_BYTES, NotAHello, REFUSAL_HEADER, Refusal, Signature, paths,
-};
+use crate::raft::peer::{MAX_MESSAGE_BYTES, paths};
 
 /// How long the end of a message may take once it has begun.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -118,7 +118,11 @@ fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<T
     let error = match result {
         Ok(response) => {
             let decisions = response.data.decisions;
-            assert_eq!(decisions.len(), answers.len(), "every command has one decision");
+            if decisions.len() != answers.len() {
+                let (got, asked) = (decisions.len(), answers.len());
+                member.stop.stop(format!("{asked} commands were answered with {got} decisions"));
+                return answer_all(answers, &Error::unknown("the node has stopped"));
+            }
             for (answer, decision) in answers.into_iter().zip(decisions) {
                 // A caller that has given up is told nothing.
                 let _ = answer.send(Ok(decision));

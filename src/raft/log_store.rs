@@ -16,7 +16,7 @@ use crate::raft::codec;
 use crate::raft::types::{
     Entry, LogId, Payload, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
 };
-use crate::storage::{self, StorageError};
+use crate::storage::{self, FolderLock, StorageError};
 
 /// So many entries are read at once to be applied or sent: enough to keep either side busy, few
 /// enough that a restart with a long log does not hold all of it in memory.
@@ -42,11 +42,14 @@ fn size(entry: &Entry) -> usize {
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: storage::Log,
+    /// Nobody else may use the folder while openraft can write to it.
+    _folder: Option<Arc<FolderLock>>,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: storage::Log) -> Self {
-        Self { log }
+    /// `folder` is the lock on the data folder; a disk in memory has none.
+    pub(crate) fn new(log: storage::Log, folder: Option<Arc<FolderLock>>) -> Self {
+        Self { log, _folder: folder }
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {

@@ -107,7 +107,6 @@ pub(crate) struct Member {
     /// Whether it is on the disk that this node takes part.
     joined: AtomicBool,
     feeder: std::sync::Mutex<Option<Feeder>>,
-    _folder: FolderLock,
 }
 
 impl Member {
@@ -145,7 +144,7 @@ impl Member {
             options.id,
             Arc::new(raft_config(options.settings)?),
             Network::new(peers.clone()),
-            LogStore::new(log.clone()),
+            LogStore::new(log.clone(), Some(folder)),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
         .await?;
@@ -164,7 +163,6 @@ impl Member {
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: AtomicBool::new(facts.joined),
             feeder: std::sync::Mutex::new(Some(feeder)),
-            _folder: folder,
         })
     }
 
@@ -381,7 +379,7 @@ impl Member {
 
 /// A data folder that was opened, and the state that was in it.
 struct Store {
-    folder: FolderLock,
+    folder: Arc<FolderLock>,
     log: Log,
     snapshots: Snapshots,
     identity: Identity,
@@ -393,7 +391,7 @@ struct Store {
 
 impl Store {
     fn open(options: &Options, stop: &StopSignal) -> Result<Self, OpenError> {
-        let folder = FolderLock::acquire(&options.data_dir)?;
+        let folder = Arc::new(FolderLock::acquire(&options.data_dir)?);
         let disk = RealDisk::new(&options.data_dir)
             .map_err(|source| OpenError::Folder { folder: options.data_dir.clone(), source })?;
         let disk: Arc<dyn storage::Disk> = Arc::new(disk);

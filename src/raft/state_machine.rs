@@ -17,7 +17,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::lock::{Decision, State};
+use crate::lock::{Decision, FEATURE_LEVEL, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::stamper::{CurrentStamper, Stamper};
@@ -94,7 +94,9 @@ impl Replica {
             }
             EntryPayload::Normal(data) => {
                 let proposal = decode(data, index)?;
-                machine.state.apply(term, index, &proposal)
+                let decisions = machine.state.apply(term, index, &proposal);
+                understood(&machine.state)?;
+                decisions
             }
             EntryPayload::Membership(membership) => {
                 machine.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -104,6 +106,19 @@ impl Replica {
         machine.applied = Some(entry.log_id);
         Ok(decisions)
     }
+}
+
+/// A state whose rules are newer than this program must not be touched by it.
+pub(crate) fn understood(state: &State) -> io::Result<()> {
+    let level = state.feature_level();
+    if level <= FEATURE_LEVEL {
+        return Ok(());
+    }
+    let what = format!(
+        "the cluster has raised its feature level to {level}, this program knows up to \
+         {FEATURE_LEVEL}; start a newer one"
+    );
+    Err(io::Error::new(io::ErrorKind::Unsupported, what))
 }
 
 fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
@@ -292,10 +307,12 @@ pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
 
 /// A snapshot's body as a state.
 pub(crate) fn decode_state(body: &[u8]) -> io::Result<State> {
-    State::decode(body).map_err(|error| {
+    let state = State::decode(body).map_err(|error| {
         let what = format!("the state in the snapshot does not decode: {error}");
         io::Error::new(io::ErrorKind::InvalidData, what)
-    })
+    })?;
+    understood(&state)?;
+    Ok(state)
 }
 
 /// Runs what waits for the disk or computes for long where it holds up nobody.

@@ -129,7 +129,7 @@ impl Cluster {
             let told = async move {
                 // Dropped at a kill, which ends the listener with the runtime.
                 if stopped.await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::spawn(http::peers::serve(listener, service.clone(), told));

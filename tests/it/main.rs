@@ -1,6 +1,8 @@
 //! Tests of the whole, through public doors alone: one binary, one module for each door. Those of
 //! whole nodes run on real storage in temporary folders, with real HTTP between them.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic, in its helpers too")]
+
 mod cli;
 mod cluster;
 mod conformance;

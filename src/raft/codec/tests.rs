@@ -2,8 +2,13 @@
 
 use proptest::prelude::*;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::bytes::VERSION;
 use super::*;
 use crate::lock::{ClusterTime, Command, Stamp};
+use crate::raft::types::{MemberNode, Membership, raft_log_id, raft_vote};
+use crate::storage::{self, Uuid};
 
 fn log_id(term: u64, index: u64) -> LogId {
     raft_log_id(storage::LogId { term, index })

@@ -24,7 +24,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         // Nobody hears the bell: these tests are about log and state machine.
         let (bell, _) = checkpoint::bell();
         let machine = StateMachine::new(replica, snapshots, identity, bell);
-        Ok(((), LogStore::new(log), machine))
+        Ok(((), LogStore::new(log, None), machine))
     }
 }
 
