@@ -46,8 +46,9 @@ impl Member {
     /// has no cluster yet may ask who this is, and nothing else.
     pub(crate) fn greet(&self, hello: &Hello, call: Option<Call>) -> Result<(), InboundError> {
         hello.judge_target(self.id, &self.identity)?;
-        let stranger = call == Some(Call::Identity)
-            && (hello.cluster.is_none() || self.identity.facts().cluster.is_none());
+        // So may one of another cluster: it learns from the answer that its folder belongs there.
+        let here = self.identity.facts().cluster;
+        let stranger = call == Some(Call::Identity) && (here.is_none() || hello.cluster != here);
         if !stranger {
             hello.judge_sender(&self.identity)??;
         }

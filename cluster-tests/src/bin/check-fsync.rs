@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use cluster_tests::ask;
 use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION};
 use cluster_tests::trace::{Event, parse};
-use cluster_tests::wait::eventually;
+use cluster_tests::wait::{Stopwatch, eventually};
 use keyward::service::LockService;
 
 const OPERATIONS: usize = 40;
@@ -38,6 +39,7 @@ async fn main() -> ExitCode {
         let grant = ask::hold(&client, &signature, "holder", ask::LONG).await;
         ask::release(&client, &signature, "holder", grant.token).await;
     }
+    rest(&cluster).await;
     for number in 0..READS {
         // Nothing is held, so the answer is that there is no such lock.
         let read = client.check(format!("fsync/{number}"), ask::reading(false)).await;
@@ -51,6 +53,23 @@ async fn main() -> ExitCode {
     })
     .await;
     report(&traces, leader)
+}
+
+/// Waits until nothing has synced for a second: what the operations left to do is done.
+async fn rest(cluster: &Cluster) {
+    let mut before = 0;
+    let mut quiet = Stopwatch::start();
+    eventually("the nodes come to rest", ELECTION, || {
+        let traces = cluster.ids().into_iter().map(|id| events(&trace_file(cluster, id)));
+        let now = traces.map(|events| syncs(&events).count()).sum();
+        if now != before {
+            before = now;
+            quiet = Stopwatch::start();
+        }
+        let rested = quiet.elapsed() > Duration::from_secs(1);
+        async move { if rested { Ok(()) } else { Err("they sync") } }
+    })
+    .await;
 }
 
 fn report(traces: &BTreeMap<u64, Vec<Event>>, leader: u64) -> ExitCode {
