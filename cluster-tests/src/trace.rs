@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// What a process did. Times are in seconds, on the clock of `strace`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// A file was synced.
+    /// A file's content was made durable, as the log's is.
     Synced {
         /// When the call began.
         begin: f64,
@@ -66,7 +66,7 @@ fn event(call: &str, begin: f64, end: f64) -> Option<Event> {
     let descriptor = arguments.split([',', ')']).next()?.trim().parse().ok()?;
     let text = || arguments.split_once('"').map_or("", |(_, text)| text).to_owned();
     match name {
-        "fdatasync" | "fsync" | "sync_file_range" => Some(Event::Synced { begin, end }),
+        "fdatasync" => Some(Event::Synced { begin, end }),
         "recvfrom" | "read" => Some(Event::Received { descriptor, end, text: text() }),
         "sendto" | "write" | "writev" => Some(Event::Sent { descriptor, begin, text: text() }),
         _ => None,
