@@ -12,7 +12,7 @@ ENV KEYWARD_DATA_DIR=/data \
 EXPOSE 7420 7421
 USER 65532:65532
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["/keyward", "cluster", "status", "--endpoints", "http://127.0.0.1:7420"]
+    CMD ["/keyward", "health", "--endpoints", "http://127.0.0.1:7420"]
 ENTRYPOINT ["/keyward"]
 CMD ["serve"]
 

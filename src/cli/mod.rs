@@ -15,6 +15,7 @@ mod conformance;
 mod dev;
 mod duration;
 mod exit;
+mod health;
 mod inspect;
 mod list;
 mod lock;
@@ -77,6 +78,7 @@ enum Command {
     Table(table::TableArgs),
     Run(run::RunArgs),
     Cluster(cluster::ClusterArgs),
+    Health(health::HealthArgs),
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
     Completion(completion::CompletionArgs),
@@ -108,6 +110,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Table(args) => table::run(args, &logging),
         Command::Run(args) => run::run(args, &logging),
         Command::Cluster(args) => cluster::run(args, &logging),
+        Command::Health(args) => health::run(&args, &logging),
         Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args, &logging),
         Command::Completion(args) => Ok(completion::run(&args)),
