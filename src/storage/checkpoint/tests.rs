@@ -281,7 +281,7 @@ fn damage_is_thrown_away_or_harmless() {
     });
     check("zero-length blob", &|path| fs::write(path.join("blobs").join("17"), b"").unwrap());
     check("zeros", &|path| fs::write(path.join("db"), vec![0; 1 << 20]).unwrap());
-    assert!(thrown_away >= 5, "only {thrown_away} were thrown away");
+    assert!(thrown_away >= 2, "only {thrown_away} were thrown away");
 }
 
 fn sled_files(folder: &Path) -> Vec<(String, Vec<u8>)> {
