@@ -34,19 +34,20 @@ fn run(folder: &str, batch: u64, wanted: Duration) -> Result<(), Box<dyn Error>>
     // One round to make the segment.
     append(&log, &mut next, batch, &send, &receive)?;
     let begin = clock.raw();
-    while clock.raw() - begin < wanted {
+    while clock.raw().saturating_sub(begin) < wanted {
         let before = clock.raw();
         append(&log, &mut next, batch, &send, &receive)?;
-        times.push(clock.raw() - before);
+        times.push(clock.raw().saturating_sub(before));
         if times.len() % 10_000 == 0 {
             log.purge(LogId { term: 1, index: next - batch }, |_| ());
         }
     }
-    let took = (clock.raw() - begin).as_secs_f64();
+    let took = clock.raw().saturating_sub(begin);
     times.sort();
     let at = |part: usize| times[(times.len() - 1) * part / 100].as_micros();
-    let rate = (times.len() as u64 * batch) as f64 / took;
-    println!("batches of {batch:>3}: {rate:>9.0} entries/s, p50 {} us, p99 {} us", at(50), at(99));
+    let entries = times.len() as u128 * u128::from(batch);
+    let rate = entries * 1000 / took.as_millis().max(1);
+    println!("batches of {batch:>3}: {rate:>9} entries/s, p50 {} us, p99 {} us", at(50), at(99));
     log.close();
     std::fs::remove_dir_all(folder)?;
     Ok(())

@@ -31,9 +31,6 @@ use crate::storage::{
     Vote,
 };
 
-/// How much of the checkpoint sled may cache: it is written all the time and read once.
-const CHECKPOINT_CACHE_BYTES: u64 = 16 << 20;
-
 /// So many changed records wait for the checkpoint's writer before the next are held back.
 const CHECKPOINT_WAITING: usize = 16 << 10;
 
@@ -408,7 +405,6 @@ impl Store {
         let snapshots = Snapshots::open(disk, recovered.purged)?;
         let folder_name = options.data_dir.join("checkpoint");
         let checkpoint_options = CheckpointOptions {
-            cache_bytes: CHECKPOINT_CACHE_BYTES,
             max_waiting: CHECKPOINT_WAITING,
             ..CheckpointOptions::new(folder_name, identity.facts().uuid)
         };

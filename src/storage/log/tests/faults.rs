@@ -20,14 +20,14 @@ fn after_a_failed_write_or_sync_nothing_is_accepted_and_nothing_read() {
     ] {
         for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
             for after in 0..6 {
-                one_fault(Fault { call, path: path.to_owned(), after, times: 1, kind });
+                one_fault(&Fault { call, path: path.to_owned(), after, times: 1, kind });
             }
         }
     }
 }
 
 /// The fault hits once; what comes after it would succeed if it were tried.
-fn one_fault(fault: Fault) {
+fn one_fault(fault: &Fault) {
     let disk = MemDisk::new(5);
     let fatal = Arc::new(AtomicU64::new(0));
     let count = fatal.clone();
@@ -162,9 +162,13 @@ fn a_thread_writes_in_order_on_a_real_disk() {
             log.purge(LogId { term: 1, index: index - 200 }, |result| result.unwrap());
         }
     }
-    log.save_vote(Vote { term: 7, node: 3, committed: true }, |result| result.unwrap());
+    let (send, receive) = mpsc::channel();
+    let vote = Vote { term: 7, node: 3, committed: true };
+    log.save_vote(vote, move |result| send.send(result).unwrap());
     assert!(log.wait_synced(1999));
-    assert_eq!(*order.lock().unwrap(), (0..2000).collect::<Vec<_>>());
+    // What was asked for last is called back last.
+    receive.recv().unwrap().unwrap();
+    assert!(*order.lock().unwrap() == (0..2000).collect::<Vec<_>>());
     assert!(log.sync_stats().count > 0);
     log.close();
     assert!(!run(&log, &Step::Append(vec![entry(2000, 1, 1)])));
