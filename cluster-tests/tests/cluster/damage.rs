@@ -2,7 +2,7 @@
 //! has lost and serves right answers; it never serves wrong ones.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster_tests::ask;
@@ -17,6 +17,17 @@ use rand::Rng;
 
 /// How long a node may take to find out that it cannot start.
 const REFUSAL: Duration = Duration::from_secs(20);
+
+/// Batches of the log begin at multiples of this.
+const SECTOR: u64 = 512;
+
+/// Where the batches of a segment begin.
+fn batches(segment: &Path) -> Vec<usize> {
+    let content = fs::read(segment).expect("it can be read");
+    let sector = usize::try_from(SECTOR).expect("it is small");
+    let begins = |offset: &usize| content[*offset..].starts_with(b"KWB1");
+    (0..content.len()).step_by(sector).filter(begins).collect()
+}
 
 /// A cluster with work done and one follower down, whose files may be spoiled.
 struct Scene {
@@ -128,10 +139,10 @@ async fn a_torn_tail_of_the_log_is_cut_and_said() {
     let scene = Scene::set("torn tail", &[], 200).await;
     let (segment, end) = scene.last_segment();
     // What a batch leaves that was being written when the machine died: its beginning alone. It
-    // looks like that of the last whole one; batches begin at multiples of 64 bytes.
+    // looks like that of the last whole one.
     let content = fs::read(&segment).expect("it can be read");
-    let last = content.chunks(64).rfind(|chunk| chunk.starts_with(b"KWB1")).expect("a batch");
-    overwrite(&segment, end.next_multiple_of(64), &last[..40]);
+    let last = *batches(&segment).last().expect("a batch");
+    overwrite(&segment, end.next_multiple_of(SECTOR), &content[last..last + 40]);
     let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
     let log = scene.serves_right_answers().await;
     assert!(log.contains(&name), "the warning does not name {name}: {log}");
@@ -163,8 +174,10 @@ async fn a_node_whose_disk_lost_synced_entries_harms_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_in_the_middle_of_the_log_stops_the_node() {
     let scene = Scene::set("damage in the log", &[], 200).await;
-    let (segment, end) = scene.last_segment();
-    flip(&segment, end / 3, 1);
+    let (segment, _) = scene.last_segment();
+    let batches = batches(&segment);
+    // Behind the header, in what it carries.
+    flip(&segment, batches[batches.len() / 3] as u64 + 70, 1);
     let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
     scene.stops_and_names(&name).await;
 }
