@@ -387,6 +387,27 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_written_the_same_for_ever() {
+        let unlock = encode_request(requests().swap_remove(1), &call());
+        let hex: String = unlock.iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = [
+            "01",     // version
+            "01d209", // 1234 ms are left
+            "010174",
+            "010161",
+            "00", // trace, actor, no cause
+            "01", // unlock
+            "0173",
+            "0177",         // signature, signee
+            "01046a6f6273", // table
+            "00",
+            "00",                                         // no token, no instance
+            "01feffffffffffffffffffffffffffffffffff0307", // lane and seq
+        ];
+        assert_eq!(hex, golden.concat());
+    }
+
+    #[test]
     fn a_cut_request_and_one_of_another_version_are_refused() {
         for request in requests() {
             let bytes = encode_request(request, &call());

@@ -312,6 +312,29 @@ mod tests {
     }
 
     #[test]
+    fn an_introduction_is_written_the_same_for_ever() {
+        let hex: String =
+            encode_introduction(&introduction()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = [
+            "2001",
+            "0200000000000000",
+            "16000000000000000000000000000000",
+            "0109000000000000000000000000000000",
+            "02000000",
+            "0100000000000000",
+            "0b000000000000000000000000000000",
+            "0200000000000000",
+            "16000000000000000000000000000000",
+            "02000000",
+            "0100000000000000",
+            "0200000000000000",
+            "0108000000",
+            "687474703a2f2f62",
+        ];
+        assert_eq!(hex, golden.concat());
+    }
+
+    #[test]
     fn a_cut_introduction_is_none() {
         let bytes = encode_introduction(&introduction());
         for length in 0..bytes.len() {

@@ -1,5 +1,7 @@
 //! What the other members ask of this one, without the HTTP around it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -15,6 +17,10 @@ use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
+
+/// A snapshot that makes no progress for this long is given up with what has come of it: the
+/// leader is gone, and another one will send its own.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a member's call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -131,11 +137,11 @@ impl Member {
     ) -> Result<Bytes, InboundError> {
         self.admit()?;
         self.take_part().await?;
-        let header = messages.next().await.ok_or(InboundError::CutOff)??;
+        let header = next_piece(&mut messages).await?;
         let (vote, meta) = codec::decode_snapshot_header(header)?;
         let mut receiver = self.snapshots.receive()?;
         loop {
-            let piece = messages.next().await.ok_or(InboundError::CutOff)??;
+            let piece = next_piece(&mut messages).await?;
             if piece.is_empty() {
                 break;
             }
@@ -154,6 +160,16 @@ impl Member {
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(receiver) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
+    }
+}
+
+/// The next message of a transfer that must go on.
+async fn next_piece(
+    messages: &mut (impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin),
+) -> Result<Bytes, InboundError> {
+    match tokio::time::timeout(PIECE_TIMEOUT, messages.next()).await {
+        Ok(Some(message)) => message,
+        Ok(None) | Err(_) => Err(InboundError::CutOff),
     }
 }
 
