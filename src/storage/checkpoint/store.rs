@@ -40,7 +40,7 @@ const RECORD_PREFIX: u8 = b'r';
 const SEGMENT_BYTES: usize = 512 << 10;
 
 /// How often sled's own thread writes what is left and collects garbage. It does the latter only
-/// there, so it cannot be switched off; while nothing changes it writes nothing.
+/// there, so it cannot be switched off; the checkpoint is closed when nothing changes instead.
 const FLUSH_EVERY_MS: u64 = 1000;
 
 /// How many records are written at once when everything is: sled's memory grows with the batch.
@@ -90,8 +90,19 @@ fn hash(key: &[u8], value: &[u8]) -> u128 {
 /// An open database.
 pub(super) struct Store {
     db: Db,
+    name: String,
     node: Uuid,
     totals: Totals,
+    /// The meta data as they were written last.
+    sealed: Vec<u8>,
+}
+
+/// A database that was closed because nothing changes.
+pub(super) struct Parked {
+    name: String,
+    node: Uuid,
+    totals: Totals,
+    sealed: Vec<u8>,
 }
 
 impl Store {
@@ -128,14 +139,15 @@ impl Store {
             &mut dyn Iterator<Item = (Bytes, Bytes)>,
         ) -> Result<S, String>,
     ) -> Result<(Self, CheckpointMeta, S), String> {
-        let db = open_db(options, only(found)?)?;
-        let stored = read_meta(&db)?;
+        let name = only(found)?.to_owned();
+        let db = open_db(options, &name)?;
+        let (stored, sealed) = read_meta(&db)?;
         if stored.node != options.node {
             return Err("it is of another node".to_owned());
         }
         judge(stored.meta.applied)?;
         let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
-        let store = Self { db, node: options.node, totals: stored.totals };
+        let store = Self { db, name, node: options.node, totals: stored.totals, sealed };
         Ok((store, stored.meta, state))
     }
 
@@ -145,8 +157,10 @@ impl Store {
         remove(&options.folder).map_err(said)?;
         let numbers = found.iter().filter_map(|name| name.strip_prefix(DATABASE)?.parse().ok());
         let next = numbers.max().map_or(0, |last: u64| last.wrapping_add(1));
-        let db = open_db(options, &format!("{DATABASE}{next}"))?;
-        Ok(Self { db, node: options.node, totals: Totals::default() })
+        let name = format!("{DATABASE}{next}");
+        let db = open_db(options, &name)?;
+        let (totals, sealed) = (Totals::default(), Vec::new());
+        Ok(Self { db, name, node: options.node, totals, sealed })
     }
 
     /// Writes changed records and the meta data that go with them, all or nothing.
@@ -174,9 +188,10 @@ impl Store {
                 None => batch.remove(stored_key),
             }
         }
-        batch.insert(META_KEY, self.seal(meta, totals));
+        let sealed = self.seal(meta, totals);
+        batch.insert(META_KEY, sealed.as_slice());
         self.db.apply_batch(batch).map_err(said)?;
-        self.totals = totals;
+        (self.totals, self.sealed) = (totals, sealed);
         Ok(())
     }
 
@@ -200,7 +215,8 @@ impl Store {
             }
             self.db.apply_batch(batch).map_err(said)?;
         }
-        self.db.insert(META_KEY, self.seal(meta, self.totals)).map_err(said)?;
+        self.sealed = self.seal(meta, self.totals);
+        self.db.insert(META_KEY, self.sealed.as_slice()).map_err(said)?;
         Ok(true)
     }
 
@@ -208,9 +224,31 @@ impl Store {
         envelope::seal(KIND, &StoredMeta { node: self.node, meta: meta.clone(), totals })
     }
 
+    /// Closes the database until something changes: open, sled goes on rewriting and syncing its
+    /// file for minutes, and keeps its cache.
+    pub(super) fn park(self) -> Result<Parked, String> {
+        let Self { db, name, node, totals, sealed } = self;
+        db.flush().map_err(said)?;
+        drop(db);
+        Ok(Parked { name, node, totals, sealed })
+    }
+
     /// Writes what sled still holds in memory, and ends its threads.
     pub(super) fn close(self) -> Result<(), String> {
         self.db.flush().map(drop).map_err(said)
+    }
+}
+
+impl Parked {
+    /// Opens the database again. It must be as it was left: what is written next counts on it.
+    pub(super) fn resume(self, options: &CheckpointOptions) -> Result<Store, String> {
+        let Self { name, node, totals, sealed } = self;
+        let db = open_db(options, &name)?;
+        let found = db.get(META_KEY).map_err(said)?;
+        if found.as_deref().unwrap_or_default() != sealed {
+            return Err("it has changed while it was closed".to_owned());
+        }
+        Ok(Store { db, name, node, totals, sealed })
     }
 }
 
@@ -224,7 +262,7 @@ pub(super) fn look<S>(
     guarded(|| {
         let found = contents(folder).map_err(said)?;
         let db = open_db(&options, only(&found)?)?;
-        let stored = read_meta(&db)?;
+        let (stored, _) = read_meta(&db)?;
         let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
         Ok((stored, state))
     })
@@ -239,10 +277,10 @@ fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     config.open().map_err(said)
 }
 
-fn read_meta(db: &Db) -> Result<StoredMeta, String> {
+fn read_meta(db: &Db) -> Result<(StoredMeta, Vec<u8>), String> {
     let bytes = db.get(META_KEY).map_err(said)?.ok_or("it does not say what it is as of")?;
     let (stored, _) = envelope::unseal(KIND, &bytes, "checkpoint", 0).map_err(said)?;
-    Ok(stored)
+    Ok((stored, bytes.to_vec()))
 }
 
 /// Hands all records to `load`, and believes its result only if they add up.

@@ -222,6 +222,30 @@ fn a_record_that_comes_and_goes_in_between_is_never_written() {
     assert_eq!(opened, Opened::Accepted(meta(99), Map::new()));
 }
 
+#[test]
+fn one_that_was_closed_when_idle_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, mut states) = filled(folder.path());
+    extend(&log, 10);
+    // So short that it is closed after each write.
+    let options =
+        CheckpointOptions { park_after: std::time::Duration::ZERO, ..options(folder.path()) };
+    let load = |_: &_, records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>| {
+        Ok(records.count())
+    };
+    let (checkpoint, _) = Checkpoint::open(options, &log, None, load).unwrap();
+    let mut expected = states.pop().unwrap();
+    for index in 10..20 {
+        let key = format!("key {}", index * 7);
+        checkpoint.submit(meta(index), vec![set(&key, "again")]).unwrap();
+        checkpoint.flush().unwrap();
+        expected.insert(key.into_bytes(), "again".into());
+    }
+    drop(checkpoint);
+    let (_checkpoint, opened) = open(folder.path(), &log, None);
+    assert!(opened == Opened::Accepted(meta(19), expected));
+}
+
 /// Opens a damaged checkpoint: what is accepted is exactly the state as of the entry it names.
 fn right_or_thrown_away(folder: &Path, log: &Log, states: &[Map], case: &str) -> bool {
     let (checkpoint, opened) = open(folder, log, None);

@@ -6,7 +6,7 @@
 
 use std::sync::PoisonError;
 
-use super::store::{self, Store};
+use super::store::{self, Parked, Store};
 use super::{CheckpointMeta, Group, Shared, Waiting};
 use crate::storage::log::SyncWatch;
 
@@ -16,34 +16,44 @@ pub(super) struct Refill {
     pub(super) records: Box<dyn Iterator<Item = (Vec<u8>, Vec<u8>)> + Send>,
 }
 
-/// What the writer takes at once.
+/// What the writer does next.
 enum Work {
     Refill(Refill),
     Changes(Group),
+    /// Nothing has changed for a while.
+    Park,
+}
+
+/// The database, as the writer has it.
+enum Held {
+    Open(Store),
+    Parked(Parked),
+    /// A refill was cut short: there is nothing that changes could be added to.
+    Nothing,
 }
 
 /// Writes until the checkpoint is closed or sled fails.
 pub(super) fn run(shared: &Shared, log: &SyncWatch, store: Store) {
-    let mut store = Some(store);
-    while let Some(work) = next(shared) {
-        let written = store::guarded(|| write(shared, log, &mut store, work));
+    let mut held = Held::Open(store);
+    let mut failed = false;
+    while !failed && let Some(work) = next(shared, matches!(held, Held::Open(_))) {
+        let written = store::guarded(|| write(shared, log, &mut held, work));
         let mut waiting = shared.lock();
         waiting.writing = false;
         if let Err(reason) = written {
             tracing::error!(%reason, "the checkpoint failed; it is given up until the next start");
-            waiting.failed = Some(reason);
             waiting.clear();
+            waiting.failed = Some(reason);
+            failed = true;
         }
-        let failed = waiting.failed.is_some();
         drop(waiting);
         shared.progress.notify_all();
-        if failed {
-            break;
-        }
     }
-    let failed = shared.lock().failed.is_some();
     // Closing sled writes what it still holds, and may fail in its own ways.
-    let closed = store::guarded(|| store.take().map_or(Ok(()), Store::close));
+    let closed = store::guarded(|| match held {
+        Held::Open(store) => store.close(),
+        Held::Parked(_) | Held::Nothing => Ok(()),
+    });
     if failed {
         store::remove(&shared.options.folder).unwrap_or_else(|error| {
             tracing::error!(%error, "the failed checkpoint cannot be removed");
@@ -54,58 +64,72 @@ pub(super) fn run(shared: &Shared, log: &SyncWatch, store: Store) {
 }
 
 /// Waits for work; `None` when there is none and the checkpoint is closed.
-fn next(shared: &Shared) -> Option<Work> {
+fn next(shared: &Shared, is_open: bool) -> Option<Work> {
     let mut waiting = shared.lock();
-    while !waiting.has_work() && !waiting.closing {
-        waiting = shared.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+    let idle = |waiting: &mut Waiting| !waiting.has_work() && !waiting.closing;
+    if is_open {
+        let waited = shared.work.wait_timeout_while(waiting, shared.options.park_after, idle);
+        waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if idle(&mut waiting) {
+            waiting.writing = true;
+            return Some(Work::Park);
+        }
+    } else {
+        let waited = shared.work.wait_while(waiting, idle);
+        waiting = waited.unwrap_or_else(PoisonError::into_inner);
     }
     let gather = |waiting: &mut Waiting| {
         !waiting.hurry && !waiting.closing && waiting.refill.is_none() && waiting.groups.len() < 2
     };
-    let interval = shared.options.interval;
-    let gathered = shared.work.wait_timeout_while(waiting, interval, gather);
+    let gathered = shared.work.wait_timeout_while(waiting, shared.options.interval, gather);
     let mut waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
     waiting.hurry &= waiting.groups.len() > 1;
-    waiting.writing = true;
+    waiting.writing = waiting.has_work();
     if let Some(refill) = waiting.refill.take() {
         return Some(Work::Refill(refill));
     }
     let group = waiting.groups.pop_front();
     waiting.changes -= group.as_ref().map_or(0, |group| group.changes.len());
-    waiting.writing = group.is_some();
     drop(waiting);
     shared.progress.notify_all();
     group.map(Work::Changes)
 }
 
-fn write(
-    shared: &Shared,
-    log: &SyncWatch,
-    store: &mut Option<Store>,
-    work: Work,
-) -> Result<(), String> {
+/// Does one piece of work. What fails half-way leaves [`Held::Nothing`].
+fn write(shared: &Shared, log: &SyncWatch, held: &mut Held, work: Work) -> Result<(), String> {
+    let options = &shared.options;
     match work {
+        Work::Park => {
+            if let Held::Open(store) = std::mem::replace(held, Held::Nothing) {
+                *held = Held::Parked(store.park()?);
+            }
+        }
         Work::Changes(Group { meta, changes }) => {
             // A checkpoint ahead of the log would be as of an entry that the log may lose.
             if !log.wait_synced(meta.applied.index) {
                 return Ok(());
             }
-            // A refill that was cut short has left nothing that changes could be added to.
-            store.as_mut().map_or(Ok(()), |store| store.write(&meta, changes))
+            let mut store = match std::mem::replace(held, Held::Nothing) {
+                Held::Open(store) => store,
+                Held::Parked(parked) => parked.resume(options)?,
+                Held::Nothing => return Ok(()),
+            };
+            store.write(&meta, changes)?;
+            *held = Held::Open(store);
         }
         Work::Refill(refill) => {
-            if let Some(old) = store.take() {
+            if let Held::Open(old) = std::mem::replace(held, Held::Nothing) {
                 old.close()?;
             }
-            let mut fresh = Store::create(&shared.options)?;
+            let mut fresh = Store::create(options)?;
             let stop = || {
                 let waiting = shared.lock();
                 waiting.closing || waiting.refill.is_some()
             };
             if fresh.fill(&refill.meta, refill.records, stop)? {
-                *store = Some(fresh);
+                *held = Held::Open(fresh);
             }
-            Ok(())
         }
     }
+    Ok(())
 }
