@@ -14,10 +14,10 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::types::{CallOptions, ReadOptions};
 
-/// The options of every command that asks a cluster.
+/// The way to a cluster.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cluster")]
-pub(crate) struct ClientArgs {
+pub(crate) struct ReachArgs {
     /// Where the nodes listen for clients; any of them takes any request
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     #[arg(value_delimiter = ',', default_value = "http://127.0.0.1:7420")]
@@ -26,6 +26,14 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "DURATION", env = "KEYWARD_TIMEOUT", hide_env_values = true)]
     #[arg(value_parser = duration::parse_positive, default_value = "5s")]
     pub(crate) timeout: Duration,
+}
+
+/// The options of every command that asks a cluster once.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClientArgs {
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
     /// Print one JSON document with the fields of the HTTP API, errors too
     #[arg(long)]
     pub(crate) json: bool,
@@ -63,6 +71,21 @@ impl ReadArgs {
 }
 
 impl ClientArgs {
+    /// As [`ReachArgs::connect`].
+    ///
+    /// # Errors
+    /// An endpoint is not a URL.
+    pub(crate) fn connect(&self) -> Result<Client, Failure> {
+        self.reach.connect()
+    }
+
+    /// As [`ReachArgs::call`].
+    pub(crate) fn call(&self) -> CallOptions {
+        self.reach.call()
+    }
+}
+
+impl ReachArgs {
     /// A client of the cluster. Nothing is sent yet.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ Examples:
 Exit codes:
   0  printed, and nothing is damaged
   1  printed, and something is damaged: the report says which file
-  2  there is no such folder, or it cannot be read";
+  2  there is no such folder, it cannot be read, or it is no node's";
 
 /// Print the log, the vote, the snapshot and the state of a data folder
 ///
@@ -34,6 +34,7 @@ Exit codes:
 #[command(after_help = HELP)]
 pub(crate) struct InspectArgs {
     /// The data folder of a node
+    #[arg(value_name = "DATA-DIR")]
     data_dir: PathBuf,
     /// How many of the newest log entries to show
     #[arg(long, value_name = "N", default_value_t = 20)]

@@ -37,7 +37,7 @@ you trust.
 Prints one line when it listens and one when it is ready; logs go to standard error.
 
 Signals:
-  SIGTERM, SIGINT   stop: /readyz fails, leadership moves on, requests under way are answered
+  SIGTERM, SIGINT   stop: /readyz fails, requests under way are answered, leadership moves on
   again             stop at once
 
 Exit codes:

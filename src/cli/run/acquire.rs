@@ -10,7 +10,7 @@ use crate::cli::signals::Signals;
 use crate::client::{Acquire, Client, LockGuard};
 use crate::error::Error;
 use crate::service::LockService as _;
-use crate::types::{CallOptions, Forbidden, UnlockOptions, UnlockRequest};
+use crate::types::{Forbidden, UnlockOptions, UnlockRequest};
 
 /// How the wait for the lock ended.
 pub(crate) enum Acquired {
@@ -38,7 +38,7 @@ pub(crate) async fn acquire(
     if args.force {
         request = request.force();
     }
-    request.options.call = args.client.call();
+    request.options.call = args.reach.call();
     let asking = async {
         match client.acquire(request.clone()).await {
             Err(Error::Forbidden(forbidden)) if args.wait.is_some() => {
@@ -77,7 +77,7 @@ async fn give_back(client: &Client, args: &RunArgs, owner: &Owner) {
     let options = UnlockOptions {
         table: Some(args.table.table.clone()),
         instance: Some(owner.instance.clone()),
-        call: CallOptions { timeout: Some(args.client.timeout), ..CallOptions::default() },
+        call: args.reach.call(),
         ..UnlockOptions::default()
     };
     if let Err(error) = client.unlock(request, options).await {

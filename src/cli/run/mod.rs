@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::Signal;
 
-use crate::cli::client::{self, ClientArgs};
+use crate::cli::client::{self, ReachArgs};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
@@ -104,7 +104,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     table: client::TableArg,
     #[command(flatten)]
-    client: ClientArgs,
+    reach: ReachArgs,
 }
 
 /// Runs the command under the lock.
@@ -132,7 +132,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         Signal::USR2,
         Signal::CONT,
     ])?;
-    let client = args.client.connect()?;
+    let client = args.reach.connect()?;
     let owner = Owner::of(&args);
     let guard = match acquire::acquire(&client, &args, &owner, &mut signals).await? {
         Acquired::Lock(guard) => guard,
@@ -144,7 +144,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         ("KEYWARD_SIGNEE", owner.signee.clone()),
         ("KEYWARD_INSTANCE", owner.instance.clone()),
         ("KEYWARD_TABLE", args.table.table.clone()),
-        ("KEYWARD_ENDPOINTS", args.client.endpoints.join(",")),
+        ("KEYWARD_ENDPOINTS", args.reach.endpoints.join(",")),
     ];
     let holding = Holding::start(guard, &args.command, environment, limits).await;
     match holding {

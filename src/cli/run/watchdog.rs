@@ -24,11 +24,16 @@ pub(crate) const COMMAND: &str = "__watchdog";
 /// sleeps, the clock does.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Ends that differ by less than this are the same: a clock is read twice to tell one.
+const SAME: Duration = Duration::from_millis(2);
+
 /// The helper, as `keyward run` holds it.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     process: Child,
     pipe: Option<ChildStdin>,
+    /// When it was last told to kill the group.
+    told: Option<Duration>,
 }
 
 impl Watchdog {
@@ -43,7 +48,11 @@ impl Watchdog {
             .stdout(Stdio::null())
             .spawn()?;
         let pipe = process.stdin.take();
-        Ok(Self { process, pipe })
+        if let Some(pipe) = &pipe {
+            // A helper that somebody has stopped reads nothing; nobody may wait for it.
+            rustix::fs::fcntl_setfl(pipe, rustix::fs::OFlags::NONBLOCK)?;
+        }
+        Ok(Self { process, pipe, told: None })
     }
 
     /// Names the group to kill.
@@ -53,6 +62,11 @@ impl Watchdog {
 
     /// Moves the time at which the group is killed, as read from the boot-time clock.
     pub(crate) fn until(&mut self, end: Duration) {
+        // The same end, as two looks at the clock tell it.
+        if self.told.is_some_and(|told| told.abs_diff(end) < SAME) {
+            return;
+        }
+        self.told = Some(end);
         self.tell(&format!("until {}\n", end.as_millis()));
     }
 

@@ -1,6 +1,7 @@
 //! `keyward run`: what the command is given, when it is ended, and what is returned.
 
 use keyward::LockService as _;
+use keyward::types::ReadOptions;
 use rustix::process::Signal;
 
 use super::{Running, Server, assert_code, eventually, output, runs, stderr, stdout};
@@ -126,7 +127,7 @@ fn a_command_whose_lock_cannot_be_renewed_is_ended_with_its_children() {
         server.stop();
         // The lock lives on in memory: the command must be gone before it expires there.
         let expired = || {
-            let checked = super::block_on(server.locks.check("a".into(), Default::default()));
+            let checked = super::block_on(server.locks.check("a".into(), ReadOptions::default()));
             checked.unwrap().record.holders[0].expired
         };
         eventually("it is ended", || {
