@@ -86,7 +86,8 @@ async fn run_on_cluster(endpoints: &[String], options: Options) -> Result<Report
     let bootstrap = EndpointBootstrap::connect(endpoints).await?;
     if bootstrap.waits() {
         let cluster = endpoints.join(", ");
-        eprintln!("keyward: the clock of {cluster} runs by itself: waiting for locks to expire");
+        let wait = "runs by itself: waiting for locks to expire";
+        output::say(&format!("the clock of {cluster} {wait}"));
     }
     let options = bootstrap.options(options);
     Ok(conformance::run(bootstrap, options).await)

@@ -184,7 +184,7 @@ impl Folder {
         if let Self::Temporary(folder) = self {
             let path = folder.path().to_owned();
             if let Err(error) = folder.close() {
-                eprintln!("keyward: cannot remove {}: {error}", path.display());
+                output::say(&format!("cannot remove {}: {error}", path.display()));
             }
         }
     }
@@ -272,7 +272,7 @@ async fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
     let base = args.port_base.unwrap_or(PORT_BASE);
     match bind_from(base, args.nodes).await {
         Err(_) if args.port_base.is_none() => {
-            eprintln!("keyward: a port from {base} on is taken; using free ones instead");
+            output::say(&format!("a port from {base} on is taken; using free ones instead"));
             bind_from(0, args.nodes).await
         }
         bound => bound,

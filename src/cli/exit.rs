@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::cli::output;
 use crate::error::Error;
 
 /// Done.
@@ -77,7 +78,7 @@ impl Failure {
 
     /// Says it on standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("keyward: {self}");
+        output::say(&self.to_string());
         ExitCode::from(self.code)
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &HealthArgs, logging: &LogArgs) -> Outcome {
     client::ask(args.client.json, logging, async {
         let service = args.client.connect()?;
         let mut code = exit::OK;
-        for endpoint in &args.client.endpoints {
+        for endpoint in &args.client.reach.endpoints {
             let status = service.cluster_at(endpoint, args.client.call()).await?;
             if status.not_ready.is_some() {
                 code = exit::UNAVAILABLE;

@@ -47,6 +47,8 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say with `eprintln!` that standard error is gone, and panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     // A second subscriber is refused: the first one then goes on, which only tests can see.
     let started = match args.log_format.unwrap_or_default() {

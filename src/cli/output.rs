@@ -19,6 +19,14 @@ pub(crate) fn print(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
+/// Says something to the person at the terminal, on standard error. Nobody may be there any more: to
+/// panic for that, as `eprintln!` does, could leave a command without anybody to end it.
+pub(crate) fn say(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    // There is nowhere left to say that nothing can be said.
+    let _ = writeln!(stderr, "keyward: {text}");
+}
+
 /// Prints one JSON document on one line.
 pub(crate) fn print_json(document: &impl Serialize) {
     let mut text = serde_json::to_string(document).expect("answers have string keys");

@@ -88,7 +88,7 @@ async fn give_back(client: &Client, args: &RunArgs, owner: &Owner) {
 fn say_waiting(args: &RunArgs, forbidden: &Forbidden) {
     let name = output::visible(&args.signature);
     let patience = duration::format(args.wait.unwrap_or_default());
-    eprintln!("keyward: {name} is held by {}; waiting up to {patience}", holders(forbidden));
+    output::say(&format!("{name} is held by {}; waiting up to {patience}", holders(forbidden)));
 }
 
 fn holders(forbidden: &Forbidden) -> String {

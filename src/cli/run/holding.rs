@@ -113,15 +113,15 @@ impl Holding {
             }
             Verdict::Ask => {
                 self.asked = Some(now);
-                eprintln!(
-                    "keyward: no node could be reached to renew {}, which ends in {}: the command \
-                     is asked to end (SIGTERM)",
-                    self.name,
-                    format_short(remaining)
-                );
                 self.group.signal(Signal::TERM);
                 // A command that is stopped gets its SIGTERM only when it goes on.
                 self.group.resume();
+                output::say(&format!(
+                    "no node could be reached to renew {}, which ends in {}: the command is asked \
+                     to end (SIGTERM)",
+                    self.name,
+                    format_short(remaining)
+                ));
             }
             Verdict::Kill(reason) => self.kill(reason),
         }
@@ -129,6 +129,7 @@ impl Holding {
     }
 
     fn kill(&mut self, reason: LostReason) {
+        self.group.signal(Signal::KILL);
         if self.killed.is_none() {
             self.killed = Some(reason);
             let why = match reason {
@@ -136,12 +137,12 @@ impl Holding {
                 LostReason::Lost => "is lost: released, removed or taken by force",
                 LostReason::Preempted => "is lost: taken by a request of a higher level",
             };
-            eprintln!("keyward: {} {why}; the command is killed", self.name);
+            output::say(&format!("{} {why}; the command is killed", self.name));
         }
-        self.group.signal(Signal::KILL);
     }
 
     fn pass_on(&mut self, signal: Signal) {
+        tracing::debug!(?signal, "passing a signal on");
         if signal == Signal::CONT {
             self.resume();
         } else {

@@ -177,6 +177,6 @@ impl Owner {
 async fn release(guard: Box<LockGuard>) {
     let name = output::visible(guard.signature());
     if let Err(error) = guard.release().await {
-        eprintln!("keyward: {name} was not released and runs out by itself: {error}");
+        output::say(&format!("{name} was not released and runs out by itself: {error}"));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::cli::exit;
+use crate::cli::{exit, output};
 use crate::clock::{Clock as _, SystemClock};
 
 /// The name of the hidden command.
@@ -110,7 +110,7 @@ fn read(line: &str) -> Option<Told> {
 pub(crate) fn run() -> u8 {
     // Away from the terminal and its signals; refused only to a group's leader, which it is not.
     if let Err(error) = rustix::process::setsid() {
-        eprintln!("keyward: the watchdog stays in its session: {error}");
+        output::say(&format!("the watchdog stays in its session: {error}"));
     }
     let (sender, told) = mpsc::channel();
     std::thread::spawn(move || {
@@ -123,9 +123,9 @@ pub(crate) fn run() -> u8 {
     });
     match wait(&told) {
         Some((group, why)) => {
-            eprintln!("keyward: {why}; the command's process group {group} is killed");
             // Nothing is left to do if it is gone already.
             let _ = kill_process_group(group, Signal::KILL);
+            output::say(&format!("{why}; the command's process group {group} is killed"));
             exit::BROKEN
         }
         None => exit::OK,

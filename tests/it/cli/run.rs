@@ -35,7 +35,7 @@ fn a_lock_that_another_holds_starts_nothing() {
 fn two_runs_of_one_signee_exclude_each_other() {
     let server = Server::start();
     let mut first =
-        Running::start(server.keyward("run a --signee me -- sh -c 'echo in; sleep 100'"));
+        Running::start(server.keyward("run a --signee me -- sh -c 'echo in; exec sleep 100'"));
     assert_eq!(first.line(), "in");
     assert_code(&output(server.keyward("run a --signee me -- true")), 120);
     first.signal(Signal::TERM);
@@ -45,10 +45,12 @@ fn two_runs_of_one_signee_exclude_each_other() {
 #[test]
 fn waiting_ends_when_the_lock_is_free() {
     let server = Server::start();
-    let mut first = Running::start(server.keyward("run a -- sh -c 'echo in; sleep 100'"));
+    let mut first = Running::start(server.keyward("run a -- sh -c 'echo in; exec sleep 100'"));
     assert_eq!(first.line(), "in");
     let mut second = Running::start(server.keyward("run a --wait 1m -- echo mine"));
     first.signal(Signal::INT);
+    let (code, err) = first.end();
+    assert_eq!(code, Some(128 + 2), "{err}");
     assert_eq!(second.line(), "mine");
     let (code, err) = second.end();
     assert_eq!(code, Some(0), "{err}");
@@ -177,6 +179,23 @@ fn the_command_does_not_outlive_a_run_that_is_killed_or_stopped() {
         eventually("it is ended", || members.iter().all(|pid| !runs(pid)).then_some(()));
         run.child.kill().unwrap();
         run.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_command_is_ended_also_when_nobody_reads_what_is_said() {
+    for killed in [false, true] {
+        let mut server = Server::start();
+        let (mut run, members) = start_family(&server, "--duration 2s", DEAF_FAMILY);
+        drop(run.child.stderr.take());
+        if killed {
+            run.signal(Signal::KILL);
+        } else {
+            server.stop();
+        }
+        eventually("it is ended", || members.iter().all(|pid| !runs(pid)).then_some(()));
+        let status = run.child.wait().unwrap();
+        assert_eq!(status.code(), (!killed).then_some(121));
     }
 }
 
