@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn a_request_is_written_the_same_for_ever() {
         let unlock = encode_request(requests().swap_remove(1), &call());
-        let hex: String = unlock.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::raft::codec::tests::hex(&unlock);
         let golden = [
             "01",     // version
             "01d209", // 1234 ms are left

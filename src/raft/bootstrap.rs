@@ -313,8 +313,7 @@ mod tests {
 
     #[test]
     fn an_introduction_is_written_the_same_for_ever() {
-        let hex: String =
-            encode_introduction(&introduction()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::raft::codec::tests::hex(&encode_introduction(&introduction()));
         let golden = [
             "2001",
             "0200000000000000",

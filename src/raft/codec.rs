@@ -324,4 +324,4 @@ pub(crate) fn decode_snapshot_meta(bytes: Bytes) -> Result<SnapshotMeta, DecodeE
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

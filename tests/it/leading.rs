@@ -9,7 +9,7 @@ use keyward::types::{
 };
 use keyward::{DebugLockService, Error, LockService};
 
-use crate::cluster::{Cluster, eventually};
+use crate::cluster::{Cluster, Running, eventually};
 
 fn stale() -> ReadOptions {
     ReadOptions { stale: true, ..ReadOptions::default() }
@@ -218,7 +218,7 @@ async fn an_idle_cluster_without_locks_writes_nothing() {
     assert!(cluster.lock(leader, "a", "w1").await.ok());
     assert!(cluster.unlock(leader, "a", "w1").await.ok());
     let synced = || -> Vec<_> {
-        let nodes = cluster.nodes.values().map(|running| running.node());
+        let nodes = cluster.nodes.values().map(Running::node);
         nodes
             .map(|node| {
                 let figures = node.figures();

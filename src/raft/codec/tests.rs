@@ -54,8 +54,9 @@ fn meta() -> SnapshotMeta {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from_digit(digit.into(), 16).expect("a digit")).collect()
 }
 
 /// A vote of term 2 for node 1, without what says whether it is committed.
