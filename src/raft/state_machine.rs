@@ -1,4 +1,4 @@
-//! openraft's state machine over [`lock::State`].
+//! openraft's state machine over [`crate::lock::State`].
 //!
 //! The state lives in memory behind a lock that is held for one entry at a time; readers see it
 //! between two entries, with the index it was read at. Every entry that a client waits for is
