@@ -3,6 +3,8 @@
 #[cfg(feature = "server")]
 pub mod advance;
 pub mod api;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;
