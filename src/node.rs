@@ -30,9 +30,9 @@ use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::service::LockService;
 use crate::types::{
-    CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse,
+    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
+    UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use proposer::Proposer;
 use reader::Reader;
@@ -207,8 +207,31 @@ impl Node {
         self.inner.proposer.propose(command, deadline).await
     }
 
+    /// As [`Node::propose`] for many commands, in their order; all are admitted, or none.
+    async fn propose_many(
+        &self,
+        commands: Vec<Command>,
+        deadline: Deadline,
+    ) -> Vec<Result<Decision, Error>> {
+        let count = commands.len();
+        let admitted = self.admit_many(count).and_then(|admitted| {
+            self.leading()?;
+            Ok(admitted)
+        });
+        match admitted {
+            Ok(_admitted) => self.inner.proposer.propose_many(commands, deadline).await,
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
     fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
-        self.inner.admission.try_acquire().map_err(|error| match error {
+        self.admit_many(1)
+    }
+
+    fn admit_many(&self, count: usize) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
+        // More than can be counted is more than is admitted.
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.inner.admission.try_acquire_many(count).map_err(|error| match error {
             tokio::sync::TryAcquireError::NoPermits => {
                 Error::unavailable("this node has as many requests under way as it admits")
             }
@@ -274,6 +297,21 @@ pub(crate) fn not_leading(
     }
 }
 
+/// What a request of a batch asks for, and so how its decision is read.
+enum Kind {
+    Lock,
+    Unlock,
+}
+
+fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Error> {
+    Ok(match request {
+        BatchRequest::Lock(request, options) => (Kind::Lock, lock::lock_command(request, options)?),
+        BatchRequest::Unlock(request, options) => {
+            (Kind::Unlock, lock::unlock_command(request, options)?)
+        }
+    })
+}
+
 impl LockService for Node {
     async fn lock(
         &self,
@@ -291,6 +329,27 @@ impl LockService for Node {
     ) -> Result<UnlockResponse, Error> {
         let command = lock::unlock_command(&request, &options)?;
         self.propose(command, &options.call).await?.into_unlock_response()
+    }
+
+    async fn batch(&self, requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        let timeout = |request: &BatchRequest| request.call().timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let patience = requests.iter().map(timeout).max().unwrap_or_default();
+        let mut commands = Vec::with_capacity(requests.len());
+        let mut asked = Vec::with_capacity(requests.len());
+        for request in requests {
+            asked.push(command_of(&request).map(|(kind, command)| {
+                commands.push(command);
+                kind
+            }));
+        }
+        let decisions = self.propose_many(commands, Deadline::after(patience)).await;
+        let mut decisions = decisions.into_iter();
+        let mut next = || decisions.next().expect("each command has a decision or an error");
+        let answer = |asked: Result<Kind, Error>| match asked? {
+            Kind::Lock => next()?.into_lock_response().map(BatchAnswer::Lock),
+            Kind::Unlock => next()?.into_unlock_response().map(BatchAnswer::Unlock),
+        };
+        asked.into_iter().map(answer).collect()
     }
 
     async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::types::{
-    CheckResponse, DEFAULT_TABLE, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CheckResponse, DEFAULT_TABLE, ListRequest, ListResponse,
+    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
+    UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 /// Answers lock requests.
@@ -39,6 +39,36 @@ pub trait LockService: Send + Sync + 'static {
         request: UnlockRequest,
         options: UnlockOptions,
     ) -> impl Future<Output = Result<UnlockResponse, Error>> + Send;
+
+    /// Asks for many locks and releases at once. One answer for each request, in their order.
+    ///
+    /// A batch is a way to travel, not a transaction: each request succeeds or fails by itself, as
+    /// if it had been asked alone, and others' requests may be decided between two of them. Those
+    /// that are decided are decided in the order given, so that a batch may release a lock and
+    /// take it again, or use one lane of request ids several times. After one that failed with
+    /// `Unavailable` or `Unknown`, later ones may still have been done.
+    ///
+    /// Each request may have its own time-out; the batch is answered as a whole, when the most
+    /// patient of them is answered or gives up.
+    fn batch(
+        &self,
+        requests: Vec<BatchRequest>,
+    ) -> impl Future<Output = Vec<Result<BatchAnswer, Error>>> + Send {
+        async move {
+            let mut answers = Vec::with_capacity(requests.len());
+            for request in requests {
+                answers.push(match request {
+                    BatchRequest::Lock(request, options) => {
+                        self.lock(request, options).await.map(BatchAnswer::Lock)
+                    }
+                    BatchRequest::Unlock(request, options) => {
+                        self.unlock(request, options).await.map(BatchAnswer::Unlock)
+                    }
+                });
+            }
+            answers
+        }
+    }
 
     /// Reads one record. It tells what *was*; a lock is held by holding it, not by looking.
     ///
@@ -137,6 +167,16 @@ impl ServiceOptions {
             && let (Some(least), Some(duration)) = (self.default_time_to_live, options.duration)
         {
             options.time_to_live = Some(least.max(duration));
+        }
+    }
+
+    /// Fills each request of a batch as it would be filled alone.
+    pub fn fill_batch(&self, requests: &mut [BatchRequest]) {
+        for request in requests {
+            match request {
+                BatchRequest::Lock(_, options) => self.fill_lock(options),
+                BatchRequest::Unlock(_, options) => self.fill_table(&mut options.table),
+            }
         }
     }
 

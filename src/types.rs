@@ -351,7 +351,55 @@ pub struct UnlockResponse {
 impl UnlockResponse {
     /// Whether the lock no longer exists.
     pub fn ok(&self) -> bool {
-        !matches!(self.status, UnlockStatus::Failed(_))
+        self.forbidden().is_none()
+    }
+
+    /// Why the request was refused, if it was.
+    pub fn forbidden(&self) -> Option<&Forbidden> {
+        match &self.status {
+            UnlockStatus::Failed(forbidden) => Some(forbidden),
+            UnlockStatus::Ok | UnlockStatus::NoLock => None,
+        }
+    }
+}
+
+/// One write of a batch; see [`crate::LockService::batch`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BatchRequest {
+    /// Asks for a lock.
+    Lock(LockRequest, LockOptions),
+    /// Asks to release one.
+    Unlock(UnlockRequest, UnlockOptions),
+}
+
+impl BatchRequest {
+    /// Time-out, trace and audit of the request.
+    pub fn call(&self) -> &CallOptions {
+        match self {
+            Self::Lock(_, options) => &options.call,
+            Self::Unlock(_, options) => &options.call,
+        }
+    }
+}
+
+/// The answer to one write of a batch: of the same kind as the request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum BatchAnswer {
+    /// To a lock request.
+    Lock(LockResponse),
+    /// To an unlock request.
+    Unlock(UnlockResponse),
+}
+
+impl BatchAnswer {
+    /// The answer to a lock request; `None` if it is one to an unlock request.
+    pub fn lock(self) -> Option<LockResponse> {
+        if let Self::Lock(response) = self { Some(response) } else { None }
+    }
+
+    /// The answer to an unlock request; `None` if it is one to a lock request.
+    pub fn unlock(self) -> Option<UnlockResponse> {
+        if let Self::Unlock(response) = self { Some(response) } else { None }
     }
 }
 

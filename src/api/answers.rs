@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::to_ms;
+use super::{Problem, to_ms};
+use crate::error::Error;
 use crate::types::{
-    CheckResponse, DecidedAt, Grant, Holder, ListResponse, LockRecord, LockResponse, LockStatus,
-    TableDefaults, TableInfo, Token, TransferReason, UnlockResponse, UnlockStatus,
+    BatchAnswer, CheckResponse, DecidedAt, Grant, Holder, ListResponse, LockRecord, LockResponse,
+    LockStatus, TableDefaults, TableInfo, Token, TransferReason, UnlockResponse, UnlockStatus,
 };
 
 /// How a successful lock request ended.
@@ -135,6 +136,80 @@ impl UnlockAnswer {
             UnlockStatusWord::NoLock => UnlockStatus::NoLock,
         };
         UnlockResponse { status, decided_at }
+    }
+}
+
+/// The answer to `POST /v1/batch`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct BatchAnswers {
+    /// One answer for each request, in their order.
+    pub answers: Vec<BatchItemAnswer>,
+}
+
+/// The answer to one request of a batch: `lock`, `unlock` or `problem`, as it would be alone.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct BatchItemAnswer {
+    /// To a lock request that gave the lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockAnswer>,
+    /// To an unlock request after which the lock does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlock: Option<UnlockAnswer>,
+    /// To a request that was refused or not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// Where it was decided, as the header `Keyward-Log-Position` tells it for a single request.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "log_position")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "42.0"))]
+    pub log_position: Option<DecidedAt>,
+}
+
+impl From<&Result<BatchAnswer, Error>> for BatchItemAnswer {
+    fn from(answer: &Result<BatchAnswer, Error>) -> Self {
+        match answer {
+            Ok(BatchAnswer::Lock(response)) => Self {
+                lock: LockAnswer::new(response),
+                problem: response.forbidden().map(Problem::forbidden),
+                log_position: response.decided_at,
+                ..Self::default()
+            },
+            Ok(BatchAnswer::Unlock(response)) => Self {
+                unlock: UnlockAnswer::new(response),
+                problem: response.forbidden().map(Problem::forbidden),
+                log_position: response.decided_at,
+                ..Self::default()
+            },
+            Err(error) => Self { problem: Some(error.into()), ..Self::default() },
+        }
+    }
+}
+
+/// A log position as text, such as `42.0`; the `Option` around it is for serde's `with`.
+mod log_position {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::api::parse_log_position;
+    use crate::types::DecidedAt;
+
+    #[allow(clippy::ref_option, reason = "serde calls it like this")]
+    pub(super) fn serialize<S: Serializer>(
+        position: &Option<DecidedAt>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match position {
+            Some(position) => serializer.collect_str(position),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// What is no position is read as none: a newer node may say more.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<DecidedAt>, D::Error> {
+        let text = Option::<std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        Ok(text.as_deref().and_then(parse_log_position))
     }
 }
 

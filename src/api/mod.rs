@@ -16,13 +16,14 @@ mod requests;
 use std::time::Duration;
 
 pub use answers::{
-    CheckAnswer, DoneAnswer, HolderAnswer, ListAnswer, LockAnswer, LockStatusWord, TableAnswer,
-    TablesAnswer, UnlockAnswer, UnlockStatusWord,
+    BatchAnswers, BatchItemAnswer, CheckAnswer, DoneAnswer, HolderAnswer, ListAnswer, LockAnswer,
+    LockStatusWord, TableAnswer, TablesAnswer, UnlockAnswer, UnlockStatusWord,
 };
 pub use cluster::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole};
 pub use problem::{Code, MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
 pub use requests::{
-    AdvanceBody, CheckQuery, ListQuery, LockBody, TableBody, TableQuery, TablesQuery, UnlockBody,
+    AdvanceBody, BatchBody, BatchItem, CheckQuery, ListQuery, LockBody, TableBody, TableQuery,
+    TablesQuery, UnlockBody,
 };
 
 use crate::types::DecidedAt;
@@ -33,6 +34,8 @@ pub mod routes {
     pub const LOCK: &str = "/v1/lock";
     /// `POST`: release a lock.
     pub const UNLOCK: &str = "/v1/unlock";
+    /// `POST`: many requests for locks and releases, answered one by one.
+    pub const BATCH: &str = "/v1/batch";
     /// `GET`: a page of a table.
     pub const LOCKS: &str = "/v1/locks";
     /// `GET`: the tables.
@@ -86,6 +89,14 @@ pub const MAX_CAUSE_BYTES: usize = 256;
 /// The largest request body a client may send. The longest legal request has five names of
 /// 1024 bytes; JSON may spend six bytes on each of theirs (`\u0001`), 30 KiB in all.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How many requests a batch has at most: far more than it takes to make their way cheap, and few
+/// enough that they are answered together without making anyone wait.
+pub const MAX_BATCH: usize = 1000;
+
+/// The largest body of a batch: a thousand requests with ordinary names several times over, or 32
+/// of the longest there are.
+pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Whether a trace id is one that may be written to logs and headers as it is.
 pub fn is_trace_id(text: &str) -> bool {

@@ -3,14 +3,16 @@
 //! A field that is not known is refused, and so is an integer beyond what JSON carries exactly,
 //! before it can be rounded on its way to somewhere else. All other rules are [`crate::lock`]'s.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::types::{
-    ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId, TableDefaults, Token,
-    UnlockOptions, UnlockRequest,
+    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId,
+    TableDefaults, Token, UnlockOptions, UnlockRequest,
 };
 
 /// The body of `POST /v1/lock`.
@@ -150,6 +152,81 @@ impl UnlockBody {
         };
         Ok((UnlockRequest { signature: self.signature, signee: self.signee }, options))
     }
+}
+
+/// The body of `POST /v1/batch`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct BatchBody {
+    /// The requests, 1000 at most; each succeeds or fails by itself, and those that are decided are
+    /// decided in this order.
+    pub requests: Vec<BatchItem>,
+}
+
+/// One request of a batch: the body that it would have alone, under the name of what it asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum BatchItem {
+    /// As the body of `POST /v1/lock`.
+    Lock(#[serde(deserialize_with = "object")] LockBody),
+    /// As the body of `POST /v1/unlock`.
+    Unlock(#[serde(deserialize_with = "object")] UnlockBody),
+}
+
+impl From<BatchRequest> for BatchItem {
+    fn from(request: BatchRequest) -> Self {
+        match request {
+            BatchRequest::Lock(request, options) => Self::Lock(LockBody::new(request, &options)),
+            BatchRequest::Unlock(request, options) => {
+                Self::Unlock(UnlockBody::new(request, &options))
+            }
+        }
+    }
+}
+
+impl BatchItem {
+    /// The request in words, with the options of the call that brought the batch.
+    ///
+    /// # Errors
+    /// `BadRequest` if an integer is beyond what JSON carries exactly.
+    pub fn into_words(self, call: &CallOptions) -> Result<BatchRequest, Error> {
+        Ok(match self {
+            Self::Lock(body) => {
+                let (request, options) = body.into_words()?;
+                BatchRequest::Lock(request, LockOptions { call: call.clone(), ..options })
+            }
+            Self::Unlock(body) => {
+                let (request, options) = body.into_words()?;
+                BatchRequest::Unlock(request, UnlockOptions { call: call.clone(), ..options })
+            }
+        })
+    }
+}
+
+/// Reads an object only: serde would also take an array, in the order of the fields, which is no
+/// API to promise.
+fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Object<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Object(PhantomData))
 }
 
 /// The body of `PUT /v1/table`.

@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest,
+    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
 
 use super::Bootstrap;
@@ -111,6 +112,11 @@ impl<S: LockService> LockService for LiveService<S> {
     ) -> Result<UnlockResponse, Error> {
         self.options().fill_table(&mut options.table);
         self.service.unlock(request, options).await
+    }
+
+    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        self.options().fill_batch(&mut requests);
+        self.service.batch(requests).await
     }
 
     async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 
 use super::answer::{Refusal, json};
+use super::batch::batch;
 use super::request::{self, Call};
 use super::{Context, observe, openapi};
 use crate::api::{
@@ -23,13 +24,14 @@ use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{ListRequest, LockStatus, ReadOptions, TableOptions, UnlockStatus};
 
-type Answer = Result<Response, Refusal>;
+pub(crate) type Answer = Result<Response, Refusal>;
 
 /// Every path, with the layers that see every request.
 pub(crate) fn router<S: LockService>(context: Arc<Context<S>>) -> Router {
     let mut router = Router::new()
         .route(routes::LOCK, post(lock::<S>).get(check::<S>))
         .route(routes::UNLOCK, post(unlock::<S>))
+        .route(routes::BATCH, post(batch::<S>))
         .route(routes::LOCKS, get(list::<S>))
         .route(routes::TABLES, get(tables::<S>))
         .route(routes::TABLE, put(configure_table::<S>).delete(delete_table::<S>))

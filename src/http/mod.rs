@@ -9,6 +9,7 @@
 //! [`observe`] for the trace id, the access log and the metrics.
 
 mod answer;
+mod batch;
 mod handlers;
 mod metrics;
 mod observe;

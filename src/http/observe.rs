@@ -77,6 +77,7 @@ fn route_label(path: &MatchedPath) -> &'static str {
     let known = [
         routes::LOCK,
         routes::UNLOCK,
+        routes::BATCH,
         routes::LOCKS,
         routes::TABLES,
         routes::TABLE,

@@ -2,7 +2,7 @@
 
 use utoipa::{IntoParams, IntoResponses, OpenApi};
 
-use super::handlers;
+use super::{batch, handlers};
 use crate::api::Problem;
 
 /// Headers that every operation on locks understands.
@@ -68,6 +68,7 @@ pub(crate) enum ReadProblems {
     paths(
         handlers::lock,
         handlers::unlock,
+        batch::batch,
         handlers::check,
         handlers::list,
         handlers::tables,

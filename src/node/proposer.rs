@@ -27,12 +27,17 @@ const MAX_COMMANDS: usize = 256;
 /// answers travel, few enough that requests gather under load.
 const IN_FLIGHT: usize = 8;
 
-type Answer = oneshot::Sender<Result<Decision, Error>>;
+/// Commands that wait to be proposed, with the one who waits for what comes of them.
+enum Waiting {
+    One(Command, oneshot::Sender<Result<Decision, Error>>),
+    /// At most [`MAX_COMMANDS`], decided in this order.
+    Many(Vec<Command>, oneshot::Sender<Result<Vec<Decision>, Error>>),
+}
 
-/// A command that waits to be proposed.
-struct Waiting {
-    command: Command,
-    answer: Answer,
+/// Who waits for the next decisions, and for how many of them.
+enum Answer {
+    One(oneshot::Sender<Result<Decision, Error>>),
+    Many(usize, oneshot::Sender<Result<Vec<Decision>, Error>>),
 }
 
 /// Hands commands to the task that proposes them.
@@ -55,37 +60,162 @@ impl Proposer {
         deadline: Deadline,
     ) -> Result<Decision, Error> {
         let (answer, answered) = oneshot::channel();
-        if self.queue.try_send(Waiting { command, answer }).is_err() {
-            return Err(Error::unavailable("this node takes no proposals now"));
+        if self.queue.try_send(Waiting::One(command, answer)).is_err() {
+            return Err(full());
         }
-        match deadline.bound(answered).await {
-            Some(Ok(result)) => result,
-            // From the queue on it may have been proposed, and then it may be committed yet.
-            Some(Err(_)) => Err(Error::unknown("the node stopped before the answer came")),
-            None => Err(Error::unknown("no majority confirmed the request in time")),
+        await_answer(answered, deadline).await
+    }
+
+    /// Proposes the commands in this order and waits for what comes of each. They may share their
+    /// entry with others' commands, and those of a long batch need several.
+    pub(super) async fn propose_many(
+        &self,
+        commands: Vec<Command>,
+        deadline: Deadline,
+    ) -> Vec<Result<Decision, Error>> {
+        let mut parts = Vec::new();
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let part: Vec<Command> = commands.by_ref().take(MAX_COMMANDS).collect();
+            let count = part.len();
+            let (answer, answered) = oneshot::channel();
+            let queued = self.queue.try_send(Waiting::Many(part, answer));
+            parts.push((count, queued.map(|()| answered)));
+        }
+        let mut decisions = Vec::new();
+        for (count, queued) in parts {
+            let result = match queued {
+                Ok(answered) => await_answer(answered, deadline).await,
+                Err(_) => Err(full()),
+            };
+            match result {
+                Ok(of_part) => decisions.extend(of_part.into_iter().map(Ok)),
+                Err(error) => decisions.extend(std::iter::repeat_n(Err(error), count)),
+            }
+        }
+        decisions
+    }
+}
+
+fn full() -> Error {
+    Error::unavailable("this node takes no proposals now")
+}
+
+async fn await_answer<T>(
+    answered: oneshot::Receiver<Result<T, Error>>,
+    deadline: Deadline,
+) -> Result<T, Error> {
+    match deadline.bound(answered).await {
+        Some(Ok(result)) => result,
+        // From the queue on it may have been proposed, and then it may be committed yet.
+        Some(Err(_)) => Err(Error::unknown("the node stopped before the answer came")),
+        None => Err(Error::unknown("no majority confirmed the request in time")),
+    }
+}
+
+impl Waiting {
+    fn commands(&self) -> usize {
+        match self {
+            Self::One(..) => 1,
+            Self::Many(commands, _) => commands.len(),
+        }
+    }
+
+    /// Whether whoever asked has given up.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::One(_, answer) => answer.is_closed(),
+            Self::Many(_, answer) => answer.is_closed(),
+        }
+    }
+}
+
+impl Answer {
+    fn decisions(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(count, _) => *count,
+        }
+    }
+
+    /// Takes its share of the decisions; a caller that has given up is told nothing.
+    fn send(self, decisions: &mut impl Iterator<Item = Decision>) {
+        match self {
+            Self::One(answer) => {
+                let decision = decisions.next().expect("the decisions were counted");
+                let _ = answer.send(Ok(decision));
+            }
+            Self::Many(count, answer) => {
+                let _ = answer.send(Ok(decisions.take(count).collect()));
+            }
+        }
+    }
+
+    fn fail(self, error: Error) {
+        match self {
+            Self::One(answer) => drop(answer.send(Err(error))),
+            Self::Many(_, answer) => drop(answer.send(Err(error))),
         }
     }
 }
 
 async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let mut left_over = None;
     loop {
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-        let mut batch = Vec::new();
-        if waiting.recv_many(&mut batch, MAX_COMMANDS).await == 0 {
-            return;
-        }
+        let first = match left_over.take() {
+            Some(first) => first,
+            None => match waiting.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let mut batch = vec![first];
+        left_over = gather(&mut waiting, &mut batch).await;
         // Whose caller has given up is not proposed any more.
-        batch.retain(|waiting| !waiting.answer.is_closed());
+        batch.retain(|waiting| !waiting.is_given_up());
         if !batch.is_empty() {
             propose_batch(&member, batch, permit).await;
         }
     }
 }
 
+/// Takes in what is about to arrive: this task was woken by the first of several requests that
+/// came at the same moment, and runs before the others unless it steps back once. What does not
+/// fit any more is returned, and is the first of the next entry.
+async fn gather(
+    waiting: &mut mpsc::Receiver<Waiting>,
+    batch: &mut Vec<Waiting>,
+) -> Option<Waiting> {
+    tokio::task::yield_now().await;
+    let mut count: usize = batch.iter().map(Waiting::commands).sum();
+    while count < MAX_COMMANDS {
+        let more = waiting.try_recv().ok()?;
+        count += more.commands();
+        if count > MAX_COMMANDS {
+            return Some(more);
+        }
+        batch.push(more);
+    }
+    None
+}
+
 async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedSemaphorePermit) {
-    let (commands, answers): (Vec<Command>, Vec<Answer>) =
-        batch.into_iter().map(|waiting| (waiting.command, waiting.answer)).unzip();
+    let mut commands = Vec::with_capacity(batch.len());
+    let mut answers = Vec::with_capacity(batch.len());
+    for waiting in batch {
+        match waiting {
+            Waiting::One(command, answer) => {
+                commands.push(command);
+                answers.push(Answer::One(answer));
+            }
+            Waiting::Many(many, answer) => {
+                answers.push(Answer::Many(many.len(), answer));
+                commands.extend(many);
+            }
+        }
+    }
     let Leading { term, stamper } = match leading(member) {
         Ok(leading) => leading,
         Err(error) => return answer_all(answers, &error),
@@ -118,14 +248,15 @@ fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<T
     let error = match result {
         Ok(response) => {
             let decisions = response.data.decisions;
-            if decisions.len() != answers.len() {
-                let (got, asked) = (decisions.len(), answers.len());
+            let asked: usize = answers.iter().map(Answer::decisions).sum();
+            if decisions.len() != asked {
+                let got = decisions.len();
                 member.stop.stop(format!("{asked} commands were answered with {got} decisions"));
                 return answer_all(answers, &Error::unknown("the node has stopped"));
             }
-            for (answer, decision) in answers.into_iter().zip(decisions) {
-                // A caller that has given up is told nothing.
-                let _ = answer.send(Ok(decision));
+            let mut decisions = decisions.into_iter();
+            for answer in answers {
+                answer.send(&mut decisions);
             }
             return;
         }
@@ -146,7 +277,6 @@ fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<T
 
 fn answer_all(answers: Vec<Answer>, error: &Error) {
     for answer in answers {
-        // A caller that has given up is told nothing.
-        let _ = answer.send(Err(error.clone()));
+        answer.fail(error.clone());
     }
 }

@@ -1,6 +1,7 @@
 //! The listener over a real loopback connection, with locks in memory behind it.
 
 mod api;
+mod batch;
 mod limits;
 mod malformed;
 mod node;

@@ -126,6 +126,7 @@ async fn the_description_has_every_route_and_every_field() {
     let methods = [
         (routes::LOCK, vec!["get", "post"]),
         (routes::UNLOCK, vec!["post"]),
+        (routes::BATCH, vec!["post"]),
         (routes::LOCKS, vec!["get"]),
         (routes::TABLES, vec!["get"]),
         (routes::TABLE, vec!["delete", "put"]),
@@ -147,6 +148,8 @@ async fn the_description_has_every_route_and_every_field() {
             "signature signee level duration_ms time_to_live_ms force token instance table request_id",
         ),
         ("UnlockBody", "signature signee token instance table request_id"),
+        ("BatchBody", "requests"),
+        ("BatchItemAnswer", "lock unlock problem log_position"),
         ("TableBody", "table duration_ms time_to_live_ms request_id"),
         (
             "LockAnswer",
