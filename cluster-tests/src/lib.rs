@@ -16,6 +16,8 @@ pub mod binary;
 pub mod cluster;
 pub mod damage;
 pub mod load;
+#[cfg(feature = "peers")]
+pub mod peers;
 pub mod process;
 pub mod proxy;
 pub mod seed;
