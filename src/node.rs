@@ -252,6 +252,9 @@ impl Node {
             let _admitted = self.admit()?;
             self.leading()?;
             self.inner.reader.confirm(deadline).await?;
+        } else if self.inner.member.identity.facts().cluster.is_none() {
+            // Its empty state is no cluster's, however old.
+            return Err(Error::unavailable("this node does not know its cluster yet"));
         }
         let machine = self.inner.member.replica.read();
         let decided_at =

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use keyward::types::LockStatus;
+use keyward::types::{LockStatus, ReadOptions};
+use keyward::{Error, LockService};
 
 use crate::cluster::{Cluster, eventually};
 
@@ -21,9 +22,14 @@ async fn nodes_start_in_any_order_and_wait_for_all() {
     })
     .await;
     assert!(cluster.nodes.values().all(|running| running.node().status().cluster_id.is_none()));
+    let stale = ReadOptions { stale: true, ..ReadOptions::default() };
+    let answer = cluster.nodes[&2].service.check("a".to_owned(), stale.clone()).await;
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "no cluster's state: {answer:?}");
     cluster.run(1).await;
     cluster.ready().await;
     assert!(cluster.lock(3, "a", "w1").await.ok());
+    let answer = cluster.nodes[&2].service.check("never locked".to_owned(), stale).await;
+    assert!(matches!(answer, Err(Error::NotFound { .. })), "{answer:?}");
     let ids: Vec<_> =
         cluster.nodes.values().map(|running| running.node().status().cluster_id).collect();
     assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
