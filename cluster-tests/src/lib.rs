@@ -5,8 +5,9 @@
 //!
 //! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
 //! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
-//! [`load`] makes work and remembers what was acknowledged, [`damage`] spoils files, [`trace`]
-//! reads what `strace` wrote, [`wait`] polls with a deadline.
+//! [`load`] makes work and remembers what was acknowledged, [`history`] records everything for a
+//! checker, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
+//! deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
 //! is fixed; nothing is left in the temporary folder unless a test failed.
@@ -15,6 +16,7 @@ pub mod ask;
 pub mod binary;
 pub mod cluster;
 pub mod damage;
+pub mod history;
 pub mod load;
 #[cfg(feature = "peers")]
 pub mod peers;

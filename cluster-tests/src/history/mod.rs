@@ -1,0 +1,33 @@
+//! What was asked of a lock service, what it answered, and what was done to it meanwhile.
+//!
+//! A history is written by one [`Recorder`] with one clock and read by the checks in
+//! [`crate::check`]. It is kept as JSON lines: a [`Header`], then [`Entry`] after entry in the order
+//! in which they ended, then a [`Footer`]; `docs/history.md` describes the format for people and
+//! for other languages. A file without a footer was cut, and cannot be checked.
+//!
+//! What makes a history worth checking, and is therefore kept here rather than by each workload:
+//! - `invoked` is read *before* anything is sent, `returned` after the answer is there.
+//! - A time-out, a reset or a dropped future is [`Outcome::Unknown`]. It has no `returned`: it stays
+//!   open for ever, because it may still take effect.
+//! - All the attempts of a client at one request, under one `request_id`, are one operation.
+//!
+//! [`Recorded`] wraps a [`keyward::LockService`] and keeps to all three.
+
+mod entry;
+mod file;
+mod header;
+mod operation;
+mod recorded;
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Applied, Entry, Event, Fault, FaultState, Observation, RecordSeen};
+pub use file::{History, HistoryError, Reader};
+pub use header::{Clocks, FORMAT, Footer, Header, Plan, PlannedFault, VERSION};
+pub use operation::{
+    Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, Refusal,
+    RegisterRead, RegisterWrite, Status, UnlockAction,
+};
+pub use recorded::{Recorded, answered_check, answered_lock, answered_unlock, failed};
+pub use recorder::{Call, OpenFault, Recorder};

@@ -1,0 +1,279 @@
+//! A lock service whose calls are recorded, and how the words of the contract are written down.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyward::Error;
+use keyward::service::LockService;
+use keyward::types::{
+    BatchAnswer, BatchRequest, CheckResponse, DEFAULT_DURATION, DEFAULT_TABLE, DecidedAt,
+    Forbidden, Holder, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    LockStatus, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, Token,
+    UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+};
+use smol_str::SmolStr;
+
+use super::{
+    Action, Answer, Call, Granted, HolderSeen, LockAction, LockName, Outcome, Recorder, Refusal,
+    Status, UnlockAction,
+};
+
+/// One client of a service, with every lock, unlock and check written down. Retries that the
+/// service makes by itself are part of one operation.
+///
+/// Use one for each task: a client has one request (or batch) in flight at a time, but for those
+/// whose answers never came. Tables must have no defaults of their own, and must not be deleted while the
+/// history is written: neither is in it.
+#[derive(Debug)]
+pub struct Recorded<S> {
+    service: S,
+    recorder: Recorder,
+    client: SmolStr,
+    node: Option<SmolStr>,
+    lane: Option<u128>,
+    sequence: AtomicU64,
+}
+
+impl<S> Recorded<S> {
+    /// Writes down what this client asks.
+    pub fn new(service: S, recorder: Recorder, client: impl Into<SmolStr>) -> Self {
+        let sequence = AtomicU64::new(0);
+        Self { service, recorder, client: client.into(), node: None, lane: None, sequence }
+    }
+
+    /// Gives each write that has none a request id of this lane, so that it can be found in the
+    /// service's log.
+    #[must_use]
+    pub fn with_lane(mut self, lane: u128) -> Self {
+        self.lane = Some(lane);
+        self
+    }
+
+    /// Notes which node this client asks first.
+    #[must_use]
+    pub fn with_node(mut self, node: impl Into<SmolStr>) -> Self {
+        self.node = Some(node.into());
+        self
+    }
+
+    /// The service underneath, for what is not to be written down.
+    pub fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// Where it is written.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    fn begin(&self, action: Action, request_id: Option<RequestId>) -> Call {
+        let call = self.recorder.begin(self.client.clone(), action).with_request_id(request_id);
+        match &self.node {
+            Some(node) => call.with_node(node.clone()),
+            None => call,
+        }
+    }
+
+    fn begin_write(&self, request: &mut BatchRequest) -> Call {
+        match request {
+            BatchRequest::Lock(request, options) => {
+                self.name(&mut options.request_id);
+                self.begin(Action::Lock(asked_lock(request, options)), options.request_id)
+            }
+            BatchRequest::Unlock(request, options) => {
+                self.name(&mut options.request_id);
+                self.begin(Action::Unlock(asked_unlock(request, options)), options.request_id)
+            }
+        }
+    }
+
+    fn name(&self, id: &mut Option<RequestId>) {
+        if let (None, Some(lane)) = (&id, self.lane) {
+            let seq = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+            *id = Some(RequestId { lane, seq });
+        }
+    }
+}
+
+impl<S: LockService> LockService for Recorded<S> {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        mut options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        self.name(&mut options.request_id);
+        let action = Action::Lock(asked_lock(&request, &options));
+        let call = self.begin(action, options.request_id);
+        let result = self.service.lock(request, options).await;
+        match &result {
+            Ok(response) => call.finish(answered_lock(response), response.decided_at),
+            Err(error) => call.finish(failed(error), None),
+        }
+        result
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        mut options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        self.name(&mut options.request_id);
+        let action = Action::Unlock(asked_unlock(&request, &options));
+        let call = self.begin(action, options.request_id);
+        let result = self.service.unlock(request, options).await;
+        match &result {
+            Ok(response) => call.finish(answered_unlock(response), response.decided_at),
+            Err(error) => call.finish(failed(error), None),
+        }
+        result
+    }
+
+    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        let calls: Vec<_> = requests.iter_mut().map(|request| self.begin_write(request)).collect();
+        let answers = self.service.batch(requests).await;
+        // A service that gives fewer answers than it must leaves the others unknown.
+        for (call, answer) in calls.into_iter().zip(&answers) {
+            match answer {
+                Ok(BatchAnswer::Lock(response)) => {
+                    call.finish(answered_lock(response), response.decided_at);
+                }
+                Ok(BatchAnswer::Unlock(response)) => {
+                    call.finish(answered_unlock(response), response.decided_at);
+                }
+                Err(error) => call.finish(failed(error), None),
+            }
+        }
+        answers
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        let lock = name_of(options.table.as_deref(), &signature);
+        let action = if options.stale { Action::StaleCheck(lock) } else { Action::Check(lock) };
+        let call = self.begin(action, None);
+        let result = self.service.check(signature, options).await;
+        let (outcome, decided_at) = answered_check(&result);
+        call.finish(outcome, decided_at);
+        result
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        self.service.list(request, options).await
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        self.service.tables(options).await
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        self.service.configure_table(defaults, options).await
+    }
+
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        self.service.delete_table(options).await
+    }
+}
+
+fn name_of(table: Option<&str>, signature: &str) -> LockName {
+    LockName::new(table.unwrap_or(DEFAULT_TABLE), signature)
+}
+
+fn asked_lock(request: &LockRequest, options: &LockOptions) -> LockAction {
+    LockAction {
+        lock: name_of(options.table.as_deref(), &request.signature),
+        signee: request.signee.as_str().into(),
+        instance: options.instance.as_deref().map(SmolStr::new),
+        level: request.level,
+        duration_ms: to_ms(options.duration.unwrap_or(DEFAULT_DURATION)),
+        time_to_live_ms: options.time_to_live.map(to_ms),
+        force: options.force,
+        token: options.token.map(|Token(token)| token),
+    }
+}
+
+fn asked_unlock(request: &UnlockRequest, options: &UnlockOptions) -> UnlockAction {
+    UnlockAction {
+        lock: name_of(options.table.as_deref(), &request.signature),
+        signee: request.signee.as_str().into(),
+        instance: options.instance.as_deref().map(SmolStr::new),
+        token: options.token.map(|Token(token)| token),
+    }
+}
+
+/// How the answer to a lock request is written down.
+pub fn answered_lock(response: &LockResponse) -> Outcome {
+    let (grant, status) = match &response.status {
+        LockStatus::Ok(grant) => (grant, Status::Ok),
+        LockStatus::Renewed(grant) => (grant, Status::Renewed),
+        LockStatus::Transferred { grant, previous_signee, reason } => {
+            let previous_signee = previous_signee.as_str().into();
+            (grant, Status::Transferred { previous_signee, reason: *reason })
+        }
+        LockStatus::Failed(forbidden) => return Outcome::Refused(refused(forbidden)),
+    };
+    Outcome::Ok(Answer::Granted(Granted {
+        status,
+        token: grant.token.0,
+        level: grant.level,
+        expires_in_ms: to_ms(grant.expires_in),
+        live: grant.live,
+    }))
+}
+
+/// How the answer to an unlock request is written down.
+pub fn answered_unlock(response: &UnlockResponse) -> Outcome {
+    match &response.status {
+        UnlockStatus::Ok => Outcome::Ok(Answer::Released),
+        UnlockStatus::NoLock => Outcome::Ok(Answer::NoLock),
+        UnlockStatus::Failed(forbidden) => Outcome::Refused(refused(forbidden)),
+    }
+}
+
+/// How the answer to a check is written down: a record that is not there is an answer, too.
+pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option<DecidedAt>) {
+    match result {
+        Ok(response) => {
+            let holder = response.record.holders.first().map(seen);
+            (Outcome::Ok(Answer::Record(holder)), response.decided_at)
+        }
+        Err(Error::NotFound { decided_at }) => (Outcome::Ok(Answer::Record(None)), *decided_at),
+        Err(error) => (failed(error), None),
+    }
+}
+
+/// How an error is written down. Only what is certainly not done may count as that.
+pub fn failed(error: &Error) -> Outcome {
+    match error {
+        Error::Unavailable { .. } | Error::Unauthorized { .. } => Outcome::Unavailable,
+        Error::BadRequest { .. } => Outcome::Refused(Refusal::BadRequest),
+        Error::Forbidden(forbidden) => Outcome::Refused(refused(forbidden)),
+        // A write has no such answer: whoever gave it, nothing is known.
+        Error::NotFound { .. } | Error::Unknown { .. } => Outcome::Unknown,
+    }
+}
+
+fn refused(forbidden: &Forbidden) -> Refusal {
+    Refusal::Forbidden { reason: forbidden.reason, holder: forbidden.holders.first().map(seen) }
+}
+
+fn seen(holder: &Holder) -> HolderSeen {
+    HolderSeen {
+        signee: holder.signee.as_str().into(),
+        instance: holder.instance.as_deref().map(SmolStr::new),
+        level: holder.level,
+        token: holder.token.0,
+        expires_in_ms: to_ms(holder.expires_in),
+        expired: holder.expired,
+    }
+}
+
+fn to_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
