@@ -28,6 +28,7 @@ pub async fn run(node: Node) {
             }
         };
         tokio::select! {
+            biased;
             () = wait => {}
             () = node.changed() => continue,
         }

@@ -5,6 +5,7 @@ pub mod advance;
 pub mod api;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod carriage;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;
@@ -21,9 +22,11 @@ pub mod memory;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod raft;
+mod random;
 pub mod service;
 #[cfg(feature = "server")]
 pub mod storage;
+mod task;
 pub mod types;
 
 pub use client::Client;

@@ -29,6 +29,7 @@ use crate::lock::{self, Command, Decision};
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::service::LockService;
+use crate::task::of_host;
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse,
     LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
@@ -84,13 +85,13 @@ impl Node {
         let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
         let reader = Reader::start(member.clone(), config.max_requests, &mut tasks);
         let joining = member.clone();
-        tasks.spawn(async move {
+        tasks.spawn(of_host(async move {
             if let Err(error) = joining.join().await {
                 joining.stop.stop(error.to_string());
             }
-        });
+        }));
         let watched = member.clone();
-        tasks.spawn(async move { watched.watch_core().await });
+        tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {
             inner: Arc::new(Inner {
                 member,

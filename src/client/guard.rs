@@ -22,7 +22,9 @@ pub use super::belief::{GuardState, LostReason};
 use super::renewal::Renewal;
 use crate::clock::{Clock, Deadline};
 use crate::error::Error;
+use crate::random;
 use crate::service::LockService;
+use crate::task;
 use crate::types::{
     Forbidden, ForbiddenReason, Grant, LockOptions, LockRequest, LockResponse, LockStatus, Token,
     UnlockOptions, UnlockRequest, UnlockResponse,
@@ -165,7 +167,7 @@ impl<S: LockService + Clone> Guard<S> {
             if deadline.remaining() <= wait {
                 return Err(error);
             }
-            tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..=1.0))).await;
+            tokio::time::sleep(wait.mul_f64(random::factor(0.75..=1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -270,7 +272,7 @@ impl<S: LockService + Clone> Guard<S> {
             every: duration / 3,
         };
         let runtime = Handle::current();
-        let renewer = runtime.spawn(renewal.keep(sent));
+        let renewer = runtime.spawn(task::of_host(renewal.keep(sent)));
         let guard = Self { service, belief, release, grant, renewer, runtime, released: false };
         if let GuardState::Lost(_) = guard.state() {
             return Err(Error::unknown("the grant may have ended before its answer came"));
@@ -290,14 +292,14 @@ impl<S: LockService + Clone> Drop for Guard<S> {
         }
         let service = self.service.clone();
         let (request, options) = self.release.clone();
-        self.runtime.spawn(async move {
+        self.runtime.spawn(task::of_host(async move {
             let release = service.unlock(request, options);
             match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a dropped guard was not released"),
                 Err(_) => tracing::debug!("a dropped guard was not released in time"),
             }
-        });
+        }));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::random;
 use crate::types::RequestId;
 
 /// How many idle lanes are kept. As many are in use as there are calls at once; keeping more
@@ -22,7 +23,7 @@ impl Lanes {
     /// A lane with the id of its next request.
     pub(super) fn take(&self) -> Lane<'_> {
         let reused = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let next = reused.unwrap_or_else(|| RequestId { lane: rand::random(), seq: 1 });
+        let next = reused.unwrap_or_else(|| RequestId { lane: random::number(), seq: 1 });
         Lane { lanes: self, next }
     }
 }

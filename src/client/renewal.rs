@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::belief::{Belief, GuardState, LostReason};
 use crate::api::DEFAULT_TIMEOUT;
 use crate::error::Error;
+use crate::random;
 use crate::service::LockService;
 use crate::types::{Forbidden, Grant, LockOptions, LockRequest, LockResponse, LockStatus};
 
@@ -37,6 +38,7 @@ impl<S: LockService> Renewal<S> {
             let sent = self.belief.now();
             self.belief.asked(sent);
             let answer = tokio::select! {
+                biased;
                 answer = self.ask() => answer,
                 () = self.lost() => return,
             };
@@ -51,7 +53,7 @@ impl<S: LockService> Renewal<S> {
                 Err(error) => {
                     tracing::debug!(%error, "a renewal failed");
                     let pause = (self.every / 8).clamp(SHORTEST_RETRY, LONGEST_RETRY);
-                    let pause = pause.mul_f64(rand::random_range(0.5..=1.0));
+                    let pause = pause.mul_f64(random::factor(0.5..=1.0));
                     self.belief.now().saturating_add(pause)
                 }
             };

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,8 +20,10 @@ use crate::api::{
     Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem, headers, is_trace_id,
     parse_log_position, to_ms,
 };
+use crate::carriage::{Carriage, Cause, SendError};
 use crate::clock::Deadline;
 use crate::error::Error;
+use crate::random;
 use crate::types::{CallOptions, DecidedAt, Forbidden};
 
 /// The largest answer that is read: a full page of the longest names, each byte escaped.
@@ -44,7 +47,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 
 /// Connections to nodes, and what is remembered from call to call.
 pub(super) struct Transport {
-    http: reqwest::Client,
+    way: Carriage,
     endpoints: Endpoints,
     timeout: Duration,
     lanes: Lanes,
@@ -141,8 +144,17 @@ impl Transport {
             .pool_idle_timeout(KEEP_IDLE)
             .build()
             .map_err(|error| Error::bad_request(describe(&error)))?;
+        Self::over(Carriage::Http(http), endpoints, timeout)
+    }
+
+    /// A transport whose requests go this way.
+    pub(super) fn over(
+        way: Carriage,
+        endpoints: &[String],
+        timeout: Duration,
+    ) -> Result<Self, Error> {
         let endpoints = Endpoints::new(endpoints)?;
-        Ok(Self { http, endpoints, timeout, lanes: Lanes::default() })
+        Ok(Self { way, endpoints, timeout, lanes: Lanes::default() })
     }
 
     pub(super) fn endpoints(&self) -> Vec<String> {
@@ -231,7 +243,7 @@ impl Transport {
             return Duration::ZERO;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(rand::random_range(0.5..=1.0))
+        pause.mul_f64(random::factor(0.5..=1.0))
     }
 
     async fn attempt<T: DeserializeOwned>(
@@ -255,10 +267,13 @@ impl Transport {
         call: &CallOptions,
         wait: Duration,
     ) -> Result<Reply<Result<T, Forbidden>>, Error> {
-        let sent = self.build(endpoint, request, call, wait).send().await;
+        let sent = self.way.send(build(endpoint, request, call, wait)?).await;
         let mut response = sent.map_err(|error| {
-            let reason = format!("{endpoint}: {}", describe(&error));
-            if error.is_connect() { Error::unavailable(reason) } else { request.unanswered(reason) }
+            let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
+            match error {
+                SendError::Connect(cause) => Error::unavailable(reason(cause)),
+                SendError::Broken(cause) => request.unanswered(reason(cause)),
+            }
         })?;
         let status = response.status();
         let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -282,31 +297,38 @@ impl Transport {
             ))),
         }
     }
+}
 
-    fn build(
-        &self,
-        endpoint: &str,
-        request: &Request,
-        call: &CallOptions,
-        wait: Duration,
-    ) -> reqwest::RequestBuilder {
-        let url = format!("{endpoint}{}", request.path_and_query);
-        // The node is given a little less time than it is waited for, so that it can still say
-        // how it ended.
-        let timeout = to_ms(wait.mul_f64(0.9)).max(1);
-        let mut builder =
-            self.http.request(request.method.clone(), url).header(headers::TIMEOUT_MS, timeout);
-        if let Some(id) = call.trace_id.as_deref().filter(|id| is_trace_id(id)) {
-            builder = builder.header(headers::TRACE_ID, id);
-        }
-        if let Some(cause) = call.cause.as_deref().filter(|cause| is_cause(cause)) {
-            builder = builder.header(headers::CAUSE, cause);
-        }
-        match &request.body {
-            Some(body) => builder.header("content-type", "application/json").body(body.clone()),
-            None => builder,
+/// The request as HTTP has it.
+fn build(
+    endpoint: &str,
+    request: &Request,
+    call: &CallOptions,
+    wait: Duration,
+) -> Result<reqwest::Request, Error> {
+    let url = Url::parse(&format!("{endpoint}{}", request.path_and_query));
+    let url = url.map_err(|error| Error::bad_request(format!("endpoint {endpoint:?}: {error}")))?;
+    let mut built = reqwest::Request::new(request.method.clone(), url);
+    // The node is given a little less time than it is waited for, so that it can still say how it
+    // ended.
+    let timeout = to_ms(wait.mul_f64(0.9)).max(1);
+    let fields = built.headers_mut();
+    fields.insert(headers::TIMEOUT_MS, timeout.into());
+    let words = [
+        (headers::TRACE_ID, call.trace_id.as_deref().filter(|id| is_trace_id(id))),
+        (headers::CAUSE, call.cause.as_deref().filter(|cause| is_cause(cause))),
+    ];
+    for (name, text) in words {
+        // What is no header is left out, as what does not keep to the bounds is.
+        if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
+            fields.insert(name, value);
         }
     }
+    if let Some(body) = &request.body {
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *built.body_mut() = Some(body.clone().into());
+    }
+    Ok(built)
 }
 
 /// How much of the time that is left one attempt gets: half, as long as that is enough, so that a
@@ -375,9 +397,9 @@ fn is_cause(cause: &str) -> bool {
 
 /// The error with its causes. The outermost says little ("error sending request"), and names the
 /// URL, which the caller does already.
-fn describe(error: &reqwest::Error) -> String {
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts = Vec::new();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         texts.push(error.to_string());
         cause = error.source();

@@ -60,7 +60,7 @@ fn trace_id(fields: &HeaderMap) -> String {
     let context = || text(headers::TRACEPARENT).and_then(trace_of_context);
     match given.or_else(context) {
         Some(text) => text.to_owned(),
-        None => format!("{:032x}", rand::random::<u128>()),
+        None => format!("{:032x}", crate::random::number::<u128>()),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::node::{Leading, leading, not_leading};
 use crate::raft::codec;
 use crate::raft::member::Member;
 use crate::raft::types::TypeConfig;
+use crate::task::of_host;
 
 /// So many commands share an entry at most: with names of full length about 1.5 MiB.
 const MAX_COMMANDS: usize = 256;
@@ -49,7 +50,7 @@ impl Proposer {
     /// Starts the task. `capacity` is what the node admits, so the queue never fills.
     pub(super) fn start(member: Arc<Member>, capacity: usize, tasks: &mut JoinSet<()>) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
-        tasks.spawn(run(member, waiting));
+        tasks.spawn(of_host(run(member, waiting)));
         Self { queue }
     }
 
@@ -231,7 +232,7 @@ async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedS
     }
     let member = member.clone();
     // Detached: it ends with the answer, or when openraft drops the responder at its own end.
-    tokio::spawn(async move {
+    tokio::spawn(of_host(async move {
         let outcome = outcome.await;
         drop(permit);
         match outcome {
@@ -240,7 +241,7 @@ async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedS
                 answer_all(answers, &Error::unknown("the node stopped before the answer came"));
             }
         }
-    });
+    }));
 }
 
 /// Gives each command its decision, or all of them the same error.

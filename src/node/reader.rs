@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::node::not_leading;
 use crate::raft::member::Member;
 use crate::raft::types::TypeConfig;
+use crate::task::of_host;
 
 /// So many reads share a round at most; only a bound for the memory of one round.
 const MAX_READS: usize = 4096;
@@ -30,7 +31,7 @@ impl Reader {
     /// Starts the task. `capacity` is what the node admits, so the queue never fills.
     pub(super) fn start(member: Arc<Member>, capacity: usize, tasks: &mut JoinSet<()>) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
-        tasks.spawn(run(member, waiting));
+        tasks.spawn(of_host(run(member, waiting)));
         Self { queue }
     }
 

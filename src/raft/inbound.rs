@@ -17,6 +17,7 @@ use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
+use crate::task::blocking;
 
 /// A snapshot that makes no progress for this long is given up with what has come of it: the
 /// leader is gone, and another one will send its own.
@@ -179,7 +180,7 @@ async fn write_piece(
     piece: Bytes,
 ) -> Result<SnapshotReceiver, InboundError> {
     let write = move || receiver.write(&piece).map(|()| receiver);
-    match tokio::task::spawn_blocking(write).await {
+    match blocking(write).await {
         Ok(receiver) => Ok(receiver?),
         Err(_) => Err(InboundError::CutOff),
     }

@@ -21,7 +21,7 @@ use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::config::{Settings, raft_config};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
-use crate::raft::peer::Peers;
+use crate::raft::peer::{Peers, Ways};
 use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
@@ -30,6 +30,7 @@ use crate::storage::{
     self, Checkpoint, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
     Vote,
 };
+use crate::task::blocking;
 
 /// So many changed records wait for the checkpoint's writer before the next are held back.
 const CHECKPOINT_WAITING: usize = 16 << 10;
@@ -135,8 +136,9 @@ impl Member {
             identity.clone(),
             options.client_addr,
             options.addrs.clone(),
+            Ways::http()?,
             retire,
-        )?);
+        ));
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
@@ -365,7 +367,7 @@ impl Member {
         }
         let feeder = self.feeder.lock().expect("nothing panics while it holds the feeder").take();
         let log = self.log.clone();
-        let closing = tokio::task::spawn_blocking(move || {
+        let closing = blocking(move || {
             drop(feeder);
             log.close();
         });

@@ -34,6 +34,7 @@ use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{MemberNode, TypeConfig, Vote};
 use crate::storage::Snapshots;
 use crate::storage::snapshots::StoredSnapshot;
+use crate::task::blocking;
 
 /// So many requests of one exchange may be on their way into the socket; openraft's follower side
 /// works on as many at once.
@@ -145,13 +146,10 @@ impl Connection {
         option: &RPCOption,
     ) -> Result<reqwest::Response, CallError> {
         let timeout = option.soft_ttl();
-        let sent = self
-            .peers
-            .request(Lane::Append, self.target(), paths::APPEND_STREAM)
-            .body(reqwest::Body::wrap(body))
-            .send();
+        let body = reqwest::Body::wrap(body);
+        let sent = self.peers.send(Lane::Append, self.target(), paths::APPEND_STREAM, body);
         match tokio::time::timeout(timeout, sent).await {
-            Ok(response) => self.peers.accepted(self.target(), response).await,
+            Ok(response) => response,
             Err(_) => Err(CallError::Timeout { addr: self.addr.clone(), timeout }),
         }
     }
@@ -164,15 +162,11 @@ impl Connection {
         let (frames, body) = FrameBody::new();
         let header = codec::encode_snapshot_header(&vote, &snapshot.meta);
         let pieces = send_pieces(snapshot.snapshot, header, frames);
-        let sent = self
-            .peers
-            .request(Lane::Snapshot, self.target(), paths::SNAPSHOT)
-            .body(reqwest::Body::wrap(body))
-            .send();
+        let body = reqwest::Body::wrap(body);
+        let sent = self.peers.send(Lane::Snapshot, self.target(), paths::SNAPSHOT, body);
         // The pieces end first, unless the other end refuses them.
         let (response, ()) = futures::join!(sent, pieces);
-        let response = self.peers.accepted(self.target(), response).await?;
-        let answer = response.bytes().await.map_err(|source| broken(&self.addr, source))?;
+        let answer = response?.bytes().await.map_err(|source| broken(&self.addr, source))?;
         self.decoded(codec::decode_installed(answer))
     }
 }
@@ -212,10 +206,7 @@ async fn read_piece(
 ) -> std::io::Result<Bytes> {
     let (snapshots, stored) = (snapshots.clone(), stored.clone());
     let read = move || snapshots.piece(&stored, offset, PIECE_BYTES);
-    match tokio::task::spawn_blocking(read).await {
-        Ok(piece) => piece.map_err(std::io::Error::other),
-        Err(error) => Err(std::io::Error::other(error)),
-    }
+    blocking(read).await?.map_err(std::io::Error::other)
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
@@ -296,6 +287,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let timeout = option.soft_ttl();
         let sending = tokio::time::timeout(timeout, self.send_snapshot(vote, snapshot));
         let result = tokio::select! {
+            biased;
             result = sending => result,
             closed = cancel => return Err(closed.into()),
         };
@@ -455,12 +447,13 @@ impl<'s> Exchange<'s> {
                 }
             };
             tokio::select! {
+                biased;
+                () = requests => self.requests = None,
                 chunk = self.response.chunk() => match chunk {
                     Ok(Some(chunk)) => self.frames.push(&chunk),
                     Ok(None) => return Ok(None),
                     Err(source) => return Err(broken(addr, source)),
                 },
-                () = requests => self.requests = None,
                 () = tokio::time::sleep(STALLED) => {
                     // Unanswered now and a whole period ago, with no answer in between.
                     let unanswered = self.unanswered.load(Ordering::Relaxed);

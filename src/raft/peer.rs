@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::HeaderValue;
 
+use crate::carriage::{Carriage, Cause, SendError};
 use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, STALE_BOOT, Signature};
 use crate::storage::{Identity, Uuid};
 
@@ -38,14 +40,14 @@ pub(crate) enum CallError {
     Connect {
         addr: String,
         #[source]
-        source: reqwest::Error,
+        source: Cause,
     },
     /// Something of the request may have arrived.
     #[error("the connection to {addr} failed: {source}")]
     Broken {
         addr: String,
         #[source]
-        source: reqwest::Error,
+        source: Cause,
     },
     /// It did not answer in time.
     #[error("{addr} did not answer within {timeout:?}")]
@@ -91,10 +93,7 @@ pub(crate) struct Peers {
     addrs: BTreeMap<u64, String>,
     /// Where each member said that clients reach it.
     client_addrs: Mutex<BTreeMap<u64, String>>,
-    control: reqwest::Client,
-    append: reqwest::Client,
-    snapshot: reqwest::Client,
-    forward: reqwest::Client,
+    ways: Ways,
     /// Called with the reason when a peer says that this node's folder must not be used.
     retire: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -105,20 +104,11 @@ impl Peers {
         identity: Identity,
         client_addr: Option<String>,
         addrs: BTreeMap<u64, String>,
+        ways: Ways,
         retire: Arc<dyn Fn(String) + Send + Sync>,
-    ) -> Result<Self, reqwest::Error> {
-        Ok(Self {
-            id,
-            identity,
-            client_addr,
-            addrs,
-            client_addrs: Mutex::default(),
-            control: connections()?,
-            append: connections()?,
-            snapshot: connections()?,
-            forward: connections()?,
-            retire,
-        })
+    ) -> Self {
+        let client_addrs = Mutex::default();
+        Self { id, identity, client_addr, addrs, client_addrs, ways, retire }
     }
 
     /// Where a member is; `logged` is what the membership in the log says.
@@ -147,13 +137,28 @@ impl Peers {
         self.client_addrs.lock().expect("nothing panics while it holds the addresses")
     }
 
-    /// A call to `node`, with its body still to be added; `uuid` is the folder that is meant.
-    pub(crate) fn request(
+    /// Sends a call to `node`, and waits for the head of the response; `uuid` is the folder that is
+    /// meant.
+    pub(crate) async fn send(
         &self,
         lane: Lane,
+        target: (u64, Option<Uuid>, &str),
+        path: &str,
+        body: reqwest::Body,
+    ) -> Result<reqwest::Response, CallError> {
+        let request = self.request(target, path, body)?;
+        let response = self.ways.of(lane).send(request).await;
+        self.accepted(target, response).await
+    }
+
+    fn request(
+        &self,
         (node, uuid, addr): (u64, Option<Uuid>, &str),
         path: &str,
-    ) -> reqwest::RequestBuilder {
+        body: reqwest::Body,
+    ) -> Result<reqwest::Request, CallError> {
+        // What cannot be an address or a header has gone nowhere.
+        let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
         let facts = self.identity.facts();
         let hello = Hello {
             cluster: facts.cluster,
@@ -165,13 +170,14 @@ impl Peers {
             run: self.identity.run(),
             client_addr: self.client_addr.clone(),
         };
-        let client = match lane {
-            Lane::Control => &self.control,
-            Lane::Append => &self.append,
-            Lane::Snapshot => &self.snapshot,
-            Lane::Forward => &self.forward,
-        };
-        client.post(format!("http://{addr}{path}")).header(HELLO_HEADER, hello.to_string())
+        let url = reqwest::Url::parse(&format!("http://{addr}{path}"));
+        let url = url.map_err(|error| unsendable(error.into()))?;
+        let hello = HeaderValue::try_from(hello.to_string());
+        let hello = hello.map_err(|error| unsendable(error.into()))?;
+        let mut request = reqwest::Request::new(reqwest::Method::POST, url);
+        request.headers_mut().insert(HELLO_HEADER, hello);
+        *request.body_mut() = Some(body);
+        Ok(request)
     }
 
     /// Sends one message and waits for the one that answers it.
@@ -185,8 +191,7 @@ impl Peers {
     ) -> Result<Bytes, CallError> {
         let addr = target.2;
         let exchange = async {
-            let response = self.request(lane, target, path).body(message).send().await;
-            let response = self.accepted(target, response).await?;
+            let response = self.send(lane, target, path, message.into()).await?;
             response.bytes().await.map_err(|source| broken(addr, source))
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -196,16 +201,16 @@ impl Peers {
     }
 
     /// The response, if the call was accepted, by the folder that was meant and its newest start.
-    pub(crate) async fn accepted(
+    async fn accepted(
         &self,
         (_, uuid, addr): (u64, Option<Uuid>, &str),
-        response: Result<reqwest::Response, reqwest::Error>,
+        response: Result<reqwest::Response, SendError>,
     ) -> Result<reqwest::Response, CallError> {
         let addr = addr.to_owned();
         let response = match response {
             Ok(response) => response,
-            Err(source) if source.is_connect() => return Err(CallError::Connect { addr, source }),
-            Err(source) => return Err(CallError::Broken { addr, source }),
+            Err(SendError::Connect(source)) => return Err(CallError::Connect { addr, source }),
+            Err(SendError::Broken(source)) => return Err(CallError::Broken { addr, source }),
         };
         if response.status() == reqwest::StatusCode::OK {
             let Some(asked) = uuid else { return Ok(response) };
@@ -231,7 +236,7 @@ impl Peers {
 }
 
 pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
-    CallError::Broken { addr: addr.to_owned(), source }
+    CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 
 fn judge_answer(
@@ -245,9 +250,38 @@ fn judge_answer(
     signature.judge(asked, identity)
 }
 
+/// The way that each kind of call takes.
+pub(crate) struct Ways {
+    control: Carriage,
+    append: Carriage,
+    snapshot: Carriage,
+    forward: Carriage,
+}
+
+impl Ways {
+    /// A pool of connections for each.
+    pub(crate) fn http() -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            control: connections()?,
+            append: connections()?,
+            snapshot: connections()?,
+            forward: connections()?,
+        })
+    }
+
+    fn of(&self, lane: Lane) -> &Carriage {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Append => &self.append,
+            Lane::Snapshot => &self.snapshot,
+            Lane::Forward => &self.forward,
+        }
+    }
+}
+
 /// A pool of connections to peers.
-fn connections() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+fn connections() -> Result<Carriage, reqwest::Error> {
+    let client = reqwest::Client::builder()
         // Members reach each other directly, whatever the environment says about proxies, and a
         // peer never sends a caller elsewhere.
         .no_proxy()
@@ -260,5 +294,6 @@ fn connections() -> Result<reqwest::Client, reqwest::Error> {
         .connect_timeout(Duration::from_secs(1))
         // Shorter than the other end keeps them; see http::peers.
         .pool_idle_timeout(Duration::from_secs(20))
-        .build()
+        .build()?;
+    Ok(Carriage::Http(client))
 }

@@ -27,6 +27,7 @@ use crate::raft::types::{
 };
 use crate::storage::snapshots::{SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot};
 use crate::storage::{Identity, Snapshots, StorageError, Uuid};
+use crate::task::blocking;
 
 /// The state and how far it has come.
 #[derive(Debug, Default)]
@@ -230,9 +231,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (stored, state) = blocking(move || {
             let stored = snapshot.keep(&snapshots, cluster).map_err(io::Error::other)?;
             let body = snapshots.body(&stored).map_err(io::Error::other)?;
-            Ok((stored, decode_state(&body)?))
+            io::Result::Ok((stored, decode_state(&body)?))
         })
-        .await?;
+        .await??;
         if stored.meta.last != meta.last_log_id.as_ref().map(stored_log_id) {
             let what = format!("a snapshot of {:?} came as one of {meta}", stored.meta.last);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -287,7 +288,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let meta = StoredMeta { body_bytes: body.len() as u64, ..stored_meta };
             snapshots.save(meta, &body).map_err(io::Error::other)
         })
-        .await?;
+        .await??;
         Ok(Snapshot { meta, snapshot: SnapshotData::Stored(self.snapshots.clone(), stored) })
     }
 }
@@ -313,16 +314,6 @@ pub(crate) fn decode_state(body: &[u8]) -> io::Result<State> {
     })?;
     understood(&state)?;
     Ok(state)
-}
-
-/// Runs what waits for the disk or computes for long where it holds up nobody.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(io::Error::other(error)),
-    }
 }
 
 #[cfg(test)]

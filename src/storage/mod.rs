@@ -28,6 +28,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::random;
+
 pub use checkpoint::Checkpoint;
 pub use disk::{Disk, MemDisk, RealDisk};
 pub use error::StorageError;
@@ -80,7 +82,7 @@ pub struct Uuid(pub u128);
 impl Uuid {
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(random::number())
     }
 }
 

@@ -19,6 +19,7 @@ use super::segments::Segments;
 use super::vote::{self, VoteFile};
 use super::writer::{Tail, Writer};
 use super::{LogOptions, Recovered, Shared};
+use crate::random;
 use crate::storage::disk::Disk;
 use crate::storage::error::REPLACE_NODE;
 use crate::storage::{LogId, StorageError};
@@ -359,7 +360,7 @@ pub(super) fn open(
         recovered.warnings.push(warning);
     }
     let vote = VoteFile::open(&*disk)?;
-    let seed = options.seed.unwrap_or_else(rand::random);
+    let seed = options.seed.unwrap_or_else(random::number);
     let segment_bytes = segment_bytes(&options);
     let files = Segments::open(disk.clone(), &manifest, segment_bytes, seed)?;
     let tail = replayed.tail(&manifest);
