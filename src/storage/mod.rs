@@ -22,6 +22,8 @@ pub mod identity;
 pub mod inspect;
 pub mod log;
 pub mod snapshots;
+#[cfg(test)]
+mod sweep;
 
 use std::fmt;
 
