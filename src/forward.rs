@@ -5,6 +5,8 @@
 //! doing it twice would hurt. What came of a write is `Unavailable` only where it is certain that
 //! nothing was done; once a byte may have left, it is `Unknown`.
 
+#[cfg(feature = "planted-bugs")]
+pub(crate) mod planting;
 mod wire;
 
 use std::sync::Mutex;
@@ -20,6 +22,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock;
 use crate::node::{DEFAULT_TIMEOUT, Node};
+use crate::planted::{self, Bug};
 use crate::raft::peer::{CallError, Lane, paths};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::storage::Uuid;
@@ -134,13 +137,16 @@ impl Forwarding {
         }
         self.forwarded.fetch_add(1, Ordering::Relaxed);
         call.timeout = Some(timeout);
+        #[cfg(feature = "planted-bugs")]
+        planting::stamp(&self.node, &mut call);
         let is_read = request.is_read();
         let message = wire::encode_request(request, &call);
         let target = (leader.id, leader.uuid, leader.addr.as_str());
         let peers = &self.node.member().peers;
         let answer = peers.call(Lane::Forward, target, paths::FORWARD, message, timeout).await;
         let failed = |reason: String| {
-            if is_read { Error::unavailable(reason) } else { Error::unknown(reason) }
+            let not_done = is_read || planted::active(Bug::CutOffIsUnavailable);
+            if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
         };
         match answer {
             Ok(bytes) => wire::decode_answer(&bytes).map_err(|error| failed(error.to_string()))?,
@@ -168,6 +174,8 @@ pub(crate) async fn answer_forwarded(node: &Node, message: &[u8]) -> Option<Byte
             return None;
         }
     };
+    #[cfg(feature = "planted-bugs")]
+    planting::believe(node, &request);
     Some(wire::encode_answer(&answer_here(node, request).await))
 }
 
@@ -252,6 +260,7 @@ impl LockService for Forwarding {
     ) -> Result<CheckResponse, Error> {
         self.options().fill_table(&mut options.table);
         lock::validate_read(&signature, &options)?;
+        options.stale |= planted::active(Bug::LocalRead);
         if options.stale {
             return self.node.check(signature, options).await;
         }

@@ -20,6 +20,8 @@ pub mod lock;
 pub mod memory;
 #[cfg(feature = "server")]
 pub mod node;
+#[doc(hidden)]
+pub mod planted;
 #[cfg(feature = "server")]
 pub mod raft;
 mod random;

@@ -26,6 +26,7 @@ use crate::api::{ClusterStatus, NodeFigures};
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
 use crate::lock::{self, Command, Decision};
+use crate::planted::{self, Bug};
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::service::LockService;
@@ -248,7 +249,7 @@ impl Node {
         options: &ReadOptions,
         read: impl FnOnce(&lock::State) -> T,
     ) -> Result<(T, Option<DecidedAt>), Error> {
-        if !options.stale {
+        if !options.stale && !planted::active(Bug::UnconfirmedRead) {
             let deadline = Deadline::after(options.call.timeout.unwrap_or(DEFAULT_TIMEOUT));
             let _admitted = self.admit()?;
             self.leading()?;
@@ -271,6 +272,10 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
     let term = leader.term();
     if out_of_touch(member, leader.last_quorum_acked()) {
         return Err(Error::unavailable("this node leads but has lost touch with the majority"));
+    }
+    if planted::active(Bug::StampBeforeBlank) {
+        let base = member.replica.read().state.clock();
+        member.replica.begin_term(term, base);
     }
     match member.replica.stampers.of_term(term) {
         Some(stamper) => Ok(Leading { term, stamper }),

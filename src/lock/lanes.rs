@@ -26,6 +26,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::{ClusterTime, Operation};
+use crate::planted::{self, Bug};
 use crate::types::{DecidedAt, ForbiddenReason, RequestId, Token, TransferReason};
 
 /// How long an unused lane is remembered: longer than any client retries, and longer than a network
@@ -129,7 +130,9 @@ impl Lanes {
         tracker: &mut Tracker,
     ) -> Recall {
         let Some(lane) = self.by_id.get(&id.lane) else { return Recall::New };
-        if unused_until(lane.last_used).reached(now) || id.seq > lane.seq {
+        let forgotten =
+            unused_until(lane.last_used).reached(now) || planted::active(Bug::RepeatJudgedAnew);
+        if forgotten || id.seq > lane.seq {
             return Recall::New;
         }
         if id.seq < lane.seq {

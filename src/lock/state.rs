@@ -41,6 +41,7 @@
 //! The maps share their structure. A clone costs next to nothing, so that a snapshot is a clone that
 //! is encoded elsewhere while apply goes on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -54,6 +55,7 @@ use crate::lock::{
     ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal,
     TableCommand, UnlockCommand, validate,
 };
+use crate::planted::{self, Bug};
 use crate::types::{
     self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
     MAX_SAFE_INTEGER, TableInfo, Token, UnlockStatus,
@@ -120,7 +122,7 @@ impl State {
     pub fn apply(&mut self, entry_term: u64, index: u64, proposal: &Proposal) -> Vec<Decision> {
         let at = (0..).map(|position| DecidedAt { index, position });
         let commands = proposal.commands.iter().zip(at);
-        if proposal.stamp.term != entry_term {
+        if proposal.stamp.term != entry_term && !planted::active(Bug::StaleStampAccepted) {
             let stale = |decided_at| Decision {
                 outcome: Outcome::Refused(Refusal::StaleStamp),
                 decided_at,
@@ -358,6 +360,13 @@ impl State {
         let record = operation.record_key().and_then(|key| self.locks.get(&key));
         let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
         let grant = grants.iter().find(|grant| grant.token == token);
+        if planted::active(Bug::StoredRemainingTime)
+            && let Operation::Lock(command) = operation
+            && let Some(ms) = command.duration_ms
+        {
+            let expires_in = Duration::from_millis(ms);
+            return types::Grant { token, level, expires_in, removed_in: None, live: true };
+        }
         grant.map_or(
             types::Grant {
                 token,
@@ -408,6 +417,10 @@ fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
 /// The counter stops at the largest token rather than begin anew: no new grant is better than one
 /// that a resource would take for an old one.
 fn new_token(next: &mut u64) -> Result<Token, Refusal> {
+    if planted::active(Bug::TokenFromNode) {
+        static OF_THIS_NODE: AtomicU64 = AtomicU64::new(1);
+        return Ok(Token(OF_THIS_NODE.fetch_add(1, Ordering::Relaxed)));
+    }
     if *next > MAX_SAFE_INTEGER {
         return Err(Refusal::TokensExhausted);
     }

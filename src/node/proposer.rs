@@ -16,6 +16,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock::{Command, Decision, Proposal};
 use crate::node::{Leading, leading, not_leading};
+use crate::planted::{self, Bug};
 use crate::raft::codec;
 use crate::raft::member::Member;
 use crate::raft::types::TypeConfig;
@@ -226,7 +227,10 @@ async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedS
     let (responder, outcome) = ProgressResponder::complete_only();
     // The core compares the term when it appends, so that an entry of another term never carries
     // this stamp; the lock machine would refuse it besides.
-    let sent = member.raft.write(data).with_leader(term).responder(responder).await;
+    let write = member.raft.write(data);
+    let write =
+        if planted::active(Bug::StaleStampAccepted) { write } else { write.with_leader(term) };
+    let sent = write.responder(responder).await;
     if sent.is_err() {
         return answer_all(answers, &Error::unavailable("this node has stopped"));
     }

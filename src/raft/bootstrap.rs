@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use crate::clock::Deadline;
 use crate::lock::DecodeError;
+use crate::planted::{self, Bug};
 use crate::raft::codec::{Reader, Writer};
 use crate::raft::peer::{Lane, Peers, paths};
 use crate::storage::{StorageError, Uuid};
@@ -252,7 +253,7 @@ impl Asker<'_> {
         for answer in &answers {
             let Some(cluster) = answer.cluster else { continue };
             let known = answer.members.get(&self.id).copied();
-            if known != Some(self.uuid) {
+            if known != Some(self.uuid) && !planted::active(Bug::IdReusedAfterWipe) {
                 let (peer, node, uuid) = (answer.node, self.id, self.uuid);
                 return Err(BootstrapError::NotListed { peer, node, cluster, uuid, known });
             }

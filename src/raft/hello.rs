@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::planted::{self, Bug};
 use crate::storage::{Identity, StorageError, Uuid};
 
 /// The version of the protocol between members; a member of another one is refused.
@@ -152,7 +153,9 @@ impl Hello {
         }
         let here = identity.facts().uuid;
         match self.to_uuid {
-            Some(meant) if meant != here => Err(Refusal::WrongFolder { node: id, here, meant }),
+            Some(meant) if meant != here && !planted::active(Bug::IdReusedAfterWipe) => {
+                Err(Refusal::WrongFolder { node: id, here, meant })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -170,6 +173,7 @@ impl Hello {
         }
         if let Some(known) = facts.members.get(&self.from)
             && *known != self.from_uuid
+            && !planted::active(Bug::IdReusedAfterWipe)
         {
             let (node, found) = (self.from, self.from_uuid);
             return Ok(Err(Refusal::UnknownSender { node, found, known: *known }));
@@ -196,7 +200,7 @@ impl Signature {
 
     /// Whether the answer is from the folder that was asked, and from its newest start.
     pub(crate) fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
-        if self.uuid != asked {
+        if self.uuid != asked && !planted::active(Bug::IdReusedAfterWipe) {
             return Err(format!("data folder {} has answered for {asked}", self.uuid));
         }
         match identity.observe(self.uuid, self.boot, self.run) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::lock::{ClusterTime, Stamp};
+use crate::planted::{self, Bug};
 
 /// One, in parts per million.
 const MILLION: u128 = 1_000_000;
@@ -34,6 +35,11 @@ impl Stamper {
     pub(crate) fn now(self, clock: &dyn Clock) -> Stamp {
         // A raw clock never goes back; should one do so, time stands still rather than being taken
         // away from a holder or added to the clock.
+        #[cfg(feature = "planted-bugs")]
+        if planted::active(Bug::WallClockStamps) {
+            let time = ClusterTime::default().saturating_add(planted::wall_clock());
+            return Stamp { term: self.term, time };
+        }
         let since = clock.raw().saturating_sub(self.raw_base);
         let time = self.base.saturating_add(slowed(since, self.rho_ppm));
         Stamp { term: self.term, time }
@@ -66,8 +72,21 @@ impl CurrentStamper {
     /// Begins a term, unless it was begun already: a base never moves.
     pub(crate) fn begin(&self, stamper: Stamper) {
         let mut current = self.lock();
+        if planted::active(Bug::OldBaseReused)
+            && let Some(old) = current.as_mut().filter(|old| old.term < stamper.term)
+        {
+            old.term = stamper.term;
+        }
         if current.is_none_or(|current| current.term < stamper.term) {
             *current = Some(stamper);
+        }
+    }
+
+    /// Takes another node's word for what time it is, which no node may.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn believe(&self, time: ClusterTime) {
+        if let Some(current) = self.lock().as_mut() {
+            current.base = current.base.max(time);
         }
     }
 

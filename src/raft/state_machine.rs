@@ -17,7 +17,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::lock::{Decision, FEATURE_LEVEL, State};
+use crate::lock::{ClusterTime, Decision, FEATURE_LEVEL, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::stamper::{CurrentStamper, Stamper};
@@ -83,14 +83,18 @@ impl Replica {
         self.machine.write().expect("a panic in the lock machine ends the process")
     }
 
+    /// Begins to stamp in a term, from this cluster time on, which is now.
+    pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
+        self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock));
+    }
+
     /// Applies one entry. Data of ours that does not decode stops the node.
     fn apply(&self, entry: &Entry) -> io::Result<Vec<Decision>> {
         let (term, index) = (entry.log_id.committed_leader_id().term, entry.log_id.index());
         let mut machine = self.write();
         let decisions = match &entry.payload {
             EntryPayload::Blank => {
-                let base = machine.state.clock();
-                self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock));
+                self.begin_term(term, machine.state.clock());
                 Vec::new()
             }
             EntryPayload::Normal(data) => {

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sled::{Batch, Config, Db};
 
 use super::{CheckpointMeta, CheckpointOptions, Opened};
+use crate::planted::{self, Bug};
 use crate::storage::envelope::{self, Kind};
 use crate::storage::{LogId, StorageError, Uuid};
 
@@ -309,7 +310,7 @@ fn verified<S>(
         return Err(reason);
     }
     let totals = totals.into_inner();
-    if totals != expected {
+    if totals != expected && !planted::active(Bug::CheckpointNotCounted) {
         return Err(format!(
             "its {} records do not add up to the {} it should have",
             totals.count, expected.count

@@ -19,6 +19,7 @@ use super::segments::Segments;
 use super::vote::{self, VoteFile};
 use super::writer::{Tail, Writer};
 use super::{LogOptions, Recovered, Shared};
+use crate::planted::{self, Bug};
 use crate::random;
 use crate::storage::disk::Disk;
 use crate::storage::error::REPLACE_NODE;
@@ -234,6 +235,7 @@ impl Replayed {
         let at = found.payload.start - RECORD_HEADER;
         match found.record {
             Record::Mark => {}
+            Record::Truncate(_) if planted::active(Bug::TruncationForgotten) => {}
             Record::Truncate(after) => {
                 self.index.remove_after(after);
                 self.last = after;
@@ -258,7 +260,9 @@ impl Replayed {
         segment: &Segment,
         tail: usize,
     ) -> Result<(), StorageError> {
-        if let Some(later) = scan.later_frame() {
+        if let Some(later) = scan.later_frame()
+            && !planted::active(Bug::DamageTakenForTail)
+        {
             let what = format!(
                 "there is no valid frame, but a later one at byte {later}, so what was here was \
                  acknowledged"
