@@ -9,9 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::random;
 use crate::types::RequestId;
 
-/// How many idle lanes are kept. As many are in use as there are calls at once; keeping more
-/// would only spend the cluster's memory of lanes.
-const MAX_IDLE: usize = 256;
+/// How many idle lanes are kept: as many as ever were in use at once, within reason. The cluster
+/// remembers a lane for ten minutes whether it is kept here or not, and would have to remember
+/// another one instead.
+const MAX_IDLE: usize = 16 * 1024;
 
 /// The lanes of one client.
 #[derive(Default)]

@@ -20,8 +20,10 @@
 //! # }
 //! ```
 
+mod batch;
 mod belief;
 mod endpoints;
+mod gather;
 mod guard;
 mod lanes;
 mod renewal;
@@ -46,12 +48,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    LockStatus, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions,
-    UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
+    LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableInfo,
+    TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use lanes::Lane;
-use transport::{Request, Transport};
+use transport::{Request, Settings, Transport};
 
 /// Where a node listens for clients when nobody says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
@@ -67,6 +69,7 @@ pub struct ClientBuilder {
     options: ServiceOptions,
     timeout: Duration,
     connect_timeout: Duration,
+    batching: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -113,6 +116,15 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether writes that wait at the same moment travel in one message, as they do if left out.
+    /// Each is still answered, repeated and given up by itself, and one that is alone leaves at
+    /// once. Without it, each has a connection of its own while it is under way.
+    #[must_use]
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.batching = batching;
+        self
+    }
+
     /// The clock that guards count with; tests move one by hand.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -125,7 +137,12 @@ impl ClientBuilder {
     /// # Errors
     /// `BadRequest` if an endpoint is no `http://host:port`.
     pub fn build(self) -> Result<Client, Error> {
-        let transport = Transport::new(&self.endpoints, self.connect_timeout, self.timeout)?;
+        let settings = Settings {
+            connect_timeout: self.connect_timeout,
+            timeout: self.timeout,
+            gathers: self.batching,
+        };
+        let transport = Transport::new(&self.endpoints, &settings)?;
         Ok(Client {
             transport: Arc::new(transport),
             options: Arc::new(Mutex::new(self.options)),
@@ -150,6 +167,7 @@ impl Client {
             options: ServiceOptions::default(),
             timeout: crate::api::DEFAULT_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
+            batching: true,
             clock: Arc::new(SystemClock),
         }
     }
@@ -247,16 +265,9 @@ impl LockService for Client {
         options.request_id = Some(request_id);
         let body = LockBody::new(request, &options);
         let request = Request::write("POST", routes::LOCK, &body);
-        let result = self.transport.call_or_refusal::<LockAnswer>(&request, &options.call).await;
+        let result = self.transport.write_or_refusal::<LockAnswer>(&request, &options.call).await;
         settle(lane, &result);
-        match result? {
-            (Ok(answer), decided_at) => answer
-                .into_words(decided_at)
-                .ok_or_else(|| Error::unknown("the answer says transferred, but not from whom")),
-            (Err(forbidden), decided_at) => {
-                Ok(LockResponse { status: LockStatus::Failed(forbidden), decided_at })
-            }
-        }
+        batch::locked(result?)
     }
 
     async fn unlock(
@@ -269,14 +280,28 @@ impl LockService for Client {
         options.request_id = Some(request_id);
         let body = UnlockBody::new(request, &options);
         let request = Request::write("POST", routes::UNLOCK, &body);
-        let result = self.transport.call_or_refusal::<UnlockAnswer>(&request, &options.call).await;
+        let result = self.transport.write_or_refusal::<UnlockAnswer>(&request, &options.call).await;
         settle(lane, &result);
-        match result? {
-            (Ok(answer), decided_at) => Ok(answer.into_words(decided_at)),
-            (Err(forbidden), decided_at) => {
-                Ok(UnlockResponse { status: UnlockStatus::Failed(forbidden), decided_at })
-            }
+        Ok(batch::unlocked(result?))
+    }
+
+    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        self.options().fill_batch(&mut requests);
+        let give_id = |request: &mut BatchRequest| {
+            let given = match request {
+                BatchRequest::Lock(_, options) => &mut options.request_id,
+                BatchRequest::Unlock(_, options) => &mut options.request_id,
+            };
+            let (id, lane) = self.request_id(*given);
+            *given = Some(id);
+            lane
+        };
+        let lanes: Vec<Option<Lane<'_>>> = requests.iter_mut().map(give_id).collect();
+        let answers = self.transport.batch(requests).await;
+        for (lane, answer) in lanes.into_iter().zip(&answers) {
+            settle(lane, answer);
         }
+        answers
     }
 
     async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {

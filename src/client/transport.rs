@@ -5,20 +5,24 @@
 //! everything else is `Unknown` for a write and `Unavailable` for a read. A call that was `Unknown`
 //! once stays so until a node answers the repetition.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::batch::{Batched, Message};
 use super::endpoints::{Endpoints, normalize};
+use super::gather::{Gathered, Gathering};
 use super::lanes::Lanes;
 use super::resolve::Resolver;
 use crate::api::{
-    Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem, headers, is_trace_id,
-    parse_log_position, to_ms,
+    BatchAnswers, BatchItemAnswer, Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem,
+    headers, is_trace_id, parse_log_position, to_ms,
 };
 use crate::carriage::{Carriage, Cause, SendError};
 use crate::clock::Deadline;
@@ -45,25 +49,59 @@ const LEAST_REPETITION: Duration = Duration::from_millis(10);
 /// written to a connection that is just being closed.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
 
+/// How long a node that knows no batches is asked one by one before it is tried again: it may have
+/// been replaced by a newer one.
+const ONE_BY_ONE: Duration = Duration::from_secs(60);
+
 /// Connections to nodes, and what is remembered from call to call.
 pub(super) struct Transport {
     way: Carriage,
     endpoints: Endpoints,
     timeout: Duration,
     lanes: Lanes,
+    /// `None` if each write goes by itself.
+    gathering: Option<Gathering>,
+    /// Nodes that know no batches, and until when that is believed.
+    one_by_one: Mutex<HashMap<Arc<str>, Deadline>>,
+}
+
+/// How a client is connected.
+pub(super) struct Settings {
+    pub(super) connect_timeout: Duration,
+    /// How long a call is tried that does not say.
+    pub(super) timeout: Duration,
+    /// Whether writes that wait at the same moment travel together.
+    pub(super) gathers: bool,
+}
+
+/// One way to ask one node once.
+pub(super) trait Ask: Sync {
+    /// What a node answers.
+    type Answer: Send;
+
+    /// What may be done when the answer is missing.
+    fn kind(&self) -> Kind;
+
+    /// Asks this node, and gives up after this long.
+    fn ask(
+        &self,
+        endpoint: &Arc<str>,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
 }
 
 /// What is sent; the same bytes each time.
+#[derive(Clone)]
 pub(super) struct Request {
     method: Method,
     path_and_query: String,
-    body: Option<bytes::Bytes>,
+    body: Option<Bytes>,
     kind: Kind,
 }
 
 /// What may be done when the answer is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// Changes nothing.
     Read,
     /// Has a request id, so that it may be repeated.
@@ -102,17 +140,15 @@ impl Request {
         Self { method, path_and_query: path.to_owned(), body: Some(body.into()), kind }
     }
 
-    /// Whether the same bytes may be sent once more: what was certainly not done always, what may
-    /// have been done only if its id makes the repetition the same request.
-    fn may_repeat_after(&self, error: &Error) -> bool {
-        match error {
-            Error::Unavailable { .. } => true,
-            Error::Unknown { .. } => self.kind != Kind::Once,
-            Error::Forbidden(_)
-            | Error::BadRequest { .. }
-            | Error::NotFound { .. }
-            | Error::Unauthorized { .. } => false,
-        }
+    /// A write whose body is written already.
+    pub(super) fn post(path: &str, body: Bytes) -> Self {
+        let path_and_query = path.to_owned();
+        Self { method: Method::POST, path_and_query, body: Some(body), kind: Kind::Write }
+    }
+
+    /// The body; empty if there is none.
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone().unwrap_or_default()
     }
 
     /// The error when something has left and no answer of ours has come back.
@@ -124,15 +160,55 @@ impl Request {
     }
 }
 
+impl Kind {
+    /// Whether the same may be sent once more: what was certainly not done always, what may have
+    /// been done only if its id makes the repetition the same request.
+    fn may_repeat_after(self, error: &Error) -> bool {
+        match error {
+            Error::Unavailable { .. } => true,
+            Error::Unknown { .. } => self != Self::Once,
+            Error::Forbidden(_)
+            | Error::BadRequest { .. }
+            | Error::NotFound { .. }
+            | Error::Unauthorized { .. } => false,
+        }
+    }
+}
+
 /// What came back of one attempt, with where it was decided.
-type Reply<T> = (T, Option<DecidedAt>);
+pub(super) type Reply<T> = (T, Option<DecidedAt>);
+
+/// What a node has sent, before it is known what it means.
+struct Heard {
+    status: StatusCode,
+    decided_at: Option<DecidedAt>,
+    /// If it is a problem document of ours.
+    problem: Option<Problem>,
+    body: Vec<u8>,
+}
+
+/// A request on its own.
+struct Alone<'a, T> {
+    transport: &'a Transport,
+    request: &'a Request,
+    call: &'a CallOptions,
+    answer: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned + Send> Ask for Alone<'_, T> {
+    type Answer = Reply<Result<T, Forbidden>>;
+
+    fn kind(&self) -> Kind {
+        self.request.kind
+    }
+
+    async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<Self::Answer, Error> {
+        self.transport.attempt(endpoint, self.request, self.call, wait).await
+    }
+}
 
 impl Transport {
-    pub(super) fn new(
-        endpoints: &[String],
-        connect_timeout: Duration,
-        timeout: Duration,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(endpoints: &[String], settings: &Settings) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -140,21 +216,29 @@ impl Transport {
             .retry(reqwest::retry::never())
             .dns_resolver(Resolver::default())
             .tcp_nodelay(true)
-            .connect_timeout(connect_timeout)
+            .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(KEEP_IDLE)
             .build()
             .map_err(|error| Error::bad_request(describe(&error)))?;
-        Self::over(Carriage::Http(http), endpoints, timeout)
+        Self::over(Carriage::Http(http), endpoints, settings)
     }
 
     /// A transport whose requests go this way.
     pub(super) fn over(
         way: Carriage,
         endpoints: &[String],
-        timeout: Duration,
+        settings: &Settings,
     ) -> Result<Self, Error> {
+        let Settings { timeout, gathers, .. } = *settings;
         let endpoints = Endpoints::new(endpoints)?;
-        Ok(Self { way, endpoints, timeout, lanes: Lanes::default() })
+        Ok(Self {
+            way,
+            endpoints,
+            timeout,
+            lanes: Lanes::default(),
+            gathering: gathers.then(Gathering::default),
+            one_by_one: Mutex::default(),
+        })
     }
 
     pub(super) fn endpoints(&self) -> Vec<String> {
@@ -165,22 +249,40 @@ impl Transport {
         &self.lanes
     }
 
-    /// As [`Transport::call`], with a refusal as an answer instead of an error.
-    pub(super) async fn call_or_refusal<T: DeserializeOwned>(
-        &self,
+    /// The writes that have not left yet, of a client that gathers them.
+    pub(super) fn gathering(&self) -> Option<&Gathering> {
+        self.gathering.as_ref()
+    }
+
+    /// How long a call is tried in all.
+    pub(super) fn patience(&self, call: &CallOptions) -> Duration {
+        call.timeout.unwrap_or(self.timeout).min(MAX_TIMEOUT)
+    }
+
+    /// As [`Transport::call`] for a write that may travel with others, with a refusal as an answer
+    /// instead of an error.
+    pub(super) async fn write_or_refusal<T: Batched>(
+        self: &Arc<Self>,
         request: &Request,
         call: &CallOptions,
     ) -> Result<Reply<Result<T, Forbidden>>, Error> {
-        self.repeat(request, call).await
+        match Gathered::new(self, request, call) {
+            Some(gathered) => self.repeat(&gathered, call).await,
+            None => self.repeat(&self.alone(request, call), call).await,
+        }
     }
 
     /// Asks until there is an answer or no time left.
-    pub(super) async fn call<T: DeserializeOwned>(
+    pub(super) async fn call<T: DeserializeOwned + Send>(
         &self,
         request: &Request,
         call: &CallOptions,
     ) -> Result<Reply<T>, Error> {
-        granted(self.repeat(request, call).await?)
+        granted(self.repeat(&self.alone(request, call), call).await?)
+    }
+
+    fn alone<'a, T>(&'a self, request: &'a Request, call: &'a CallOptions) -> Alone<'a, T> {
+        Alone { transport: self, request, call, answer: std::marker::PhantomData }
     }
 
     /// Asks this node, once.
@@ -190,29 +292,29 @@ impl Transport {
         request: &Request,
         call: &CallOptions,
     ) -> Result<Reply<T>, Error> {
-        let wait = call.timeout.unwrap_or(self.timeout).min(MAX_TIMEOUT);
         let endpoint = normalize(endpoint)?;
-        granted(self.attempt(&endpoint, request, call, wait).await?)
+        granted(self.attempt(&endpoint, request, call, self.patience(call)).await?)
     }
 
-    async fn repeat<T: DeserializeOwned>(
+    /// Asks one node after the other, each in this way.
+    pub(super) async fn repeat<A: Ask>(
         &self,
-        request: &Request,
+        asking: &A,
         call: &CallOptions,
-    ) -> Result<Reply<Result<T, Forbidden>>, Error> {
-        let deadline = Deadline::after(call.timeout.unwrap_or(self.timeout).min(MAX_TIMEOUT));
+    ) -> Result<A::Answer, Error> {
+        let deadline = Deadline::after(self.patience(call));
         let mut endpoint = self.endpoints.preferred();
         let mut failed = Vec::new();
         let mut open: Option<Error> = None;
         let mut attempts = 0;
         loop {
-            let wait = share_of(deadline.remaining(), request.kind);
-            let error = match self.attempt(&endpoint, request, call, wait).await {
+            let wait = share_of(deadline.remaining(), asking.kind());
+            let error = match asking.ask(&endpoint, wait).await {
                 Ok(reply) => {
                     self.endpoints.prefer(&endpoint);
                     return Ok(reply);
                 }
-                Err(error) if request.may_repeat_after(&error) => error,
+                Err(error) if asking.kind().may_repeat_after(&error) => error,
                 Err(error) => return Err(error),
             };
             tracing::debug!(%error, "asking again");
@@ -246,27 +348,97 @@ impl Transport {
         pause.mul_f64(random::factor(0.5..=1.0))
     }
 
-    async fn attempt<T: DeserializeOwned>(
+    /// Asks this node once, with a refusal as an answer.
+    pub(super) async fn attempt<T: DeserializeOwned>(
         &self,
         endpoint: &Arc<str>,
         request: &Request,
         call: &CallOptions,
         wait: Duration,
     ) -> Result<Reply<Result<T, Forbidden>>, Error> {
-        let ask = self.ask(endpoint, request, call, wait);
-        match tokio::time::timeout(wait, ask).await {
+        let Heard { status, decided_at, problem, body } =
+            self.exchange(endpoint, request, call, wait).await?;
+        if let Some(problem) = problem {
+            if problem.code == Code::Forbidden {
+                return Ok((Err(problem.to_forbidden()), decided_at));
+            }
+            return Err(told(request, problem.into_error(decided_at)));
+        }
+        let answer = if status.is_success() { serde_json::from_slice(&body).ok() } else { None };
+        match answer {
+            Some(answer) => Ok((Ok(answer), decided_at)),
+            None => Err(request.unanswered(no_answer(endpoint, status))),
+        }
+    }
+
+    /// Sends a batch to this node once. `None`: it knows no batches, or not this one, and has done
+    /// nothing.
+    pub(super) async fn attempt_batch(
+        &self,
+        endpoint: &Arc<str>,
+        message: &Message,
+        call: &CallOptions,
+        wait: Duration,
+    ) -> Result<Option<Vec<BatchItemAnswer>>, Error> {
+        let Message { request, items } = message;
+        let Heard { status, problem, body, .. } =
+            self.exchange(endpoint, request, call, wait).await?;
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            // Also what stands between here and the node may not let batches through.
+            let mut nodes = self.one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
+            nodes.insert(Arc::clone(endpoint), Deadline::after(ONE_BY_ONE));
+        }
+        if let Some(problem) = problem {
+            return match problem.code {
+                // What is refused here is the batch; one of its requests may be to blame.
+                Code::NoSuchPath
+                | Code::MethodNotAllowed
+                | Code::BadRequest
+                | Code::UnknownField
+                | Code::TooLarge
+                | Code::UnsupportedMediaType => Ok(None),
+                Code::Forbidden
+                | Code::Unauthorized
+                | Code::NotFound
+                | Code::Timeout
+                | Code::Unavailable
+                | Code::Unknown
+                | Code::Other => Err(told(request, problem.into_error(None))),
+            };
+        }
+        let answers = if status.is_success() { serde_json::from_slice(&body).ok() } else { None };
+        match answers {
+            Some(BatchAnswers { answers }) if answers.len() == *items => Ok(Some(answers)),
+            _ => Err(request.unanswered(no_answer(endpoint, status))),
+        }
+    }
+
+    /// Whether this node is known to know no batches.
+    pub(super) fn asks_one_by_one(&self, endpoint: &Arc<str>) -> bool {
+        let nodes = self.one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(endpoint).is_some_and(|until| !until.remaining().is_zero())
+    }
+
+    async fn exchange(
+        &self,
+        endpoint: &Arc<str>,
+        request: &Request,
+        call: &CallOptions,
+        wait: Duration,
+    ) -> Result<Heard, Error> {
+        match tokio::time::timeout(wait, self.send(endpoint, request, call, wait)).await {
             Ok(result) => result,
             Err(_) => Err(request.unanswered(format!("{endpoint}: no answer in time"))),
         }
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn send(
         &self,
         endpoint: &Arc<str>,
         request: &Request,
         call: &CallOptions,
         wait: Duration,
-    ) -> Result<Reply<Result<T, Forbidden>>, Error> {
+    ) -> Result<Heard, Error> {
         let sent = self.way.send(build(endpoint, request, call, wait)?).await;
         let mut response = sent.map_err(|error| {
             let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
@@ -278,24 +450,13 @@ impl Transport {
         let status = response.status();
         let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let decided_at = field(headers::LOG_POSITION).and_then(parse_log_position);
-        let media_type = field("content-type").unwrap_or("").to_owned();
+        let is_problem = is_problem(field("content-type").unwrap_or(""));
         let body = match read(&mut response).await {
             Ok(body) => body,
             Err(reason) => return Err(request.unanswered(format!("{endpoint}: {reason}"))),
         };
-        if let Some(problem) = our_problem(&media_type, &body) {
-            if problem.code == Code::Forbidden {
-                return Ok((Err(problem.to_forbidden()), decided_at));
-            }
-            return Err(told(request, problem.into_error(decided_at)));
-        }
-        let answer = if status.is_success() { serde_json::from_slice(&body).ok() } else { None };
-        match answer {
-            Some(answer) => Ok((Ok(answer), decided_at)),
-            None => Err(request.unanswered(format!(
-                "{endpoint}: status {status}, and not an answer of a Keyward node"
-            ))),
-        }
+        let problem = if is_problem { our_problem(&body) } else { None };
+        Ok(Heard { status, decided_at, problem, body })
     }
 }
 
@@ -368,12 +529,17 @@ fn told(request: &Request, error: Error) -> Error {
     }
 }
 
-/// The problem document if it is one of ours; anything else may come from a proxy in between.
-fn our_problem(media_type: &str, body: &[u8]) -> Option<Problem> {
+fn no_answer(endpoint: &str, status: StatusCode) -> String {
+    format!("{endpoint}: status {status}, and not an answer of a Keyward node")
+}
+
+fn is_problem(media_type: &str) -> bool {
     let (media_type, _) = media_type.split_once(';').unwrap_or((media_type, ""));
-    if !media_type.trim().eq_ignore_ascii_case(PROBLEM_MEDIA_TYPE) {
-        return None;
-    }
+    media_type.trim().eq_ignore_ascii_case(PROBLEM_MEDIA_TYPE)
+}
+
+/// The problem document if it is one of ours; anything else may come from a proxy in between.
+fn our_problem(body: &[u8]) -> Option<Problem> {
     serde_json::from_slice::<Problem>(body).ok().filter(Problem::is_ours)
 }
 

@@ -1,5 +1,6 @@
 //! The client against nodes that follow a script, and the guard on a clock of the test.
 
+mod batches;
 mod calls;
 mod guards;
 
@@ -7,8 +8,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 /// What a scripted node does with one request.
@@ -22,6 +25,11 @@ pub(super) enum Step {
     Half,
     /// Never answers.
     Hang,
+    /// Grants each lock of a batch, with the number in its signature as the token, and releases
+    /// each.
+    Each,
+    /// Does the step once it is let.
+    Once(Arc<Semaphore>, Box<Step>),
 }
 
 impl Step {
@@ -35,6 +43,10 @@ impl Step {
             r#"{{"type":"urn:keyward:problem:{code}","title":"t","status":{status},"code":"{code}","detail":"d"{more}}}"#
         );
         Self::Answer(status, "application/problem+json", String::new(), body)
+    }
+
+    pub(super) fn when(let_through: &Arc<Semaphore>, step: Self) -> Self {
+        Self::Once(Arc::clone(let_through), Box::new(step))
     }
 
     pub(super) fn granted() -> Self {
@@ -103,12 +115,20 @@ async fn follow(
     asked: Arc<Mutex<Vec<String>>>,
 ) {
     while let Some(request) = read_request(&mut stream).await {
-        asked.lock().unwrap().push(request);
+        asked.lock().unwrap().push(request.clone());
         let step = {
             let mut script = script.lock().unwrap();
             if script.len() > 1 { script.pop_front() } else { script.front().cloned() }
         };
-        match step.unwrap() {
+        let mut step = step.unwrap();
+        while let Step::Once(let_through, then) = step {
+            let_through.acquire().await.unwrap().forget();
+            step = *then;
+        }
+        if let Step::Each = step {
+            step = each(&request);
+        }
+        match step {
             Step::Answer(status, media_type, headers, body) => {
                 let answer = format!(
                     "HTTP/1.1 {status} x\r\ncontent-type: {media_type}\r\n{headers}\
@@ -123,8 +143,28 @@ async fn follow(
                 return stream.write_all(half).await.unwrap();
             }
             Step::Hang => std::future::pending().await,
+            Step::Each | Step::Once(..) => unreachable!("they stand for other steps"),
         }
     }
+}
+
+/// The answer to a batch, or to one lock, that grants everything.
+fn each(request: &str) -> Step {
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let granted = |lock: &serde_json::Value| {
+        let token: u64 = lock["signature"].as_str().unwrap()[1..].parse().unwrap();
+        json!({"status": "ok", "token": token, "level": 0, "expires_in_ms": 30000, "live": true})
+    };
+    let Some(requests) = body["requests"].as_array() else {
+        return Step::json(&granted(&body).to_string());
+    };
+    let answer = |request: &serde_json::Value| match request.get("lock") {
+        Some(lock) => json!({"lock": granted(lock), "log_position": "7.1"}),
+        None => json!({"unlock": {"status": "ok"}, "log_position": "7.2"}),
+    };
+    let answers: Vec<_> = requests.iter().map(answer).collect();
+    Step::json(&json!({"answers": answers}).to_string())
 }
 
 async fn read_request(stream: &mut TcpStream) -> Option<String> {

@@ -1,0 +1,398 @@
+//! Many writes in one message: how it is written and read, and batches that a program makes itself.
+//!
+//! A batch is a way to travel. Each write in it has its own id and its own end; what is told about
+//! the message as a whole (no connection, a cut answer, a node that is unavailable) is so for each.
+//! A node that does not know batches, or refuses one as such, has done nothing: then the writes
+//! are asked one by one.
+//!
+//! Look next at [`super::gather`], which makes batches of a client's writes by itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+
+use super::transport::{Ask, Kind, Reply, Request, Transport};
+use crate::api::{
+    BatchItemAnswer, Code, LockAnswer, LockBody, MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES,
+    UnlockAnswer, UnlockBody, routes,
+};
+use crate::clock::Deadline;
+use crate::error::Error;
+use crate::types::{
+    BatchAnswer, BatchRequest, CallOptions, Forbidden, LockResponse, LockStatus, UnlockResponse,
+    UnlockStatus,
+};
+
+/// What a write asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verb {
+    Lock,
+    Unlock,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Unlock => "unlock",
+        }
+    }
+
+    fn route(self) -> &'static str {
+        match self {
+            Self::Lock => routes::LOCK,
+            Self::Unlock => routes::UNLOCK,
+        }
+    }
+}
+
+/// The answer to a write that may travel in a batch.
+pub(super) trait Batched: DeserializeOwned + Send {
+    /// What was asked for.
+    const VERB: Verb;
+
+    /// The answer in one of a batch; `None` if that is to something else.
+    fn of(answer: BatchItemAnswer) -> Option<Self>;
+}
+
+impl Batched for LockAnswer {
+    const VERB: Verb = Verb::Lock;
+
+    fn of(answer: BatchItemAnswer) -> Option<Self> {
+        answer.lock
+    }
+}
+
+impl Batched for UnlockAnswer {
+    const VERB: Verb = Verb::Unlock;
+
+    fn of(answer: BatchItemAnswer) -> Option<Self> {
+        answer.unlock
+    }
+}
+
+/// One write of a batch, with the body that it would have alone.
+#[derive(Clone)]
+pub(super) struct Item {
+    pub(super) verb: Verb,
+    pub(super) body: Bytes,
+}
+
+impl Item {
+    /// `{"unlock":` … `},`
+    const FRAME_BYTES: usize = 12;
+
+    fn bytes(&self) -> usize {
+        self.body.len() + Self::FRAME_BYTES
+    }
+}
+
+/// What is before and behind the items of a batch.
+const BEFORE: &[u8] = br#"{"requests":["#;
+const BEHIND: &[u8] = b"]}";
+
+/// What more a message takes: a batch is refused whole beyond these bounds.
+pub(super) struct Room {
+    items: usize,
+    bytes: usize,
+}
+
+impl Room {
+    pub(super) fn takes(&self, item: &Item) -> bool {
+        self.items > 0 && item.bytes() <= self.bytes && item.body.len() <= MAX_BODY_BYTES
+    }
+
+    pub(super) fn take(&mut self, item: &Item) {
+        self.items -= 1;
+        self.bytes -= item.bytes();
+    }
+}
+
+/// The batch as it is sent.
+pub(super) struct Message {
+    pub(super) request: Request,
+    /// How many answers there must be.
+    pub(super) items: usize,
+}
+
+impl Message {
+    /// What an empty message takes.
+    pub(super) fn room() -> Room {
+        Room { items: MAX_BATCH, bytes: MAX_BATCH_BYTES - BEFORE.len() - BEHIND.len() }
+    }
+
+    pub(super) fn of(items: &[&Item]) -> Self {
+        let bytes = items.iter().map(|item| item.bytes()).sum::<usize>();
+        let mut body = BytesMut::with_capacity(BEFORE.len() + bytes + BEHIND.len());
+        body.put_slice(BEFORE);
+        for (at, item) in items.iter().enumerate() {
+            body.put_slice(if at == 0 { b"{\"" } else { b",{\"" });
+            body.put_slice(item.verb.word().as_bytes());
+            body.put_slice(b"\":");
+            body.put_slice(&item.body);
+            body.put_u8(b'}');
+        }
+        body.put_slice(BEHIND);
+        Self { request: Request::post(routes::BATCH, body.freeze()), items: items.len() }
+    }
+}
+
+/// The answer to one write of a batch, as its own message would have told it.
+pub(super) fn answer_of<T: Batched>(
+    endpoint: &str,
+    answer: BatchItemAnswer,
+) -> Result<Reply<Result<T, Forbidden>>, Error> {
+    let decided_at = answer.log_position;
+    match &answer.problem {
+        Some(problem) if problem.is_ours() && problem.code == Code::Forbidden => {
+            return Ok((Err(problem.to_forbidden()), decided_at));
+        }
+        Some(problem) if problem.is_ours() => return Err(problem.clone().into_error(decided_at)),
+        Some(_) | None => {}
+    }
+    let answer = T::of(answer).ok_or_else(|| {
+        Error::unknown(format!("{endpoint}: not the answer of a Keyward node to what was asked"))
+    })?;
+    Ok((Ok(answer), decided_at))
+}
+
+/// A lock request's answer in words.
+pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<LockResponse, Error> {
+    match reply {
+        (Ok(answer), decided_at) => answer
+            .into_words(decided_at)
+            .ok_or_else(|| Error::unknown("the answer says transferred, but not from whom")),
+        (Err(forbidden), decided_at) => {
+            Ok(LockResponse { status: LockStatus::Failed(forbidden), decided_at })
+        }
+    }
+}
+
+/// An unlock request's answer in words.
+pub(super) fn unlocked(reply: Reply<Result<UnlockAnswer, Forbidden>>) -> UnlockResponse {
+    match reply {
+        (Ok(answer), decided_at) => answer.into_words(decided_at),
+        (Err(forbidden), decided_at) => {
+            UnlockResponse { status: UnlockStatus::Failed(forbidden), decided_at }
+        }
+    }
+}
+
+/// One write of a batch that a program has made.
+struct Asked {
+    item: Item,
+    /// The write alone, for nodes that know no batches.
+    request: Request,
+    answer: Option<Result<BatchAnswer, Error>>,
+}
+
+impl Asked {
+    fn new(request: BatchRequest) -> Self {
+        let (verb, request) = match request {
+            BatchRequest::Lock(request, options) => {
+                let body = LockBody::new(request, &options);
+                (Verb::Lock, Request::write("POST", Verb::Lock.route(), &body))
+            }
+            BatchRequest::Unlock(request, options) => {
+                let body = UnlockBody::new(request, &options);
+                (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
+            }
+        };
+        Self { item: Item { verb, body: request.body() }, request, answer: None }
+    }
+
+    /// An outcome that was open stays so until a node answers the repetition.
+    fn note(&mut self, told: Result<BatchAnswer, Error>) {
+        let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
+        if !(was_open && matches!(told, Err(Error::Unavailable { .. }))) {
+            self.answer = Some(told);
+        }
+    }
+
+    /// Whether a node has decided about it, in whichever way.
+    fn is_decided(&self) -> bool {
+        !matches!(&self.answer, None | Some(Err(Error::Unavailable { .. } | Error::Unknown { .. })))
+    }
+
+    fn read(&self, endpoint: &str, answer: BatchItemAnswer) -> Result<BatchAnswer, Error> {
+        match self.item.verb {
+            Verb::Lock => locked(answer_of(endpoint, answer)?).map(BatchAnswer::Lock),
+            Verb::Unlock => Ok(BatchAnswer::Unlock(unlocked(answer_of(endpoint, answer)?))),
+        }
+    }
+}
+
+/// A part of a program's batch that travels as one message, in its order.
+///
+/// What is repeated after an attempt are those behind the last one that was decided: one before it
+/// that was not would be decided out of turn.
+struct Part<'a> {
+    transport: &'a Arc<Transport>,
+    asked: Mutex<Vec<Asked>>,
+    call: &'a CallOptions,
+}
+
+impl Ask for Part<'_> {
+    type Answer = ();
+
+    fn kind(&self) -> Kind {
+        Kind::Write
+    }
+
+    async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<(), Error> {
+        let (from, message) = {
+            let asked = self.lock();
+            let from = undecided(&asked);
+            let items: Vec<&Item> = asked[from..].iter().map(|asked| &asked.item).collect();
+            (from, Message::of(&items))
+        };
+        let one_by_one = self.transport.asks_one_by_one(endpoint);
+        let answers = if one_by_one {
+            None
+        } else {
+            let attempt = self.transport.attempt_batch(endpoint, &message, self.call, wait);
+            attempt.await.inspect_err(|error| self.note_all(from, error))?
+        };
+        match answers {
+            Some(answers) => {
+                for (asked, answer) in self.lock()[from..].iter_mut().zip(answers) {
+                    let told = asked.read(endpoint, answer);
+                    asked.note(told);
+                }
+            }
+            None => self.ask_one_by_one(endpoint, from, wait).await,
+        }
+        self.lock().last().map_or(Ok(()), |last| match &last.answer {
+            Some(Err(error)) if !last.is_decided() => Err(error.clone()),
+            _ => Ok(()),
+        })
+    }
+}
+
+impl Part<'_> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Asked>> {
+        // Nothing panics between two halves of a change.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_all(&self, from: usize, error: &Error) {
+        for asked in &mut self.lock()[from..] {
+            asked.note(Err(error.clone()));
+        }
+    }
+
+    /// In their order; what comes after one that was not decided has to wait for it.
+    async fn ask_one_by_one(&self, endpoint: &Arc<str>, from: usize, wait: Duration) {
+        let requests: Vec<(Verb, Request)> = {
+            let asked = self.lock();
+            asked[from..].iter().map(|asked| (asked.item.verb, asked.request.clone())).collect()
+        };
+        let until = Deadline::after(wait);
+        for (at, (verb, request)) in (from..).zip(requests) {
+            let (transport, call, wait) = (self.transport, self.call, until.remaining());
+            let told = match verb {
+                Verb::Lock => {
+                    let reply = transport.attempt(endpoint, &request, call, wait).await;
+                    reply.and_then(locked).map(BatchAnswer::Lock)
+                }
+                Verb::Unlock => {
+                    let reply = transport.attempt(endpoint, &request, call, wait).await;
+                    reply.map(unlocked).map(BatchAnswer::Unlock)
+                }
+            };
+            let mut asked = self.lock();
+            asked[at].note(told);
+            if let Some(Err(error)) = asked[at].answer.clone()
+                && !asked[at].is_decided()
+            {
+                let reason = format!("an earlier request of the batch was not answered: {error}");
+                for later in &mut asked[at + 1..] {
+                    later.note(Err(Error::unavailable(reason.clone())));
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Where those begin that are asked once more.
+fn undecided(asked: &[Asked]) -> usize {
+    asked.iter().rposition(Asked::is_decided).map_or(0, |last| last + 1)
+}
+
+impl Transport {
+    /// Asks for all of them, in their order, in as few messages as they fit.
+    pub(super) async fn batch(
+        self: &Arc<Self>,
+        requests: Vec<BatchRequest>,
+    ) -> Vec<Result<BatchAnswer, Error>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for part in parts(requests) {
+            let call = self.common_call(&part);
+            let asked = part.into_iter().map(Asked::new).collect();
+            let part = Part { transport: self, asked: Mutex::new(asked), call: &call };
+            let ended = self.repeat(&part, &call).await;
+            let asked = part.asked.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let missing = || match &ended {
+                Err(error) => Err(error.clone()),
+                Ok(()) => Err(Error::unknown("the batch was answered without this request")),
+            };
+            answers.extend(asked.into_iter().map(|asked| asked.answer.unwrap_or_else(missing)));
+        }
+        answers
+    }
+
+    /// The options of a message: it is answered as a whole, when its most patient request is.
+    fn common_call(&self, part: &[BatchRequest]) -> CallOptions {
+        let timeout = part.iter().map(|one| self.patience(one.call())).max();
+        let first = part.first().map(|first| first.call().clone()).unwrap_or_default();
+        CallOptions { timeout, ..first }
+    }
+}
+
+/// The requests in runs that fit a message and whose headers say the same.
+fn parts(requests: Vec<BatchRequest>) -> Vec<Vec<BatchRequest>> {
+    let mut parts: Vec<Vec<BatchRequest>> = Vec::new();
+    let mut bytes = 0;
+    for request in requests {
+        let size = largest_body(&request);
+        let fits = parts.last().is_some_and(|part| {
+            part.len() < MAX_BATCH
+                && bytes + size <= MAX_BATCH_BYTES - BEFORE.len() - BEHIND.len()
+                && part.last().is_some_and(|last| says_the_same(last.call(), request.call()))
+        });
+        if !fits {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        parts.last_mut().expect("one was just made").push(request);
+    }
+    parts
+}
+
+fn says_the_same(one: &CallOptions, other: &CallOptions) -> bool {
+    one.trace_id == other.trace_id && one.cause == other.cause
+}
+
+/// An upper bound of what a request's body takes: names with each byte escaped, and the rest.
+fn largest_body(request: &BatchRequest) -> usize {
+    let names = match request {
+        BatchRequest::Lock(request, options) => [
+            request.signature.len(),
+            request.signee.len(),
+            options.table.as_ref().map_or(0, String::len),
+            options.instance.as_ref().map_or(0, String::len),
+        ],
+        BatchRequest::Unlock(request, options) => [
+            request.signature.len(),
+            request.signee.len(),
+            options.table.as_ref().map_or(0, String::len),
+            options.instance.as_ref().map_or(0, String::len),
+        ],
+    };
+    // Six bytes for each of a name's (`\u0001`); fields, numbers and the frame are below 400.
+    6 * names.iter().sum::<usize>() + 400
+}
