@@ -5,8 +5,8 @@
 //!
 //! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
 //! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
-//! [`load`] makes work and remembers what was acknowledged, [`history`] records everything for a
-//! checker, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
+//! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
+//! [`check`] judges it, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
 //! deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
@@ -14,6 +14,7 @@
 
 pub mod ask;
 pub mod binary;
+pub mod check;
 pub mod cluster;
 pub mod damage;
 pub mod history;

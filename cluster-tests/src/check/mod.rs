@@ -1,0 +1,47 @@
+//! Judges a history: was the service a lock service?
+//!
+//! Seven checks, each in a module of its own, that trust one another in nothing:
+//!
+//! | check | module | what it needs |
+//! |---|---|---|
+//! | witnessed linearizability, time included | [`witnessed`] | answers that name their place in the log |
+//! | linearizability without a witness | [`search`] | a budget |
+//! | holders never overlap, tokens only grow | [`holders`] | nothing |
+//! | the guarded register loses no update | [`register`] | reads and writes of registers |
+//! | nothing acknowledged is lost, nodes are equal | [`witnessed`], [`nodes`] | observations of nodes |
+//! | the run shows something | [`plan`] | the plan in the header |
+//! | the service came back | [`plan`] | events named `healed` |
+//!
+//! There are three ways to end: a pass, violations, and *nothing shown*, which is an error of the
+//! harness and never a pass. `model` says what the contract answers, and `time` what real time
+//! allows a clock to have done; neither shares code with the service.
+//!
+//! [`check`] reads a file twice and keeps in memory only what is in flight at a time, the present
+//! state of each lock, and a sample for the search and the report.
+
+mod figures;
+mod holders;
+mod latest;
+mod model;
+mod nodes;
+mod order;
+mod plan;
+mod register;
+mod replay;
+mod run;
+mod search;
+mod source;
+mod step;
+mod survey;
+mod time;
+mod verdict;
+mod violation;
+mod witnessed;
+mod words;
+
+pub use figures::Figures;
+pub use run::{Options, check};
+pub use source::Source;
+pub use verdict::{Conclusion, State, Verdict};
+pub use violation::{Broken, Violation};
+pub use words::Words;

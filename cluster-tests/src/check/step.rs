@@ -1,0 +1,208 @@
+//! One step of a replay: whether the answer that was given is the contract's, and the lock after it.
+
+use super::model::{Grant, Life, Lock, Told, answer};
+use super::time::{lives, may_be_left, may_follow, terms};
+use crate::history::{Action, Answer, Clocks, Granted, HolderSeen, Operation, Outcome, Refusal};
+
+/// What a step insists on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Rules {
+    pub(super) clocks: Clocks,
+    /// Whether operations come in the order of the log, along which remaining times fall.
+    pub(super) along_the_log: bool,
+    /// The rule that is left out, to see whether it is the one that an answer breaks.
+    pub(super) without: Option<Rule>,
+}
+
+/// One of the rules that can be left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rule {
+    /// A grant ends only after its time.
+    Time,
+    /// An expired grant stays so.
+    Death,
+    /// A new token is larger than all before.
+    Tokens,
+    /// Remaining times fit in.
+    Remaining,
+}
+
+impl Rules {
+    pub(super) fn all(clocks: Clocks) -> Self {
+        Self { clocks, along_the_log: true, without: None }
+    }
+
+    fn has(self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+}
+
+/// Every lock that there may be after the operation was answered as it was, decided no later than
+/// `now`. None: the contract answers otherwise.
+pub(super) fn step(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
+    let now = if rules.has(Rule::Time) { now } else { u64::MAX };
+    let mut alive = None;
+    if !rules.has(Rule::Death) && lock.grant.as_ref().is_some_and(|grant| grant.dead) {
+        let mut lock = lock.clone();
+        lock.grant.iter_mut().for_each(|grant| grant.dead = false);
+        alive = Some(lock);
+    }
+    let mut after = Vec::new();
+    for lock in std::iter::once(lock).chain(&alive) {
+        for life in lives(lock, now, rules.clocks) {
+            after.extend(answered(lock, life, operation, rules));
+        }
+    }
+    after
+}
+
+/// As [`step`], for an operation whose answer is not known: what it may have made of the lock, if
+/// it did anything.
+pub(super) fn effects(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
+    let lives = lives(lock, now, rules.clocks);
+    let changed = lives.filter_map(|life| match told(lock, life, operation) {
+        (Told::Granted { .. } | Told::Released, after) => Some(after),
+        (Told::Refused(_) | Told::NoLock | Told::Record, _) => None,
+    });
+    changed.collect()
+}
+
+/// As [`effects`], for an operation that was decided, one way or the other.
+pub(super) fn outcomes(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
+    lives(lock, now, rules.clocks).map(|life| told(lock, life, operation).1).collect()
+}
+
+/// What the contract answers, for each thing that time may have done to the lock.
+pub(super) fn right_answers(
+    lock: &Lock,
+    operation: &Operation,
+    now: u64,
+    rules: Rules,
+) -> Vec<(Told, Lock)> {
+    lives(lock, now, rules.clocks).map(|life| told(lock, life, operation)).collect()
+}
+
+fn told(lock: &Lock, life: Life, operation: &Operation) -> (Told, Lock) {
+    let (duration_ms, ttl_ms) = match &operation.action {
+        Action::Lock(asked) => (asked.duration_ms, asked.time_to_live_ms),
+        Action::Unlock(_)
+        | Action::Check(_)
+        | Action::StaleCheck(_)
+        | Action::Read(_)
+        | Action::Write(_) => (0, None),
+    };
+    answer(lock, life, &operation.action, terms(operation, duration_ms, ttl_ms))
+}
+
+fn answered(lock: &Lock, life: Life, operation: &Operation, rules: Rules) -> Option<Lock> {
+    let (told, mut after) = told(lock, life, operation);
+    let fits = match (&told, &operation.outcome) {
+        (_, Outcome::Unavailable | Outcome::Refused(Refusal::BadRequest)) => {
+            return Some(lock.clone());
+        }
+        (Told::Granted { status, new_token, level }, Outcome::Ok(Answer::Granted(granted))) => {
+            granted.status == *status
+                && granted.level == *level
+                && learn_granted(&mut after, granted, *new_token, operation, rules)
+        }
+        (Told::Released, Outcome::Ok(Answer::Released))
+        | (Told::NoLock, Outcome::Ok(Answer::NoLock)) => true,
+        (Told::Record, Outcome::Ok(Answer::Record(None))) => after.grant.is_none(),
+        (Told::Record, Outcome::Ok(Answer::Record(Some(seen)))) => {
+            learn_seen(&mut after, life, seen, operation, rules)
+        }
+        (Told::Refused(why), Outcome::Refused(Refusal::Forbidden { reason, holder })) => {
+            // The reason of a refused release is not part of the contract.
+            let unlock = matches!(operation.action, Action::Unlock(_));
+            (unlock || reason == why) && shows(&mut after, life, holder.as_ref(), operation, rules)
+        }
+        _ => false,
+    };
+    fits.then_some(after)
+}
+
+fn learn_granted(
+    after: &mut Lock,
+    granted: &Granted,
+    new_token: bool,
+    operation: &Operation,
+    rules: Rules,
+) -> bool {
+    let Some(grant) = &mut after.grant else { return false };
+    let grows = granted.token > after.highest || !rules.has(Rule::Tokens);
+    let token_fits = match grant.token {
+        Some(kept) => granted.token == kept,
+        // A new grant, or one whose token was never told.
+        None => grows,
+    };
+    if !token_fits || (new_token && !grows) {
+        return false;
+    }
+    grant.token = Some(granted.token);
+    after.highest = after.highest.max(granted.token);
+    // What is not live any more was a repeated answer: it tells of a grant that has ended since.
+    let left = granted.expires_in_ms;
+    if !granted.live {
+        return left == 0;
+    }
+    !rules.has(Rule::Remaining) || may_be_left(&grant.terms, left, operation, rules.clocks)
+}
+
+/// A refusal names the holder. One that is repeated, because the first answer was lost, names those
+/// of the moment at which it is repeated: none, or one that came later. A client repeats by itself,
+/// so that this may be so in any refusal.
+fn shows(
+    after: &mut Lock,
+    life: Life,
+    holder: Option<&HolderSeen>,
+    operation: &Operation,
+    rules: Rules,
+) -> bool {
+    match holder {
+        None => true,
+        Some(seen) => {
+            let known = after.grant.as_ref().is_none_or(|grant| grant.token.is_some());
+            (known && seen.token > after.highest) || learn_seen(after, life, seen, operation, rules)
+        }
+    }
+}
+
+fn learn_seen(
+    after: &mut Lock,
+    life: Life,
+    seen: &HolderSeen,
+    operation: &Operation,
+    rules: Rules,
+) -> bool {
+    let Some(grant) = &mut after.grant else { return false };
+    let same = seen.signee == grant.signee
+        && seen.instance == grant.instance
+        && seen.level == grant.level
+        && grant.token.map_or(seen.token > after.highest, |token| token == seen.token)
+        && seen.expired == (life == Life::Expired);
+    if !same {
+        return false;
+    }
+    grant.token = Some(seen.token);
+    after.highest = after.highest.max(seen.token);
+    if life == Life::Expired {
+        return seen.expires_in_ms == 0;
+    }
+    remaining_fits(grant, seen.expires_in_ms, operation, rules)
+}
+
+fn remaining_fits(grant: &mut Grant, left: u64, operation: &Operation, rules: Rules) -> bool {
+    if rules.has(Rule::Remaining) {
+        let terms = &grant.terms;
+        let along = !rules.along_the_log || may_follow(terms, left, operation, rules.clocks);
+        if !along || !may_be_left(terms, left, operation, rules.clocks) {
+            return false;
+        }
+    }
+    // A refusal may be a repeated one, and tell of a later moment than that of its place.
+    let read = matches!(operation.action, Action::Check(_));
+    if read && rules.along_the_log && grant.terms.left.is_none_or(|(least, _)| left < least) {
+        grant.terms.left = Some((left, operation.invoked));
+    }
+    true
+}

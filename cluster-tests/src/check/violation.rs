@@ -1,0 +1,129 @@
+//! What a history can break, in types and in words.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::history::{LockName, Operation};
+
+/// Something that the contract does not allow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Violation {
+    /// What was broken.
+    pub broken: Broken,
+    /// The lock, where it is about one.
+    pub lock: Option<LockName>,
+    /// What was found, in words and numbers.
+    pub found: String,
+    /// The operations that contradict each other: the fewest that show it, the one that should have
+    /// been answered otherwise last.
+    pub operations: Vec<Operation>,
+    /// From the invocation of the first of them to the end of the last, in nanoseconds.
+    pub window: (u64, u64),
+}
+
+impl Violation {
+    pub(super) fn new(broken: Broken, found: String, operations: Vec<Operation>) -> Self {
+        let lock = operations.last().map(|operation| operation.lock().clone());
+        let begin = operations.iter().map(|operation| operation.invoked).min().unwrap_or(0);
+        let ends = operations
+            .iter()
+            .map(|operation| operation.returned.or(operation.gave_up).unwrap_or(operation.invoked));
+        let window = (begin, ends.max().unwrap_or(begin));
+        Self { broken, lock, found, operations, window }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.broken.invariant())?;
+        if let Some(lock) = &self.lock {
+            write!(f, "{lock}: ")?;
+        }
+        f.write_str(&self.found)
+    }
+}
+
+/// The invariants.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Broken {
+    /// Two writes were decided at one place of the log.
+    PlaceTakenTwice,
+    /// One operation returned before another was invoked, and comes after it in the log.
+    RealTimeOrder,
+    /// An answer is not the contract's at its place in the log.
+    WrongAnswer,
+    /// A grant ended before its time.
+    EarlyExpiry,
+    /// A grant that was expired is alive again.
+    Revived,
+    /// A new token is not larger than all before it.
+    TokenNotGrowing,
+    /// What remains of a grant is more, or less, than there can be.
+    RemainingTime,
+    /// A request that was repeated was answered differently.
+    RepeatedDifferently,
+    /// No order of the operations explains their answers.
+    NotLinearizable,
+    /// Two owners had the lock at once.
+    TwoHolders,
+    /// One token was given to two grants.
+    TokenReused,
+    /// A token was seen after a larger one.
+    TokenDecreased,
+    /// An update of the guarded register was overwritten by one that had not seen it.
+    LostUpdate,
+    /// The guarded register took a write with a token smaller than one that it had seen.
+    StaleWriteAccepted,
+    /// The guarded register was read and did not show what was written to it.
+    RegisterRead,
+    /// What was acknowledged is not in a node's final state.
+    AcknowledgedLost,
+    /// Two nodes differ that applied the same log.
+    NodesDiffer,
+    /// No lock was to be had after the last fault was gone.
+    NotAlive,
+}
+
+impl Broken {
+    /// The invariant that was broken, in words.
+    pub fn invariant(self) -> &'static str {
+        match self {
+            Self::PlaceTakenTwice => "each write has a place of its own in the log",
+            Self::RealTimeOrder => {
+                "what returned before another was invoked comes before it in the log"
+            }
+            Self::WrongAnswer => "every answer is the contract's at its place in the log",
+            Self::EarlyExpiry => "no grant ends before its duration has passed",
+            Self::Revived => "a dead grant is never revived",
+            Self::TokenNotGrowing => "a new token is larger than all before it",
+            Self::RemainingTime => {
+                "the remaining time is neither more than was given nor less than is left"
+            }
+            Self::RepeatedDifferently => "a repeated request is answered the same",
+            Self::NotLinearizable => "some order within real time explains every answer",
+            Self::TwoHolders => "a lock has at most one holder",
+            Self::TokenReused => "each grant has a token of its own",
+            Self::TokenDecreased => "tokens grow in the order of real time",
+            Self::LostUpdate => "no update made under the lock is lost",
+            Self::StaleWriteAccepted => "the register refuses tokens smaller than it has seen",
+            Self::RegisterRead => "a read of the register shows the last write before it",
+            Self::AcknowledgedLost => "nothing acknowledged is lost",
+            Self::NodesDiffer => "nodes that applied the same log are equal",
+            Self::NotAlive => "once the faults are gone, a fresh lock is given in time",
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.invariant())
+    }
+}
+
+/// A nanosecond time of a history, in seconds.
+pub(super) fn seconds(nanos: u64) -> String {
+    let micros = nanos / 1000;
+    format!("{}.{:06} s", micros / 1_000_000, micros % 1_000_000)
+}
