@@ -1,8 +1,34 @@
 //! Workloads on lock services, and their measurement.
 //!
 //! `keyward bench` runs them on Keyward; anything that implements [`Target`] can be measured by the
-//! same workloads, in the same run.
+//! same workloads, in the same run. [`run`] takes a [`Plan`] and gives a [`Measurement`]; `pace`
+//! says when an operation is due, `worker` what a client does next, `recorder` what is counted.
+//!
+//! What is measured must not flatter: an operation counts from when it was due, what waits when the
+//! time is up is counted with the time it has waited, failures are told apart and never dropped,
+//! and the load generator's own processor time stands beside the servers'.
 
+mod http;
+mod keyward;
+mod measurement;
+mod pace;
+mod plan;
+mod processes;
+mod recorder;
+mod run;
 mod target;
+mod text;
+mod worker;
 
+#[cfg(test)]
+mod tests;
+
+pub use http::Http;
+pub use keyward::{Clients, Services};
+pub use measurement::{Distribution, Interval, Measurement, NodeFigures, OperationFigures};
+pub use pace::Pace;
+pub use plan::{Plan, Workload};
+pub use processes::{Usage, listener_of, usage_of};
+pub use recorder::Operation;
+pub use run::{NodeUsage, Observer, run};
 pub use target::{Failure, Session, Target};

@@ -7,6 +7,7 @@
 //! Start with [`Command`]; the longest stories are [`run`] (holding a lock while a command runs)
 //! and [`settings`] (where the configuration of a node comes from).
 
+mod bench;
 mod check;
 mod client;
 mod cluster;
@@ -79,6 +80,7 @@ enum Command {
     Run(run::RunArgs),
     Cluster(cluster::ClusterArgs),
     Health(health::HealthArgs),
+    Bench(bench::BenchArgs),
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
     Completion(completion::CompletionArgs),
@@ -86,6 +88,8 @@ enum Command {
     Start(run::starter::StarterArgs),
     #[command(name = run::watchdog::COMMAND, hide = true)]
     Watchdog,
+    #[command(name = bench::limit::COMMAND, hide = true)]
+    BenchLimit,
 }
 
 /// Runs the program with the arguments and environment of the process.
@@ -111,11 +115,13 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(args, &logging),
         Command::Cluster(args) => cluster::run(args, &logging),
         Command::Health(args) => health::run(&args, &logging),
+        Command::Bench(args) => bench::run(&args, &logging),
         Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args, &logging),
         Command::Completion(args) => Ok(completion::run(&args)),
         Command::Start(args) => run::starter::run(&args),
         Command::Watchdog => Ok(run::watchdog::run()),
+        Command::BenchLimit => bench::limit::run(),
     }
 }
 

@@ -1,0 +1,85 @@
+//! What is to be run.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::pace::Pace;
+
+/// What each client does, again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Workload {
+    /// Takes a lock of its own and releases it.
+    Pairs,
+    /// Takes the one lock that all want, trying again while it is refused, and releases it.
+    Contended,
+    /// Renews a lock of its own.
+    Renew,
+    /// Reads a lock of its own, by the strongest read there is.
+    Check,
+    /// Takes locks until so many are held, and keeps them.
+    Hold {
+        /// How many, by all clients together.
+        locks: u64,
+    },
+    /// Takes a lock of its own, renews it and reads it in turn four times each, and releases it.
+    Mixed,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pairs => "pairs",
+            Self::Contended => "contended",
+            Self::Renew => "renew",
+            Self::Check => "check",
+            Self::Hold { .. } => "hold",
+            Self::Mixed => "mixed",
+        })
+    }
+}
+
+/// A load, and how it is measured.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    /// What each client does.
+    pub workload: Workload,
+    /// How many clients, each with one request under way at a time.
+    pub clients: usize,
+    /// How many threads the clients share. Each has a runtime of its own, so that no client's
+    /// answer has to be carried from one processor to another.
+    pub threads: usize,
+    /// When the next operation is due.
+    pub pace: Pace,
+    /// How long the load runs before it is measured.
+    pub warmup: Duration,
+    /// How long it is measured. [`Workload::Hold`] ends when all locks are taken.
+    pub duration: Duration,
+    /// How long a lock is asked for. It must outlast the run: nothing is renewed besides.
+    pub lock_duration: Duration,
+    /// How long a contender waits before it tries again, at most; half of it at least.
+    pub retry_after: Duration,
+    /// What all signatures of this run begin with: no other run's may begin the same.
+    pub prefix: String,
+}
+
+impl Plan {
+    /// A plan for a closed loop of so many clients, measured for five seconds after one second of
+    /// warm-up, on as many threads as the machine has processors.
+    pub fn new(workload: Workload, clients: usize) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workload,
+            clients,
+            threads: processors.min(clients),
+            pace: Pace::Closed,
+            warmup: Duration::from_secs(1),
+            duration: Duration::from_secs(5),
+            lock_duration: Duration::from_secs(60 * 60),
+            retry_after: Duration::from_millis(1),
+            prefix: format!("bench/{:08x}", rand::random::<u32>()),
+        }
+    }
+}

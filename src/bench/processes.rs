@@ -1,0 +1,137 @@
+//! What a process on this machine has used, read from `/proc`; and which one listens on a port.
+//!
+//! Other systems have no `/proc`, and other users' processes are not shown: then there is no answer,
+//! and a report says nothing of servers.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+/// A tick of `/proc/PID/stat`: the kernel's `USER_HZ` is 100 on every platform that we run on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The state of a listening socket in `/proc/net/tcp`.
+const LISTENS: &str = "0A";
+
+/// What a process has used since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Processor time, in its own code and in the kernel, in steps of 10 ms.
+    pub cpu: Duration,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Bytes that it has caused to be written to storage; 0 where the kernel does not tell.
+    pub written_bytes: u64,
+}
+
+/// What a process has used; `None` if it cannot be seen.
+pub fn usage_of(pid: u32) -> Option<Usage> {
+    let folder = format!("/proc/{pid}");
+    let folder = Path::new(&folder);
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let status = fs::read_to_string(folder.join("status")).ok()?;
+    let io = fs::read_to_string(folder.join("io")).unwrap_or_default();
+    Some(Usage {
+        cpu: cpu_in(&stat)?,
+        resident_bytes: field(&status, "VmRSS:").unwrap_or(0) * 1024,
+        written_bytes: field(&io, "write_bytes:").unwrap_or(0),
+    })
+}
+
+/// The processor time of this process.
+pub(super) fn own_cpu() -> Duration {
+    usage_of(std::process::id()).map_or(Duration::ZERO, |usage| usage.cpu)
+}
+
+/// The process that listens at this address, if it is an address of this machine.
+pub fn listener_of(address: SocketAddr) -> Option<u32> {
+    if !is_local(address.ip()) {
+        return None;
+    }
+    let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| listening_on(&table, address.port()))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    if sockets.is_empty() {
+        return None;
+    }
+    let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid: &u32| has_one_of(*pid, &sockets))
+}
+
+/// Whether something can be bound there: only addresses of this machine can.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || TcpListener::bind((ip, 0)).is_ok()
+}
+
+/// The inodes of the sockets that listen on this port, in a table of the kernel's.
+fn listening_on(table: &str, port: u16) -> Vec<String> {
+    let port = format!(":{port:04X}");
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.get(3) == Some(&LISTENS))
+        .filter(|words| words.get(1).is_some_and(|local| local.ends_with(&port)))
+        .filter_map(|words| words.get(9).map(|inode| (*inode).to_owned()))
+        .collect()
+}
+
+fn has_one_of(pid: u32, sockets: &[String]) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors
+        .filter_map(Result::ok)
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.to_str().is_some_and(|target| sockets.iter().any(|one| one == target)))
+}
+
+/// User and system time, in a line of `/proc/PID/stat`.
+fn cpu_in(stat: &str) -> Option<Duration> {
+    // The second field is the name in brackets and may hold spaces and brackets: count from behind
+    // it. utime and stime are the fields 14 and 15 of the whole line.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(TICK * user + TICK * system)
+}
+
+/// The number after a label at the beginning of a line.
+fn field(text: &str, label: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "7 (a) b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 1 0 9 9 9";
+        assert_eq!(cpu_in(stat), Some(Duration::from_secs(3)));
+        assert_eq!(cpu_in("nonsense"), None);
+    }
+
+    #[test]
+    fn the_listener_of_a_port_is_found_among_the_processes() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        assert_eq!(listener_of(address), Some(std::process::id()));
+        drop(listener);
+        assert_eq!(listener_of(address), None);
+        assert_eq!(listener_of("192.0.2.1:80".parse().expect("an address")), None);
+    }
+
+    #[test]
+    fn this_process_has_used_memory() {
+        let usage = usage_of(std::process::id()).expect("this process is there");
+        assert!(usage.resident_bytes > 100_000, "{usage:?}");
+        assert_eq!(usage_of(u32::MAX), None);
+    }
+}
