@@ -1,18 +1,26 @@
-//! One directed link of the network: a TCP proxy that can be cut, silenced and slowed.
+//! One directed link of the network: a TCP proxy that can be cut, silenced, slowed and broken.
 //!
 //! Every node reaches every other through a link of its own, so that a partition may be one-way.
 //! A link's address stays the same while its target is started again elsewhere: nodes listen on
 //! ports that the kernel chose, and no port is ever raced for.
 //!
-//! Room is left in [`Condition`] for resets in mid-answer, loss and a bounded rate.
+//! A link carries the connections that one node opens to another: its requests, and their answers.
+//! A cable that is cut in one direction is therefore two faults: [`Fault::RequestsHeld`] on the
+//! link that way and [`Fault::AnswersHeld`] on the link back.
+//!
+//! TCP hides a lost packet from both ends, but for the time that it takes: loss is here what it is
+//! there, a chunk that arrives one retransmission later, and all behind it with it.
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keyward::clock::{Clock, SystemClock};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use rand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,6 +30,9 @@ const CHUNK_BYTES: usize = 16 * 1024;
 
 /// The chunks in flight in one direction while there is a delay. Beyond it the sender waits.
 const CHUNKS_IN_FLIGHT: usize = 1024;
+
+/// How much later a lost packet arrives: the least time after which Linux sends again.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 /// What is wrong with a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,6 +47,14 @@ pub enum Fault {
     Silent,
     /// What is sent arrives; the answers do not, until the link is healed.
     AnswersHeld,
+    /// Requests do not arrive until the link is healed; answers to earlier ones do.
+    RequestsHeld,
+    /// Every answer breaks off in its middle with a reset.
+    ResetInAnswer,
+    /// The far ends are closed and the near ones are not told, now or later, as when a machine has
+    /// lost power: who waits on such a connection must find out by itself. New connections go
+    /// nowhere until the link is healed.
+    HalfOpen,
 }
 
 /// The state of a link.
@@ -45,6 +64,10 @@ pub struct Condition {
     pub fault: Fault,
     /// How much later every byte arrives, in each direction.
     pub delay: Duration,
+    /// How many chunks of a hundred are lost and sent again.
+    pub loss_percent: u8,
+    /// The bytes that it carries in a second, in each direction; `None` is as many as come.
+    pub bytes_per_second: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,10 +79,24 @@ enum Direction {
 impl Condition {
     fn passes(self, direction: Direction) -> bool {
         match self.fault {
-            Fault::None => true,
-            Fault::Refused | Fault::Silent => false,
+            Fault::None | Fault::ResetInAnswer => true,
+            Fault::Refused | Fault::Silent | Fault::HalfOpen => false,
             Fault::AnswersHeld => direction == Direction::Request,
+            Fault::RequestsHeld => direction == Direction::Answer,
         }
+    }
+
+    /// Whether a new connection comes about.
+    fn connects(self) -> bool {
+        !matches!(self.fault, Fault::Silent | Fault::HalfOpen | Fault::RequestsHeld)
+    }
+
+    /// When what is read now may be written.
+    fn due(self) -> Duration {
+        let lost = self.loss_percent > 0
+            && rand::rng().random_ratio(u32::from(self.loss_percent.min(100)), 100);
+        let resent = if lost { RETRANSMISSION } else { Duration::ZERO };
+        SystemClock.raw() + self.delay + resent
     }
 }
 
@@ -135,8 +172,7 @@ async fn carry(
     mut condition: watch::Receiver<Condition>,
 ) {
     // While the link is silent, even a new connection goes nowhere.
-    let Ok(open) = condition.wait_for(|now| now.fault != Fault::Silent).await.map(|now| *now)
-    else {
+    let Ok(open) = condition.wait_for(|now| now.connects()).await.map(|now| *now) else {
         return;
     };
     let Some(target) = target else { return };
@@ -148,52 +184,103 @@ async fn carry(
     if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
         return;
     }
-    let (near_read, near_write) = near.into_split();
-    let (far_read, far_write) = far.into_split();
-    let refused = {
+    let (near_read, mut near_write) = near.into_split();
+    let (far_read, mut far_write) = far.into_split();
+    let broken = {
         let mut condition = condition.clone();
-        async move { condition.wait_for(|now| now.fault == Fault::Refused).await.is_ok() }
+        async move {
+            let ends = |now: &Condition| matches!(now.fault, Fault::Refused | Fault::HalfOpen);
+            condition.wait_for(ends).await.map_or(Fault::Refused, |now| now.fault)
+        }
     };
-    tokio::select! {
-        () = pump(near_read, far_write, Direction::Request, condition.clone()) => {}
-        () = pump(far_read, near_write, Direction::Answer, condition) => {}
-        _ = refused => {}
+    let requests = Pump { direction: Direction::Request, condition: condition.clone() };
+    let answers = Pump { direction: Direction::Answer, condition };
+    let end = tokio::select! {
+        end = requests.run(near_read, &mut far_write) => end,
+        end = answers.run(far_read, &mut near_write) => end,
+        fault = broken => if fault == Fault::HalfOpen { End::FarOnly } else { End::Both },
+    };
+    match end {
+        End::Both => {}
+        // Dropped, it would say a proper goodbye first.
+        End::Reset => near_write.forget(),
+        End::FarOnly => {
+            drop(far_write);
+            // What still comes is for nobody; only the near end, or the link's own, ends this.
+            let _ = near_write.as_ref().ready(tokio::io::Interest::ERROR).await;
+        }
     }
 }
 
-/// Carries bytes one way until either end closes.
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
+/// How a connection ends.
+enum End {
+    Both,
+    Reset,
+    FarOnly,
+}
+
+/// Carries bytes one way.
+struct Pump {
     direction: Direction,
-    mut condition: watch::Receiver<Condition>,
-) {
-    let (sender, mut receiver) = mpsc::channel::<(Duration, Vec<u8>)>(CHUNKS_IN_FLIGHT);
-    let delays = condition.clone();
-    let read = async move {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            let due = SystemClock.raw() + delays.borrow().delay;
-            if sender.send((due, buffer[..count].to_vec())).await.is_err() {
-                return;
+    condition: watch::Receiver<Condition>,
+}
+
+impl Pump {
+    /// Carries until either end closes, or the fault breaks the connection.
+    async fn run(self, mut from: OwnedReadHalf, to: &mut OwnedWriteHalf) -> End {
+        let (sender, receiver) = mpsc::channel::<(Duration, Vec<u8>)>(CHUNKS_IN_FLIGHT);
+        let condition = self.condition.clone();
+        let read = async move {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            while let Ok(count @ 1..) = from.read(&mut buffer).await {
+                let due = condition.borrow().due();
+                if sender.send((due, buffer[..count].to_vec())).await.is_err() {
+                    break;
+                }
+            }
+            // What was read before the end is still to be written.
+            drop(sender);
+            std::future::pending::<End>().await
+        };
+        tokio::select! {
+            end = read => end,
+            end = self.write(receiver, to) => end,
+        }
+    }
+
+    async fn write(
+        mut self,
+        mut chunks: mpsc::Receiver<(Duration, Vec<u8>)>,
+        to: &mut OwnedWriteHalf,
+    ) -> End {
+        let direction = self.direction;
+        while let Some((due, chunk)) = chunks.recv().await {
+            sleep(due.saturating_sub(SystemClock.raw())).await;
+            let passes = self.condition.wait_for(|now| now.passes(direction)).await;
+            let Ok(now) = passes.map(|now| *now) else { return End::Both };
+            if now.fault == Fault::ResetInAnswer && direction == Direction::Answer {
+                let cut = to.write_all(&chunk[..chunk.len() / 2]).await;
+                // Closed with nothing said, a socket that does not linger is reset.
+                let _ = cut.and_then(|()| to.as_ref().set_zero_linger());
+                return End::Reset;
+            }
+            if to.write_all(&chunk).await.is_err() {
+                return End::Both;
+            }
+            if let Some(rate) = now.bytes_per_second {
+                let bytes = u32::try_from(chunk.len()).expect("a chunk is small");
+                sleep(Duration::from_secs(1) * bytes / rate.get()).await;
             }
         }
-    };
-    let write = async move {
-        while let Some((due, chunk)) = receiver.recv().await {
-            let wait = due.saturating_sub(SystemClock.raw());
-            // Even a sleep of zero takes until the timer's next millisecond.
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
-            if condition.wait_for(|now| now.passes(direction)).await.is_err()
-                || to.write_all(&chunk).await.is_err()
-            {
-                return;
-            }
-        }
-    };
-    tokio::join!(read, write);
+        End::Both
+    }
+}
+
+/// Even a sleep of zero takes until the timer's next millisecond.
+async fn sleep(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
 }
 
 #[cfg(test)]
@@ -296,5 +383,71 @@ mod tests {
         let link = Link::start().await.expect("a free port");
         let mut stream = connect(&link).await;
         assert!(exchange(&mut stream, SOON).await.expect("in time").is_err());
+    }
+
+    #[tokio::test]
+    async fn held_requests_arrive_when_the_link_is_healed() {
+        let link = link_to_echo().await;
+        let mut stream = connect(&link).await;
+        assert!(exchange(&mut stream, SOON).await.expect("in time").is_ok());
+        link.fault(Fault::RequestsHeld);
+        assert!(exchange(&mut stream, A_WHILE).await.is_none());
+        link.fault(Fault::None);
+        let late = tokio::time::timeout(SOON, stream.read_u8()).await.expect("in time");
+        assert_eq!(late.expect("the answer"), b'x');
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_reset_in_its_middle() {
+        let link = link_to_echo().await;
+        let mut stream = connect(&link).await;
+        link.fault(Fault::ResetInAnswer);
+        stream.write_all(&[b'x'; 100]).await.expect("it is open");
+        let mut got = Vec::new();
+        let end = tokio::time::timeout(SOON, stream.read_to_end(&mut got)).await.expect("in time");
+        assert_eq!(end.expect_err("it breaks off").kind(), io::ErrorKind::ConnectionReset);
+        assert!(got.len() < 100, "the whole answer came");
+    }
+
+    #[tokio::test]
+    async fn a_half_open_connection_stays_dead_when_the_link_is_healed() {
+        let link = link_to_echo().await;
+        let mut old = connect(&link).await;
+        assert!(exchange(&mut old, SOON).await.expect("in time").is_ok());
+        link.fault(Fault::HalfOpen);
+        let mut new = connect(&link).await;
+        assert!(exchange(&mut old, A_WHILE).await.is_none());
+        assert!(exchange(&mut new, A_WHILE).await.is_none());
+        link.fault(Fault::None);
+        let late = tokio::time::timeout(SOON, new.read_u8()).await.expect("in time");
+        assert_eq!(late.expect("what was sent"), b'x');
+        assert!(exchange(&mut old, A_WHILE).await.is_none(), "it must not come back to life");
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_sent_again_later() {
+        let link = link_to_echo().await;
+        link.set(Condition { loss_percent: 100, ..Condition::default() });
+        let mut stream = connect(&link).await;
+        let begun = SystemClock.raw();
+        assert!(exchange(&mut stream, SOON).await.expect("in time").is_ok());
+        assert!(SystemClock.raw().saturating_sub(begun) >= RETRANSMISSION * 2);
+    }
+
+    #[tokio::test]
+    async fn a_narrow_link_takes_its_time() {
+        let link = link_to_echo().await;
+        let bytes_per_second = NonZeroU32::new(10_000);
+        link.set(Condition { bytes_per_second, ..Condition::default() });
+        let mut stream = connect(&link).await;
+        let begun = SystemClock.raw();
+        // The second exchange waits until the first is paid for, in each direction.
+        for _ in 0..2 {
+            stream.write_all(&[b'x'; 1000]).await.expect("it is open");
+            let mut got = [0; 1000];
+            let all = tokio::time::timeout(SOON, stream.read_exact(&mut got)).await;
+            all.expect("in time").expect("all of it");
+        }
+        assert!(SystemClock.raw().saturating_sub(begun) >= Duration::from_millis(100));
     }
 }
