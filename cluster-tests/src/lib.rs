@@ -14,15 +14,3 @@
 
 pub mod ask;
 pub mod binary;
-pub mod check;
-pub mod cluster;
-pub mod damage;
-pub mod history;
-pub mod load;
-#[cfg(feature = "peers")]
-pub mod peers;
-pub mod process;
-pub mod proxy;
-pub mod seed;
-pub mod trace;
-pub mod wait;
