@@ -18,11 +18,12 @@ use keyward::api::{ClusterStatus, routes};
 use keyward::client::Client;
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::binary;
 use crate::process::{Output, Process, Usage};
 use crate::proxy::{Condition, Fault, Link};
-use crate::wait::eventually;
+use crate::wait::{Stopwatch, eventually};
 
 /// A node's number, as in `--id`.
 pub type NodeId = u64;
@@ -37,6 +38,9 @@ pub const ELECTION: Duration = Duration::from_secs(15);
 /// How long a node may take to say how it is.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// How long a node may take that is asked in passing, among others.
+const GLANCE: Duration = Duration::from_millis(400);
+
 /// How a cluster is started.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -44,11 +48,13 @@ pub struct ClusterOptions {
     pub nodes: u64,
     /// Further arguments of `keyward serve`, for each node.
     pub arguments: Vec<String>,
+    /// The program; `None` is the one that [`binary::keyward`] finds.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, arguments: Vec::new() }
+        Self { nodes: 3, arguments: Vec::new(), program: None }
     }
 }
 
@@ -68,6 +74,18 @@ struct Node {
     runs: u32,
     /// Where clients reach it.
     clients: Link,
+    own: Own,
+}
+
+/// What one node has that the others have not.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The program, instead of the cluster's.
+    pub program: Option<PathBuf>,
+    /// Further arguments of `keyward serve`, behind the cluster's.
+    pub arguments: Vec<String>,
+    /// The data folder, instead of one below the cluster's folder.
+    pub data_dir: Option<PathBuf>,
 }
 
 /// A running cluster. Dropping it kills every node.
@@ -108,7 +126,7 @@ impl Cluster {
         let mut links = BTreeMap::new();
         for id in 1..=options.nodes {
             let clients = Link::start().await.expect("a free port");
-            nodes.insert(id, Node { process: None, runs: 0, clients });
+            nodes.insert(id, Node { process: None, runs: 0, clients, own: Own::default() });
             for to in 1..=options.nodes {
                 links.insert((id, to), Link::start().await.expect("a free port"));
             }
@@ -140,9 +158,15 @@ impl Cluster {
         self.folder.as_ref().expect("the folder lives as long as the cluster").path()
     }
 
+    /// What a node has of its own; it is used when the node is started next.
+    pub fn own(&mut self, id: NodeId) -> &mut Own {
+        &mut self.node_mut(id).own
+    }
+
     /// A node's data folder.
     pub fn data_dir(&self, id: NodeId) -> PathBuf {
-        self.folder().join(format!("node{id}"))
+        let own = self.nodes[&id].own.data_dir.clone();
+        own.unwrap_or_else(|| self.folder().join(format!("node{id}")))
     }
 
     /// The command that starts a node, on ports that the kernel chooses.
@@ -152,7 +176,9 @@ impl Cluster {
             .into_iter()
             .map(|to| format!("{to}={}", self.links[&(id, to)].address()))
             .collect();
-        let mut command = Command::new(binary::keyward());
+        let own = &self.nodes[&id].own;
+        let program = own.program.as_ref().or(self.options.program.as_ref());
+        let mut command = Command::new(program.map_or_else(|| binary::keyward(), PathBuf::as_path));
         command
             .current_dir(self.folder())
             .env_clear()
@@ -165,7 +191,8 @@ impl Cluster {
             .args(["--peer-listen", "127.0.0.1:0"])
             .args(["--members", &members.join(",")])
             .args(["--advertise-client", &self.endpoint(id)])
-            .args(&self.options.arguments);
+            .args(&self.options.arguments)
+            .args(&own.arguments);
         command
     }
 
@@ -208,10 +235,7 @@ impl Cluster {
             async move { found.ok_or("it has not announced its addresses") }
         })
         .await;
-        self.nodes[&id].clients.lead_to(Some(clients));
-        for from in self.ids() {
-            self.links[&(from, id)].lead_to(Some(peers));
-        }
+        self.lead_to(id, Some((clients, peers)));
     }
 
     /// Starts a node and waits until it listens.
@@ -278,13 +302,82 @@ impl Cluster {
         (status, process.output().logged())
     }
 
+    /// Waits until a node has ended, kills it if it has not in time, and forgets it; gives whether it
+    /// ended by itself.
+    ///
+    /// # Panics
+    /// If it was not started.
+    pub async fn end_node(&mut self, id: NodeId, within: Duration) -> bool {
+        let mut process = self.take_process(id);
+        process.end(within).await
+    }
+
+    /// Whether a node was started and not ended by this program since. It may have ended by itself.
+    pub fn runs(&self, id: NodeId) -> bool {
+        self.nodes[&id].process.is_some()
+    }
+
+    /// How a node ended by itself, if it did, and what it logged. It is forgotten with that.
+    pub fn take_ended(&mut self, id: NodeId) -> Option<(ExitStatus, String)> {
+        let status = self.node_mut(id).process.as_mut()?.ended()?;
+        let process = self.take_process(id);
+        Some((status, process.output().logged()))
+    }
+
+    /// Waits until a node that was started announces its addresses, and leads its links there.
+    ///
+    /// # Errors
+    /// If it ends instead, with how and its log; the node is forgotten then. If it does neither in
+    /// time.
+    ///
+    /// # Panics
+    /// If it was not started.
+    pub async fn try_listening(&mut self, id: NodeId, within: Duration) -> Result<(), String> {
+        let watch = Stopwatch::start();
+        loop {
+            let process = self.node_mut(id).process.as_mut().expect("the node was started");
+            if let Some((clients, peers)) = announced(&process.output().printed()) {
+                self.lead_to(id, Some((clients, peers)));
+                return Ok(());
+            }
+            if let Some((status, log)) = self.take_ended(id) {
+                return Err(format!("node {id} ended with {status}: {}", last_lines(&log)));
+            }
+            if watch.elapsed() > within {
+                return Err(format!("node {id} does not listen within {within:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Who says of itself that it leads, in the highest term; `None` if nobody does who answers at
+    /// once.
+    pub async fn believed_leader(&self) -> Option<NodeId> {
+        let mut asked = JoinSet::new();
+        for id in self.ids().into_iter().filter(|&id| self.runs(id)) {
+            let url = format!("{}{}", self.endpoint(id), routes::CLUSTER);
+            let request = self.http.get(url).timeout(GLANCE);
+            asked.spawn(async move {
+                let status: ClusterStatus = request.send().await.ok()?.json().await.ok()?;
+                (status.leader == Some(id)).then_some((status.term, id))
+            });
+        }
+        let leaders = asked.join_all().await.into_iter().flatten();
+        leaders.max().map(|(_, id)| id)
+    }
+
     /// Forgets a node that has ended; from now on its links lead nowhere.
     fn take_process(&mut self, id: NodeId) -> Process {
-        self.nodes[&id].clients.lead_to(None);
-        for from in self.ids() {
-            self.links[&(from, id)].lead_to(None);
-        }
+        self.lead_to(id, None);
         self.node_mut(id).process.take().expect("the node runs")
+    }
+
+    /// Sets where the links to a node end: where it listens for clients, then for peers.
+    fn lead_to(&self, id: NodeId, addresses: Option<(SocketAddr, SocketAddr)>) {
+        self.nodes[&id].clients.lead_to(addresses.map(|(clients, _)| clients));
+        for from in self.ids() {
+            self.links[&(from, id)].lead_to(addresses.map(|(_, peers)| peers));
+        }
     }
 
     /// Removes a node's data folder. The node must not run.
@@ -502,6 +595,13 @@ fn announced(printed: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (_, rest) = line.split_once("clients on http://")?;
     let (clients, peers) = rest.split_once(", peers on ")?;
     Some((clients.trim().parse().ok()?, peers.trim().parse().ok()?))
+}
+
+/// The end of a log, for a message.
+fn last_lines(log: &str) -> String {
+    const LINES: usize = 12;
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// Prints how each log ends, so that a failure in CI can be read from its output alone.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::eventually;
+use crate::wait::{Stopwatch, eventually};
 
 /// Where a process writes.
 #[derive(Clone, Debug)]
@@ -130,6 +130,23 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Waits until the process has ended, and kills it if it has not in time; gives whether it ended
+    /// by itself.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub async fn end(&mut self, within: Duration) -> bool {
+        let watch = Stopwatch::start();
+        while self.ended().is_none() {
+            if watch.elapsed() > within {
+                self.kill();
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 
     /// Waits until the process has ended by itself.

@@ -23,6 +23,12 @@ impl Stopwatch {
         Self(SystemClock.raw())
     }
 
+    /// One that starts this much later: until then no time has passed on it.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+
     /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         SystemClock.raw().saturating_sub(self.0)

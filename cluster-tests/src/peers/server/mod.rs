@@ -174,6 +174,32 @@ impl Servers {
         self.wait_ready().await;
     }
 
+    /// The process of a node, unless it was killed.
+    pub fn process(&mut self, index: usize) -> Option<&mut Process> {
+        self.nodes[index].process.as_mut()
+    }
+
+    /// Forgets a node's process, killing it if it still runs.
+    pub fn forget(&mut self, index: usize) {
+        self.nodes[index].process = None;
+    }
+
+    /// Starts a node that does not run, on its ports and its data, and waits until it serves.
+    ///
+    /// # Errors
+    /// If it does not in time, with its last word.
+    pub async fn start_again(&mut self, index: usize, within: Duration) -> Result<(), String> {
+        self.spawn(index);
+        let watch = crate::wait::Stopwatch::start();
+        loop {
+            let Err(last) = self.role(index).await else { return Ok(()) };
+            if watch.elapsed() > within {
+                return Err(last);
+            }
+            tokio::time::sleep(super::POLL).await;
+        }
+    }
+
     /// The index of the node that leads; 0 if the service has no leader.
     ///
     /// # Panics
