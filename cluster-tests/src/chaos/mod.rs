@@ -1,0 +1,26 @@
+//! The chaos harness: real processes, real load, faults from a seed, and a verdict.
+//!
+//! `keyward-chaos` is its program; `docs/chaos.md` tells how it is used, on Keyward and on anything
+//! else. One module per noun: [`workload`] is what clients do and [`register`] what their locks
+//! guard; [`service`] is how they ask, with every call written down; [`fault`] names what can be done
+//! to nodes, [`plan`] draws when, [`nemesis`] does it to a [`victim`]; [`progress`] counts; [`run`]
+//! puts them together and judges.
+//!
+//! Invariants: a run that did not do what it planned, or achieved too little, is an error of the
+//! harness and never a pass; every fault is in the history with its outcome; nothing is judged here
+//! that a check of the history can judge.
+
+pub mod fault;
+mod live;
+pub mod nemesis;
+mod observe;
+#[cfg(feature = "peers")]
+pub mod peer;
+pub mod plan;
+pub mod progress;
+pub mod register;
+pub mod run;
+pub mod service;
+pub mod summary;
+pub mod victim;
+pub mod workload;

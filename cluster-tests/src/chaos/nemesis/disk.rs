@@ -1,0 +1,110 @@
+//! What is done to disks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::{Attempt, Nemesis, Undo, any, millis};
+use crate::chaos::fault::Fault;
+use crate::chaos::victim::Victim;
+use crate::cluster::{Cluster, NodeId};
+use crate::powercut::{Disk, Kept, Refuses, Trouble};
+
+/// The disks that forget, one for each node. Without any, the nodes' folders are on the machine's.
+#[derive(Debug, Default)]
+pub struct Disks {
+    mounted: BTreeMap<NodeId, Disk>,
+    /// Where they are mounted; removed behind them.
+    folder: Option<TempDir>,
+}
+
+impl Disks {
+    /// Mounts one for each node of a cluster that was not started yet, and moves its folder there.
+    ///
+    /// # Errors
+    /// If one cannot be mounted.
+    pub fn mount(cluster: &mut Cluster) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("keyward-disks-").tempdir()?;
+        let mut mounted = BTreeMap::new();
+        for id in cluster.ids() {
+            let disk = Disk::mount(&folder.path().join(format!("node{id}")))?;
+            cluster.own(id).data_dir = Some(disk.folder().join("data"));
+            mounted.insert(id, disk);
+        }
+        Ok(Self { mounted, folder: Some(folder) })
+    }
+
+    /// The disk of a node.
+    pub fn of(&self, id: NodeId) -> Option<&Disk> {
+        self.mounted.get(&id)
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        self.mounted.clear();
+        self.folder.take();
+    }
+}
+
+const NO_DISK: &str = "the folders of these nodes are not on disks of the harness";
+
+impl<V: Victim> Nemesis<V> {
+    /// First nothing is acknowledged any more, then the nodes are ended, then the disks forget.
+    pub(super) async fn cut_power(&mut self, nodes: &[NodeId], kept: Kept) -> Attempt {
+        if nodes.iter().any(|&id| self.disks.of(id).is_none()) {
+            return Attempt::Skipped(String::from(NO_DISK));
+        }
+        for disk in nodes.iter().filter_map(|&id| self.disks.of(id)) {
+            disk.power_off();
+        }
+        for &id in nodes {
+            self.victim.signal(id, Signal::KILL);
+        }
+        for &id in nodes {
+            self.victim.wait_end(id).await;
+            self.done.power_cuts += 1;
+        }
+        for disk in nodes.iter().filter_map(|&id| self.disks.of(id)) {
+            disk.power_on(kept);
+        }
+        Attempt::Installed(Undo::Start(nodes.to_vec()))
+    }
+
+    /// A node may end by itself on a disk that fails: it must not go on as if nothing had happened.
+    pub(super) fn spoil_disk(&mut self, id: NodeId, fault: Fault, random: &mut StdRng) -> Attempt {
+        let Some(disk) = self.disks.of(id) else {
+            return Attempt::Skipped(String::from(NO_DISK));
+        };
+        let refusing = |refuses| Trouble { refuses, ..Trouble::default() };
+        let trouble = if fault == Fault::SlowDisk {
+            let range = if random.random_ratio(1, 4) { 500..5000 } else { 50..500 };
+            Trouble { slow: millis(random, range), ..Trouble::default() }
+        } else if fault == Fault::DiskFull {
+            refusing(Refuses::Space)
+        } else {
+            refusing(any(random, &[Refuses::Writes, Refuses::Syncs]))
+        };
+        disk.set(trouble);
+        if trouble.refuses != Refuses::Nothing {
+            self.excused.insert(id);
+        }
+        Attempt::Installed(Undo::Disk(id))
+    }
+
+    pub(super) async fn mend_disk(&mut self, id: NodeId) {
+        if let Some(disk) = self.disks.of(id) {
+            disk.set(Trouble::default());
+        }
+        // It may still be about to end of what failed a moment ago.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.note_ended();
+        self.excused.remove(&id);
+        self.start(&[id], "its disk is well again").await;
+    }
+}

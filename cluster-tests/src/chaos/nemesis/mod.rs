@@ -1,0 +1,388 @@
+//! Does what a plan says to the nodes of a run, and takes it back.
+//!
+//! Every fault is written into the history with its beginning, its end and its outcome: installed,
+//! skipped (with the reason) or indeterminate. Which of several nodes a role meant is decided when
+//! the fault begins, and written down, too.
+//!
+//! What the nemesis itself sees and no check of a history can (a node that does not start again, one
+//! that serves although it may not, one that ended by itself) is a [`Nemesis::findings`]. `network`
+//! knows what is done to links, `disk` what to disks, `node` what to a node's folder or program.
+
+mod disk;
+mod network;
+mod node;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use super::plan::{Planned, Whom};
+use super::progress::Progress;
+use super::victim::Victim;
+use crate::cluster::NodeId;
+use crate::history::{OpenFault, Recorder};
+use crate::powercut::Kept;
+use crate::wait::Stopwatch;
+
+pub use disk::Disks;
+
+/// How long a fault that comes behind an acknowledgement waits for one.
+const ACKNOWLEDGED: Duration = Duration::from_secs(2);
+
+/// How long a fault that is aimed at the leader waits until somebody leads.
+const LED: Duration = Duration::from_secs(4);
+
+/// What was done, in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// Faults that came about.
+    pub installed: u64,
+    /// Faults that were not tried.
+    pub skipped: u64,
+    /// Faults of which nobody knows.
+    pub indeterminate: u64,
+    /// Processes that were killed (`-9`).
+    pub kills: u64,
+    /// Those among them that led.
+    pub leader_kills: u64,
+    /// Nodes that lost what they had not synced.
+    pub power_cuts: u64,
+}
+
+/// Executes plans.
+#[derive(Debug)]
+pub struct Nemesis<V> {
+    /// Before the disks: whoever uses one is ended before it is unmounted.
+    victim: V,
+    disks: Disks,
+    other_program: Option<PathBuf>,
+    /// Nodes that may end by themselves: their disk is broken.
+    excused: BTreeSet<NodeId>,
+    recorder: Recorder,
+    progress: Progress,
+    active: Vec<Active>,
+    done: Done,
+    findings: Vec<String>,
+}
+
+/// A fault that was installed and is to be taken back.
+#[derive(Debug)]
+struct Active {
+    until: Duration,
+    undo: Undo,
+    open: OpenFault,
+}
+
+/// How a fault is taken back.
+#[derive(Debug)]
+enum Undo {
+    Start(Vec<NodeId>),
+    Continue(Vec<NodeId>),
+    HealLinks,
+    /// The node's own folder again, from where it was put aside.
+    Folder(NodeId),
+    /// A disk without trouble.
+    Disk(NodeId),
+    /// The first program again.
+    Downgrade(Vec<NodeId>),
+}
+
+/// What became of an attempt to install a fault.
+enum Attempt {
+    Installed(Undo),
+    Skipped(String),
+    Indeterminate(Undo, String),
+}
+
+impl<V: Victim> Nemesis<V> {
+    /// Does nothing yet.
+    pub fn new(victim: V, recorder: Recorder, progress: Progress) -> Self {
+        Self {
+            victim,
+            disks: Disks::default(),
+            other_program: None,
+            excused: BTreeSet::new(),
+            recorder,
+            progress,
+            active: Vec::new(),
+            done: Done::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// With the disks that the nodes' folders are on.
+    #[must_use]
+    pub fn with_disks(mut self, disks: Disks) -> Self {
+        self.disks = disks;
+        self
+    }
+
+    /// With a program that nodes can be upgraded to.
+    #[must_use]
+    pub fn with_other_program(mut self, program: Option<PathBuf>) -> Self {
+        self.other_program = program;
+        self
+    }
+
+    /// The nodes.
+    pub fn victim(&mut self) -> &mut V {
+        &mut self.victim
+    }
+
+    /// What was done so far.
+    pub fn done(&self) -> Done {
+        self.done
+    }
+
+    /// What was wrong with the nodes beyond what the history tells.
+    pub fn findings(&self) -> &[String] {
+        &self.findings
+    }
+
+    /// Executes a plan from its beginning to its end, and leaves nothing installed.
+    pub async fn execute(&mut self, plan: &[Planned], told: impl Fn(String) + Sync) {
+        let watch = Stopwatch::start();
+        let mut next = 0;
+        while next < plan.len() || !self.active.is_empty() {
+            let now = watch.elapsed();
+            let due = self.active.iter().position(|active| active.until <= now);
+            if let Some(place) = due {
+                let active = self.active.remove(place);
+                self.take_back(active).await;
+            } else if plan.get(next).is_some_and(|planned| planned.at <= now) {
+                let planned = plan[next];
+                next += 1;
+                let words = self.install(planned, &watch).await;
+                told(words);
+            } else {
+                self.note_ended();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        self.note_ended();
+    }
+
+    /// Takes everything back that is installed, and starts every node that does not run.
+    pub async fn heal(&mut self) {
+        while let Some(active) = self.active.pop() {
+            self.take_back(active).await;
+        }
+        self.note_ended();
+        let all = self.victim.ids();
+        self.start(&all, "healing").await;
+    }
+
+    /// Installs one fault; gives what was done, in words.
+    async fn install(&mut self, planned: Planned, watch: &Stopwatch) -> String {
+        let nodes = self.resolve(planned.whom).await;
+        let target = words(&nodes);
+        let mut behind = "";
+        if let Some(soon) = planned.behind_answer {
+            let answered = self.progress.acknowledgement(ACKNOWLEDGED).await;
+            behind = if answered { ", behind an answer" } else { ", no answer came before" };
+            tokio::time::sleep(soon).await;
+        }
+        let leader = if planned.fault == Fault::Kill { self.victim.leader().await } else { None };
+        let name = planned.fault.name();
+        let mut open = self.recorder.begin_fault(name, target.clone());
+        let mut random = StdRng::seed_from_u64(planned.seed);
+        let attempt = self.attempt(planned, &nodes, &mut random).await;
+        let (undo, how) = match attempt {
+            Attempt::Installed(undo) => {
+                open.installed();
+                self.done.installed += 1;
+                self.done.leader_kills += u64::from(leader.is_some_and(|id| nodes.contains(&id)));
+                (undo, String::new())
+            }
+            Attempt::Indeterminate(undo, why) => {
+                open.indeterminate(why.clone());
+                self.done.indeterminate += 1;
+                (undo, format!(" (indeterminate: {why})"))
+            }
+            Attempt::Skipped(why) => {
+                open.skipped(why.clone());
+                open.end();
+                self.done.skipped += 1;
+                return format!("{name} of {target} skipped: {why}");
+            }
+        };
+        self.active.push(Active { until: watch.elapsed() + planned.lasts, undo, open });
+        format!("{name} of {target} for {:.1} s{behind}{how}", planned.lasts.as_secs_f64())
+    }
+
+    async fn attempt(
+        &mut self,
+        planned: Planned,
+        nodes: &[NodeId],
+        random: &mut StdRng,
+    ) -> Attempt {
+        if nodes.is_empty() {
+            return Attempt::Skipped(String::from("no node runs"));
+        }
+        match planned.fault {
+            Fault::Kill | Fault::KillMany => self.kill(nodes).await,
+            Fault::Pause => self.signal_all(nodes, Signal::STOP, Undo::Continue(nodes.to_vec())),
+            Fault::Restart | Fault::LeaderChange => self.stop(nodes).await,
+            Fault::Wipe => self.wipe(nodes[0]).await,
+            Fault::Partition
+            | Fault::OneWay
+            | Fault::Ring
+            | Fault::Delay
+            | Fault::Loss
+            | Fault::Throttle
+            | Fault::Reset
+            | Fault::HalfOpen => match self.victim.cluster() {
+                Some(cluster) => network::install(cluster, planned.fault, nodes, random),
+                None => Attempt::Skipped(String::from("there are no links between these nodes")),
+            },
+            Fault::Upgrade => self.upgrade(nodes).await,
+            Fault::BitFlip => self.damage(nodes[0], random).await,
+            Fault::PowerCut => self.cut_power(nodes, Kept::Nothing).await,
+            Fault::TornWrite => self.cut_power(nodes, Kept::SomeSectors(planned.seed)).await,
+            Fault::SlowDisk | Fault::DiskError | Fault::DiskFull => {
+                self.spoil_disk(nodes[0], planned.fault, random)
+            }
+        }
+    }
+
+    /// The nodes that are meant, as they are now; only such as run.
+    async fn resolve(&mut self, whom: Whom) -> Vec<NodeId> {
+        let mut running = self.victim.ids();
+        let all = running.len();
+        running.retain(|&id| self.victim.runs(id));
+        let any = |number: u64, among: &[NodeId]| {
+            let count = u64::try_from(among.len()).unwrap_or(u64::MAX).max(1);
+            among.iter().copied().nth(usize::try_from(number % count).unwrap_or(0))
+        };
+        match whom {
+            Whom::All => running,
+            Whom::Node(number) => any(number, &running).into_iter().collect(),
+            Whom::Leader => match self.wait_leader().await {
+                Some(leader) => vec![leader],
+                None => running.into_iter().take(1).collect(),
+            },
+            Whom::Follower(number) => {
+                let leader = self.wait_leader().await;
+                let others: Vec<NodeId> =
+                    running.into_iter().filter(|&id| Some(id) != leader).collect();
+                any(number, &others).into_iter().collect()
+            }
+            Whom::Minority => running.into_iter().take((all - 1) / 2).collect(),
+            Whom::Majority => running.into_iter().rev().take(all / 2 + 1).collect(),
+        }
+    }
+
+    async fn wait_leader(&mut self) -> Option<NodeId> {
+        let watch = Stopwatch::start();
+        loop {
+            let leader = self.victim.leader().await;
+            if leader.is_some() || watch.elapsed() > LED {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// All are signalled before any is waited for.
+    async fn kill(&mut self, nodes: &[NodeId]) -> Attempt {
+        let attempt = self.signal_all(nodes, Signal::KILL, Undo::Start(nodes.to_vec()));
+        for &id in nodes {
+            self.victim.wait_end(id).await;
+            self.done.kills += 1;
+        }
+        attempt
+    }
+
+    async fn stop(&mut self, nodes: &[NodeId]) -> Attempt {
+        let undo = || Undo::Start(nodes.to_vec());
+        let attempt = self.signal_all(nodes, Signal::TERM, undo());
+        for &id in nodes {
+            if !self.victim.wait_end(id).await {
+                let why = format!("node {id} did not stop and was killed");
+                return Attempt::Indeterminate(undo(), why);
+            }
+        }
+        attempt
+    }
+
+    fn signal_all(&mut self, nodes: &[NodeId], signal: Signal, undo: Undo) -> Attempt {
+        for &id in nodes {
+            self.victim.signal(id, signal);
+        }
+        Attempt::Installed(undo)
+    }
+
+    async fn take_back(&mut self, active: Active) {
+        let Active { undo, open, .. } = active;
+        match undo {
+            Undo::Start(nodes) => self.start(&nodes, "it had been stopped").await,
+            Undo::Continue(nodes) => {
+                for id in nodes {
+                    if self.victim.runs(id) {
+                        self.victim.signal(id, Signal::CONT);
+                    }
+                }
+            }
+            Undo::HealLinks => {
+                if let Some(cluster) = self.victim.cluster() {
+                    cluster.heal();
+                }
+            }
+            Undo::Folder(id) => self.give_back_folder(id).await,
+            Undo::Disk(id) => self.mend_disk(id).await,
+            Undo::Downgrade(nodes) => self.downgrade(&nodes).await,
+        }
+        open.end();
+    }
+
+    /// A node that does not start again is found out here: no fault excuses it.
+    async fn start(&mut self, nodes: &[NodeId], after: &str) {
+        for &id in nodes {
+            if !self.victim.runs(id)
+                && let Err(why) = self.victim.start(id).await
+            {
+                self.find(format!("node {id} does not start ({after}): {why}"));
+            }
+        }
+    }
+
+    /// Notes every node that ended although nobody ended it.
+    fn note_ended(&mut self) {
+        for (id, how) in self.victim.ended() {
+            if !self.excused.contains(&id) {
+                self.find(format!("node {id} ended by itself: {how}"));
+            }
+        }
+    }
+
+    fn find(&mut self, what: String) {
+        self.recorder.event("finding", what.clone());
+        self.findings.push(what);
+    }
+}
+
+fn words(nodes: &[NodeId]) -> String {
+    let numbers: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    match numbers.as_slice() {
+        [] => String::from("nobody"),
+        [one] => format!("node {one}"),
+        _ => format!("nodes {}", numbers.join(" ")),
+    }
+}
+
+/// Any of these, by chance.
+fn any<T: Copy>(random: &mut StdRng, of: &[T]) -> T {
+    *of.choose(random).expect("there is one")
+}
+
+/// A number of milliseconds.
+fn millis(random: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(random.random_range(range))
+}

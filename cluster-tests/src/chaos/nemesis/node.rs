@@ -1,0 +1,171 @@
+//! What is done to one node's folder or program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rustix::process::Signal;
+
+use super::{Attempt, Nemesis, Undo};
+use crate::chaos::victim::Victim;
+use crate::cluster::{Cluster, NodeId};
+use crate::damage;
+use crate::wait::Stopwatch;
+
+/// How long a node without its folder is watched.
+const WATCHED: Duration = Duration::from_secs(5);
+
+impl<V: Victim> Nemesis<V> {
+    /// Kills a node, puts its folder aside and starts it with none. It may not serve: whoever
+    /// forgot its vote would vote twice.
+    pub(super) async fn wipe(&mut self, id: NodeId) -> Attempt {
+        if self.victim.cluster().is_none() {
+            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
+        }
+        self.victim.signal(id, Signal::KILL);
+        self.victim.wait_end(id).await;
+        self.done.kills += 1;
+        let Some(cluster) = self.victim.cluster() else {
+            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
+        };
+        if let Err(error) = fs::rename(cluster.data_dir(id), aside(cluster, id)) {
+            return Attempt::Indeterminate(Undo::Start(vec![id]), error.to_string());
+        }
+        // A node that ends at once has refused; one that listens is watched.
+        if self.victim.start(id).await.is_ok() {
+            self.watch_wiped(id).await;
+        }
+        Attempt::Installed(Undo::Folder(id))
+    }
+
+    async fn watch_wiped(&mut self, id: NodeId) {
+        let watch = Stopwatch::start();
+        while watch.elapsed() < WATCHED {
+            let Some(cluster) = self.victim.cluster() else { return };
+            if cluster.readiness(id).await.is_ok() {
+                self.find(format!("node {id} serves although it has lost its folder"));
+                return;
+            }
+            if let Some(cluster) = self.victim.cluster()
+                && cluster.take_ended(id).is_some()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Ends a node that has the wrong folder, gives it back its own, and starts it.
+    pub(super) async fn give_back_folder(&mut self, id: NodeId) {
+        if self.victim.runs(id) {
+            self.victim.signal(id, Signal::KILL);
+            self.victim.wait_end(id).await;
+        }
+        let Some(cluster) = self.victim.cluster() else { return };
+        let (own, aside) = (cluster.data_dir(id), aside(cluster, id));
+        // There is none if the node refused before it made one.
+        let _ = fs::remove_dir_all(&own);
+        if let Err(error) = fs::rename(&aside, &own) {
+            self.find(format!("the harness lost the folder of node {id}: {error}"));
+        }
+        self.start(&[id], "it has its folder back").await;
+    }
+}
+
+impl<V: Victim> Nemesis<V> {
+    /// One node after the other is stopped and goes on with the other program.
+    pub(super) async fn upgrade(&mut self, nodes: &[NodeId]) -> Attempt {
+        let Some(program) = self.other_program.clone() else {
+            return Attempt::Skipped(String::from("there is no second program"));
+        };
+        self.roll(nodes, Some(&program)).await;
+        Attempt::Installed(Undo::Downgrade(nodes.to_vec()))
+    }
+
+    pub(super) async fn downgrade(&mut self, nodes: &[NodeId]) {
+        self.roll(nodes, None).await;
+    }
+
+    async fn roll(&mut self, nodes: &[NodeId], program: Option<&PathBuf>) {
+        for &id in nodes {
+            if self.victim.runs(id) {
+                self.victim.signal(id, Signal::TERM);
+                self.victim.wait_end(id).await;
+            }
+            if let Some(cluster) = self.victim.cluster() {
+                cluster.own(id).program = program.cloned();
+            }
+            self.start(&[id], "it has another program").await;
+        }
+    }
+
+    /// Kills a node, keeps a copy of its folder, flips bytes in one of its files, and starts it. It
+    /// must refuse to, or rebuild what it lost.
+    pub(super) async fn damage(&mut self, id: NodeId, random: &mut StdRng) -> Attempt {
+        if self.victim.cluster().is_none() {
+            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
+        }
+        self.victim.signal(id, Signal::KILL);
+        self.victim.wait_end(id).await;
+        self.done.kills += 1;
+        let Some(cluster) = self.victim.cluster() else {
+            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
+        };
+        let (own, aside) = (cluster.data_dir(id), aside(cluster, id));
+        if let Err(error) = damage::copy_folder(&own, &aside) {
+            return Attempt::Indeterminate(Undo::Start(vec![id]), error.to_string());
+        }
+        let Some(what) = spoil(&own, random) else {
+            return Attempt::Indeterminate(Undo::Folder(id), String::from("no file has content"));
+        };
+        self.recorder.event("damage", format!("node {id}: {what}"));
+        // Either answer is right; that its state is right too is seen at the end.
+        if self.victim.start(id).await.is_err() {
+            return Attempt::Installed(Undo::Folder(id));
+        }
+        let watch = Stopwatch::start();
+        while watch.elapsed() < WATCHED {
+            let Some(cluster) = self.victim.cluster() else { break };
+            if cluster.take_ended(id).is_some() {
+                return Attempt::Installed(Undo::Folder(id));
+            }
+            if cluster.readiness(id).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if let Some(cluster) = self.victim.cluster() {
+            let aside = self::aside(cluster, id);
+            // The next damage copies anew.
+            let _ = fs::remove_dir_all(aside);
+        }
+        Attempt::Installed(Undo::Start(vec![id]))
+    }
+}
+
+/// Flips a byte of a file: of the checkpoint, of a snapshot, or of the older half of the log. The
+/// newest batch of a log cannot be told from one that was torn, so it is left alone.
+fn spoil(folder: &Path, random: &mut StdRng) -> Option<String> {
+    let wanted = |path: &str| {
+        ["checkpoint/", "snapshots/", "log/segment-"].iter().any(|at| path.starts_with(at))
+    };
+    let files: Vec<(PathBuf, u64)> = damage::files(folder, wanted)
+        .into_iter()
+        .map(|path| {
+            let end = damage::content_end(&path);
+            (path, end)
+        })
+        .filter(|&(_, end)| end >= 64)
+        .collect();
+    let (path, end) = files.choose(random)?;
+    let offset = random.random_range(0..end / 2);
+    damage::flip(path, offset, 1);
+    Some(format!("{} at {offset}", path.strip_prefix(folder).unwrap_or(path).display()))
+}
+
+fn aside(cluster: &Cluster, id: NodeId) -> PathBuf {
+    cluster.folder().join(format!("aside{id}"))
+}

@@ -1,0 +1,127 @@
+//! What a lock guards in the workloads: a register of the harness's own, one for each lock.
+//!
+//! A register that is *guarded* remembers the largest token that it was shown, by reads and by
+//! writes, and refuses smaller ones. Without tokens it takes every write, as a file or a bucket
+//! does. It never fails, is never slow and knows nothing of the service: what goes wrong on it is
+//! the holders' doing, or the lock's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// All registers of a run. Clones are the same registers.
+#[derive(Clone, Debug, Default)]
+pub struct Registers {
+    all: Arc<Mutex<HashMap<String, Register>>>,
+}
+
+/// A smaller token than one that was shown before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stale;
+
+/// What the registers have seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Writes that were accepted.
+    pub written: u64,
+    /// Reads and writes that were refused for their token.
+    pub refused: u64,
+    /// Writes that were accepted although the version they were computed from was no longer the
+    /// newest: each lost another's update.
+    pub lost: u64,
+}
+
+#[derive(Debug, Default)]
+struct Register {
+    version: u64,
+    largest: u64,
+    tally: Tally,
+}
+
+impl Register {
+    fn admit(&mut self, token: Option<u64>) -> Result<(), Stale> {
+        let Some(token) = token else { return Ok(()) };
+        if token < self.largest {
+            self.tally.refused += 1;
+            return Err(Stale);
+        }
+        self.largest = token;
+        Ok(())
+    }
+}
+
+impl Registers {
+    /// The version of a register; 0 if it is new.
+    ///
+    /// # Errors
+    /// If the token is smaller than one that was shown before.
+    pub fn read(&self, name: &str, token: Option<u64>) -> Result<u64, Stale> {
+        let mut all = self.lock();
+        let register = entry(&mut all, name);
+        register.admit(token)?;
+        Ok(register.version)
+    }
+
+    /// Replaces what was computed from the version `based_on`; gives the new version, which is one
+    /// more than the newest before.
+    ///
+    /// # Errors
+    /// If the token is smaller than one that was shown before.
+    pub fn write(&self, name: &str, token: Option<u64>, based_on: u64) -> Result<u64, Stale> {
+        let mut all = self.lock();
+        let register = entry(&mut all, name);
+        register.admit(token)?;
+        register.tally.written += 1;
+        register.tally.lost += u64::from(register.version != based_on);
+        register.version += 1;
+        Ok(register.version)
+    }
+
+    /// What all registers together have seen.
+    pub fn tally(&self) -> Tally {
+        self.lock().values().fold(Tally::default(), |sum, register| Tally {
+            written: sum.written + register.tally.written,
+            refused: sum.refused + register.tally.refused,
+            lost: sum.lost + register.tally.lost,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Register>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<'a>(all: &'a mut HashMap<String, Register>, name: &str) -> &'a mut Register {
+    if !all.contains_key(name) {
+        all.insert(name.to_owned(), Register::default());
+    }
+    all.get_mut(name).expect("it was just put there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guarded_register_refuses_whoever_comes_after_a_later_holder() {
+        let registers = Registers::default();
+        let old = registers.read("a", Some(1)).expect("the first holder");
+        let new = registers.read("a", Some(2)).expect("a later holder");
+        assert_eq!(registers.write("a", Some(1), old), Err(Stale));
+        assert_eq!(registers.read("a", Some(1)), Err(Stale));
+        assert_eq!(registers.write("a", Some(2), new), Ok(1));
+        assert_eq!(registers.read("b", Some(1)), Ok(0), "another register knows nothing of it");
+        assert_eq!(registers.tally(), Tally { written: 1, refused: 2, lost: 0 });
+    }
+
+    #[test]
+    fn without_tokens_the_second_of_two_writers_loses_the_first_ones_update() {
+        let registers = Registers::default();
+        let one = registers.read("a", None).expect("nothing is refused");
+        let other = registers.read("a", None).expect("nothing is refused");
+        assert_eq!(registers.write("a", None, one), Ok(1));
+        assert_eq!(registers.write("a", None, other), Ok(2));
+        assert_eq!(registers.tally(), Tally { written: 2, refused: 0, lost: 1 });
+    }
+}

@@ -1,0 +1,375 @@
+//! One run: nodes, clients, faults, healing, judgement.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyward::api::{ClusterStatus, routes};
+use tokio::task::JoinHandle;
+
+use super::fault::{Fault, Needs};
+use super::live::Live;
+use super::nemesis::{Disks, Nemesis};
+use super::observe;
+use super::plan::{self, Frame, Planned};
+use super::progress::Progress;
+use super::register::Registers;
+use super::service::{Keyward, Subject};
+use super::summary::{Quantiles, Summary, Verdict};
+use super::victim::Victim;
+use super::workload::{Crew, Shared, Size, Workload};
+use crate::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::history::{Header, PlannedFault, Recorder};
+use crate::powercut::Disk;
+use crate::wait::Stopwatch;
+
+/// Within how long of the last fault's end a fresh lock must be had.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// How long clients go on after the service is alive again.
+const AFTERWARDS: Duration = Duration::from_millis(500);
+
+/// How long the first acknowledgement may take.
+const FIRST: Duration = Duration::from_secs(30);
+
+/// How often it is looked who leads.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed of every choice.
+    pub seed: u64,
+    /// The command that repeats the run.
+    pub command: String,
+    /// How long faults begin.
+    pub duration: Duration,
+    /// The faults; none is a run in peace.
+    pub faults: Vec<Fault>,
+    /// The mean time between two faults of one lane.
+    pub every: Duration,
+    /// What clients do.
+    pub workloads: Vec<Workload>,
+    /// How much of it.
+    pub size: Size,
+    /// ρ as the service was told, in parts per million.
+    pub rho_ppm: u32,
+    /// Where the history is written.
+    pub history: PathBuf,
+    /// Where the report is written, if anywhere.
+    pub report: Option<PathBuf>,
+    /// Whether nothing is shown meanwhile.
+    pub quiet: bool,
+}
+
+/// How a cluster of Keyward is started.
+#[derive(Clone, Debug)]
+pub struct Nodes {
+    /// How many.
+    pub count: u64,
+    /// The program.
+    pub program: PathBuf,
+    /// The program that nodes are upgraded to.
+    pub other_program: Option<PathBuf>,
+    /// Further arguments of `keyward serve`.
+    pub arguments: Vec<String>,
+    /// The rate of each node's clock beside real time, in parts per million, from node 1 on.
+    pub clock_rates: Vec<i64>,
+}
+
+/// The run could not be begun, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file cannot be written or read.
+    #[error("{what}: {path}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nothing can be shown here.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+/// Runs Keyward's own nodes.
+///
+/// # Errors
+/// If the run cannot be begun.
+pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunError> {
+    let arguments = nodes.arguments.clone();
+    let program = Some(nodes.program.clone());
+    let service = format!("Keyward, {} nodes", nodes.count);
+    let run = Run::new(options, service, true, nodes.count)?;
+    let mut cluster =
+        Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program }).await;
+    for (id, rate) in (1..).zip(&nodes.clock_rates) {
+        cluster.own(id).arguments = vec![format!("--debug-clock-rate={rate}")];
+    }
+    let disks = run.disks(&mut cluster)?;
+    cluster.start_all().await;
+    let endpoints = cluster.endpoints();
+    let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
+    let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
+    let subject = Keyward { endpoints, recorder: recorder.clone(), progress: progress.clone() };
+    let mut nemesis = Nemesis::new(cluster, recorder, progress)
+        .with_disks(disks)
+        .with_other_program(nodes.other_program.clone());
+    let took = run.work(&subject, &mut nemesis).await;
+    let changes = watch.stop();
+    if nemesis.findings().is_empty() {
+        observe::nodes(nemesis.victim(), &run.recorder).await.map_err(RunError::Impossible)?;
+    }
+    run.judge(&nemesis, took, changes)
+}
+
+/// Runs three nodes of another product, through its adapter.
+///
+/// # Errors
+/// If the run cannot be begun.
+#[cfg(feature = "peers")]
+pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary, RunError> {
+    use super::peer::Peer;
+    use super::service::Watched;
+    use crate::peers::etcd::{Etcd, LeaseOf, Manner};
+    use crate::peers::redis::Redis;
+    use crate::peers::server::Servers;
+
+    let only = [Fault::Kill, Fault::KillMany, Fault::Pause, Fault::Restart, Fault::LeaderChange];
+    if let Some(fault) = options.faults.iter().find(|fault| !only.contains(fault)) {
+        let known = only.map(Fault::name).join(", ");
+        let why = format!("{fault} cannot be done to {peer} here; these can: {known}");
+        return Err(RunError::Impossible(why));
+    }
+    let run = Run::new(options, peer.to_string(), false, 0)?;
+    let servers = Servers::start(peer.kind(), &std::env::temp_dir()).await;
+    let servers = servers.map_err(RunError::Impossible)?;
+    let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
+    let endpoints = servers.endpoints();
+    let mut nemesis = Nemesis::new(servers, recorder.clone(), progress.clone());
+    let took = match peer {
+        Peer::Etcd => {
+            let etcd = Etcd::new(endpoints, Manner::Transaction, LeaseOf::TheLock);
+            run.work(&Watched::new(etcd, recorder, progress), &mut nemesis).await
+        }
+        Peer::Redis => {
+            let redis = Redis::new(endpoints.into_iter().take(1).collect());
+            run.work(&Watched::new(redis, recorder, progress), &mut nemesis).await
+        }
+        Peer::Redlock => {
+            let redis = Redis::new(endpoints);
+            run.work(&Watched::new(redis, recorder, progress), &mut nemesis).await
+        }
+    };
+    run.judge(&nemesis, took, 0)
+}
+
+/// What all runs have in common.
+struct Run<'a> {
+    options: &'a Options,
+    plan: Vec<Planned>,
+    service: String,
+    recorder: Recorder,
+    progress: Progress,
+    registers: Registers,
+    live: Live,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        options: &'a Options,
+        service: String,
+        witnessed: bool,
+        observed_nodes: u64,
+    ) -> Result<Self, RunError> {
+        let frame = Frame {
+            faults: options.faults.clone(),
+            duration: options.duration,
+            lease: options.size.lease,
+            election: Duration::from_secs(1),
+            every: options.every,
+        };
+        let plan = plan::draw(options.seed, &frame);
+        if let Some(missing) =
+            options.faults.iter().find(|&&fault| plan.iter().all(|one| one.fault != fault))
+        {
+            let why = format!(
+                "{:?} is too short for a {missing}: give a longer --duration or a shorter --every",
+                options.duration
+            );
+            return Err(RunError::Impossible(why));
+        }
+        let mut header = Header::new(options.seed, options.command.clone(), service.clone());
+        header.clocks.rho_ppm = options.rho_ppm;
+        header.plan.faults = planned(&plan);
+        header.plan.min_successes = 2 * options.duration.as_secs().max(10);
+        header.plan.alive_within_ms = 10_000;
+        header.plan.witnessed = witnessed;
+        header.plan.observed_nodes = observed_nodes;
+        let path = &options.history;
+        let file = |source| RunError::File {
+            what: "cannot write the history",
+            path: path.clone(),
+            source,
+        };
+        let recorder = Recorder::to_file(path, &header).map_err(file)?;
+        let progress = Progress::default();
+        let live = Live::new(progress.clone(), options.duration, options.quiet);
+        let registers = Registers::default();
+        Ok(Self { options, plan, service, recorder, progress, registers, live })
+    }
+
+    /// Disks that forget, if a fault needs them.
+    fn disks(&self, cluster: &mut Cluster) -> Result<Disks, RunError> {
+        let Some(fault) = self.options.faults.iter().find(|fault| fault.needs() == Needs::Fuse)
+        else {
+            return Ok(Disks::default());
+        };
+        Disk::possible()
+            .and_then(|()| Disks::mount(cluster).map_err(|error| error.to_string()))
+            .map_err(|why| RunError::Impossible(format!("{fault} is not possible here: {why}")))
+    }
+
+    /// Clients work, faults come and go, and everything is whole again at the end; gives how long
+    /// that took.
+    async fn work<S: Subject, V: Victim>(&self, subject: &S, nemesis: &mut Nemesis<V>) -> Duration {
+        let shared = Shared {
+            recorder: self.recorder.clone(),
+            progress: self.progress.clone(),
+            registers: self.registers.clone(),
+            size: self.options.size,
+        };
+        let watch = Stopwatch::start();
+        let crew = Crew::start(&self.options.workloads, subject, &shared, self.options.seed);
+        let faults = async {
+            self.progress.acknowledgement(FIRST).await;
+            let begun = Stopwatch::start();
+            nemesis.execute(&self.plan, |words| self.live.say(&words)).await;
+            tokio::time::sleep(self.options.duration.saturating_sub(begun.elapsed())).await;
+            self.live.say("healing");
+            nemesis.heal().await;
+            self.recorder.event("healed", "");
+            // Refusals keep a service alive too, so it is given its whole time only if nothing is.
+            self.progress.acknowledgement(ALIVE).await;
+            tokio::time::sleep(AFTERWARDS).await;
+        };
+        tokio::select! {
+            () = faults => {}
+            () = self.live.show() => {}
+        }
+        crew.stop().await;
+        watch.elapsed()
+    }
+
+    fn judge<V: Victim>(
+        self,
+        nemesis: &Nemesis<V>,
+        took: Duration,
+        leader_changes: u64,
+    ) -> Result<Summary, RunError> {
+        let path = self.options.history.clone();
+        let file = |source| RunError::File { what: "cannot write the history", path, source };
+        self.recorder.finish(false).map_err(file)?;
+        let mut summary = Summary {
+            service: self.service.clone(),
+            seed: self.options.seed,
+            command: self.options.command.clone(),
+            took,
+            verdict: Verdict::HarnessError,
+            violations: nemesis.findings().to_vec(),
+            harness_errors: Vec::new(),
+            checks: Vec::new(),
+            counts: self.progress.counts(),
+            done: nemesis.done(),
+            registers: self.registers.tally(),
+            leader_changes,
+            lateness: Quantiles::of(&self.progress.lateness()),
+        };
+        Self::judge_history(&mut summary);
+        let done = summary.done;
+        if done.skipped + done.indeterminate > 0 {
+            summary.harness_errors.push(format!(
+                "{} faults were skipped and {} are indeterminate",
+                done.skipped, done.indeterminate
+            ));
+        }
+        let freezing = [Workload::Register, Workload::Freeze];
+        if self.options.workloads.iter().any(|workload| freezing.contains(workload))
+            && summary.counts.freezes == 0
+        {
+            summary.harness_errors.push(String::from("no holder froze: the run was too short"));
+        }
+        summary.judge();
+        Ok(summary)
+    }
+
+    fn judge_history(summary: &mut Summary) {
+        if summary.registers.lost > 0 {
+            summary.violations.push(format!("{} updates were lost", summary.registers.lost));
+        }
+    }
+}
+
+/// How often each kind of fault is planned.
+fn planned(plan: &[Planned]) -> Vec<PlannedFault> {
+    let mut all: Vec<PlannedFault> = Vec::new();
+    for one in plan {
+        match all.iter_mut().find(|planned| planned.name == one.fault.name()) {
+            Some(planned) => planned.at_least += 1,
+            None => all.push(PlannedFault { name: one.fault.name().to_owned(), at_least: 1 }),
+        }
+    }
+    all
+}
+
+/// Looks who leads, and writes down when that changes.
+struct Leaders {
+    changes: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Leaders {
+    fn watch(endpoints: Vec<String>, recorder: Recorder) -> Self {
+        let changes = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(look(endpoints, recorder, Arc::clone(&changes)));
+        Self { changes, task }
+    }
+
+    fn stop(self) -> u64 {
+        self.task.abort();
+        self.changes.load(Ordering::Relaxed)
+    }
+}
+
+async fn look(endpoints: Vec<String>, recorder: Recorder, changes: Arc<AtomicU64>) {
+    let http = reqwest::Client::builder().timeout(LOOK * 3).no_proxy().build();
+    let http = http.expect("a client without TLS needs nothing");
+    let mut known: Option<(u64, NodeId)> = None;
+    loop {
+        for (place, endpoint) in (1..).zip(&endpoints) {
+            let Ok(answer) = http.get(format!("{endpoint}{}", routes::CLUSTER)).send().await else {
+                continue;
+            };
+            let Ok(status) = answer.json::<ClusterStatus>().await else { continue };
+            let leads = status.leader == Some(place);
+            if leads && known.is_none_or(|(term, _)| status.term > term) {
+                if known.is_some() {
+                    changes.fetch_add(1, Ordering::Relaxed);
+                }
+                known = Some((status.term, place));
+                recorder.event("leader", format!("node {place}, term {}", status.term));
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Where a history goes if nobody says.
+pub fn history_in(folder: &Path) -> PathBuf {
+    folder.join("history.jsonl")
+}

@@ -1,0 +1,355 @@
+//! Services as the workloads see them, with every call written down.
+//!
+//! [`keyward::bench::Target`] is the adapter of any product: [`Watched`] wraps one and records what
+//! its sessions are asked and answer. Keyward has an adapter of its own here, [`Keyward`], because
+//! its answers carry more than a session tells: the place in the log, the holder who was in the
+//! way, the request id under which everything was repeated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyward::Error;
+use keyward::bench::{Failure, Session, Target};
+use keyward::client::Client;
+use keyward::service::LockService;
+use keyward::types::{
+    CallOptions, ForbiddenReason, LockOptions, LockRequest, LockStatus, ReadOptions, Token,
+    UnlockOptions, UnlockRequest, UnlockStatus,
+};
+
+use super::progress::{Ended, Progress};
+use crate::history::{
+    Action, Answer, Granted, LockAction, LockName, Outcome, Recorded, Recorder, Refusal, Status,
+    UnlockAction,
+};
+
+/// How long one call is tried. Longer than an election of the fast profile, so that most calls
+/// outlast one; short enough that a client behind a dead link is not lost for the run.
+pub const CALL: Duration = Duration::from_secs(2);
+
+/// The table of services that have none.
+const TABLE: &str = "default";
+
+/// What the workloads ask of a service beyond [`Target`].
+pub trait Subject: Target + Clone {
+    /// The same service as Keyward's own requests see it, for what a session cannot ask: levels,
+    /// force, releases by name. `None` for any other service.
+    fn locks(&self, client: usize) -> Option<Recorded<Client>>;
+}
+
+/// A cluster of Keyward.
+#[derive(Clone, Debug)]
+pub struct Keyward {
+    /// Where its nodes are reached.
+    pub endpoints: Vec<String>,
+    /// Who writes down what is asked.
+    pub recorder: Recorder,
+    /// Who counts it.
+    pub progress: Progress,
+}
+
+impl Keyward {
+    /// A client whose calls are recorded, beginning at the node of its number.
+    ///
+    /// # Panics
+    /// If an endpoint is not a URL.
+    pub fn client(&self, number: usize) -> Recorded<Client> {
+        let mut endpoints = self.endpoints.clone();
+        endpoints.rotate_left(number % self.endpoints.len());
+        let client = Client::builder().endpoints(endpoints).timeout(CALL).build();
+        let client = client.expect("endpoints are checked before a run begins");
+        Recorded::new(client, self.recorder.clone(), name(number)).with_lane(rand::random())
+    }
+}
+
+/// The name of a client, which is its signee too.
+pub fn name(number: usize) -> String {
+    format!("client-{number}")
+}
+
+impl Subject for Keyward {
+    fn locks(&self, client: usize) -> Option<Recorded<Client>> {
+        Some(self.client(client))
+    }
+}
+
+impl Target for Keyward {
+    type Session = KeywardSession;
+
+    async fn session(&self, client: usize) -> Result<KeywardSession, Failure> {
+        let locks = self.client(client);
+        Ok(KeywardSession { locks, signee: name(client), progress: self.progress.clone() })
+    }
+}
+
+/// One client of Keyward.
+pub struct KeywardSession {
+    locks: Recorded<Client>,
+    signee: String,
+    progress: Progress,
+}
+
+impl KeywardSession {
+    async fn lock(
+        &self,
+        signature: &str,
+        duration: Duration,
+        token: Option<Token>,
+    ) -> Result<Token, Failure> {
+        let signee = self.signee.clone();
+        let request = LockRequest { signature: signature.to_owned(), signee, level: None };
+        let options =
+            LockOptions { duration: Some(duration), token, call: call(), ..LockOptions::default() };
+        let answer = self.locks.lock(request, options).await.map_err(failure);
+        let answer = answer.and_then(|response| match response.status {
+            LockStatus::Ok(grant)
+            | LockStatus::Renewed(grant)
+            | LockStatus::Transferred { grant, .. } => Ok(grant.token),
+            LockStatus::Failed(_) => Err(Failure::Refused),
+        });
+        noted(&self.progress, answer)
+    }
+}
+
+impl Session for KeywardSession {
+    type Held = Token;
+
+    async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<Token, Failure> {
+        self.lock(signature, duration, None).await
+    }
+
+    async fn renew(
+        &mut self,
+        signature: &str,
+        held: &mut Token,
+        duration: Duration,
+    ) -> Result<(), Failure> {
+        self.lock(signature, duration, Some(*held)).await.map(|_| ())
+    }
+
+    async fn release(&mut self, signature: &str, held: Token) -> Result<(), Failure> {
+        let signee = self.signee.clone();
+        let request = UnlockRequest { signature: signature.to_owned(), signee };
+        let options = UnlockOptions { token: Some(held), call: call(), ..UnlockOptions::default() };
+        let answer = self.locks.unlock(request, options).await.map_err(failure);
+        let answer = answer.and_then(|response| match response.status {
+            UnlockStatus::Ok => Ok(()),
+            UnlockStatus::NoLock | UnlockStatus::Failed(_) => Err(Failure::Refused),
+        });
+        noted(&self.progress, answer)
+    }
+
+    async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
+        let options = ReadOptions { call: call(), ..ReadOptions::default() };
+        let answer = match self.locks.check(signature.to_owned(), options).await {
+            Ok(response) => Ok(response.record.holders.iter().any(|holder| !holder.expired)),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failure(error)),
+        };
+        noted(&self.progress, answer)
+    }
+
+    fn token(held: &Token) -> Option<u64> {
+        Some(held.0)
+    }
+}
+
+fn call() -> CallOptions {
+    CallOptions { timeout: Some(CALL), ..CallOptions::default() }
+}
+
+/// What an error says about whether the request was done.
+pub fn failure(error: Error) -> Failure {
+    match error {
+        Error::Forbidden(_) => Failure::Refused,
+        Error::Unknown { reason } => Failure::Unknown(reason),
+        other @ (Error::BadRequest { .. }
+        | Error::NotFound { .. }
+        | Error::Unavailable { .. }
+        | Error::Unauthorized { .. }) => Failure::Unavailable(other.to_string()),
+    }
+}
+
+fn noted<T>(progress: &Progress, answer: Result<T, Failure>) -> Result<T, Failure> {
+    progress.note(match &answer {
+        Ok(_) => Ended::Ok,
+        Err(Failure::Refused) => Ended::Refused,
+        Err(Failure::Unavailable(_)) => Ended::Unavailable,
+        Err(Failure::Unknown(_)) => Ended::Unknown,
+    });
+    answer
+}
+
+/// Any service, through its adapter.
+#[derive(Debug)]
+pub struct Watched<T> {
+    target: Arc<T>,
+    recorder: Recorder,
+    progress: Progress,
+    /// Numbers the grants of a service that does not do so itself, in the order of its answers.
+    next_token: Arc<AtomicU64>,
+}
+
+impl<T> Watched<T> {
+    /// Records what the sessions of an adapter are asked.
+    pub fn new(target: T, recorder: Recorder, progress: Progress) -> Self {
+        Self { target: Arc::new(target), recorder, progress, next_token: Arc::default() }
+    }
+}
+
+impl<T> Clone for Watched<T> {
+    fn clone(&self) -> Self {
+        Self {
+            target: Arc::clone(&self.target),
+            recorder: self.recorder.clone(),
+            progress: self.progress.clone(),
+            next_token: Arc::clone(&self.next_token),
+        }
+    }
+}
+
+impl<T: Target> Subject for Watched<T> {
+    fn locks(&self, _client: usize) -> Option<Recorded<Client>> {
+        None
+    }
+}
+
+impl<T: Target> Target for Watched<T> {
+    type Session = WatchedSession<T::Session>;
+
+    async fn session(&self, client: usize) -> Result<Self::Session, Failure> {
+        let session = self.target.session(client).await?;
+        Ok(WatchedSession {
+            session,
+            signee: name(client),
+            recorder: self.recorder.clone(),
+            progress: self.progress.clone(),
+            next_token: Arc::clone(&self.next_token),
+        })
+    }
+}
+
+/// One client of any service.
+#[derive(Debug)]
+pub struct WatchedSession<S> {
+    session: S,
+    signee: String,
+    recorder: Recorder,
+    progress: Progress,
+    next_token: Arc<AtomicU64>,
+}
+
+/// A lock that is held, and the number that its grant has in the history.
+#[derive(Debug)]
+pub struct WatchedHeld<H> {
+    held: H,
+    token: u64,
+}
+
+impl<S: Session> WatchedSession<S> {
+    /// Records live until their lease ends: no service but Keyward keeps them beyond it.
+    fn asked(&self, signature: &str, duration: Duration, token: Option<u64>) -> Action {
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Action::Lock(LockAction {
+            lock: LockName::new(TABLE, signature),
+            signee: self.signee.as_str().into(),
+            instance: None,
+            level: None,
+            duration_ms,
+            time_to_live_ms: Some(duration_ms),
+            force: false,
+            token,
+        })
+    }
+
+    fn granted(status: Status, token: u64, duration: Duration) -> Outcome {
+        Outcome::Ok(Answer::Granted(Granted {
+            status,
+            token,
+            level: 0,
+            expires_in_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            live: true,
+        }))
+    }
+}
+
+impl<S: Session> Session for WatchedSession<S> {
+    type Held = WatchedHeld<S::Held>;
+
+    async fn acquire(
+        &mut self,
+        signature: &str,
+        duration: Duration,
+    ) -> Result<Self::Held, Failure> {
+        let call = self.recorder.begin(self.signee.clone(), self.asked(signature, duration, None));
+        let answer = self.session.acquire(signature, duration).await.map(|held| {
+            let token = S::token(&held)
+                .unwrap_or_else(|| self.next_token.fetch_add(1, Ordering::SeqCst) + 1);
+            WatchedHeld { held, token }
+        });
+        call.finish(
+            match &answer {
+                Ok(held) => Self::granted(Status::Ok, held.token, duration),
+                Err(failure) => outcome(failure, ForbiddenReason::Held),
+            },
+            None,
+        );
+        noted(&self.progress, answer)
+    }
+
+    async fn renew(
+        &mut self,
+        signature: &str,
+        held: &mut Self::Held,
+        duration: Duration,
+    ) -> Result<(), Failure> {
+        let action = self.asked(signature, duration, Some(held.token));
+        let call = self.recorder.begin(self.signee.clone(), action);
+        let answer = self.session.renew(signature, &mut held.held, duration).await;
+        call.finish(
+            match &answer {
+                Ok(()) => Self::granted(Status::Renewed, held.token, duration),
+                Err(failure) => outcome(failure, ForbiddenReason::Lost),
+            },
+            None,
+        );
+        noted(&self.progress, answer)
+    }
+
+    async fn release(&mut self, signature: &str, held: Self::Held) -> Result<(), Failure> {
+        let action = Action::Unlock(UnlockAction {
+            lock: LockName::new(TABLE, signature),
+            signee: self.signee.as_str().into(),
+            instance: None,
+            token: Some(held.token),
+        });
+        let call = self.recorder.begin(self.signee.clone(), action);
+        let answer = self.session.release(signature, held.held).await;
+        call.finish(
+            match &answer {
+                Ok(()) => Outcome::Ok(Answer::Released),
+                Err(failure) => outcome(failure, ForbiddenReason::Lost),
+            },
+            None,
+        );
+        noted(&self.progress, answer)
+    }
+
+    /// Not recorded: a session tells whether anyone holds the lock, not who.
+    async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
+        noted(&self.progress, self.session.check(signature).await)
+    }
+
+    fn token(held: &Self::Held) -> Option<u64> {
+        S::token(&held.held)
+    }
+}
+
+fn outcome(failure: &Failure, reason: ForbiddenReason) -> Outcome {
+    match failure {
+        Failure::Refused => Outcome::Refused(Refusal::Forbidden { reason, holder: None }),
+        Failure::Unavailable(_) => Outcome::Unavailable,
+        Failure::Unknown(_) => Outcome::Unknown,
+    }
+}

@@ -1,0 +1,186 @@
+//! What a run came to, for people and for programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::nemesis::Done;
+use super::progress::Counts;
+use super::register::Tally;
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It did what was planned, and every check passed.
+    Pass,
+    /// The harness could not do what was planned, or too little was achieved: nothing is shown.
+    HarnessError,
+    /// A promise was broken.
+    Violation,
+}
+
+impl Verdict {
+    /// The exit code of the program; 2 is a wrong command line.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Violation => 1,
+            Self::HarnessError => 3,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "PASS",
+            Self::Violation => "VIOLATION",
+            Self::HarnessError => "HARNESS ERROR",
+        })
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// What was tested.
+    pub service: String,
+    /// The seed of every choice.
+    pub seed: u64,
+    /// What repeats the run.
+    pub command: String,
+    /// How long clients worked.
+    pub took: Duration,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Broken promises.
+    pub violations: Vec<String>,
+    /// Why the run shows nothing.
+    pub harness_errors: Vec<String>,
+    /// What each check said, in a line.
+    pub checks: Vec<String>,
+    /// How requests ended.
+    pub counts: Counts,
+    /// What was done to the nodes.
+    pub done: Done,
+    /// What the registers have seen.
+    pub registers: Tally,
+    /// How often another node led.
+    pub leader_changes: u64,
+    /// How late locks were had after they had expired.
+    pub lateness: Quantiles,
+}
+
+/// Some of a distribution, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// How many there were.
+    pub count: usize,
+    /// Half were at most this.
+    pub p50_ms: f64,
+    /// All but one in a hundred were at most this.
+    pub p99_ms: f64,
+    /// The largest.
+    pub max_ms: f64,
+}
+
+impl Quantiles {
+    /// Of values in rising order.
+    pub fn of(sorted: &[Duration]) -> Self {
+        let at = |share: f64| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a place among values that are counted in memory"
+            )]
+            let place = (share * sorted.len() as f64).ceil() as usize;
+            let value = sorted.get(place.saturating_sub(1)).copied().unwrap_or_default();
+            value.as_secs_f64() * 1000.0
+        };
+        Self { count: sorted.len(), p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) }
+    }
+}
+
+impl Summary {
+    /// Judges from what is in the lists.
+    pub(super) fn judge(&mut self) {
+        self.verdict = if !self.violations.is_empty() {
+            Verdict::Violation
+        } else if !self.harness_errors.is_empty() {
+            Verdict::HarnessError
+        } else {
+            Verdict::Pass
+        };
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { counts, done, registers, .. } = self;
+        writeln!(f, "{} on {}, seed {}", self.verdict, self.service, self.seed)?;
+        writeln!(
+            f,
+            "  requests   {} done, {} refused, {} unavailable, {} unknown in {:.1} s",
+            counts.ok,
+            counts.refused,
+            counts.unavailable,
+            counts.unknown,
+            self.took.as_secs_f64()
+        )?;
+        writeln!(
+            f,
+            "  faults     {} installed, {} skipped, {} indeterminate; {} kills ({} of the leader), \
+             {} power cuts, {} changes of leader",
+            done.installed,
+            done.skipped,
+            done.indeterminate,
+            done.kills,
+            done.leader_kills,
+            done.power_cuts,
+            self.leader_changes
+        )?;
+        if registers.written + registers.refused > 0 {
+            writeln!(
+                f,
+                "  registers  {} updates, {} lost; {} stale reads and writes refused; {} holders \
+                 froze",
+                registers.written, registers.lost, registers.refused, counts.freezes
+            )?;
+        }
+        if self.lateness.count > 0 {
+            let Quantiles { count, p50_ms, p99_ms, max_ms } = self.lateness;
+            writeln!(
+                f,
+                "  expiries   {count}; late by at most {p50_ms:.1} ms (p50), {p99_ms:.1} ms (p99), \
+                 {max_ms:.1} ms (max)"
+            )?;
+        }
+        for check in &self.checks {
+            writeln!(f, "  check      {check}")?;
+        }
+        for violation in &self.violations {
+            writeln!(f, "  VIOLATION  {violation}")?;
+        }
+        for error in &self.harness_errors {
+            writeln!(f, "  HARNESS    {error}")?;
+        }
+        write!(f, "  again      {}", self.command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let millis: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        let quantiles = Quantiles::of(&millis);
+        let shown = [quantiles.p50_ms, quantiles.p99_ms, quantiles.max_ms];
+        assert_eq!(shown.map(|ms| format!("{ms:.0}")), ["100", "198", "200"]);
+        assert_eq!(Quantiles::of(&[]), Quantiles::default());
+    }
+}

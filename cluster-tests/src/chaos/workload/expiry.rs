@@ -1,0 +1,60 @@
+//! Locks that change hands because they expire, watched closely.
+//!
+//! The clients of this workload stand in pairs. Each pair has locks of its own; on each, one of the
+//! two takes the lock and never renews or releases it, and the other asks for it from shortly
+//! before its end until it has it. So every end is judged: a lock that is given too early is given
+//! to the one who asks before the end, and how late it was given is measured.
+
+use std::time::Duration;
+
+use keyward::bench::{Failure, Session};
+use rand::Rng;
+
+use super::Hand;
+use crate::chaos::service::Subject;
+use crate::wait::Stopwatch;
+
+/// How often the one who waits asks: what is measured is late by up to this, and by two requests.
+const ASK: Duration = Duration::from_millis(5);
+
+/// How long before the end it begins to ask, as a share of the duration.
+const BEFORE: f64 = 0.05;
+
+pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
+    let Some(mut one) = hand.session().await else { return };
+    // A second owner, with a number behind all other clients'.
+    let number = hand.number;
+    hand.number += 1_000_000;
+    let Some(mut other) = hand.session().await else { return };
+    hand.number = number;
+    let signature = format!("expiry/{}", hand.index);
+    let mut held: Option<Stopwatch> = None;
+    while !hand.stopped() {
+        let spread = hand.random.random_range(0.5..1.0);
+        let lease = lease_of(&hand, spread);
+        let before = held.take();
+        let asked = Stopwatch::start();
+        match one.acquire(&signature, lease).await {
+            Ok(_) => {
+                if let Some(end) = before {
+                    hand.shared.progress.took_over(end.elapsed());
+                }
+                hand.sleep(lease.mul_f64(1.0 - BEFORE).saturating_sub(asked.elapsed())).await;
+                // The grant was decided after it was asked for: no later end is measured too late.
+                held = Some(asked.after(lease));
+                std::mem::swap(&mut one, &mut other);
+            }
+            Err(Failure::Refused) => {
+                held = before;
+                hand.sleep(ASK).await;
+            }
+            // Whether it was taken, and when, is unknown: nothing is measured until the next.
+            Err(Failure::Unavailable(_) | Failure::Unknown(_)) => hand.moment().await,
+        }
+    }
+}
+
+fn lease_of<S: Subject>(hand: &Hand<S>, spread: f64) -> Duration {
+    let millis = hand.shared.size.lease.mul_f64(spread).as_millis();
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX).max(1))
+}

@@ -1,0 +1,205 @@
+//! What the clients of a run do, each in a loop of its own until the run ends.
+//!
+//! A workload is written for any service ([`super::service::Subject`]); `rich` alone needs
+//! Keyward's own requests. A client that is refused or gets no answer waits a moment and goes on: only
+//! the checks decide what was wrong.
+
+mod expiry;
+mod mix;
+mod register;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use keyward::bench::{Session, Target};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::progress::Progress;
+use super::register::Registers;
+use super::service::Subject;
+use crate::history::Recorder;
+
+/// How long a client waits before it asks again: no answer is worth a busy loop.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// What clients do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Workload {
+    /// Locks, renewals, releases and checks on many locks, some contended; on Keyward with levels,
+    /// force and releases by name among them.
+    Mix,
+    /// Read-modify-write under the lock; one holder in thirty freezes between check and write.
+    Register,
+    /// The same, and one holder in three freezes.
+    Freeze,
+    /// Everybody wants one lock and gives it back at once.
+    Handoff,
+    /// Nobody renews or releases: every lock changes hands because it expires.
+    Expiry,
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Mix, Self::Register, Self::Freeze, Self::Handoff, Self::Expiry];
+
+    /// Its name, as it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mix => "mix",
+            Self::Register => "register",
+            Self::Freeze => "freeze",
+            Self::Handoff => "handoff",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Workload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|workload| workload.name() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("there is no workload `{text}`; there are {known}")
+        })
+    }
+}
+
+/// How much is done.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Size {
+    /// Clients of each workload.
+    pub clients: usize,
+    /// Locks of each workload that has several.
+    pub locks: usize,
+    /// How long a lock lasts.
+    pub lease: Duration,
+    /// Whether the registers look at the service's tokens, where it has some.
+    pub tokens: bool,
+}
+
+/// What every client of a run shares.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Who writes down what happens at the registers.
+    pub recorder: Recorder,
+    /// Who counts.
+    pub progress: Progress,
+    /// What the locks guard.
+    pub registers: Registers,
+    /// How much is done.
+    pub size: Size,
+}
+
+/// Clients at work. Dropping it aborts them; what they were asking is unknown.
+#[derive(Debug)]
+pub struct Crew {
+    stop: watch::Sender<bool>,
+    clients: JoinSet<()>,
+}
+
+impl Crew {
+    /// Starts the clients of all workloads.
+    pub fn start<S: Subject>(
+        workloads: &[Workload],
+        subject: &S,
+        shared: &Shared,
+        seed: u64,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut clients = JoinSet::new();
+        for (place, &workload) in workloads.iter().enumerate() {
+            for index in 0..shared.size.clients {
+                let number = place * shared.size.clients + index;
+                let hand = Hand {
+                    subject: subject.clone(),
+                    shared: shared.clone(),
+                    random: StdRng::seed_from_u64(seed ^ ((number as u64 + 1) << 32)),
+                    stop: stopped.clone(),
+                    number,
+                    index,
+                };
+                clients.spawn(run(workload, hand));
+            }
+        }
+        Self { stop, clients }
+    }
+
+    /// Tells the clients to stop and waits until each has ended what it was asking.
+    ///
+    /// # Panics
+    /// If a client panicked.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.expect("a client does not panic");
+        }
+    }
+}
+
+async fn run<S: Subject>(workload: Workload, hand: Hand<S>) {
+    match workload {
+        Workload::Mix => mix::run(hand).await,
+        Workload::Register => register::run(hand, register::Plan::some_freeze()).await,
+        Workload::Freeze => register::run(hand, register::Plan::many_freeze()).await,
+        Workload::Handoff => register::run(hand, register::Plan::hand_off()).await,
+        Workload::Expiry => expiry::run(hand).await,
+    }
+}
+
+/// One client: who it is, and what it needs.
+struct Hand<S> {
+    subject: S,
+    shared: Shared,
+    random: StdRng,
+    stop: watch::Receiver<bool>,
+    /// Among all clients of the run.
+    number: usize,
+    /// Among the clients of its workload.
+    index: usize,
+}
+
+impl<S: Target> Hand<S> {
+    fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Sleeps, but not beyond the end of the run.
+    async fn sleep(&mut self, time: Duration) {
+        // The sender is gone only when the run is; either way it is over.
+        let _ = tokio::time::timeout(time, self.stop.wait_for(|&stop| stop)).await;
+    }
+
+    /// Sleeps for up to twice a moment, so that clients do not go in step.
+    async fn moment(&mut self) {
+        let time = MOMENT.mul_f64(self.random.random_range(0.1..2.0));
+        self.sleep(time).await;
+    }
+
+    /// A session; `None` if the run ends before there is one.
+    async fn session(&mut self) -> Option<S::Session> {
+        while !self.stopped() {
+            if let Ok(session) = self.subject.session(self.number).await {
+                return Some(session);
+            }
+            self.sleep(MOMENT * 10).await;
+        }
+        None
+    }
+
+    /// The token that the register is shown, if it looks at tokens.
+    fn token(&self, held: &<S::Session as Session>::Held) -> Option<u64> {
+        if self.shared.size.tokens { S::Session::token(held) } else { None }
+    }
+}

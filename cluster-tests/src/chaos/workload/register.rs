@@ -1,0 +1,123 @@
+//! Read-modify-write on a register under its lock; some holders freeze between check and write.
+//!
+//! A client that holds the lock reads the register, works for a moment, and writes what it computed
+//! from what it read. One that freezes sleeps longer than its lock lasts, as a process in a long
+//! collection of garbage or a machine in suspend does, and then writes as if nothing had happened.
+//! It looks at no clock after it wakes: a holder can always freeze once more after it has looked.
+
+use std::time::Duration;
+
+use keyward::bench::{Failure, Session};
+use rand::Rng;
+
+use super::Hand;
+use crate::chaos::register::Stale;
+use crate::chaos::service::{Subject, name};
+use crate::history::{Action, Answer, LockName, Outcome, Refusal, RegisterRead, RegisterWrite};
+
+/// How clients go about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    prefix: &'static str,
+    /// One holder in so many freezes; 0 is none.
+    freezes: u32,
+    /// Whether all clients want the same lock.
+    one_lock: bool,
+}
+
+impl Plan {
+    pub(super) fn some_freeze() -> Self {
+        Self { prefix: "register", freezes: 30, one_lock: false }
+    }
+
+    pub(super) fn many_freeze() -> Self {
+        Self { prefix: "freeze", freezes: 3, one_lock: false }
+    }
+
+    pub(super) fn hand_off() -> Self {
+        Self { prefix: "handoff", freezes: 0, one_lock: true }
+    }
+}
+
+pub(super) async fn run<S: Subject>(mut hand: Hand<S>, plan: Plan) {
+    let Some(mut session) = hand.session().await else { return };
+    while !hand.stopped() {
+        let locks = if plan.one_lock { 1 } else { hand.shared.size.locks };
+        let signature = format!("{}/{}", plan.prefix, hand.random.random_range(0..locks));
+        match session.acquire(&signature, hand.shared.size.lease).await {
+            Ok(held) => {
+                let token = hand.token(&held);
+                update(&mut hand, plan, &signature, token).await;
+                leave(&mut hand, plan, &mut session, &signature, held).await;
+            }
+            Err(Failure::Refused) => hand.moment().await,
+            Err(Failure::Unavailable(_) | Failure::Unknown(_)) => {
+                hand.moment().await;
+                hand.moment().await;
+            }
+        }
+    }
+}
+
+/// Reads, computes, perhaps freezes, and writes.
+async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, token: Option<u64>) {
+    let Ok(version) = read(hand, signature, token) else { return };
+    if plan.freezes > 0 && hand.random.random_ratio(1, plan.freezes) {
+        hand.shared.progress.froze();
+        let longer = hand.random.random_range(1.2..2.5);
+        let sleep = hand.shared.size.lease.mul_f64(longer);
+        hand.sleep(sleep).await;
+    } else if hand.random.random_ratio(1, 4) {
+        let work = Duration::from_micros(hand.random.random_range(0..4000));
+        hand.sleep(work).await;
+    }
+    // Refused for its token, or not: the register's word is in the history.
+    let _ = write(hand, signature, token, version);
+}
+
+/// Gives the lock back; one client in ten dies instead, as far as the service can see.
+async fn leave<S: Subject>(
+    hand: &mut Hand<S>,
+    plan: Plan,
+    session: &mut S::Session,
+    signature: &str,
+    held: <S::Session as Session>::Held,
+) {
+    if plan.freezes > 0 && hand.random.random_ratio(1, 50) {
+        return;
+    }
+    // What became of it is in the history; a lock that was not given back expires.
+    let _ = session.release(signature, held).await;
+}
+
+fn read<S: Subject>(hand: &Hand<S>, signature: &str, token: Option<u64>) -> Result<u64, Stale> {
+    let action = Action::Read(RegisterRead { lock: lock(signature), token });
+    let call = hand.shared.recorder.begin(name(hand.number), action);
+    let answer = hand.shared.registers.read(signature, token);
+    call.finish(outcome(answer.map(Answer::Value)), None);
+    answer
+}
+
+fn write<S: Subject>(
+    hand: &Hand<S>,
+    signature: &str,
+    token: Option<u64>,
+    based_on: u64,
+) -> Result<u64, Stale> {
+    let action = Action::Write(RegisterWrite { lock: lock(signature), token, based_on });
+    let call = hand.shared.recorder.begin(name(hand.number), action);
+    let answer = hand.shared.registers.write(signature, token, based_on);
+    call.finish(outcome(answer.map(Answer::Written)), None);
+    answer
+}
+
+fn outcome(answer: Result<Answer, Stale>) -> Outcome {
+    match answer {
+        Ok(answer) => Outcome::Ok(answer),
+        Err(Stale) => Outcome::Refused(Refusal::Stale),
+    }
+}
+
+fn lock(signature: &str) -> LockName {
+    LockName::new(keyward::types::DEFAULT_TABLE, signature)
+}
