@@ -6,7 +6,7 @@
 //! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
 //! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
 //! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
-//! [`check`] judges it, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
+//! [`check`] judges it, [`chaos`] breaks things by a schedule, [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
 //! deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
@@ -14,3 +14,17 @@
 
 pub mod ask;
 pub mod binary;
+pub mod chaos;
+pub mod check;
+pub mod cluster;
+pub mod damage;
+pub mod history;
+pub mod load;
+#[cfg(feature = "peers")]
+pub mod peers;
+pub mod powercut;
+pub mod process;
+pub mod proxy;
+pub mod seed;
+pub mod trace;
+pub mod wait;

@@ -19,8 +19,9 @@ use super::service::{Keyward, Subject};
 use super::summary::{Quantiles, Summary, Verdict};
 use super::victim::Victim;
 use super::workload::{Crew, Shared, Size, Workload};
+use crate::check::{self, Conclusion, Source, State};
 use crate::cluster::{Cluster, ClusterOptions, NodeId};
-use crate::history::{Header, PlannedFault, Recorder};
+use crate::history::{Header, HistoryError, PlannedFault, Recorder};
 use crate::powercut::Disk;
 use crate::wait::Stopwatch;
 
@@ -32,6 +33,9 @@ const AFTERWARDS: Duration = Duration::from_millis(500);
 
 /// How long the first acknowledgement may take.
 const FIRST: Duration = Duration::from_secs(30);
+
+/// How many violations are told in words; all are in the report.
+const SHOWN: usize = 10;
 
 /// How often it is looked who leads.
 const LOOK: Duration = Duration::from_millis(100);
@@ -92,6 +96,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// The history cannot be judged.
+    #[error("the history cannot be judged")]
+    History(#[from] HistoryError),
     /// Nothing can be shown here.
     #[error("{0}")]
     Impossible(String),
@@ -282,6 +289,7 @@ impl<'a> Run<'a> {
             took,
             verdict: Verdict::HarnessError,
             violations: nemesis.findings().to_vec(),
+            broken: 0,
             harness_errors: Vec::new(),
             checks: Vec::new(),
             counts: self.progress.counts(),
@@ -290,7 +298,7 @@ impl<'a> Run<'a> {
             leader_changes,
             lateness: Quantiles::of(&self.progress.lateness()),
         };
-        Self::judge_history(&mut summary);
+        self.judge_history(&mut summary)?;
         let done = summary.done;
         if done.skipped + done.indeterminate > 0 {
             summary.harness_errors.push(format!(
@@ -308,10 +316,26 @@ impl<'a> Run<'a> {
         Ok(summary)
     }
 
-    fn judge_history(summary: &mut Summary) {
-        if summary.registers.lost > 0 {
-            summary.violations.push(format!("{} updates were lost", summary.registers.lost));
+    /// The checks of the history, and what they say.
+    fn judge_history(&self, summary: &mut Summary) -> Result<(), RunError> {
+        let source = Source::File(&self.options.history);
+        let verdict = check::check(source, check::Options::default())?;
+        for (name, state) in &verdict.checks {
+            summary.checks.push(match state {
+                State::Passed(what) => format!("{name}: passed ({what})"),
+                State::Violated => format!("{name}: VIOLATED"),
+                State::NotChecked(why) => format!("{name}: not checked ({why})"),
+            });
         }
+        summary.broken = verdict.violations.len() as u64;
+        let shown = verdict.violations.iter().take(SHOWN).map(ToString::to_string);
+        summary.violations.extend(shown);
+        summary.harness_errors.extend(verdict.missing.iter().cloned());
+        if verdict.conclusion == Conclusion::NothingShown && verdict.missing.is_empty() {
+            let why = "neither check of linearizability could look at everything";
+            summary.harness_errors.push(why.to_owned());
+        }
+        Ok(())
     }
 }
 

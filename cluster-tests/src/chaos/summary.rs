@@ -57,6 +57,8 @@ pub struct Summary {
     pub verdict: Verdict,
     /// Broken promises.
     pub violations: Vec<String>,
+    /// How many violations the checks of the history found; the first are in `violations`.
+    pub broken: u64,
     /// Why the run shows nothing.
     pub harness_errors: Vec<String>,
     /// What each check said, in a line.
