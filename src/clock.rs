@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Reads time as a duration since an origin of the clock's own; only differences mean anything.
@@ -102,8 +103,9 @@ impl Deadline {
     }
 
     /// Waits for the future until the bound is reached; `None` drops the future.
-    pub async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
-        tokio::time::timeout_at(self.at, future).await.ok()
+    // Not an async function: it would have room for the future twice, and these nest.
+    pub fn bound<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> + use<F> {
+        tokio::time::timeout_at(self.at, future).map(Result::ok)
     }
 }
 

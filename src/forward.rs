@@ -9,11 +9,12 @@
 pub(crate) mod planting;
 mod wire;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
@@ -21,7 +22,7 @@ use crate::api::NodeFigures;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock;
-use crate::node::{DEFAULT_TIMEOUT, Node};
+use crate::node::{Node, deadline};
 use crate::planted::{self, Bug};
 use crate::raft::peer::{CallError, Lane, paths};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
@@ -44,7 +45,7 @@ const LEADER_WAIT: Duration = Duration::from_millis(500);
 /// Answers on any node: itself if it leads, else the leader in one hop.
 pub struct Forwarding {
     node: Node,
-    options: Mutex<ServiceOptions>,
+    options: RwLock<ServiceOptions>,
     admission: Semaphore,
     forwarded: AtomicU64,
 }
@@ -66,7 +67,7 @@ impl Forwarding {
     pub fn with_options(node: Node, options: ServiceOptions) -> Self {
         Self {
             node,
-            options: Mutex::new(options),
+            options: RwLock::new(options),
             admission: Semaphore::new(MAX_FORWARDED),
             forwarded: AtomicU64::new(0),
         }
@@ -83,15 +84,15 @@ impl Forwarding {
         NodeFigures { forwarded, ..self.node.figures() }
     }
 
-    fn options(&self) -> ServiceOptions {
-        self.options.lock().expect("nothing panics while it holds the options").clone()
+    fn options(&self) -> RwLockReadGuard<'_, ServiceOptions> {
+        self.options.read().expect("nothing panics while it holds the options")
     }
 
     /// Answers here or there.
     async fn route(&self, request: Request, call: CallOptions) -> Result<Answer, Error> {
-        let deadline = Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let deadline = deadline(&call);
         match self.leader(deadline).await? {
-            None => answer_here(&self.node, request).await,
+            None => Box::pin(answer_here(&self.node, request)).await,
             Some(leader) => self.send_on(leader, request, call, deadline).await,
         }
     }
@@ -102,12 +103,9 @@ impl Forwarding {
         let mut known = member.metrics_ref(|metrics| metrics.current_leader);
         if known.is_none() {
             let wait = LEADER_WAIT.min(deadline.remaining() / 2);
-            let waited = member
-                .raft
-                .wait(Some(wait))
-                .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
-                .await;
-            known = waited.ok().and_then(|metrics| metrics.current_leader);
+            // Boxed, here and where a request is sent on, so that the futures of the many requests
+            // that need neither stay small: they are moved about on their way to the executor.
+            known = Box::pin(self.await_leader(wait)).await;
         }
         let Some(id) = known else { return Err(Error::unavailable("no leader is known")) };
         if id == member.id {
@@ -121,7 +119,26 @@ impl Forwarding {
         Ok(Some(Leader { id, uuid: node.as_ref().map(|node| node.uuid), addr: addr.to_owned() }))
     }
 
-    async fn send_on(
+    async fn await_leader(&self, wait: Duration) -> Option<u64> {
+        let raft = &self.node.member().raft;
+        let known = raft
+            .wait(Some(wait))
+            .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
+            .await;
+        known.ok().and_then(|metrics| metrics.current_leader)
+    }
+
+    fn send_on(
+        &self,
+        leader: Leader,
+        request: Request,
+        call: CallOptions,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(self.exchange(leader, request, call, deadline))
+    }
+
+    async fn exchange(
         &self,
         leader: Leader,
         request: Request,
@@ -237,9 +254,14 @@ impl LockService for Forwarding {
     ) -> Result<LockResponse, Error> {
         self.options().fill_lock(&mut options);
         // What is wrong is said here, before anything is sent.
-        lock::lock_command(&request, &options)?;
+        let command = lock::lock_command(&request, &options)?;
+        let deadline = deadline(&options.call);
+        let Some(leader) = self.leader(deadline).await? else {
+            return self.node.propose(command, deadline).await?.into_lock_response();
+        };
         let call = options.call.clone();
-        self.route(Request::Lock(request, options), call).await?.lock().ok_or_else(mixed_up)
+        let answer = self.send_on(leader, Request::Lock(request, options), call, deadline).await?;
+        answer.lock().ok_or_else(mixed_up)
     }
 
     async fn unlock(
@@ -248,9 +270,15 @@ impl LockService for Forwarding {
         mut options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
         self.options().fill_table(&mut options.table);
-        lock::unlock_command(&request, &options)?;
+        let command = lock::unlock_command(&request, &options)?;
+        let deadline = deadline(&options.call);
+        let Some(leader) = self.leader(deadline).await? else {
+            return self.node.propose(command, deadline).await?.into_unlock_response();
+        };
         let call = options.call.clone();
-        self.route(Request::Unlock(request, options), call).await?.unlock().ok_or_else(mixed_up)
+        let request = Request::Unlock(request, options);
+        let answer = self.send_on(leader, request, call, deadline).await?;
+        answer.unlock().ok_or_else(mixed_up)
     }
 
     async fn check(
@@ -264,8 +292,13 @@ impl LockService for Forwarding {
         if options.stale {
             return self.node.check(signature, options).await;
         }
+        let deadline = deadline(&options.call);
+        let Some(leader) = self.leader(deadline).await? else {
+            return self.node.check(signature, options).await;
+        };
         let call = options.call.clone();
-        let answer = self.route(Request::Check(signature, options), call).await?;
+        let request = Request::Check(signature, options);
+        let answer = self.send_on(leader, request, call, deadline).await?;
         answer.check().ok_or_else(mixed_up_read)
     }
 
@@ -316,7 +349,7 @@ impl LockService for Forwarding {
 impl DebugLockService for Forwarding {
     async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
         lock::validate_duration(duration)?;
-        let mut options = self.options.lock().expect("nothing panics while it holds the options");
+        let mut options = self.options.write().expect("nothing panics while it holds the options");
         options.default_duration = Some(duration);
         Ok(())
     }

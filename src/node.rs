@@ -169,7 +169,7 @@ impl Node {
     /// # Errors
     /// `Unavailable`, `Unknown`.
     pub(crate) async fn advance(&self) -> Result<(), Error> {
-        self.propose(Command::advance(), &CallOptions::default()).await?.into_done()
+        self.propose(Command::advance(), deadline(&CallOptions::default())).await?.into_done()
     }
 
     /// When the clock must be moved on next without any request asking for it; `None`: not before
@@ -201,8 +201,15 @@ impl Node {
         leading(&self.inner.member)
     }
 
-    async fn propose(&self, command: Command, call: &CallOptions) -> Result<Decision, Error> {
-        let deadline = Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    /// What comes of a command, if this node leads.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unknown`.
+    pub(crate) async fn propose(
+        &self,
+        command: Command,
+        deadline: Deadline,
+    ) -> Result<Decision, Error> {
         let _admitted = self.admit()?;
         // Looked at again when the proposal is made; here so that a refusal waits in no queue.
         self.leading()?;
@@ -250,7 +257,7 @@ impl Node {
         read: impl FnOnce(&lock::State) -> T,
     ) -> Result<(T, Option<DecidedAt>), Error> {
         if !options.stale && !planted::active(Bug::UnconfirmedRead) {
-            let deadline = Deadline::after(options.call.timeout.unwrap_or(DEFAULT_TIMEOUT));
+            let deadline = deadline(&options.call);
             let _admitted = self.admit()?;
             self.leading()?;
             self.inner.reader.confirm(deadline).await?;
@@ -263,6 +270,11 @@ impl Node {
             machine.applied.map(|log_id| DecidedAt { index: log_id.index(), position: u32::MAX });
         Ok((read(&machine.state), decided_at))
     }
+}
+
+/// When a call gives up.
+pub(crate) fn deadline(call: &CallOptions) -> Deadline {
+    Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT))
 }
 
 /// The term and stamper of a member's leadership: it leads, its own entry of the term is applied,
@@ -287,8 +299,9 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
 /// checks this too; here it keeps requests from waiting behind proposals that get no answer.
 fn out_of_touch(member: &member::Member, acked: Option<openraft_rt_tokio::TokioInstant>) -> bool {
     use openraft::Instant;
-    let alone = member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() < 2);
-    !alone && acked.is_none_or(|acked| acked.elapsed() > member.timing.election_max)
+    // Asked for every request, so the costly question, whether it is a majority alone, comes last.
+    acked.is_none_or(|acked| acked.elapsed() > member.timing.election_max)
+        && member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() > 1)
 }
 
 /// `Unavailable`, with the client address of the leader if it is known.
@@ -328,7 +341,7 @@ impl LockService for Node {
         options: LockOptions,
     ) -> Result<LockResponse, Error> {
         let command = lock::lock_command(&request, &options)?;
-        self.propose(command, &options.call).await?.into_lock_response()
+        self.propose(command, deadline(&options.call)).await?.into_lock_response()
     }
 
     async fn unlock(
@@ -337,7 +350,7 @@ impl LockService for Node {
         options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
         let command = lock::unlock_command(&request, &options)?;
-        self.propose(command, &options.call).await?.into_unlock_response()
+        self.propose(command, deadline(&options.call)).await?.into_unlock_response()
     }
 
     async fn batch(&self, requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
@@ -393,11 +406,11 @@ impl LockService for Node {
         options: TableOptions,
     ) -> Result<(), Error> {
         let command = lock::configure_table_command(&defaults, &options)?;
-        self.propose(command, &options.call).await?.into_done()
+        self.propose(command, deadline(&options.call)).await?.into_done()
     }
 
     async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
         let command = lock::delete_table_command(&options)?;
-        self.propose(command, &options.call).await?.into_done()
+        self.propose(command, deadline(&options.call)).await?.into_done()
     }
 }

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 
 use super::answer::{Refusal, json};
 use super::handlers::Answer;
-use super::request::{self, Call};
+use super::request::{self, Asked, Call};
 use super::server::Limits;
 use super::{Context, openapi};
 use crate::api::{
@@ -35,13 +35,13 @@ use crate::types::{BatchAnswer, BatchRequest};
     ))]
 pub(crate) async fn batch<S: LockService>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked,
 ) -> Answer {
-    request::no_query(request.uri())?;
-    let call = Call::read(&request)?;
+    request::no_query(asked.request.uri())?;
+    let call = Call::read(&asked)?;
     let deadline = call.deadline;
     let limits = Limits { body_bytes: MAX_BATCH_BYTES, ..context.extras.limits.clone() };
-    let body: BatchBody = request::json(request, &limits, deadline).await?;
+    let body: BatchBody = request::json(asked, &limits, deadline).await?;
     if body.requests.len() > MAX_BATCH {
         let detail = format!("a batch has at most {MAX_BATCH} requests");
         return Err(Refusal::new(Code::BadRequest, detail));

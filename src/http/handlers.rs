@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use futures::FutureExt as _;
 
 use super::answer::{Refusal, json};
 use super::batch::batch;
-use super::request::{self, Call};
+use super::request::{self, Arriving, Asked, Call};
 use super::{Context, observe, openapi};
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DoneAnswer, ListAnswer, ListQuery,
@@ -29,8 +31,8 @@ pub(crate) type Answer = Result<Response, Refusal>;
 /// Every path, with the layers that see every request.
 pub(crate) fn router<S: LockService>(context: Arc<Context<S>>) -> Router {
     let mut router = Router::new()
-        .route(routes::LOCK, post(lock::<S>).get(check::<S>))
-        .route(routes::UNLOCK, post(unlock::<S>))
+        .route(routes::LOCK, post(lock::<S, Body>).get(check::<S, Body>))
+        .route(routes::UNLOCK, post(unlock::<S, Body>))
         .route(routes::BATCH, post(batch::<S>))
         .route(routes::LOCKS, get(list::<S>))
         .route(routes::TABLES, get(tables::<S>))
@@ -60,14 +62,14 @@ pub(crate) fn router<S: LockService>(context: Arc<Context<S>>) -> Router {
         (status = 423, description = "Refused; nothing changed", body = Problem),
         openapi::WriteProblems,
     ))]
-pub(crate) async fn lock<S: LockService>(
+pub(crate) async fn lock<S: LockService, B: Arriving>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked<B>,
 ) -> Answer {
-    request::no_query(request.uri())?;
-    let call = Call::read(&request)?;
+    request::no_query(asked.request.uri())?;
+    let call = Call::read(&asked)?;
     let deadline = call.deadline;
-    let body: LockBody = request::json(request, &context.extras.limits, deadline).await?;
+    let body: LockBody = request::json(asked, &context.extras.limits, deadline).await?;
     let (request, mut options) = body.into_words()?;
     options.call = call.options();
     let response = write(deadline, context.service.lock(request, options)).await?;
@@ -86,14 +88,14 @@ pub(crate) async fn lock<S: LockService>(
         (status = 423, description = "Refused; nothing changed", body = Problem),
         openapi::WriteProblems,
     ))]
-pub(crate) async fn unlock<S: LockService>(
+pub(crate) async fn unlock<S: LockService, B: Arriving>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked<B>,
 ) -> Answer {
-    request::no_query(request.uri())?;
-    let call = Call::read(&request)?;
+    request::no_query(asked.request.uri())?;
+    let call = Call::read(&asked)?;
     let deadline = call.deadline;
-    let body: UnlockBody = request::json(request, &context.extras.limits, deadline).await?;
+    let body: UnlockBody = request::json(asked, &context.extras.limits, deadline).await?;
     let (request, mut options) = body.into_words()?;
     options.call = call.options();
     let response = write(deadline, context.service.unlock(request, options)).await?;
@@ -111,12 +113,12 @@ pub(crate) async fn unlock<S: LockService>(
         (status = 404, description = "There is no such record", body = Problem),
         openapi::ReadProblems,
     ))]
-pub(crate) async fn check<S: LockService>(
+pub(crate) async fn check<S: LockService, B: Arriving>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked<B>,
 ) -> Answer {
-    let call = Call::read(&request)?;
-    let query: CheckQuery = request::query(request.uri())?;
+    let call = Call::read(&asked)?;
+    let query: CheckQuery = request::query(asked.request.uri())?;
     let (deadline, options) = read_options(call, query.table, query.stale);
     let response = read(deadline, context.service.check(query.signature, options)).await?;
     Ok(json(&CheckAnswer::from(&response.record), response.decided_at))
@@ -130,10 +132,10 @@ pub(crate) async fn check<S: LockService>(
     ))]
 pub(crate) async fn list<S: LockService>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked,
 ) -> Answer {
-    let call = Call::read(&request)?;
-    let query: ListQuery = request::query(request.uri())?;
+    let call = Call::read(&asked)?;
+    let query: ListQuery = request::query(asked.request.uri())?;
     let page = ListRequest::from(&query);
     let (deadline, options) = read_options(call, query.table, query.stale);
     let response = read(deadline, context.service.list(page, options)).await?;
@@ -149,10 +151,10 @@ pub(crate) async fn list<S: LockService>(
     ))]
 pub(crate) async fn tables<S: LockService>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked,
 ) -> Answer {
-    let call = Call::read(&request)?;
-    let query: TablesQuery = request::query(request.uri())?;
+    let call = Call::read(&asked)?;
+    let query: TablesQuery = request::query(asked.request.uri())?;
     let (deadline, options) = read_options(call, None, query.stale);
     let infos = read(deadline, context.service.tables(options)).await?;
     let tables = infos.iter().map(TableAnswer::from).collect();
@@ -168,12 +170,12 @@ pub(crate) async fn tables<S: LockService>(
     ))]
 pub(crate) async fn configure_table<S: LockService>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked,
 ) -> Answer {
-    request::no_query(request.uri())?;
-    let call = Call::read(&request)?;
+    request::no_query(asked.request.uri())?;
+    let call = Call::read(&asked)?;
     let deadline = call.deadline;
-    let body: TableBody = request::json(request, &context.extras.limits, deadline).await?;
+    let body: TableBody = request::json(asked, &context.extras.limits, deadline).await?;
     let defaults = body.defaults()?;
     let options =
         TableOptions { table: body.table, request_id: body.request_id, call: call.options() };
@@ -190,10 +192,10 @@ pub(crate) async fn configure_table<S: LockService>(
     ))]
 pub(crate) async fn delete_table<S: LockService>(
     State(context): State<Arc<Context<S>>>,
-    request: Request,
+    asked: Asked,
 ) -> Answer {
-    let call = Call::read(&request)?;
-    let query: TableQuery = request::query(request.uri())?;
+    let call = Call::read(&asked)?;
+    let query: TableQuery = request::query(asked.request.uri())?;
     let deadline = call.deadline;
     let options = TableOptions {
         table: Some(query.table),
@@ -251,13 +253,10 @@ pub(crate) async fn description() -> Response {
 
 /// Moves the clock of the cluster on. Not part of the API: it exists only on nodes that were
 /// started for tests.
-async fn advance<S: LockService>(
-    State(context): State<Arc<Context<S>>>,
-    request: Request,
-) -> Answer {
+async fn advance<S: LockService>(State(context): State<Arc<Context<S>>>, asked: Asked) -> Answer {
     let advance = context.extras.advance.as_ref().expect("the route exists only with it");
-    let deadline = Call::read(&request)?.deadline;
-    let body: AdvanceBody = request::json(request, &context.extras.limits, deadline).await?;
+    let deadline = Call::read(&asked)?.deadline;
+    let body: AdvanceBody = request::json(asked, &context.extras.limits, deadline).await?;
     write(deadline, advance(Duration::from_millis(body.by_ms))).await?;
     Ok(json(&DoneAnswer::default(), None))
 }
@@ -277,19 +276,19 @@ fn read_options(call: Call, table: Option<String>, stale: bool) -> (Deadline, Re
 }
 
 /// Waits for a write. When the time is up the future is dropped and the outcome is open.
-async fn write<T>(
+fn write<T>(
     deadline: Deadline,
     future: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+) -> impl Future<Output = Result<T, Error>> {
     let timed_out = || Err(Error::unknown("no answer in time; the request may have been done"));
-    deadline.bound(future).await.unwrap_or_else(timed_out)
+    deadline.bound(future).map(move |answer| answer.unwrap_or_else(timed_out))
 }
 
 /// Waits for a read, which changes nothing whenever it is dropped.
-async fn read<T>(
+fn read<T>(
     deadline: Deadline,
     future: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+) -> impl Future<Output = Result<T, Error>> {
     let timed_out = || Err(Error::unavailable("no answer in time"));
-    deadline.bound(future).await.unwrap_or_else(timed_out)
+    deadline.bound(future).map(move |answer| answer.unwrap_or_else(timed_out))
 }

@@ -6,16 +6,17 @@
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Key, Label, Level, Metadata, Recorder};
+use axum::http::Method;
+use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::Context;
 use super::places::{PlaceFigures, Places};
-use crate::api::{HistogramFigures, NodeFigures};
+use crate::api::{Code, HistogramFigures, NodeFigures, routes};
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
 /// election times; finer or wider would not change what one does about it.
@@ -28,9 +29,71 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const METADATA: Metadata<'static> = Metadata::new("keyward", Level::INFO, None);
 
+/// The labels are few and ours: what a client sends never becomes one.
+const ROUTES: [&str; 13] = [
+    routes::LOCK,
+    routes::UNLOCK,
+    routes::BATCH,
+    routes::LOCKS,
+    routes::TABLES,
+    routes::TABLE,
+    routes::CLUSTER,
+    routes::HEALTHZ,
+    routes::READYZ,
+    routes::METRICS,
+    routes::OPENAPI,
+    routes::DEBUG_ADVANCE,
+    "other",
+];
+
+/// As [`ROUTES`].
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "other"];
+
+/// What was asked, as the metrics tell requests apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Endpoint {
+    /// Places in [`METHODS`] and [`ROUTES`].
+    method: usize,
+    route: usize,
+}
+
+impl Endpoint {
+    pub(crate) fn new(method: &Method, route: &str) -> Self {
+        let place = |labels: &[&str], label: &str| {
+            labels.iter().position(|known| *known == label).unwrap_or(labels.len() - 1)
+        };
+        Self { method: place(&METHODS, method.as_str()), route: place(&ROUTES, route) }
+    }
+
+    pub(crate) fn method(self) -> &'static str {
+        METHODS[self.method]
+    }
+
+    pub(crate) fn route(self) -> &'static str {
+        ROUTES[self.route]
+    }
+}
+
+/// How a request ended, in the word that metrics and logs have for it.
+pub(crate) fn outcome_word(code: Option<Code>) -> &'static str {
+    code.map_or("ok", Code::word)
+}
+
+/// The series of one endpoint; those that were never asked do not exist.
+struct Series {
+    seconds: Histogram,
+    /// By outcome: none, then the codes in their order.
+    totals: [OnceLock<Counter>; OUTCOMES],
+}
+
+/// As many as there are codes, and one for success.
+const OUTCOMES: usize = Code::Other as usize + 2;
+
 /// The figures of one listener.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
+    /// Looked up once: by name and labels it would cost a request more than its parsing does.
+    series: [[OnceLock<Series>; ROUTES.len()]; METHODS.len()],
     handle: PrometheusHandle,
     in_flight: Arc<AtomicU64>,
     places: Arc<Places>,
@@ -62,7 +125,8 @@ impl Metrics {
             "How long requests took, from their head to their answer.".into(),
         );
         let handle = recorder.handle();
-        Self { recorder, handle, in_flight: Arc::default(), places }
+        let series = Default::default();
+        Self { recorder, series, handle, in_flight: Arc::default(), places }
     }
 
     /// Counts a request as being answered until the guard is dropped.
@@ -72,21 +136,25 @@ impl Metrics {
     }
 
     /// Records a request that was answered.
-    pub(crate) fn observe(
-        &self,
-        method: &'static str,
-        route: &'static str,
-        outcome: &'static str,
-        took: Duration,
-    ) {
-        let where_to =
-            [Label::from_static_parts("method", method), Label::from_static_parts("route", route)];
-        let key = Key::from_parts("keyward_request_seconds", where_to.to_vec());
-        self.recorder.register_histogram(&key, &METADATA).record(took);
-        let mut labels = where_to.to_vec();
-        labels.push(Label::from_static_parts("outcome", outcome));
+    pub(crate) fn observe(&self, endpoint: Endpoint, code: Option<Code>, took: Duration) {
+        let series = &self.series[endpoint.method][endpoint.route];
+        let series = series.get_or_init(|| self.register(endpoint));
+        series.seconds.record(took);
+        let total = &series.totals[code.map_or(0, |code| code as usize + 1)];
+        total.get_or_init(|| self.register_total(endpoint, code)).increment(1);
+    }
+
+    fn register(&self, endpoint: Endpoint) -> Series {
+        let key = Key::from_parts("keyward_request_seconds", labels(endpoint));
+        let seconds = self.recorder.register_histogram(&key, &METADATA);
+        Series { seconds, totals: Default::default() }
+    }
+
+    fn register_total(&self, endpoint: Endpoint, code: Option<Code>) -> Counter {
+        let mut labels = labels(endpoint);
+        labels.push(Label::from_static_parts("outcome", outcome_word(code)));
         let key = Key::from_parts("keyward_requests_total", labels);
-        self.recorder.register_counter(&key, &METADATA).increment(1);
+        self.recorder.register_counter(&key, &METADATA)
     }
 
     /// The page.
@@ -100,6 +168,13 @@ impl Metrics {
         }
         page
     }
+}
+
+fn labels(endpoint: Endpoint) -> Vec<Label> {
+    vec![
+        Label::from_static_parts("method", endpoint.method()),
+        Label::from_static_parts("route", endpoint.route()),
+    ]
 }
 
 /// Folds latencies into buckets for as long as it is polled.

@@ -10,6 +10,7 @@
 
 mod answer;
 mod batch;
+mod front;
 mod handlers;
 mod metrics;
 mod observe;
@@ -37,6 +38,7 @@ pub use server::{Limits, raise_descriptor_limit, serve_connections};
 use crate::api::{ClusterStatus, NodeFigures};
 use crate::error::Error;
 use crate::service::LockService;
+use front::Front;
 use metrics::Metrics;
 use places::Places;
 
@@ -84,8 +86,8 @@ pub async fn serve<S: LockService>(
     let metrics = Metrics::new(Arc::clone(&places));
     let context = Arc::new(Context { service, metrics, extras });
     let upkeep = metrics::upkeep(&context);
-    let router = handlers::router(Arc::clone(&context));
-    let served = server::serve_places(listener, router, limits, places, shutdown);
+    let front = Front::new(Arc::clone(&context));
+    let served = server::serve_places(listener, front, limits, places, shutdown);
     tokio::pin!(upkeep);
     tokio::select! {
         result = served => result,

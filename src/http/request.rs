@@ -4,15 +4,20 @@
 //! wrong and where. Bytes are never repaired: text that is not UTF-8 is refused, because its
 //! repaired form would name another lock.
 
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::Body;
-use axum::extract::{Query, Request};
+use axum::extract::{FromRequest, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as HttpBody;
 use serde::de::DeserializeOwned;
 
 use super::answer::Refusal;
@@ -27,6 +32,30 @@ use crate::types::CallOptions;
 /// still hears its answer.
 const SLACK: Duration = Duration::from_millis(20);
 
+/// A body that is still on its way.
+pub(crate) trait Arriving: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send {}
+
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send> Arriving for B {}
+
+/// A request, and what is known of it besides what it says.
+pub(crate) struct Asked<B = Body> {
+    pub(crate) request: axum::http::Request<B>,
+    pub(crate) trace_id: TraceId,
+    /// Where its connection has to make room, if it can be told.
+    pub(crate) place: Option<Arc<Place>>,
+}
+
+/// What the router was given along with the request.
+impl<S: Sync> FromRequest<S> for Asked {
+    type Rejection = Infallible;
+
+    async fn from_request(mut request: Request, _: &S) -> Result<Self, Infallible> {
+        let given = request.extensions_mut();
+        let (trace_id, place) = (given.remove().unwrap_or_default(), given.remove());
+        Ok(Self { request, trace_id, place })
+    }
+}
+
 /// What the headers of a request say.
 pub(crate) struct Call {
     /// When the handler answers by itself.
@@ -36,9 +65,9 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn read(request: &Request) -> Result<Self, Refusal> {
-        let fields = request.headers();
-        let trace_id = request.extensions().get::<TraceId>().map(|id| id.0.clone());
+    pub(crate) fn read<B>(asked: &Asked<B>) -> Result<Self, Refusal> {
+        let fields = asked.request.headers();
+        let trace_id = Some(asked.trace_id.0.clone());
         Ok(Self { deadline: Deadline::after(timeout(fields)?), trace_id, cause: cause(fields)? })
     }
 
@@ -79,12 +108,12 @@ fn cause(fields: &HeaderMap) -> Result<Option<String>, Refusal> {
 
 /// Reads the body whole and as JSON, within the limits and the call's own time.
 pub(crate) async fn json<T: DeserializeOwned>(
-    request: Request,
+    asked: Asked<impl Arriving>,
     limits: &Limits,
     deadline: Deadline,
 ) -> Result<T, Refusal> {
-    declared_as_json(request.headers())?;
-    let bytes = read_body(request, limits, deadline).await?;
+    declared_as_json(asked.request.headers())?;
+    let bytes = read_body(asked, limits, deadline).await?;
     parse(&bytes)
 }
 
@@ -108,10 +137,11 @@ fn declared_as_json(fields: &HeaderMap) -> Result<(), Refusal> {
 }
 
 async fn read_body(
-    request: Request,
+    asked: Asked<impl Arriving>,
     limits: &Limits,
     deadline: Deadline,
 ) -> Result<Bytes, Refusal> {
+    let Asked { request, place, .. } = asked;
     let too_large =
         || Refusal::new(Code::TooLarge, format!("the body is at most {} bytes", limits.body_bytes));
     // What is declared too large is refused before it is sent, if the client waits to be asked.
@@ -119,17 +149,20 @@ async fn read_body(
     if declared.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > limits.body_bytes) {
         return Err(too_large());
     }
-    // Until its body is here, nothing is done for the request, and it may have to make room.
-    let place = request.extensions().get::<Arc<Place>>().cloned();
-    let body = Limited::<Body>::new(request.into_body(), limits.body_bytes);
-    let wait = limits.body_timeout.min(deadline.remaining());
-    if let Some(place) = &place {
-        place.wait();
-    }
-    let read = tokio::time::timeout(wait, body.collect()).await;
-    if let Some(place) = &place {
-        place.work();
-    }
+    let mut body = pin!(Limited::new(request.into_body(), limits.body_bytes).collect());
+    // A small body has mostly come with its head.
+    let read = match body.as_mut().now_or_never() {
+        Some(read) => Ok(read),
+        None => {
+            // Until its body is here, nothing is done for the request, and it may have to make
+            // room.
+            let wait = limits.body_timeout.min(deadline.remaining());
+            place.as_ref().inspect(|place| place.wait());
+            let read = tokio::time::timeout(wait, body).await;
+            place.as_ref().inspect(|place| place.work());
+            read
+        }
+    };
     match read {
         Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -150,13 +183,22 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return Err(Refusal::new(Code::BadRequest, "the body must be a JSON object"));
     }
+    serde_json::from_str(text).map_err(|_| refuse_json::<T>(text))
+}
+
+/// Reads a body that does not parse once more, to say where it is wrong: keeping track of the path
+/// costs more than the parsing.
+fn refuse_json<T: DeserializeOwned>(text: &str) -> Refusal {
     let mut json = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        refuse_text(&path, &error.into_inner().to_string())
-    })?;
-    json.end().map_err(|error| refuse_text("", &error.to_string()))?;
-    Ok(value)
+    let parsed: Result<T, _> = serde_path_to_error::deserialize(&mut json);
+    let wrong = match parsed {
+        Ok(_) => json.end().map_err(|error| (String::new(), error)),
+        Err(error) => Err((error.path().to_string(), error.into_inner())),
+    };
+    match wrong {
+        Err((path, error)) => refuse_text(&path, &error.to_string()),
+        Ok(()) => Refusal::new(Code::BadRequest, "the body is not what this path takes"),
+    }
 }
 
 /// Parses the query string, strictly.

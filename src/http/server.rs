@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -67,6 +68,27 @@ impl Default for Limits {
     }
 }
 
+/// What answers the requests of a listener.
+pub(crate) trait Answerer: Clone + Send + Sync + 'static {
+    /// Answers a request whose connection has this place.
+    fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        place: &Arc<Place>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+impl Answerer for Router {
+    async fn answer(&self, request: hyper::Request<Incoming>, place: &Arc<Place>) -> Response {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(place));
+        match self.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
 /// How long nothing is accepted after the system refused to: long enough not to spin, short enough
 /// that nobody notices once there are descriptors again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -91,7 +113,7 @@ pub async fn serve_connections(
 /// As [`serve_connections`], with the places told to someone else too.
 pub(crate) async fn serve_places(
     listener: TcpListener,
-    router: Router,
+    answerer: impl Answerer,
     limits: Limits,
     places: Arc<Places>,
     shutdown: impl Future<Output = ()> + Send,
@@ -114,8 +136,8 @@ pub(crate) async fn serve_places(
                     continue;
                 }
                 let place = places.take();
-                let (router, limits) = (router.clone(), Arc::clone(&limits));
-                connections.spawn(connection(stream, router, limits, place, stopping.clone()));
+                let (answerer, limits) = (answerer.clone(), Arc::clone(&limits));
+                connections.spawn(connection(stream, answerer, limits, place, stopping.clone()));
             }
         }
     }
@@ -195,7 +217,7 @@ fn refuse(stream: TcpStream) {
 
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    answerer: impl Answerer,
     limits: Arc<Limits>,
     place: Arc<Place>,
     mut stopping: watch::Receiver<bool>,
@@ -208,7 +230,7 @@ async fn connection(
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.head_bytes)
         .max_headers(limits.header_fields);
-    let requests = service_fn(|request| handle(router.clone(), Arc::clone(&place), request));
+    let requests = service_fn(|request| handle(&answerer, &place, request));
     let io = TokioIo::new(Stall::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));
     let stopped = async {
@@ -229,17 +251,15 @@ async fn connection(
     }
 }
 
-/// Hands a request to the router. Its connection stays while the handler works; a handler that
-/// first waits for a body may say so through the [`Place`] in the request's extensions.
+/// Hands a request on. Its connection stays while the handler works; a handler that first waits
+/// for a body may say so through the [`Place`].
 async fn handle(
-    mut router: Router,
-    place: Arc<Place>,
+    answerer: &impl Answerer,
+    place: &Arc<Place>,
     request: hyper::Request<Incoming>,
-) -> Result<hyper::Response<Body>, std::convert::Infallible> {
+) -> Result<Response, std::convert::Infallible> {
     place.work();
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(Arc::clone(&place));
-    let response = router.call(request).await;
+    let response = answerer.answer(request, place).await;
     place.wait();
-    response
+    Ok(response)
 }

@@ -1,0 +1,74 @@
+//! The way of the requests that come by the thousand: to their handlers without the router.
+//!
+//! A router finds the handler of any path, boxes what it calls and what that answers, and lets
+//! every layer look. That costs more than a lock. The handlers are the same, and so is what is
+//! seen of each request; every other path, and every other method, goes to the router.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Method, Request};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
+use hyper::body::Incoming;
+
+use super::Context;
+use super::handlers::{self, Answer};
+use super::metrics::Endpoint;
+use super::observe::{TraceId, observed};
+use super::places::Place;
+use super::request::Asked;
+use super::server::Answerer;
+use crate::api::routes;
+use crate::service::LockService;
+
+/// Answers requests, with the router behind it for all that are not its own.
+pub(crate) struct Front<S> {
+    context: Arc<Context<S>>,
+    router: Router,
+}
+
+impl<S: LockService> Front<S> {
+    pub(crate) fn new(context: Arc<Context<S>>) -> Self {
+        Self { router: handlers::router(Arc::clone(&context)), context }
+    }
+
+    /// Observes what a handler of [`handlers`] makes of a request.
+    async fn ask<F: Future<Output = Answer>>(
+        &self,
+        request: Request<Incoming>,
+        place: &Arc<Place>,
+        handler: impl FnOnce(State<Arc<Context<S>>>, Asked<Incoming>) -> F,
+    ) -> Response {
+        let trace_id = TraceId::of(request.headers());
+        let endpoint = Endpoint::new(request.method(), request.uri().path());
+        let place = Some(Arc::clone(place));
+        let asked = Asked { request, trace_id: trace_id.clone(), place };
+        // Boxed, because what follows would have room for it several times over, and hyper moves
+        // all of that about for each request.
+        let answer = Box::pin(handler(State(Arc::clone(&self.context)), asked));
+        let answer = answer.map(IntoResponse::into_response);
+        observed(&self.context.metrics, endpoint, trace_id, answer).await
+    }
+}
+
+// Derived, it would ask the service to be `Clone`.
+impl<S> Clone for Front<S> {
+    fn clone(&self) -> Self {
+        Self { context: Arc::clone(&self.context), router: self.router.clone() }
+    }
+}
+
+impl<S: LockService> Answerer for Front<S> {
+    async fn answer(&self, request: Request<Incoming>, place: &Arc<Place>) -> Response {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, routes::LOCK) => self.ask(request, place, handlers::lock).await,
+            (&Method::POST, routes::UNLOCK) => self.ask(request, place, handlers::unlock).await,
+            (&Method::GET, routes::LOCK) => self.ask(request, place, handlers::check).await,
+            // Boxed, so that those above need no room for it.
+            _ => Box::pin(self.router.answer(request, place)).await,
+        }
+    }
+}
