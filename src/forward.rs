@@ -5,6 +5,7 @@
 //! doing it twice would hurt. What came of a write is `Unavailable` only where it is certain that
 //! nothing was done; once a byte may have left, it is `Unknown`.
 
+mod courier;
 #[cfg(feature = "planted-bugs")]
 pub(crate) mod planting;
 mod wire;
@@ -14,28 +15,24 @@ use std::sync::{RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::api::NodeFigures;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock;
-use crate::node::{Node, deadline};
+use crate::node::{Node, command_of, deadline};
 use crate::planted::{self, Bug};
-use crate::raft::peer::{CallError, Lane, paths};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
-use crate::storage::Uuid;
 use crate::types::{
-    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
-    UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
+    LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
+use courier::{Courier, Leader};
 use wire::{Answer, Request};
-
-/// So many requests may be on their way to the leader at once; more are refused as `Unavailable`.
-const MAX_FORWARDED: usize = 4096;
 
 /// How long a request waits for a leader to become known, at most and at most for half of its own
 /// time. About as long as an election takes once it has begun; a dead leader that is not yet known
@@ -46,15 +43,8 @@ const LEADER_WAIT: Duration = Duration::from_millis(500);
 pub struct Forwarding {
     node: Node,
     options: RwLock<ServiceOptions>,
-    admission: Semaphore,
+    courier: Courier,
     forwarded: AtomicU64,
-}
-
-/// Where the leader is.
-struct Leader {
-    id: u64,
-    uuid: Option<Uuid>,
-    addr: String,
 }
 
 impl Forwarding {
@@ -66,9 +56,9 @@ impl Forwarding {
     /// With a table and defaults for requests that leave them out.
     pub fn with_options(node: Node, options: ServiceOptions) -> Self {
         Self {
+            courier: Courier::new(node.clone()),
             node,
             options: RwLock::new(options),
-            admission: Semaphore::new(MAX_FORWARDED),
             forwarded: AtomicU64::new(0),
         }
     }
@@ -135,65 +125,73 @@ impl Forwarding {
         call: CallOptions,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Answer, Error>> {
-        Box::pin(self.exchange(leader, request, call, deadline))
+        self.forwarded.fetch_add(1, Ordering::Relaxed);
+        let asked = self.courier.ask(leader, vec![(request, call)], deadline);
+        Box::pin(asked.map(|mut answers| answers.pop().expect("one answer for each request")))
     }
 
-    async fn exchange(
+    /// Sends those requests of a batch on that are not wrong in themselves, in one go.
+    async fn send_batch_on(
         &self,
         leader: Leader,
-        request: Request,
-        mut call: CallOptions,
+        requests: Vec<BatchRequest>,
         deadline: Deadline,
-    ) -> Result<Answer, Error> {
-        let Ok(_admitted) = self.admission.try_acquire() else {
-            return Err(Error::unavailable("too many requests are on their way to the leader"));
-        };
-        let timeout = deadline.remaining();
-        if timeout.is_zero() {
-            return Err(Error::unavailable("the time was up before the request was sent on"));
+    ) -> Vec<Result<BatchAnswer, Error>> {
+        let mut items = Vec::with_capacity(requests.len());
+        let mut asked = Vec::with_capacity(requests.len());
+        for request in requests {
+            let call = request.call().clone();
+            asked.push(command_of(&request).map(|_| items.push((request.into(), call))));
         }
-        self.forwarded.fetch_add(1, Ordering::Relaxed);
-        call.timeout = Some(timeout);
-        #[cfg(feature = "planted-bugs")]
-        planting::stamp(&self.node, &mut call);
-        let is_read = request.is_read();
-        let message = wire::encode_request(request, &call);
-        let target = (leader.id, leader.uuid, leader.addr.as_str());
-        let peers = &self.node.member().peers;
-        let answer = peers.call(Lane::Forward, target, paths::FORWARD, message, timeout).await;
-        let failed = |reason: String| {
-            let not_done = is_read || planted::active(Bug::CutOffIsUnavailable);
-            if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
+        self.forwarded.fetch_add(items.len() as u64, Ordering::Relaxed);
+        let mut answers = self.courier.ask(leader, items, deadline).await.into_iter();
+        let mut next = || answers.next().expect("one answer for each request");
+        let answer = |asked: Result<(), Error>| {
+            asked?;
+            next()?.batch().ok_or_else(mixed_up)
         };
-        match answer {
-            Ok(bytes) => wire::decode_answer(&bytes).map_err(|error| failed(error.to_string()))?,
-            Err(error @ (CallError::Connect { .. } | CallError::Refused { .. })) => {
-                Err(Error::unavailable(error.to_string()))
-            }
-            Err(
-                error @ (CallError::Broken { .. }
-                | CallError::Timeout { .. }
-                | CallError::Distrusted { .. }
-                | CallError::Answer { .. }
-                | CallError::Status { .. }),
-            ) => Err(failed(error.to_string())),
-        }
+        asked.into_iter().map(answer).collect()
     }
 }
 
-/// Answers a request that another node has sent on. It goes no further: if this node does not
+/// Answers requests that another node has sent on. They go no further: if this node does not
 /// lead, it says so.
 pub(crate) async fn answer_forwarded(node: &Node, message: &[u8]) -> Option<Bytes> {
-    let request = match wire::decode_request(message) {
-        Ok(request) => request,
+    let requests = match wire::decode_requests(message) {
+        Ok(requests) => requests,
         Err(error) => {
-            tracing::warn!(%error, "a forwarded request is refused");
+            tracing::warn!(%error, "forwarded requests are refused");
             return None;
         }
     };
     #[cfg(feature = "planted-bugs")]
-    planting::believe(node, &request);
-    Some(wire::encode_answer(&answer_here(node, request).await))
+    requests.iter().for_each(|request| planting::believe(node, request));
+    Some(wire::encode_answers(&answer_all(node, requests).await))
+}
+
+/// Answers many requests. Locks and releases are decided in their order.
+async fn answer_all(node: &Node, requests: Vec<Request>) -> Vec<Result<Answer, Error>> {
+    let mut batch = Vec::new();
+    let mut others = Vec::new();
+    let mut is_other = Vec::with_capacity(requests.len());
+    for request in requests {
+        match BatchRequest::try_from(request) {
+            Ok(request) => {
+                tracing::debug!(trace_id = request.call().trace_id, "a forwarded request");
+                batch.push(request);
+                is_other.push(false);
+            }
+            Err(other) => {
+                others.push(answer_here(node, other));
+                is_other.push(true);
+            }
+        }
+    }
+    let (decided, told) = futures::join!(node.batch(batch), futures::future::join_all(others));
+    let mut decided = decided.into_iter().map(|answer| answer.map(Answer::from));
+    let mut told = told.into_iter();
+    let next = |other| if other { told.next() } else { decided.next() };
+    is_other.into_iter().map(next).map(|a| a.expect("one answer for each request")).collect()
 }
 
 async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {
@@ -279,6 +277,17 @@ impl LockService for Forwarding {
         let request = Request::Unlock(request, options);
         let answer = self.send_on(leader, request, call, deadline).await?;
         answer.unlock().ok_or_else(mixed_up)
+    }
+
+    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        self.options().fill_batch(&mut requests);
+        let patience = requests.iter().map(|request| deadline(request.call()));
+        let Some(deadline) = patience.max_by_key(Deadline::remaining) else { return Vec::new() };
+        match self.leader(deadline).await {
+            Ok(None) => self.node.batch(requests).await,
+            Ok(Some(leader)) => Box::pin(self.send_batch_on(leader, requests, deadline)).await,
+            Err(error) => vec![Err(error); requests.len()],
+        }
     }
 
     async fn check(

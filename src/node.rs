@@ -320,12 +320,13 @@ pub(crate) fn not_leading(
 }
 
 /// What a request of a batch asks for, and so how its decision is read.
-enum Kind {
+pub(crate) enum Kind {
     Lock,
     Unlock,
 }
 
-fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Error> {
+/// The command of a request of a batch, or what is wrong with it.
+pub(crate) fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Error> {
     Ok(match request {
         BatchRequest::Lock(request, options) => (Kind::Lock, lock::lock_command(request, options)?),
         BatchRequest::Unlock(request, options) => {

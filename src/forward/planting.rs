@@ -61,7 +61,7 @@ pub(crate) async fn advance(node: &Node) {
     let logged = found.as_ref().map(|node| node.peer_addr.as_str());
     let Some(addr) = member.peers.addr(leader, logged) else { return };
     let time = Duration::from_micros(own_time(node));
-    let message = wire::encode_request(Request::Advance(time), &CallOptions::default());
+    let message = wire::encode_requests(vec![(Request::Advance(time), CallOptions::default())]);
     let target = (leader, found.as_ref().map(|node| node.uuid), addr);
     let call = member.peers.call(Lane::Forward, target, paths::FORWARD, message, EVERY * 10);
     if let Err(error) = call.await {

@@ -1,4 +1,4 @@
-//! A forwarded request and its answer as bytes.
+//! Forwarded requests and their answers as bytes: many to a message.
 //!
 //! Structs of their own, not those of the contract as they come: what crosses the wire between two
 //! versions of this program changes only together with [`VERSION`]. A node that gets a version it
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::types::{
-    CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, Token, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
+    LockRequest, LockResponse, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions,
+    Token, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
-/// The version of both encodings.
-const VERSION: u8 = 1;
+/// The version of both encodings. In version 1 a message had one request.
+const VERSION: u8 = 2;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +47,42 @@ impl Request {
     }
 }
 
+impl From<BatchRequest> for Request {
+    fn from(request: BatchRequest) -> Self {
+        match request {
+            BatchRequest::Lock(request, options) => Self::Lock(request, options),
+            BatchRequest::Unlock(request, options) => Self::Unlock(request, options),
+        }
+    }
+}
+
+/// The other ones are given back.
+impl TryFrom<Request> for BatchRequest {
+    type Error = Request;
+
+    fn try_from(request: Request) -> Result<Self, Request> {
+        match request {
+            Request::Lock(request, options) => Ok(Self::Lock(request, options)),
+            Request::Unlock(request, options) => Ok(Self::Unlock(request, options)),
+            other @ (Request::Check(..)
+            | Request::List(..)
+            | Request::Tables(..)
+            | Request::ConfigureTable(..)
+            | Request::DeleteTable(..)
+            | Request::Advance(..)) => Err(other),
+        }
+    }
+}
+
+impl From<BatchAnswer> for Answer {
+    fn from(answer: BatchAnswer) -> Self {
+        match answer {
+            BatchAnswer::Lock(response) => Self::Lock(response),
+            BatchAnswer::Unlock(response) => Self::Unlock(response),
+        }
+    }
+}
+
 /// What is answered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
@@ -66,6 +102,15 @@ impl Answer {
 
     pub(crate) fn unlock(self) -> Option<UnlockResponse> {
         if let Self::Unlock(response) = self { Some(response) } else { None }
+    }
+
+    /// The answer to a request of a batch.
+    pub(crate) fn batch(self) -> Option<BatchAnswer> {
+        match self {
+            Self::Lock(response) => Some(BatchAnswer::Lock(response)),
+            Self::Unlock(response) => Some(BatchAnswer::Unlock(response)),
+            Self::Check(_) | Self::List(_) | Self::Tables(_) | Self::Done => None,
+        }
     }
 
     pub(crate) fn check(self) -> Option<CheckResponse> {
@@ -94,24 +139,26 @@ pub(crate) enum WireError {
     Decode(#[from] postcard::Error),
 }
 
-/// The request, with `call` as its call options.
-pub(crate) fn encode_request(request: Request, call: &CallOptions) -> Bytes {
-    encode(&Envelope { call: Call::from(call.clone()), body: Body::from(request) })
+/// Requests, each with its call options, which go before those it has itself.
+pub(crate) fn encode_requests(requests: Vec<(Request, CallOptions)>) -> Bytes {
+    let envelope = |(request, call)| Envelope { call: Call::from(call), body: Body::from(request) };
+    encode(&requests.into_iter().map(envelope).collect::<Vec<_>>())
 }
 
-/// What [`encode_request`] wrote; its call options are in the request's own.
-pub(crate) fn decode_request(bytes: &[u8]) -> Result<Request, WireError> {
-    let envelope: Envelope = decode(bytes)?;
-    Ok(envelope.body.into_request(envelope.call.into()))
+/// What [`encode_requests`] wrote; the call options of each are in the request's own.
+pub(crate) fn decode_requests(bytes: &[u8]) -> Result<Vec<Request>, WireError> {
+    let envelopes: Vec<Envelope> = decode(bytes)?;
+    let request = |envelope: Envelope| envelope.body.into_request(envelope.call.into());
+    Ok(envelopes.into_iter().map(request).collect())
 }
 
-/// An answer.
-pub(crate) fn encode_answer(answer: &Result<Answer, Error>) -> Bytes {
-    encode(answer)
+/// Answers, in the order of their requests.
+pub(crate) fn encode_answers(answers: &Vec<Result<Answer, Error>>) -> Bytes {
+    encode(answers)
 }
 
-/// What [`encode_answer`] wrote.
-pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
+/// What [`encode_answers`] wrote.
+pub(crate) fn decode_answers(bytes: &[u8]) -> Result<Vec<Result<Answer, Error>>, WireError> {
     decode(bytes)
 }
 
@@ -380,18 +427,17 @@ mod tests {
 
     #[test]
     fn a_request_reads_back_as_it_was_written() {
-        for request in requests() {
-            let bytes = encode_request(request.clone(), &call());
-            assert_eq!(decode_request(&bytes).unwrap(), request);
-        }
+        let with_call = requests().into_iter().map(|request| (request, call())).collect();
+        assert_eq!(decode_requests(&encode_requests(with_call)).unwrap(), requests());
     }
 
     #[test]
     fn a_request_is_written_the_same_for_ever() {
-        let unlock = encode_request(requests().swap_remove(1), &call());
+        let unlock = encode_requests(vec![(requests().swap_remove(1), call())]);
         let hex = crate::raft::codec::tests::hex(&unlock);
         let golden = [
-            "01",     // version
+            "02",     // version
+            "01",     // one request
             "01d209", // 1234 ms are left
             "010174",
             "010161",
@@ -410,19 +456,20 @@ mod tests {
     #[test]
     fn a_cut_request_and_one_of_another_version_are_refused() {
         for request in requests() {
-            let bytes = encode_request(request, &call());
+            let bytes = encode_requests(vec![(request, call())]);
             for length in 0..bytes.len() {
-                assert!(decode_request(&bytes[..length]).is_err());
+                assert!(decode_requests(&bytes[..length]).is_err());
             }
             let mut newer = bytes.to_vec();
             newer[0] = VERSION + 1;
-            assert!(matches!(decode_request(&newer), Err(WireError::Version(_))));
+            assert!(matches!(decode_requests(&newer), Err(WireError::Version(_))));
         }
     }
 
     #[test]
     fn an_error_reads_back_as_it_was_written() {
-        let answer = Err(Error::Unavailable { reason: "r".into(), leader: Some("l".into()) });
-        assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+        let error = Error::Unavailable { reason: "r".into(), leader: Some("l".into()) };
+        let answers = vec![Ok(Answer::Done), Err(error)];
+        assert_eq!(decode_answers(&encode_answers(&answers)).unwrap(), answers);
     }
 }

@@ -7,4 +7,5 @@ mod cli;
 mod cluster;
 mod conformance;
 mod forming;
+mod forwarding;
 mod leading;

@@ -1,0 +1,158 @@
+//! What a node that does not lead makes of what it is asked.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use keyward::forward::Forwarding;
+use keyward::types::{
+    BatchAnswer, BatchRequest, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions,
+    UnlockOptions, UnlockRequest, UnlockStatus,
+};
+use keyward::{Error, LockService};
+
+use crate::cluster::{Cluster, eventually};
+
+fn lock(signature: &str, signee: &str) -> BatchRequest {
+    let (signature, signee) = (signature.to_owned(), signee.to_owned());
+    BatchRequest::Lock(LockRequest { signature, signee, level: None }, LockOptions::default())
+}
+
+fn unlock(signature: &str, signee: &str) -> BatchRequest {
+    let (signature, signee) = (signature.to_owned(), signee.to_owned());
+    BatchRequest::Unlock(UnlockRequest { signature, signee }, UnlockOptions::default())
+}
+
+#[tokio::test]
+async fn a_batch_through_a_follower_is_decided_in_its_order() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    // More than one log entry takes, each pair meaningless in any other order.
+    let requests: Vec<BatchRequest> = (0..400)
+        .flat_map(|turn| {
+            let signee = format!("w{turn}");
+            [lock("a", &signee), unlock("a", &signee)]
+        })
+        .collect();
+    let answers = cluster.service(follower).batch(requests).await;
+    assert_eq!(answers.len(), 800);
+    let mut last = None;
+    for answer in answers {
+        let decided_at = match answer.unwrap() {
+            BatchAnswer::Lock(response) => {
+                assert!(matches!(response.status, LockStatus::Ok(_)), "{response:?}");
+                response.decided_at
+            }
+            BatchAnswer::Unlock(response) => {
+                assert_eq!(response.status, UnlockStatus::Ok);
+                response.decided_at
+            }
+        };
+        let decided_at = decided_at.map(|at| (at.index, at.position));
+        assert!(decided_at > last, "{decided_at:?} after {last:?}");
+        last = decided_at;
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_forwarded_batch_fails_by_itself() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let requests = vec![lock("a", "w1"), lock("", "w1"), unlock("b", "w1"), lock("a", "w2")];
+    let answers = cluster.service(follower).batch(requests).await;
+    assert!(matches!(&answers[0], Ok(BatchAnswer::Lock(response)) if response.ok()), "{answers:?}");
+    assert!(matches!(&answers[1], Err(Error::BadRequest { .. })), "{answers:?}");
+    assert!(matches!(&answers[2], Ok(BatchAnswer::Unlock(response)) if response.ok()));
+    assert!(matches!(&answers[3], Ok(BatchAnswer::Lock(response)) if !response.ok()));
+    assert!(cluster.service(follower).batch(Vec::new()).await.is_empty());
+}
+
+/// The signatures of all locks.
+async fn held(service: &Forwarding) -> BTreeSet<String> {
+    let mut held = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = ListRequest { after, limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
+        let page = service.list(page, ReadOptions::default()).await.unwrap();
+        held.extend(page.locks.into_iter().map(|record| record.signature));
+        after = page.next;
+        if after.is_none() {
+            return held;
+        }
+    }
+}
+
+/// What one request of the run below was told.
+enum Told {
+    Done(String),
+    NotDone(String),
+    Open,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_leader_dies_each_forwarded_request_is_told_what_is_true_of_it() {
+    const CALLERS: usize = 16;
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let service = Arc::clone(&cluster.nodes[&follower].service);
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut told = Vec::new();
+                let mut turn = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    // Every third one in a batch of its own with two more.
+                    let count = if turn % 3 == 0 { 3 } else { 1 };
+                    let names: Vec<String> =
+                        (0..count).map(|n| format!("{caller}/{turn}/{n}")).collect();
+                    let requests = names.iter().map(|name| lock(name, "w")).collect();
+                    let answers = service.batch(requests).await;
+                    for (name, answer) in names.into_iter().zip(answers) {
+                        told.push(match answer {
+                            Ok(_) => Told::Done(name),
+                            Err(Error::Unavailable { .. }) => Told::NotDone(name),
+                            Err(Error::Unknown { .. }) => Told::Open,
+                            Err(error) => panic!("{name}: {error}"),
+                        });
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                    turn += 1;
+                }
+                told
+            })
+        })
+        .collect();
+    let progress = async |more: usize| {
+        let goal = done.load(Ordering::SeqCst) + more;
+        eventually("requests are answered", async || done.load(Ordering::SeqCst) >= goal).await;
+    };
+    progress(20 * CALLERS).await;
+    cluster.kill(leader).await;
+    cluster.leader().await;
+    progress(20 * CALLERS).await;
+    stop.store(true, Ordering::SeqCst);
+    let told = futures::future::join_all(callers).await;
+    let held = held(cluster.service(follower)).await;
+    let (mut granted, mut refused, mut open) = (0, 0, 0);
+    for caller in told {
+        for told in caller.unwrap() {
+            match told {
+                Told::Done(name) => {
+                    granted += 1;
+                    assert!(held.contains(&name), "{name} is lost");
+                }
+                Told::NotDone(name) => {
+                    refused += 1;
+                    assert!(!held.contains(&name), "{name} was told not to be done");
+                }
+                Told::Open => open += 1,
+            }
+        }
+    }
+    println!("{granted} granted, {refused} certainly not done, {open} open");
+    assert!(refused + open > 0, "nothing was under way when the leader died");
+}
