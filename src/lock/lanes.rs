@@ -181,18 +181,21 @@ impl Lanes {
     fn put(&mut self, id: u128, lane: Arc<Lane>, tracker: &mut Tracker) {
         self.by_age.insert((lane.last_used, id));
         let used = lane.last_used;
-        if let Some(old) = self.by_id.insert(id, lane)
-            && old.last_used != used
-        {
-            self.by_age.remove(&(old.last_used, id));
+        match self.by_id.insert(id, lane) {
+            Some(old) => {
+                if old.last_used != used {
+                    self.by_age.remove(&(old.last_used, id));
+                }
+                tracker.note(|| RecordKey::Lane(id));
+            }
+            None => tracker.come(|| RecordKey::Lane(id)),
         }
-        tracker.note(|| RecordKey::Lane(id));
     }
 
     fn remove(&mut self, id: u128, tracker: &mut Tracker) {
         let lane = self.by_id.remove(&id).expect("a lane with an age exists");
         self.by_age.remove(&(lane.last_used, id));
-        tracker.note(|| RecordKey::Lane(id));
+        tracker.gone(|| RecordKey::Lane(id));
     }
 
     #[cfg(test)]

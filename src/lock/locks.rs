@@ -155,19 +155,19 @@ impl Locks {
     /// Creates or replaces a record.
     pub(super) fn put(&mut self, mut key: Key, record: Record, tracker: &mut Tracker) {
         assert!(!record.grants.is_empty(), "{key:?} would be a record without a grant");
-        for grant in &record.grants {
-            tracker.note(|| RecordKey::Grant(key.clone(), grant.token));
-        }
         self.unexpired += record.unexpired();
         let due = record.due();
         let old_due = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
             let old = std::mem::replace(slot, Arc::new(record));
             self.unexpired -= old.unexpired();
-            Self::note_gone(shared, &old, slot, tracker);
+            Self::note_replaced(shared, &old, slot, tracker);
             // The index must share the key's text with the records, not hold a second one.
             key = shared.clone();
             old.due()
         } else {
+            for grant in &record.grants {
+                tracker.come(|| RecordKey::Grant(key.clone(), grant.token));
+            }
             self.count_in_table(key.table(), 1);
             self.records.insert(key.clone(), Arc::new(record));
             ClusterTime::NEVER
@@ -183,11 +183,16 @@ impl Locks {
         }
     }
 
-    fn note_gone(key: &Key, old: &Record, new: &Record, tracker: &mut Tracker) {
-        for grant in &old.grants {
-            if new.grants.iter().all(|kept| kept.token != grant.token) {
-                tracker.note(|| RecordKey::Grant(key.clone(), grant.token));
+    fn note_replaced(key: &Key, old: &Record, new: &Record, tracker: &mut Tracker) {
+        let has = |record: &Record, token| record.grants.iter().any(|grant| grant.token == token);
+        for token in old.grants.iter().map(|grant| grant.token) {
+            if !has(new, token) {
+                tracker.gone(|| RecordKey::Grant(key.clone(), token));
             }
+        }
+        for token in new.grants.iter().map(|grant| grant.token) {
+            let record_key = || RecordKey::Grant(key.clone(), token);
+            if has(old, token) { tracker.note(record_key) } else { tracker.come(record_key) }
         }
     }
 
@@ -198,7 +203,7 @@ impl Locks {
         self.unexpired -= record.unexpired();
         self.count_in_table(key.table(), -1);
         for grant in &record.grants {
-            tracker.note(|| RecordKey::Grant(key.clone(), grant.token));
+            tracker.gone(|| RecordKey::Grant(key.clone(), grant.token));
         }
         let due = record.due();
         if due != ClusterTime::NEVER {
@@ -261,10 +266,16 @@ impl Locks {
         let name = Arc::<str>::from(table);
         let slot = &mut self.tables.entry(Arc::clone(&name)).or_default().defaults;
         let old = std::mem::replace(slot, defaults);
-        self.configured -= u64::from(old != Defaults::default());
-        self.configured += u64::from(defaults != Defaults::default());
+        let (had, has) = (old != Defaults::default(), defaults != Defaults::default());
+        self.configured -= u64::from(had);
+        self.configured += u64::from(has);
         self.drop_empty_table(table);
-        tracker.note(|| RecordKey::Table(name));
+        match (had, has) {
+            (false, true) => tracker.come(|| RecordKey::Table(name)),
+            (true, true) => tracker.note(|| RecordKey::Table(name)),
+            (true, false) => tracker.gone(|| RecordKey::Table(name)),
+            (false, false) => {}
+        }
     }
 
     /// Deletes a table whole. The one operation whose cost grows with what it meets, a few

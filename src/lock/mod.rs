@@ -28,7 +28,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use codec::DecodeError;
 pub use command::{
     ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use crate::lock::changes::{Changes, RecordKey, Tracker};
+use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Locks};
 use crate::lock::record::{Grant, Key, Rare, Record};
@@ -203,9 +203,13 @@ impl State {
     /// What changed since the last take, as of now. Empty but for the meta bytes if changes are
     /// not tracked.
     pub fn take_changes(&mut self) -> Changes {
-        let changed = self.tracker.take();
-        let encoded = |key: RecordKey| (key.encode(), self.encoded_record(&key));
-        Changes { meta: self.encoded_meta(), records: changed.into_iter().map(encoded).collect() }
+        self.take_changed().into()
+    }
+
+    /// As [`State::take_changes`], to be written out elsewhere while apply goes on.
+    pub fn take_changed(&mut self) -> Changed {
+        let keys = self.tracker.take();
+        Changed::new(self.clone(), keys)
     }
 
     fn decide(&mut self, command: &Command, at: DecidedAt) -> Decision {

@@ -246,6 +246,24 @@ fn indexes_equal_the_records_and_bytes_restore_the_state() {
     });
 }
 
+#[test]
+fn what_comes_and_goes_between_two_takes_leaves_nothing_to_write() {
+    for_each_seed(FEW, |history| {
+        let mut state = State::new();
+        state.track_changes(true);
+        for _ in 0..ENTRIES {
+            let before: BTreeMap<_, _> = state.encoded_records().collect();
+            for _ in 0..8 {
+                let (term, index, proposal) = history.entry();
+                state.apply(term, index, &proposal);
+            }
+            for (key, value) in state.take_changes().records {
+                assert!(value.is_some() || before.contains_key(&key), "it was never there");
+            }
+        }
+    });
+}
+
 fn assert_checkpoint_holds(state: &mut State, checkpoint: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
     let changes = state.take_changes();
     for (key, value) in changes.records {

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::store::Store;
-use self::writer::Refill;
+use self::writer::{Many, Refill};
 use super::{Log, LogId, StorageError, Uuid};
 
 /// How long [`Checkpoint::submit`] waits for the writer when too much waits for it. Long enough
@@ -52,8 +52,11 @@ pub struct CheckpointMeta {
     pub state: Vec<u8>,
 }
 
-/// Changed records: key, and value unless it was removed.
-pub type Records = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+/// A changed record: key, and value unless it was removed.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// Changed records.
+pub type Records = Vec<Change>;
 
 /// How the checkpoint is kept.
 #[derive(Clone, Debug)]
@@ -139,6 +142,8 @@ struct Waiting {
     changes: usize,
     /// Replaces everything, before the changes.
     refill: Option<Refill>,
+    /// Comes before the groups.
+    many: Option<Many>,
     /// Whether the writer has taken something that it has not written yet.
     writing: bool,
     /// Somebody wants what waits to be written now.
@@ -275,6 +280,26 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// As [`Checkpoint::submit`] for more than one batch should hold: taken one by one by the
+    /// writer, and written in several batches. Until all are, the checkpoint counts for nothing.
+    /// Waits for what was handed over before.
+    ///
+    /// # Errors
+    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
+    pub fn submit_many(
+        &self,
+        meta: CheckpointMeta,
+        changes: impl Iterator<Item = Change> + Send + 'static,
+    ) -> Result<(), StorageError> {
+        self.flush()?;
+        let shared = &self.owner.shared;
+        let mut waiting = shared.lock();
+        waiting.check()?;
+        waiting.many = Some(Many { meta, changes: Box::new(changes) });
+        shared.work.notify_all();
+        Ok(())
+    }
+
     /// Blocks until all that was handed over is written; for tests and for a clean end.
     ///
     /// # Errors
@@ -341,10 +366,11 @@ impl Waiting {
         self.groups.clear();
         self.changes = 0;
         self.refill = None;
+        self.many = None;
     }
 
     fn has_work(&self) -> bool {
-        !self.groups.is_empty() || self.refill.is_some()
+        !self.groups.is_empty() || self.refill.is_some() || self.many.is_some()
     }
 
     fn check(&self) -> Result<(), StorageError> {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Config, Db};
 
-use super::{CheckpointMeta, CheckpointOptions, Opened};
+use super::{Change, CheckpointMeta, CheckpointOptions, Opened};
 use crate::planted::{self, Bug};
 use crate::storage::envelope::{self, Kind};
 use crate::storage::{LogId, StorageError, Uuid};
@@ -172,6 +172,42 @@ impl Store {
     ) -> Result<(), String> {
         let mut totals = self.totals;
         let mut batch = Batch::default();
+        self.add_to(&mut batch, &mut totals, changes)?;
+        let sealed = self.seal(meta, totals);
+        batch.insert(META_KEY, sealed.as_slice());
+        self.db.apply_batch(batch).map_err(said)?;
+        (self.totals, self.sealed) = (totals, sealed);
+        Ok(())
+    }
+
+    /// As [`Store::write`], in several batches. The meta data go first and come last, so that what
+    /// was written by half counts for nothing.
+    pub(super) fn write_many(
+        &mut self,
+        meta: &CheckpointMeta,
+        changes: impl Iterator<Item = Change>,
+    ) -> Result<(), String> {
+        self.db.remove(META_KEY).map_err(said)?;
+        let mut totals = self.totals;
+        let mut changes = changes.peekable();
+        while changes.peek().is_some() {
+            let mut batch = Batch::default();
+            self.add_to(&mut batch, &mut totals, changes.by_ref().take(FILL_BATCH))?;
+            self.db.apply_batch(batch).map_err(said)?;
+        }
+        self.totals = totals;
+        self.sealed = self.seal(meta, totals);
+        self.db.insert(META_KEY, self.sealed.as_slice()).map_err(said)?;
+        Ok(())
+    }
+
+    /// Adds what really changes to a batch, and to the totals.
+    fn add_to(
+        &self,
+        batch: &mut Batch,
+        totals: &mut Totals,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<(), String> {
         for (key, value) in changes {
             let stored_key = record_key(&key);
             let old = self.db.get(&stored_key).map_err(said)?;
@@ -189,10 +225,6 @@ impl Store {
                 None => batch.remove(stored_key),
             }
         }
-        let sealed = self.seal(meta, totals);
-        batch.insert(META_KEY, sealed.as_slice());
-        self.db.apply_batch(batch).map_err(said)?;
-        (self.totals, self.sealed) = (totals, sealed);
         Ok(())
     }
 

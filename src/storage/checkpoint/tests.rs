@@ -206,6 +206,50 @@ fn a_refill_cut_short_counts_for_nothing() {
 }
 
 #[test]
+fn many_changes_are_found_again_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, mut states) = filled(folder.path());
+    extend(&log, 10);
+    let (checkpoint, _) = open(folder.path(), &log, None);
+    let mut expected = states.swap_remove(9);
+    let changes: Records = (0..3000)
+        .map(|number| {
+            let key = format!("key {number}").into_bytes();
+            (key, (number % 5 != 0).then(|| vec![7; 40]))
+        })
+        .collect();
+    for (key, value) in changes.clone() {
+        match value {
+            Some(value) => expected.insert(key, value),
+            None => expected.remove(&key),
+        };
+    }
+    checkpoint.submit_many(meta(12), changes.into_iter()).unwrap();
+    checkpoint.submit(meta(13), vec![set("last", "1")]).unwrap();
+    expected.insert("last".into(), "1".into());
+    drop(checkpoint);
+    let (_checkpoint, opened) = open(folder.path(), &log, None);
+    assert!(opened == Opened::Accepted(meta(13), expected));
+}
+
+#[test]
+fn many_changes_that_were_cut_short_count_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _) = filled(folder.path());
+    extend(&log, 10);
+    let (checkpoint, _) = open(folder.path(), &log, None);
+    let torn = (0..3000).map(|number| {
+        assert!(number < 2000, "the machine stops here");
+        set(&format!("key {number}"), "1")
+    });
+    checkpoint.submit_many(meta(12), torn).unwrap();
+    checkpoint.flush().unwrap_err();
+    drop(checkpoint);
+    let (_checkpoint, opened) = open(folder.path(), &log, None);
+    assert_eq!(opened, Opened::Empty, "what failed is removed");
+}
+
+#[test]
 fn a_record_that_comes_and_goes_in_between_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let log = log(100);

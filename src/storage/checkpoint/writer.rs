@@ -7,7 +7,7 @@
 use std::sync::PoisonError;
 
 use super::store::{self, Parked, Store};
-use super::{CheckpointMeta, Group, Shared, Waiting};
+use super::{Change, CheckpointMeta, Group, Shared, Waiting};
 use crate::storage::log::SyncWatch;
 
 /// Everything there is to be, instead of what the checkpoint holds.
@@ -16,9 +16,16 @@ pub(super) struct Refill {
     pub(super) records: Box<dyn Iterator<Item = (Vec<u8>, Vec<u8>)> + Send>,
 }
 
+/// More changes than one batch should hold.
+pub(super) struct Many {
+    pub(super) meta: CheckpointMeta,
+    pub(super) changes: Box<dyn Iterator<Item = Change> + Send>,
+}
+
 /// What the writer does next.
 enum Work {
     Refill(Refill),
+    Many(Many),
     Changes(Group),
     /// Nothing has changed for a while.
     Park,
@@ -79,7 +86,8 @@ fn next(shared: &Shared, is_open: bool) -> Option<Work> {
         waiting = waited.unwrap_or_else(PoisonError::into_inner);
     }
     let gather = |waiting: &mut Waiting| {
-        !waiting.hurry && !waiting.closing && waiting.refill.is_none() && waiting.groups.len() < 2
+        let whole = waiting.refill.is_some() || waiting.many.is_some();
+        !waiting.hurry && !waiting.closing && !whole && waiting.groups.len() < 2
     };
     let gathered = shared.work.wait_timeout_while(waiting, shared.options.interval, gather);
     let mut waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
@@ -87,6 +95,9 @@ fn next(shared: &Shared, is_open: bool) -> Option<Work> {
     waiting.writing = waiting.has_work();
     if let Some(refill) = waiting.refill.take() {
         return Some(Work::Refill(refill));
+    }
+    if let Some(many) = waiting.many.take() {
+        return Some(Work::Many(many));
     }
     let group = waiting.groups.pop_front();
     waiting.changes -= group.as_ref().map_or(0, |group| group.changes.len());
@@ -105,17 +116,16 @@ fn write(shared: &Shared, log: &SyncWatch, held: &mut Held, work: Work) -> Resul
             }
         }
         Work::Changes(Group { meta, changes }) => {
-            // A checkpoint ahead of the log would be as of an entry that the log may lose.
-            if !log.wait_synced(meta.applied.index) {
-                return Ok(());
+            if let Some(mut store) = open_for(shared, log, held, &meta)? {
+                store.write(&meta, changes)?;
+                *held = Held::Open(store);
             }
-            let mut store = match std::mem::replace(held, Held::Nothing) {
-                Held::Open(store) => store,
-                Held::Parked(parked) => parked.resume(options)?,
-                Held::Nothing => return Ok(()),
-            };
-            store.write(&meta, changes)?;
-            *held = Held::Open(store);
+        }
+        Work::Many(Many { meta, changes }) => {
+            if let Some(mut store) = open_for(shared, log, held, &meta)? {
+                store.write_many(&meta, changes)?;
+                *held = Held::Open(store);
+            }
         }
         Work::Refill(refill) => {
             if let Held::Open(old) = std::mem::replace(held, Held::Nothing) {
@@ -132,4 +142,23 @@ fn write(shared: &Shared, log: &SyncWatch, held: &mut Held, work: Work) -> Resul
         }
     }
     Ok(())
+}
+
+/// The database to write changes to, out of [`Held`], once the log has synced the entry they are as
+/// of; `None` if it never will, or if there is nothing that changes could be added to.
+fn open_for(
+    shared: &Shared,
+    log: &SyncWatch,
+    held: &mut Held,
+    meta: &CheckpointMeta,
+) -> Result<Option<Store>, String> {
+    // A checkpoint ahead of the log would be as of an entry that the log may lose.
+    if !log.wait_synced(meta.applied.index) {
+        return Ok(None);
+    }
+    match std::mem::replace(held, Held::Nothing) {
+        Held::Open(store) => Ok(Some(store)),
+        Held::Parked(parked) => parked.resume(&shared.options).map(Some),
+        Held::Nothing => Ok(None),
+    }
 }
