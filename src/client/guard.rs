@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::Client;
 use super::belief::Belief;
 pub use super::belief::{GuardState, LostReason};
+use super::pulse::Pulse;
 use super::renewal::Renewal;
 use crate::clock::{Clock, Deadline};
 use crate::error::Error;
@@ -131,10 +132,20 @@ impl<S: LockService + Clone> Guard<S> {
         clock: Arc<dyn Clock>,
         request: Acquire,
     ) -> Result<Self, Error> {
+        let pulse = Pulse::new(Arc::clone(&clock));
+        Self::acquire_with(service, (clock, pulse), request).await
+    }
+
+    /// As [`Guard::acquire`], with a pulse that several guards may share.
+    pub(super) async fn acquire_with(
+        service: S,
+        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        request: Acquire,
+    ) -> Result<Self, Error> {
         let sent = clock.boottime();
         let answer = service.lock(request.request.clone(), request.options.clone()).await?;
         let grant = granted(answer)?;
-        Self::hold(service, clock, request, grant, sent)
+        Self::hold(service, (clock, pulse), request, grant, sent)
     }
 
     /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn: whoever
@@ -148,10 +159,22 @@ impl<S: LockService + Clone> Guard<S> {
         request: Acquire,
         patience: Duration,
     ) -> Result<Self, Error> {
+        let pulse = Pulse::new(Arc::clone(&clock));
+        Self::acquire_within_with(service, (clock, pulse), request, patience).await
+    }
+
+    /// As [`Guard::acquire_within`], with a pulse that several guards may share.
+    pub(super) async fn acquire_within_with(
+        service: S,
+        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        request: Acquire,
+        patience: Duration,
+    ) -> Result<Self, Error> {
         let deadline = Deadline::after(patience);
         let mut pause = FIRST_PAUSE;
         loop {
-            let asked = Self::acquire(service.clone(), Arc::clone(&clock), request.clone());
+            let times = (Arc::clone(&clock), Arc::clone(&pulse));
+            let asked = Self::acquire_with(service.clone(), times, request.clone());
             let error = match asked.await {
                 Ok(guard) => return Ok(guard),
                 Err(error) => error,
@@ -236,7 +259,7 @@ impl<S: LockService + Clone> Guard<S> {
 
     fn hold(
         service: S,
-        clock: Arc<dyn Clock>,
+        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
         request: Acquire,
         grant: Grant,
         sent: Duration,
@@ -260,6 +283,7 @@ impl<S: LockService + Clone> Guard<S> {
         let renewal = Renewal {
             service: service.clone(),
             belief: Arc::clone(&belief),
+            pulse,
             request: LockRequest { level: None, ..request },
             options: LockOptions {
                 force: false,

@@ -26,6 +26,7 @@ mod endpoints;
 mod gather;
 mod guard;
 mod lanes;
+mod pulse;
 mod renewal;
 mod resolve;
 mod transport;
@@ -53,6 +54,7 @@ use crate::types::{
     TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use lanes::Lane;
+use pulse::Pulse;
 use transport::{Request, Settings, Transport};
 
 /// Where a node listens for clients when nobody says otherwise.
@@ -146,6 +148,7 @@ impl ClientBuilder {
         Ok(Client {
             transport: Arc::new(transport),
             options: Arc::new(Mutex::new(self.options)),
+            pulse: Pulse::new(Arc::clone(&self.clock)),
             clock: self.clock,
         })
     }
@@ -157,6 +160,7 @@ pub struct Client {
     transport: Arc<Transport>,
     options: Arc<Mutex<ServiceOptions>>,
     clock: Arc<dyn Clock>,
+    pulse: Arc<Pulse>,
 }
 
 impl Client {
@@ -188,7 +192,7 @@ impl Client {
     /// # Errors
     /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
     pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
-        Guard::acquire(self.clone(), Arc::clone(&self.clock), request).await
+        Guard::acquire_with(self.clone(), self.times(), request).await
     }
 
     /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn.
@@ -200,7 +204,7 @@ impl Client {
         request: Acquire,
         patience: Duration,
     ) -> Result<LockGuard, Error> {
-        Guard::acquire_within(self.clone(), Arc::clone(&self.clock), request, patience).await
+        Guard::acquire_within_with(self.clone(), self.times(), request, patience).await
     }
 
     /// What any node that answers knows of the cluster.
@@ -223,6 +227,11 @@ impl Client {
     ) -> Result<ClusterStatus, Error> {
         let request = Request::read(routes::CLUSTER, &());
         self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
+    }
+
+    /// What a guard counts with, and is woken by.
+    fn times(&self) -> (Arc<dyn Clock>, Arc<Pulse>) {
+        (Arc::clone(&self.clock), Arc::clone(&self.pulse))
     }
 
     fn options(&self) -> ServiceOptions {

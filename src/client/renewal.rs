@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::belief::{Belief, GuardState, LostReason};
+use super::pulse::Pulse;
 use crate::api::DEFAULT_TIMEOUT;
 use crate::error::Error;
 use crate::random;
 use crate::service::LockService;
 use crate::types::{Forbidden, Grant, LockOptions, LockRequest, LockResponse, LockStatus};
-
-/// The longest sleep. Timers stop while the machine is asleep, and the grant does not; whoever
-/// waits for the loss of a lock hears of it this long after the machine woke up at the latest.
-const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 /// The shortest and the longest pause after a renewal that failed.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
@@ -24,6 +21,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Renewal<S> {
     pub(super) service: S,
     pub(super) belief: Arc<Belief>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) request: LockRequest,
     pub(super) options: LockOptions,
     pub(super) grant: Grant,
@@ -39,14 +37,17 @@ impl<S: LockService> Renewal<S> {
             self.belief.asked(sent);
             let answer = tokio::select! {
                 biased;
-                answer = self.ask() => answer,
+                // Boxed: a guard that sleeps, as most do, holds no request.
+                answer = Box::pin(self.ask()) => answer,
                 () = self.lost() => return,
             };
             next = match answer {
                 Ok(response) => match self.judge(&response) {
                     Ok(grant) => {
                         self.belief.answered(sent, grant.expires_in);
-                        sent.saturating_add(self.every)
+                        // Guards that were renewed together, after a cluster was away for
+                        // instance, do not stay together.
+                        sent.saturating_add(self.every.mul_f64(random::factor(0.9..=1.0)))
                     }
                     Err(reason) => return self.belief.end(GuardState::Lost(reason)),
                 },
@@ -108,13 +109,19 @@ impl<S: LockService> Renewal<S> {
     /// Is ready when the lock is lost.
     async fn lost(&self) {
         while !matches!(self.belief.judge(), GuardState::Lost(_) | GuardState::Released) {
-            self.nap(LONGEST_NAP).await;
+            self.nap(Duration::MAX).await;
         }
     }
 
     async fn nap(&self, left: Duration) {
+        let mut jumped = self.pulse.feel();
         // Timers have a resolution of a millisecond; a shorter nap would only spin.
-        let nap = left.min(self.belief.until_change()).min(LONGEST_NAP);
-        tokio::time::sleep(nap.max(Duration::from_millis(1))).await;
+        let nap = left.min(self.belief.until_change()).max(Duration::from_millis(1));
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(nap) => {}
+            // Its sender is this renewal's own.
+            _ = jumped.changed() => {}
+        }
     }
 }

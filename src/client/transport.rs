@@ -34,9 +34,10 @@ use crate::types::{CallOptions, DecidedAt, Forbidden};
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// The first pause after every node was asked once, and the longest. An election takes a few
-/// hundred milliseconds; asking more often than this only loads a cluster that has trouble.
+/// hundred milliseconds; asking less often than this would make it longer by as much, and asking
+/// more often only loads a cluster that has trouble.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(320);
+const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 /// An attempt that could be followed by another gets at least this much of the call's time.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);

@@ -153,7 +153,8 @@ async fn a_guard_renews_at_a_third_and_stays_safe() {
         assert_eq!(guard.state(), GuardState::Safe);
     }
     let renewals = world.service.renewals.load(Ordering::SeqCst);
-    assert!((19..=20).contains(&renewals), "{renewals} renewals in 20 seconds");
+    // At a third, or up to a tenth of that earlier.
+    assert!((19..=22).contains(&renewals), "{renewals} renewals in 20 seconds");
     let held = world.lock_as("other", 0, LockOptions::default()).await;
     assert_eq!(held.forbidden().unwrap().holders[0].token, token, "one grant all along");
     assert!(guard.release().await.unwrap().ok());

@@ -1,0 +1,92 @@
+//! Wakes guards when the clock has moved on without the timers.
+//!
+//! Timers stop while the machine is asleep, and grants do not. One task of a client compares the
+//! two, so that each guard may sleep until its own next renewal instead of looking again and again.
+//! It runs while there are guards.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::task;
+
+/// How often the clock is compared with the timers.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// By how much the clock is ahead when the machine has slept; less is a busy machine's delay.
+const JUMP: Duration = Duration::from_millis(400);
+
+/// What the guards of one client are woken by.
+pub(super) struct Pulse {
+    clock: Arc<dyn Clock>,
+    jumps: watch::Sender<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Pulse {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, jumps: watch::Sender::new(()), task: Mutex::default() })
+    }
+
+    /// Changes when the clock has jumped. Must be called within a runtime; called again now and
+    /// then, it outlives the runtime in which it was called first.
+    pub(super) fn feel(self: &Arc<Self>) -> watch::Receiver<()> {
+        let receiver = self.jumps.subscribe();
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(task::of_host(Arc::clone(self).beat())));
+        }
+        receiver
+    }
+
+    async fn beat(self: Arc<Self>) {
+        loop {
+            let before = self.clock.boottime();
+            tokio::time::sleep(BEAT).await;
+            if self.clock.boottime().saturating_sub(before) > BEAT + JUMP {
+                self.jumps.send_replace(());
+            }
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.jumps.receiver_count() == 0 {
+                *task = None;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jump_of_the_clock_is_felt_and_its_going_on_is_not() {
+        let clock = ManualClock::default();
+        let pulse = Pulse::new(Arc::new(clock.clone()));
+        let mut felt = pulse.feel();
+        for _ in 0..10 {
+            clock.advance(BEAT);
+            tokio::time::sleep(BEAT).await;
+        }
+        assert!(!felt.has_changed().unwrap());
+        clock.advance(3 * BEAT);
+        tokio::time::timeout(2 * BEAT, felt.changed()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_the_last_guard_and_begins_again() {
+        let clock = ManualClock::default();
+        let pulse = Pulse::new(Arc::new(clock.clone()));
+        drop(pulse.feel());
+        tokio::time::sleep(3 * BEAT).await;
+        assert!(pulse.task.lock().unwrap().is_none());
+        let mut felt = pulse.feel();
+        tokio::task::yield_now().await;
+        clock.advance(3 * BEAT);
+        tokio::time::timeout(2 * BEAT, felt.changed()).await.unwrap().unwrap();
+    }
+}
