@@ -1,5 +1,6 @@
 //! What the other members ask of this one, without the HTTP around it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
 use openraft::storage::Snapshot;
+use tokio::sync::Notify;
 
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::encode_introduction;
@@ -118,8 +120,12 @@ impl Member {
     ) -> Result<BoxStream<'static, Result<Bytes, InboundError>>, InboundError> {
         self.admit()?;
         self.take_part().await?;
+        let end = ExchangeEnd(Arc::clone(&self.exchange_ended));
         let requests = requests
-            .map(|message| Ok::<_, InboundError>(codec::decode_append(message?)?))
+            .map(move |message| {
+                let ExchangeEnd(_) = &end;
+                Ok::<_, InboundError>(codec::decode_append(message?)?)
+            })
             .take_while(|request| {
                 if let Err(error) = request {
                     tracing::warn!(%error, "an append exchange ends");
@@ -161,6 +167,15 @@ impl Member {
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(receiver) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
+    }
+}
+
+/// Lives as long as an append exchange, and says when it has ended.
+struct ExchangeEnd(Arc<Notify>);
+
+impl Drop for ExchangeEnd {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, RaftMetrics};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::lock::{Loader, State};
@@ -101,6 +101,8 @@ pub(crate) struct Member {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
+    /// Rings when the leader's append exchange has ended, for whatever reason.
+    pub(crate) exchange_ended: Arc<Notify>,
     phase: watch::Sender<Phase>,
     /// Whether it is on the disk that this node takes part.
     joined: AtomicBool,
@@ -159,6 +161,7 @@ impl Member {
             clock: options.clock,
             timing: options.settings.timing,
             stop,
+            exchange_ended: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: AtomicBool::new(facts.joined),
             feeder: std::sync::Mutex::new(Some(feeder)),

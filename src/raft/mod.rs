@@ -9,7 +9,8 @@
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
 //!   copy of the state; [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
-//!   openraft sends, [`inbound`] what it is asked; [`codec`] is what all that is as bytes.
+//!   openraft sends, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
+//!   notices a leader's end.
 
 pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
@@ -26,3 +27,4 @@ pub(crate) mod stamper;
 pub(crate) mod state_machine;
 pub(crate) mod stop;
 pub(crate) mod types;
+pub(crate) mod vigil;
