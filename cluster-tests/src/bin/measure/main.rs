@@ -1,8 +1,14 @@
-//! Measures three nodes on this machine: memory with many locks held, the time to be ready after a
-//! restart, and what an idle cluster uses.
+//! Measures three nodes on this machine. Without a name: memory with many locks held, the time to be
+//! ready after a restart, and what an idle cluster uses. With one: `failover`, `tasks` or `guards`.
 //!
 //! The figures are this machine's: its clients and its three nodes share the same cores and disk.
 
+mod direct;
+mod failover;
+mod guards;
+mod tasks;
+
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,10 +32,19 @@ struct Arguments {
     idle: Duration,
 }
 
+const USAGE: &str = "usage: measure [--locks N[,N...]] [--idle SECONDS]
+       measure failover [--kills N] [--profile stable|fast]
+       measure tasks [--tasks N] [--seconds N]
+       measure guards [--locks N] [--duration SECONDS] [--seconds N]";
+
 #[tokio::main]
 async fn main() -> ExitCode {
+    let name = std::env::args().nth(1).filter(|word| !word.starts_with("--"));
+    if let Some(name) = name {
+        return named(&name).await;
+    }
     let Some(arguments) = arguments() else {
-        eprintln!("usage: measure [--locks N[,N...]] [--idle SECONDS]");
+        eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
@@ -53,6 +68,53 @@ async fn main() -> ExitCode {
         resident(&cluster, &format!("resident MiB, {held} locks, after the restart"));
     }
     ExitCode::SUCCESS
+}
+
+async fn named(name: &str) -> ExitCode {
+    let Some(options) = options() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let number = |option: &str, default: u64| match options.get(option) {
+        Some(value) => value.parse().ok().filter(|number| *number > 0),
+        None => Some(default),
+    };
+    let seconds = |option, default| number(option, default).map(Duration::from_secs);
+    let profile = options.get("--profile").map_or("stable", String::as_str);
+    match (name, number("--kills", 30), number("--tasks", 256), number("--locks", 100_000)) {
+        ("failover", Some(kills), _, _) if matches!(profile, "stable" | "fast") => {
+            failover::run(u32::try_from(kills).unwrap_or(u32::MAX), profile).await;
+        }
+        ("tasks", _, Some(tasks), _) => {
+            let Some(time) = seconds("--seconds", 10) else { return ExitCode::from(2) };
+            tasks::run(tasks, time).await;
+        }
+        ("guards", _, _, Some(locks)) => {
+            let (duration, time) = (seconds("--duration", 30), seconds("--seconds", 60));
+            let (Some(duration), Some(time)) = (duration, time) else { return ExitCode::from(2) };
+            guards::run(locks, duration, time).await;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The options behind the name, each with its value.
+fn options() -> Option<BTreeMap<String, String>> {
+    const KNOWN: [&str; 6] =
+        ["--kills", "--profile", "--tasks", "--seconds", "--locks", "--duration"];
+    let mut words = std::env::args().skip(2);
+    let mut options = BTreeMap::new();
+    while let Some(word) = words.next() {
+        if !KNOWN.contains(&word.as_str()) {
+            return None;
+        }
+        options.insert(word, words.next()?);
+    }
+    Some(options)
 }
 
 fn arguments() -> Option<Arguments> {
