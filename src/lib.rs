@@ -14,6 +14,8 @@ pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod forward;
+#[cfg(all(test, feature = "server"))]
+mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod lock;

@@ -36,6 +36,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use exit::Outcome;
+#[cfg(test)]
+pub(crate) use settings::read_settings;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

@@ -95,6 +95,14 @@ pub async fn serve<S: LockService>(
     }
 }
 
+/// The API over a service, without a listener.
+#[cfg(test)]
+pub(crate) fn router_of<S: LockService>(service: S) -> axum::Router {
+    let metrics = Metrics::new(Arc::default());
+    let context = Context { service: Arc::new(service), metrics, extras: Extras::default() };
+    handlers::router(Arc::new(context))
+}
+
 /// What every handler sees.
 pub(crate) struct Context<S> {
     pub(crate) service: Arc<S>,

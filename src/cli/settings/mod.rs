@@ -249,6 +249,13 @@ fn read_file(path: &Path) -> Result<FileSettings, Failure> {
     })
 }
 
+/// A configuration file's text, read and checked as at a start.
+#[cfg(test)]
+pub(crate) fn read_settings(text: &str) -> Result<(), Vec<String>> {
+    let file = parse_file(text).map_err(|(line, what)| vec![format!("{line}: {what}")])?;
+    Settings::merge(ServeArgs::default(), &LogArgs::default(), file).map(drop)
+}
+
 /// The settings, or the line and what is wrong there.
 fn parse_file(text: &str) -> Result<FileSettings, (usize, String)> {
     toml::from_str(text).map_err(|error| {
