@@ -211,4 +211,13 @@ mod tests {
         assert!(states.has_changed().unwrap());
         assert_eq!(*states.borrow_and_update(), GuardState::Lost(LostReason::Preempted));
     }
+
+    #[test]
+    fn time_on_the_way_is_taken_from_what_is_left() {
+        let (clock, belief) = belief();
+        let sent = belief.now();
+        clock.advance(MS * 700);
+        belief.answered(sent, MS * 3000);
+        assert_eq!(belief.remaining(), MS * (2970 - 700));
+    }
 }

@@ -9,3 +9,4 @@ mod conformance;
 mod forming;
 mod forwarding;
 mod leading;
+mod planted;

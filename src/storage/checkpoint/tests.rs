@@ -97,6 +97,20 @@ fn what_was_submitted_is_found_again() {
 }
 
 #[test]
+fn records_that_do_not_add_up_are_thrown_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _) = filled(folder.path());
+    let name = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let db = sled::open(&name).unwrap();
+    let (key, _) = db.scan_prefix(b"r").next().unwrap().unwrap();
+    db.insert(key, b"what nobody submitted").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let (_checkpoint, opened) = open(folder.path(), &log, Some(id(4)));
+    assert!(discarded(&opened).contains("do not add up"), "{opened:?}");
+}
+
+#[test]
 fn closing_writes_what_waits() {
     let folder = tempfile::tempdir().unwrap();
     let log = log(3);

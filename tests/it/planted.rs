@@ -1,0 +1,29 @@
+//! What a wrong clock somewhere must not do: each of these fails with a bug of that kind planted.
+
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_follower_whose_clock_is_wrong_ends_no_lock() {
+    let cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    assert!(cluster.lock_for(leader, "a", "w1", Duration::from_secs(100)).await.ok());
+    cluster.clock(follower).advance(HOUR);
+    // What goes through the follower carries no time of its own.
+    assert!(cluster.lock(follower, "b", "w1").await.ok());
+    assert!(!cluster.lock(follower, "a", "w2").await.ok(), "100 seconds have not passed");
+}
+
+#[tokio::test]
+async fn a_step_of_the_wall_clock_ends_no_lock() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    assert!(cluster.lock_for(leader, "a", "w1", Duration::from_secs(100)).await.ok());
+    // Only a program with planted bugs reads a wall clock at all.
+    #[cfg(feature = "planted-bugs")]
+    keyward::planted::step_wall_clock(HOUR);
+    assert!(!cluster.lock(leader, "a", "w2").await.ok(), "100 seconds have not passed");
+}
