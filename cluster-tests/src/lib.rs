@@ -20,6 +20,8 @@ pub mod cluster;
 pub mod damage;
 pub mod history;
 pub mod load;
+#[cfg(feature = "model")]
+pub mod model;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod powercut;

@@ -1,0 +1,145 @@
+//! Walks the model of cluster clock and leader change, whole within its bounds, and shows that its
+//! properties can fail: each mutation must break the one that it is meant to break.
+//!
+//! Built with `--features planted-model` it also plants bugs in the real lock machine, each in a
+//! process of its own; with `--features model` alone those are reported as not checked.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use cluster_tests::model::{Bounds, Cluster, Mutation};
+use cluster_tests::wait::Stopwatch;
+use stateright::{Checker, Expectation, Model};
+
+/// Checks the model of cluster clock and leader change
+#[derive(Debug, Parser)]
+struct Options {
+    /// Ticks of real time
+    #[arg(long, default_value_t = Bounds::default().ticks)]
+    ticks: u8,
+    /// Elections
+    #[arg(long, default_value_t = Bounds::default().terms)]
+    terms: u8,
+    /// Entries of the log
+    #[arg(long, default_value_t = Bounds::default().entries)]
+    entries: u8,
+    /// Requests of the client whose clock is slow
+    #[arg(long, default_value_t = Bounds::default().requests[0])]
+    slow_requests: u8,
+    /// Requests of the client whose clock is fast
+    #[arg(long, default_value_t = Bounds::default().requests[1])]
+    fast_requests: u8,
+    /// Steps of a run: every run of so many is walked
+    #[arg(long, default_value_t = 11)]
+    depth: usize,
+    /// Breaks only this, and demands that it is found
+    #[arg(long)]
+    mutation: Option<Mutation>,
+    /// Only the model as it should be
+    #[arg(long)]
+    sound_only: bool,
+    /// Gives up after so many seconds; what was not walked by then is not passed
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let bounds = Bounds {
+        ticks: options.ticks,
+        terms: options.terms,
+        entries: options.entries,
+        requests: [options.slow_requests, options.fast_requests],
+    };
+    let patience = Duration::from_secs(options.timeout);
+    let passed = match options.mutation {
+        Some(mutation) => hunt(bounds, mutation, patience),
+        None => {
+            let sound = walk(bounds, options.depth, patience);
+            let all = Mutation::value_variants();
+            sound && (options.sound_only || all.iter().fold(true, |ok, one| hunt_apart(*one) && ok))
+        }
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The model as it should be: every property holds, and everything was met.
+fn walk(bounds: Bounds, depth: usize, patience: Duration) -> bool {
+    let clock = Stopwatch::start();
+    let cluster = Cluster { bounds, mutation: None };
+    let checker =
+        cluster.checker().threads(2).target_max_depth(depth).timeout(patience).spawn_bfs().join();
+    let mut passed = checker.is_done();
+    for property in cluster.properties() {
+        let found = checker.discovery(property.name);
+        let (holds, verdict) = match (&property.expectation, &found) {
+            (Expectation::Sometimes, Some(_)) => (true, "met"),
+            (Expectation::Sometimes, None) => (false, "NEVER MET"),
+            (Expectation::Always | Expectation::Eventually, None) => (true, "holds"),
+            (Expectation::Always | Expectation::Eventually, Some(_)) => (false, "BROKEN"),
+        };
+        println!("  {verdict:9} {}", property.name);
+        if let (false, Some(path)) = (holds, found) {
+            println!("{}", told(path.into_actions()));
+        }
+        passed &= holds;
+    }
+    let whole = if clock.elapsed() < patience { "whole" } else { "NOT WHOLE: out of time" };
+    passed &= clock.elapsed() < patience;
+    println!(
+        "{bounds:?}: {} states, {} different, depth {}, {whole}, {:.1} s",
+        checker.state_count(),
+        checker.unique_state_count(),
+        checker.max_depth(),
+        clock.elapsed().as_secs_f64()
+    );
+    passed
+}
+
+/// Breaks one thing in this process and demands that its property is found broken.
+fn hunt(bounds: Bounds, mutation: Mutation, patience: Duration) -> bool {
+    let clock = Stopwatch::start();
+    let cluster = Cluster { bounds, mutation: Some(mutation) };
+    let name = mutation.breaks();
+    let checker = cluster
+        .checker()
+        .threads(2)
+        .timeout(patience)
+        .finish_when(stateright::HasDiscoveries::AnyOf([name].into()))
+        .spawn_bfs()
+        .join();
+    let seconds = clock.elapsed().as_secs_f64();
+    match checker.discovery(name) {
+        Some(path) => {
+            println!("found     {}: breaks `{name}` ({seconds:.1} s)", mutation.name());
+            println!("{}", told(path.into_actions()));
+            true
+        }
+        None => {
+            println!("NOT FOUND {}: `{name}` holds ({seconds:.1} s)", mutation.name());
+            false
+        }
+    }
+}
+
+/// Hunts in a process of its own: what is planted in the lock machine is planted for the process.
+fn hunt_apart(mutation: Mutation) -> bool {
+    let name = mutation.name();
+    if mutation.is_planted() && !cfg!(feature = "planted-model") {
+        println!("skipped   {name}: not built with planted bugs");
+        return true;
+    }
+    let program = std::env::current_exe().expect("a process knows its executable");
+    let mut command = Command::new(program);
+    command.args(["--mutation", &name]);
+    if mutation.is_planted() {
+        command.env("KEYWARD_PLANTED_BUG", &name);
+    }
+    command.status().expect("it starts").success()
+}
+
+fn told(actions: Vec<cluster_tests::model::Action>) -> String {
+    let lines = actions.into_iter().enumerate();
+    lines.map(|(number, action)| format!("    {:2}. {action:?}\n", number + 1)).collect()
+}

@@ -1,0 +1,133 @@
+//! The lock machine as the model holds it: the real one, after the model's log.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use keyward::lock::{
+    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Stamp, State,
+};
+use keyward::types::{LockStatus, Token};
+
+use super::world::{Made, What};
+use super::{DURATION_TICKS, TICK_US};
+
+const TABLE: &str = "default";
+const SIGNATURE: &str = "s";
+const SIGNEES: [&str; 2] = ["ann", "bob"];
+
+/// The machine after the whole log. It follows from the log, so it takes no part in comparing two
+/// worlds.
+#[derive(Clone, Default)]
+pub(super) struct Machine(Arc<State>);
+
+impl PartialEq for Machine {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Machine {}
+
+impl Hash for Machine {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "C = {}, {:?}", self.0.clock(), self.holder())
+    }
+}
+
+/// Who has the lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Holder {
+    pub(super) client: usize,
+    pub(super) token: u64,
+    pub(super) expired: bool,
+}
+
+/// What a client is told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Told {
+    /// It has the lock.
+    Granted {
+        /// By this token.
+        token: u64,
+        /// For so many microseconds.
+        expires_in_us: u64,
+        /// Whether it is a renewal of the same token.
+        renewed: bool,
+    },
+    /// It has not.
+    Refused,
+}
+
+impl Machine {
+    pub(super) fn clock_us(&self) -> u64 {
+        self.0.clock().0
+    }
+
+    pub(super) fn holders(&self) -> usize {
+        self.0.check(TABLE, SIGNATURE).map_or(0, |record| record.holders.len())
+    }
+
+    pub(super) fn holder(&self) -> Option<Holder> {
+        let record = self.0.check(TABLE, SIGNATURE)?;
+        let holder = record.holders.first()?;
+        let client = SIGNEES.iter().position(|signee| *signee == holder.signee)?;
+        Some(Holder { client, token: holder.token.0, expired: holder.expired })
+    }
+
+    /// The machine after one more entry, and what its client is told.
+    pub(super) fn apply(&self, entry_term: u8, index: u64, made: &Made) -> (Self, Option<Told>) {
+        let command = command(made.what);
+        let stamp = Stamp { term: made.term.into(), time: ClusterTime(made.time_us) };
+        let proposal = Proposal { stamp, commands: vec![command] };
+        let mut state = State::clone(&self.0);
+        let decision = state.apply(entry_term.into(), index, &proposal).remove(0);
+        let told = match decision.outcome {
+            Outcome::Lock(
+                LockStatus::Ok(grant)
+                | LockStatus::Renewed(grant)
+                | LockStatus::Transferred { grant, .. },
+            ) => Some(Told::Granted {
+                token: grant.token.0,
+                expires_in_us: u64::try_from(grant.expires_in.as_micros()).unwrap_or(u64::MAX),
+                renewed: matches!(made.what, What::Renew(..)),
+            }),
+            Outcome::Lock(LockStatus::Failed(_)) => Some(Told::Refused),
+            // A stale stamp: the request was not done, and its client is told so.
+            Outcome::Refused(_) if made.what != What::Advance => Some(Told::Refused),
+            Outcome::Refused(_)
+            | Outcome::Advanced
+            | Outcome::Unlock(_)
+            | Outcome::Table
+            | Outcome::FeatureLevel => None,
+        };
+        (Self(Arc::new(state)), told)
+    }
+
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+}
+
+fn command(what: What) -> Command {
+    let (client, token) = match what {
+        What::Advance => return Command::advance(),
+        What::Lock(client) => (client, None),
+        What::Renew(client, token) => (client, Some(Token(token))),
+    };
+    Command::from(Operation::Lock(Box::new(LockCommand {
+        table: TABLE.into(),
+        signature: SIGNATURE.into(),
+        signee: SIGNEES[client].into(),
+        instance: None,
+        level: None,
+        force: false,
+        duration_ms: Some(DURATION_TICKS * TICK_US / 1000),
+        time_to_live_ms: None,
+        token,
+    })))
+}
