@@ -1,4 +1,4 @@
-//! How requests travel between machines.
+//! How requests travel between machines: over HTTP, or through the network of a simulation.
 //!
 //! What is asked, and what an answer means, is decided by those who send; here is only the way.
 
@@ -25,6 +25,9 @@ pub(crate) enum SendError {
 pub(crate) enum Carriage {
     /// Connections of a pool.
     Http(reqwest::Client),
+    /// The network of a simulation.
+    #[cfg(feature = "simulation")]
+    Simulated(std::sync::Arc<crate::sim::network::Uplink>),
 }
 
 impl Carriage {
@@ -36,6 +39,8 @@ impl Carriage {
                 let way = if error.is_connect() { SendError::Connect } else { SendError::Broken };
                 way(error.into())
             }),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(uplink) => uplink.send(request).await,
         }
     }
 }

@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use tower::ServiceExt as _;
 
 use crate::clock::{Clock as _, SystemClock};
+use crate::http::{Extras, clients_router};
 use crate::lock::{ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, State};
 use crate::memory::MemoryLocks;
 use crate::raft::bootstrap::decode_introduction;
@@ -269,7 +270,8 @@ fn the_http_api_answers_anything_with_what_the_contract_has() {
     .map(String::into_bytes)
     .into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let router = runtime.block_on(async { crate::http::router_of(MemoryLocks::new()) });
+    let (locks, extras) = (Arc::new(MemoryLocks::new()), Extras::default());
+    let router = runtime.block_on(async { clients_router(locks, extras) });
     let mut asked = 0;
     fuzz(&seeds, |input| {
         let Some(request) = request(input) else { return };

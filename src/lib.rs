@@ -28,6 +28,8 @@ pub mod planted;
 pub mod raft;
 mod random;
 pub mod service;
+#[cfg(feature = "simulation")]
+pub mod sim;
 #[cfg(feature = "server")]
 pub mod storage;
 mod task;

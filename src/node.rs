@@ -82,7 +82,16 @@ impl Node {
     /// The folder is another node's, damaged or in use; the configuration is wrong.
     pub async fn start(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         config.validate()?;
-        let member = Arc::new(member::Member::open(config.options(clock)).await?);
+        let options = config.options(clock);
+        Self::start_at(config, options).await
+    }
+
+    /// Starts a node with options of which `config` is a part.
+    pub(crate) async fn start_at(
+        config: NodeConfig,
+        options: member::Options,
+    ) -> Result<Self, StartError> {
+        let member = Arc::new(member::Member::open(options).await?);
         let mut tasks = JoinSet::new();
         let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
         let reader = Reader::start(member.clone(), config.max_requests, &mut tasks);

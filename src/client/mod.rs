@@ -139,18 +139,32 @@ impl ClientBuilder {
     /// # Errors
     /// `BadRequest` if an endpoint is no `http://host:port`.
     pub fn build(self) -> Result<Client, Error> {
-        let settings = Settings {
+        let transport = Transport::new(&self.endpoints, &self.settings())?;
+        Ok(self.build_over(transport))
+    }
+
+    /// As [`ClientBuilder::build`], with requests that go through a simulated network.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn build_simulated(self, way: crate::carriage::Carriage) -> Result<Client, Error> {
+        let transport = Transport::over(way, &self.endpoints, &self.settings())?;
+        Ok(self.build_over(transport))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
             gathers: self.batching,
-        };
-        let transport = Transport::new(&self.endpoints, &settings)?;
-        Ok(Client {
+        }
+    }
+
+    fn build_over(self, transport: Transport) -> Client {
+        Client {
             transport: Arc::new(transport),
             options: Arc::new(Mutex::new(self.options)),
             pulse: Pulse::new(Arc::clone(&self.clock)),
             clock: self.clock,
-        })
+        }
     }
 }
 

@@ -95,12 +95,11 @@ pub async fn serve<S: LockService>(
     }
 }
 
-/// The API over a service, without a listener.
-#[cfg(test)]
-pub(crate) fn router_of<S: LockService>(service: S) -> axum::Router {
+/// What [`serve`] serves, without a listener.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
     let metrics = Metrics::new(Arc::default());
-    let context = Context { service: Arc::new(service), metrics, extras: Extras::default() };
-    handlers::router(Arc::new(context))
+    handlers::router(Arc::new(Context { service, metrics, extras }))
 }
 
 /// What every handler sees.

@@ -53,7 +53,8 @@ pub async fn serve(
     serve_connections(listener, router(service.node().clone()), limits, shutdown).await
 }
 
-fn router(node: Node) -> Router {
+/// What [`serve`] serves, without a listener.
+pub(crate) fn router(node: Node) -> Router {
     let call = |call: Call| {
         post(move |State(node): State<Node>, request: Request| small_call(node, call, request))
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, OffsetClock};
 use crate::raft::config::{Settings, Timing};
-use crate::raft::member::{OpenError, Options};
+use crate::raft::member::{Home, OpenError, Options};
 
 /// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -125,12 +125,12 @@ impl NodeConfig {
         Ok(())
     }
 
-    pub(super) fn options(&self, clock: Arc<dyn Clock>) -> Options {
+    pub(crate) fn options(&self, clock: Arc<dyn Clock>) -> Options {
         Options {
             id: self.id,
             addrs: self.members.iter().map(|(id, m)| (*id, m.peer_addr.clone())).collect(),
             client_addr: self.client_addr.clone(),
-            data_dir: self.data_dir.clone(),
+            home: Home::Folder(self.data_dir.clone()),
             settings: Settings {
                 timing: self.profile.timing(),
                 snapshot_every: self.snapshot_every,

@@ -27,7 +27,7 @@ use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::{
-    self, Checkpoint, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
+    Checkpoint, Disk, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
     Vote,
 };
 use crate::task::blocking;
@@ -43,10 +43,58 @@ pub(crate) struct Options {
     /// Peer addresses of the initial members, this one among them.
     pub(crate) addrs: BTreeMap<u64, String>,
     pub(crate) client_addr: Option<String>,
-    pub(crate) data_dir: PathBuf,
+    pub(crate) home: Home,
     pub(crate) settings: Settings,
     pub(crate) rho_ppm: u32,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// What a member keeps its data on, and how it reaches the others.
+pub(crate) enum Home {
+    /// A folder of this machine, its own alone, and connections of this machine.
+    Folder(PathBuf),
+    /// A disk and a network of a simulation. No copy of the state is kept there: the node starts
+    /// from snapshot and log, as it does whenever the copy is not accepted.
+    #[cfg(feature = "simulation")]
+    Simulated(crate::sim::node::Home),
+}
+
+/// A home that was entered.
+struct Entered {
+    disk: Arc<dyn Disk>,
+    /// The lock on the folder, if others could use it.
+    folder: Option<Arc<FolderLock>>,
+    /// Where the copy of the state is, if one is kept.
+    checkpoint: Option<PathBuf>,
+    log: LogOptions,
+    ways: Ways,
+}
+
+impl Home {
+    fn enter(&self) -> Result<Entered, OpenError> {
+        match self {
+            Self::Folder(folder) => {
+                let lock = Arc::new(FolderLock::acquire(folder)?);
+                let disk = RealDisk::new(folder)
+                    .map_err(|source| OpenError::Folder { folder: folder.clone(), source })?;
+                Ok(Entered {
+                    disk: Arc::new(disk),
+                    folder: Some(lock),
+                    checkpoint: Some(folder.join("checkpoint")),
+                    log: LogOptions::default(),
+                    ways: Ways::http()?,
+                })
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(home) => Ok(Entered {
+                disk: home.disk.clone(),
+                folder: None,
+                checkpoint: None,
+                log: home.log.clone(),
+                ways: Ways::simulated(&home.uplink),
+            }),
+        }
+    }
 }
 
 /// Why a member does not open.
@@ -115,14 +163,16 @@ impl Member {
     pub(crate) async fn open(options: Options) -> Result<Self, OpenError> {
         let stop = StopSignal::new();
         let store = Store::open(&options, &stop)?;
-        let Store { folder, log, snapshots, identity, machine, checkpoint, fed } = store;
+        let Store { folder, log, snapshots, identity, ways, machine, copy } = store;
         let facts = identity.facts();
         if facts.joined && log.vote().is_none() {
             return Err(OpenError::VoteMissing);
         }
         let replica = Arc::new(Replica::new(machine, options.clock.clone(), options.rho_ppm));
         let (bell, heard) = checkpoint::bell();
-        let feeder = Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed);
+        let feeder = copy.map(|Copy { checkpoint, fed }| {
+            Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed)
+        });
         bell.ring();
         let retire = {
             let (stop, identity) = (stop.clone(), identity.clone());
@@ -138,14 +188,14 @@ impl Member {
             identity.clone(),
             options.client_addr,
             options.addrs.clone(),
-            Ways::http()?,
+            ways,
             retire,
         ));
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
             Network::new(peers.clone()),
-            LogStore::new(log.clone(), Some(folder)),
+            LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
         .await?;
@@ -164,7 +214,7 @@ impl Member {
             exchange_ended: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: AtomicBool::new(facts.joined),
-            feeder: std::sync::Mutex::new(Some(feeder)),
+            feeder: std::sync::Mutex::new(feeder),
         })
     }
 
@@ -382,11 +432,17 @@ impl Member {
 
 /// A data folder that was opened, and the state that was in it.
 struct Store {
-    folder: Arc<FolderLock>,
+    folder: Option<Arc<FolderLock>>,
     log: Log,
     snapshots: Snapshots,
     identity: Identity,
+    ways: Ways,
     machine: Machine,
+    copy: Option<Copy>,
+}
+
+/// The copy of the state.
+struct Copy {
     checkpoint: Checkpoint,
     /// The generation the checkpoint continues, if it does.
     fed: Option<u64>,
@@ -394,30 +450,32 @@ struct Store {
 
 impl Store {
     fn open(options: &Options, stop: &StopSignal) -> Result<Self, OpenError> {
-        let folder = Arc::new(FolderLock::acquire(&options.data_dir)?);
-        let disk = RealDisk::new(&options.data_dir)
-            .map_err(|source| OpenError::Folder { folder: options.data_dir.clone(), source })?;
-        let disk: Arc<dyn storage::Disk> = Arc::new(disk);
+        let Entered { disk, folder, checkpoint, log, ways } = options.home.enter()?;
         let identity = Identity::open(disk.clone(), options.id)?;
         let fatal = {
             let stop = stop.clone();
             Arc::new(move |error: &StorageError| stop.stop(format!("the disk failed: {error}")))
         };
-        let log_options = LogOptions { fatal, ..LogOptions::default() };
+        let log_options = LogOptions { fatal, ..log };
         let (log, recovered) = Log::open(disk.clone(), log_options)?;
         for warning in &recovered.warnings {
             tracing::warn!("{warning}");
         }
         let snapshots = Snapshots::open(disk, recovered.purged)?;
-        let folder_name = options.data_dir.join("checkpoint");
+        let Some(checkpoint) = checkpoint else {
+            let (machine, _) = machine_of(Opened::Empty, &snapshots)?;
+            return Ok(Self { folder, log, snapshots, identity, ways, machine, copy: None });
+        };
         let checkpoint_options = CheckpointOptions {
             max_waiting: CHECKPOINT_WAITING,
-            ..CheckpointOptions::new(folder_name, identity.facts().uuid)
+            ..CheckpointOptions::new(checkpoint, identity.facts().uuid)
         };
         let last = snapshots.latest().and_then(|snapshot| snapshot.meta.last);
         let (checkpoint, opened) = Checkpoint::open(checkpoint_options, &log, last, load)?;
-        let (machine, fed) = machine_of(opened, &snapshots)?;
-        Ok(Self { folder, log, snapshots, identity, machine, checkpoint, fed })
+        let (mut machine, fed) = machine_of(opened, &snapshots)?;
+        machine.state.track_changes(true);
+        let copy = Some(Copy { checkpoint, fed });
+        Ok(Self { folder, log, snapshots, identity, ways, machine, copy })
     }
 }
 
@@ -457,12 +515,11 @@ fn machine_of(
             }
         }
     };
-    let mut machine = Machine {
+    let machine = Machine {
         state,
         applied: meta.last_log_id,
         membership: meta.last_membership,
         generation: 0,
     };
-    machine.state.track_changes(true);
     Ok((machine, fed.then_some(0)))
 }

@@ -269,6 +269,18 @@ impl Ways {
         })
     }
 
+    /// A network of a simulation for all of them.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulated(uplink: &std::sync::Arc<crate::sim::network::Uplink>) -> Self {
+        let way = |lane| Carriage::Simulated(uplink.lane(lane));
+        Self {
+            control: way(Lane::Control),
+            append: way(Lane::Append),
+            snapshot: way(Lane::Snapshot),
+            forward: way(Lane::Forward),
+        }
+    }
+
     fn of(&self, lane: Lane) -> &Carriage {
         match lane {
             Lane::Control => &self.control,

@@ -109,6 +109,8 @@ impl Replica {
             }
         };
         machine.applied = Some(entry.log_id);
+        #[cfg(feature = "simulation")]
+        crate::sim::witness::applied(entry, &decisions);
         Ok(decisions)
     }
 }
@@ -289,6 +291,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         };
         let stored = blocking(move || {
             let body = state.encode();
+            #[cfg(feature = "simulation")]
+            crate::sim::witness::state(stored_meta.last.map(|last| last.index), &body);
             let meta = StoredMeta { body_bytes: body.len() as u64, ..stored_meta };
             snapshots.save(meta, &body).map_err(io::Error::other)
         })

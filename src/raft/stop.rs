@@ -32,10 +32,9 @@ impl StopSignal {
     /// Waits for a reason.
     pub(crate) async fn stopped(&self) -> String {
         let mut receiver = self.0.subscribe();
-        match receiver.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // The sender lives as long as `self`.
-            Err(_) => std::future::pending().await,
-        }
+        let reason =
+            receiver.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        // The sender lives as long as `self`, so there is a reason.
+        reason.unwrap_or_default()
     }
 }

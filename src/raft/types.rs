@@ -13,6 +13,12 @@ use openraft::vote::leader_id_std;
 use crate::lock::Decision;
 use crate::storage::{self, Uuid};
 
+#[cfg(not(feature = "simulation"))]
+use openraft_rt_tokio::TokioRuntime as Runtime;
+
+#[cfg(feature = "simulation")]
+use crate::sim::runtime::Runtime;
+
 openraft::declare_raft_types!(
     /// Standard Raft: at most one leader per term, so that an entry's term names its leader and a
     /// stamp's term can be checked against it.
@@ -23,7 +29,7 @@ openraft::declare_raft_types!(
         Node = MemberNode,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type LogId = alias::LogIdOf<TypeConfig>;

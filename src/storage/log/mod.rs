@@ -65,6 +65,9 @@ pub type Fatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
 /// Called after each sync with the time it took.
 pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 
+/// Called when something has begun to wait for the writer.
+pub type OnWaiting = Arc<dyn Fn() + Send + Sync>;
+
 /// Who does the log's writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Drive {
@@ -73,7 +76,8 @@ pub enum Drive {
     Thread,
     /// The caller, before each call returns: for tests that sweep over every write.
     Inline,
-    /// Whoever calls [`Log::drive`]: for a simulation that decides when the disk is done.
+    /// Whoever calls [`Log::drive`]: for a simulation that decides when the disk is done. It is
+    /// told by [`LogOptions::on_waiting`] that something waits.
     Manual,
 }
 
@@ -89,6 +93,8 @@ pub struct LogOptions {
     pub fatal: Fatal,
     /// Called after each sync of entries or of a vote.
     pub on_sync: OnSync,
+    /// Called when something has begun to wait for the writer.
+    pub on_waiting: OnWaiting,
     /// What the time of a sync is measured with.
     pub clock: Arc<dyn Clock>,
     /// Who writes.
@@ -104,6 +110,7 @@ impl Default for LogOptions {
             cache_bytes: 16 << 20,
             fatal: Arc::new(|_| {}),
             on_sync: Arc::new(|_| {}),
+            on_waiting: Arc::new(|| {}),
             clock: Arc::new(SystemClock),
             drive: Drive::Thread,
             seed: None,
@@ -421,6 +428,7 @@ impl Inner {
                 core.queue.push_back(request);
                 drop(core);
                 self.shared.work.notify_one();
+                (self.shared.options.on_waiting)();
                 if self.shared.options.drive == Drive::Inline {
                     self.drive();
                 }

@@ -1,0 +1,162 @@
+//! A node on a simulated machine: production code from the routers down, with the machine's disk,
+//! clock and network under it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::disk::{HostDisk, MachineDisk};
+use super::host::{Death, Host};
+use super::network::{MachineId, Network, Uplink};
+use crate::clock::Clock;
+use crate::forward::Forwarding;
+use crate::http::{self, Extras};
+use crate::node::{Member, Node, NodeConfig, Profile};
+use crate::raft::config::Settings;
+use crate::raft::member;
+use crate::storage::{Disk, Log, LogOptions};
+
+/// Segments are small, so that runs of a minute begin new ones and recycle old ones.
+const SEGMENT_BYTES: u64 = 32 << 10;
+
+/// Recent entries are kept in memory only a little, so that the log is read from its files too.
+const CACHE_BYTES: usize = 4 << 10;
+
+/// How long a process that has stopped itself may still run: the end of a real one takes a moment.
+const LAST_MOMENT_MS: u64 = 20;
+
+/// What a member has in a simulation instead of a folder and connections.
+pub(crate) struct Home {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) log: LogOptions,
+    pub(crate) uplink: Arc<Uplink>,
+}
+
+/// How nodes are set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) nodes: u64,
+    pub(crate) rho_ppm: u32,
+    pub(crate) snapshot_every: u64,
+    pub(crate) log_kept: u64,
+    pub(crate) profile: Profile,
+}
+
+/// Where peers reach a node.
+fn peer_addr(id: MachineId) -> String {
+    format!("n{id}:7421")
+}
+
+/// Where clients reach a node.
+pub(crate) fn client_addr(id: MachineId) -> String {
+    format!("http://n{id}:7420")
+}
+
+/// What a process of a node needs.
+pub(crate) struct Boot {
+    pub(crate) id: MachineId,
+    pub(crate) setup: Setup,
+    pub(crate) host: Arc<Host>,
+    pub(crate) disk: Arc<MachineDisk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) network: Arc<Network>,
+    /// Told the node when it runs.
+    pub(crate) running: Box<dyn FnOnce(Node) + Send>,
+    /// Told why the process has stopped by itself.
+    pub(crate) stopped: Box<dyn FnOnce(String) + Send>,
+}
+
+impl Boot {
+    /// Starts the process.
+    pub(crate) fn spawn(self) {
+        self.host.clone().spawn(self.run());
+    }
+
+    async fn run(self) {
+        let Self { id, setup, host, disk, clock, network, running, stopped } = self;
+        let waiting = Arc::new(Notify::new());
+        let home = home(id, &host, &disk, clock.clone(), &network, &waiting);
+        let config = config(id, &setup);
+        let mut options = config.options(clock);
+        options.home = member::Home::Simulated(home);
+        options.settings = Settings {
+            snapshot_every: setup.snapshot_every,
+            log_kept: setup.log_kept,
+            ..options.settings
+        };
+        let reason = match Node::start_at(config, options).await {
+            Ok(node) => {
+                host.spawn(write_log(node.member().log.clone(), disk, waiting));
+                serve(&node, id, &host, &network);
+                host.spawn(crate::advance::run(node.clone()));
+                running(node.clone());
+                node.stopped().await
+            }
+            Err(error) => format!("cannot start: {error}"),
+        };
+        stopped(reason);
+        let moment = crate::random::number::<u64>() % LAST_MOMENT_MS;
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        host.die(Death::Killed);
+    }
+}
+
+fn home(
+    id: MachineId,
+    host: &Arc<Host>,
+    disk: &Arc<MachineDisk>,
+    clock: Arc<dyn Clock>,
+    network: &Arc<Network>,
+    waiting: &Arc<Notify>,
+) -> Home {
+    let bell = waiting.clone();
+    let log = LogOptions {
+        segment_bytes: SEGMENT_BYTES,
+        cache_bytes: CACHE_BYTES,
+        on_waiting: Arc::new(move || bell.notify_one()),
+        clock,
+        drive: crate::storage::log::Drive::Manual,
+        ..LogOptions::default()
+    };
+    Home {
+        disk: Arc::new(HostDisk::new(host.clone(), disk.clone())),
+        log,
+        uplink: Uplink::new(network.clone(), id, host.clone()),
+    }
+}
+
+fn config(id: MachineId, setup: &Setup) -> NodeConfig {
+    let members = (1..=setup.nodes).map(|id| (id, Member { peer_addr: peer_addr(id) }));
+    NodeConfig {
+        client_addr: Some(client_addr(id)),
+        profile: setup.profile,
+        rho_ppm: setup.rho_ppm,
+        ..NodeConfig::new(id, members.collect::<BTreeMap<_, _>>(), "")
+    }
+}
+
+/// Lets the log's writer do what waits, in the disk's own time.
+async fn write_log(log: Log, disk: Arc<MachineDisk>, waiting: Arc<Notify>) {
+    loop {
+        waiting.notified().await;
+        let time = disk.sync_time();
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        log.drive();
+    }
+}
+
+fn serve(node: &Node, id: MachineId, host: &Arc<Host>, network: &Arc<Network>) {
+    let service = Arc::new(Forwarding::new(node.clone()));
+    let (asked, judged) = (node.clone(), node.clone());
+    let extras = Extras {
+        status: Some(Arc::new(move || asked.status())),
+        ready: Some(Arc::new(move || judged.not_ready().map_or(Ok(()), Err))),
+        ..Extras::default()
+    };
+    network.listen(format!("n{id}:7420"), id, host, http::clients_router(service, extras));
+    network.listen(peer_addr(id), id, host, http::peers::router(node.clone()));
+}

@@ -1,0 +1,162 @@
+//! Sees what every node applies, and that it is the same everywhere.
+//!
+//! It knows more than any node does: each entry that was ever applied anywhere, whatever became of
+//! the log since. So it can tell, long after entries were purged, whether what was acknowledged is
+//! there, and at once when two nodes disagree.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::EntryPayload;
+
+use super::clock::TrueTime;
+use super::host;
+use crate::lock::{Decision, Proposal};
+use crate::raft::codec;
+use crate::raft::types::Entry;
+use crate::types::{DecidedAt, RequestId};
+
+/// What all nodes of a world have applied.
+pub(crate) struct Witness {
+    time: TrueTime,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<u64, Seen>,
+    /// A digest of the state at an index, and who had it.
+    states: BTreeMap<u64, (u32, String)>,
+    disagreements: Vec<String>,
+}
+
+struct Seen {
+    term: u64,
+    payload: u32,
+    decisions: u32,
+    by: String,
+    at: Duration,
+    requests: Vec<Option<RequestId>>,
+}
+
+/// An entry that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Witnessed {
+    /// Its place in the log.
+    pub index: u64,
+    /// The term of the leader that proposed it.
+    pub term: u64,
+    /// When the first node applied it.
+    pub at: Duration,
+    /// The ids of its commands, and where each was decided.
+    pub requests: Vec<(RequestId, DecidedAt)>,
+}
+
+impl Witness {
+    pub(crate) fn new(time: TrueTime) -> Arc<Self> {
+        Arc::new(Self { time, state: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What two nodes did not agree on.
+    pub(crate) fn disagreements(&self) -> Vec<String> {
+        self.lock().disagreements.clone()
+    }
+
+    /// All that was applied, in the order of the log.
+    pub(crate) fn entries(&self) -> Vec<Witnessed> {
+        let state = self.lock();
+        let entry = |(index, seen): (&u64, &Seen)| Witnessed {
+            index: *index,
+            term: seen.term,
+            at: seen.at,
+            requests: requests(*index, &seen.requests),
+        };
+        state.entries.iter().map(entry).collect()
+    }
+
+    fn applied(&self, node: &str, entry: &Entry, decisions: &[Decision]) {
+        let index = entry.log_id.index();
+        let seen = Seen {
+            term: entry.log_id.committed_leader_id().term,
+            payload: crc32fast::hash(&codec::encode_payload(&entry.payload)),
+            decisions: crc32fast::hash(format!("{decisions:?}").as_bytes()),
+            by: node.to_owned(),
+            at: self.time.now(),
+            requests: match &entry.payload {
+                EntryPayload::Normal(data) => codec::proposal_of(data).map_or_else(
+                    |_| Vec::new(),
+                    |Proposal { commands, .. }| {
+                        commands.iter().map(|command| command.request_id).collect()
+                    },
+                ),
+                EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
+            },
+        };
+        let mut state = self.lock();
+        let Some(known) = state.entries.get(&index) else {
+            state.entries.insert(index, seen);
+            return;
+        };
+        let same = known.term == seen.term
+            && known.payload == seen.payload
+            && known.decisions == seen.decisions;
+        if !same {
+            let what = format!(
+                "{} applied another entry {index} than {}: terms {} and {}, payloads {:08x} and \
+                 {:08x}, decisions {:08x} and {:08x}",
+                seen.by,
+                known.by,
+                seen.term,
+                known.term,
+                seen.payload,
+                known.payload,
+                seen.decisions,
+                known.decisions
+            );
+            state.disagreements.push(what);
+        }
+    }
+
+    /// Notes the bytes of a node's state at an index.
+    pub(crate) fn state(&self, node: &str, index: u64, bytes: &[u8]) {
+        let digest = crc32fast::hash(bytes);
+        let mut state = self.lock();
+        match state.states.get(&index) {
+            None => drop(state.states.insert(index, (digest, node.to_owned()))),
+            Some((known, _)) if *known == digest => {}
+            Some((_, other)) => {
+                let what = format!("{node} and {other} have different states at index {index}");
+                state.disagreements.push(what);
+            }
+        }
+    }
+}
+
+fn requests(index: u64, ids: &[Option<RequestId>]) -> Vec<(RequestId, DecidedAt)> {
+    let place = |position| DecidedAt { index, position };
+    let places = ids.iter().zip(0..).filter_map(|(id, at)| Some(((*id)?, place(at))));
+    places.collect()
+}
+
+/// The current host has applied an entry.
+pub(crate) fn applied(entry: &Entry, decisions: &[Decision]) {
+    if let Some(host) = host::current()
+        && let Some(witness) = &host.witness
+    {
+        witness.applied(&host.name, entry, decisions);
+    }
+}
+
+/// The current host has this state at an index.
+pub(crate) fn state(index: Option<u64>, bytes: &[u8]) {
+    if let Some(host) = host::current()
+        && let Some(witness) = &host.witness
+    {
+        witness.state(&host.name, index.unwrap_or_default(), bytes);
+    }
+}

@@ -1,0 +1,460 @@
+//! A cluster, its clients, and everything that can be done to them.
+
+use std::collections::BTreeMap;
+use std::fmt::Arguments;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::chance::{self, Dice};
+use super::clock::{MachineClock, TrueTime};
+use super::disk::{MachineDisk, Pace};
+use super::host::{Death, Host};
+use super::network::{FIRST_CLIENT, Link, MachineId, Network, Uplink};
+use super::node::{Boot, Setup, client_addr};
+use super::trace::{Digest, Trace};
+use super::witness::{Witness, Witnessed};
+use crate::Client;
+use crate::api::{ClusterStatus, NodeRole};
+use crate::carriage::Carriage;
+use crate::clock::Clock;
+use crate::node::{Node, Profile};
+use crate::storage::disk::{Fault, Unsynced};
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct WorldOptions {
+    /// What every number of the run comes from.
+    pub seed: u64,
+    /// How many nodes; their ids begin at 1.
+    pub nodes: u64,
+    /// How many machines of clients.
+    pub clients: u64,
+    /// By how much clocks may be off, in parts per million.
+    pub rho_ppm: u32,
+    /// A snapshot is written after this many entries.
+    pub snapshot_every: u64,
+    /// So many entries of a snapshot are kept in the log.
+    pub log_kept: u64,
+    /// How fast a dead leader is noticed.
+    pub profile: Profile,
+    /// Whether the lines of the trace are kept, besides their digest.
+    pub keep_trace: bool,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Run<T> {
+    /// What the body returned.
+    pub result: T,
+    /// What happened, in short.
+    pub digest: Digest,
+    /// What happened, line by line, if it was to be kept.
+    pub trace: String,
+    /// How long it took in the world.
+    pub simulated: Duration,
+}
+
+/// A process that has stopped by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// When.
+    pub at: Duration,
+    /// Which node.
+    pub node: MachineId,
+    /// Why, in its own words.
+    pub reason: String,
+}
+
+/// Runs `body` in a world of its own, on this thread.
+///
+/// # Panics
+/// If the runtime cannot be built.
+pub fn run<T, F: Future<Output = T>>(
+    options: WorldOptions,
+    body: impl FnOnce(World) -> F,
+) -> Run<T> {
+    let _dealt = chance::deal(options.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without input and output needs nothing of the system");
+    runtime.block_on(async {
+        let world = World::new(options);
+        let result = body(world.clone()).await;
+        let inner = &world.inner;
+        // What is taken down afterwards is not part of the run.
+        let (digest, trace) = (inner.trace.digest(), inner.trace.take());
+        Run { result, digest, trace, simulated: inner.time.now() }
+    })
+}
+
+/// A cluster and its clients. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct World {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: WorldOptions,
+    time: TrueTime,
+    trace: Arc<Trace>,
+    network: Arc<Network>,
+    witness: Arc<Witness>,
+    nodes: BTreeMap<MachineId, Machine>,
+    clients: BTreeMap<MachineId, ClientMachine>,
+    state: Mutex<State>,
+}
+
+/// A machine of a node: what outlives its processes, and its process.
+struct Machine {
+    disk: Arc<MachineDisk>,
+    clock: MachineClock,
+}
+
+struct ClientMachine {
+    host: Arc<Host>,
+    clock: MachineClock,
+}
+
+#[derive(Default)]
+struct State {
+    processes: BTreeMap<MachineId, Process>,
+    starts: BTreeMap<MachineId, u64>,
+    stops: Vec<Stop>,
+    panics: Vec<String>,
+}
+
+struct Process {
+    host: Arc<Host>,
+    node: Option<Node>,
+}
+
+impl World {
+    fn new(options: WorldOptions) -> Self {
+        let time = TrueTime::begin();
+        let trace = Arc::new(Trace::new(options.keep_trace));
+        let network = Network::new(options.seed, time, trace.clone());
+        let witness = Witness::new(time);
+        let mut dice = Dice::new(options.seed, "machines");
+        let mut clock = |_| {
+            let stood = Duration::from_millis(dice.within(0..=1_000_000_000));
+            MachineClock::new(time, stood, 1_000_000)
+        };
+        let nodes = (1..=options.nodes).map(|id| {
+            let disk = MachineDisk::new(options.seed, &format!("disk {id}"));
+            (id, Machine { disk, clock: clock(id) })
+        });
+        let nodes = nodes.collect();
+        let clients = (FIRST_CLIENT..FIRST_CLIENT + options.clients).map(|id| {
+            (id, ClientMachine { host: Host::new(format!("client {id}"), None), clock: clock(id) })
+        });
+        let clients = clients.collect();
+        let state = Mutex::default();
+        let inner = Inner { options, time, trace, network, witness, nodes, clients, state };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn machine(&self, node: MachineId) -> &Machine {
+        self.inner.nodes.get(&node).expect("nodes are numbered from 1")
+    }
+
+    /// The true time since the run began.
+    pub fn now(&self) -> Duration {
+        self.inner.time.now()
+    }
+
+    /// Waits on the true time.
+    pub async fn sleep(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// The dice of one purpose in this run.
+    pub fn dice(&self, purpose: &str) -> Dice {
+        Dice::new(self.inner.options.seed, purpose)
+    }
+
+    /// The ids of the nodes.
+    pub fn node_ids(&self) -> Vec<MachineId> {
+        self.inner.nodes.keys().copied().collect()
+    }
+
+    /// The ids of the clients' machines.
+    pub fn client_ids(&self) -> Vec<MachineId> {
+        self.inner.clients.keys().copied().collect()
+    }
+
+    /// Adds a line to the trace.
+    pub fn say(&self, what: Arguments<'_>) {
+        self.inner.trace.line(format_args!("{} {what}", self.now().as_millis()));
+    }
+
+    /// Starts a node's process, unless it runs. After a power cut the machine is started with it:
+    /// it has forgotten what was not synced, and its clock counts from somewhere else.
+    pub fn start(&self, node: MachineId) {
+        let mut state = self.state();
+        let died = match state.processes.get(&node) {
+            Some(process) if process.host.is_alive() => return,
+            Some(process) => process.host.death(),
+            None => None,
+        };
+        let start = state.starts.entry(node).or_default();
+        *start += 1;
+        let mut dice = self.dice(&format!("start {node} {start}"));
+        let machine = self.machine(node);
+        if died == Some(Death::PowerCut) {
+            let unsynced = *dice.pick(&[Unsynced::Lost, Unsynced::Torn, Unsynced::Torn]);
+            machine.disk.reboot(unsynced);
+            machine.clock.stand_at(Duration::from_millis(dice.within(0..=1_000_000_000)));
+        }
+        let host = Host::new(format!("node {node}"), Some(self.inner.witness.clone()));
+        let process = Process { host: host.clone(), node: None };
+        let before = state.processes.insert(node, process);
+        let panic = before.as_ref().and_then(|before| before.host.panic());
+        state.panics.extend(panic.map(|panic| format!("node {node}: {panic}")));
+        drop(state);
+        drop(before);
+        self.say(format_args!("start node {node}"));
+        self.boot(node, host).spawn();
+    }
+
+    fn boot(&self, id: MachineId, host: Arc<Host>) -> Boot {
+        let Inner { options, network, .. } = &*self.inner;
+        let machine = self.machine(id);
+        let (here, there) = (self.clone(), self.clone());
+        let of = host.clone();
+        let setup = Setup {
+            nodes: options.nodes,
+            rho_ppm: options.rho_ppm,
+            snapshot_every: options.snapshot_every,
+            log_kept: options.log_kept,
+            profile: options.profile,
+        };
+        Boot {
+            id,
+            setup,
+            host,
+            disk: machine.disk.clone(),
+            clock: Arc::new(machine.clock.clone()),
+            network: network.clone(),
+            running: Box::new(move |node| {
+                let mut state = here.state();
+                let process = state.processes.get_mut(&id);
+                if let Some(process) = process.filter(|process| Arc::ptr_eq(&process.host, &of)) {
+                    process.node = Some(node);
+                }
+            }),
+            stopped: Box::new(move |reason| {
+                there.say(format_args!("node {id} stops: {reason}"));
+                let stop = Stop { at: there.now(), node: id, reason };
+                there.state().stops.push(stop);
+            }),
+        }
+    }
+
+    /// Ends a node's process, or its machine.
+    pub fn kill(&self, node: MachineId, death: Death) {
+        let host = self.state().processes.get(&node).map(|process| process.host.clone());
+        if let Some(host) = host.filter(|host| host.is_alive()) {
+            self.say(format_args!("node {node} dies: {death:?}"));
+            host.die(death);
+        }
+    }
+
+    /// Whether a node's process lives.
+    pub fn is_alive(&self, node: MachineId) -> bool {
+        self.state().processes.get(&node).is_some_and(|process| process.host.is_alive())
+    }
+
+    /// Asks a node to shut down in good order; it is dead soon afterwards.
+    pub fn shut_down(&self, node: MachineId) {
+        let Some((host, running)) = self.running(node) else { return };
+        self.say(format_args!("node {node} shuts down"));
+        let done = host.clone();
+        host.spawn(async move {
+            running.shutdown().await;
+            done.die(Death::Killed);
+        });
+    }
+
+    /// Stops running a node's or client's tasks until [`World::thaw`].
+    pub fn freeze(&self, machine: MachineId) {
+        self.say(format_args!("freeze {machine}"));
+        if let Some(host) = self.host(machine) {
+            host.freeze();
+        }
+    }
+
+    /// Lets a machine's tasks run again.
+    pub fn thaw(&self, machine: MachineId) {
+        self.say(format_args!("thaw {machine}"));
+        if let Some(host) = self.host(machine) {
+            host.thaw();
+        }
+    }
+
+    fn host(&self, machine: MachineId) -> Option<Arc<Host>> {
+        if let Some(client) = self.inner.clients.get(&machine) {
+            return Some(client.host.clone());
+        }
+        self.state().processes.get(&machine).map(|process| process.host.clone())
+    }
+
+    fn running(&self, node: MachineId) -> Option<(Arc<Host>, Node)> {
+        let state = self.state();
+        let process = state.processes.get(&node).filter(|process| process.host.is_alive())?;
+        Some((process.host.clone(), process.node.clone()?))
+    }
+
+    /// What a link does now.
+    pub fn link(&self, from: MachineId, to: MachineId) -> Link {
+        self.inner.network.link(from, to)
+    }
+
+    /// Changes what a link does.
+    pub fn set_link(&self, from: MachineId, to: MachineId, link: Link) {
+        self.inner.network.set_link(from, to, link);
+    }
+
+    /// The rate of a machine's clocks from now on, in millionths of the true time.
+    pub fn set_clock_rate(&self, machine: MachineId, rate_ppm: u32) {
+        self.say(format_args!("the clock of {machine} runs at {rate_ppm}"));
+        match (self.inner.nodes.get(&machine), self.inner.clients.get(&machine)) {
+            (Some(machine), _) => machine.clock.set_rate(rate_ppm),
+            (None, Some(client)) => client.clock.set_rate(rate_ppm),
+            (None, None) => {}
+        }
+    }
+
+    /// How long a node's syncs take from now on.
+    pub fn set_disk_pace(&self, node: MachineId, pace: Pace) {
+        self.say(format_args!("a sync of {node} takes {} to {} ms", pace.min_ms, pace.max_ms));
+        self.machine(node).disk.set_pace(pace);
+    }
+
+    /// Whether a node's disk has no room from now on.
+    pub fn set_disk_full(&self, node: MachineId, full: bool) {
+        self.say(format_args!("the disk of {node} is full: {full}"));
+        self.machine(node).disk.set_full(full);
+    }
+
+    /// Makes calls to a node's disk fail from now on.
+    pub fn fail_disk(&self, node: MachineId, fault: Fault) {
+        self.say(format_args!("the disk of {node} fails: {fault:?}"));
+        self.machine(node).disk.bytes.fail(fault);
+    }
+
+    /// Ends what [`World::fail_disk`] began.
+    pub fn heal_disk(&self, node: MachineId) {
+        self.machine(node).disk.bytes.heal();
+    }
+
+    /// Cuts a node's power after so many more changes to its disk.
+    pub fn cut_power_after(&self, node: MachineId, changes: u64) {
+        self.say(format_args!("the power of {node} is cut after {changes} changes"));
+        self.machine(node).disk.set_fuse(changes);
+    }
+
+    /// Asks the leader to hand its leadership to `to`.
+    pub fn transfer(&self, to: MachineId) {
+        let Some((host, node)) = self.leader().and_then(|leader| self.running(leader)) else {
+            return;
+        };
+        self.say(format_args!("transfer to {to}"));
+        host.spawn(async move {
+            let raft = &node.member().raft;
+            if let Err(error) = raft.trigger().transfer_leader(to).await {
+                tracing::debug!(%error, "no transfer");
+            }
+        });
+    }
+
+    /// What a node that runs knows of its cluster.
+    pub fn status(&self, node: MachineId) -> Option<ClusterStatus> {
+        self.running(node).map(|(_, node)| node.status())
+    }
+
+    /// The node that leads in the highest term.
+    pub fn leader(&self) -> Option<MachineId> {
+        let leads = |id: &MachineId| {
+            let status = self.status(*id)?;
+            (status.role == NodeRole::Leader).then_some((status.term, *id))
+        };
+        self.inner.nodes.keys().filter_map(leads).max().map(|(_, id)| id)
+    }
+
+    /// The last entry that a node has applied, and the bytes of its state.
+    pub fn node_state(&self, node: MachineId) -> Option<(u64, Vec<u8>)> {
+        let (_, node) = self.running(node)?;
+        let machine = node.member().replica.read();
+        let index = machine.applied.as_ref()?.index();
+        Some((index, machine.state.encode()))
+    }
+
+    /// All processes that have stopped by themselves.
+    pub fn stops(&self) -> Vec<Stop> {
+        self.state().stops.clone()
+    }
+
+    /// What tasks have panicked with: those of processes that run, or ended by it.
+    pub fn panics(&self) -> Vec<String> {
+        let state = self.state();
+        let hosts = state.processes.values().map(|process| &process.host);
+        let hosts = hosts.chain(self.inner.clients.values().map(|client| &client.host));
+        let panics = hosts.filter_map(|host| Some(format!("{}: {}", host.name, host.panic()?)));
+        state.panics.iter().cloned().chain(panics).collect()
+    }
+
+    /// What nodes did not agree on.
+    pub fn disagreements(&self) -> Vec<String> {
+        self.inner.witness.disagreements()
+    }
+
+    /// Every entry that was ever applied by any node.
+    pub fn log(&self) -> Vec<Witnessed> {
+        self.inner.witness.entries()
+    }
+
+    /// A client on a machine of clients, that asks `first` first.
+    ///
+    /// # Panics
+    /// If the machine is none of clients.
+    pub fn client(&self, machine: MachineId, first: MachineId, timeout: Duration) -> Client {
+        let ClientMachine { host, clock } = &self.inner.clients[&machine];
+        let uplink = Uplink::new(self.inner.network.clone(), machine, host.clone());
+        let nodes = self.inner.options.nodes;
+        let endpoints = (0..nodes).map(|at| client_addr((first - 1 + at) % nodes + 1));
+        Client::builder()
+            .endpoints(endpoints)
+            .timeout(timeout)
+            .clock(Arc::new(clock.clone()))
+            .build_simulated(Carriage::Simulated(uplink))
+            .expect("the endpoints are URLs")
+    }
+
+    /// A machine's clock.
+    ///
+    /// # Panics
+    /// If there is no such machine.
+    pub fn clock(&self, machine: MachineId) -> Arc<dyn Clock> {
+        match self.inner.clients.get(&machine) {
+            Some(client) => Arc::new(client.clock.clone()),
+            None => Arc::new(self.machine(machine).clock.clone()),
+        }
+    }
+
+    /// Starts a task on a machine of clients: it is frozen with it.
+    ///
+    /// # Panics
+    /// If the machine is none of clients.
+    pub fn spawn_on<F>(&self, machine: MachineId, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.inner.clients[&machine].host.spawn(task);
+    }
+}
