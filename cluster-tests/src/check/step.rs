@@ -202,7 +202,9 @@ fn remaining_fits(grant: &mut Grant, left: u64, operation: &Operation, rules: Ru
     // A refusal may be a repeated one, and tell of a later moment than that of its place.
     let read = matches!(operation.action, Action::Check(_));
     if read && rules.along_the_log && grant.terms.left.is_none_or(|(least, _)| left < least) {
-        grant.terms.left = Some((left, operation.invoked));
+        // A read shows the clock as of the last entry, which may be older than the read: what is
+        // certain is that it is no older than the grant.
+        grant.terms.left = Some((left, grant.terms.invoked));
     }
     true
 }
