@@ -28,5 +28,7 @@ pub mod powercut;
 pub mod process;
 pub mod proxy;
 pub mod seed;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod trace;
 pub mod wait;

@@ -1,0 +1,167 @@
+//! What must hold after every run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward::LockService;
+use keyward::sim::{FIRST_CLIENT, World};
+use keyward::types::{DecidedAt, LockOptions, LockRequest, RequestId};
+
+use super::schedule::{Fault, Schedule};
+use crate::check::{self, Conclusion, Source};
+use crate::history::{Entry, History, Observation, Outcome, Recorded, Recorder};
+
+/// A healed cluster gives a fresh lock within this long.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// Calls that were made before the end are answered or given up within this long.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+
+/// Nodes have applied the same within this long after that.
+const EQUAL: Duration = Duration::from_secs(10);
+
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until the healed cluster is at rest; says what is wrong with it.
+pub(super) async fn settle(world: &World, schedule: &Schedule, recorder: &Recorder) -> Vec<String> {
+    let mut failures = Vec::new();
+    recorder.event("healed", "");
+    if !is_alive(world, recorder).await {
+        failures.push(format!("no fresh lock within {ALIVE:?} after healing"));
+    }
+    world.sleep(LAST_CALLS).await;
+    if let Err(what) = become_equal(world, recorder).await {
+        failures.push(what);
+    }
+    failures.extend(world.panics().into_iter().map(|panic| format!("a panic: {panic}")));
+    failures.extend(world.disagreements());
+    for stop in world.stops() {
+        if !is_explained(&stop.reason, schedule) {
+            failures.push(format!("node {} stopped at {:?}: {}", stop.node, stop.at, stop.reason));
+        }
+    }
+    for entry in world.log() {
+        for (request, place) in entry.requests {
+            recorder.applied(request, place);
+        }
+    }
+    failures
+}
+
+async fn is_alive(world: &World, recorder: &Recorder) -> bool {
+    let client = world.client(FIRST_CLIENT, 1, Duration::from_secs(2));
+    let service = Recorded::new(client, recorder.clone(), "judge");
+    let until = world.now() + ALIVE;
+    while world.now() < until {
+        let signature = "a fresh lock".to_owned();
+        let request = LockRequest { signature, signee: "judge".to_owned(), level: None };
+        if service.lock(request, LockOptions::default()).await.is_ok() {
+            return true;
+        }
+        world.sleep(LOOK).await;
+    }
+    false
+}
+
+/// All nodes at the same index, with the same bytes.
+async fn become_equal(world: &World, recorder: &Recorder) -> Result<(), String> {
+    let until = world.now() + EQUAL;
+    loop {
+        let states: BTreeMap<_, _> =
+            world.node_ids().into_iter().map(|node| (node, world.node_state(node))).collect();
+        let mut indexes = states.values().map(|state| state.as_ref().map(|(index, _)| *index));
+        let first = indexes.next().flatten();
+        if first.is_some() && indexes.all(|index| index == first) {
+            return observe(states, recorder);
+        }
+        if world.now() >= until {
+            let indexes: Vec<_> = states
+                .iter()
+                .map(|(node, state)| (node, state.as_ref().map(|(index, _)| *index)))
+                .collect();
+            return Err(format!("nodes have not come to the same index: {indexes:?}"));
+        }
+        world.sleep(LOOK).await;
+    }
+}
+
+fn observe(
+    states: BTreeMap<u64, Option<(u64, Vec<u8>)>>,
+    recorder: &Recorder,
+) -> Result<(), String> {
+    let states: Vec<_> = states.into_iter().filter_map(|(node, s)| Some((node, s?))).collect();
+    for (node, (applied, bytes)) in &states {
+        recorder.observe(Observation {
+            at: recorder.now(),
+            node: format!("node {node}").into(),
+            applied: *applied,
+            state_hash: Some(digest(bytes).into()),
+            records: None,
+        });
+    }
+    match states.windows(2).find(|pair| pair[0].1.1 != pair[1].1.1) {
+        None => Ok(()),
+        Some(pair) => Err(format!(
+            "nodes {} and {} differ at index {}: {} and {}",
+            pair[0].0,
+            pair[1].0,
+            pair[0].1.0,
+            digest(&pair[0].1.1),
+            digest(&pair[1].1.1)
+        )),
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    // FNV-1a: a name for the bytes, which are compared themselves.
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+/// Whether a node may have stopped by itself so: only what was done to its disk explains it.
+fn is_explained(reason: &str, schedule: &Schedule) -> bool {
+    let disk = schedule.faults.iter().any(|timed| {
+        matches!(
+            timed.fault,
+            Fault::BrownOut(_) | Fault::FullDisk(_) | Fault::BadDisk(_) | Fault::PowerCutAt(..)
+        )
+    });
+    // Damage, and a folder that lacks something, are never explained by a disk that said so.
+    let lost = ["damaged", "lacks", "replace this node", "old copy"];
+    disk && !lost.iter().any(|word| reason.contains(word))
+}
+
+/// Judges what clients saw.
+pub(super) fn history(history: &History, failures: &mut Vec<String>) {
+    acknowledged(history, failures);
+    match check::check(Source::Memory(history), check::Options::default()) {
+        Ok(verdict) if verdict.conclusion == Conclusion::Pass => {}
+        Ok(verdict) => failures.push(verdict.to_string()),
+        Err(error) => failures.push(format!("the history cannot be checked: {error}")),
+    }
+}
+
+/// Everything that was answered from a place in the log is there, in what nodes applied.
+fn acknowledged(history: &History, failures: &mut Vec<String>) {
+    let mut places: BTreeMap<RequestId, Vec<DecidedAt>> = BTreeMap::new();
+    for entry in &history.entries {
+        if let Entry::Applied(applied) = entry {
+            places.entry(applied.request_id).or_default().push(applied.decided_at);
+        }
+    }
+    for operation in history.operations() {
+        let (Some(id), Some(place)) = (operation.request_id, operation.decided_at) else {
+            continue;
+        };
+        let answered = matches!(operation.outcome, Outcome::Ok(_) | Outcome::Refused(_));
+        if answered && !places.get(&id).is_some_and(|places| places.contains(&place)) {
+            failures.push(format!(
+                "operation {} of {} was answered from {place}, and no node has applied it there",
+                operation.id, operation.client
+            ));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! As many seeds as one likes, on as many threads.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Report, Schedule, run};
+
+/// What many runs gave.
+#[derive(Debug, Default)]
+pub struct Sum {
+    /// How many runs there were.
+    pub runs: u64,
+    /// How long they took in their worlds, together.
+    pub simulated: Duration,
+    /// How many operations clients made in them.
+    pub operations: u64,
+    /// How many faults were installed in them.
+    pub faults: u64,
+    /// Those that failed.
+    pub failed: Vec<Report>,
+}
+
+/// Runs the seeds, `jobs` at a time, until they are all done, enough of them have failed, or
+/// `go_on` says no.
+pub fn many(
+    seeds: Range<u64>,
+    jobs: usize,
+    most_failures: usize,
+    go_on: impl Fn() -> bool + Sync,
+) -> Sum {
+    let next = AtomicU64::new(seeds.start);
+    let sum = Mutex::new(Sum::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let enough = || lock(&sum).failed.len() >= most_failures;
+            if seed >= seeds.end || enough() || !go_on() {
+                return;
+            }
+            let report = run(&Schedule::draw(seed), false);
+            let mut sum = lock(&sum);
+            sum.runs += 1;
+            sum.simulated += report.simulated;
+            sum.operations += report.history.operations().count() as u64;
+            sum.faults += report.schedule.faults.len() as u64;
+            if !report.failures.is_empty() {
+                sum.failed.push(report);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn lock(sum: &Mutex<Sum>) -> std::sync::MutexGuard<'_, Sum> {
+    sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
