@@ -225,10 +225,13 @@ impl<T: Target> Crew<T> {
         tokio::time::sleep(schedule.start.saturating_sub(now)).await;
         let tasks: Vec<_> =
             workers.into_iter().map(|worker| tokio::spawn(worker.run(schedule))).collect();
+        // Sessions stay open until the nodes have been looked at: some services' locks end with them.
+        let mut sessions = Vec::new();
         for task in tasks {
-            task.await.expect("a client does not panic");
+            sessions.push(task.await.expect("a client does not panic"));
         }
         let _ = self.tell.send(News::Finished);
+        while self.go.changed().await.is_ok() {}
     }
 }
 

@@ -112,8 +112,9 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Works until the window closes, and releases what it holds unless that is the point.
-    pub(super) async fn run(mut self, schedule: Schedule) {
+    /// Works until the window closes, and releases what it holds unless that is the point. Gives
+    /// the session, which may be what the locks that are kept depend on.
+    pub(super) async fn run(mut self, schedule: Schedule) -> T::Session {
         while let Some(from) = self.turn(&schedule).await {
             self.step(from, schedule.window).await;
             self.turns += 1;
@@ -122,6 +123,7 @@ impl<T: Target> Worker<T> {
             // A lock that stays until it expires is nobody's: its signature is this run's alone.
             let _ = self.session.release(&self.signature, held).await;
         }
+        self.session
     }
 
     /// Waits until the next operation is due; gives what its time is counted from.

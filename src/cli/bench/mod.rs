@@ -17,11 +17,14 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::bench::{self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Workload};
+use crate::bench::{
+    self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Services, Workload,
+};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
 use crate::cli::{duration, output};
+use crate::client::Client;
 use dev::DevCluster;
 use limit::Limit;
 use nodes::{Choice, Cluster};
@@ -116,8 +119,9 @@ pub(crate) struct BenchArgs {
     /// How many locks `hold` takes
     #[arg(long, default_value_t = HELD, value_parser = clap::value_parser!(u64).range(1..))]
     locks: u64,
-    /// How the clients ask: `http`, one connection each and nothing else; or `client`, the client
-    /// library, which repeats and makes requests safe to repeat
+    /// How the clients ask: `http`, one connection each and nothing else; `client`, the client
+    /// library, which repeats and makes requests safe to repeat; or `shared`, one client of the
+    /// library for all, in which requests that wait together travel together
     #[arg(long, value_enum, default_value_t = Via::Http)]
     via: Via,
     /// How long a refused contender waits before it tries again; half to all of it, by chance
@@ -152,6 +156,7 @@ enum WorkloadWord {
 enum Via {
     Http,
     Client,
+    Shared,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -319,6 +324,13 @@ fn measure_cluster(
         }
         Via::Client => {
             let target = Clients::new(endpoints.to_vec(), &*table, ANSWER);
+            bench::run(&Arc::new(target), &plan, &mut progress)
+        }
+        Via::Shared => {
+            let client = Client::builder().endpoints(endpoints.to_vec()).timeout(ANSWER).build()?;
+            // One client's connections belong to one runtime.
+            let plan = Plan { threads: 1, ..plan };
+            let target = Services::new(vec![client], &*table);
             bench::run(&Arc::new(target), &plan, &mut progress)
         }
     };
