@@ -92,12 +92,12 @@ impl Courier {
         let reads = which_read(&items);
         // More than can be counted is more than is admitted.
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        let Ok(_admitted) = Arc::clone(&self.admission).try_acquire_many_owned(count) else {
+        let Ok(admitted) = Arc::clone(&self.admission).try_acquire_many_owned(count) else {
             let full = Error::unavailable("too many requests are on their way to the leader");
             return vec![Err(full); items.len()];
         };
         let (answer, answered) = oneshot::channel();
-        let receipt = Receipt { answer, _admitted };
+        let receipt = Receipt { answer, _admitted: admitted };
         self.hand_in(Parcel { leader, items, deadline, receipt });
         match deadline.bound(answered).await {
             Some(Ok(answers)) => answers,

@@ -151,17 +151,15 @@ async fn read_body(
     }
     let mut body = pin!(Limited::new(request.into_body(), limits.body_bytes).collect());
     // A small body has mostly come with its head.
-    let read = match body.as_mut().now_or_never() {
-        Some(read) => Ok(read),
-        None => {
-            // Until its body is here, nothing is done for the request, and it may have to make
-            // room.
-            let wait = limits.body_timeout.min(deadline.remaining());
-            place.as_ref().inspect(|place| place.wait());
-            let read = tokio::time::timeout(wait, body).await;
-            place.as_ref().inspect(|place| place.work());
-            read
-        }
+    let read = if let Some(read) = body.as_mut().now_or_never() {
+        Ok(read)
+    } else {
+        // Until its body is here, nothing is done for the request, and it may have to make room.
+        let wait = limits.body_timeout.min(deadline.remaining());
+        place.as_ref().inspect(|place| place.wait());
+        let read = tokio::time::timeout(wait, body).await;
+        place.as_ref().inspect(|place| place.work());
+        read
     };
     match read {
         Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
