@@ -34,7 +34,7 @@ use crate::types::{
 use courier::{Courier, Leader};
 use wire::{Answer, Request};
 #[cfg(test)]
-pub(crate) use wire::{decode_answer, decode_request};
+pub(crate) use wire::{decode_answers, decode_requests};
 
 /// How long a request waits for a leader to become known, at most and at most for half of its own
 /// time. About as long as an election takes once it has begun; a dead leader that is not yet known

@@ -144,8 +144,8 @@ fn messages_of_peers_never_panic() {
         drop(codec::decode_installed(bytes.clone()));
         drop(codec::decode_payload(&bytes));
         drop(decode_introduction(bytes.clone()));
-        drop(crate::forward::decode_request(&bytes));
-        drop(crate::forward::decode_answer(&bytes));
+        drop(crate::forward::decode_requests(&bytes));
+        drop(crate::forward::decode_answers(&bytes));
         drop(String::from_utf8_lossy(input).parse::<Hello>());
     });
 }
