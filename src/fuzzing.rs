@@ -3,7 +3,7 @@
 //! Each target takes valid bytes as its seeds, spoils them and reads the result: an error or a right
 //! answer is fine, a panic never is. `cargo nextest run fuzzing` spoils each target's seeds a few
 //! thousand times; `scripts/fuzz [TARGET] [SECONDS]` goes on for as long as one likes. A failure
-//! prints its seed, and `KEYWARD_SEED` repeats it.
+//! prints its seed, and `KEYWARD_FUZZ_SEED` repeats it.
 //!
 //! The lock machine is played against its oracle in `lock/tests/histories.rs`, not here.
 
@@ -37,7 +37,7 @@ const ROUNDS: u64 = 3000;
 /// Runs a target for the time that was asked for, or a fixed number of rounds.
 fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("KEYWARD_SEED") {
+    if let Some(seed) = number("KEYWARD_FUZZ_SEED") {
         return target(&spoiled(seeds, seed));
     }
     let limit = number("KEYWARD_FUZZ_SECONDS").map(Duration::from_secs);
@@ -45,7 +45,7 @@ fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
     let first = rand::random::<u64>() >> 16;
     for round in 0.. {
         let over = match limit {
-            Some(limit) => SystemClock.raw() - begin >= limit,
+            Some(limit) => SystemClock.raw().saturating_sub(begin) >= limit,
             None => round >= ROUNDS,
         };
         if over {
@@ -56,7 +56,7 @@ fn fuzz(seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
         let bytes = spoiled(seeds, seed);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target(&bytes)));
         if let Err(panic) = caught {
-            eprintln!("KEYWARD_SEED={seed} spoils it so: {}", bytes.escape_ascii());
+            eprintln!("KEYWARD_FUZZ_SEED={seed} spoils it so: {}", bytes.escape_ascii());
             std::panic::resume_unwind(panic);
         }
     }

@@ -15,6 +15,7 @@ pub mod error;
 #[cfg(feature = "server")]
 pub mod forward;
 #[cfg(all(test, feature = "server"))]
+#[allow(clippy::unwrap_used, reason = "a module of tests, which the lint does not see here")]
 mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
