@@ -132,3 +132,50 @@ impl Clock for OffsetClock {
         SystemClock.boottime() + self.offset.now()
     }
 }
+
+/// The machine's clocks, too fast or too slow by a fixed share: `keyward serve --debug-clock-rate`
+/// runs on it, so that the bound on clock rates can be tested with real processes.
+#[derive(Clone, Copy, Debug)]
+pub struct SkewedClock {
+    ppm: i64,
+    raw: Duration,
+    boottime: Duration,
+}
+
+impl SkewedClock {
+    /// A clock that goes `ppm` millionths faster than the machine's from now on; slower, if that is
+    /// negative.
+    pub fn new(ppm: i64) -> Self {
+        Self { ppm, raw: SystemClock.raw(), boottime: SystemClock.boottime() }
+    }
+
+    fn skew(&self, origin: Duration, now: Duration) -> Duration {
+        let since = now.saturating_sub(origin);
+        let by = since / 1_000_000 * u32::try_from(self.ppm.unsigned_abs()).unwrap_or(u32::MAX);
+        if self.ppm < 0 { now.saturating_sub(by) } else { now + by }
+    }
+}
+
+impl Clock for SkewedClock {
+    fn raw(&self) -> Duration {
+        self.skew(self.raw, SystemClock.raw())
+    }
+
+    fn boottime(&self) -> Duration {
+        self.skew(self.boottime, SystemClock.boottime())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skewed_clock_gains_or_loses_its_share() {
+        let origin = Duration::from_secs(50);
+        let now = Duration::from_secs(150);
+        let clock = |ppm| SkewedClock { ppm, raw: origin, boottime: origin };
+        assert_eq!(clock(100_000).skew(origin, now), Duration::from_secs(160));
+        assert_eq!(clock(-100_000).skew(origin, now), Duration::from_secs(140));
+    }
+}

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::advance;
 use crate::cli::exit::{self, Failure};
-use crate::clock::{Clock, OffsetClock, SystemClock};
+use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
 use crate::forward::Forwarding;
 use crate::http::{self, Extras};
 use crate::node::{Member, Node, NodeConfig};
@@ -79,6 +79,8 @@ pub(crate) struct Plan {
     pub(crate) config: NodeConfig,
     /// Whether clients may move the clock.
     pub(crate) debug_clock: bool,
+    /// By how many millionths the clock is too fast; for tests.
+    pub(crate) debug_clock_rate: i64,
 }
 
 impl Plan {
@@ -89,7 +91,7 @@ impl Plan {
             .map(|(id, address)| (*id, Member { peer_addr: address.clone() }))
             .collect();
         let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
-        Self { config, debug_clock: false }
+        Self { config, debug_clock: false, debug_clock_rate: 0 }
     }
 }
 
@@ -116,6 +118,8 @@ impl Running {
             let clock = OffsetClock::default();
             plan.config.debug_clock = Some(clock.clone());
             Arc::new(clock)
+        } else if plan.debug_clock_rate != 0 {
+            Arc::new(SkewedClock::new(plan.debug_clock_rate))
         } else {
             Arc::new(SystemClock)
         };

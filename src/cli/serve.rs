@@ -97,6 +97,17 @@ pub(crate) struct ServeArgs {
     /// For tests: clients may move the clock with POST /debug/advance, and so end every lock
     #[arg(long)]
     pub(crate) debug_clock: bool,
+    /// For tests: this node's clock goes so many millionths faster; slower, if it is negative
+    #[arg(
+        long,
+        hide = true,
+        default_value_t = 0,
+        allow_hyphen_values = true,
+        conflicts_with = "debug_clock",
+        value_name = "PPM",
+        value_parser = clap::value_parser!(i64).range(-500_000..=500_000)
+    )]
+    pub(crate) debug_clock_rate: i64,
 }
 
 /// Runs the node until a signal stops it, or until it stops itself.
@@ -162,6 +173,7 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
         plan.config.log_kept = plan.config.log_kept.min(entries);
     }
     plan.debug_clock = settings.debug_clock;
+    plan.debug_clock_rate = settings.debug_clock_rate;
     plan
 }
 
@@ -176,5 +188,8 @@ fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr
     }
     if settings.debug_clock {
         tracing::warn!("--debug-clock: any client can move the clock and so end every lock");
+    }
+    if settings.debug_clock_rate != 0 {
+        tracing::warn!(ppm = settings.debug_clock_rate, "--debug-clock-rate: the clock is wrong");
     }
 }

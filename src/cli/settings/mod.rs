@@ -61,6 +61,7 @@ pub(crate) struct Settings {
     pub(crate) snapshot_every: Option<u64>,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) debug_clock: bool,
+    pub(crate) debug_clock_rate: i64,
     pub(crate) log: LogArgs,
 }
 
@@ -132,6 +133,7 @@ impl Settings {
             snapshot_every,
             shutdown_timeout: shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
             debug_clock: args.debug_clock,
+            debug_clock_rate: args.debug_clock_rate,
             log: LogArgs {
                 log: log.log.clone().or(file.log),
                 log_format: log.log_format.or(file.log_format),
