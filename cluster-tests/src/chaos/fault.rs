@@ -8,6 +8,8 @@ use std::str::FromStr;
 pub enum Fault {
     /// `kill -9` of one node: the leader, a follower, any.
     Kill,
+    /// `kill -9` of whoever leads.
+    KillLeader,
     /// `kill -9` of a majority, or of all nodes at once.
     KillMany,
     /// `SIGSTOP`, and `SIGCONT` after a time between a tenth of a second and three leases.
@@ -75,8 +77,9 @@ pub enum Lane {
 
 impl Fault {
     /// All of them, in the order in which help lists them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Kill,
+        Self::KillLeader,
         Self::KillMany,
         Self::Pause,
         Self::Restart,
@@ -103,6 +106,7 @@ impl Fault {
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::Kill => ("kill", "kill -9 of the leader, a follower or any node"),
+            Self::KillLeader => ("kill-leader", "kill -9 of the leader"),
             Self::KillMany => ("kill-many", "kill -9 of a majority or of all nodes at once"),
             Self::Pause => ("pause", "SIGSTOP for 0.1 s up to three leases, then SIGCONT"),
             Self::Restart => ("restart", "a graceful stop and start; a leader hands over"),
@@ -141,6 +145,7 @@ impl Fault {
             | Self::DiskFull => Needs::Fuse,
             Self::Upgrade => Needs::SecondProgram,
             Self::Kill
+            | Self::KillLeader
             | Self::KillMany
             | Self::Pause
             | Self::Restart
@@ -172,6 +177,7 @@ impl Fault {
             Self::SlowDisk => Lane::Disk,
             // A disk that fails ends its node, and a node without power does not run.
             Self::Kill
+            | Self::KillLeader
             | Self::KillMany
             | Self::Pause
             | Self::Restart

@@ -11,6 +11,7 @@
 //! that a check of the history can judge.
 
 pub mod fault;
+pub mod hooks;
 mod live;
 pub mod nemesis;
 mod observe;
@@ -18,6 +19,7 @@ mod observe;
 pub mod peer;
 pub mod plan;
 pub mod progress;
+pub mod prove;
 pub mod register;
 pub mod run;
 pub mod service;

@@ -96,7 +96,9 @@ fn lane(random: &mut StdRng, kinds: &[Fault], frame: &Frame) -> Vec<Planned> {
 fn one(random: &mut StdRng, fault: Fault, at: Duration, frame: &Frame) -> Planned {
     let whom = whom(random, fault);
     let lasts = lasts(random, fault, frame);
-    let kills = matches!(fault, Fault::Kill | Fault::KillMany | Fault::PowerCut | Fault::TornWrite);
+    let kills =
+        [Fault::Kill, Fault::KillLeader, Fault::KillMany, Fault::PowerCut, Fault::TornWrite]
+            .contains(&fault);
     let behind_answer = (kills && random.random_ratio(1, 3))
         .then(|| Duration::from_micros(random.random_range(0..50_000)));
     Planned { at, lasts, fault, whom, behind_answer, seed: random.random() }
@@ -119,7 +121,7 @@ fn whom(random: &mut StdRng, fault: Fault) -> Whom {
             6 => Whom::Leader,
             _ => Whom::Node(any),
         },
-        Fault::LeaderChange => Whom::Leader,
+        Fault::KillLeader | Fault::LeaderChange => Whom::Leader,
         Fault::Wipe | Fault::BitFlip => Whom::Node(any),
         Fault::Upgrade | Fault::Ring => Whom::All,
         Fault::Pause
@@ -148,9 +150,12 @@ fn lasts(random: &mut StdRng, fault: Fault, frame: &Frame) -> Duration {
             .choose(random)
             .expect("four"),
         Fault::LeaderChange => Duration::from_millis(300),
-        Fault::Kill | Fault::KillMany | Fault::PowerCut | Fault::TornWrite | Fault::Restart => {
-            frame.every.mul_f64(share / 2.0)
-        }
+        Fault::Kill
+        | Fault::KillLeader
+        | Fault::KillMany
+        | Fault::PowerCut
+        | Fault::TornWrite
+        | Fault::Restart => frame.every.mul_f64(share / 2.0),
         Fault::Wipe
         | Fault::Upgrade
         | Fault::BitFlip

@@ -2,9 +2,10 @@
 //! for the judgement that a run showed anything.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keyward::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -24,6 +25,14 @@ struct Shared {
     freezes: AtomicU64,
     takeovers: AtomicU64,
     lateness: Mutex<Vec<Duration>>,
+    failover: Mutex<Failover>,
+}
+
+/// Since when nobody has led, and how long that took before.
+#[derive(Debug, Default)]
+struct Failover {
+    since: Option<Duration>,
+    took: Vec<Duration>,
 }
 
 /// How requests ended.
@@ -80,6 +89,34 @@ impl Progress {
     pub fn took_over(&self, late: Duration) {
         self.shared.takeovers.fetch_add(1, Ordering::Relaxed);
         self.shared.lateness.lock().unwrap_or_else(PoisonError::into_inner).push(late);
+    }
+
+    /// The leader is killed now.
+    pub fn leader_dies(&self) {
+        self.failover().since = Some(SystemClock.raw());
+    }
+
+    /// A lock was had that was asked for at this time of the raw clock.
+    pub fn acquired(&self, asked: Duration) {
+        let mut failover = self.failover();
+        if let Some(since) = failover.since
+            && asked >= since
+        {
+            failover.since = None;
+            failover.took.push(SystemClock.raw().saturating_sub(since));
+        }
+    }
+
+    /// From the death of each leader to the first lock that was asked for and had after it, in
+    /// rising order.
+    pub fn failovers(&self) -> Vec<Duration> {
+        let mut all = self.failover().took.clone();
+        all.sort_unstable();
+        all
+    }
+
+    fn failover(&self) -> MutexGuard<'_, Failover> {
+        self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was counted so far.

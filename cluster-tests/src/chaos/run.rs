@@ -9,15 +9,15 @@ use keyward::api::{ClusterStatus, routes};
 use tokio::task::JoinHandle;
 
 use super::fault::{Fault, Needs};
+use super::hooks::{Hook, Hooks};
 use super::live::Live;
-use super::nemesis::{Disks, Nemesis};
+use super::nemesis::{Breaker, Disks, Nemesis};
 use super::observe;
 use super::plan::{self, Frame, Planned};
 use super::progress::Progress;
 use super::register::Registers;
 use super::service::{Keyward, Subject};
 use super::summary::{Quantiles, Summary, Verdict};
-use super::victim::Victim;
 use super::workload::{Crew, Shared, Size, Workload};
 use crate::check::{self, Conclusion, Source, State};
 use crate::cluster::{Cluster, ClusterOptions, NodeId};
@@ -61,8 +61,6 @@ pub struct Options {
     pub rho_ppm: u32,
     /// Where the history is written.
     pub history: PathBuf,
-    /// Where the report is written, if anywhere.
-    pub report: Option<PathBuf>,
     /// Whether nothing is shown meanwhile.
     pub quiet: bool,
 }
@@ -112,7 +110,8 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let arguments = nodes.arguments.clone();
     let program = Some(nodes.program.clone());
     let service = format!("Keyward, {} nodes", nodes.count);
-    let run = Run::new(options, service, true, nodes.count)?;
+    let plan = draw(options)?;
+    let run = Run::new(options, service, planned(&plan), plan, true, nodes.count)?;
     let mut cluster =
         Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program }).await;
     for (id, rate) in (1..).zip(&nodes.clock_rates) {
@@ -147,13 +146,21 @@ pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary,
     use crate::peers::redis::Redis;
     use crate::peers::server::Servers;
 
-    let only = [Fault::Kill, Fault::KillMany, Fault::Pause, Fault::Restart, Fault::LeaderChange];
+    let only = [
+        Fault::Kill,
+        Fault::KillLeader,
+        Fault::KillMany,
+        Fault::Pause,
+        Fault::Restart,
+        Fault::LeaderChange,
+    ];
     if let Some(fault) = options.faults.iter().find(|fault| !only.contains(fault)) {
         let known = only.map(Fault::name).join(", ");
         let why = format!("{fault} cannot be done to {peer} here; these can: {known}");
         return Err(RunError::Impossible(why));
     }
-    let run = Run::new(options, peer.to_string(), false, 0)?;
+    let plan = draw(options)?;
+    let run = Run::new(options, peer.to_string(), planned(&plan), plan, false, 0)?;
     let servers = Servers::start(peer.kind(), &std::env::temp_dir()).await;
     let servers = servers.map_err(RunError::Impossible)?;
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
@@ -176,6 +183,30 @@ pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary,
     run.judge(&nemesis, took, 0)
 }
 
+/// Runs the workloads against nodes that others started, with faults that others install.
+///
+/// # Errors
+/// If the run cannot be begun.
+pub async fn endpoints(
+    options: &Options,
+    endpoints: Vec<String>,
+    hooks: Vec<Hook>,
+) -> Result<Summary, RunError> {
+    let service = format!("Keyward at {}", endpoints.join(", "));
+    // The recorder is there only with the header, and the header needs the plan.
+    let draw = |recorder| {
+        Hooks::new(hooks.clone(), options.seed, options.duration, options.every, recorder)
+    };
+    let faults = draw(Recorder::in_memory()).planned();
+    let run = Run::new(options, service, faults, Vec::new(), true, 0)?;
+    let mut nemesis = draw(run.recorder.clone());
+    let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
+    let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
+    let took = run.work(&Keyward { endpoints, recorder, progress }, &mut nemesis).await;
+    let changes = watch.stop();
+    run.judge(&nemesis, took, changes)
+}
+
 /// What all runs have in common.
 struct Run<'a> {
     options: &'a Options,
@@ -191,29 +222,14 @@ impl<'a> Run<'a> {
     fn new(
         options: &'a Options,
         service: String,
+        faults: Vec<PlannedFault>,
+        plan: Vec<Planned>,
         witnessed: bool,
         observed_nodes: u64,
     ) -> Result<Self, RunError> {
-        let frame = Frame {
-            faults: options.faults.clone(),
-            duration: options.duration,
-            lease: options.size.lease,
-            election: Duration::from_secs(1),
-            every: options.every,
-        };
-        let plan = plan::draw(options.seed, &frame);
-        if let Some(missing) =
-            options.faults.iter().find(|&&fault| plan.iter().all(|one| one.fault != fault))
-        {
-            let why = format!(
-                "{:?} is too short for a {missing}: give a longer --duration or a shorter --every",
-                options.duration
-            );
-            return Err(RunError::Impossible(why));
-        }
         let mut header = Header::new(options.seed, options.command.clone(), service.clone());
         header.clocks.rho_ppm = options.rho_ppm;
-        header.plan.faults = planned(&plan);
+        header.plan.faults = faults;
         header.plan.min_successes = 2 * options.duration.as_secs().max(10);
         header.plan.alive_within_ms = 10_000;
         header.plan.witnessed = witnessed;
@@ -244,7 +260,7 @@ impl<'a> Run<'a> {
 
     /// Clients work, faults come and go, and everything is whole again at the end; gives how long
     /// that took.
-    async fn work<S: Subject, V: Victim>(&self, subject: &S, nemesis: &mut Nemesis<V>) -> Duration {
+    async fn work<S: Subject>(&self, subject: &S, nemesis: &mut impl Breaker) -> Duration {
         let shared = Shared {
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
@@ -256,7 +272,7 @@ impl<'a> Run<'a> {
         let faults = async {
             self.progress.acknowledgement(FIRST).await;
             let begun = Stopwatch::start();
-            nemesis.execute(&self.plan, |words| self.live.say(&words)).await;
+            nemesis.execute(&self.plan, &|words| self.live.say(&words)).await;
             tokio::time::sleep(self.options.duration.saturating_sub(begun.elapsed())).await;
             self.live.say("healing");
             nemesis.heal().await;
@@ -273,9 +289,9 @@ impl<'a> Run<'a> {
         watch.elapsed()
     }
 
-    fn judge<V: Victim>(
+    fn judge(
         self,
-        nemesis: &Nemesis<V>,
+        nemesis: &impl Breaker,
         took: Duration,
         leader_changes: u64,
     ) -> Result<Summary, RunError> {
@@ -297,6 +313,7 @@ impl<'a> Run<'a> {
             registers: self.registers.tally(),
             leader_changes,
             lateness: Quantiles::of(&self.progress.lateness()),
+            failovers_ms: self.progress.failovers().iter().map(milliseconds).collect(),
         };
         self.judge_history(&mut summary)?;
         let done = summary.done;
@@ -337,6 +354,30 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// The schedule of a run, with every kind of fault in it.
+fn draw(options: &Options) -> Result<Vec<Planned>, RunError> {
+    let frame = Frame {
+        faults: options.faults.clone(),
+        duration: options.duration,
+        lease: options.size.lease,
+        election: Duration::from_secs(1),
+        every: options.every,
+    };
+    let plan = plan::draw(options.seed, &frame);
+    let lacks = |&&fault: &&Fault| plan.iter().all(|one| one.fault != fault);
+    match options.faults.iter().find(lacks) {
+        None => Ok(plan),
+        Some(missing) => Err(RunError::Impossible(format!(
+            "{:?} is too short for a {missing}: give a longer --duration or a shorter --every",
+            options.duration
+        ))),
+    }
+}
+
+fn milliseconds(time: &Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// How often each kind of fault is planned.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use keyward::Error;
 use keyward::bench::{Failure, Session, Target};
 use keyward::client::Client;
+use keyward::clock::{Clock, SystemClock};
 use keyward::service::LockService;
 use keyward::types::{
     CallOptions, ForbiddenReason, LockOptions, LockRequest, LockStatus, ReadOptions, Token,
@@ -101,6 +102,7 @@ impl KeywardSession {
         let request = LockRequest { signature: signature.to_owned(), signee, level: None };
         let options =
             LockOptions { duration: Some(duration), token, call: call(), ..LockOptions::default() };
+        let asked = SystemClock.raw();
         let answer = self.locks.lock(request, options).await.map_err(failure);
         let answer = answer.and_then(|response| match response.status {
             LockStatus::Ok(grant)
@@ -108,6 +110,9 @@ impl KeywardSession {
             | LockStatus::Transferred { grant, .. } => Ok(grant.token),
             LockStatus::Failed(_) => Err(Failure::Refused),
         });
+        if answer.is_ok() && token.is_none() {
+            self.progress.acquired(asked);
+        }
         noted(&self.progress, answer)
     }
 }
@@ -329,6 +334,8 @@ impl<S: Session> Session for WatchedSession<S> {
         call.finish(
             match &answer {
                 Ok(()) => Outcome::Ok(Answer::Released),
+                // Nothing was changed; whether another had it or nobody, a session does not tell.
+                Err(Failure::Refused) => Outcome::Unavailable,
                 Err(failure) => outcome(failure, ForbiddenReason::Lost),
             },
             None,

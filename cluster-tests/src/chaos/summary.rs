@@ -73,6 +73,9 @@ pub struct Summary {
     pub leader_changes: u64,
     /// How late locks were had after they had expired.
     pub lateness: Quantiles,
+    /// From the death of each leader to the first lock that was asked for and had after it, in
+    /// milliseconds and rising.
+    pub failovers_ms: Vec<f64>,
 }
 
 /// Some of a distribution, in milliseconds.
@@ -158,6 +161,15 @@ impl fmt::Display for Summary {
                 f,
                 "  expiries   {count}; late by at most {p50_ms:.1} ms (p50), {p99_ms:.1} ms (p99), \
                  {max_ms:.1} ms (max)"
+            )?;
+        }
+        if let [.., longest] = self.failovers_ms.as_slice() {
+            let half = self.failovers_ms[(self.failovers_ms.len() - 1) / 2];
+            let count = self.failovers_ms.len();
+            writeln!(
+                f,
+                "  failover   {count} leaders killed; the next lock after {half:.0} ms (p50), \
+                 {longest:.0} ms (max)"
             )?;
         }
         for check in &self.checks {

@@ -22,6 +22,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// `10%`, in parts per million.
+pub(crate) fn percent(text: &str) -> Result<u32, String> {
+    let ppm = signed_percent(text)?;
+    u32::try_from(ppm).map_err(|_| format!("`{text}` is negative"))
+}
+
+/// `+10%` or `-2.5%`, in parts per million; less than a half.
+pub(crate) fn signed_percent(text: &str) -> Result<i64, String> {
+    let wrong = || format!("`{text}` is not a share below 50 % such as 10% or -2.5%");
+    let number: f64 = text.strip_suffix('%').and_then(|n| n.parse().ok()).ok_or_else(wrong)?;
+    if number.abs() >= 50.0 || number.is_nan() {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "below half a million")]
+    Ok((number * 10_000.0).round() as i64)
+}
+
 /// The `keyward` program: as named, or the one beside this program.
 pub(crate) fn program(named: Option<&PathBuf>) -> Result<PathBuf, String> {
     let found = match named {
@@ -47,6 +64,16 @@ mod tests {
         for wrong in ["", "5", "s", "5d", "-5s", "0s", "1.5s", "99999999999999999999h"] {
             duration(wrong).expect_err(wrong);
         }
+    }
+
+    #[test]
+    fn shares_are_percent() {
+        assert_eq!(signed_percent("-2.5%"), Ok(-25_000));
+        assert_eq!(percent("10%"), Ok(100_000));
+        for wrong in ["10", "%", "x%", "50%", "NaN%"] {
+            signed_percent(wrong).expect_err(wrong);
+        }
+        percent("-1%").expect_err("it is negative");
     }
 
     #[test]

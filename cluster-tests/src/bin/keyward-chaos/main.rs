@@ -1,11 +1,15 @@
 //! `keyward-chaos`: breaks a lock service on purpose, and tells whether it kept its promises.
 
 mod arguments;
+mod check;
+mod load;
+mod prove;
 mod run;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cluster_tests::chaos::fault::Fault;
 
 const HELP: &str = "\
 Exit codes:
@@ -25,11 +29,23 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArguments),
+    Check(check::CheckArguments),
+    Prove(prove::ProveArguments),
+    /// List the faults and what each does
+    Faults,
 }
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     match command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Prove(arguments) => prove::run(&arguments),
+        Command::Faults => {
+            for (name, what) in Fault::ALL.map(Fault::describe) {
+                println!("{name:<14} {what}");
+            }
+            ExitCode::SUCCESS
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! the fault begins, and written down, too.
 //!
 //! What the nemesis itself sees and no check of a history can (a node that does not start again, one
-//! that serves although it may not, one that ended by itself) is a [`Nemesis::findings`]. `network`
+//! that serves although it may not, one that ended by itself) is a finding. `network`
 //! knows what is done to links, `disk` what to disks, `node` what to a node's folder or program.
 
 mod disk;
@@ -13,6 +13,7 @@ mod network;
 mod node;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,21 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(2);
 
 /// How long a fault that is aimed at the leader waits until somebody leads.
 const LED: Duration = Duration::from_secs(4);
+
+/// Who breaks things and mends them.
+pub trait Breaker {
+    /// Installs and removes faults, from the first to the last.
+    fn execute(&mut self, plan: &[Planned], told: &dyn Fn(String)) -> impl Future<Output = ()>;
+
+    /// Takes everything back that is installed.
+    fn heal(&mut self) -> impl Future<Output = ()>;
+
+    /// What was done so far.
+    fn done(&self) -> Done;
+
+    /// What was wrong beyond what the history tells.
+    fn findings(&self) -> &[String];
+}
 
 /// What was done, in numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -136,49 +152,6 @@ impl<V: Victim> Nemesis<V> {
         &mut self.victim
     }
 
-    /// What was done so far.
-    pub fn done(&self) -> Done {
-        self.done
-    }
-
-    /// What was wrong with the nodes beyond what the history tells.
-    pub fn findings(&self) -> &[String] {
-        &self.findings
-    }
-
-    /// Executes a plan from its beginning to its end, and leaves nothing installed.
-    pub async fn execute(&mut self, plan: &[Planned], told: impl Fn(String) + Sync) {
-        let watch = Stopwatch::start();
-        let mut next = 0;
-        while next < plan.len() || !self.active.is_empty() {
-            let now = watch.elapsed();
-            let due = self.active.iter().position(|active| active.until <= now);
-            if let Some(place) = due {
-                let active = self.active.remove(place);
-                self.take_back(active).await;
-            } else if plan.get(next).is_some_and(|planned| planned.at <= now) {
-                let planned = plan[next];
-                next += 1;
-                let words = self.install(planned, &watch).await;
-                told(words);
-            } else {
-                self.note_ended();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-        self.note_ended();
-    }
-
-    /// Takes everything back that is installed, and starts every node that does not run.
-    pub async fn heal(&mut self) {
-        while let Some(active) = self.active.pop() {
-            self.take_back(active).await;
-        }
-        self.note_ended();
-        let all = self.victim.ids();
-        self.start(&all, "healing").await;
-    }
-
     /// Installs one fault; gives what was done, in words.
     async fn install(&mut self, planned: Planned, watch: &Stopwatch) -> String {
         let nodes = self.resolve(planned.whom).await;
@@ -189,16 +162,21 @@ impl<V: Victim> Nemesis<V> {
             behind = if answered { ", behind an answer" } else { ", no answer came before" };
             tokio::time::sleep(soon).await;
         }
-        let leader = if planned.fault == Fault::Kill { self.victim.leader().await } else { None };
+        let killed = matches!(planned.fault, Fault::Kill | Fault::KillLeader);
+        let leader = if killed { self.victim.leader().await } else { None };
+        let leads = leader.is_some_and(|id| nodes.contains(&id));
         let name = planned.fault.name();
         let mut open = self.recorder.begin_fault(name, target.clone());
         let mut random = StdRng::seed_from_u64(planned.seed);
+        if leads {
+            self.progress.leader_dies();
+        }
         let attempt = self.attempt(planned, &nodes, &mut random).await;
         let (undo, how) = match attempt {
             Attempt::Installed(undo) => {
                 open.installed();
                 self.done.installed += 1;
-                self.done.leader_kills += u64::from(leader.is_some_and(|id| nodes.contains(&id)));
+                self.done.leader_kills += u64::from(leads);
                 (undo, String::new())
             }
             Attempt::Indeterminate(undo, why) => {
@@ -227,7 +205,7 @@ impl<V: Victim> Nemesis<V> {
             return Attempt::Skipped(String::from("no node runs"));
         }
         match planned.fault {
-            Fault::Kill | Fault::KillMany => self.kill(nodes).await,
+            Fault::Kill | Fault::KillLeader | Fault::KillMany => self.kill(nodes).await,
             Fault::Pause => self.signal_all(nodes, Signal::STOP, Undo::Continue(nodes.to_vec())),
             Fault::Restart | Fault::LeaderChange => self.stop(nodes).await,
             Fault::Wipe => self.wipe(nodes[0]).await,
@@ -365,6 +343,47 @@ impl<V: Victim> Nemesis<V> {
     fn find(&mut self, what: String) {
         self.recorder.event("finding", what.clone());
         self.findings.push(what);
+    }
+}
+
+impl<V: Victim> Breaker for Nemesis<V> {
+    async fn execute(&mut self, plan: &[Planned], told: &dyn Fn(String)) {
+        let watch = Stopwatch::start();
+        let mut next = 0;
+        while next < plan.len() || !self.active.is_empty() {
+            let now = watch.elapsed();
+            let due = self.active.iter().position(|active| active.until <= now);
+            if let Some(place) = due {
+                let active = self.active.remove(place);
+                self.take_back(active).await;
+            } else if plan.get(next).is_some_and(|planned| planned.at <= now) {
+                let planned = plan[next];
+                next += 1;
+                told(self.install(planned, &watch).await);
+            } else {
+                self.note_ended();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        self.note_ended();
+    }
+
+    /// Every node that does not run is started, too.
+    async fn heal(&mut self) {
+        while let Some(active) = self.active.pop() {
+            self.take_back(active).await;
+        }
+        self.note_ended();
+        let all = self.victim.ids();
+        self.start(&all, "healing").await;
+    }
+
+    fn done(&self) -> Done {
+        self.done
+    }
+
+    fn findings(&self) -> &[String] {
+        &self.findings
     }
 }
 

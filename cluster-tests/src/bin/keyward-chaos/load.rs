@@ -1,0 +1,146 @@
+//! What every kind of run has: how much work, how long, and what becomes of the result.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use cluster_tests::chaos::fault::Fault;
+use cluster_tests::chaos::run::{self, Options, RunError};
+use cluster_tests::chaos::summary::{Summary, Verdict};
+use cluster_tests::chaos::workload::{Size, Workload};
+use tempfile::TempDir;
+
+use crate::arguments;
+
+/// How much is done, and where the result goes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArguments {
+    /// How long faults are installed and removed
+    #[arg(long, default_value = "60s", value_parser = arguments::duration)]
+    pub(crate) duration: Duration,
+    /// The seed of every choice [default: a new one, which is printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The mean time between two faults of one kind of thing: processes, links, disks
+    #[arg(long, default_value = "3s", value_parser = arguments::duration)]
+    pub(crate) every: Duration,
+    /// What clients do, separated by commas: mix, register, freeze, handoff, expiry
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOAD,…", default_value = "mix,register")]
+    pub(crate) workload: Vec<Workload>,
+    /// Clients of each workload
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=2000))]
+    pub(crate) clients: u16,
+    /// Locks of each workload that has several
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) locks: u16,
+    /// How long a lock lasts
+    #[arg(long, default_value = "2s", value_parser = arguments::duration)]
+    pub(crate) lease: Duration,
+    /// What the register that a lock guards looks at: the token that the lock interface of the
+    /// `service` hands to its holders (Keyward's does, the others' do not), the `revision` of
+    /// etcd's store, or `none`
+    #[arg(long, default_value = "service", value_parser = ["service", "revision", "none"])]
+    pub(crate) tokens: String,
+    /// By how much clocks may be off, as the nodes are told
+    #[arg(long, default_value = "1%", value_parser = arguments::percent)]
+    pub(crate) rho: u32,
+    /// Where the history is written [default: nowhere, if the run passes]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show nothing while the run goes on
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+impl LoadArguments {
+    /// Runs with these arguments and prints the summary.
+    pub(crate) fn run<R, F>(&self, faults: Vec<Fault>, run: R) -> ExitCode
+    where
+        R: FnOnce(Options) -> F + Send + 'static,
+        F: Future<Output = Result<Summary, RunError>>,
+    {
+        let folder = match tempfile::tempdir() {
+            Ok(folder) => folder,
+            Err(error) => return broken(&format!("there is no temporary folder: {error}")),
+        };
+        let options = self.options(faults, &folder);
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return broken(&format!("cannot start: {error}")),
+        };
+        // The harness' own mistakes are panics: they are errors of the harness, whatever they hit.
+        let outcome = std::thread::spawn(move || runtime.block_on(run(options))).join();
+        match outcome {
+            Ok(Ok(summary)) => self.told(&summary, folder),
+            Ok(Err(error)) => broken(&error.to_string()),
+            Err(_) => broken("the harness broke: see the message above"),
+        }
+    }
+
+    fn options(&self, faults: Vec<Fault>, folder: &TempDir) -> Options {
+        let seed = self.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
+        Options {
+            seed,
+            command: command_line(seed),
+            duration: self.duration,
+            faults,
+            every: self.every,
+            workloads: self.workload.clone(),
+            size: Size {
+                clients: usize::from(self.clients),
+                locks: usize::from(self.locks),
+                lease: self.lease,
+                tokens: self.tokens != "none",
+            },
+            rho_ppm: self.rho,
+            history: self.history.clone().unwrap_or_else(|| run::history_in(folder.path())),
+            quiet: self.quiet,
+        }
+    }
+
+    fn told(&self, summary: &Summary, folder: TempDir) -> ExitCode {
+        if self.json {
+            match serde_json::to_string_pretty(summary) {
+                Ok(json) => println!("{json}"),
+                Err(error) => return broken(&error.to_string()),
+            }
+        } else {
+            println!("{summary}");
+        }
+        if summary.verdict != Verdict::Pass && self.history.is_none() {
+            eprintln!("the history is kept: {}", run::history_in(&folder.keep()).display());
+        }
+        ExitCode::from(summary.verdict.exit_code())
+    }
+}
+
+/// The command that repeats this run, with its seed.
+fn command_line(seed: u64) -> String {
+    let mut words = vec![String::from("keyward-chaos")];
+    let mut given = std::env::args().skip(1);
+    while let Some(word) = given.next() {
+        if word == "--seed" {
+            given.next();
+        } else if !word.starts_with("--seed=") {
+            words.push(word);
+        }
+    }
+    words.push(format!("--seed {seed}"));
+    words.join(" ")
+}
+
+/// The command line is wrong.
+pub(crate) fn usage(wrong: &str) -> ExitCode {
+    eprintln!("error: {wrong}");
+    ExitCode::from(2)
+}
+
+fn broken(why: &str) -> ExitCode {
+    eprintln!("harness error: {why}");
+    ExitCode::from(Verdict::HarnessError.exit_code())
+}
