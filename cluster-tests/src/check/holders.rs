@@ -55,12 +55,14 @@ struct Held {
     owner: Owner,
     /// When the first answer that gave it was there; `None` if only others saw it.
     from: Option<u64>,
-    /// The operation that gave it first, and its request.
+    /// The operation that gave it to begin with, and its request; `None` until it is seen.
     given_by: Option<(u64, Option<RequestId>)>,
     /// It was held at least until here.
     seen_until: u64,
-    /// When the last renewal was invoked, until when it gives the grant, and at which level.
+    /// When the last renewal was invoked and had returned, until when it gives the grant, and at
+    /// which level: of several that overlap, the least.
     renewed: u64,
+    returned: u64,
     until: u64,
     level: i64,
     /// The earliest release that names its token.
@@ -156,8 +158,8 @@ impl Holding {
                 self.report(Broken::TokenReused, what, ids);
                 return;
             }
+            held.given_by = Some(given);
         }
-        held.given_by.get_or_insert(given);
         held.from = Some(held.from.map_or(now.returned(), |from| from.min(now.returned())));
         let taken = matches!(&granted.status, Status::Transferred { reason, .. }
             if *reason != TransferReason::Expired);
@@ -165,12 +167,10 @@ impl Holding {
             held.took_over = Some(now.invoked);
         }
         held.seen_until = held.seen_until.max(now.invoked);
-        if granted.live && now.invoked >= held.renewed {
+        if granted.live {
             let left = asked.duration_ms.min(granted.expires_in_ms.saturating_add(1));
-            held.renewed = now.invoked;
-            held.until = now.invoked.saturating_add(shortened(left, now.clocks));
-            held.level = granted.level;
-            held.last_id = now.operation.id;
+            let until = now.invoked.saturating_add(shortened(left, now.clocks));
+            held.renew(now, until, granted.level);
         }
     }
 
@@ -194,6 +194,7 @@ impl Holding {
             given_by: None,
             seen_until: 0,
             renewed: 0,
+            returned: 0,
             until: 0,
             level: i64::MIN,
             released: u64::MAX,
@@ -286,6 +287,27 @@ impl Holding {
         if self.found.len() < MAX_FOUND {
             self.found.push(Found { broken, what, ids });
         }
+    }
+}
+
+impl Held {
+    /// A renewal sets the end anew, also to an earlier one. Of several that overlap nobody knows
+    /// which was the last.
+    fn renew(&mut self, now: &Now<'_>, until: u64, level: i64) {
+        if now.returned() < self.renewed {
+            return;
+        }
+        if now.invoked > self.returned {
+            self.renewed = now.invoked;
+            self.until = until;
+            self.level = level;
+        } else {
+            self.renewed = self.renewed.min(now.invoked);
+            self.until = self.until.min(until);
+            self.level = self.level.min(level);
+        }
+        self.returned = self.returned.max(now.returned());
+        self.last_id = now.operation.id;
     }
 }
 

@@ -17,7 +17,7 @@
 //! allows a clock to have done; neither shares code with the service.
 //!
 //! [`check`] reads a file twice and keeps in memory only what is in flight at a time, the present
-//! state of each lock, and a sample for the search and the report.
+//! state of each lock, and a sample for the search. [`write_report`] makes a page of what it says.
 
 mod figures;
 mod holders;
@@ -28,11 +28,14 @@ mod order;
 mod plan;
 mod register;
 mod replay;
+mod report;
 mod run;
 mod search;
 mod source;
 mod step;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod time;
 mod verdict;
 mod violation;
@@ -40,6 +43,7 @@ mod witnessed;
 mod words;
 
 pub use figures::Figures;
+pub use report::{ReportError, write_report};
 pub use run::{Options, check};
 pub use source::Source;
 pub use verdict::{Conclusion, State, Verdict};

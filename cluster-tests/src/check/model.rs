@@ -1,9 +1,8 @@
 //! The lock machine once more, written from the contract alone and sharing no code with the one that
 //! is tested.
 //!
-//! It knows one lock. What it cannot know it is told: whether the grant is still alive (time, which
-//! [`super::time`] bounds) and which token a new grant was given (any that is larger than all before).
-//! Given both, each request has one answer.
+//! It knows one lock. What it cannot know it is told: whether the grant is alive ([`super::time`]
+//! bounds that) and which token a new grant has (any that is larger than all before).
 
 use keyward::types::{ForbiddenReason, TransferReason};
 use smol_str::SmolStr;
@@ -53,7 +52,6 @@ impl Lock {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Life {
     Live,
-    /// Another may take it.
     Expired,
     /// Its record was removed.
     Gone,
@@ -62,12 +60,7 @@ pub(super) enum Life {
 /// The one answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Told {
-    /// With a new token, or that of the grant.
-    Granted {
-        status: Status,
-        new_token: bool,
-        level: i64,
-    },
+    Granted { status: Status, new_token: bool, level: i64 },
     Refused(ForbiddenReason),
     Released,
     NoLock,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use keyward::types::DecidedAt;
 
-use crate::history::Operation;
+use crate::history::{Answer, Operation, Outcome};
 
 /// Holds back what may still be preceded.
 #[derive(Debug)]
@@ -32,8 +32,23 @@ struct Placed {
 }
 
 impl Placed {
-    fn key(&self) -> (DecidedAt, u64, u64) {
-        (self.place, self.operation.returned.unwrap_or(u64::MAX), self.operation.id)
+    fn key(&self) -> (DecidedAt, (u8, Reverse<u64>), u64, u64) {
+        let returned = self.operation.returned.unwrap_or(u64::MAX);
+        (self.place, shown(&self.operation), returned, self.operation.id)
+    }
+}
+
+/// Reads at one place come in the order in which time passes, whichever returned first: the more is
+/// left of a grant, the earlier it was looked at.
+fn shown(operation: &Operation) -> (u8, Reverse<u64>) {
+    match &operation.outcome {
+        Outcome::Ok(Answer::Record(Some(holder))) => {
+            (u8::from(holder.expired), Reverse(holder.expires_in_ms))
+        }
+        Outcome::Ok(Answer::Record(None)) => (2, Reverse(0)),
+        Outcome::Ok(_) | Outcome::Refused(_) | Outcome::Unavailable | Outcome::Unknown => {
+            (0, Reverse(0))
+        }
     }
 }
 

@@ -50,7 +50,9 @@ pub(super) fn step(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -
     let mut after = Vec::new();
     for lock in std::iter::once(lock).chain(&alive) {
         for life in lives(lock, now, rules.clocks) {
-            after.extend(answered(lock, life, operation, rules));
+            for told in told(lock, life, operation) {
+                after.extend(answered(told, lock, life, operation, rules));
+            }
         }
     }
     after
@@ -59,17 +61,17 @@ pub(super) fn step(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -
 /// As [`step`], for an operation whose answer is not known: what it may have made of the lock, if
 /// it did anything.
 pub(super) fn effects(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
-    let lives = lives(lock, now, rules.clocks);
-    let changed = lives.filter_map(|life| match told(lock, life, operation) {
-        (Told::Granted { .. } | Told::Released, after) => Some(after),
-        (Told::Refused(_) | Told::NoLock | Told::Record, _) => None,
+    let changed = right_answers(lock, operation, now, rules).into_iter();
+    let changed = changed.filter_map(|(told, after)| match told {
+        Told::Granted { .. } | Told::Released => Some(after),
+        Told::Refused(_) | Told::NoLock | Told::Record => None,
     });
     changed.collect()
 }
 
 /// As [`effects`], for an operation that was decided, one way or the other.
 pub(super) fn outcomes(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
-    lives(lock, now, rules.clocks).map(|life| told(lock, life, operation).1).collect()
+    right_answers(lock, operation, now, rules).into_iter().map(|(_, after)| after).collect()
 }
 
 /// What the contract answers, for each thing that time may have done to the lock.
@@ -79,23 +81,42 @@ pub(super) fn right_answers(
     now: u64,
     rules: Rules,
 ) -> Vec<(Told, Lock)> {
-    lives(lock, now, rules.clocks).map(|life| told(lock, life, operation)).collect()
+    let lives = lives(lock, now, rules.clocks);
+    lives.flat_map(|life| told(lock, life, operation)).collect()
 }
 
-fn told(lock: &Lock, life: Life, operation: &Operation) -> (Told, Lock) {
-    let (duration_ms, ttl_ms) = match &operation.action {
-        Action::Lock(asked) => (asked.duration_ms, asked.time_to_live_ms),
-        Action::Unlock(_)
-        | Action::Check(_)
-        | Action::StaleCheck(_)
-        | Action::Read(_)
-        | Action::Write(_) => (0, None),
+/// What the contract answers. Where the token of the grant was never told, the one that the request
+/// names may be it, or not.
+fn told(lock: &Lock, life: Life, operation: &Operation) -> impl Iterator<Item = (Told, Lock)> {
+    let (duration_ms, ttl_ms, token) = match &operation.action {
+        Action::Lock(asked) => (asked.duration_ms, asked.time_to_live_ms, asked.token),
+        Action::Unlock(asked) => (0, None, asked.token),
+        Action::Check(_) | Action::StaleCheck(_) | Action::Read(_) | Action::Write(_) => {
+            (0, None, None)
+        }
     };
-    answer(lock, life, &operation.action, terms(operation, duration_ms, ttl_ms))
+    let terms = terms(operation, duration_ms, ttl_ms);
+    let is_open = lock.grant.as_ref().is_some_and(|grant| grant.token.is_none());
+    let other = token.filter(|_| is_open).map(|_| {
+        let mut action = operation.action.clone();
+        match &mut action {
+            // No grant has the token 0.
+            Action::Lock(asked) => asked.token = Some(0),
+            Action::Unlock(asked) => asked.token = Some(0),
+            Action::Check(_) | Action::StaleCheck(_) | Action::Read(_) | Action::Write(_) => {}
+        }
+        answer(lock, life, &action, terms)
+    });
+    std::iter::once(answer(lock, life, &operation.action, terms)).chain(other)
 }
 
-fn answered(lock: &Lock, life: Life, operation: &Operation, rules: Rules) -> Option<Lock> {
-    let (told, mut after) = told(lock, life, operation);
+fn answered(
+    (told, mut after): (Told, Lock),
+    lock: &Lock,
+    life: Life,
+    operation: &Operation,
+    rules: Rules,
+) -> Option<Lock> {
     let fits = match (&told, &operation.outcome) {
         (_, Outcome::Unavailable | Outcome::Refused(Refusal::BadRequest)) => {
             return Some(lock.clone());
@@ -186,7 +207,10 @@ fn learn_seen(
     grant.token = Some(seen.token);
     after.highest = after.highest.max(seen.token);
     if life == Life::Expired {
-        return seen.expires_in_ms == 0;
+        // Reads at one place are told apart by what they show: alive must not have come later.
+        let returned = operation.returned.unwrap_or(u64::MAX);
+        let alive_later = grant.terms.left.is_some_and(|(_, asked)| asked > returned);
+        return seen.expires_in_ms == 0 && !(alive_later && rules.has(Rule::Death));
     }
     remaining_fits(grant, seen.expires_in_ms, operation, rules)
 }
