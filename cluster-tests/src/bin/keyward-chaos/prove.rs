@@ -214,15 +214,13 @@ fn items(named: &[String]) -> Result<Vec<Item>, String> {
         match name.as_str() {
             "smoke" => items.extend([Item::Kills, Item::PowerCuts, Item::Updates]),
             "page" | "services" => {}
-            name => match Item::ALL.into_iter().find(|item| item.name() == name) {
-                Some(item) => items.push(item),
-                None => {
+            name => {
+                let found = Item::ALL.into_iter().find(|item| item.name() == name);
+                items.push(found.ok_or_else(|| {
                     let known = Item::ALL.map(Item::name).join(", ");
-                    return Err(format!(
-                        "there is no `{name}`; there are {known}, services, smoke and page"
-                    ));
-                }
-            },
+                    format!("there is no `{name}`; there are {known}, services, smoke and page")
+                })?);
+            }
         }
     }
     Ok(if named.is_empty() { Item::ALL.to_vec() } else { items })
