@@ -25,7 +25,7 @@ impl RealDisk {
     /// Whatever the system says.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
+        create_durably(&root)?;
         Ok(Self { root, read_only: false })
     }
 
@@ -45,6 +45,25 @@ impl RealDisk {
 
     fn at(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+}
+
+/// Makes a folder and those above it that are missing, and syncs their names: whatever is synced
+/// below a folder is lost with it if a power cut takes its own name.
+fn create_durably(folder: &Path) -> io::Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    let Some(parent) = absolute.parent() else { return Ok(()) };
+    if !absolute.is_dir() {
+        if !parent.is_dir() {
+            create_durably(parent)?;
+        }
+        fs::create_dir_all(&absolute)?;
+    }
+    // Also if it was there: an earlier start may have died right behind making it.
+    match File::open(parent).and_then(|parent| parent.sync_all()) {
+        // Who may not read the folder above did not make this one.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
     }
 }
 
