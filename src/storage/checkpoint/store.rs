@@ -301,7 +301,8 @@ pub(super) fn look<S>(
     })
 }
 
-fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
+/// Opens the database of this name in the checkpoint's folder.
+pub(super) fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     let config = Config::new()
         .path(options.folder.join(name))
         .cache_capacity(options.cache_bytes)

@@ -100,8 +100,9 @@ fn what_was_submitted_is_found_again() {
 fn records_that_do_not_add_up_are_thrown_away() {
     let folder = tempfile::tempdir().unwrap();
     let (log, _) = filled(folder.path());
-    let name = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-    let db = sled::open(&name).unwrap();
+    let options = options(folder.path());
+    let found = fs::read_dir(&options.folder).unwrap().next().unwrap().unwrap();
+    let db = super::store::open_db(&options, found.file_name().to_str().unwrap()).unwrap();
     let (key, _) = db.scan_prefix(b"r").next().unwrap().unwrap();
     db.insert(key, b"what nobody submitted").unwrap();
     db.flush().unwrap();
