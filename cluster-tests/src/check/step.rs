@@ -170,8 +170,8 @@ fn learn_granted(
 }
 
 /// A refusal names the holder. One that is repeated, because the first answer was lost, names those
-/// of the moment at which it is repeated: none, or one that came later. A client repeats by itself,
-/// so that this may be so in any refusal.
+/// of the moment at which it is repeated: none, one that came later, or the same as it was later,
+/// after a renewal or its expiry. A client repeats by itself, so that this may be so in any refusal.
 fn shows(
     after: &mut Lock,
     life: Life,
@@ -183,7 +183,18 @@ fn shows(
         None => true,
         Some(seen) => {
             let known = after.grant.as_ref().is_none_or(|grant| grant.token.is_some());
-            (known && seen.token > after.highest) || learn_seen(after, life, seen, operation, rules)
+            if known && seen.token > after.highest {
+                return true;
+            }
+            let mut learned = after.clone();
+            if learn_seen(&mut learned, life, seen, operation, rules) {
+                *after = learned;
+                return true;
+            }
+            after.grant.as_ref().is_some_and(|grant| {
+                let same = seen.signee == grant.signee && seen.instance == grant.instance;
+                same && grant.token == Some(seen.token)
+            })
         }
     }
 }
