@@ -97,6 +97,18 @@ impl Home {
     }
 }
 
+impl Home {
+    /// Told of the log as soon as it is open: recovery may already wait for it to write.
+    fn opened(&self, #[allow(unused_variables)] log: &Log) {
+        match self {
+            // It has a thread of its own.
+            Self::Folder(_) => {}
+            #[cfg(feature = "simulation")]
+            Self::Simulated(home) => home.write_log(log.clone()),
+        }
+    }
+}
+
 /// Why a member does not open.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
@@ -458,6 +470,7 @@ impl Store {
         };
         let log_options = LogOptions { fatal, ..log };
         let (log, recovered) = Log::open(disk.clone(), log_options)?;
+        options.home.opened(&log);
         for warning in &recovered.warnings {
             tracing::warn!("{warning}");
         }

@@ -32,6 +32,16 @@ pub(crate) struct Home {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) log: LogOptions,
     pub(crate) uplink: Arc<Uplink>,
+    host: Arc<Host>,
+    machine: Arc<MachineDisk>,
+    waiting: Arc<Notify>,
+}
+
+impl Home {
+    /// Has the log written in the disk's own time, as long as the process lives.
+    pub(crate) fn write_log(&self, log: Log) {
+        self.host.spawn(write_log(log, self.machine.clone(), self.waiting.clone()));
+    }
 }
 
 /// How nodes are set up.
@@ -76,8 +86,7 @@ impl Boot {
 
     async fn run(self) {
         let Self { id, setup, host, disk, clock, network, running, stopped } = self;
-        let waiting = Arc::new(Notify::new());
-        let home = home(id, &host, &disk, clock.clone(), &network, &waiting);
+        let home = home(id, &host, disk, clock.clone(), &network);
         let config = config(id, &setup);
         let mut options = config.options(clock);
         options.home = member::Home::Simulated(home);
@@ -88,7 +97,6 @@ impl Boot {
         };
         let reason = match Node::start_at(config, options).await {
             Ok(node) => {
-                host.spawn(write_log(node.member().log.clone(), disk, waiting));
                 serve(&node, id, &host, &network);
                 host.spawn(crate::advance::run(node.clone()));
                 running(node.clone());
@@ -106,11 +114,11 @@ impl Boot {
 fn home(
     id: MachineId,
     host: &Arc<Host>,
-    disk: &Arc<MachineDisk>,
+    machine: Arc<MachineDisk>,
     clock: Arc<dyn Clock>,
     network: &Arc<Network>,
-    waiting: &Arc<Notify>,
 ) -> Home {
+    let waiting = Arc::new(Notify::new());
     let bell = waiting.clone();
     let log = LogOptions {
         segment_bytes: SEGMENT_BYTES,
@@ -121,9 +129,12 @@ fn home(
         ..LogOptions::default()
     };
     Home {
-        disk: Arc::new(HostDisk::new(host.clone(), disk.clone())),
+        disk: Arc::new(HostDisk::new(host.clone(), machine.clone())),
         log,
         uplink: Uplink::new(network.clone(), id, host.clone()),
+        host: host.clone(),
+        machine,
+        waiting,
     }
 }
 

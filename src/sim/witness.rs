@@ -90,8 +90,11 @@ impl Witness {
             requests: match &entry.payload {
                 EntryPayload::Normal(data) => codec::proposal_of(data).map_or_else(
                     |_| Vec::new(),
-                    |Proposal { commands, .. }| {
-                        commands.iter().map(|command| command.request_id).collect()
+                    |Proposal { stamp, commands }| {
+                        // A stamp of another term: refused whole, so that nothing was decided.
+                        let decided = stamp.term == entry.log_id.committed_leader_id().term;
+                        let ids = commands.iter().map(|command| command.request_id);
+                        ids.map(|id| id.filter(|_| decided)).collect()
                     },
                 ),
                 EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),

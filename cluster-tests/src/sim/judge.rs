@@ -41,10 +41,13 @@ pub(super) async fn settle(world: &World, schedule: &Schedule, recorder: &Record
             failures.push(format!("node {} stopped at {:?}: {}", stop.node, stop.at, stop.reason));
         }
     }
-    for entry in world.log() {
-        for (request, place) in entry.requests {
-            recorder.applied(request, place);
-        }
+    // A request that was sent again is in the log again; the first place is where it was decided.
+    let mut decided = BTreeMap::new();
+    for (request, place) in world.log().into_iter().flat_map(|entry| entry.requests) {
+        decided.entry(request).or_insert(place);
+    }
+    for (request, place) in decided {
+        recorder.applied(request, place);
     }
     failures
 }
@@ -146,10 +149,10 @@ pub(super) fn history(history: &History, failures: &mut Vec<String>) {
 
 /// Everything that was answered from a place in the log is there, in what nodes applied.
 fn acknowledged(history: &History, failures: &mut Vec<String>) {
-    let mut places: BTreeMap<RequestId, Vec<DecidedAt>> = BTreeMap::new();
+    let mut places: BTreeMap<RequestId, DecidedAt> = BTreeMap::new();
     for entry in &history.entries {
         if let Entry::Applied(applied) = entry {
-            places.entry(applied.request_id).or_default().push(applied.decided_at);
+            places.insert(applied.request_id, applied.decided_at);
         }
     }
     for operation in history.operations() {
@@ -157,7 +160,7 @@ fn acknowledged(history: &History, failures: &mut Vec<String>) {
             continue;
         };
         let answered = matches!(operation.outcome, Outcome::Ok(_) | Outcome::Refused(_));
-        if answered && !places.get(&id).is_some_and(|places| places.contains(&place)) {
+        if answered && places.get(&id) != Some(&place) {
             failures.push(format!(
                 "operation {} of {} was answered from {place}, and no node has applied it there",
                 operation.id, operation.client
