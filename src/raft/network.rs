@@ -243,8 +243,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // openraft waits out its backoff inside the stream of requests. Were a connection
             // opened before the first is asked for, a member that is down would be called
             // thousands of times a second.
-            let first = input.next().await;
-            let input = futures::stream::iter(first).chain(input);
+            let Some(first) = input.next().await else {
+                // It has ended: asking it again would be a panic, and so the end of the process.
+                let nothing: AppendResults<'s> = Box::pin(futures::stream::empty());
+                return Ok(nothing);
+            };
+            let input = futures::stream::iter([first]).chain(input);
             let (frames, body) = FrameBody::new();
             let opened = self.open_exchange(body, &option).await;
             let response =
