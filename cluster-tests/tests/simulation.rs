@@ -52,7 +52,7 @@ fn every_seed_keeps_the_contract() {
     let stopwatch = keyward::clock::SystemClock;
     let began = keyward::clock::Clock::raw(&stopwatch);
     let sum = many(seeds, jobs, 3, || true);
-    let took = keyward::clock::Clock::raw(&stopwatch) - began;
+    let took = keyward::clock::Clock::raw(&stopwatch).saturating_sub(began);
     let simulated = sum.simulated.as_secs_f64();
     println!(
         "{} runs, {} operations, {} faults, {:.2} simulated hours in {:.1} s: {:.0} simulated \

@@ -1,7 +1,7 @@
 //! Workloads on lock services, and their measurement.
 //!
 //! `keyward bench` runs them on Keyward; anything that implements [`Target`] can be measured by the
-//! same workloads, in the same run. [`run`] takes a [`Plan`] and gives a [`Measurement`]; `pace`
+//! same workloads, in the same run. [`run()`] takes a [`Plan`] and gives a [`Measurement`]; `pace`
 //! says when an operation is due, `worker` what a client does next, `recorder` what is counted.
 //!
 //! What is measured must not flatter: an operation counts from when it was due, what waits when the

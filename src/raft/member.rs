@@ -95,9 +95,7 @@ impl Home {
             }),
         }
     }
-}
 
-impl Home {
     /// Told of the log as soon as it is open: recovery may already wait for it to write.
     fn opened(&self, #[allow(unused_variables)] log: &Log) {
         match self {
