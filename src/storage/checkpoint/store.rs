@@ -16,6 +16,7 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Once;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,11 @@ const FLUSH_EVERY_MS: u64 = 1000;
 
 /// How many records are written at once when everything is: sled's memory grows with the batch.
 const FILL_BATCH: usize = 128;
+
+/// How often, and after how long each time, a database that was just closed is tried again: five
+/// seconds together, in which any thread of this process gets its turn.
+const LOCK_WAITS: u32 = 500;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// The meta data as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -301,14 +307,27 @@ pub(super) fn look<S>(
     })
 }
 
-/// Opens the database of this name in the checkpoint's folder.
+/// Opens the database of this name in the checkpoint's folder. Its last user was this process: sled's
+/// own threads may hold its file for a moment after it was closed, and are waited for.
 pub(super) fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     let config = Config::new()
         .path(options.folder.join(name))
         .cache_capacity(options.cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
-    config.open().map_err(said)
+    let mut waits = 0;
+    loop {
+        match config.open() {
+            // sled flattens the system's error to this text.
+            Err(sled::Error::Io(error))
+                if waits < LOCK_WAITS && error.to_string().contains("could not acquire lock") =>
+            {
+                waits += 1;
+                std::thread::park_timeout(LOCK_WAIT);
+            }
+            result => return result.map_err(said),
+        }
+    }
 }
 
 fn read_meta(db: &Db) -> Result<(StoredMeta, Vec<u8>), String> {
