@@ -330,7 +330,15 @@ impl Bench<'_> {
             Row::Failover => format!("scripts/compare-peers --only {only} --kills {kills}"),
             Row::Held | Row::Soak => format!("scripts/compare-peers --only {only}"),
             Row::Million => format!("scripts/compare-peers --only {only} --seconds {seconds}"),
-            _ => {
+            Row::Pairs1
+            | Row::Pairs64
+            | Row::Pairs64Spread
+            | Row::Pairs256
+            | Row::Pairs256Spread
+            | Row::Library256
+            | Row::Contended
+            | Row::Renewals
+            | Row::HttpAlone => {
                 format!("scripts/compare-peers --only {only} --rounds {rounds} --seconds {seconds}")
             }
         }
