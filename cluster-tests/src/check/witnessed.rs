@@ -140,17 +140,19 @@ impl Witnessed {
             replay.place_unknown(operation);
             return;
         }
-        if let Some(id) = operation.request_id {
-            let lane = self.lanes.entry(id.lane).or_insert(id.seq);
-            *lane = id.seq.max(*lane);
-        }
         let unknown = self.unknown.get(operation.lock()).map_or(&[][..], Vec::as_slice);
         let lanes = &self.lanes;
         // A copy of a request that its client's lane has gone past is refused.
         let open = |unknown: &Operation| {
             unknown.request_id.is_none_or(|id| lanes.get(&id.lane).is_none_or(|seq| *seq <= id.seq))
         };
-        match replay.answer(&operation, unknown, open, self.rules) {
+        let answered = replay.answer(&operation, unknown, open, self.rules);
+        // Only now: what explains this answer may be the request before it on its own lane.
+        if let Some(id) = operation.request_id {
+            let lane = self.lanes.entry(id.lane).or_insert(id.seq);
+            *lane = id.seq.max(*lane);
+        }
+        match answered {
             Ok(ended) => {
                 let Some(late) = ended else { return };
                 self.results.expiries += 1;
