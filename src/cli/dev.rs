@@ -287,7 +287,7 @@ async fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
             let port = if base == 0 { 0 } else { base + PORT_STEP * node + offset };
             SocketAddr::from(([127, 0, 0, 1], port))
         };
-        listeners.push(Listeners::bind(address(0), address(1)).await?);
+        listeners.push(Listeners::bind(address(0), address(1))?);
     }
     Ok(listeners)
 }

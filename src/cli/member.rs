@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,9 +33,9 @@ impl Listeners {
     ///
     /// # Errors
     /// A port is taken, or an address is not one of this machine.
-    pub(crate) async fn bind(clients: SocketAddr, peers: SocketAddr) -> Result<Self, Failure> {
-        let clients = bind(clients, "client", "--client-listen").await?;
-        let peers = bind(peers, "peer", "--peer-listen").await?;
+    pub(crate) fn bind(clients: SocketAddr, peers: SocketAddr) -> Result<Self, Failure> {
+        let clients = bind(clients, "client", "--client-listen")?;
+        let peers = bind(peers, "peer", "--peer-listen")?;
         Ok(Self { clients, peers })
     }
 
@@ -48,8 +48,21 @@ impl Listeners {
     }
 }
 
-async fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// So many connections may wait to be accepted, unless the system allows fewer (`net.core.somaxconn`
+/// on Linux). A client beyond them tries again after a second: a cluster's clients come all at once
+/// when a node has started again.
+const BACKLOG: u32 = 4096;
+
+pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A node that is started again must not wait for its old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Failure> {
+    listener(address).map_err(|error| {
         let failure = Failure::usage(format!("cannot listen for {what}s on {address}: {error}"));
         let port = address.port();
         let kind = error.kind();

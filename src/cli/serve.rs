@@ -127,7 +127,7 @@ pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
 
 async fn serve(settings: Settings) -> Outcome {
     let mut signals = Signals::to_stop()?;
-    let listeners = Listeners::bind(settings.client_listen, settings.peer_listen).await?;
+    let listeners = Listeners::bind(settings.client_listen, settings.peer_listen)?;
     let (clients, peers) = listeners.addresses()?;
     warn_of_strangers(&settings, clients, peers);
     let plan = plan(&settings, clients.port());

@@ -4,14 +4,13 @@
 //! outlives nobody.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 use axum::Router;
 use axum::extract::{Json, Query};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use tokio::net::TcpListener;
 
 use super::nodes::NodeProcess;
 use crate::api::{
@@ -19,6 +18,7 @@ use crate::api::{
     UnlockStatusWord, routes,
 };
 use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::member::listener;
 use crate::cli::output;
 
 /// The hidden command that serves.
@@ -78,7 +78,7 @@ pub(crate) fn run() -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(broken)?;
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(broken)?;
+        let listener = listener((Ipv4Addr::LOCALHOST, 0).into()).map_err(broken)?;
         output::print(&format!("{}\n", listener.local_addr().map_err(broken)?));
         let listener = listener.tap_io(|stream| {
             // Without it answers are only slower.
