@@ -1,9 +1,9 @@
 //! Writes of one client that wait at the same moment travel in one message.
 //!
 //! Nothing waits for company: a write leaves at once and alone while no other is under way to its
-//! node. While one is, later writes gather, and leave together when it is answered; so the busier
-//! the client, the more of them share a message, its connection and its log entry. There is no
-//! timer that holds anything back.
+//! node. While others are, later writes gather, and leave together when one is answered; so the
+//! busier the client, the more of them share a message, its connection and its log entry. There is
+//! no timer that holds anything back.
 //!
 //! Each write keeps what it is alone: its id, its time, its repetitions. Only the attempt is shared.
 //! Who gives up while waiting has certainly not been sent; who gives up afterwards does not disturb
@@ -28,9 +28,17 @@ use crate::error::Error;
 use crate::task;
 use crate::types::{CallOptions, Forbidden};
 
-/// So many messages to one node are under way before writes gather: one to be worked on there, while
-/// the next is on its way.
+/// So many messages to one node are under way before writes gather, while they carry little or take
+/// long: one to be worked on there, while the next is on its way.
 const UNDER_WAY: usize = 2;
+
+/// A message that carries as many writes as this has the next wait for it: those that it answers are
+/// about to ask again, and leave together with what has gathered.
+const MANY: usize = 3;
+
+/// Unless it takes longer than this, as it does over a distance, where waiting for it costs more than
+/// sharing saves.
+const SOON: Duration = Duration::from_millis(5);
 
 /// After this long without an answer, a message no longer holds up those that gather behind it: its
 /// connection may be broken while another would do. Longer than a round trip around the world.
@@ -64,6 +72,14 @@ struct Way {
 struct Queue {
     under_way: usize,
     waiting: VecDeque<Waiting>,
+    /// The message that left last.
+    newest: Option<Newest>,
+}
+
+struct Newest {
+    carries: usize,
+    /// Until then it is no wonder that it has not been answered.
+    soon: Deadline,
 }
 
 /// A write that has not left.
@@ -188,8 +204,9 @@ impl<T: Batched> Gathered<'_, T> {
         let way = self.way(endpoint);
         let mut queues = self.gathering.lock();
         let queue = queues.entry(way.clone()).or_default();
-        if queue.under_way < UNDER_WAY && queue.waiting.is_empty() {
+        if queue.has_place() && queue.waiting.is_empty() {
             queue.under_way += 1;
+            queue.left(1);
             return Turn::Now(Place { transport: Arc::clone(self.transport), way });
         }
         let (told, receiver) = oneshot::channel();
@@ -234,7 +251,7 @@ impl Gathering {
         let mut queues = self.lock();
         let queue = queues.get_mut(way).expect("a place is of a queue");
         queue.under_way -= 1;
-        let next = if queue.under_way < UNDER_WAY { queue.take() } else { None };
+        let next = if queue.has_place() { queue.take() } else { None };
         queue.under_way += usize::from(next.is_some());
         if queue.under_way == 0 {
             queues.remove(way);
@@ -247,7 +264,7 @@ impl Gathering {
         let mut queues = self.lock();
         let queue = queues.get_mut(way)?;
         // One that was overtaken while it was stalled gives its place back instead.
-        if queue.under_way > UNDER_WAY { None } else { queue.take() }
+        if queue.under_way > queue.places() { None } else { queue.take() }
     }
 
     /// Those that leave beside what is stalled.
@@ -279,6 +296,20 @@ impl Gathering {
 }
 
 impl Queue {
+    /// How many messages may be under way now before writes gather.
+    fn places(&self) -> usize {
+        let waits = |newest: &Newest| newest.carries >= MANY && !newest.soon.remaining().is_zero();
+        if self.newest.as_ref().is_some_and(waits) { 1 } else { UNDER_WAY }
+    }
+
+    fn has_place(&self) -> bool {
+        self.under_way < self.places()
+    }
+
+    fn left(&mut self, carries: usize) {
+        self.newest = Some(Newest { carries, soon: Deadline::after(SOON) });
+    }
+
     /// The oldest that wait, as many as fit a message; those that have given up are left behind.
     fn take(&mut self) -> Option<Vec<Waiting>> {
         let mut taken = Vec::new();
@@ -293,7 +324,11 @@ impl Queue {
                 taken.push(waiting);
             }
         }
-        (!taken.is_empty()).then_some(taken)
+        if taken.is_empty() {
+            return None;
+        }
+        self.left(taken.len());
+        Some(taken)
     }
 }
 
@@ -361,5 +396,24 @@ impl Place {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_message_waits_for_a_full_one_unless_that_takes_long() {
+        let mut queue = Queue { under_way: 1, ..Queue::default() };
+        assert!(queue.has_place(), "nothing has left yet");
+        queue.left(MANY - 1);
+        assert!(queue.has_place(), "the one under way carries little");
+        queue.left(MANY);
+        assert!(!queue.has_place(), "those that are answered soon will ask together");
+        tokio::time::advance(SOON).await;
+        assert!(queue.has_place(), "it takes long");
+        queue.under_way = UNDER_WAY;
+        assert!(!queue.has_place(), "there are enough");
     }
 }
