@@ -164,10 +164,21 @@ impl Connection {
         let pieces = send_pieces(snapshot.snapshot, header, frames);
         let body = reqwest::Body::wrap(body);
         let sent = self.peers.send(Lane::Snapshot, self.target(), paths::SNAPSHOT, body);
-        // The pieces end first, unless the other end refuses them.
-        let (response, ()) = futures::join!(sent, pieces);
-        let answer = response?.bytes().await.map_err(|source| broken(&self.addr, source))?;
-        self.decoded(codec::decode_installed(answer))
+        let exchange = async {
+            // The pieces end first, unless the other end refuses them.
+            let (response, ()) = futures::join!(sent, pieces);
+            let answer = response?.bytes().await.map_err(|source| broken(&self.addr, source))?;
+            self.decoded(codec::decode_installed(answer))
+        };
+        tokio::select! {
+            biased;
+            answer = exchange => answer,
+            // Whoever lost power closes no connection: the answer would be waited for in vain.
+            () = self.peers.started_again(self.node.uuid) => {
+                let source = "it has started again meanwhile".into();
+                Err(CallError::Broken { addr: self.addr.clone(), source })
+            }
+        }
     }
 }
 

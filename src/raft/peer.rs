@@ -32,6 +32,9 @@ pub(crate) mod paths {
 /// No message between members is longer: appends are bounded by what is read from the log at once.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// How often a long exchange looks whether its other end has started again.
+const LOOK_FOR_RESTARTS: Duration = Duration::from_millis(250);
+
 /// What goes wrong with a call.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -149,6 +152,19 @@ impl Peers {
         let request = self.request(target, path, body)?;
         let response = self.ways.of(lane).send(request).await;
         self.accepted(target, response).await
+    }
+
+    /// Ends once the member with this folder has been heard of by a newer start than at the call.
+    pub(crate) async fn started_again(&self, uuid: Uuid) {
+        let mut known = None;
+        loop {
+            let newest = self.identity.newest_boot(uuid);
+            if known.is_some_and(|known| Some(known) != newest) {
+                return;
+            }
+            known = newest;
+            tokio::time::sleep(LOOK_FOR_RESTARTS).await;
+        }
     }
 
     fn request(
