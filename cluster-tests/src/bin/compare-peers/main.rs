@@ -210,8 +210,8 @@ impl Bench<'_> {
         let servers = self.fresh(service, results)?;
         let seen = self.hold(&servers, service, self.arguments.locks)?;
         // Memory is looked at once the others have caught up, and have had time to tidy up.
-        self.runtime.block_on(tokio::time::sleep(Duration::from_secs(1)));
-        let resident = seen.nodes.iter().map(|node| node.resident_after_bytes).max().unwrap_or(0);
+        std::thread::sleep(Duration::from_secs(1));
+        let resident = servers.usages().iter().map(|usage| usage.resident_bytes).max().unwrap_or(0);
         Ok(Cell::from([
             (Figure::TakenSeconds, vec![seen.measured_seconds]),
             (Figure::ResidentMib, vec![mib(resident)]),

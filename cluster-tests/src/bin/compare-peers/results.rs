@@ -100,12 +100,16 @@ impl Results {
         text.push_str(&self.goals());
         text.push_str(
             "\nMedians of all rounds, with the smallest and the largest in brackets. Times are of \
-             taking a lock, for renewals of renewing it.\n\n",
+             taking a lock, for renewals of renewing it. Where a row tells no failures, no request \
+             failed.\n\n",
         );
         let services = Service::ALL.map(Service::name).join(" | ");
         let _ = writeln!(text, "| | {services} |\n|---|{}", "---|".repeat(Service::ALL.len()));
         for (row, results) in &self.rows {
             for figure in results.figures() {
+                if figure == Figure::Failures && !results.has_failures() {
+                    continue;
+                }
                 let cells = Service::ALL.map(|service| results.cell(service, figure)).join(" | ");
                 let _ = writeln!(text, "| {}: {} | {cells} |", row.title(), figure.title());
             }
@@ -162,6 +166,11 @@ impl RowResults {
         let figures: std::collections::BTreeSet<_> =
             self.services.values().flat_map(|cell| cell.keys().copied()).collect();
         figures.into_iter().collect()
+    }
+
+    fn has_failures(&self) -> bool {
+        let counts = self.services.values().filter_map(|cell| cell.get(&Figure::Failures));
+        counts.flatten().any(|count| *count > 0.0)
     }
 
     fn cell(&self, service: Service, figure: Figure) -> String {

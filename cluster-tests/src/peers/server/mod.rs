@@ -248,14 +248,15 @@ impl Servers {
         .unwrap_or_else(|why| format!("unknown: {why}"))
     }
 
-    /// The command that starts a node, as a person would type it.
+    /// The command that starts a node, as a person would type it who keeps the data in `DIR`.
     pub fn command_line(&self, index: usize) -> String {
         let command = self.command(index);
-        std::iter::once(command.get_program())
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+        let words: Vec<_> = std::iter::once(program)
             .chain(command.get_args())
             .map(|word| word.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-            .join(" ")
+            .collect();
+        words.join(" ").replace(&*self.folder.path().to_string_lossy(), "DIR")
     }
 
     fn running(&self) -> Vec<usize> {
