@@ -182,13 +182,13 @@ fn shows(
     match holder {
         None => true,
         Some(seen) => {
-            let known = after.grant.as_ref().is_none_or(|grant| grant.token.is_some());
-            if known && seen.token > after.highest {
-                return true;
-            }
             let mut learned = after.clone();
             if learn_seen(&mut learned, life, seen, operation, rules) {
                 *after = learned;
+                return true;
+            }
+            // One that came later; also later than a grant whose token was never told.
+            if seen.token > after.highest {
                 return true;
             }
             after.grant.as_ref().is_some_and(|grant| {
