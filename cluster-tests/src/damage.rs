@@ -35,6 +35,13 @@ pub fn content_end(path: &Path) -> u64 {
     content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
+/// The byte at the offset; `None` if there is no such file, or it is too short.
+pub fn byte(path: &Path, offset: u64) -> Option<u8> {
+    let mut byte = [0];
+    fs::File::open(path).and_then(|file| file.read_exact_at(&mut byte, offset)).ok()?;
+    Some(byte[0])
+}
+
 /// Flips every bit of the bytes at the offset.
 ///
 /// # Panics

@@ -6,11 +6,14 @@
 //! written from these files alone: no figure in it was typed.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::run::{Nodes, Options};
@@ -201,6 +204,42 @@ impl Item {
     }
 }
 
+/// Simulated clusters that were run, seed after seed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Simulated {
+    /// The seed of the first.
+    pub first_seed: u64,
+    /// How many there were, each with the next seed.
+    pub runs: u64,
+    /// What clients asked for in them.
+    pub operations: u64,
+    /// What was done to them.
+    pub faults: u64,
+    /// How long they took in their own time, together.
+    pub simulated: Duration,
+    /// How long they took.
+    pub took: Duration,
+    /// The seeds that failed.
+    pub failed: Vec<u64>,
+}
+
+impl fmt::Display for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (simulated, took) = (self.simulated.as_secs_f64(), self.took.as_secs_f64());
+        write!(
+            f,
+            "{} runs, {} failed; {} operations, {} faults, {:.2} simulated hours in {took:.1} s: \
+             {:.0} simulated hours per hour",
+            self.runs,
+            self.failed.len(),
+            self.operations,
+            self.faults,
+            simulated / 3600.0,
+            simulated / took.max(f64::EPSILON)
+        )
+    }
+}
+
 /// The summaries in the folder of results.
 #[derive(Clone, Debug)]
 pub struct Results {
@@ -227,7 +266,7 @@ impl Results {
     ///
     /// # Errors
     /// If the folder or a file cannot be read.
-    pub fn of(&self, name: &str) -> io::Result<Vec<Summary>> {
+    pub fn of<T: DeserializeOwned>(&self, name: &str) -> io::Result<Vec<T>> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.folder)? {
             let file = entry?.file_name().to_string_lossy().into_owned();
@@ -241,12 +280,12 @@ impl Results {
         Ok(found.into_values().collect())
     }
 
-    /// Keeps a summary.
+    /// Keeps the summary of a round.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep(&self, name: &str, summary: &Summary) -> io::Result<()> {
-        let path = self.folder.join(format!("{name}-{}.json", summary.seed));
+    pub fn keep<T: Serialize>(&self, name: &str, seed: u64, summary: &T) -> io::Result<()> {
+        let path = self.folder.join(format!("{name}-{seed}.json"));
         fs::write(path, serde_json::to_string_pretty(summary)?)
     }
 }
@@ -262,7 +301,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
     );
     page.push_str("|---|---|---|---|---|---|---|\n");
     for item in Item::ALL {
-        let rounds = results.of(item.name())?;
+        let rounds: Vec<Summary> = results.of(item.name())?;
         let (what, goal) = item.goal();
         let done: u64 = rounds.iter().map(|round| item.done(round)).sum();
         let broken = rounds.iter().filter(|round| round.verdict == Verdict::Violation).count();
@@ -282,6 +321,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
             seconds.div_ceil(60),
         );
     }
+    simulation(&mut page, results)?;
     details(&mut page, results)?;
     peers(&mut page, results)?;
     for (title, file) in [("Bugs found", "bugs-found.md"), ("Bugs planted", "planted-bugs.md")] {
@@ -300,15 +340,48 @@ draws, heals, and judges the history of every request with the seven checks that
 [chaos.md](chaos.md) tells of. The command behind each line runs it again.\n
 ";
 
+fn simulation(page: &mut String, results: &Results) -> io::Result<()> {
+    page.push_str("\n## Simulated clusters\n\n");
+    let rounds: Vec<Simulated> = results.of("simulation")?;
+    if rounds.is_empty() {
+        page.push_str("None were run.\n");
+        return Ok(());
+    }
+    let sum = |of: fn(&Simulated) -> u64| rounds.iter().map(of).sum::<u64>();
+    let hours = |of: fn(&Simulated) -> Duration| {
+        rounds.iter().map(of).sum::<Duration>().as_secs_f64() / 3600.0
+    };
+    let failed: Vec<String> =
+        rounds.iter().flat_map(|round| &round.failed).map(ToString::to_string).collect();
+    let (simulated, took) = (hours(|round| round.simulated), hours(|round| round.took));
+    let _ = writeln!(
+        page,
+        "The production code above disk, network and clocks, on virtual time \
+         ([simulation.md](simulation.md)); the goal is {SIMULATED_SEEDS} seeds and {SIMULATED_HOURS} \
+         simulated hours.\n\n\
+         | seeds | simulated | took | requests | faults | failed |\n|---|---|---|---|---|---|\n\
+         | {} | {simulated:.1} h | {took:.2} h | {} | {} | {} |",
+        sum(|round| round.runs),
+        sum(|round| round.operations),
+        sum(|round| round.faults),
+        if failed.is_empty() { "none".to_owned() } else { failed.join(", ") },
+    );
+    Ok(())
+}
+
+/// How many seeds are to be run, and how long in the time of their worlds.
+const SIMULATED_SEEDS: u64 = 10_000;
+const SIMULATED_HOURS: u64 = 200;
+
 fn details(page: &mut String, results: &Results) -> io::Result<()> {
-    let kills = results.of(Item::Kills.name())?;
+    let kills: Vec<Summary> = results.of(Item::Kills.name())?;
     let sum = |rounds: &[Summary], of: fn(&Summary) -> u64| rounds.iter().map(of).sum::<u64>();
     page.push_str("\n## In more detail\n\n");
     if !kills.is_empty() {
         let leaders = sum(&kills, |round| round.done.leader_kills);
         let _ = writeln!(page, "- **kills**: {leaders} of the single kills hit the leader.");
     }
-    let cuts = results.of(Item::PowerCuts.name())?;
+    let cuts: Vec<Summary> = results.of(Item::PowerCuts.name())?;
     if !cuts.is_empty() {
         let nodes = sum(&cuts, |round| round.done.power_cuts);
         let _ = writeln!(
@@ -316,7 +389,7 @@ fn details(page: &mut String, results: &Results) -> io::Result<()> {
             "- **power-cuts**: {nodes} nodes lost what they had not synced; each started again."
         );
     }
-    let updates = results.of(Item::Updates.name())?;
+    let updates: Vec<Summary> = results.of(Item::Updates.name())?;
     if !updates.is_empty() {
         let (lost, stale) = (
             sum(&updates, |round| round.registers.lost),
@@ -329,7 +402,7 @@ fn details(page: &mut String, results: &Results) -> io::Result<()> {
              writes were refused for their token; {lost} updates were lost."
         );
     }
-    for round in results.of(Item::Expiries.name())?.iter().take(1) {
+    for round in results.of::<Summary>(Item::Expiries.name())?.iter().take(1) {
         let Quantiles { p50_ms, p99_ms, max_ms, .. } = round.lateness;
         let _ = writeln!(
             page,
@@ -340,7 +413,7 @@ fn details(page: &mut String, results: &Results) -> io::Result<()> {
         );
     }
     let mut failovers: Vec<Duration> = results
-        .of(Item::Failovers.name())?
+        .of::<Summary>(Item::Failovers.name())?
         .iter()
         .flat_map(|round| round.failovers_ms.clone())
         .map(|ms| Duration::from_secs_f64(ms / 1000.0))
@@ -370,7 +443,7 @@ fn peers(page: &mut String, results: &Results) -> io::Result<()> {
          |---|---|---|---|---|---|\n",
     );
     for service in SERVICES {
-        for round in results.of(&format!("service-{service}"))?.iter().take(1) {
+        for round in results.of::<Summary>(&format!("service-{service}"))?.iter().take(1) {
             let first = round.violations.first().map_or("nothing", String::as_str);
             let first = first.lines().next().unwrap_or_default().replace('|', "\\|");
             let _ = writeln!(

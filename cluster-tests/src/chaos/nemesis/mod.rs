@@ -104,6 +104,8 @@ enum Undo {
     HealLinks,
     /// The node's own folder again, from where it was put aside.
     Folder(NodeId),
+    /// A byte as it was before it was flipped.
+    Byte { id: NodeId, path: PathBuf, offset: u64, flipped: Option<u8> },
     /// A disk without trouble.
     Disk(NodeId),
     /// The first program again.
@@ -314,6 +316,9 @@ impl<V: Victim> Nemesis<V> {
                 }
             }
             Undo::Folder(id) => self.give_back_folder(id).await,
+            Undo::Byte { id, path, offset, flipped } => {
+                self.flip_back(id, &path, offset, flipped).await;
+            }
             Undo::Disk(id) => self.mend_disk(id).await,
             Undo::Downgrade(nodes) => self.downgrade(&nodes).await,
         }

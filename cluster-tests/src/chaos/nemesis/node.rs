@@ -1,6 +1,7 @@
 //! What is done to one node's folder or program.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl<V: Victim> Nemesis<V> {
         let Some(cluster) = self.victim.cluster() else {
             return Attempt::Skipped(String::from("the folders of these nodes are their own"));
         };
-        if let Err(error) = fs::rename(cluster.data_dir(id), aside(cluster, id)) {
+        if let Err(error) = move_folder(&cluster.data_dir(id), &aside(cluster, id)) {
             return Attempt::Indeterminate(Undo::Start(vec![id]), error.to_string());
         }
         // A node that ends at once has refused; one that listens is watched.
@@ -68,7 +69,7 @@ impl<V: Victim> Nemesis<V> {
         let (own, aside) = (cluster.data_dir(id), aside(cluster, id));
         // There is none if the node refused before it made one.
         let _ = fs::remove_dir_all(&own);
-        if let Err(error) = fs::rename(&aside, &own) {
+        if let Err(error) = move_folder(&aside, &own) {
             self.find(format!("the harness lost the folder of node {id}: {error}"));
         }
         self.start(&[id], "it has its folder back").await;
@@ -118,10 +119,11 @@ impl<V: Victim> Nemesis<V> {
         if let Err(error) = damage::copy_folder(&own, &aside) {
             return Attempt::Indeterminate(Undo::Start(vec![id]), error.to_string());
         }
-        let Some(what) = spoil(&own, random) else {
+        let Some((path, offset)) = spoil(&own, random) else {
             return Attempt::Indeterminate(Undo::Folder(id), String::from("no file has content"));
         };
-        self.recorder.event("damage", format!("node {id}: {what}"));
+        let name = path.strip_prefix(&own).unwrap_or(&path).display();
+        self.recorder.event("damage", format!("node {id}: {name} at {offset}"));
         // Either answer is right; that its state is right too is seen at the end.
         if self.victim.start(id).await.is_err() {
             return Attempt::Installed(Undo::Folder(id));
@@ -142,13 +144,34 @@ impl<V: Victim> Nemesis<V> {
             // The next damage copies anew.
             let _ = fs::remove_dir_all(aside);
         }
-        Attempt::Installed(Undo::Start(vec![id]))
+        let flipped = damage::byte(&path, offset);
+        Attempt::Installed(Undo::Byte { id, path, offset, flipped })
+    }
+
+    /// Flips a byte back that a node has not noticed and may still notice; not, if the file is
+    /// another one by now.
+    pub(super) async fn flip_back(
+        &mut self,
+        id: NodeId,
+        path: &Path,
+        offset: u64,
+        flipped: Option<u8>,
+    ) {
+        if self.victim.runs(id) {
+            self.victim.signal(id, Signal::KILL);
+            self.victim.wait_end(id).await;
+            self.done.kills += 1;
+        }
+        if flipped.is_some() && damage::byte(path, offset) == flipped {
+            damage::flip(path, offset, 1);
+        }
+        self.start(&[id], "its byte was flipped back").await;
     }
 }
 
 /// Flips a byte of a file: of the checkpoint, of a snapshot, or of the older half of the log. The
 /// newest batch of a log cannot be told from one that was torn, so it is left alone.
-fn spoil(folder: &Path, random: &mut StdRng) -> Option<String> {
+fn spoil(folder: &Path, random: &mut StdRng) -> Option<(PathBuf, u64)> {
     let wanted = |path: &str| {
         ["checkpoint/", "snapshots/", "log/segment-"].iter().any(|at| path.starts_with(at))
     };
@@ -163,9 +186,16 @@ fn spoil(folder: &Path, random: &mut StdRng) -> Option<String> {
     let (path, end) = files.choose(random)?;
     let offset = random.random_range(0..end / 2);
     damage::flip(path, offset, 1);
-    Some(format!("{} at {offset}", path.strip_prefix(folder).unwrap_or(path).display()))
+    Some((path.clone(), offset))
 }
 
+/// On the node's own disk, which is mounted where its folder is.
 fn aside(cluster: &Cluster, id: NodeId) -> PathBuf {
-    cluster.folder().join(format!("aside{id}"))
+    cluster.data_dir(id).with_extension("aside")
+}
+
+/// Durably: the power may be cut next.
+fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    fs::File::open(to.parent().unwrap_or(to))?.sync_all()
 }
