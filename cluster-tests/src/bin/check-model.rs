@@ -1,7 +1,7 @@
 //! Walks the model of cluster clock and leader change, whole within its bounds, and shows that its
 //! properties can fail: each mutation must break the one that it is meant to break.
 //!
-//! Built with `--features planted-model` it also plants bugs in the real lock machine, each in a
+//! Built with `--features model,planted-bugs` it also plants bugs in the real lock machine, each in a
 //! process of its own; with `--features model` alone those are reported as not checked.
 
 use std::process::{Command, ExitCode};
@@ -126,7 +126,7 @@ fn hunt(bounds: Bounds, mutation: Mutation, patience: Duration) -> bool {
 /// Hunts in a process of its own: what is planted in the lock machine is planted for the process.
 fn hunt_apart(mutation: Mutation) -> bool {
     let name = mutation.name();
-    if mutation.is_planted() && !cfg!(feature = "planted-model") {
+    if mutation.is_planted() && !cfg!(feature = "planted-bugs") {
         println!("skipped   {name}: not built with planted bugs");
         return true;
     }

@@ -23,20 +23,20 @@ pub struct Sum {
 }
 
 /// Runs the seeds, `jobs` at a time, until they are all done, enough of them have failed, or
-/// `go_on` says no.
+/// `go_on` says no; it is asked before each run, with the sum so far.
 pub fn many(
     seeds: Range<u64>,
     jobs: usize,
     most_failures: usize,
-    go_on: impl Fn() -> bool + Sync,
+    go_on: impl Fn(&Sum) -> bool + Sync,
 ) -> Sum {
     let next = AtomicU64::new(seeds.start);
     let sum = Mutex::new(Sum::default());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            let enough = || lock(&sum).failed.len() >= most_failures;
-            if seed >= seeds.end || enough() || !go_on() {
+            let enough = |sum: &Sum| sum.failed.len() >= most_failures || !go_on(sum);
+            if seed >= seeds.end || enough(&lock(&sum)) {
                 return;
             }
             let report = run(&Schedule::draw(seed), false);

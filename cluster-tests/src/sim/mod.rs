@@ -44,10 +44,10 @@ pub fn command(schedule: &Schedule) -> String {
         None => String::new(),
         Some(kept) => {
             let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
-            format!(" SIM_KEEP={}", kept.join(","))
+            format!(" --keep {}", kept.join(","))
         }
     };
-    format!("SIM_SEEDS={}{kept} scripts/simulate", schedule.seed)
+    format!("scripts/simulate --seeds {}{kept}", schedule.seed)
 }
 
 /// Runs a schedule.

@@ -85,7 +85,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
     for item in items {
         let begun = Stopwatch::start();
         let goal = if smoke { 1 } else { arguments.count.unwrap_or(item.goal().1) };
-        let mut rounds =
+        let mut rounds: Vec<Summary> =
             if smoke { Vec::new() } else { results.of(item.name()).map_err(harness)? };
         let mut seed = match arguments.seed {
             Some(seed) => seed,
@@ -112,7 +112,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
             }
             worst = worst.max(summary.verdict);
             if !smoke {
-                results.keep(item.name(), &summary).map_err(harness)?;
+                results.keep(item.name(), seed, &summary).map_err(harness)?;
             }
             rounds.push(summary);
             seed += 1;
@@ -156,7 +156,7 @@ fn services(results: &Results, program: &Path) -> Result<Verdict, Problem> {
                 move || async move { service_run(service, &round.options, round.nodes).await },
             )?;
         println!("{service}: {summary}");
-        results.keep(&format!("service-{service}"), &summary).map_err(harness)?;
+        results.keep(&format!("service-{service}"), summary.seed, &summary).map_err(harness)?;
         let expected = if service == "keyward" { Verdict::Pass } else { Verdict::Violation };
         if summary.verdict != expected {
             worst = worst.max(summary.verdict.max(Verdict::HarnessError));
