@@ -146,10 +146,17 @@ async fn append_stream(State(node): State<Node>, request: Request) -> Result<Bod
     Ok(Body::from_stream(answers.map(|answer| answer.map(|message| frame(&message)))))
 }
 
-async fn snapshot(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
+async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
     greet(&node, request.headers(), None)?;
     let messages = Box::pin(messages(request.into_body()));
-    Ok(node.member().take_snapshot(messages).await?)
+    let answers = node.member().take_snapshot(messages).await?;
+    Ok(Body::from_stream(answers.map(|answer| match answer {
+        Ok(message) => Ok(frame(&message)),
+        Err(error) => {
+            tracing::warn!(%error, "a snapshot is not taken");
+            Err(error)
+        }
+    })))
 }
 
 async fn forward(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
 use openraft::storage::Snapshot;
 use tokio::sync::Notify;
@@ -24,6 +24,9 @@ use crate::task::blocking;
 /// A snapshot that makes no progress for this long is given up with what has come of it: the
 /// leader is gone, and another one will send its own.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the leader is told that its snapshot is still being taken.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Why a member's call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -137,13 +140,30 @@ impl Member {
         Ok(answers.map(|answer| Ok(codec::encode_appended(&answer?))).boxed())
     }
 
-    /// Takes a snapshot: a header, the bytes of its file, and an empty message at the end.
+    /// Takes a snapshot: a header, the bytes of its file, and an empty message at the end. Gives an
+    /// empty message every second, as a sign of life, and then the answer.
     pub(crate) async fn take_snapshot(
+        self: &Arc<Self>,
+        messages: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin + 'static,
+    ) -> Result<BoxStream<'static, Result<Bytes, InboundError>>, InboundError> {
+        self.admit()?;
+        self.take_part().await?;
+        let member = Arc::clone(self);
+        let taken = async move { member.receive_snapshot(messages).await }.boxed();
+        let signs = futures::stream::unfold(Some(taken), |taken| async move {
+            let mut taken = taken?;
+            match tokio::time::timeout(SIGN_OF_LIFE, &mut taken).await {
+                Ok(answer) => Some((answer, None)),
+                Err(_) => Some((Ok(Bytes::new()), Some(taken))),
+            }
+        });
+        Ok(signs.boxed())
+    }
+
+    async fn receive_snapshot(
         &self,
         mut messages: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin,
     ) -> Result<Bytes, InboundError> {
-        self.admit()?;
-        self.take_part().await?;
         let header = next_piece(&mut messages).await?;
         let (vote, meta) = codec::decode_snapshot_header(header)?;
         let mut receiver = self.snapshots.receive()?;

@@ -8,13 +8,15 @@
 //! A member that cannot be connected to is `Unreachable`, which makes openraft wait before it tries
 //! again; everything else is tried again at once.
 
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::{Stream, StreamExt};
+use futures::future::Either;
+use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
@@ -27,6 +29,7 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RPCTypes};
 use tokio::sync::mpsc;
 
+use crate::carriage::Cause;
 use crate::lock::DecodeError;
 use crate::raft::codec;
 use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths};
@@ -44,6 +47,10 @@ const WINDOW: usize = 64;
 /// healthy sync of a disk, shorter than people's patience with a half-open connection; liveness
 /// does not hang on it, heartbeats have their own connection.
 const STALLED: Duration = Duration::from_secs(2);
+
+/// Whoever takes a snapshot says so every second, also while it is installed. After this long without
+/// a word it is gone, perhaps without having closed the connection, and is sent another one.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// A snapshot goes out in pieces of this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -163,20 +170,35 @@ impl Connection {
         let header = codec::encode_snapshot_header(&vote, &snapshot.meta);
         let pieces = send_pieces(snapshot.snapshot, header, frames);
         let body = reqwest::Body::wrap(body);
+        let answer = pin!(self.installed(body));
+        // The pieces end first, unless the other end refuses them.
+        let pieces = pin!(pieces.then(|()| std::future::pending::<Infallible>()));
+        match futures::future::select(answer, pieces).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    /// Sends a snapshot's pieces, and reads signs of life until the answer comes.
+    async fn installed(
+        &self,
+        body: reqwest::Body,
+    ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
+        let silent = || CallError::Timeout { addr: self.addr.clone(), timeout: SILENT };
+        let cut_off = |source: Cause| CallError::Broken { addr: self.addr.clone(), source };
         let sent = self.peers.send(Lane::Snapshot, self.target(), paths::SNAPSHOT, body);
-        let exchange = async {
-            // The pieces end first, unless the other end refuses them.
-            let (response, ()) = futures::join!(sent, pieces);
-            let answer = response?.bytes().await.map_err(|source| broken(&self.addr, source))?;
-            self.decoded(codec::decode_installed(answer))
-        };
-        tokio::select! {
-            biased;
-            answer = exchange => answer,
-            // Whoever lost power closes no connection: the answer would be waited for in vain.
-            () = self.peers.started_again(self.node.uuid) => {
-                let source = "it has started again meanwhile".into();
-                Err(CallError::Broken { addr: self.addr.clone(), source })
+        let mut response = tokio::time::timeout(SILENT, sent).await.map_err(|_| silent())??;
+        let mut frames = Frames::default();
+        loop {
+            match frames.next().map_err(|error| cut_off(error.into()))? {
+                Some(sign) if sign.is_empty() => continue,
+                Some(answer) => return self.decoded(codec::decode_installed(answer)),
+                None => {}
+            }
+            let chunk = tokio::time::timeout(SILENT, response.chunk()).await;
+            match chunk.map_err(|_| silent())?.map_err(|source| broken(&self.addr, source))? {
+                Some(chunk) => frames.push(&chunk),
+                None => return Err(cut_off("it ended before the snapshot was installed".into())),
             }
         }
     }

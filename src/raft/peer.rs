@@ -25,15 +25,12 @@ pub(crate) mod paths {
     pub(crate) const VOTE: &str = "/peer/v1/vote";
     pub(crate) const PRE_VOTE: &str = "/peer/v1/pre-vote";
     pub(crate) const TRANSFER: &str = "/peer/v1/transfer-leader";
-    pub(crate) const SNAPSHOT: &str = "/peer/v1/snapshot";
+    pub(crate) const SNAPSHOT: &str = "/peer/v2/snapshot";
     pub(crate) const FORWARD: &str = "/peer/v1/forward";
 }
 
 /// No message between members is longer: appends are bounded by what is read from the log at once.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
-
-/// How often a long exchange looks whether its other end has started again.
-const LOOK_FOR_RESTARTS: Duration = Duration::from_millis(250);
 
 /// What goes wrong with a call.
 #[derive(Debug, thiserror::Error)]
@@ -152,19 +149,6 @@ impl Peers {
         let request = self.request(target, path, body)?;
         let response = self.ways.of(lane).send(request).await;
         self.accepted(target, response).await
-    }
-
-    /// Ends once the member with this folder has been heard of by a newer start than at the call.
-    pub(crate) async fn started_again(&self, uuid: Uuid) {
-        let mut known = None;
-        loop {
-            let newest = self.identity.newest_boot(uuid);
-            if known.is_some_and(|known| Some(known) != newest) {
-                return;
-            }
-            known = newest;
-            tokio::time::sleep(LOOK_FOR_RESTARTS).await;
-        }
     }
 
     fn request(

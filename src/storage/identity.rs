@@ -220,11 +220,6 @@ impl Identity {
         Ok(verdict)
     }
 
-    /// The newest start of a peer that was observed.
-    pub fn newest_boot(&self, peer: Uuid) -> Option<u64> {
-        self.lock().seen.get(&peer).map(|seen| seen.boot)
-    }
-
     /// Changes the file if `change` changes the facts. They count only once they are durable.
     fn change(
         &self,

@@ -136,20 +136,24 @@ impl Witnessed {
             self.locks.insert(operation.lock().clone(), Replay::default());
         }
         let Some(replay) = self.locks.get_mut(operation.lock()) else { return };
-        if operation.outcome == Outcome::Unknown {
-            replay.place_unknown(operation);
-            return;
-        }
-        let unknown = self.unknown.get(operation.lock()).map_or(&[][..], Vec::as_slice);
-        let lanes = &self.lanes;
+        let lanes = &mut self.lanes;
         // A copy of a request that its client's lane has gone past is refused.
-        let open = |unknown: &Operation| {
-            unknown.request_id.is_none_or(|id| lanes.get(&id.lane).is_none_or(|seq| *seq <= id.seq))
+        let open = |lanes: &HashMap<u128, u64>, asked: &Operation| {
+            asked.request_id.is_none_or(|id| lanes.get(&id.lane).is_none_or(|seq| *seq <= id.seq))
         };
-        let answered = replay.answer(&operation, unknown, open, self.rules);
+        let is_unknown = operation.outcome == Outcome::Unknown;
+        let answered = if is_unknown {
+            if open(lanes, &operation) {
+                replay.place_unknown(Arc::clone(&operation));
+            }
+            Ok(None)
+        } else {
+            let unknown = self.unknown.get(operation.lock()).map_or(&[][..], Vec::as_slice);
+            replay.answer(&operation, unknown, |asked| open(lanes, asked), self.rules)
+        };
         // Only now: what explains this answer may be the request before it on its own lane.
         if let Some(id) = operation.request_id {
-            let lane = self.lanes.entry(id.lane).or_insert(id.seq);
+            let lane = lanes.entry(id.lane).or_insert(id.seq);
             *lane = id.seq.max(*lane);
         }
         match answered {

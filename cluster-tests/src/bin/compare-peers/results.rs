@@ -18,7 +18,7 @@ pub(crate) enum Figure {
     P99Ms,
     /// Processor time of all nodes for 1000 of them, in seconds.
     CpuPer1000,
-    /// Part of what the bare handler does.
+    /// The rate, as a part of the one that it is set beside.
     Ratio,
     /// Time to take all locks, in seconds.
     TakenSeconds,
@@ -41,7 +41,7 @@ impl Figure {
             Self::P50Ms => "p50, ms",
             Self::P99Ms => "p99, ms",
             Self::CpuPer1000 => "server CPU for 1000, s",
-            Self::Ratio => "part of what HTTP alone does",
+            Self::Ratio => "ratio of the rates",
             Self::TakenSeconds => "time to take them, s",
             Self::ResidentMib => "resident, largest node, MiB",
             Self::NextLockSeconds => "to the next lock, s",

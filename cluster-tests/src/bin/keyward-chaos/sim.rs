@@ -109,9 +109,9 @@ fn single(arguments: &SimArguments) -> Result<Verdict, String> {
 
 fn several(arguments: &SimArguments) -> Result<Verdict, String> {
     let watch = Stopwatch::start();
-    let jobs = arguments.jobs.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    });
+    let jobs = arguments
+        .jobs
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let live = std::io::stderr().is_terminal();
     let in_time = |sum: &Sum| {
         if live {

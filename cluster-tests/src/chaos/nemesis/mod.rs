@@ -105,7 +105,12 @@ enum Undo {
     /// The node's own folder again, from where it was put aside.
     Folder(NodeId),
     /// A byte as it was before it was flipped.
-    Byte { id: NodeId, path: PathBuf, offset: u64, flipped: Option<u8> },
+    Byte {
+        id: NodeId,
+        path: PathBuf,
+        offset: u64,
+        flipped: Option<u8>,
+    },
     /// A disk without trouble.
     Disk(NodeId),
     /// The first program again.
