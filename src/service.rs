@@ -5,6 +5,7 @@
 //! over it and know no leader.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -116,6 +117,57 @@ pub trait LockService: Send + Sync + 'static {
     /// As [`LockService::lock`].
     fn delete_table(&self, options: TableOptions)
     -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// A service that is shared is one.
+impl<S: LockService> LockService for Arc<S> {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        (**self).lock(request, options).await
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        (**self).unlock(request, options).await
+    }
+
+    async fn batch(&self, requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
+        (**self).batch(requests).await
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        (**self).check(signature, options).await
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        (**self).list(request, options).await
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        (**self).tables(options).await
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        (**self).configure_table(defaults, options).await
+    }
+
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        (**self).delete_table(options).await
+    }
 }
 
 /// For tests alone: what the conformance suite does to a service besides asking it.

@@ -6,8 +6,9 @@
 //! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
 //! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
 //! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
-//! [`check`] judges it, [`chaos`] breaks things by a schedule, [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote, [`wait`] polls with a
-//! deadline.
+//! [`check`] judges it, [`register`] is what locks guard, [`chaos`] breaks things by a schedule,
+//! [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote,
+//! [`wait`] polls with a deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
 //! is fixed; nothing is left in the temporary folder unless a test failed.
@@ -27,6 +28,7 @@ pub mod peers;
 pub mod powercut;
 pub mod process;
 pub mod proxy;
+pub mod register;
 pub mod seed;
 #[cfg(feature = "sim")]
 pub mod sim;

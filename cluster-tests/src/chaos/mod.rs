@@ -20,7 +20,6 @@ pub mod peer;
 pub mod plan;
 pub mod progress;
 pub mod prove;
-pub mod register;
 pub mod run;
 pub mod service;
 pub mod summary;

@@ -15,7 +15,6 @@ use super::nemesis::{Breaker, Disks, Nemesis};
 use super::observe;
 use super::plan::{self, Frame, Planned};
 use super::progress::Progress;
-use super::register::Registers;
 use super::service::{Keyward, Subject};
 use super::summary::{Quantiles, Summary, Verdict};
 use super::workload::{Crew, Shared, Size, Workload};
@@ -23,6 +22,7 @@ use crate::check::{self, Conclusion, Source, State};
 use crate::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::history::{Header, HistoryError, PlannedFault, Recorder};
 use crate::powercut::Disk;
+use crate::register::Registers;
 use crate::wait::Stopwatch;
 
 /// Within how long of the last fault's end a fresh lock must be had.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::nemesis::Done;
 use super::progress::Counts;
-use super::register::Tally;
+use crate::register::Tally;
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]

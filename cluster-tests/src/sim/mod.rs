@@ -1,11 +1,12 @@
 //! Runs of a simulated cluster: faults and work from a seed, recorded and judged.
 //!
 //! [`schedule`] draws what is done to a cluster, [`nemesis`] does it, [`workload`] asks for locks
-//! meanwhile, [`judge`] says whether what was seen may have been, [`shrink`] takes away what a
+//! meanwhile and [`keeper`] keeps some by guards, [`judge`] says whether what was seen may have been, [`shrink`] takes away what a
 //! failure does not need, and [`many`] does all that for as many seeds as one likes. The cluster
 //! itself is [`keyward::sim`]. The same schedule gives the same run, byte for byte.
 
 mod judge;
+mod keeper;
 pub mod many;
 mod nemesis;
 mod schedule;
@@ -70,8 +71,11 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         }
         nemesis::set_up(&world, schedule);
         workload::start(&world, schedule, &recorder);
+        let kept = keeper::Kept::default();
+        keeper::start(&world, schedule, &recorder, &kept);
         nemesis::run(&world, schedule, &recorder).await;
-        let failures = judge::settle(&world, schedule, &recorder).await;
+        let mut failures = judge::settle(&world, schedule, &recorder).await;
+        failures.extend(kept.failures());
         (recorder.into_history(header(schedule), true), failures)
     });
     let (history, mut failures) = run.result;

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::progress::Progress;
-use super::register::Registers;
 use super::service::Subject;
 use crate::history::Recorder;
+use crate::register::Registers;
 
 /// How long a client waits before it asks again: no answer is worth a busy loop.
 const MOMENT: Duration = Duration::from_millis(20);

@@ -11,9 +11,8 @@ use keyward::bench::{Failure, Session};
 use rand::Rng;
 
 use super::Hand;
-use crate::chaos::register::Stale;
 use crate::chaos::service::{Subject, name};
-use crate::history::{Action, Answer, LockName, Outcome, Refusal, RegisterRead, RegisterWrite};
+use crate::register::Stale;
 
 /// How clients go about it.
 #[derive(Clone, Copy, Debug)]
@@ -91,11 +90,8 @@ async fn leave<S: Subject>(
 }
 
 fn read<S: Subject>(hand: &Hand<S>, signature: &str, token: Option<u64>) -> Result<u64, Stale> {
-    let action = Action::Read(RegisterRead { lock: lock(signature), token });
-    let call = hand.shared.recorder.begin(name(hand.number), action);
-    let answer = hand.shared.registers.read(signature, token);
-    call.finish(outcome(answer.map(Answer::Value)), None);
-    answer
+    let shared = &hand.shared;
+    shared.registers.read_recorded(&shared.recorder, name(hand.number), signature, token)
 }
 
 fn write<S: Subject>(
@@ -104,20 +100,7 @@ fn write<S: Subject>(
     token: Option<u64>,
     based_on: u64,
 ) -> Result<u64, Stale> {
-    let action = Action::Write(RegisterWrite { lock: lock(signature), token, based_on });
-    let call = hand.shared.recorder.begin(name(hand.number), action);
-    let answer = hand.shared.registers.write(signature, token, based_on);
-    call.finish(outcome(answer.map(Answer::Written)), None);
-    answer
-}
-
-fn outcome(answer: Result<Answer, Stale>) -> Outcome {
-    match answer {
-        Ok(answer) => Outcome::Ok(answer),
-        Err(Stale) => Outcome::Refused(Refusal::Stale),
-    }
-}
-
-fn lock(signature: &str) -> LockName {
-    LockName::new(keyward::types::DEFAULT_TABLE, signature)
+    let shared = &hand.shared;
+    let client = name(hand.number);
+    shared.registers.write_recorded(&shared.recorder, client, signature, token, based_on)
 }

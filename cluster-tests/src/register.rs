@@ -8,7 +8,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keyward::types::DEFAULT_TABLE;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use crate::history::{
+    Action, Answer, LockName, Outcome, Recorder, Refusal, RegisterRead, RegisterWrite,
+};
 
 /// All registers of a run. Clones are the same registers.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +84,43 @@ impl Registers {
         Ok(register.version)
     }
 
+    /// As [`Registers::read`], written down.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_recorded(
+        &self,
+        recorder: &Recorder,
+        client: impl Into<SmolStr>,
+        signature: &str,
+        token: Option<u64>,
+    ) -> Result<u64, Stale> {
+        let lock = LockName::new(DEFAULT_TABLE, signature);
+        let call = recorder.begin(client, Action::Read(RegisterRead { lock, token }));
+        let answer = self.read(signature, token);
+        call.finish(outcome(answer.map(Answer::Value)), None);
+        answer
+    }
+
+    /// As [`Registers::write`], written down.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_recorded(
+        &self,
+        recorder: &Recorder,
+        client: impl Into<SmolStr>,
+        signature: &str,
+        token: Option<u64>,
+        based_on: u64,
+    ) -> Result<u64, Stale> {
+        let lock = LockName::new(DEFAULT_TABLE, signature);
+        let call = recorder.begin(client, Action::Write(RegisterWrite { lock, token, based_on }));
+        let answer = self.write(signature, token, based_on);
+        call.finish(outcome(answer.map(Answer::Written)), None);
+        answer
+    }
+
     /// What all registers together have seen.
     pub fn tally(&self) -> Tally {
         self.lock().values().fold(Tally::default(), |sum, register| Tally {
@@ -97,6 +140,13 @@ fn entry<'a>(all: &'a mut HashMap<String, Register>, name: &str) -> &'a mut Regi
         all.insert(name.to_owned(), Register::default());
     }
     all.get_mut(name).expect("it was just put there")
+}
+
+fn outcome(answer: Result<Answer, Stale>) -> Outcome {
+    match answer {
+        Ok(answer) => Outcome::Ok(answer),
+        Err(Stale) => Outcome::Refused(Refusal::Stale),
+    }
 }
 
 #[cfg(test)]
