@@ -1,4 +1,4 @@
-//! A measurement as text, for a person at a terminal.
+//! A measurement in words and rows, for a person: at a terminal, and in a page that lays them out.
 
 use std::fmt::{self, Write as _};
 
@@ -8,37 +8,60 @@ use super::pace::Pace;
 /// Times and rates of each operation, then failures if there were any, then the nodes.
 impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let clients = match self.clients {
-            1 => "1 client".to_owned(),
-            clients => format!("{clients} clients"),
-        };
-        let pace = match self.pace {
-            Pace::Closed => "closed loop".to_owned(),
-            Pace::Open { per_second } => format!("open loop at {}/s", rate(per_second)),
-        };
-        let early = if self.interrupted { ", ended early" } else { "" };
-        writeln!(
-            f,
-            "{}: {clients}, {pace}, {:.1} s after {:.1} s of warm-up{early}\n",
-            self.workload, self.measured_seconds, self.warmup_seconds
-        )?;
-        f.write_str(&self.operations_table())?;
-        self.write_failures(f)?;
-        writeln!(f, "\n{} {}/s", rate(self.per_second()), self.unit())?;
-        if self.never_begun > 0 {
-            writeln!(
-                f,
-                "{} operations were due and never begun: the service is slower than the rate; \
-                 they count with the time they had waited",
-                self.never_begun
-            )?;
+        let Self { workload, pace, .. } = self;
+        writeln!(f, "{workload}: {}, {pace}, {}\n", self.clients_in_words(), self.time_in_words())?;
+        f.write_str(&columns(&self.operation_rows()))?;
+        for failure in self.failures_in_words() {
+            writeln!(f, "{failure}")?;
         }
-        self.write_nodes(f)
+        writeln!(f, "\n{}", self.rate_in_words())?;
+        if let Some(waiting) = self.never_begun_in_words() {
+            writeln!(f, "{waiting}")?;
+        }
+        let nodes = self.node_rows();
+        if !nodes.is_empty() {
+            write!(f, "\n{}", columns(&nodes))?;
+        }
+        for cost in self.costs_in_words() {
+            writeln!(f, "{cost}")?;
+        }
+        Ok(())
     }
 }
 
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed loop"),
+            Self::Open { per_second } => write!(f, "open loop at {}/s", rate(*per_second)),
+        }
+    }
+}
+
+/// What the text and a page are made of. The first of some rows is their heading.
 impl Measurement {
-    fn operations_table(&self) -> String {
+    /// How many clients there were.
+    pub(crate) fn clients_in_words(&self) -> String {
+        match self.clients {
+            1 => "1 client".to_owned(),
+            clients => format!("{clients} clients"),
+        }
+    }
+
+    /// How long it was measured, and after how much warm-up.
+    pub(crate) fn time_in_words(&self) -> String {
+        let early = if self.interrupted { ", ended early" } else { "" };
+        let Self { measured_seconds, warmup_seconds, .. } = self;
+        format!("{measured_seconds:.1} s after {warmup_seconds:.1} s of warm-up{early}")
+    }
+
+    /// What this workload is counted in, a second.
+    pub(crate) fn rate_in_words(&self) -> String {
+        format!("{} {}/s", rate(self.per_second()), self.unit())
+    }
+
+    /// Each kind of operation.
+    pub(crate) fn operation_rows(&self) -> Vec<Vec<String>> {
         let headings = [
             "OPERATION",
             "PER SECOND",
@@ -53,35 +76,53 @@ impl Measurement {
         ];
         let mut rows = vec![headings.map(str::to_owned).to_vec()];
         rows.extend(self.operations.iter().map(OperationFigures::cells));
-        columns(&rows)
+        rows
     }
 
-    fn write_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for figures in &self.operations {
-            if let Some(first) = &figures.first_failure {
-                writeln!(
-                    f,
-                    "{}: the first failure: {first}; the slowest after {}",
-                    figures.operation.word(),
-                    time(figures.slowest_failure_us)
-                )?;
-            }
-        }
-        Ok(())
+    /// A sentence for each kind of operation that failed.
+    pub(crate) fn failures_in_words(&self) -> Vec<String> {
+        let failed = self.operations.iter().filter_map(|figures| {
+            let first = figures.first_failure.as_ref()?;
+            let (word, slowest) = (figures.operation.word(), time(figures.slowest_failure_us));
+            Some(format!("{word}: the first failure: {first}; the slowest after {slowest}"))
+        });
+        failed.collect()
     }
 
-    fn write_nodes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.measured_seconds.max(f64::MIN_POSITIVE);
-        if !self.nodes.is_empty() {
-            let headings = ["NODE", "PID", "CORES", "RESIDENT", "BEFORE", "WRITTEN"];
-            let mut rows = vec![headings.map(str::to_owned).to_vec()];
-            rows.extend(self.nodes.iter().map(|node| node.cells(seconds)));
-            write!(f, "\n{}", columns(&rows))?;
+    /// What was due and never begun, if anything was.
+    pub(crate) fn never_begun_in_words(&self) -> Option<String> {
+        (self.never_begun > 0).then(|| {
+            format!(
+                "{} operations were due and never begun: the service is slower than the rate; \
+                 they count with the time they had waited",
+                self.never_begun
+            )
+        })
+    }
+
+    /// The nodes that run on this machine; no rows at all if there are none.
+    pub(crate) fn node_rows(&self) -> Vec<Vec<String>> {
+        if self.nodes.is_empty() {
+            return Vec::new();
         }
-        if let Some(cpu) = self.server_cpu_per_1000() {
-            writeln!(f, "all nodes: {cpu:.3} s of processor time for 1000 {}", self.unit())?;
-        }
-        writeln!(f, "load generator: {:.2} cores", self.generator_cpu_seconds / seconds)
+        let headings = ["NODE", "PID", "CORES", "RESIDENT", "BEFORE", "WRITTEN"];
+        let mut rows = vec![headings.map(str::to_owned).to_vec()];
+        rows.extend(self.nodes.iter().map(|node| node.cells(self.seconds())));
+        rows
+    }
+
+    /// Sentences on processor time: the nodes', and the load generator's own.
+    pub(crate) fn costs_in_words(&self) -> Vec<String> {
+        let nodes = self
+            .server_cpu_per_1000()
+            .map(|cpu| format!("all nodes: {cpu:.3} s of processor time for 1000 {}", self.unit()));
+        let own = self.generator_cpu_seconds / self.seconds();
+        nodes.into_iter().chain([format!("load generator: {own:.2} cores")]).collect()
+    }
+
+    /// The measured time, to divide by.
+    fn seconds(&self) -> f64 {
+        self.measured_seconds.max(f64::MIN_POSITIVE)
     }
 }
 
