@@ -221,6 +221,25 @@ impl OperationFigures {
 }
 
 impl Distribution {
+    /// The curve through the bars: what share of all, from nothing to 1, took at most so many
+    /// microseconds. It rises evenly within a bar, and jumps over the times that nothing took.
+    #[expect(clippy::cast_precision_loss, reason = "a curve to look at")]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let all: u64 = self.bars.iter().map(|(_, count)| count).sum();
+        let share = |count: u64| count as f64 / all as f64;
+        let width = 10f64.powf(1.0 / f64::from(BARS_PER_DECADE));
+        let mut curve = Vec::with_capacity(2 * self.bars.len());
+        let (mut below, mut edge) = (0, 0.0);
+        for &(upper, count) in &self.bars {
+            let upper = upper as f64;
+            curve.push((share(below), f64::max(edge, upper / width)));
+            below += count;
+            edge = upper;
+            curve.push((share(below), upper));
+        }
+        curve
+    }
+
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an edge in µs")]
     fn of(times: &Histogram<u64>) -> Self {
         let mut bars: Vec<(u64, u64)> = Vec::new();
@@ -243,6 +262,11 @@ impl Distribution {
 }
 
 impl Interval {
+    /// How one kind of operation went in it, if any was answered.
+    pub fn of(&self, operation: Operation) -> Option<&IntervalFigures> {
+        self.operations.iter().find(|figures| figures.operation == operation)
+    }
+
     pub(super) fn new(recent: &Counts, from: Duration, length: Duration, warmup: bool) -> Self {
         let operations = Operation::ALL
             .into_iter()
@@ -286,4 +310,19 @@ impl NodeFigures {
 #[expect(clippy::cast_precision_loss, reason = "a rate to read")]
 pub(super) fn per_second(count: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_rises_to_all_and_jumps_over_what_nothing_took() {
+        let curve = Distribution { bars: vec![(100, 90), (113, 9), (1000, 1)] }.curve();
+        let shares: Vec<f64> = curve.iter().map(|(share, _)| *share).collect();
+        assert_eq!(shares, [0.0, 0.9, 0.9, 0.99, 0.99, 1.0]);
+        let times: Vec<f64> = curve.iter().map(|(_, us)| us.round()).collect();
+        assert_eq!(times, [89.0, 100.0, 101.0, 113.0, 891.0, 1000.0]);
+        assert_eq!(Distribution::default().curve(), []);
+    }
 }

@@ -25,7 +25,9 @@ mod tests;
 
 pub use http::Http;
 pub use keyward::{Clients, Services};
-pub use measurement::{Distribution, Interval, Measurement, NodeFigures, OperationFigures};
+pub use measurement::{
+    Distribution, Interval, IntervalFigures, Measurement, NodeFigures, OperationFigures,
+};
 pub use pace::Pace;
 pub use plan::{Plan, Workload};
 pub use processes::{Usage, listener_of, usage_of};

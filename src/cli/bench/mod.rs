@@ -2,12 +2,15 @@
 //!
 //! The workloads and what they count are [`crate::bench`]'s. Here: [`nodes`] finds the cluster and
 //! who leads it, [`dev`] starts one of real processes when there is none, [`limit`] is what HTTP
-//! alone can do, [`progress`] is the line on the terminal.
+//! alone can do, [`progress`] is the line on the terminal. What comes out is a [`document`], and a
+//! [`report`] if one is wanted.
 
 mod dev;
+mod document;
 pub(super) mod limit;
 mod nodes;
 mod progress;
+mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,15 +23,17 @@ use serde::Serialize;
 use crate::bench::{
     self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Services, Workload,
 };
+use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
-use crate::cli::{duration, output};
 use crate::client::Client;
 use dev::DevCluster;
+use document::Document;
 use limit::Limit;
 use nodes::{Choice, Cluster};
 use progress::Progress;
+use report::ReportFile;
 
 /// How long one request may take before its outcome is unknown.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -57,6 +62,7 @@ Examples:
   keyward bench --dev pairs --clients 256 --node spread --duration 30s
   keyward bench --dev pairs --rate 5000                     an open loop at 5000 pairs a second
   keyward bench --dev pairs --limit                         beside what HTTP alone can do
+  keyward bench --dev pairs --report pairs.html             a page with plots
 
 In the closed loop a client asks again as soon as it is answered. With --rate operations are due at
 that rate whether or not the cluster keeps up, and each counts from when it was due, so that a stall
@@ -137,6 +143,10 @@ pub(crate) struct BenchArgs {
     /// Print one JSON document with everything that was measured
     #[arg(long)]
     json: bool,
+    /// Write a page with the figures, and plots over time and by percentile, as one HTML file. A file
+    /// that is there is replaced when everything is measured, and left alone if nothing can be
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// A workload, by its name.
@@ -166,29 +176,21 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Document {
-    /// The version of this program.
-    version: &'static str,
-    via: Via,
-    /// Whom the clients asked.
-    endpoints: Vec<String>,
-    /// What the bare handler did, if it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<Measurement>,
-    /// What the cluster did, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<Measurement>,
-    /// The cluster's rate as a part of the bare handler's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio: Option<f64>,
-}
-
 /// Measures.
 pub(crate) fn run(args: &BenchArgs, logging: &LogArgs) -> Outcome {
     logging::start(logging, "warn")?;
     args.check()?;
+    // Nobody should wait for a measurement to learn that it cannot be written down.
+    let report = args.report.as_deref().map(ReportFile::claim).transpose()?;
+    let document = measure(args)?;
+    document.print(args.json);
+    if let Some(report) = report {
+        report.write(&document)?;
+    }
+    Ok(if document.is_empty() { exit::UNAVAILABLE } else { exit::OK })
+}
+
+fn measure(args: &BenchArgs) -> Result<Document, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -219,7 +221,7 @@ pub(crate) fn run(args: &BenchArgs, logging: &LogArgs) -> Outcome {
     if let Some(own) = own {
         runtime.block_on(own.stop());
     }
-    Ok(args.print(limit, measured))
+    Ok(Document::new(args.via, limit, measured))
 }
 
 impl BenchArgs {
@@ -265,36 +267,6 @@ impl BenchArgs {
             plan.threads = usize::try_from(threads).expect("it is at most 256");
         }
         plan
-    }
-
-    fn print(&self, limit: Option<Measurement>, cluster: Option<(Measurement, Vec<String>)>) -> u8 {
-        let (cluster, endpoints) = cluster.unzip();
-        let ratio = limit.as_ref().zip(cluster.as_ref()).and_then(|(limit, cluster)| {
-            let limit = limit.per_second();
-            (limit > 0.0).then(|| cluster.per_second() / limit)
-        });
-        let nothing = [&limit, &cluster].into_iter().flatten().any(|one| one.per_second() == 0.0);
-        if self.json {
-            output::print_json(&Document {
-                version: env!("CARGO_PKG_VERSION"),
-                via: self.via,
-                endpoints: endpoints.unwrap_or_default(),
-                limit,
-                cluster,
-                ratio,
-            });
-        } else {
-            if let Some(limit) = &limit {
-                output::print(&format!("HTTP alone\n{limit}\n"));
-            }
-            if let (Some(cluster), Some(endpoints)) = (&cluster, endpoints) {
-                output::print(&format!("asking {}\n{cluster}", endpoints.join(", ")));
-            }
-            if let Some(ratio) = ratio {
-                output::print(&format!("{ratio:.3} of what HTTP alone does\n"));
-            }
-        }
-        if nothing { exit::UNAVAILABLE } else { exit::OK }
     }
 }
 
