@@ -117,13 +117,23 @@ impl Cluster {
             .advise(format!("These nodes are known: {}.", known.join(", "))))
     }
 
-    /// The nodes that run on this machine.
+    /// The nodes that run on this machine. Those of one process, as of `keyward dev`, are one: what
+    /// it uses must not count once for each.
     pub(super) fn processes(&self) -> Vec<NodeProcess> {
-        let found = self.members.iter().filter_map(|(id, address)| {
-            let pid = addresses_of(address).into_iter().find_map(listener_of)?;
-            Some(NodeProcess { name: format!("node {id}"), leads: *id == self.leader, pid })
-        });
-        found.collect()
+        let mut found: Vec<NodeProcess> = Vec::new();
+        for (id, address) in &self.members {
+            let Some(pid) = addresses_of(address).into_iter().find_map(listener_of) else {
+                continue;
+            };
+            let leads = *id == self.leader;
+            if let Some(process) = found.iter_mut().find(|process| process.pid == pid) {
+                process.name = format!("{}, {id}", process.name.replacen("node ", "nodes ", 1));
+                process.leads |= leads;
+            } else {
+                found.push(NodeProcess { name: format!("node {id}"), leads, pid });
+            }
+        }
+        found
     }
 
     /// Deletes the table of a run.

@@ -127,6 +127,9 @@ fn each_workload_is_measured_and_its_table_deleted() {
         assert_eq!(document.get("limit").or(document.get("ratio")), None, "{line}");
         let measured = &document["cluster"];
         assert_measured(line, measured, operations);
+        // All nodes are one process, whose time counts once.
+        assert_eq!(measured["nodes"].as_array().unwrap().len(), 1, "{line}: {measured}");
+        assert_eq!(measured["nodes"][0]["name"], "nodes 1, 2, 3", "{line}: {measured}");
         if line.starts_with("hold") {
             assert_eq!(measured["operations"][0]["count"], 200, "{measured}");
         }
