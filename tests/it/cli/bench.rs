@@ -181,6 +181,10 @@ fn a_cluster_is_asked_where_it_is_told_to_and_as_it_is_told_to() {
     let err = stderr(&refused);
     assert!(err.contains("it is not known where clients reach node 9"), "{err}");
     assert!(err.contains("These nodes are known: 1, 2, 3."), "{err}");
+    // With one contender nothing passes from hand to hand, but it is measured.
+    let alone = cluster.run("bench contended --clients 1 --duration 300ms --warmup 0ms");
+    assert_code(&alone, 0);
+    assert!(stdout(&alone).contains("\n0.00 hand-offs/s\n"), "{}", stdout(&alone));
 }
 
 #[test]
