@@ -197,7 +197,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start(args: &DevArgs, folder: &Path) -> Result<Self, Failure> {
-        let listeners = bind(args).await?;
+        let listeners = bind(args)?;
         let mut addresses = Vec::new();
         for listener in &listeners {
             addresses.push(listener.addresses()?);
@@ -268,19 +268,19 @@ impl Cluster {
 }
 
 /// Binds the ports of all nodes: those that were asked for, or the usual ones, or free ones.
-async fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
+fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
     let base = args.port_base.unwrap_or(PORT_BASE);
-    match bind_from(base, args.nodes).await {
+    match bind_from(base, args.nodes) {
         Err(_) if args.port_base.is_none() => {
             output::say(&format!("a port from {base} on is taken; using free ones instead"));
-            bind_from(0, args.nodes).await
+            bind_from(0, args.nodes)
         }
         bound => bound,
     }
 }
 
 /// Binds two ports for each node, from `base` on, or any free ones if that is 0.
-async fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
+fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
     let mut listeners = Vec::new();
     for node in 0..nodes {
         let address = |offset: u16| {
