@@ -171,6 +171,11 @@ impl Holding {
             let left = asked.duration_ms.min(granted.expires_in_ms.saturating_add(1));
             let until = now.invoked.saturating_add(shortened(left, now.clocks));
             held.renew(now, until, granted.level);
+        } else {
+            // Told late: it may have set the end to an earlier one, and never to a later one of
+            // which anybody can be certain.
+            let until = now.invoked.saturating_add(shortened(asked.duration_ms, now.clocks));
+            held.until = held.until.min(until);
         }
     }
 

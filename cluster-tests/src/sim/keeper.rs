@@ -68,12 +68,12 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder, kep
         let first = dice.within(1..=schedule.nodes);
         let machine = FIRST_CLIENT + at % schedule.clients;
         let timeout = Duration::from_millis(dice.within(400..=2_000));
-        let lane = u128::from(dice.number()) << 64 | u128::from(dice.number());
         let client = world.client(machine, first, timeout);
-        let service = Recorded::new(client, recorder.clone(), name.clone()).with_lane(lane);
+        let service = recorded(&client, recorder, &name, &mut dice);
         let keeper = Keeper {
             name,
-            service: Arc::new(service),
+            client,
+            service,
             clock: world.clock(machine),
             recorder: recorder.clone(),
             rate_error: f64::from(schedule.rho_ppm) / 1e6,
@@ -84,8 +84,19 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder, kep
     }
 }
 
+fn recorded(
+    client: &Client,
+    recorder: &Recorder,
+    name: &str,
+    dice: &mut Dice,
+) -> Arc<Recorded<Client>> {
+    let lane = u128::from(dice.number()) << 64 | u128::from(dice.number());
+    Arc::new(Recorded::new(client.clone(), recorder.clone(), name).with_lane(lane))
+}
+
 struct Keeper {
     name: String,
+    client: Client,
     service: Arc<Recorded<Client>>,
     clock: Arc<dyn Clock>,
     recorder: Recorder,
@@ -98,7 +109,11 @@ type Held = Guard<Arc<Recorded<Client>>>;
 
 impl Keeper {
     async fn run(mut self, world: World, length_ms: u64) {
-        while world.now() < Duration::from_millis(length_ms) {
+        let first = self.name.clone();
+        for run in 1_u32.. {
+            if world.now() >= Duration::from_millis(length_ms) {
+                return;
+            }
             world.sleep(Duration::from_millis(self.dice.within(1..=700))).await;
             let Some(guard) = self.acquire().await else { continue };
             for _ in 0..self.dice.within(1..=8) {
@@ -107,7 +122,10 @@ impl Keeper {
                 }
             }
             if self.dice.hits(250_000) {
+                // The release goes its own way, so whoever asks next is another client.
                 drop(guard);
+                self.name = format!("{first} run {run}");
+                self.service = recorded(&self.client, &self.recorder, &self.name, &mut self.dice);
             } else {
                 // What became of it is in the history.
                 let _ = guard.release().await;
