@@ -206,7 +206,7 @@ fn snapshot_reports(disk: &dyn Disk) -> Vec<SnapshotReport> {
             return vec![SnapshotReport { file, contents: Part::damaged(&error) }];
         }
     };
-    let report = |(_, file): (u64, String)| {
+    let report = |snapshots::File { path: file, .. }: snapshots::File| {
         let contents = match snapshots::load(disk, &file) {
             Err(error) => Part::damaged(&error),
             Ok(stored) => Part::Found(SnapshotContents {

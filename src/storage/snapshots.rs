@@ -78,6 +78,13 @@ struct State {
     next: u64,
 }
 
+impl State {
+    fn take_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+}
+
 /// Receives a snapshot file from another node, piece by piece. Dropped unfinished, it leaves
 /// nothing behind.
 pub struct SnapshotReceiver {
@@ -88,7 +95,6 @@ pub struct SnapshotReceiver {
 /// A file that is not a snapshot yet.
 struct Draft {
     disk: Arc<dyn Disk>,
-    number: u64,
     path: String,
     file: Arc<dyn DiskFile>,
     len: u64,
@@ -105,7 +111,9 @@ impl Snapshots {
         disk.create_dir(FOLDER).map_err(StorageError::io("create", FOLDER))?;
         let found = list(&*disk)?;
         let latest = match found.files.last() {
-            Some((_, path)) => Some(load(&*disk, path).map_err(|error| advise(error, purged))?),
+            Some(File { path, .. }) => {
+                Some(load(&*disk, path).map_err(|error| advise(error, purged))?)
+            }
             None => None,
         };
         let covered = latest.as_ref().and_then(|latest| latest.meta.last);
@@ -117,10 +125,10 @@ impl Snapshots {
             });
         }
         let (_, older) = found.files.split_last().map_or((None, &[][..]), |(l, o)| (Some(l), o));
-        for path in older.iter().map(|(_, path)| path).chain(&found.drafts) {
+        for path in older.iter().map(|file| &file.path).chain(&found.drafts) {
             disk.remove(path).map_err(StorageError::io("remove", path))?;
         }
-        let next = found.files.last().map_or(0, |(number, _)| number + 1);
+        let next = found.files.iter().map(|file| file.number + 1).max().unwrap_or(0);
         Ok(Self { disk, state: Arc::new(Mutex::new(State { latest, next })) })
     }
 
@@ -199,14 +207,10 @@ impl Snapshots {
     }
 
     fn draft(&self) -> Result<Draft, StorageError> {
-        let number = {
-            let mut state = self.state();
-            state.next += 1;
-            state.next - 1
-        };
+        let number = self.state().take_number();
         let path = format!("{FOLDER}/{number:010}.tmp");
         let file = self.disk.create(&path).map_err(StorageError::io("create", &path))?;
-        Ok(Draft { disk: self.disk.clone(), number, path, file, len: 0, kept: false })
+        Ok(Draft { disk: self.disk.clone(), path, file, len: 0, kept: false })
     }
 
     /// Makes a complete draft the newest snapshot, unless there is a newer one.
@@ -215,7 +219,6 @@ impl Snapshots {
             draft.file.sync_all().map_err(StorageError::io("sync", &draft.path))?;
         }
         let last = meta.last.unwrap_or_default();
-        let file = format!("{FOLDER}/snapshot-{:010}-{}-{}", draft.number, last.index, last.term);
         // Held while the files change, so that of two snapshots at once the newer one stays.
         let mut state = self.state();
         if let Some(latest) = &state.latest
@@ -223,6 +226,10 @@ impl Snapshots {
         {
             return Ok(latest.clone());
         }
+        // A number of its own: the draft's is older than that of a snapshot which was begun after
+        // it and kept before.
+        let number = state.take_number();
+        let file = format!("{FOLDER}/snapshot-{number:010}-{}-{}", last.index, last.term);
         self.disk.rename(&draft.path, &file).map_err(StorageError::io("rename", &draft.path))?;
         draft.kept = true;
         self.disk.sync_dir(FOLDER).map_err(StorageError::io("sync", FOLDER))?;
@@ -302,10 +309,20 @@ impl fmt::Debug for StoredSnapshot {
     }
 }
 
+/// A complete snapshot, by its name.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct File {
+    /// The last entry that it has seen: of two, the one that has seen more is newer.
+    index: u64,
+    /// Of two that have seen the same, the one with the larger number is newer.
+    number: u64,
+    pub(super) path: String,
+}
+
 /// What is in the folder.
 pub(super) struct Listing {
-    /// Complete snapshots with their numbers, oldest first.
-    pub(super) files: Vec<(u64, String)>,
+    /// Complete snapshots, oldest first.
+    pub(super) files: Vec<File>,
     /// Unfinished ones.
     pub(super) drafts: Vec<String>,
 }
@@ -315,9 +332,11 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Listing, StorageError> {
     let mut listing = Listing { files: Vec::new(), drafts: Vec::new() };
     for name in names {
         let path = format!("{FOLDER}/{name}");
-        let number = name.strip_prefix("snapshot-").and_then(|rest| rest.split('-').next());
-        if let Some(number) = number.and_then(|number| number.parse().ok()) {
-            listing.files.push((number, path));
+        let mut numbers =
+            name.strip_prefix("snapshot-").into_iter().flat_map(|rest| rest.split('-'));
+        let mut number = || numbers.next().and_then(|number| number.parse().ok());
+        if let (Some(number), Some(index)) = (number(), number()) {
+            listing.files.push(File { index, number, path });
         } else if name.strip_suffix(".tmp").is_some() {
             listing.drafts.push(path);
         }

@@ -182,13 +182,17 @@ fn shows(
     match holder {
         None => true,
         Some(seen) => {
+            // Another's token, or another than this one: a grant that came later.
+            let other = after.grant.as_ref().is_none_or(|grant| {
+                let same = seen.signee == grant.signee && seen.instance == grant.instance;
+                grant.token.is_some() || !same
+            });
+            if other && seen.token > after.highest {
+                return true;
+            }
             let mut learned = after.clone();
             if learn_seen(&mut learned, life, seen, operation, rules) {
                 *after = learned;
-                return true;
-            }
-            // One that came later; also later than a grant whose token was never told.
-            if seen.token > after.highest {
                 return true;
             }
             after.grant.as_ref().is_some_and(|grant| {

@@ -101,6 +101,23 @@ fn an_older_one_never_replaces_a_newer_one() {
 }
 
 #[test]
+fn of_two_that_are_both_there_the_one_that_has_seen_more_counts() {
+    let (from, to) = (MemDisk::new(1), MemDisk::new(2));
+    let (sender, receiver) = (open(&from, None).unwrap(), open(&to, None).unwrap());
+    let newer = sender.save(meta(9), b"newer").unwrap();
+    // The leader's is begun first, and complete after one of the node's own.
+    let mut receiving = receiver.receive().unwrap();
+    receiver.save(meta(5), b"older").unwrap();
+    receiving.write(&sender.piece(&newer, 0, usize::MAX).unwrap()).unwrap();
+    let older = receiver.latest().unwrap().file;
+    receiving.finish(Some(Uuid(7))).unwrap();
+    // The older one's removal is lost with the power.
+    to.crash(Unsynced::Lost);
+    assert!(to.paths().contains(&older), "{:?}", to.paths());
+    assert_eq!(open(&to, Some(9)).unwrap().latest().unwrap().meta, newer.meta);
+}
+
+#[test]
 fn a_crash_at_any_change_leaves_the_old_or_the_new_one() {
     let prepared = MemDisk::new(1);
     open(&prepared, None).unwrap().save(meta(5), &body(5, 700)).unwrap();
