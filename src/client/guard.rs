@@ -108,7 +108,9 @@ impl Acquire {
 /// Holds a lock until it is released, dropped, or lost.
 ///
 /// Dropping it stops the renewals and never blocks: the lock is released by a task of the runtime
-/// in which it was acquired, if that is still there, and otherwise runs out by itself.
+/// in which it was acquired, if that is still there, and otherwise runs out by itself. That release
+/// may come after a request that the same owner makes next, and ends what it was given: whoever takes
+/// the lock again at once uses [`Guard::release`], or a new [`Acquire::instance`].
 pub struct Guard<S: LockService + Clone> {
     service: S,
     belief: Arc<Belief>,

@@ -477,6 +477,11 @@ impl<'s> Exchange<'s> {
                 self.unanswered.fetch_sub(1, Ordering::Relaxed);
                 return self.connection.decoded(codec::decode_appended(frame)).map(Some);
             }
+            // Its end is not waited for: the other end may be gone without a word, and nothing more
+            // would be sent that could find that out.
+            if self.requests.is_none() && self.unanswered.load(Ordering::Relaxed) == 0 {
+                return Ok(None);
+            }
             let requests = async {
                 match &mut self.requests {
                     Some(requests) => requests.await,

@@ -195,10 +195,20 @@ fn shows(
                 *after = learned;
                 return true;
             }
-            after.grant.as_ref().is_some_and(|grant| {
-                let same = seen.signee == grant.signee && seen.instance == grant.instance;
-                same && grant.token == Some(seen.token)
-            })
+            let highest = after.highest;
+            let Some(grant) = &mut after.grant else { return false };
+            if seen.signee != grant.signee || seen.instance != grant.instance {
+                return false;
+            }
+            match grant.token {
+                Some(token) => token == seen.token,
+                None if seen.token > highest => {
+                    grant.token = Some(seen.token);
+                    after.highest = seen.token;
+                    true
+                }
+                None => false,
+            }
         }
     }
 }

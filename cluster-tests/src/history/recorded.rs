@@ -30,22 +30,39 @@ pub struct Recorded<S> {
     recorder: Recorder,
     client: SmolStr,
     node: Option<SmolStr>,
-    lane: Option<u128>,
+    lanes: Lanes,
     sequence: AtomicU64,
+}
+
+/// Where the ids of requests come from that have none.
+#[derive(Clone, Copy, Debug)]
+enum Lanes {
+    None,
+    /// One lane for all: a request makes those before it void.
+    One(u128),
+    /// A lane for each, beginning with this one.
+    Each(u128),
 }
 
 impl<S> Recorded<S> {
     /// Writes down what this client asks.
     pub fn new(service: S, recorder: Recorder, client: impl Into<SmolStr>) -> Self {
         let sequence = AtomicU64::new(0);
-        Self { service, recorder, client: client.into(), node: None, lane: None, sequence }
+        Self { service, recorder, client: client.into(), node: None, lanes: Lanes::None, sequence }
     }
 
     /// Gives each write that has none a request id of this lane, so that it can be found in the
     /// service's log.
     #[must_use]
     pub fn with_lane(mut self, lane: u128) -> Self {
-        self.lane = Some(lane);
+        self.lanes = Lanes::One(lane);
+        self
+    }
+
+    /// As [`Recorded::with_lane`], with a lane for each request, so that several may be under way.
+    #[must_use]
+    pub fn with_lanes(mut self, first: u128) -> Self {
+        self.lanes = Lanes::Each(first);
         self
     }
 
@@ -88,10 +105,17 @@ impl<S> Recorded<S> {
     }
 
     fn name(&self, id: &mut Option<RequestId>) {
-        if let (None, Some(lane)) = (&id, self.lane) {
-            let seq = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-            *id = Some(RequestId { lane, seq });
+        if id.is_some() {
+            return;
         }
+        let number = || self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        *id = match self.lanes {
+            Lanes::None => None,
+            Lanes::One(lane) => Some(RequestId { lane, seq: number() }),
+            Lanes::Each(first) => {
+                Some(RequestId { lane: first.wrapping_add(u128::from(number())), seq: 1 })
+            }
+        };
     }
 }
 

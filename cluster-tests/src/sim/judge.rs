@@ -71,6 +71,8 @@ async fn is_alive(world: &World, recorder: &Recorder) -> bool {
 async fn become_equal(world: &World, recorder: &Recorder) -> Result<(), String> {
     let until = world.now() + EQUAL;
     loop {
+        // One that was shutting down when the others were started.
+        world.node_ids().into_iter().for_each(|node| world.start(node));
         let states: BTreeMap<_, _> =
             world.node_ids().into_iter().map(|node| (node, world.node_state(node))).collect();
         let mut indexes = states.values().map(|state| state.as_ref().map(|(index, _)| *index));

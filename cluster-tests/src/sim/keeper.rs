@@ -68,52 +68,40 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder, kep
         let first = dice.within(1..=schedule.nodes);
         let machine = FIRST_CLIENT + at % schedule.clients;
         let timeout = Duration::from_millis(dice.within(400..=2_000));
+        let lanes = u128::from(dice.number()) << 64 | u128::from(dice.number());
         let client = world.client(machine, first, timeout);
-        let service = recorded(&client, recorder, &name, &mut dice);
+        // A guard that is dropped is released while its keeper asks for the next.
+        let service = Recorded::new(client, recorder.clone(), name.clone()).with_lanes(lanes);
         let keeper = Keeper {
             name,
-            client,
-            service,
+            service: Arc::new(service),
             clock: world.clock(machine),
             recorder: recorder.clone(),
             rate_error: f64::from(schedule.rho_ppm) / 1e6,
             kept: kept.clone(),
             dice,
+            acquired: 0,
         };
         world.spawn_on(machine, keeper.run(world.clone(), schedule.length_ms));
     }
 }
 
-fn recorded(
-    client: &Client,
-    recorder: &Recorder,
-    name: &str,
-    dice: &mut Dice,
-) -> Arc<Recorded<Client>> {
-    let lane = u128::from(dice.number()) << 64 | u128::from(dice.number());
-    Arc::new(Recorded::new(client.clone(), recorder.clone(), name).with_lane(lane))
-}
-
 struct Keeper {
     name: String,
-    client: Client,
     service: Arc<Recorded<Client>>,
     clock: Arc<dyn Clock>,
     recorder: Recorder,
     rate_error: f64,
     kept: Kept,
     dice: Dice,
+    acquired: u32,
 }
 
 type Held = Guard<Arc<Recorded<Client>>>;
 
 impl Keeper {
     async fn run(mut self, world: World, length_ms: u64) {
-        let first = self.name.clone();
-        for run in 1_u32.. {
-            if world.now() >= Duration::from_millis(length_ms) {
-                return;
-            }
+        while world.now() < Duration::from_millis(length_ms) {
             world.sleep(Duration::from_millis(self.dice.within(1..=700))).await;
             let Some(guard) = self.acquire().await else { continue };
             for _ in 0..self.dice.within(1..=8) {
@@ -122,10 +110,7 @@ impl Keeper {
                 }
             }
             if self.dice.hits(250_000) {
-                // The release goes its own way, so whoever asks next is another client.
                 drop(guard);
-                self.name = format!("{first} run {run}");
-                self.service = recorded(&self.client, &self.recorder, &self.name, &mut self.dice);
             } else {
                 // What became of it is in the history.
                 let _ = guard.release().await;
@@ -136,9 +121,12 @@ impl Keeper {
     async fn acquire(&mut self) -> Option<Held> {
         let signature = format!("kept {}", self.dice.within(1..=LOCKS));
         let duration = Duration::from_millis(self.dice.within(300..=2_000));
+        // A new one each time: the release of a guard that was dropped is still under way.
+        self.acquired += 1;
+        let instance = format!("{} {}", self.name, self.acquired);
         let request = Acquire {
             rate_error: self.rate_error,
-            ..Acquire::new(signature, "keeper").instance(&*self.name).duration(duration)
+            ..Acquire::new(signature, "keeper").instance(instance).duration(duration)
         };
         let patience = Duration::from_millis(self.dice.within(1..=3_000));
         let clock = Arc::clone(&self.clock);

@@ -254,7 +254,8 @@ impl Nemesis<'_> {
         })
     }
 
-    /// Ends everything that is left, and starts every node.
+    /// Ends everything that is left, and starts every node; one that is still on its way down is
+    /// started by whoever waits for the cluster.
     fn heal(&self) {
         for node in self.world.node_ids() {
             self.world.cut_power_after(node, u64::MAX);
