@@ -56,8 +56,12 @@ async fn is_alive(world: &World, recorder: &Recorder) -> bool {
     let client = world.client(FIRST_CLIENT, 1, Duration::from_secs(2));
     let service = Recorded::new(client, recorder.clone(), "judge");
     let until = world.now() + ALIVE;
-    while world.now() < until {
-        let signature = "a fresh lock".to_owned();
+    for attempt in 0_u32.. {
+        if world.now() >= until {
+            break;
+        }
+        // A new one each time: an attempt that was not answered may have been done all the same.
+        let signature = format!("fresh lock {attempt}");
         let request = LockRequest { signature, signee: "judge".to_owned(), level: None };
         if service.lock(request, LockOptions::default()).await.is_ok() {
             return true;
