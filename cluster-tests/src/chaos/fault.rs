@@ -130,6 +130,14 @@ impl Fault {
         }
     }
 
+    /// Whether it is done to a node's disk or folder.
+    pub fn is_of_disk(self) -> bool {
+        matches!(
+            self,
+            Self::SlowDisk | Self::DiskError | Self::DiskFull | Self::BitFlip | Self::Wipe
+        )
+    }
+
     /// Its name, as it is written.
     pub fn name(self) -> &'static str {
         self.describe().0

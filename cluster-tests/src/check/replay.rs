@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use keyward::types::DecidedAt;
+
 use super::model::Lock;
 use super::step::{Rule, Rules, effects, outcomes, step};
 use super::time::{lateness, lives};
@@ -31,7 +33,9 @@ pub(super) struct Replay {
     /// Unknown operations of which the log says that they come next.
     placed: Vec<Arc<Operation>>,
     /// Steps that can be taken back, kept while there are unknown operations.
-    back: VecDeque<(Arc<Operation>, Vec<Candidate>)>,
+    back: VecDeque<Step>,
+    /// The place of the last answer.
+    place: Option<DecidedAt>,
     /// What gave the last token, and what changed the lock last.
     granted_by: Option<Arc<Operation>>,
     changed_by: Option<Arc<Operation>>,
@@ -57,10 +61,22 @@ struct Candidate {
     used: Vec<u64>,
 }
 
+/// An answer, and what was known before it.
+#[derive(Debug)]
+struct Step {
+    operation: Arc<Operation>,
+    before: Vec<Candidate>,
+    /// The place of the answer before it.
+    since: Option<DecidedAt>,
+}
+
 /// Unknown operations that may explain an answer.
 struct Unknown<'a, F> {
     operations: &'a [Arc<Operation>],
+    /// Whether one may have been done after this place.
     open: F,
+    /// That of the answer before.
+    since: Option<DecidedAt>,
     /// The answer is there by then, so they were asked for before.
     now: u64,
     rules: Rules,
@@ -86,7 +102,7 @@ impl Replay {
         &mut self,
         operation: &Arc<Operation>,
         unknown: &[Arc<Operation>],
-        open: impl Fn(&Operation) -> bool,
+        open: impl Fn(&Operation, Option<DecidedAt>) -> bool,
         rules: Rules,
     ) -> Result<Option<u64>, Box<Violation>> {
         if self.state != Judged::Fine {
@@ -100,8 +116,16 @@ impl Replay {
         }
         let mut after = advance(&before, operation, now, rules);
         if after.is_empty() && !unknown.is_empty() {
-            let unknown = Unknown { operations: unknown, open, now, rules };
-            after = self.explain(&before, operation, &unknown);
+            // Nearly always it was done just now, while its lane was open. One that was done before
+            // its lane went on shows later if nobody has asked for this lock in between.
+            let still = |asked: &Operation, _: Option<DecidedAt>| open(asked, None);
+            let since = Some(self.since());
+            let here = Unknown { operations: unknown, open: still, since, now, rules };
+            after = self.explain(&before, operation, &here);
+            if after.is_empty() {
+                let here = Unknown { operations: unknown, open: &open, since, now, rules };
+                after = self.explain(&before, operation, &here);
+            }
         }
         if after.is_empty() {
             if self.trimmed {
@@ -118,13 +142,20 @@ impl Replay {
         }
         let ended = self.note(&before, &after, operation);
         if !unknown.is_empty() {
-            self.back.push_back((Arc::clone(operation), before));
+            let operation = Arc::clone(operation);
+            self.back.push_back(Step { operation, before, since: Some(self.since()) });
             while self.back.len() > MAX_BACK {
                 self.back.pop_front();
             }
         }
         self.candidates = Some(after);
+        self.place = operation.decided_at;
         Ok(ended)
+    }
+
+    /// The place from which on something may have been done that was not seen yet.
+    fn since(&self) -> DecidedAt {
+        self.place.unwrap_or(DecidedAt { index: 0, position: 0 })
     }
 
     /// Whether a node may have had this record in the end; if not, why, and what shows it.
@@ -146,7 +177,8 @@ impl Replay {
         if candidates.iter().any(fits) {
             return None;
         }
-        let unknown = Unknown { operations: unknown, open: |_: &Operation| true, now, rules };
+        let open = |_: &Operation, _| true;
+        let unknown = Unknown { operations: unknown, open, since: None, now, rules };
         let mut tried = MAX_TRIED;
         let mut layer = candidates;
         for _ in 0..MAX_DEPTH {
@@ -171,7 +203,7 @@ impl Replay {
         &mut self,
         before: &[Candidate],
         operation: &Arc<Operation>,
-        unknown: &Unknown<'_, impl Fn(&Operation) -> bool>,
+        unknown: &Unknown<'_, impl Fn(&Operation, Option<DecidedAt>) -> bool>,
     ) -> Vec<Candidate> {
         let mut tried = MAX_TRIED;
         let mut layer = before.to_vec();
@@ -183,13 +215,13 @@ impl Replay {
             }
         }
         for start in (0..self.back.len()).rev() {
-            let steps = self.back.iter().skip(start).map(|(operation, _)| operation);
-            let mut layer = self.back[start].1.clone();
-            for operation in steps.chain([operation]) {
+            let steps = self.back.iter().skip(start).map(|step| (&step.operation, step.since));
+            let mut layer = self.back[start].before.clone();
+            for (operation, since) in steps.chain([(operation, unknown.since)]) {
                 let now = operation.returned.unwrap_or(u64::MAX);
                 let mut all = layer.clone();
                 let Unknown { operations, open, rules, .. } = unknown;
-                let here = Unknown { operations, open, now, rules: *rules };
+                let here = Unknown { operations, open, since, now, rules: *rules };
                 all.extend(with_one_more(&layer, &here, &mut tried));
                 layer = advance(&all, operation, now, unknown.rules);
             }
@@ -307,13 +339,13 @@ fn add(candidates: &mut Vec<Candidate>, new: Candidate) {
 
 fn with_one_more(
     candidates: &[Candidate],
-    unknown: &Unknown<'_, impl Fn(&Operation) -> bool>,
+    unknown: &Unknown<'_, impl Fn(&Operation, Option<DecidedAt>) -> bool>,
     tried: &mut usize,
 ) -> Vec<Candidate> {
     let mut more = Vec::new();
     for candidate in candidates {
         let asked = unknown.operations.iter().take_while(|other| other.invoked < unknown.now);
-        for other in asked.filter(|other| (unknown.open)(other)) {
+        for other in asked.filter(|other| (unknown.open)(other, unknown.since)) {
             if candidate.used.contains(&other.id) {
                 continue;
             }

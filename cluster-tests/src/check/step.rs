@@ -116,10 +116,10 @@ fn answered(
     life: Life,
     operation: &Operation,
     rules: Rules,
-) -> Option<Lock> {
+) -> Vec<Lock> {
     let fits = match (&told, &operation.outcome) {
         (_, Outcome::Unavailable | Outcome::Refused(Refusal::BadRequest)) => {
-            return Some(lock.clone());
+            return vec![lock.clone()];
         }
         (Told::Granted { status, new_token, level }, Outcome::Ok(Answer::Granted(granted))) => {
             granted.status == *status
@@ -135,11 +135,14 @@ fn answered(
         (Told::Refused(why), Outcome::Refused(Refusal::Forbidden { reason, holder })) => {
             // The reason of a refused release is not part of the contract.
             let unlock = matches!(operation.action, Action::Unlock(_));
-            (unlock || reason == why) && shows(&mut after, life, holder.as_ref(), operation, rules)
+            if unlock || reason == why {
+                return shown(after, life, holder.as_ref(), operation, rules);
+            }
+            false
         }
         _ => false,
     };
-    fits.then_some(after)
+    if fits { vec![after] } else { Vec::new() }
 }
 
 fn learn_granted(
@@ -169,47 +172,42 @@ fn learn_granted(
     !rules.has(Rule::Remaining) || may_be_left(&grant.terms, left, operation, rules.clocks)
 }
 
-/// A refusal names the holder. One that is repeated, because the first answer was lost, names those
-/// of the moment at which it is repeated: none, one that came later, or the same as it was later,
-/// after a renewal or its expiry. A client repeats by itself, so that this may be so in any refusal.
-fn shows(
-    after: &mut Lock,
+/// What the lock may be after a refusal, which names the holder. One that is repeated, because the
+/// first answer was lost, names those of the moment at which it is repeated: none, one that came later,
+/// or the same as it was later, after a renewal or its expiry. A client repeats by itself, so that this
+/// may be so in any refusal. None: it cannot name this one.
+fn shown(
+    after: Lock,
     life: Life,
     holder: Option<&HolderSeen>,
     operation: &Operation,
     rules: Rules,
-) -> bool {
-    match holder {
-        None => true,
-        Some(seen) => {
-            // Another's token, or another than this one: a grant that came later.
-            let other = after.grant.as_ref().is_none_or(|grant| {
-                let same = seen.signee == grant.signee && seen.instance == grant.instance;
-                grant.token.is_some() || !same
-            });
-            if other && seen.token > after.highest {
-                return true;
+) -> Vec<Lock> {
+    let Some(seen) = holder else { return vec![after] };
+    let is_later = seen.token > after.highest;
+    let Some(grant) = &after.grant else {
+        return if is_later { vec![after] } else { Vec::new() };
+    };
+    let same_owner = seen.signee == grant.signee && seen.instance == grant.instance;
+    if is_later && (grant.token.is_some() || !same_owner) {
+        return vec![after];
+    }
+    let mut learned = after.clone();
+    let same = learn_seen(&mut learned, life, seen, operation, rules);
+    match grant.token {
+        _ if !same_owner => Vec::new(),
+        Some(_) if same => vec![learned],
+        Some(token) if token == seen.token => vec![after],
+        // Its token was never told: it may be this one, or one of a later grant of the same owner.
+        None if is_later => {
+            if !same {
+                learned.clone_from(&after);
+                learned.grant.iter_mut().for_each(|grant| grant.token = Some(seen.token));
+                learned.highest = seen.token;
             }
-            let mut learned = after.clone();
-            if learn_seen(&mut learned, life, seen, operation, rules) {
-                *after = learned;
-                return true;
-            }
-            let highest = after.highest;
-            let Some(grant) = &mut after.grant else { return false };
-            if seen.signee != grant.signee || seen.instance != grant.instance {
-                return false;
-            }
-            match grant.token {
-                Some(token) => token == seen.token,
-                None if seen.token > highest => {
-                    grant.token = Some(seen.token);
-                    after.highest = seen.token;
-                    true
-                }
-                None => false,
-            }
+            vec![learned, after]
         }
+        Some(_) | None => Vec::new(),
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Witnessed {
     locks: HashMap<LockName, Replay>,
     unknown: HashMap<LockName, Vec<Arc<Operation>>>,
     repeated: HashMap<RequestId, (u64, Option<Arc<Operation>>)>,
-    lanes: HashMap<u128, u64>,
+    lanes: Lanes,
     /// The latest invocation so far in the order of the log, and those at the same place as the last.
     latest: Option<Arc<Operation>>,
     last: Option<(DecidedAt, Arc<Operation>)>,
@@ -81,7 +81,7 @@ impl Witnessed {
             locks: HashMap::new(),
             unknown,
             repeated: repeated.map(|(id, repeated)| (*id, (repeated.invoked, None))).collect(),
-            lanes: HashMap::new(),
+            lanes: Lanes::default(),
             latest: None,
             last: None,
             same_place: None,
@@ -112,7 +112,7 @@ impl Witnessed {
             self.too_late(late);
         }
         while let Some((place, operation)) = self.order.next() {
-            self.judge(place, operation);
+            self.judge(place, &operation);
         }
         self.results.most_waiting = self.results.most_waiting.max(self.order.waiting());
     }
@@ -120,7 +120,7 @@ impl Witnessed {
     /// Takes what is left, and gives what was found.
     pub(super) fn finish(mut self, survey: &Survey) -> (Vec<Violation>, Results, u64) {
         while let Some((place, operation)) = self.order.last() {
-            self.judge(place, operation);
+            self.judge(place, &operation);
         }
         self.compare_final(survey);
         self.results.locks = self.locks.len() as u64;
@@ -129,33 +129,30 @@ impl Witnessed {
         (self.violations, self.results, self.out_of_order)
     }
 
-    fn judge(&mut self, place: DecidedAt, operation: Arc<Operation>) {
+    fn judge(&mut self, place: DecidedAt, operation: &Arc<Operation>) {
         self.results.checked += 1;
-        self.judge_order(place, &operation);
+        self.judge_order(place, operation);
         if !self.locks.contains_key(operation.lock()) {
             self.locks.insert(operation.lock().clone(), Replay::default());
         }
         let Some(replay) = self.locks.get_mut(operation.lock()) else { return };
         let lanes = &mut self.lanes;
-        // A copy of a request that its client's lane has gone past is refused.
-        let open = |lanes: &HashMap<u128, u64>, asked: &Operation| {
-            asked.request_id.is_none_or(|id| lanes.get(&id.lane).is_none_or(|seq| *seq <= id.seq))
-        };
         let is_unknown = operation.outcome == Outcome::Unknown;
         let answered = if is_unknown {
-            if open(lanes, &operation) {
-                replay.place_unknown(Arc::clone(&operation));
+            // A copy of a request that its client's lane has gone past is refused.
+            if lanes.passed(operation).is_none() {
+                replay.place_unknown(Arc::clone(operation));
             }
             Ok(None)
         } else {
             let unknown = self.unknown.get(operation.lock()).map_or(&[][..], Vec::as_slice);
-            replay.answer(&operation, unknown, |asked| open(lanes, asked), self.rules)
+            let open = |asked: &Operation, since: Option<DecidedAt>| {
+                lanes.passed(asked).is_none_or(|passed| since.is_some_and(|since| since < passed))
+            };
+            replay.answer(operation, unknown, open, self.rules)
         };
         // Only now: what explains this answer may be the request before it on its own lane.
-        if let Some(id) = operation.request_id {
-            let lane = lanes.entry(id.lane).or_insert(id.seq);
-            *lane = id.seq.max(*lane);
-        }
+        lanes.note(operation, place);
         match answered {
             Ok(ended) => {
                 let Some(late) = ended else { return };
@@ -268,6 +265,28 @@ impl Witnessed {
         if self.violations.len() < MAX_VIOLATIONS {
             self.violations.push(violation);
         }
+    }
+}
+
+/// How far the lanes of request ids have gone, and where in the log.
+#[derive(Debug, Default)]
+struct Lanes(HashMap<u128, Vec<(u64, DecidedAt)>>);
+
+impl Lanes {
+    fn note(&mut self, operation: &Operation, place: DecidedAt) {
+        let Some(id) = operation.request_id else { return };
+        let lane = self.0.entry(id.lane).or_default();
+        if lane.last().is_none_or(|(seq, _)| *seq < id.seq) {
+            lane.push((id.seq, place));
+        }
+    }
+
+    /// Where its lane has gone past a request: from there on it does nothing.
+    fn passed(&self, operation: &Operation) -> Option<DecidedAt> {
+        let id = operation.request_id?;
+        let lane = self.0.get(&id.lane)?;
+        let first = lane.partition_point(|(seq, _)| *seq <= id.seq);
+        lane.get(first).map(|(_, place)| *place)
     }
 }
 

@@ -68,11 +68,11 @@ impl Model for Cluster {
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        world.actions(self, actions);
+        world.actions(*self, actions);
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        world.after(self, action)
+        world.after(*self, action)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

@@ -166,7 +166,7 @@ pub enum Action {
 }
 
 impl World {
-    pub(super) fn actions(&self, cluster: &Cluster, actions: &mut Vec<Action>) {
+    pub(super) fn actions(&self, cluster: Cluster, actions: &mut Vec<Action>) {
         let bounds = cluster.bounds;
         // Before the first election nothing can be stamped: time would only be shifted.
         if self.term > 0 && self.now < bounds.ticks {
@@ -209,7 +209,7 @@ impl World {
         for (number, client) in self.clients.iter().enumerate() {
             match &client.request {
                 None if self.term > 0 && client.asked < bounds.requests[number] => {
-                    actions.push(Action::Send(number))
+                    actions.push(Action::Send(number));
                 }
                 Some(Request { told: Some(_), .. }) => actions.push(Action::Hear(number)),
                 None | Some(_) => {}
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    fn stamps(&self, number: usize, cluster: &Cluster, appends: bool, actions: &mut Vec<Action>) {
+    fn stamps(&self, number: usize, cluster: Cluster, appends: bool, actions: &mut Vec<Action>) {
         let Some((time, _)) = self.stamp(number, cluster.mutation) else { return };
         let mut asked: Vec<What> = Vec::new();
         for client in &self.clients {
@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    pub(super) fn after(&self, cluster: &Cluster, action: Action) -> Option<Self> {
+    pub(super) fn after(&self, cluster: Cluster, action: Action) -> Option<Self> {
         let mut next = self.clone();
         match action {
             Action::Tick => next.now += 1,

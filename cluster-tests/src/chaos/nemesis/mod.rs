@@ -96,6 +96,15 @@ struct Active {
     open: OpenFault,
 }
 
+impl Active {
+    fn has_disk_of(&self, nodes: &[NodeId]) -> bool {
+        match &self.undo {
+            Undo::Folder(id) | Undo::Disk(id) | Undo::Byte { id, .. } => nodes.contains(id),
+            Undo::Start(_) | Undo::Continue(_) | Undo::HealLinks | Undo::Downgrade(_) => false,
+        }
+    }
+}
+
 /// How a fault is taken back.
 #[derive(Debug)]
 enum Undo {
@@ -162,6 +171,9 @@ impl<V: Victim> Nemesis<V> {
     /// Installs one fault; gives what was done, in words.
     async fn install(&mut self, planned: Planned, watch: &Stopwatch) -> String {
         let nodes = self.resolve(planned.whom).await;
+        if planned.fault.is_of_disk() {
+            self.give_back_disks(&nodes).await;
+        }
         let target = words(&nodes);
         let mut behind = "";
         if let Some(soon) = planned.behind_answer {
@@ -234,6 +246,15 @@ impl<V: Victim> Nemesis<V> {
             Fault::SlowDisk | Fault::DiskError | Fault::DiskFull => {
                 self.spoil_disk(nodes[0], planned.fault, random)
             }
+        }
+    }
+
+    /// Ends what other faults do to the disks of these nodes: a node that is started for the end of
+    /// one must not meet the other.
+    async fn give_back_disks(&mut self, nodes: &[NodeId]) {
+        while let Some(place) = self.active.iter().position(|other| other.has_disk_of(nodes)) {
+            let active = self.active.remove(place);
+            self.take_back(active).await;
         }
     }
 
