@@ -52,12 +52,11 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| "seeds are a number, or two as in 0..300".to_owned())
     };
-    let range = match text.split_once("..") {
-        Some((from, to)) => number(from)?..number(to)?,
-        None => {
-            let only = number(text)?;
-            only..only.checked_add(1).ok_or("there is no seed after the last")?
-        }
+    let range = if let Some((from, to)) = text.split_once("..") {
+        number(from)?..number(to)?
+    } else {
+        let only = number(text)?;
+        only..only.checked_add(1).ok_or("there is no seed after the last")?
     };
     if range.is_empty() { Err("there are no seeds in this range".to_owned()) } else { Ok(range) }
 }

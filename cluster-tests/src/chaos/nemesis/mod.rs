@@ -365,7 +365,9 @@ impl<V: Victim> Nemesis<V> {
     /// Notes every node that ended although nobody ended it.
     fn note_ended(&mut self) {
         for (id, how) in self.victim.ended() {
-            if !self.excused.contains(&id) {
+            // One whose folder is another's or spoilt may notice late that it must not serve.
+            let spoilt = self.active.iter().any(|fault| fault.has_disk_of(&[id]));
+            if !spoilt && !self.excused.contains(&id) {
                 self.find(format!("node {id} ended by itself: {how}"));
             }
         }
