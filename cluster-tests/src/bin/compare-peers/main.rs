@@ -210,7 +210,7 @@ impl Bench<'_> {
         let servers = self.fresh(service, results)?;
         let seen = self.hold(&servers, service, self.arguments.locks)?;
         // Memory is looked at once the others have caught up, and have had time to tidy up.
-        std::thread::sleep(Duration::from_secs(1));
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
         let resident = servers.usages().iter().map(|usage| usage.resident_bytes).max().unwrap_or(0);
         Ok(Cell::from([
             (Figure::TakenSeconds, vec![seen.measured_seconds]),
