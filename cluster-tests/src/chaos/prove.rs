@@ -324,6 +324,13 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
     simulation(&mut page, results)?;
     details(&mut page, results)?;
     peers(&mut page, results)?;
+    if docs.join("run.png").exists() {
+        page.push_str(
+            "\n## A run, as the report shows it\n\n`check-history check FILE --report run.html` draws this of \
+             any history; here holders freeze on Keyward, as in the table above.\n\n\
+             ![A run](run.png)\n",
+        );
+    }
     for (title, file) in [("Bugs found", "bugs-found.md"), ("Bugs planted", "planted-bugs.md")] {
         if docs.join(file).exists() {
             let _ =
