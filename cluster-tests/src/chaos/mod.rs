@@ -1,7 +1,7 @@
 //! The chaos harness: real processes, real load, faults from a seed, and a verdict.
 //!
 //! `keyward-chaos` is its program; `docs/chaos.md` tells how it is used, on Keyward and on anything
-//! else. One module per noun: [`workload`] is what clients do and [`register`] what their locks
+//! else. One module per noun: [`workload`] is what clients do and [`crate::register`] what their locks
 //! guard; [`service`] is how they ask, with every call written down; [`fault`] names what can be done
 //! to nodes, [`plan`] draws when, [`nemesis`] does it to a [`victim`]; [`progress`] counts; [`run`]
 //! puts them together and judges.
