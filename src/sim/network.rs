@@ -240,9 +240,11 @@ impl Uplink {
             body,
             gone: gone.clone(),
         };
+        let mut repeated = false;
         if let Some(bytes) = copy
             && self.network.hits(self.network.link(route.from, route.to).repeat_ppm)
         {
+            repeated = true;
             let body = axum::body::Body::from(bytes);
             let (unheard, _) = oneshot::channel();
             tokio::spawn(Delivery { head, body, ..delivery.shared() }.run(unheard));
@@ -250,6 +252,13 @@ impl Uplink {
         tokio::spawn(delivery.run(fate));
         let close = CloseOnDrop(gone);
         match told.await.unwrap_or(Fate::Silence) {
+            // Its copy may be done all the same. TCP repeats no request; who does, between a client
+            // and a node, must not pass on what only one of the two was told.
+            Fate::Answered(response)
+                if repeated && response.status() == http::StatusCode::SERVICE_UNAVAILABLE =>
+            {
+                Err(SendError::Broken("one of two copies was refused".into()))
+            }
             Fate::Answered(response) => {
                 let (head, body) = response.into_parts();
                 let body = Kept { body, _close: close };
