@@ -549,6 +549,14 @@ impl Cluster {
         self.process(id).usage().expect("the node runs")
     }
 
+    /// The number of a node's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn process_id(&self, id: NodeId) -> u32 {
+        self.process(id).id()
+    }
+
     /// What a node has logged in this run.
     ///
     /// # Panics

@@ -5,7 +5,7 @@
 //! does. It never fails, is never slow and knows nothing of the service: what goes wrong on it is
 //! the holders' doing, or the lock's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward::types::DEFAULT_TABLE;
@@ -22,6 +22,10 @@ pub struct Registers {
     all: Arc<Mutex<HashMap<String, Register>>>,
 }
 
+/// Somebody who acts as the holder of a register's lock; its number among all who ever did.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Holder(u64);
+
 /// A smaller token than one that was shown before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stale;
@@ -36,12 +40,22 @@ pub struct Tally {
     /// Writes that were accepted although the version they were computed from was no longer the
     /// newest: each lost another's update.
     pub lost: u64,
+    /// Writes of a holder while a later one, who had read already, had not given the lock up: two
+    /// acted as holders at once.
+    #[serde(default)]
+    pub two_at_once: u64,
+    /// Those among them that were accepted.
+    #[serde(default)]
+    pub two_wrote: u64,
 }
 
 #[derive(Debug, Default)]
 struct Register {
     version: u64,
     largest: u64,
+    /// Who has begun to act as its holder and not ceased to.
+    acting: BTreeSet<Holder>,
+    begun: u64,
     tally: Tally,
 }
 
@@ -121,12 +135,40 @@ impl Registers {
         answer
     }
 
+    /// Somebody has the lock and has read: from now on it acts as the holder.
+    pub fn begins(&self, name: &str) -> Holder {
+        let mut all = self.lock();
+        let register = entry(&mut all, name);
+        register.begun += 1;
+        let holder = Holder(register.begun);
+        register.acting.insert(holder);
+        holder
+    }
+
+    /// This holder has just tried to write. `true`: somebody who began to act after it does so, too.
+    pub fn acts(&self, name: &str, holder: Holder, written: bool) -> bool {
+        let mut all = self.lock();
+        let register = entry(&mut all, name);
+        let two = register.acting.last().is_some_and(|last| *last > holder);
+        register.tally.two_at_once += u64::from(two);
+        register.tally.two_wrote += u64::from(two && written);
+        two
+    }
+
+    /// It is about to give the lock up, or has forgotten it.
+    pub fn ends(&self, name: &str, holder: Holder) {
+        let mut all = self.lock();
+        entry(&mut all, name).acting.remove(&holder);
+    }
+
     /// What all registers together have seen.
     pub fn tally(&self) -> Tally {
         self.lock().values().fold(Tally::default(), |sum, register| Tally {
             written: sum.written + register.tally.written,
             refused: sum.refused + register.tally.refused,
             lost: sum.lost + register.tally.lost,
+            two_at_once: sum.two_at_once + register.tally.two_at_once,
+            two_wrote: sum.two_wrote + register.tally.two_wrote,
         })
     }
 
@@ -162,7 +204,8 @@ mod tests {
         assert_eq!(registers.read("a", Some(1)), Err(Stale));
         assert_eq!(registers.write("a", Some(2), new), Ok(1));
         assert_eq!(registers.read("b", Some(1)), Ok(0), "another register knows nothing of it");
-        assert_eq!(registers.tally(), Tally { written: 1, refused: 2, lost: 0 });
+        let tally = Tally { written: 1, refused: 2, ..Tally::default() };
+        assert_eq!(registers.tally(), tally);
     }
 
     #[test]
@@ -172,6 +215,22 @@ mod tests {
         let other = registers.read("a", None).expect("nothing is refused");
         assert_eq!(registers.write("a", None, one), Ok(1));
         assert_eq!(registers.write("a", None, other), Ok(2));
-        assert_eq!(registers.tally(), Tally { written: 2, refused: 0, lost: 1 });
+        let tally = Tally { written: 2, lost: 1, ..Tally::default() };
+        assert_eq!(registers.tally(), tally);
+    }
+
+    #[test]
+    fn two_act_as_holders_at_once_only_while_the_later_one_has_not_given_up() {
+        let registers = Registers::default();
+        let one = registers.begins("a");
+        assert!(!registers.acts("a", one, true), "nobody else");
+        let other = registers.begins("a");
+        assert!(!registers.acts("a", other, true), "the earlier one does nothing now");
+        assert!(registers.acts("a", one, false), "now it does");
+        assert!(registers.acts("a", one, true));
+        registers.ends("a", other);
+        assert!(!registers.acts("a", one, true), "the later one has given up");
+        let tally = registers.tally();
+        assert_eq!((tally.two_at_once, tally.two_wrote), (2, 1));
     }
 }

@@ -26,7 +26,7 @@ use super::clock::TrueTime;
 use super::host::{Death, Host};
 use super::trace::Trace;
 use crate::carriage::SendError;
-use crate::raft::peer::Lane;
+use crate::raft::peer::{Lane, paths};
 
 /// A machine's number: nodes have their own ids, clients begin at [`FIRST_CLIENT`].
 pub type MachineId = u64;
@@ -225,7 +225,7 @@ impl Uplink {
         let (body, copy) = if body.size_hint().exact().is_some() {
             let bytes = body.collect().await.map_err(|error| SendError::Broken(error.into()))?;
             let bytes = bytes.to_bytes();
-            (axum::body::Body::from(bytes.clone()), Some(bytes))
+            (axum::body::Body::from(bytes.clone()), may_be_repeated(&head).then_some(bytes))
         } else {
             let (pipe, arriving) = pipe(&self.network, route, &self.host);
             tokio::spawn(pour(body, pipe, Reader::Told(gone.clone())));
@@ -252,8 +252,8 @@ impl Uplink {
         tokio::spawn(delivery.run(fate));
         let close = CloseOnDrop(gone);
         match told.await.unwrap_or(Fate::Silence) {
-            // Its copy may be done all the same. TCP repeats no request; who does, between a client
-            // and a node, must not pass on what only one of the two was told.
+            // Its copy may be done all the same: who repeats a client's request must not pass on what
+            // only one of the two was told.
             Fate::Answered(response)
                 if repeated && response.status() == http::StatusCode::SERVICE_UNAVAILABLE =>
             {
@@ -308,6 +308,13 @@ impl Uplink {
             Err(_) => refused("no connection in time"),
         }
     }
+}
+
+/// TCP repeats no request, but whoever stands between a client and a node may, and openraft is to bear
+/// it. A node that forwards a request has nobody between itself and the leader, and hears in one
+/// answer what of it was certainly not done: that must not be of one of two copies.
+fn may_be_repeated(head: &http::request::Parts) -> bool {
+    head.uri.path() != paths::FORWARD
 }
 
 /// Host and port of an address.

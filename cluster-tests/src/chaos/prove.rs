@@ -39,6 +39,8 @@ pub enum Item {
     Network,
     /// Disks that are slow, full or broken, and files that are damaged.
     Disks,
+    /// Nodes stopped and started again one after the other, some with another program.
+    Upgrades,
 }
 
 /// How an item is run.
@@ -50,9 +52,18 @@ pub struct Round {
     pub nodes: Nodes,
 }
 
+/// What nodes run.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The program that is tested.
+    pub first: PathBuf,
+    /// The one that nodes are upgraded to and back from; it may be the same.
+    pub second: PathBuf,
+}
+
 impl Item {
     /// All of them, in the order of the page.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kills,
         Self::PowerCuts,
         Self::Updates,
@@ -61,6 +72,7 @@ impl Item {
         Self::LeaderChanges,
         Self::Network,
         Self::Disks,
+        Self::Upgrades,
     ];
 
     /// Its name, as it is written.
@@ -74,6 +86,7 @@ impl Item {
             Self::LeaderChanges => "leader-changes",
             Self::Network => "network",
             Self::Disks => "disks",
+            Self::Upgrades => "upgrades",
         }
     }
 
@@ -88,6 +101,7 @@ impl Item {
             Self::LeaderChanges => ("changes of leader, one every two seconds", 100),
             Self::Network => ("faults of links under load", 200),
             Self::Disks => ("faults of disks and files under load", 100),
+            Self::Upgrades => ("restarts and changes of program, node after node, under load", 50),
         }
     }
 
@@ -95,9 +109,11 @@ impl Item {
     pub fn done(self, summary: &Summary) -> u64 {
         match self {
             Self::Kills => summary.done.kills,
-            Self::PowerCuts | Self::LeaderChanges | Self::Network | Self::Disks => {
-                summary.done.installed
-            }
+            Self::PowerCuts
+            | Self::LeaderChanges
+            | Self::Network
+            | Self::Disks
+            | Self::Upgrades => summary.done.installed,
             Self::Updates => summary.registers.written,
             Self::Expiries => summary.counts.takeovers,
             Self::Failovers => summary.failovers_ms.len() as u64,
@@ -131,6 +147,7 @@ impl Item {
                     Fault::Wipe,
                 ]
             }
+            Self::Upgrades => vec![Fault::Upgrade, Fault::Restart],
         }
     }
 
@@ -139,9 +156,12 @@ impl Item {
             Self::Updates => vec![Workload::Register, Workload::Freeze],
             Self::Expiries => vec![Workload::Expiry],
             Self::Failovers => vec![Workload::Mix],
-            Self::Kills | Self::PowerCuts | Self::LeaderChanges | Self::Network | Self::Disks => {
-                vec![Workload::Mix, Workload::Register]
-            }
+            Self::Kills
+            | Self::PowerCuts
+            | Self::LeaderChanges
+            | Self::Network
+            | Self::Disks
+            | Self::Upgrades => vec![Workload::Mix, Workload::Register],
         }
     }
 
@@ -149,7 +169,7 @@ impl Item {
     fn every(self) -> Duration {
         match self {
             Self::LeaderChanges => Duration::from_millis(1700),
-            Self::Network | Self::Disks => Duration::from_millis(1500),
+            Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
             Self::Kills | Self::PowerCuts | Self::Updates | Self::Expiries | Self::Failovers => {
                 Duration::from_millis(1200)
             }
@@ -165,13 +185,14 @@ impl Item {
             | Self::Failovers
             | Self::LeaderChanges
             | Self::Network
-            | Self::Disks => (6, 4, 1000),
+            | Self::Disks
+            | Self::Upgrades => (6, 4, 1000),
         };
         Size { clients, locks, lease: Duration::from_millis(lease_ms), tokens: true }
     }
 
     /// The round of this seed, so long, in this folder.
-    pub fn round(self, seed: u64, length: Duration, results: &Path, program: &Path) -> Round {
+    pub fn round(self, seed: u64, length: Duration, results: &Path, programs: &Programs) -> Round {
         let wrong_clocks = self == Self::Expiries;
         let rho_ppm = if wrong_clocks { 100_000 } else { 10_000 };
         let mut arguments = vec![format!("--rho={}%", rho_ppm / 10_000)];
@@ -187,12 +208,13 @@ impl Item {
                 size: self.size(),
                 rho_ppm,
                 history: results.join(format!("{}-{seed}.jsonl", self.name())),
+                report: None,
                 quiet: true,
             },
             nodes: Nodes {
                 count: 3,
-                program: program.to_owned(),
-                other_program: None,
+                program: programs.first.clone(),
+                other_program: Some(programs.second.clone()),
                 arguments,
                 clock_rates: if wrong_clocks {
                     vec![100_000, -100_000, 50_000]
@@ -446,8 +468,10 @@ fn peers(page: &mut String, results: &Results) -> io::Result<()> {
          holders freeze for longer than their lock lasts, between check and write. The register that \
          the lock guards looks at the token that the service's lock interface hands to its holders: \
          Keyward's does, the others' ordinary use has none.\n\n\
-         | service | verdict | updates | lost | stale writes refused | what the checks found |\n\
-         |---|---|---|---|---|---|\n",
+         Two holders at once: a holder wrote while a later one, who had read already, had not given the lock \
+         up. No lease can keep a holder that froze from trying; a token keeps it from succeeding.\n\n\
+         | service | verdict | updates | lost | two holders at once: tried, succeeded | stale writes refused | what the checks found |\n\
+         |---|---|---|---|---|---|---|\n",
     );
     for service in SERVICES {
         for round in results.of::<Summary>(&format!("service-{service}"))?.iter().take(1) {
@@ -455,10 +479,12 @@ fn peers(page: &mut String, results: &Results) -> io::Result<()> {
             let first = first.lines().next().unwrap_or_default().replace('|', "\\|");
             let _ = writeln!(
                 page,
-                "| {service} | {} | {} | {} | {} | {} violations: {first} |",
+                "| {service} | {} | {} | {} | {}, {} | {} | {} violations: {first} |",
                 round.verdict,
                 round.registers.written,
                 round.registers.lost,
+                round.registers.two_at_once,
+                round.registers.two_wrote,
                 round.registers.refused,
                 round.broken
             );

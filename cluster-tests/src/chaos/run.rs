@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::service::{Keyward, Subject};
 use super::summary::{Quantiles, Summary, Verdict};
 use super::workload::{Crew, Shared, Size, Workload};
-use crate::check::{self, Conclusion, Source, State};
+use crate::check::{self, Conclusion, ReportError, Source, State};
 use crate::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::history::{Header, HistoryError, PlannedFault, Recorder};
 use crate::powercut::Disk;
@@ -61,6 +61,8 @@ pub struct Options {
     pub rho_ppm: u32,
     /// Where the history is written.
     pub history: PathBuf,
+    /// Where a page about the run is written, if anywhere.
+    pub report: Option<PathBuf>,
     /// Whether nothing is shown meanwhile.
     pub quiet: bool,
 }
@@ -97,6 +99,15 @@ pub enum RunError {
     /// The history cannot be judged.
     #[error("the history cannot be judged")]
     History(#[from] HistoryError),
+    /// The page about the run cannot be written.
+    #[error("the report cannot be written to {path}")]
+    Report {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ReportError,
+    },
     /// Nothing can be shown here.
     #[error("{0}")]
     Impossible(String),
@@ -122,16 +133,16 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let endpoints = cluster.endpoints();
     let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
-    let subject = Keyward { endpoints, recorder: recorder.clone(), progress: progress.clone() };
+    let subject = Keyward::new(endpoints, recorder.clone(), progress.clone());
     let mut nemesis = Nemesis::new(cluster, recorder, progress)
         .with_disks(disks)
         .with_other_program(nodes.other_program.clone());
-    let took = run.work(&subject, &mut nemesis).await;
+    let worked = run.work(&subject, &mut nemesis).await;
     let changes = watch.stop();
     if nemesis.findings().is_empty() {
         observe::nodes(nemesis.victim(), &run.recorder).await.map_err(RunError::Impossible)?;
     }
-    run.judge(&nemesis, took, changes)
+    run.judge(&nemesis, worked, changes)
 }
 
 /// Runs three nodes of another product, through its adapter.
@@ -166,7 +177,7 @@ pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary,
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
     let endpoints = servers.endpoints();
     let mut nemesis = Nemesis::new(servers, recorder.clone(), progress.clone());
-    let took = match peer {
+    let worked = match peer {
         Peer::Etcd => {
             let etcd = Etcd::new(endpoints, Manner::Transaction, LeaseOf::TheLock);
             run.work(&Watched::new(etcd, recorder, progress), &mut nemesis).await
@@ -180,7 +191,7 @@ pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary,
             run.work(&Watched::new(redis, recorder, progress), &mut nemesis).await
         }
     };
-    run.judge(&nemesis, took, 0)
+    run.judge(&nemesis, worked, 0)
 }
 
 /// Runs the workloads against nodes that others started, with faults that others install.
@@ -202,9 +213,18 @@ pub async fn endpoints(
     let mut nemesis = draw(run.recorder.clone());
     let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
-    let took = run.work(&Keyward { endpoints, recorder, progress }, &mut nemesis).await;
+    let worked = run.work(&Keyward::new(endpoints, recorder, progress), &mut nemesis).await;
     let changes = watch.stop();
-    run.judge(&nemesis, took, changes)
+    run.judge(&nemesis, worked, changes)
+}
+
+/// How the clients' work ended.
+#[derive(Clone, Copy)]
+struct Worked {
+    /// How long they worked.
+    took: Duration,
+    /// Whether it is known of each request what became of it.
+    settled: bool,
 }
 
 /// What all runs have in common.
@@ -258,9 +278,8 @@ impl<'a> Run<'a> {
             .map_err(|why| RunError::Impossible(format!("{fault} is not possible here: {why}")))
     }
 
-    /// Clients work, faults come and go, and everything is whole again at the end; gives how long
-    /// that took.
-    async fn work<S: Subject>(&self, subject: &S, nemesis: &mut impl Breaker) -> Duration {
+    /// Clients work, faults come and go, and everything is whole again at the end.
+    async fn work<S: Subject>(&self, subject: &S, nemesis: &mut impl Breaker) -> Worked {
         let shared = Shared {
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
@@ -286,18 +305,19 @@ impl<'a> Run<'a> {
             () = self.live.show() => {}
         }
         crew.stop().await;
-        watch.elapsed()
+        let took = watch.elapsed();
+        Worked { took, settled: subject.settle().await }
     }
 
     fn judge(
         self,
         nemesis: &impl Breaker,
-        took: Duration,
+        Worked { took, settled }: Worked,
         leader_changes: u64,
     ) -> Result<Summary, RunError> {
         let path = self.options.history.clone();
         let file = |source| RunError::File { what: "cannot write the history", path, source };
-        self.recorder.finish(false).map_err(file)?;
+        self.recorder.finish(settled).map_err(file)?;
         let mut summary = Summary {
             service: self.service.clone(),
             seed: self.options.seed,
@@ -337,6 +357,11 @@ impl<'a> Run<'a> {
     fn judge_history(&self, summary: &mut Summary) -> Result<(), RunError> {
         let source = Source::File(&self.options.history);
         let verdict = check::check(source, check::Options::default())?;
+        if let Some(path) = &self.options.report {
+            let source = Source::File(&self.options.history);
+            check::write_report(path, source, &verdict)
+                .map_err(|source| RunError::Report { path: path.clone(), source })?;
+        }
         for (name, state) in &verdict.checks {
             summary.checks.push(match state {
                 State::Passed(what) => format!("{name}: passed ({what})"),

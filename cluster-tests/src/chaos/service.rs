@@ -5,6 +5,7 @@
 //! its answers carry more than a session tells: the place in the log, the holder who was in the
 //! way, the request id under which everything was repeated.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,10 +20,12 @@ use keyward::types::{
     UnlockOptions, UnlockRequest, UnlockStatus,
 };
 
+use smol_str::SmolStr;
+
 use super::progress::{Ended, Progress};
 use crate::history::{
-    Action, Answer, Granted, LockAction, LockName, Outcome, Recorded, Recorder, Refusal, Status,
-    UnlockAction,
+    Action, Answer, Granted, LockAction, LockName, OpenWrites, Outcome, Recorded, Recorder, Refusal,
+    Status, UnlockAction,
 };
 
 /// How long one call is tried. Longer than an election of the fast profile, so that most calls
@@ -37,30 +40,44 @@ pub trait Subject: Target + Clone {
     /// The same service as Keyward's own requests see it, for what a session cannot ask: levels,
     /// force, releases by name. `None` for any other service.
     fn locks(&self, client: usize) -> Option<Recorded<Client>>;
+
+    /// Finds out what became of the requests that were never answered, once no client asks any more.
+    /// `true`: all of them are known now.
+    fn settle(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
 }
 
 /// A cluster of Keyward.
 #[derive(Clone, Debug)]
 pub struct Keyward {
-    /// Where its nodes are reached.
-    pub endpoints: Vec<String>,
-    /// Who writes down what is asked.
-    pub recorder: Recorder,
-    /// Who counts it.
-    pub progress: Progress,
+    endpoints: Vec<String>,
+    recorder: Recorder,
+    progress: Progress,
+    open: OpenWrites,
 }
 
 impl Keyward {
+    /// Its nodes are reached at these endpoints; what is asked is written down and counted.
+    pub fn new(endpoints: Vec<String>, recorder: Recorder, progress: Progress) -> Self {
+        Self { endpoints, recorder, progress, open: OpenWrites::default() }
+    }
+
     /// A client whose calls are recorded, beginning at the node of its number.
     ///
     /// # Panics
     /// If an endpoint is not a URL.
     pub fn client(&self, number: usize) -> Recorded<Client> {
+        Recorded::new(self.unrecorded(number), self.recorder.clone(), name(number))
+            .with_lane(rand::random())
+            .with_open_writes(self.open.clone())
+    }
+
+    fn unrecorded(&self, number: usize) -> Client {
         let mut endpoints = self.endpoints.clone();
         endpoints.rotate_left(number % self.endpoints.len());
         let client = Client::builder().endpoints(endpoints).timeout(CALL).build();
-        let client = client.expect("endpoints are checked before a run begins");
-        Recorded::new(client, self.recorder.clone(), name(number)).with_lane(rand::random())
+        client.expect("endpoints are checked before a run begins")
     }
 }
 
@@ -72,6 +89,10 @@ pub fn name(number: usize) -> String {
 impl Subject for Keyward {
     fn locks(&self, client: usize) -> Option<Recorded<Client>> {
         Some(self.client(client))
+    }
+
+    async fn settle(&self) -> bool {
+        self.open.settle(&self.unrecorded(0), &self.recorder).await
     }
 }
 
@@ -231,15 +252,18 @@ impl<T: Target> Target for Watched<T> {
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
             next_token: Arc::clone(&self.next_token),
+            acquires: 0,
         })
     }
 }
 
-/// One client of any service.
+/// One client of any service. Each of its acquires is another owner's: what no service but Keyward
+/// knows is an owner that asks again for what it holds.
 #[derive(Debug)]
 pub struct WatchedSession<S> {
     session: S,
     signee: String,
+    acquires: u64,
     recorder: Recorder,
     progress: Progress,
     next_token: Arc<AtomicU64>,
@@ -249,17 +273,34 @@ pub struct WatchedSession<S> {
 #[derive(Debug)]
 pub struct WatchedHeld<H> {
     held: H,
+    owner: Owner,
     token: u64,
+}
+
+/// Who holds a lock, in the history: which acquire of its client.
+#[derive(Clone, Copy, Debug)]
+struct Owner(u64);
+
+impl Owner {
+    fn instance(self) -> SmolStr {
+        smol_str::format_smolstr!("acquire-{}", self.0)
+    }
 }
 
 impl<S: Session> WatchedSession<S> {
     /// Records live until their lease ends: no service but Keyward keeps them beyond it.
-    fn asked(&self, signature: &str, duration: Duration, token: Option<u64>) -> Action {
+    fn asked(
+        &self,
+        signature: &str,
+        duration: Duration,
+        owner: Owner,
+        token: Option<u64>,
+    ) -> Action {
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Action::Lock(LockAction {
             lock: LockName::new(TABLE, signature),
             signee: self.signee.as_str().into(),
-            instance: None,
+            instance: Some(owner.instance()),
             level: None,
             duration_ms,
             time_to_live_ms: Some(duration_ms),
@@ -287,11 +328,14 @@ impl<S: Session> Session for WatchedSession<S> {
         signature: &str,
         duration: Duration,
     ) -> Result<Self::Held, Failure> {
-        let call = self.recorder.begin(self.signee.clone(), self.asked(signature, duration, None));
+        self.acquires += 1;
+        let owner = Owner(self.acquires);
+        let action = self.asked(signature, duration, owner, None);
+        let call = self.recorder.begin(self.signee.clone(), action);
         let answer = self.session.acquire(signature, duration).await.map(|held| {
             let token = S::token(&held)
                 .unwrap_or_else(|| self.next_token.fetch_add(1, Ordering::SeqCst) + 1);
-            WatchedHeld { held, token }
+            WatchedHeld { held, owner, token }
         });
         call.finish(
             match &answer {
@@ -309,7 +353,7 @@ impl<S: Session> Session for WatchedSession<S> {
         held: &mut Self::Held,
         duration: Duration,
     ) -> Result<(), Failure> {
-        let action = self.asked(signature, duration, Some(held.token));
+        let action = self.asked(signature, duration, held.owner, Some(held.token));
         let call = self.recorder.begin(self.signee.clone(), action);
         let answer = self.session.renew(signature, &mut held.held, duration).await;
         call.finish(
@@ -326,7 +370,7 @@ impl<S: Session> Session for WatchedSession<S> {
         let action = Action::Unlock(UnlockAction {
             lock: LockName::new(TABLE, signature),
             signee: self.signee.as_str().into(),
-            instance: None,
+            instance: Some(held.owner.instance()),
             token: Some(held.token),
         });
         let call = self.recorder.begin(self.signee.clone(), action);

@@ -154,6 +154,12 @@ impl fmt::Display for Summary {
                  froze",
                 registers.written, registers.lost, registers.refused, counts.freezes
             )?;
+            writeln!(
+                f,
+                "  holders    {} times two acted as holders at once; {} times the earlier one's write \
+                 was accepted",
+                registers.two_at_once, registers.two_wrote
+            )?;
         }
         if self.lateness.count > 0 {
             let Quantiles { count, p50_ms, p99_ms, max_ms } = self.lateness;

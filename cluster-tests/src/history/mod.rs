@@ -16,6 +16,7 @@
 mod entry;
 mod file;
 mod header;
+mod open_writes;
 mod operation;
 mod recorded;
 mod recorder;
@@ -25,6 +26,7 @@ mod tests;
 pub use entry::{Applied, Entry, Event, Fault, FaultState, Observation, RecordSeen};
 pub use file::{History, HistoryError, Reader};
 pub use header::{Clocks, FORMAT, Footer, Header, Plan, PlannedFault, VERSION};
+pub use open_writes::OpenWrites;
 pub use operation::{
     Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, Refusal,
     RegisterRead, RegisterWrite, Status, UnlockAction,

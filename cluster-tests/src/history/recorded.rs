@@ -1,6 +1,6 @@
 //! A lock service whose calls are recorded, and how the words of the contract are written down.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use keyward::Error;
@@ -14,8 +14,8 @@ use keyward::types::{
 use smol_str::SmolStr;
 
 use super::{
-    Action, Answer, Call, Granted, HolderSeen, LockAction, LockName, Outcome, Recorder, Refusal,
-    Status, UnlockAction,
+    Action, Answer, Call, Granted, HolderSeen, LockAction, LockName, OpenWrites, Outcome, Recorder,
+    Refusal, Status, UnlockAction,
 };
 
 /// One client of a service, with every lock, unlock and check written down. Retries that the
@@ -31,38 +31,57 @@ pub struct Recorded<S> {
     client: SmolStr,
     node: Option<SmolStr>,
     lanes: Lanes,
-    sequence: AtomicU64,
+    /// The last id that was given.
+    last: Mutex<RequestId>,
+    open: Option<OpenWrites>,
 }
 
-/// Where the ids of requests come from that have none.
-#[derive(Clone, Copy, Debug)]
+/// Whether requests that have no id are given one, on which lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lanes {
     None,
     /// One lane for all: a request makes those before it void.
-    One(u128),
-    /// A lane for each, beginning with this one.
-    Each(u128),
+    One,
+    /// A lane for each.
+    Each,
 }
 
 impl<S> Recorded<S> {
     /// Writes down what this client asks.
     pub fn new(service: S, recorder: Recorder, client: impl Into<SmolStr>) -> Self {
-        let sequence = AtomicU64::new(0);
-        Self { service, recorder, client: client.into(), node: None, lanes: Lanes::None, sequence }
+        Self {
+            service,
+            recorder,
+            client: client.into(),
+            node: None,
+            lanes: Lanes::None,
+            last: Mutex::new(RequestId { lane: 0, seq: 0 }),
+            open: None,
+        }
     }
 
     /// Gives each write that has none a request id of this lane, so that it can be found in the
     /// service's log.
     #[must_use]
     pub fn with_lane(mut self, lane: u128) -> Self {
-        self.lanes = Lanes::One(lane);
+        self.lanes = Lanes::One;
+        self.last = Mutex::new(RequestId { lane, seq: 0 });
         self
     }
 
     /// As [`Recorded::with_lane`], with a lane for each request, so that several may be under way.
     #[must_use]
     pub fn with_lanes(mut self, first: u128) -> Self {
-        self.lanes = Lanes::Each(first);
+        self.lanes = Lanes::Each;
+        self.last = Mutex::new(RequestId { lane: first, seq: 0 });
+        self
+    }
+
+    /// Keeps the writes there that are never answered, so that they can be asked for again. A lane
+    /// on which there is one is given up for the next, as [`keyward::Client`] does by itself.
+    #[must_use]
+    pub fn with_open_writes(mut self, open: OpenWrites) -> Self {
+        self.open = Some(open);
         self
     }
 
@@ -91,31 +110,74 @@ impl<S> Recorded<S> {
         }
     }
 
-    fn begin_write(&self, request: &mut BatchRequest) -> Call {
-        match request {
+    fn begin_write(
+        &self,
+        action: Action,
+        id: Option<RequestId>,
+        request: impl FnOnce() -> BatchRequest,
+    ) -> Write<'_> {
+        let open = self.open.as_ref().zip(id).map(|(writes, id)| {
+            let is_first = writes.asked(id, request());
+            Open { writes, id, is_first }
+        });
+        Write { call: self.begin(action, id), open }
+    }
+
+    fn begin_of_batch(&self, request: &mut BatchRequest) -> Write<'_> {
+        let (action, id) = match request {
             BatchRequest::Lock(request, options) => {
                 self.name(&mut options.request_id);
-                self.begin(Action::Lock(asked_lock(request, options)), options.request_id)
+                (Action::Lock(asked_lock(request, options)), options.request_id)
             }
             BatchRequest::Unlock(request, options) => {
                 self.name(&mut options.request_id);
-                self.begin(Action::Unlock(asked_unlock(request, options)), options.request_id)
+                (Action::Unlock(asked_unlock(request, options)), options.request_id)
             }
-        }
+        };
+        self.begin_write(action, id, || request.clone())
     }
 
     fn name(&self, id: &mut Option<RequestId>) {
-        if id.is_some() {
+        if id.is_some() || self.lanes == Lanes::None {
             return;
         }
-        let number = || self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        *id = match self.lanes {
-            Lanes::None => None,
-            Lanes::One(lane) => Some(RequestId { lane, seq: number() }),
-            Lanes::Each(first) => {
-                Some(RequestId { lane: first.wrapping_add(u128::from(number())), seq: 1 })
-            }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = self.open.as_ref().is_some_and(|open| open.holds(*last));
+        *last = if is_open || self.lanes == Lanes::Each {
+            RequestId { lane: last.lane.wrapping_add(1), seq: 1 }
+        } else {
+            RequestId { lane: last.lane, seq: last.seq + 1 }
         };
+        *id = Some(*last);
+    }
+}
+
+/// A write that has begun.
+struct Write<'a> {
+    call: Call,
+    open: Option<Open<'a>>,
+}
+
+struct Open<'a> {
+    writes: &'a OpenWrites,
+    id: RequestId,
+    is_first: bool,
+}
+
+impl Write<'_> {
+    fn finish(self, outcome: Outcome, decided_at: Option<DecidedAt>) {
+        if let Some(Open { writes, id, is_first }) = self.open {
+            let is_known = match &outcome {
+                Outcome::Ok(_) | Outcome::Refused(_) => true,
+                // An earlier copy of it may be done all the same.
+                Outcome::Unavailable => is_first,
+                Outcome::Unknown => false,
+            };
+            if is_known {
+                writes.answered(id);
+            }
+        }
+        self.call.finish(outcome, decided_at);
     }
 }
 
@@ -127,7 +189,9 @@ impl<S: LockService> LockService for Recorded<S> {
     ) -> Result<LockResponse, Error> {
         self.name(&mut options.request_id);
         let action = Action::Lock(asked_lock(&request, &options));
-        let call = self.begin(action, options.request_id);
+        let call = self.begin_write(action, options.request_id, || {
+            BatchRequest::Lock(request.clone(), options.clone())
+        });
         let result = self.service.lock(request, options).await;
         match &result {
             Ok(response) => call.finish(answered_lock(response), response.decided_at),
@@ -143,7 +207,9 @@ impl<S: LockService> LockService for Recorded<S> {
     ) -> Result<UnlockResponse, Error> {
         self.name(&mut options.request_id);
         let action = Action::Unlock(asked_unlock(&request, &options));
-        let call = self.begin(action, options.request_id);
+        let call = self.begin_write(action, options.request_id, || {
+            BatchRequest::Unlock(request.clone(), options.clone())
+        });
         let result = self.service.unlock(request, options).await;
         match &result {
             Ok(response) => call.finish(answered_unlock(response), response.decided_at),
@@ -153,7 +219,7 @@ impl<S: LockService> LockService for Recorded<S> {
     }
 
     async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        let calls: Vec<_> = requests.iter_mut().map(|request| self.begin_write(request)).collect();
+        let calls: Vec<_> = requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
         let answers = self.service.batch(requests).await;
         // A service that gives fewer answers than it must leaves the others unknown.
         for (call, answer) in calls.into_iter().zip(&answers) {

@@ -6,6 +6,7 @@
 mod alone;
 mod conformance;
 mod damage;
+mod hooks;
 mod identity;
 mod kills;
 mod partitions;

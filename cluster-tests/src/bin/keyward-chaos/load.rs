@@ -1,5 +1,6 @@
 //! What every kind of run has: how much work, how long, and what becomes of the result.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ pub(crate) struct LoadArguments {
     /// Where the history is written [default: nowhere, if the run passes]
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
+    /// Write an HTML page about the run: verdict, figures, and pictures of locks, holders and faults
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Print the summary as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -64,6 +68,12 @@ impl LoadArguments {
         R: FnOnce(Options) -> F + Send + 'static,
         F: Future<Output = Result<Summary, RunError>>,
     {
+        // Minutes of work must not end in a page that cannot be written.
+        if let Some(path) = &self.report
+            && let Err(error) = std::fs::File::create(path)
+        {
+            return usage(&format!("--report {}: {error}", path.display()));
+        }
         let folder = match tempfile::tempdir() {
             Ok(folder) => folder,
             Err(error) => return broken(&format!("there is no temporary folder: {error}")),
@@ -77,7 +87,7 @@ impl LoadArguments {
         let outcome = std::thread::spawn(move || runtime.block_on(run(options))).join();
         match outcome {
             Ok(Ok(summary)) => self.told(&summary, folder),
-            Ok(Err(error)) => broken(&error.to_string()),
+            Ok(Err(error)) => broken(&with_causes(&error)),
             Err(_) => broken("the harness broke: see the message above"),
         }
     }
@@ -99,6 +109,7 @@ impl LoadArguments {
             },
             rho_ppm: self.rho,
             history: self.history.clone().unwrap_or_else(|| run::history_in(folder.path())),
+            report: self.report.clone(),
             quiet: self.quiet,
         }
     }
@@ -138,6 +149,17 @@ fn command_line(seed: u64) -> String {
 pub(crate) fn usage(wrong: &str) -> ExitCode {
     eprintln!("error: {wrong}");
     ExitCode::from(2)
+}
+
+/// An error with everything that led to it.
+fn with_causes(error: &RunError) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 fn broken(why: &str) -> ExitCode {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use cluster_tests::chaos::prove::{self, Item, Results};
+use cluster_tests::chaos::prove::{self, Item, Programs, Results};
 use cluster_tests::chaos::run::{self, RunError};
 use cluster_tests::chaos::summary::{Summary, Verdict};
 use cluster_tests::chaos::workload::{Size, Workload};
@@ -28,7 +28,7 @@ const SERVICE: Duration = Duration::from_secs(30);
 /// Run the list behind docs/proof.md, or a part of it, and write the page from all results so far
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProveArguments {
-    /// What is run: kills, power-cuts, updates, expiries, failovers, leader-changes, network, disks;
+    /// What is run: kills, power-cuts, updates, expiries, failovers, leader-changes, network, disks, upgrades;
     /// `services` runs one command on Keyward, etcd, Redis and Redlock; `smoke` is a little of kills, power-cuts and updates; `page` runs nothing [default: everything]
     #[arg(value_name = "ITEM")]
     items: Vec<String>,
@@ -53,6 +53,9 @@ pub(crate) struct ProveArguments {
     /// The keyward program [default: the one beside this program]
     #[arg(long, env = "KEYWARD_BIN", hide_env_values = true)]
     binary: Option<PathBuf>,
+    /// Another keyward program, that nodes are upgraded to and back from [default: the same]
+    #[arg(long, value_name = "FILE")]
+    binary_b: Option<PathBuf>,
 }
 
 /// Runs what is named and writes the page.
@@ -76,10 +79,14 @@ enum Problem {
 }
 
 fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
-    let program = arguments::program(arguments.binary.as_ref()).map_err(Problem::Usage)?;
     let smoke = arguments.items.iter().any(|item| item == "smoke");
     let items = items(&arguments.items).map_err(Problem::Usage)?;
     let results = Results::open(&arguments.results).map_err(harness)?;
+    if arguments.items.iter().any(|item| item == "page") && arguments.items.len() == 1 {
+        write_page(&results, &arguments.page)?;
+        return Ok(Verdict::Pass);
+    }
+    let programs = programs(arguments).map_err(Problem::Usage)?;
     let watch = Stopwatch::start();
     let mut worst = Verdict::Pass;
     for item in items {
@@ -99,7 +106,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
                 break;
             }
             let length = arguments.round.unwrap_or(if smoke { SMOKE } else { ROUND });
-            let summary = round(item, seed, length, &results, &program)?;
+            let summary = round(item, seed, length, &results, &programs)?;
             println!(
                 "{} seed {seed}: {}; {} of {goal} {}",
                 item.name(),
@@ -125,7 +132,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
     }
     let named = |name: &str| arguments.items.iter().any(|item| item == name);
     if named("services") || arguments.items.is_empty() {
-        worst = worst.max(services(&results, &program)?);
+        worst = worst.max(services(&results, &programs)?);
     }
     if !smoke {
         write_page(&results, &arguments.page)?;
@@ -133,13 +140,22 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
     Ok(worst)
 }
 
+fn programs(arguments: &ProveArguments) -> Result<Programs, String> {
+    let first = arguments::program(arguments.binary.as_ref())?;
+    let second = match &arguments.binary_b {
+        Some(other) => arguments::program(Some(other))?,
+        None => first.clone(),
+    };
+    Ok(Programs { first, second })
+}
+
 /// The same command on each service. Only Keyward may pass it: where a service without tokens does,
 /// the harness has not found what is there to be found.
-fn services(results: &Results, program: &Path) -> Result<Verdict, Problem> {
+fn services(results: &Results, programs: &Programs) -> Result<Verdict, Problem> {
     let mut worst = Verdict::Pass;
     for service in prove::SERVICES {
         let length = SERVICE;
-        let mut round = Item::Updates.round(1, length, results.folder(), program);
+        let mut round = Item::Updates.round(1, length, results.folder(), programs);
         let command = "keyward-chaos run --workload freeze --lease 2s --duration 30s";
         round.options.command = format!("{command} --service {service} --seed 1");
         round.options.faults = Vec::new();
@@ -196,9 +212,9 @@ fn round(
     seed: u64,
     length: Duration,
     results: &Results,
-    program: &Path,
+    programs: &Programs,
 ) -> Result<Summary, Problem> {
-    let round = item.round(seed, length, results.folder(), program);
+    let round = item.round(seed, length, results.folder(), programs);
     let history = round.options.history.clone();
     let summary = run_one(move || async move { run::keyward(&round.options, &round.nodes).await })?;
     if summary.verdict == Verdict::Pass {

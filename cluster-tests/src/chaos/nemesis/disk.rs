@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -14,6 +13,7 @@ use crate::chaos::fault::Fault;
 use crate::chaos::victim::Victim;
 use crate::cluster::{Cluster, NodeId};
 use crate::powercut::{Disk, Kept, Refuses, Trouble};
+use crate::wait::Stopwatch;
 
 /// The disks that forget, one for each node. Without any, the nodes' folders are on the machine's.
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ impl<V: Victim> Nemesis<V> {
         };
         disk.set(trouble);
         if trouble.refuses != Refuses::Nothing {
-            self.excused.insert(id);
+            self.excused.insert(id, None);
         }
         Attempt::Installed(Undo::Disk(id))
     }
@@ -101,10 +101,11 @@ impl<V: Victim> Nemesis<V> {
         if let Some(disk) = self.disks.of(id) {
             disk.set(Trouble::default());
         }
-        // It may still be about to end of what failed a moment ago.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        self.note_ended();
-        self.excused.remove(&id);
+        self.note_ended().await;
+        // If it has not ended by now, it may still be about to, of what failed a moment ago.
+        if let Some(mended) = self.excused.get_mut(&id) {
+            *mended = Some(Stopwatch::start());
+        }
         self.start(&[id], "its disk is well again").await;
     }
 }

@@ -12,7 +12,7 @@ mod disk;
 mod network;
 mod node;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +36,9 @@ pub use disk::Disks;
 
 /// How long a fault that comes behind an acknowledgement waits for one.
 const ACKNOWLEDGED: Duration = Duration::from_secs(2);
+
+/// How long after its disk is well again a node may still end of what failed before.
+const LATE: Duration = Duration::from_secs(3);
 
 /// How long a fault that is aimed at the leader waits until somebody leads.
 const LED: Duration = Duration::from_secs(4);
@@ -79,8 +82,9 @@ pub struct Nemesis<V> {
     victim: V,
     disks: Disks,
     other_program: Option<PathBuf>,
-    /// Nodes that may end by themselves: their disk is broken.
-    excused: BTreeSet<NodeId>,
+    /// Nodes that may end by themselves because a disk failed them, and until when: without a time,
+    /// as long as it does.
+    excused: BTreeMap<NodeId, Option<Stopwatch>>,
     recorder: Recorder,
     progress: Progress,
     active: Vec<Active>,
@@ -140,7 +144,7 @@ impl<V: Victim> Nemesis<V> {
             victim,
             disks: Disks::default(),
             other_program: None,
-            excused: BTreeSet::new(),
+            excused: BTreeMap::new(),
             recorder,
             progress,
             active: Vec::new(),
@@ -362,13 +366,19 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Notes every node that ended although nobody ended it.
-    fn note_ended(&mut self) {
+    /// Notes every node that ended although nobody ended it; one whose disk had failed it, and is well
+    /// again, is started.
+    async fn note_ended(&mut self) {
+        self.excused.retain(|_, mended| mended.as_ref().is_none_or(|since| since.elapsed() < LATE));
         for (id, how) in self.victim.ended() {
             // One whose folder is another's or spoilt may notice late that it must not serve.
-            let spoilt = self.active.iter().any(|fault| fault.has_disk_of(&[id]));
-            if !spoilt && !self.excused.contains(&id) {
-                self.find(format!("node {id} ended by itself: {how}"));
+            if self.active.iter().any(|fault| fault.has_disk_of(&[id])) {
+                continue;
+            }
+            match self.excused.get(&id) {
+                Some(Some(_)) => self.start(&[id], "its disk is well again").await,
+                Some(None) => {}
+                None => self.find(format!("node {id} ended by itself: {how}")),
             }
         }
     }
@@ -394,11 +404,11 @@ impl<V: Victim> Breaker for Nemesis<V> {
                 next += 1;
                 told(self.install(planned, &watch).await);
             } else {
-                self.note_ended();
+                self.note_ended().await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        self.note_ended();
+        self.note_ended().await;
     }
 
     /// Every node that does not run is started, too.
@@ -406,7 +416,11 @@ impl<V: Victim> Breaker for Nemesis<V> {
         while let Some(active) = self.active.pop() {
             self.take_back(active).await;
         }
-        self.note_ended();
+        self.note_ended().await;
+        while self.excused.values().any(Option::is_some) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.note_ended().await;
+        }
         let all = self.victim.ids();
         self.start(&all, "healing").await;
     }

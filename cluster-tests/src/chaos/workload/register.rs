@@ -61,6 +61,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>, plan: Plan) {
 /// Reads, computes, perhaps freezes, and writes.
 async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, token: Option<u64>) {
     let Ok(version) = read(hand, signature, token) else { return };
+    let holder = hand.shared.registers.begins(signature);
     if plan.freezes > 0 && hand.random.random_ratio(1, plan.freezes) {
         hand.shared.progress.froze();
         let longer = hand.random.random_range(1.2..2.5);
@@ -71,7 +72,13 @@ async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, tok
         hand.sleep(work).await;
     }
     // Refused for its token, or not: the register's word is in the history.
-    let _ = write(hand, signature, token, version);
+    let written = write(hand, signature, token, version).is_ok();
+    if hand.shared.registers.acts(signature, holder, written) {
+        let name = name(hand.number);
+        let what = format!("{name} writes {signature} as its holder while a later holder acts");
+        hand.shared.recorder.event("two holders", what);
+    }
+    hand.shared.registers.ends(signature, holder);
 }
 
 /// Gives the lock back; one client in ten dies instead, as far as the service can see.
