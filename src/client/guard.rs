@@ -20,6 +20,7 @@ use super::Client;
 use super::belief::Belief;
 pub use super::belief::{GuardState, LostReason};
 use super::pulse::Pulse;
+use super::releases::{Owner, Releases};
 use super::renewal::Renewal;
 use crate::clock::{Clock, Deadline};
 use crate::error::Error;
@@ -105,14 +106,33 @@ impl Acquire {
     }
 }
 
+/// What the guards of one client have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    /// What holders count with.
+    pub(super) clock: Arc<dyn Clock>,
+    /// What wakes them.
+    pub(super) pulse: Arc<Pulse>,
+    /// What dropped ones have not given back yet.
+    pub(super) releases: Arc<Releases>,
+}
+
+impl Common {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { pulse: Pulse::new(Arc::clone(&clock)), clock, releases: Arc::default() }
+    }
+}
+
 /// Holds a lock until it is released, dropped, or lost.
 ///
 /// Dropping it stops the renewals and never blocks: the lock is released by a task of the runtime
-/// in which it was acquired, if that is still there, and otherwise runs out by itself. That release
-/// may come after a request that the same owner makes next, and ends what it was given: whoever takes
-/// the lock again at once uses [`Guard::release`], or a new [`Acquire::instance`].
+/// in which it was acquired, if that is still there, and otherwise runs out by itself. A
+/// [`Client`] (with its clones and handles) that is asked to acquire the lock again for the same owner
+/// waits for that release, for five seconds at most. [`Guard::acquire`] knows of no other guard: there,
+/// whoever takes a lock again at once uses [`Guard::release`] first, or a new [`Acquire::instance`].
 pub struct Guard<S: LockService + Clone> {
     service: S,
+    releases: Arc<Releases>,
     belief: Arc<Belief>,
     release: (UnlockRequest, UnlockOptions),
     grant: Grant,
@@ -134,20 +154,23 @@ impl<S: LockService + Clone> Guard<S> {
         clock: Arc<dyn Clock>,
         request: Acquire,
     ) -> Result<Self, Error> {
-        let pulse = Pulse::new(Arc::clone(&clock));
-        Self::acquire_with(service, (clock, pulse), request).await
+        Self::acquire_with(service, Common::new(clock), request).await
     }
 
-    /// As [`Guard::acquire`], with a pulse that several guards may share.
+    /// As [`Guard::acquire`], with what several guards may share.
     pub(super) async fn acquire_with(
         service: S,
-        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        common: Common,
         request: Acquire,
     ) -> Result<Self, Error> {
-        let sent = clock.boottime();
-        let answer = service.lock(request.request.clone(), request.options.clone()).await?;
+        let Acquire { request: asked, options, .. } = &request;
+        let owner = Owner::asking(asked, options);
+        // Also when nobody polls the runtime any more in which the release is to be made.
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, common.releases.ended(&owner)).await;
+        let sent = common.clock.boottime();
+        let answer = service.lock(asked.clone(), options.clone()).await?;
         let grant = granted(answer)?;
-        Self::hold(service, (clock, pulse), request, grant, sent)
+        Self::hold(service, common, request, grant, sent)
     }
 
     /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn: whoever
@@ -161,22 +184,20 @@ impl<S: LockService + Clone> Guard<S> {
         request: Acquire,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let pulse = Pulse::new(Arc::clone(&clock));
-        Self::acquire_within_with(service, (clock, pulse), request, patience).await
+        Self::acquire_within_with(service, Common::new(clock), request, patience).await
     }
 
-    /// As [`Guard::acquire_within`], with a pulse that several guards may share.
+    /// As [`Guard::acquire_within`], with what several guards may share.
     pub(super) async fn acquire_within_with(
         service: S,
-        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        common: Common,
         request: Acquire,
         patience: Duration,
     ) -> Result<Self, Error> {
         let deadline = Deadline::after(patience);
         let mut pause = FIRST_PAUSE;
         loop {
-            let times = (Arc::clone(&clock), Arc::clone(&pulse));
-            let asked = Self::acquire_with(service.clone(), times, request.clone());
+            let asked = Self::acquire_with(service.clone(), common.clone(), request.clone());
             let error = match asked.await {
                 Ok(guard) => return Ok(guard),
                 Err(error) => error,
@@ -261,7 +282,7 @@ impl<S: LockService + Clone> Guard<S> {
 
     fn hold(
         service: S,
-        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        Common { clock, pulse, releases }: Common,
         request: Acquire,
         grant: Grant,
         sent: Duration,
@@ -299,7 +320,8 @@ impl<S: LockService + Clone> Guard<S> {
         };
         let runtime = Handle::current();
         let renewer = runtime.spawn(task::of_host(renewal.keep(sent)));
-        let guard = Self { service, belief, release, grant, renewer, runtime, released: false };
+        let guard =
+            Self { service, releases, belief, release, grant, renewer, runtime, released: false };
         if let GuardState::Lost(_) = guard.state() {
             return Err(Error::unknown("the grant may have ended before its answer came"));
         }
@@ -318,7 +340,9 @@ impl<S: LockService + Clone> Drop for Guard<S> {
         }
         let service = self.service.clone();
         let (request, options) = self.release.clone();
+        let under_way = self.releases.begin(Owner::releasing(&request, &options));
         self.runtime.spawn(task::of_host(async move {
+            let _under_way = under_way;
             let release = service.unlock(request, options);
             match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
                 Ok(Ok(_)) => {}

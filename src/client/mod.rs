@@ -27,6 +27,7 @@ mod gather;
 mod guard;
 mod lanes;
 mod pulse;
+mod releases;
 mod renewal;
 mod resolve;
 mod transport;
@@ -53,8 +54,8 @@ use crate::types::{
     LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableInfo,
     TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
 };
+use guard::Common;
 use lanes::Lane;
-use pulse::Pulse;
 use transport::{Request, Settings, Transport};
 
 /// Where a node listens for clients when nobody says otherwise.
@@ -162,8 +163,7 @@ impl ClientBuilder {
         Client {
             transport: Arc::new(transport),
             options: Arc::new(Mutex::new(self.options)),
-            pulse: Pulse::new(Arc::clone(&self.clock)),
-            clock: self.clock,
+            common: Common::new(self.clock),
         }
     }
 }
@@ -173,8 +173,7 @@ impl ClientBuilder {
 pub struct Client {
     transport: Arc<Transport>,
     options: Arc<Mutex<ServiceOptions>>,
-    clock: Arc<dyn Clock>,
-    pulse: Arc<Pulse>,
+    common: Common,
 }
 
 impl Client {
@@ -206,7 +205,7 @@ impl Client {
     /// # Errors
     /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
     pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
-        Guard::acquire_with(self.clone(), self.times(), request).await
+        Guard::acquire_with(self.clone(), self.common.clone(), request).await
     }
 
     /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn.
@@ -218,7 +217,7 @@ impl Client {
         request: Acquire,
         patience: Duration,
     ) -> Result<LockGuard, Error> {
-        Guard::acquire_within_with(self.clone(), self.times(), request, patience).await
+        Guard::acquire_within_with(self.clone(), self.common.clone(), request, patience).await
     }
 
     /// What any node that answers knows of the cluster.
@@ -241,11 +240,6 @@ impl Client {
     ) -> Result<ClusterStatus, Error> {
         let request = Request::read(routes::CLUSTER, &());
         self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
-    }
-
-    /// What a guard counts with, and is woken by.
-    fn times(&self) -> (Arc<dyn Clock>, Arc<Pulse>) {
-        (Arc::clone(&self.clock), Arc::clone(&self.pulse))
     }
 
     fn options(&self) -> ServiceOptions {

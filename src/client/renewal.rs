@@ -17,6 +17,13 @@ use crate::types::{Forbidden, Grant, LockOptions, LockRequest, LockResponse, Loc
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
+/// Renewals become due at moments this far apart at most, so that those of one client that come close
+/// together share a message and an entry of the log.
+const LONGEST_STEP: Duration = Duration::from_millis(25);
+const SHORTEST_STEP: Duration = Duration::from_millis(1);
+/// The step as a part of the time between two renewals of one guard.
+const STEPS: u32 = 400;
+
 /// What is renewed, how, and how often.
 pub(super) struct Renewal<S> {
     pub(super) service: S,
@@ -26,6 +33,13 @@ pub(super) struct Renewal<S> {
     pub(super) options: LockOptions,
     pub(super) grant: Grant,
     pub(super) every: Duration,
+}
+
+/// The last moment up to this time at which others renew, too.
+fn in_company(time: Duration, every: Duration) -> Duration {
+    let step = (every / STEPS).clamp(SHORTEST_STEP, LONGEST_STEP).as_nanos();
+    let beyond = u64::try_from(time.as_nanos() % step).unwrap_or_default();
+    time.saturating_sub(Duration::from_nanos(beyond))
 }
 
 impl<S: LockService> Renewal<S> {
@@ -47,7 +61,8 @@ impl<S: LockService> Renewal<S> {
                         self.belief.answered(sent, grant.expires_in);
                         // Guards that were renewed together, after a cluster was away for
                         // instance, do not stay together.
-                        sent.saturating_add(self.every.mul_f64(random::factor(0.9..=1.0)))
+                        let pause = self.every.mul_f64(random::factor(0.9..=1.0));
+                        in_company(sent.saturating_add(pause), self.every)
                     }
                     Err(reason) => return self.belief.end(GuardState::Lost(reason)),
                 },
@@ -123,5 +138,30 @@ impl<S: LockService> Renewal<S> {
             // Its sender is this renewal's own.
             _ = jumped.changed() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_that_come_close_together_come_at_once_and_never_later() {
+        let every = Duration::from_secs(10);
+        let moments: std::collections::BTreeSet<Duration> = (0..1000)
+            .map(|number| {
+                let time = Duration::from_micros(7_000_000 + 100 * number);
+                let moment = in_company(time, every);
+                assert!(moment <= time && time - moment < LONGEST_STEP, "{time:?} {moment:?}");
+                moment
+            })
+            .collect();
+        assert_eq!(moments.len(), 4, "a tenth of a second has four of them");
+        let soon = in_company(Duration::from_micros(123_456), Duration::from_millis(30));
+        assert_eq!(
+            soon,
+            Duration::from_millis(123),
+            "short grants are renewed as exactly as timers are"
+        );
     }
 }

@@ -30,9 +30,9 @@ struct Options {
     /// Requests of the client whose clock is fast
     #[arg(long, default_value_t = Bounds::default().requests[1])]
     fast_requests: u8,
-    /// Steps of a run: every run of so many is walked
-    #[arg(long, default_value_t = 11)]
-    depth: usize,
+    /// Steps of a run: every run of so many is walked [default: however many there are]
+    #[arg(long)]
+    depth: Option<usize>,
     /// Breaks only this, and demands that it is found
     #[arg(long)]
     mutation: Option<Mutation>,
@@ -66,11 +66,14 @@ fn main() -> ExitCode {
 }
 
 /// The model as it should be: every property holds, and everything was met.
-fn walk(bounds: Bounds, depth: usize, patience: Duration) -> bool {
+fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
     let clock = Stopwatch::start();
     let cluster = Cluster { bounds, mutation: None };
-    let checker =
-        cluster.checker().threads(2).target_max_depth(depth).timeout(patience).spawn_bfs().join();
+    let mut checker = cluster.checker().threads(2).timeout(patience);
+    if let Some(depth) = depth {
+        checker = checker.target_max_depth(depth);
+    }
+    let checker = checker.spawn_bfs().join();
     let mut passed = checker.is_done();
     for property in cluster.properties() {
         let found = checker.discovery(property.name);

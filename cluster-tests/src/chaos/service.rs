@@ -24,8 +24,8 @@ use smol_str::SmolStr;
 
 use super::progress::{Ended, Progress};
 use crate::history::{
-    Action, Answer, Granted, LockAction, LockName, OpenWrites, Outcome, Recorded, Recorder, Refusal,
-    Status, UnlockAction,
+    Action, Answer, Granted, LockAction, LockName, OpenWrites, Outcome, Recorded, Recorder,
+    Refusal, Status, UnlockAction,
 };
 
 /// How long one call is tried. Longer than an election of the fast profile, so that most calls

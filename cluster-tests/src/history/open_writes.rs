@@ -123,7 +123,9 @@ async fn ask<S: LockService>(service: &S, request: &BatchRequest) -> Said {
             Ok(Some(place)) => return Said::Decided(place),
             Err(Error::BadRequest { .. }) => return Said::NeverDone,
             // A service that names no places cannot say which of two happened.
-            Ok(None) | Err(Error::Forbidden(_) | Error::Unauthorized { .. }) => return Said::Nothing,
+            Ok(None) | Err(Error::Forbidden(_) | Error::Unauthorized { .. }) => {
+                return Said::Nothing;
+            }
             Err(Error::Unavailable { .. } | Error::Unknown { .. } | Error::NotFound { .. }) => {}
         }
     }
@@ -173,7 +175,11 @@ mod tests {
     }
 
     impl LockService for Mumbling {
-        async fn lock(&self, request: LockRequest, options: LockOptions) -> Result<LockResponse, Error> {
+        async fn lock(
+            &self,
+            request: LockRequest,
+            options: LockOptions,
+        ) -> Result<LockResponse, Error> {
             self.told(self.locks.lock(request, options)).await
         }
 
@@ -185,11 +191,19 @@ mod tests {
             self.told(self.locks.unlock(request, options)).await
         }
 
-        async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        async fn check(
+            &self,
+            signature: String,
+            options: ReadOptions,
+        ) -> Result<CheckResponse, Error> {
             self.locks.check(signature, options).await
         }
 
-        async fn list(&self, request: ListRequest, options: ReadOptions) -> Result<ListResponse, Error> {
+        async fn list(
+            &self,
+            request: ListRequest,
+            options: ReadOptions,
+        ) -> Result<ListResponse, Error> {
             self.locks.list(request, options).await
         }
 
@@ -240,7 +254,9 @@ mod tests {
             let history = self.recorder.into_history(Header::new(1, "", ""), complete);
             let applied = history.entries.iter().filter_map(|entry| match entry {
                 Entry::Applied(applied) => Some((applied.request_id, applied.decided_at)),
-                Entry::Operation(_) | Entry::Fault(_) | Entry::Event(_) | Entry::Observation(_) => None,
+                Entry::Operation(_) | Entry::Fault(_) | Entry::Event(_) | Entry::Observation(_) => {
+                    None
+                }
             });
             (complete, applied.collect())
         }
@@ -286,7 +302,8 @@ mod tests {
         let ids: Vec<RequestId> = world.open.lock().keys().copied().collect();
         assert_eq!(ids, [7, 8].map(|lane| RequestId { lane, seq: 1 }));
         let history = world.recorder.into_history(Header::new(1, "", ""), false);
-        let ids: Vec<_> = history.operations().filter_map(|operation| operation.request_id).collect();
+        let ids: Vec<_> =
+            history.operations().filter_map(|operation| operation.request_id).collect();
         assert_eq!(ids[2..], [1, 2].map(|seq| RequestId { lane: 9, seq }));
     }
 

@@ -219,7 +219,8 @@ impl<S: LockService> LockService for Recorded<S> {
     }
 
     async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        let calls: Vec<_> = requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
+        let calls: Vec<_> =
+            requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
         let answers = self.service.batch(requests).await;
         // A service that gives fewer answers than it must leaves the others unknown.
         for (call, answer) in calls.into_iter().zip(&answers) {

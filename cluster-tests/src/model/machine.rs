@@ -16,26 +16,43 @@ const TABLE: &str = "default";
 const SIGNATURE: &str = "s";
 const SIGNEES: [&str; 2] = ["ann", "bob"];
 
-/// The machine after the whole log. It follows from the log, so it takes no part in comparing two
-/// worlds.
-#[derive(Clone, Default)]
-pub(super) struct Machine(Arc<State>);
+/// The machine after the whole log. Two are the same if a node that starts from them is: how they
+/// came about takes no part in it, so that worlds with different pasts and one future are one.
+#[derive(Clone)]
+pub(super) struct Machine {
+    state: Arc<State>,
+    encoded: Arc<[u8]>,
+}
+
+impl Machine {
+    fn of(state: State) -> Self {
+        Self { encoded: state.encode().into(), state: Arc::new(state) }
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::of(State::default())
+    }
+}
 
 impl PartialEq for Machine {
-    fn eq(&self, _: &Self) -> bool {
-        true
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
     }
 }
 
 impl Eq for Machine {}
 
 impl Hash for Machine {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.encoded.hash(hasher);
+    }
 }
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "C = {}, {:?}", self.0.clock(), self.holder())
+        write!(f, "C = {}, {:?}", self.state.clock(), self.holder())
     }
 }
 
@@ -65,15 +82,15 @@ pub(super) enum Told {
 
 impl Machine {
     pub(super) fn clock_us(&self) -> u64 {
-        self.0.clock().0
+        self.state.clock().0
     }
 
     pub(super) fn holders(&self) -> usize {
-        self.0.check(TABLE, SIGNATURE).map_or(0, |record| record.holders.len())
+        self.state.check(TABLE, SIGNATURE).map_or(0, |record| record.holders.len())
     }
 
     pub(super) fn holder(&self) -> Option<Holder> {
-        let record = self.0.check(TABLE, SIGNATURE)?;
+        let record = self.state.check(TABLE, SIGNATURE)?;
         let holder = record.holders.first()?;
         let client = SIGNEES.iter().position(|signee| *signee == holder.signee)?;
         Some(Holder { client, token: holder.token.0, expired: holder.expired })
@@ -84,7 +101,7 @@ impl Machine {
         let command = command(made.what);
         let stamp = Stamp { term: made.term.into(), time: ClusterTime(made.time_us) };
         let proposal = Proposal { stamp, commands: vec![command] };
-        let mut state = State::clone(&self.0);
+        let mut state = State::clone(&self.state);
         let decision = state.apply(entry_term.into(), index, &proposal).remove(0);
         let told = match decision.outcome {
             Outcome::Lock(
@@ -105,11 +122,11 @@ impl Machine {
             | Outcome::Table
             | Outcome::FeatureLevel => None,
         };
-        (Self(Arc::new(state)), told)
+        (Self::of(state), told)
     }
 
     pub(super) fn is_as(&self, other: &Self) -> bool {
-        *self.0 == *other.0
+        *self.state == *other.state
     }
 }
 

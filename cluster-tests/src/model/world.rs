@@ -3,6 +3,9 @@
 //! The log is what a majority has: openraft's part, that a term has one leader and that a new leader
 //! has all that was committed, is assumed. A deposed leader does not know that it is one; it goes on
 //! stamping, and what it has stamped can still be appended if it is elected again.
+//!
+//! A world holds nothing of its past that makes no difference to its future, so that as many pasts as
+//! possible lead to one world: of the log its length and the newest blank entry, of grants the newest.
 
 use super::machine::{Machine, Told};
 use super::{CLIENT_RATES, Cluster, DURATION_TICKS, Mutation, NODE_RATES, RHO_PERCENT, TICK_US};
@@ -14,21 +17,14 @@ pub struct World {
     pub(super) now: u8,
     /// The newest term; 0 before the first election.
     pub(super) term: u8,
-    pub(super) log: Vec<Entry>,
+    /// How many entries the log has.
+    entries: u8,
+    /// The cluster clock at the newest term's blank entry.
+    blank_us: u64,
     pub(super) nodes: [Node; 3],
     pub(super) clients: [Client; 2],
     pub(super) seen: Seen,
     pub(super) machine: Machine,
-}
-
-/// An entry that is committed.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Entry {
-    term: u8,
-    /// What was stamped; a blank entry holds nothing.
-    made: Option<Made>,
-    /// The cluster clock after it.
-    clock_us: u64,
 }
 
 /// A stamped command.
@@ -58,8 +54,8 @@ pub enum What {
 pub(super) struct Node {
     /// The term it believes to lead; 0 if none.
     leads: u8,
-    /// How much of the log it has applied.
-    applied: usize,
+    /// The cluster clock as it was when it was elected last, if that is what is broken.
+    applied_us: u64,
     stamper: Option<Stamper>,
     /// Stamped, and not appended yet.
     made: Option<Made>,
@@ -106,8 +102,10 @@ pub(super) struct Seen {
     /// Ticks that the cluster clock could not count, from the last stamp of one term to the first
     /// moment the next leader could stamp.
     lost: u8,
-    /// When each token was last granted or renewed: the real time of the stamp.
-    granted_at: Vec<u8>,
+    /// How many tokens were given, and when the newest was last granted or renewed: the real time of
+    /// the stamp.
+    tokens: u8,
+    granted_at: u8,
     /// Tokens that have expired, one bit each.
     dead: u8,
     /// What was seen going wrong.
@@ -172,7 +170,7 @@ impl World {
         if self.term > 0 && self.now < bounds.ticks {
             actions.push(Action::Tick);
         }
-        let room = self.log.len() < usize::from(bounds.entries);
+        let room = self.entries < bounds.entries;
         for number in 0..self.nodes.len() {
             let node = &self.nodes[number];
             if self.term < bounds.terms && room {
@@ -186,7 +184,7 @@ impl World {
                 // How much a leader has applied before its blank entry is nobody's business, unless
                 // that is what is broken.
                 let asks = cluster.mutation == Some(Mutation::StampBeforeBlank);
-                if asks && node.applied < self.log.len() {
+                if asks && node.applied_us < self.machine.clock_us() {
                     elect(false);
                 }
             }
@@ -248,7 +246,7 @@ impl World {
         match action {
             Action::Tick => next.now += 1,
             Action::Elect { node, caught_up, holds } => {
-                next.elect(node, caught_up, cluster.bounds.terms);
+                next.elect(node, caught_up, cluster);
                 if !holds {
                     next.nodes[node].made = None;
                 }
@@ -275,18 +273,30 @@ impl World {
                 }
             }
         }
+        next.forget();
         (next != *self).then_some(next)
     }
 
-    fn elect(&mut self, node: usize, caught_up: bool, terms: u8) {
+    /// Forgets what makes no difference any more: a belief that is over stays so.
+    fn forget(&mut self) {
+        for number in 0..self.clients.len() {
+            if self.believed(number).is_none() {
+                self.clients[number].belief = None;
+            }
+        }
+    }
+
+    fn elect(&mut self, node: usize, caught_up: bool, cluster: Cluster) {
         self.term += 1;
         let clock_us = self.machine.clock_us();
-        let applied = self.log.len();
-        self.log.push(Entry { term: self.term, made: None, clock_us });
+        self.entries += 1;
+        self.blank_us = clock_us;
         let leader = &mut self.nodes[node];
         leader.leads = self.term;
-        leader.applied = if caught_up { applied } else { leader.applied };
-        if self.term == terms {
+        if caught_up && cluster.mutation == Some(Mutation::StampBeforeBlank) {
+            leader.applied_us = clock_us;
+        }
+        if self.term == cluster.bounds.terms {
             // Nobody else can lead again: what they have and think makes no difference any more.
             for (number, other) in self.nodes.iter_mut().enumerate() {
                 if number != node {
@@ -299,10 +309,7 @@ impl World {
     /// All that is committed is applied, and the leader begins to stamp at its blank entry.
     fn apply(&mut self, node: usize, mutation: Option<Mutation>) {
         let term = self.term;
-        let blank = self.log.iter().find(|entry| entry.term == term && entry.made.is_none());
-        let base_us = blank.map(|entry| entry.clock_us);
-        let Some(base_us) = base_us else { return };
-        let mut stamper = Stamper { term, base_us, since: self.now };
+        let mut stamper = Stamper { term, base_us: self.blank_us, since: self.now };
         if mutation == Some(Mutation::OldBaseReused)
             && let Some(old) = self.nodes[node].stamper
         {
@@ -347,9 +354,7 @@ impl World {
         let stamper = match leader.stamper.filter(|stamper| stamper.term == leader.leads) {
             Some(stamper) => stamper,
             None if mutation == Some(Mutation::StampBeforeBlank) => {
-                let last = leader.applied.checked_sub(1).map(|last| self.log[last].clock_us);
-                let base_us = last.unwrap_or_default();
-                Stamper { term: leader.leads, base_us, since: self.now }
+                Stamper { term: leader.leads, base_us: leader.applied_us, since: self.now }
             }
             None => return None,
         };
@@ -365,10 +370,8 @@ impl World {
 
     fn append(&mut self, made: &Made) {
         let before = self.machine.clone();
-        let index = self.log.len() as u64;
-        let (machine, told) = before.apply(self.term, index, made);
-        let clock_us = machine.clock_us();
-        self.log.push(Entry { term: self.term, made: Some(*made), clock_us });
+        let (machine, told) = before.apply(self.term, self.entries.into(), made);
+        self.entries += 1;
         self.machine = machine;
         self.judge(&before, made, told);
         if let What::Lock(client) | What::Renew(client, _) = made.what
@@ -396,20 +399,18 @@ impl World {
         {
             seen.met.expiry = true;
             seen.dead |= 1 << was.token;
-            let lasted = self.now - granted_at(&seen.granted_at, was.token);
+            let lasted = self.now - seen.granted_at;
             seen.wrong.early |= u64::from(lasted) < DURATION_TICKS;
         }
         if let Some(Told::Granted { token, renewed, .. }) = told {
             seen.met.renewal |= renewed;
-            let newest = seen.granted_at.len() as u64;
             let is_new = was.is_none_or(|was| was.token != token);
-            if is_new && token > newest {
-                seen.granted_at.push(made.at);
+            if is_new && token > u64::from(seen.tokens) {
+                seen.tokens += 1;
             } else {
                 seen.wrong.token |= is_new && !renewed;
-                let at = usize::try_from(token - 1).expect("few tokens");
-                seen.granted_at[at] = made.at;
             }
+            seen.granted_at = made.at;
         }
         seen.wrong.revived |= is.is_some_and(|is| seen.dead & (1 << is.token) != 0);
     }
@@ -474,8 +475,4 @@ impl World {
                 .iter()
                 .any(|node| node.stamper.is_some_and(|stamper| stamper.term == terms))
     }
-}
-
-fn granted_at(granted_at: &[u8], token: u64) -> u8 {
-    usize::try_from(token - 1).ok().and_then(|at| granted_at.get(at)).copied().unwrap_or_default()
 }

@@ -1,16 +1,26 @@
 //! `keyward-chaos check` on nodes that somebody else started, with faults that somebody else installs.
 
 use std::fs;
-use std::process::Command;
 
 use cluster_tests::chaos::summary::{Summary, Verdict};
 use cluster_tests::cluster::{Cluster, ClusterOptions};
+use tokio::process::Command;
 
-fn check(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String, String) {
+async fn check(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyward-chaos"));
-    command.args(["check", "--quiet", "--json", "--seed", "5", "--lease", "500ms", "--clients", "3"]);
+    command.args([
+        "check",
+        "--quiet",
+        "--json",
+        "--seed",
+        "5",
+        "--lease",
+        "500ms",
+        "--clients",
+        "3",
+    ]);
     command.args(["--endpoints", &cluster.endpoints().join(",")]).args(arguments);
-    let output = command.output().expect("the program was built");
+    let output = command.output().await.expect("the program was built");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -36,7 +46,8 @@ async fn a_cluster_of_somebody_elses_is_checked_under_faults_of_somebody_elses()
             &format!("--heal-cmd=stall=kill -CONT {cut}"),
             &format!("--report={}", report.display()),
         ],
-    );
+    )
+    .await;
     assert_eq!(code, Some(0), "{printed}\n{said}");
     let summary = summary(&printed);
     assert_eq!(summary.verdict, Verdict::Pass);
@@ -50,7 +61,7 @@ async fn a_cluster_of_somebody_elses_is_checked_under_faults_of_somebody_elses()
 async fn a_fault_whose_command_fails_shows_nothing() {
     let cluster = Cluster::start(ClusterOptions::default()).await;
     let (code, printed, said) =
-        check(&cluster, &["--duration=3s", "--every=1s", "--fault-cmd=freeze=exit 7"]);
+        check(&cluster, &["--duration=3s", "--every=1s", "--fault-cmd=freeze=exit 7"]).await;
     assert_eq!(code, Some(3), "{printed}\n{said}");
     let summary = summary(&printed);
     assert_eq!(summary.verdict, Verdict::HarnessError);

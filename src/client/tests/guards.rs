@@ -3,9 +3,10 @@
 //! The runtime's timers are paused and moved along with the clocks, so that nothing here waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::client::guard::Common;
 use crate::client::{Acquire, Guard, GuardState, LostReason};
 use crate::clock::{Clock, ManualClock};
 use crate::error::Error;
@@ -25,6 +26,8 @@ struct Linked {
     locks: MemoryLocks,
     cut: Arc<AtomicBool>,
     hangs: Arc<AtomicBool>,
+    /// How long a release is under way, in milliseconds.
+    slow_release: Arc<AtomicU64>,
     renewals: Arc<AtomicUsize>,
 }
 
@@ -58,6 +61,7 @@ impl LockService for Linked {
         request: UnlockRequest,
         options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
+        tokio::time::sleep(Duration::from_millis(self.slow_release.load(Ordering::SeqCst))).await;
         self.pass().await?;
         self.locks.unlock(request, options).await
     }
@@ -104,6 +108,7 @@ impl World {
             locks: MemoryLocks::with_clock(Arc::new(clock.clone())),
             cut: Arc::default(),
             hangs: Arc::default(),
+            slow_release: Arc::default(),
             renewals: Arc::default(),
         };
         Self { service, clock, holder: ManualClock::default() }
@@ -264,6 +269,58 @@ async fn dropping_a_guard_releases_in_the_background() {
     std::thread::spawn(move || drop(guard)).join().unwrap();
     world.pass(SECOND / 10).await;
     assert!(world.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_owner_waits_for_the_release_of_its_dropped_guard() {
+    let world = World::new();
+    world.service.slow_release.store(400, Ordering::SeqCst);
+    let common = Common::new(world.clock_of_holder());
+    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request);
+    let mine = || Acquire::new("a", "me").duration(3 * SECOND);
+    let first = ask(mine()).await.unwrap();
+    let token = first.token();
+    drop(first);
+    let others = tokio::time::timeout(SECOND / 10, ask(Acquire::new("b", "me"))).await;
+    others.expect("another lock does not wait").unwrap();
+    let (second, ()) = tokio::join!(ask(mine()), world.pass(SECOND));
+    let second = second.unwrap();
+    assert_ne!(second.token(), token, "the first grant was given back before");
+    world.pass(4 * SECOND).await;
+    assert_eq!(second.state(), GuardState::Safe);
+    assert!(!world.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_never_answered_is_waited_for_only_so_long() {
+    let world = World::new();
+    let common = Common::new(world.clock_of_holder());
+    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request);
+    let first = ask(Acquire::new("a", "me").duration(60 * SECOND)).await.unwrap();
+    world.service.hangs.store(true, Ordering::SeqCst);
+    drop(first);
+    world.pass(SECOND).await;
+    world.service.hangs.store(false, Ordering::SeqCst);
+    let again = ask(Acquire::new("a", "me").duration(60 * SECOND));
+    let (again, ()) = tokio::join!(again, world.pass(5 * SECOND));
+    assert_eq!(again.unwrap().state(), GuardState::Safe);
+}
+
+#[test]
+fn a_release_in_a_runtime_that_nobody_polls_is_waited_for_only_so_long() {
+    let world = World::new();
+    let common = Common::new(world.clock_of_holder());
+    let ask = || {
+        let request = Acquire::new("a", "me").duration(60 * SECOND);
+        Guard::acquire_with(world.service.clone(), common.clone(), request)
+    };
+    let build = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().unwrap()
+    };
+    let (idle, other) = (build(), build());
+    drop(idle.block_on(ask()).unwrap());
+    assert_eq!(other.block_on(ask()).unwrap().state(), GuardState::Safe);
 }
 
 #[test]

@@ -87,7 +87,8 @@ pub struct LogOptions {
     /// The size of a segment file in bytes; a payload may be larger. 16 MiB is filled with zeros
     /// in some 20 ms, and a log of a few tens of thousands of entries has a handful of files.
     pub segment_bytes: u64,
-    /// How many bytes of recent payloads are kept in memory: enough for followers that keep up.
+    /// How many bytes of recent payloads are kept in memory: enough for followers that keep up, whatever
+    /// the load is; one that is a second behind has them read from the disk.
     pub cache_bytes: usize,
     /// Called when a write or sync has failed.
     pub fatal: Fatal,
@@ -107,7 +108,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             segment_bytes: 16 << 20,
-            cache_bytes: 16 << 20,
+            cache_bytes: 4 << 20,
             fatal: Arc::new(|_| {}),
             on_sync: Arc::new(|_| {}),
             on_waiting: Arc::new(|| {}),

@@ -70,11 +70,14 @@ struct Arguments {
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     data_dir: PathBuf,
     /// What was measured, as JSON. Rows of an earlier run that are not measured now are kept
-    #[arg(long, default_value = "target/compare-peers.json")]
+    #[arg(long, default_value = "docs/compare-peers.json")]
     results: PathBuf,
     /// Write the table into docs/performance.md
     #[arg(long)]
     write: bool,
+    /// Measure nothing: only show (or write) the table of what was measured before
+    #[arg(long, conflicts_with = "only")]
+    table: bool,
 }
 
 fn main() -> ExitCode {
@@ -93,7 +96,11 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
     runtime.spawn(stop_on_signal(Arc::clone(&stop)));
     let mut results = Results::read(&arguments.results)?;
     let mut bench = Bench { arguments, runtime, stop, running: BTreeMap::new() };
-    let rows = if arguments.only.is_empty() { Row::USUAL.to_vec() } else { arguments.only.clone() };
+    let rows = match (arguments.table, arguments.only.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, true) => Row::USUAL.to_vec(),
+        (false, false) => arguments.only.clone(),
+    };
     for row in rows {
         eprintln!("== {}", row.title());
         let measured = bench.row(row, &mut results)?;
