@@ -152,7 +152,10 @@ mod tests {
             .map(|number| {
                 let time = Duration::from_micros(7_000_000 + 100 * number);
                 let moment = in_company(time, every);
-                assert!(moment <= time && time - moment < LONGEST_STEP, "{time:?} {moment:?}");
+                assert!(
+                    moment <= time && time.saturating_sub(moment) < LONGEST_STEP,
+                    "{time:?} {moment:?}"
+                );
                 moment
             })
             .collect();
