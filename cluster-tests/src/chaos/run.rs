@@ -187,8 +187,8 @@ pub async fn peer(options: &Options, peer: super::peer::Peer) -> Result<Summary,
             run.work(&Watched::new(redis, recorder, progress), &mut nemesis).await
         }
         Peer::Redlock => {
-            let redis = Redis::new(endpoints);
-            run.work(&Watched::new(redis, recorder, progress), &mut nemesis).await
+            let redlock = Watched::new(Redis::new(endpoints), recorder, progress);
+            run.work(&redlock.with_vague_refusals(), &mut nemesis).await
         }
     };
     run.judge(&nemesis, worked, 0)

@@ -213,14 +213,33 @@ pub struct Watched<T> {
     target: Arc<T>,
     recorder: Recorder,
     progress: Progress,
+    refusal: OnRefusal,
     /// Numbers the grants of a service that does not do so itself, in the order of its answers.
     next_token: Arc<AtomicU64>,
+}
+
+/// What a service says of a lock when it refuses it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OnRefusal {
+    /// That somebody has it.
+    Held,
+    /// Nothing, but that it was not given.
+    NotGiven,
 }
 
 impl<T> Watched<T> {
     /// Records what the sessions of an adapter are asked.
     pub fn new(target: T, recorder: Recorder, progress: Progress) -> Self {
-        Self { target: Arc::new(target), recorder, progress, next_token: Arc::default() }
+        let (target, refusal) = (Arc::new(target), OnRefusal::Held);
+        Self { target, recorder, progress, refusal, next_token: Arc::default() }
+    }
+
+    /// Whoever is refused a lock does not know that somebody has it: several may have asked at once and
+    /// none been given it.
+    #[must_use]
+    pub fn with_vague_refusals(mut self) -> Self {
+        self.refusal = OnRefusal::NotGiven;
+        self
     }
 }
 
@@ -230,6 +249,7 @@ impl<T> Clone for Watched<T> {
             target: Arc::clone(&self.target),
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
+            refusal: self.refusal,
             next_token: Arc::clone(&self.next_token),
         }
     }
@@ -251,6 +271,7 @@ impl<T: Target> Target for Watched<T> {
             signee: name(client),
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
+            refusal: self.refusal,
             next_token: Arc::clone(&self.next_token),
             acquires: 0,
         })
@@ -266,6 +287,7 @@ pub struct WatchedSession<S> {
     acquires: u64,
     recorder: Recorder,
     progress: Progress,
+    refusal: OnRefusal,
     next_token: Arc<AtomicU64>,
 }
 
@@ -340,6 +362,9 @@ impl<S: Session> Session for WatchedSession<S> {
         call.finish(
             match &answer {
                 Ok(held) => Self::granted(Status::Ok, held.token, duration),
+                Err(Failure::Refused) if self.refusal == OnRefusal::NotGiven => {
+                    Outcome::Unavailable
+                }
                 Err(failure) => outcome(failure, ForbiddenReason::Held),
             },
             None,
