@@ -4,7 +4,7 @@
 //! done. Every round leaves its summary in the folder of results, so the list can be run in
 //! pieces, on several days; what is there already is counted and not run again. The page is
 //! written from these files alone: no figure in it was typed. [`Comparison`] is what is run on other
-//! services, too; [`page`] writes.
+//! services, too; [`page()`] writes.
 
 mod comparison;
 mod page;
