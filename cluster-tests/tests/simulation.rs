@@ -8,7 +8,7 @@ use std::ops::Range;
 use cluster_tests::sim::{Schedule, command, many::many, run};
 
 /// What is run when nobody says.
-const SEEDS: Range<u64> = 0..100;
+const SEEDS: Range<u64> = 0..200;
 
 /// These are run twice.
 const TWICE: Range<u64> = 0..6;
