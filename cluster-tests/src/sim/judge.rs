@@ -60,6 +60,7 @@ async fn is_alive(world: &World, recorder: &Recorder) -> bool {
         if world.now() >= until {
             break;
         }
+        start_all(world);
         // A new one each time: an attempt that was not answered may have been done all the same.
         let signature = format!("fresh lock {attempt}");
         let request = LockRequest { signature, signee: "judge".to_owned(), level: None };
@@ -71,12 +72,16 @@ async fn is_alive(world: &World, recorder: &Recorder) -> bool {
     false
 }
 
+/// Starts every node that is down: one that was shutting down when the others were started was not.
+fn start_all(world: &World) {
+    world.node_ids().into_iter().for_each(|node| world.start(node));
+}
+
 /// All nodes at the same index, with the same bytes.
 async fn become_equal(world: &World, recorder: &Recorder) -> Result<(), String> {
     let until = world.now() + EQUAL;
     loop {
-        // One that was shutting down when the others were started.
-        world.node_ids().into_iter().for_each(|node| world.start(node));
+        start_all(world);
         let states: BTreeMap<_, _> =
             world.node_ids().into_iter().map(|node| (node, world.node_state(node))).collect();
         let mut indexes = states.values().map(|state| state.as_ref().map(|(index, _)| *index));
