@@ -6,6 +6,14 @@ use super::Via;
 use crate::bench::Measurement;
 use crate::cli::output;
 
+/// What a cluster did under the load.
+pub(super) struct OfCluster {
+    pub(super) measurement: Measurement,
+    /// Whom the clients asked.
+    pub(super) endpoints: Vec<String>,
+    pub(super) elections: Option<u64>,
+}
+
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
@@ -20,25 +28,28 @@ pub(super) struct Document {
     /// What the cluster did, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cluster: Option<Measurement>,
+    /// Terms that began while the cluster was measured, if a node said: each is an election, and
+    /// what waited for it shows in the longest times.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) elections: Option<u64>,
     /// The cluster's rate as a part of the bare handler's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ratio: Option<f64>,
 }
 
 impl Document {
-    /// What the bare handler did, and what a cluster did that was asked at these endpoints.
-    pub(super) fn new(
-        via: Via,
-        limit: Option<Measurement>,
-        cluster: Option<(Measurement, Vec<String>)>,
-    ) -> Self {
-        let (cluster, endpoints) = cluster.unzip();
+    /// What the bare handler did, and what a cluster did.
+    pub(super) fn new(via: Via, limit: Option<Measurement>, cluster: Option<OfCluster>) -> Self {
+        let (cluster, endpoints, elections) = match cluster {
+            Some(it) => (Some(it.measurement), it.endpoints, it.elections),
+            None => (None, Vec::new(), None),
+        };
         let ratio = limit.as_ref().zip(cluster.as_ref()).and_then(|(limit, cluster)| {
             let limit = limit.per_second();
             (limit > 0.0).then(|| cluster.per_second() / limit)
         });
         let version = env!("CARGO_PKG_VERSION");
-        Self { version, via, endpoints: endpoints.unwrap_or_default(), limit, cluster, ratio }
+        Self { version, via, endpoints, limit, cluster, elections, ratio }
     }
 
     /// Prints it, for a program or for a person.
@@ -52,10 +63,15 @@ impl Document {
         }
         if let Some(cluster) = &self.cluster {
             output::print(&format!("asking {}\n{cluster}", self.endpoints.join(", ")));
+            output::print(&format!("elections meanwhile: {}\n", self.elections_in_words()));
         }
         if let Some(ratio) = self.ratio {
             output::print(&format!("{ratio:.3} of what HTTP alone does\n"));
         }
+    }
+
+    pub(super) fn elections_in_words(&self) -> String {
+        self.elections.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
     }
 
     /// Whether no operation succeeded, on the cluster or on the bare handler. One contender alone

@@ -29,7 +29,7 @@ use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
 use crate::client::Client;
 use dev::DevCluster;
-use document::Document;
+use document::{Document, OfCluster};
 use limit::Limit;
 use nodes::{Choice, Cluster};
 use progress::Progress;
@@ -216,7 +216,9 @@ fn measure(args: &BenchArgs) -> Result<Document, Failure> {
     } else {
         let cluster = runtime.block_on(Cluster::look(&endpoints))?;
         let chosen = cluster.choose(args.node)?;
-        Some((measure_cluster(args, &runtime, &cluster, &chosen, &stop)?, chosen))
+        let measurement = measure_cluster(args, &runtime, &cluster, &chosen, &stop)?;
+        let elections = runtime.block_on(cluster.elections());
+        Some(OfCluster { measurement, endpoints: chosen, elections })
     };
     if let Some(own) = own {
         runtime.block_on(own.stop());

@@ -9,6 +9,7 @@ use crate::bench::listener_of;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output;
 use crate::client::Client;
+use crate::error::Error;
 use crate::service::LockService as _;
 use crate::types::{CallOptions, TableOptions};
 
@@ -58,6 +59,8 @@ pub(super) struct Cluster {
     /// The endpoints that were given.
     endpoints: Vec<String>,
     leader: u64,
+    /// The term at that time.
+    term: u64,
     /// Every member whose client address is known.
     members: Vec<(u64, String)>,
 }
@@ -73,9 +76,7 @@ impl Cluster {
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420.")
         })?;
-        let call = || CallOptions { timeout: Some(LOOK), ..CallOptions::default() };
-        let asks = endpoints.iter().map(|endpoint| client.cluster_at(endpoint, call()));
-        let answers = futures::future::join_all(asks).await;
+        let answers = ask_all(&client, endpoints).await;
         let mut statuses = Vec::new();
         for (endpoint, answer) in endpoints.iter().zip(answers) {
             match answer {
@@ -90,13 +91,15 @@ impl Cluster {
         }
         let newest =
             statuses.iter().max_by_key(|(_, status)| (status.leader.is_some(), status.term));
-        let Some(leader) = newest.and_then(|(_, status)| status.leader) else {
+        let Some((leader, term)) =
+            newest.and_then(|(_, status)| status.leader.zip(Some(status.term)))
+        else {
             return Err(Failure::new(exit::UNAVAILABLE, "no node leads: the cluster cannot work")
                 .advise("Look at the nodes with `keyward cluster status`."));
         };
         let members = members(&statuses);
         let endpoints = statuses.into_iter().map(|(endpoint, _)| endpoint).collect();
-        Ok(Self { client, endpoints, leader, members })
+        Ok(Self { client, endpoints, leader, term, members })
     }
 
     /// The endpoints that the clients ask.
@@ -136,6 +139,14 @@ impl Cluster {
         found
     }
 
+    /// How many terms have begun since the cluster was looked at, each with an election, won or
+    /// not; `None` if no node says.
+    pub(super) async fn elections(&self) -> Option<u64> {
+        let answers = ask_all(&self.client, &self.endpoints).await;
+        let newest = answers.into_iter().flatten().map(|status| status.term).max()?;
+        Some(newest.saturating_sub(self.term))
+    }
+
     /// Deletes the table of a run.
     pub(super) async fn clean(&self, table: &str) {
         let options = TableOptions {
@@ -147,6 +158,13 @@ impl Cluster {
             output::say(&format!("the table {table} is left over: {error}"));
         }
     }
+}
+
+/// Asks each endpoint who it is.
+async fn ask_all(client: &Client, endpoints: &[String]) -> Vec<Result<ClusterStatus, Error>> {
+    let call = || CallOptions { timeout: Some(LOOK), ..CallOptions::default() };
+    let asks = endpoints.iter().map(|endpoint| client.cluster_at(endpoint, call()));
+    futures::future::join_all(asks).await
 }
 
 /// Who is reached where: by the endpoint that answered, or by what the others say of it.

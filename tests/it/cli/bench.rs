@@ -176,6 +176,7 @@ fn a_cluster_is_asked_where_it_is_told_to_and_as_it_is_told_to() {
     let one = cluster.measure("check --node 2 --via client");
     assert_eq!(one["endpoints"], serde_json::json!([all[1]]));
     assert_eq!(one["cluster"]["operations"][0]["not_done"], 0, "{one}");
+    assert!(one["elections"].is_u64(), "{one}");
     let refused = cluster.run("bench --node 9");
     assert_code(&refused, 2);
     let err = stderr(&refused);
@@ -185,6 +186,7 @@ fn a_cluster_is_asked_where_it_is_told_to_and_as_it_is_told_to() {
     let alone = cluster.run("bench contended --clients 1 --duration 300ms --warmup 0ms");
     assert_code(&alone, 0);
     assert!(stdout(&alone).contains("\n0.00 hand-offs/s\n"), "{}", stdout(&alone));
+    assert!(stdout(&alone).contains("\nelections meanwhile: "), "{}", stdout(&alone));
 }
 
 #[test]

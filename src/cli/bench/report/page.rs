@@ -55,6 +55,7 @@ fn facts(out: &mut String, document: &Document) {
         let via = document.via.to_possible_value();
         let via = via.map_or_else(String::new, |via| via.get_name().to_owned());
         facts.extend([("Via", via), ("Asked", document.endpoints.join(", "))]);
+        facts.push(("Elections meanwhile", document.elections_in_words()));
     }
     out.push_str("<div class=\"card\"><dl>");
     for (name, what) in facts {
@@ -145,6 +146,7 @@ mod tests {
         Workload,
     };
     use crate::cli::bench::Via;
+    use crate::cli::bench::document::OfCluster;
 
     fn figures(operation: Operation) -> OperationFigures {
         OperationFigures {
@@ -210,7 +212,8 @@ mod tests {
         };
         let limit = Measurement { nodes: Vec::new(), ..measured.clone() };
         let endpoints = vec!["http://a:7420/?<b>".to_owned()];
-        Document::new(Via::Http, Some(limit), Some((measured, endpoints)))
+        let measured = OfCluster { measurement: measured, endpoints, elections: Some(2) };
+        Document::new(Via::Http, Some(limit), Some(measured))
     }
 
     #[test]
@@ -223,6 +226,7 @@ mod tests {
             "<dt>Pace</dt><dd>open loop at 50.0/s</dd>",
             "<dt>Via</dt><dd>http</dd>",
             "<dd>http://a:7420/?&lt;b&gt;</dd>",
+            "<dt>Elections meanwhile</dt><dd>2</dd>",
             "3.0 s after 1.0 s of warm-up; 1.000 of what HTTP alone does",
             "<h2>HTTP alone</h2>",
             "<td>300 ms</td>",
