@@ -204,7 +204,8 @@ impl Bench<'_> {
             | Row::Pairs256Spread
             | Row::Library256
             | Row::Contended
-            | Row::Renewals => Err("it is a load".to_owned()),
+            | Row::Renewals
+            | Row::RenewalsLibrary => Err("it is a load".to_owned()),
         }
     }
 
@@ -345,6 +346,7 @@ impl Bench<'_> {
             | Row::Library256
             | Row::Contended
             | Row::Renewals
+            | Row::RenewalsLibrary
             | Row::HttpAlone => {
                 format!("scripts/compare-peers --only {only} --rounds {rounds} --seconds {seconds}")
             }

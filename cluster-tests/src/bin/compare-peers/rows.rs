@@ -66,6 +66,8 @@ pub(crate) enum Row {
     Contended,
     /// Renewals, 256 clients, on the node that leads.
     Renewals,
+    /// Renewals, 256 tasks that share one client of each service's library.
+    RenewalsLibrary,
     /// Lock and unlock beside a bare HTTP handler, 64 clients.
     HttpAlone,
     /// 100,000 locks held.
@@ -90,7 +92,7 @@ pub(crate) struct Load {
 
 impl Row {
     /// Those that a run has when none is named.
-    pub(crate) const USUAL: [Self; 11] = [
+    pub(crate) const USUAL: [Self; 12] = [
         Self::Pairs1,
         Self::Pairs64,
         Self::Pairs64Spread,
@@ -99,6 +101,7 @@ impl Row {
         Self::Library256,
         Self::Contended,
         Self::Renewals,
+        Self::RenewalsLibrary,
         Self::HttpAlone,
         Self::Held,
         Self::Failover,
@@ -115,6 +118,7 @@ impl Row {
             Self::Library256 => "pairs, 256 tasks of one client library",
             Self::Contended => "one lock, 16 contenders",
             Self::Renewals => "renewals, 256 clients",
+            Self::RenewalsLibrary => "renewals, 256 tasks of one client library",
             Self::HttpAlone => "pairs beside HTTP alone, 64 clients",
             Self::Held => "100,000 locks held",
             Self::Failover => "leader killed under load",
@@ -141,6 +145,7 @@ impl Row {
             Self::Library256 => Some(Load { shared: true, ..pairs(256) }),
             Self::Contended => Some(load(Workload::Contended, 16)),
             Self::Renewals => Some(load(Workload::Renew, 256)),
+            Self::RenewalsLibrary => Some(Load { shared: true, ..load(Workload::Renew, 256) }),
             Self::HttpAlone | Self::Held | Self::Failover | Self::Million | Self::Soak => None,
         }
     }
@@ -151,7 +156,7 @@ impl Row {
         match self {
             Self::HttpAlone | Self::Million | Self::Soak => &[Keyward],
             // The others' libraries do not gather requests: their clients have sessions of their own.
-            Self::Library256 => &[Keyward, ZooKeeper],
+            Self::Library256 | Self::RenewalsLibrary => &[Keyward, ZooKeeper],
             Self::Failover => &[Keyward, KeywardFast, ZooKeeper, Etcd],
             Self::Held => &[Keyward, ZooKeeper, Etcd],
             Self::Pairs1
