@@ -171,6 +171,23 @@ fn entries_that_do_not_follow_each_other_are_refused() {
 }
 
 #[test]
+fn a_membership_whose_ids_are_out_of_order_is_refused() {
+    let bytes = encode_payload(&Payload::Membership(membership()));
+    // Tag, version, how many sets, how many voters: then the two voters.
+    for voters in [[2, 1], [1, 1], [2, 2]] {
+        let mut other = bytes.to_vec();
+        (other[10], other[18]) = (voters[0], voters[1]);
+        assert!(decode_payload(&other.into()).is_err(), "{voters:?}");
+    }
+    // How many members, then each behind its id.
+    for member in [1, 0] {
+        let mut other = bytes.to_vec();
+        other[30 + 8 + 16 + 4 + 3 + 1] = member;
+        assert!(decode_payload(&other.into()).is_err(), "{member}");
+    }
+}
+
+#[test]
 fn a_proposal_that_does_not_decode_never_gets_into_a_log() {
     let mut request = append();
     let broken = Data::from_payload(Bytes::from_static(&[1, 1, 0xff, 0xff]));
