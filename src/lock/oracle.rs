@@ -1,4 +1,4 @@
-//! A second lock machine, written from the contract and from nothing else.
+//! A second lock machine, written from the contract and from nothing else: for tests and fuzzing.
 //!
 //! It shares no code with the one it judges, only the words. It has no index, no portions of work
 //! and no encodings: a record carries its two deadlines, and whoever looks at it compares them with
@@ -15,13 +15,13 @@ use crate::types::{
 
 /// What the oracle says of a command: it does not know the words of a bad request's reason.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Outcome(Outcome, DecidedAt),
     BadRequest,
 }
 
 #[derive(Default, Debug)]
-pub(super) struct Oracle {
+pub(crate) struct Oracle {
     now: u64,
     tokens_given: u64,
     level: u32,
@@ -68,14 +68,14 @@ enum How {
 }
 
 impl Oracle {
-    pub(super) fn apply(&mut self, term: u64, index: u64, proposal: &Proposal) -> Vec<Said> {
+    pub(crate) fn apply(&mut self, term: u64, index: u64, proposal: &Proposal) -> Vec<Said> {
         let mut said = Vec::new();
         let stale = proposal.stamp.term != term;
         if !stale && self.now < proposal.stamp.time.0 {
             self.now = proposal.stamp.time.0;
         }
         for (number, command) in proposal.commands.iter().enumerate() {
-            let at = DecidedAt { index, position: u32::try_from(number).unwrap() };
+            let at = DecidedAt { index, position: u32::try_from(number).expect("they are few") };
             said.push(if stale {
                 Said::Outcome(Outcome::Refused(Refusal::StaleStamp), at)
             } else {
@@ -85,7 +85,7 @@ impl Oracle {
         said
     }
 
-    pub(super) fn feature_level(&self) -> u32 {
+    pub(crate) fn feature_level(&self) -> u32 {
         self.level.max(1)
     }
 
@@ -115,7 +115,8 @@ impl Oracle {
                 return Said::BadRequest;
             }
             if id.seq == lane.seq {
-                self.lanes.get_mut(&id.lane).unwrap().used = self.now;
+                let used = self.lanes.get_mut(&id.lane).expect("it was found above");
+                used.used = self.now;
                 return Said::Outcome(self.answer(asked, &lane.came_of_it), lane.at);
             }
         }
@@ -280,12 +281,12 @@ impl Oracle {
         }
     }
 
-    pub(super) fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
+    pub(crate) fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let held = self.held(table, signature)?;
         Some(LockRecord { signature: signature.to_owned(), holders: vec![self.seen(held)] })
     }
 
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         table: &str,
         request: &ListRequest,
@@ -297,13 +298,13 @@ impl Oracle {
                 all.extend(self.check(table, signature));
             }
         }
-        let limit = usize::try_from(request.limit).unwrap();
+        let limit = request.limit as usize;
         let next = (all.len() > limit).then(|| all[limit - 1].signature.clone());
         all.truncate(limit);
         (all, next)
     }
 
-    pub(super) fn tables(&self) -> Vec<TableInfo> {
+    pub(crate) fn tables(&self) -> Vec<TableInfo> {
         let mut infos: BTreeMap<String, TableInfo> = BTreeMap::new();
         let info = |table: &String| TableInfo {
             table: table.clone(),
