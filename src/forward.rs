@@ -8,7 +8,7 @@
 mod courier;
 #[cfg(feature = "planted-bugs")]
 pub(crate) mod planting;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard};
@@ -33,8 +33,6 @@ use crate::types::{
 };
 use courier::{Courier, Leader};
 use wire::{Answer, Request};
-#[cfg(test)]
-pub(crate) use wire::{decode_answers, decode_requests};
 
 /// How long a request waits for a leader to become known, at most and at most for half of its own
 /// time. About as long as an election takes once it has begun; a dead leader that is not yet known

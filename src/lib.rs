@@ -14,9 +14,9 @@ pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod forward;
-#[cfg(all(test, feature = "server"))]
-#[allow(clippy::unwrap_used, reason = "a module of tests, which the lint does not see here")]
-mod fuzzing;
+#[cfg(any(feature = "fuzzing", all(test, feature = "server")))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod lock;

@@ -36,7 +36,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use exit::Outcome;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use settings::read_settings;
 
 const STYLES: Styles = Styles::styled()

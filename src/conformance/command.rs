@@ -111,6 +111,10 @@ impl FromStr for Force {
     }
 }
 
+/// The longest name that a repetition writes out, in bytes: far more than any that is allowed, and
+/// nothing that takes a machine's memory.
+const MAX_REPEATED: usize = 64 * 1024;
+
 /// A signature, a signee, an instance or a table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Name {
@@ -130,6 +134,9 @@ impl FromStr for Name {
             .rsplit_once('*')
             .ok_or_else(|| format!("{text:?} is not a repetition such as {{x*1025}}"))?;
         let times: usize = times.parse().map_err(|error| format!("in {text:?}: {error}"))?;
+        if part.len().saturating_mul(times) > MAX_REPEATED {
+            return Err(format!("{text:?} is longer than {MAX_REPEATED} bytes"));
+        }
         Ok(Self { text: part.repeat(times), repeated: true })
     }
 }
@@ -216,6 +223,13 @@ mod tests {
         let name: Name = "{ab*3}".parse().unwrap();
         assert_eq!(name.text, "ababab");
         assert!("{ab}".parse::<Name>().is_err());
+    }
+
+    #[test]
+    fn a_repetition_that_no_memory_holds_is_refused() {
+        for text in ["{ab*18446744073709551615}", "{a*9000000000000000000}", "{a*65537}"] {
+            assert!(text.parse::<Name>().is_err(), "{text}");
+        }
     }
 
     #[test]

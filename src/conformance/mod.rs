@@ -63,6 +63,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 pub use endpoints::EndpointBootstrap;
 pub use live::{LiveBootstrap, LiveService, MoveClock, Time};
 pub use memory::MemoryBootstrap;
@@ -202,22 +204,34 @@ struct Played {
 }
 
 async fn play<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> Played {
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     // goldenscript is synchronous: it waits for each answer on a thread that may be blocked.
-    let task = tokio::task::spawn_blocking(move || {
-        let mut runner = Runner::new(bootstrap, runtime);
-        let found = goldenscript::generate(&mut runner, &script.text);
-        let cleaned = runner.clean_up();
-        let found = match (found, cleaned) {
-            (Err(error), _) => Err(error.to_string()),
-            (Ok(_), Err(error)) => Err(format!("could not be cleaned up after: {error}")),
-            (Ok(found), Ok(())) => Ok(found),
-        };
-        Played { found, advanced: runner.advanced(), too_slow: runner.too_slow() }
-    });
+    let task = tokio::task::spawn_blocking(move || play_blocking(bootstrap, &script.text, runtime));
     task.await.unwrap_or_else(|error| Played {
         found: Err(format!("the service panicked: {error}")),
         advanced: Duration::ZERO,
         too_slow: None,
     })
+}
+
+fn play_blocking<B: Bootstrap>(bootstrap: Arc<B>, text: &str, runtime: Handle) -> Played {
+    let mut runner = Runner::new(bootstrap, runtime);
+    let found = goldenscript::generate(&mut runner, text);
+    let cleaned = runner.clean_up();
+    let found = match (found, cleaned) {
+        (Err(error), _) => Err(error.to_string()),
+        (Ok(_), Err(error)) => Err(format!("could not be cleaned up after: {error}")),
+        (Ok(found), Ok(())) => Ok(found),
+    };
+    Played { found, advanced: runner.advanced(), too_slow: runner.too_slow() }
+}
+
+/// As [`generate`], on this thread, where a panic is one: for fuzzing.
+#[cfg(any(feature = "fuzzing", all(test, feature = "server")))]
+pub(crate) fn play_here<B: Bootstrap>(
+    bootstrap: Arc<B>,
+    text: &str,
+    runtime: &Handle,
+) -> Result<String, String> {
+    play_blocking(bootstrap, text, runtime.clone()).found
 }

@@ -96,10 +96,25 @@ pub async fn serve<S: LockService>(
 }
 
 /// What [`serve`] serves, without a listener.
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
     let metrics = Metrics::new(Arc::default());
     handlers::router(Arc::new(Context { service, metrics, extras }))
+}
+
+/// What [`serve`] does with one connection, whatever it is made of: for fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) async fn serve_one<S: LockService>(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    service: Arc<S>,
+    extras: Extras,
+) {
+    let limits = Arc::new(extras.limits.clone());
+    let places = Arc::<Places>::default();
+    let metrics = Metrics::new(Arc::clone(&places));
+    let front = Front::new(Arc::new(Context { service, metrics, extras }));
+    let (_stop, stopping) = tokio::sync::watch::channel(false);
+    server::connection(stream, front, limits, places.take(), stopping).await;
 }
 
 /// What every handler sees.

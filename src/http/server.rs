@@ -23,6 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -135,6 +136,8 @@ pub(crate) async fn serve_places(
                     refuse(stream);
                     continue;
                 }
+                // Answers are small and waited for; it is only ever refused on a dead connection.
+                let _ = stream.set_nodelay(true);
                 let place = places.take();
                 let (answerer, limits) = (answerer.clone(), Arc::clone(&limits));
                 connections.spawn(connection(stream, answerer, limits, place, stopping.clone()));
@@ -215,15 +218,14 @@ fn refuse(stream: TcpStream) {
     let _ = stream.into_std().and_then(|mut stream| stream.write_all((head + &body).as_bytes()));
 }
 
-async fn connection(
-    stream: TcpStream,
+/// Serves one connection until it ends.
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     answerer: impl Answerer,
     limits: Arc<Limits>,
     place: Arc<Place>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    // Answers are small and waited for; the option is only ever refused on a dead connection.
-    let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

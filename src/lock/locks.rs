@@ -310,7 +310,7 @@ impl Locks {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn assert_indexes_equal_records(&self) {
         let due = self.iter().map(|(key, record)| (record.due(), key.clone()));
         let due = due.filter(|(due, _)| *due != ClusterTime::NEVER);

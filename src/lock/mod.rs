@@ -17,8 +17,12 @@ mod codec;
 mod command;
 mod decision;
 mod encoding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod history;
 mod lanes;
 mod locks;
+#[cfg(any(test, feature = "fuzzing"))]
+mod oracle;
 mod record;
 mod rules;
 mod snapshot;

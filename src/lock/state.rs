@@ -212,6 +212,13 @@ impl State {
         Changed::new(self.clone(), keys)
     }
 
+    /// What the indexes say is what the records say.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn assert_invariants(&self) {
+        self.locks.assert_indexes_equal_records();
+        self.lanes.assert_index_equals_lanes();
+    }
+
     fn decide(&mut self, command: &Command, at: DecidedAt) -> Decision {
         let operation = &command.operation;
         let (outcome, decided_at) = match operation {

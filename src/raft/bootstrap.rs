@@ -76,11 +76,13 @@ pub(crate) fn decode_introduction(bytes: Bytes) -> Result<Introduction, DecodeEr
     let cluster = input.bool("cluster")?.then(|| input.uuid()).transpose()?;
     let mut members = BTreeMap::new();
     for _ in 0..input.count(24, "members")? {
-        members.insert(input.u64("member")?, input.uuid()?);
+        let last = members.last_key_value().map(|(id, _)| *id);
+        members.insert(input.id_after(last, "member")?, input.uuid()?);
     }
     let mut configured = BTreeSet::new();
     for _ in 0..input.count(8, "configured members")? {
-        configured.insert(input.u64("configured member")?);
+        let last = configured.last().copied();
+        configured.insert(input.id_after(last, "configured member")?);
     }
     let client_addr = input.optional_text("client address")?;
     input.end("introduction")?;

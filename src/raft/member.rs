@@ -491,7 +491,7 @@ impl Store {
 }
 
 /// The state in a checkpoint.
-fn load(
+pub(crate) fn load(
     meta: &CheckpointMeta,
     records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>,
 ) -> Result<(State, SnapshotMeta), String> {

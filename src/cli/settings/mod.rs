@@ -251,11 +251,27 @@ fn read_file(path: &Path) -> Result<FileSettings, Failure> {
     })
 }
 
-/// A configuration file's text, read and checked as at a start.
-#[cfg(test)]
-pub(crate) fn read_settings(text: &str) -> Result<(), Vec<String>> {
+/// A configuration file's text, read and checked as at a start: for fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_settings(text: &str) -> Result<Settings, Vec<String>> {
     let file = parse_file(text).map_err(|(line, what)| vec![format!("{line}: {what}")])?;
-    Settings::merge(ServeArgs::default(), &LogArgs::default(), file).map(drop)
+    Settings::merge(ServeArgs::default(), &LogArgs::default(), file)
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Settings {
+    /// What a start relies on.
+    pub(crate) fn assert_agree(&self) {
+        assert!(self.members.contains_key(&self.id), "{self:?}");
+        for address in self.members.values() {
+            assert!(values::check_host_port(address).is_ok(), "{self:?}");
+        }
+        assert!(self.client_listen != self.peer_listen || self.client_listen.port() == 0);
+        assert!((1..=100_000).contains(&self.rho.parts_per_million), "{self:?}");
+        assert!(self.snapshot_every != Some(0), "{self:?}");
+        assert!(!self.shutdown_timeout.is_zero(), "{self:?}");
+        assert!(!self.data_dir.as_os_str().is_empty(), "{self:?}");
+    }
 }
 
 /// The settings, or the line and what is wrong there.

@@ -1,15 +1,14 @@
 //! Tests of the lock machine.
 //!
-//! `oracle.rs` is a second lock machine, slow and simple, written from the contract; `histories.rs`
-//! draws random logs and checks on each of them that the two agree and that the properties of
-//! design and contract hold. `rows.rs` has each row of the contract's table, `time.rs` expiry,
+//! `../oracle.rs` is a second lock machine, slow and simple, written from the contract, and
+//! `../history.rs` draws random logs; `histories.rs` checks on each of them that the two machines
+//! agree and that the properties of design and contract hold. `rows.rs` has each row of the contract's table, `time.rs` expiry,
 //! removal and stamps, `repeats.rs` the request lanes, `tables.rs` the tables, `bytes.rs` the
 //! encodings, also of hostile bytes, `bounds.rs` what happens at the limits.
 
 mod bounds;
 mod bytes;
 mod histories;
-mod oracle;
 mod repeats;
 mod rows;
 mod tables;
@@ -73,13 +72,6 @@ impl Machine {
             assert_eq!(record.holders.len(), 1, "an exclusive lock has one holder");
             record.holders.into_iter().next().unwrap()
         })
-    }
-}
-
-impl State {
-    fn assert_invariants(&self) {
-        self.locks.assert_indexes_equal_records();
-        self.lanes.assert_index_equals_lanes();
     }
 }
 

@@ -165,6 +165,20 @@ impl Reader {
         self.array(what).map(u64::from_le_bytes)
     }
 
+    /// The next id of a set or a map. They are written in ascending order: another order, or an id
+    /// twice, would be a second way to write the same.
+    pub(crate) fn id_after(
+        &mut self,
+        last: Option<u64>,
+        what: &'static str,
+    ) -> Result<u64, DecodeError> {
+        let id = self.u64(what)?;
+        if last.is_some_and(|last| id <= last) {
+            return Err(DecodeError::Invalid(what));
+        }
+        Ok(id)
+    }
+
     pub(crate) fn uuid(&mut self) -> Result<Uuid, DecodeError> {
         self.array("uuid").map(|bytes| Uuid(u128::from_le_bytes(bytes)))
     }
@@ -223,13 +237,13 @@ impl Reader {
         for _ in 0..self.count(4, "voter sets")? {
             let mut voters = BTreeSet::new();
             for _ in 0..self.count(8, "voters")? {
-                voters.insert(self.u64("voter")?);
+                voters.insert(self.id_after(voters.last().copied(), "voter")?);
             }
             configs.push(voters);
         }
         let mut nodes = BTreeMap::new();
         for _ in 0..self.count(8 + 16 + 4 + 1, "members")? {
-            let id = self.u64("member")?;
+            let id = self.id_after(nodes.last_key_value().map(|(id, _)| *id), "member")?;
             let uuid = self.uuid()?;
             let peer_addr = self.text("peer address")?;
             let client_addr = self.optional_text("client address")?;

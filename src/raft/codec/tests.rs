@@ -47,11 +47,43 @@ fn append() -> AppendEntriesRequest<TypeConfig> {
     }
 }
 
-fn meta() -> SnapshotMeta {
+pub(crate) fn meta() -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: Some(log_id(3, 9)),
         last_membership: StoredMembership::new(Some(log_id(1, 0)), membership()),
     }
+}
+
+/// One of each message, by name.
+pub(crate) fn examples() -> Vec<(&'static str, Bytes)> {
+    let request = VoteRequest {
+        vote: vote(2, 1, false),
+        last_log_id: Some(log_id(1, 4)),
+        leadership_transfer: true,
+    };
+    let transfer = TransferLeaderRequest::new(vote(7, 1, true), 2, Some(log_id(7, 8)));
+    let refused = Err(TransferLeaderError::VoteChanged {
+        expected: vote(1, 1, true),
+        actual: vote(2, 2, false),
+    });
+    let unflushed = TransferLeaderError::LogNotFlushed { expected: None, actual: None };
+    vec![
+        ("append", encode_append(&append())),
+        ("appended", encode_appended(&Ok(Some(log_id(1, 2))))),
+        ("append-conflict", encode_appended(&Err(StreamAppendError::Conflict(log_id(3, 4))))),
+        ("vote", encode_vote_request(&request)),
+        ("voted", encode_vote_response(&VoteResponse::new(vote(2, 1, true), None, true))),
+        ("transfer", encode_transfer(&transfer)),
+        ("transferred", encode_transferred(&Ok(()))),
+        ("transfer-refused", encode_transferred(&refused)),
+        ("transfer-unflushed", encode_transferred(&Err(unflushed))),
+        ("snapshot", encode_snapshot_header(&vote(2, 1, true), &meta())),
+        ("snapshot-meta", encode_snapshot_meta(&meta())),
+        ("installed", encode_installed(&SnapshotResponse::new(vote(2, 1, true)))),
+        ("membership-entry", encode_payload(&Payload::Membership(membership()))),
+        ("proposal-entry", encode_payload(&Payload::Normal(data_of(&proposal())))),
+        ("blank-entry", encode_payload(&Payload::Blank)),
+    ]
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -168,6 +200,23 @@ fn entries_that_do_not_follow_each_other_are_refused() {
         decode_append(encode_append(&request)).map(drop),
         Err(DecodeError::Invalid("order of entries"))
     );
+}
+
+#[test]
+fn a_membership_whose_ids_are_out_of_order_is_refused() {
+    let bytes = encode_payload(&Payload::Membership(membership()));
+    // Tag, version, how many sets, how many voters: then the two voters.
+    for voters in [[2, 1], [1, 1], [2, 2]] {
+        let mut other = bytes.to_vec();
+        (other[10], other[18]) = (voters[0], voters[1]);
+        assert!(decode_payload(&other.into()).is_err(), "{voters:?}");
+    }
+    // How many members, then each behind its id.
+    for member in [1, 0] {
+        let mut other = bytes.to_vec();
+        other[30 + 8 + 16 + 4 + 3 + 1] = member;
+        assert!(decode_payload(&other.into()).is_err(), "{member}");
+    }
 }
 
 #[test]

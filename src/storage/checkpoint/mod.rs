@@ -27,6 +27,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::store::Store;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::store::Values;
 use self::writer::{Many, Refill};
 use super::{Log, LogId, StorageError, Uuid};
 

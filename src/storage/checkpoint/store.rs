@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sled::{Batch, Config, Db};
+use sled::{Batch, Config, Db, IVec};
 
 use super::{Change, CheckpointMeta, CheckpointOptions, Opened};
 use crate::planted::{self, Bug};
@@ -153,7 +153,8 @@ impl Store {
             return Err("it is of another node".to_owned());
         }
         judge(stored.meta.applied)?;
-        let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
+        let state =
+            verified(records_of(&db), stored.totals, |records| load(&stored.meta, records))?;
         let store = Self { db, name, node: options.node, totals: stored.totals, sealed };
         Ok((store, stored.meta, state))
     }
@@ -302,7 +303,8 @@ pub(super) fn look<S>(
         let found = contents(folder).map_err(said)?;
         let db = open_db(&options, only(&found)?)?;
         let (stored, _) = read_meta(&db)?;
-        let state = verified(&db, stored.totals, |records| load(&stored.meta, records))?;
+        let state =
+            verified(records_of(&db), stored.totals, |records| load(&stored.meta, records))?;
         Ok((stored, state))
     })
 }
@@ -332,22 +334,26 @@ pub(super) fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, Str
 
 fn read_meta(db: &Db) -> Result<(StoredMeta, Vec<u8>), String> {
     let bytes = db.get(META_KEY).map_err(said)?.ok_or("it does not say what it is as of")?;
-    let (stored, _) = envelope::unseal(KIND, &bytes, "checkpoint", 0).map_err(said)?;
-    Ok((stored, bytes.to_vec()))
+    Ok((unseal(&bytes)?, bytes.to_vec()))
+}
+
+fn unseal(bytes: &[u8]) -> Result<StoredMeta, String> {
+    Ok(envelope::unseal(KIND, bytes, "checkpoint", 0).map_err(said)?.0)
 }
 
 /// Hands all records to `load`, and believes its result only if they add up.
-fn verified<S>(
-    db: &Db,
+fn verified<S, T: AsRef<[u8]>>(
+    items: impl Iterator<Item = sled::Result<(T, T)>>,
     expected: Totals,
     load: impl FnOnce(&mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
 ) -> Result<S, String> {
     let totals = RefCell::new(Totals::default());
     let failed = RefCell::new(None);
-    let mut records = db.scan_prefix([RECORD_PREFIX]).map_while(|item| match item {
+    let mut records = items.map_while(|item| match item {
         Ok((key, value)) => {
-            totals.borrow_mut().add(&key[1..], &value);
-            Some((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(&value)))
+            let (key, value) = (&key.as_ref()[1..], value.as_ref());
+            totals.borrow_mut().add(key, value);
+            Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
         }
         Err(error) => {
             failed.replace(Some(said(error)));
@@ -369,6 +375,10 @@ fn verified<S>(
         ));
     }
     Ok(state)
+}
+
+fn records_of(db: &Db) -> impl Iterator<Item = sled::Result<(IVec, IVec)>> {
+    db.scan_prefix([RECORD_PREFIX])
 }
 
 fn record_key(key: &[u8]) -> Vec<u8> {
@@ -434,4 +444,38 @@ fn quiet_panics() {
             }
         }));
     });
+}
+
+/// What a database would hold, without one: for fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Values {
+    pub(crate) meta: Vec<u8>,
+    pub(crate) records: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Values {
+    /// What is written for these.
+    pub(crate) fn new(meta: CheckpointMeta, records: BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
+        let mut totals = Totals::default();
+        for (key, value) in &records {
+            totals.add(key, value);
+        }
+        let meta = envelope::seal(KIND, &StoredMeta { node: Uuid(0), meta, totals });
+        Self { meta, records }
+    }
+
+    /// What a start makes of them.
+    pub(crate) fn read<S>(
+        &self,
+        load: impl FnOnce(
+            &CheckpointMeta,
+            &mut dyn Iterator<Item = (Bytes, Bytes)>,
+        ) -> Result<S, String>,
+    ) -> Result<S, String> {
+        let stored = unseal(&self.meta)?;
+        let records = self.records.iter().map(|(key, value)| Ok((record_key(key), value.clone())));
+        verified(records, stored.totals, |records| load(&stored.meta, records))
+    }
 }

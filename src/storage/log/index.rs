@@ -102,6 +102,10 @@ impl Index {
             let last = self.last.map_or(String::from("nothing"), |last| last.to_string());
             return Err(format!("entry {id} does not follow {last}"));
         }
+        if id.index == u64::MAX {
+            // There would be no next one.
+            return Err(format!("entry {id} is past the last there can be"));
+        }
         if self.last.is_some_and(|last| last.term > id.term) {
             return Err(format!("entry {id} has a lower term than the one before it"));
         }

@@ -111,7 +111,9 @@ impl<'a> Scan<'a> {
     fn records(&self, header: &Header) -> Result<Vec<Found>, StorageError> {
         let end = self.offset + HEADER + header.body_len as usize;
         let mut at = self.offset + HEADER;
-        let mut records = Vec::with_capacity(header.records as usize);
+        // What the header says of itself asks for no more memory than its bytes could fill.
+        let most = header.body_len as usize / RECORD_HEADER;
+        let mut records = Vec::with_capacity(most.min(header.records as usize));
         while at < end {
             let found = Found::parse(&self.bytes[..end], at).ok_or_else(|| {
                 StorageError::damaged(&self.path, at as u64, "its record does not decode")
@@ -237,6 +239,8 @@ impl Replayed {
             Record::Mark => {}
             Record::Truncate(_) if planted::active(Bug::TruncationForgotten) => {}
             Record::Truncate(after) => {
+                self.may_end_with(after)
+                    .map_err(|why| StorageError::damaged(&meta.path(), at as u64, why))?;
                 self.index.remove_after(after);
                 self.last = after;
             }
@@ -249,6 +253,17 @@ impl Replayed {
                 self.last = Some(id);
                 *largest = (*largest).max(Some(id.index));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether everything after an entry can have been removed: the log had that one, or had purged
+    /// it. The reason if not.
+    fn may_end_with(&self, after: Option<LogId>) -> Result<(), String> {
+        let Some(after) = after else { return Ok(()) };
+        let is_behind = self.last.is_none_or(|last| last.index < after.index);
+        if is_behind || self.index.id_at(after.index).is_some_and(|found| found != after) {
+            return Err(format!("it ends the log with entry {after}, which the log does not have"));
         }
         Ok(())
     }

@@ -1,0 +1,49 @@
+//! The lock machine beside its oracle, on histories whose every choice the bytes make.
+
+use rand::RngCore;
+
+use crate::lock::State;
+use crate::lock::history::{History, play};
+
+/// A history ends here, so that no input takes long: longer ones show nothing new.
+const MOST_DRAWS: usize = 4096;
+
+/// Plays a random history on the lock machine and on its oracle. After each entry the machine's
+/// indexes hold, and its bytes restore it.
+pub fn machine(bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(MOST_DRAWS)];
+    play(
+        &mut History::new(Drawn(bytes)),
+        |drawn| !drawn.0.is_empty(),
+        |state| {
+            state.assert_invariants();
+            let restored = State::decode(&state.encode());
+            assert_eq!(restored.as_ref(), Ok(state), "it reads as it is written");
+        },
+    );
+}
+
+/// Numbers that are read from bytes, as few for each as it takes to reach every choice; zeros when
+/// there are no more.
+struct Drawn<'a>(&'a [u8]);
+
+impl Drawn<'_> {
+    fn byte(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or(0)
+    }
+}
+
+impl RngCore for Drawn<'_> {
+    /// One byte: what is drawn from few choices looks at the upper bits.
+    fn next_u32(&mut self) -> u32 {
+        u32::from(self.byte()) * 0x0101_0101
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        u64::from(u16::from_be_bytes([self.byte(), self.byte()])) * 0x0001_0001_0001_0001
+    }
+
+    fn fill_bytes(&mut self, out: &mut [u8]) {
+        out.fill_with(|| self.byte());
+    }
+}

@@ -1,0 +1,51 @@
+//! What fuzzers call: bytes that nobody wrote, given to everything that reads bytes from outside or
+//! from a disk.
+//!
+//! Each target takes any bytes and asserts what must hold of them: an error or a right answer is
+//! fine, a panic never is. `fuzz/` has a libFuzzer program for each target and `fuzz/corpus/` its
+//! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run fuzzing` gives every
+//! input of the corpus to its target, and then spoils them at random: see `tests.rs`.
+//!
+//! A new target is a function here, a line in [`TARGETS`], a program and at least one seed: a test
+//! says what is missing.
+
+mod http;
+mod log;
+mod machine;
+mod peers;
+#[cfg(test)]
+mod seeds;
+mod state;
+#[cfg(test)]
+mod tests;
+mod texts;
+
+pub use http::{http, http_batch, http_check, http_list, http_lock, http_tables, http_unlock};
+pub use log::log;
+pub use machine::machine;
+pub use peers::{forward, peer_messages};
+pub use state::{checkpoint, proposal, snapshot};
+pub use texts::{script, settings};
+
+/// A target: asserts what must hold of these bytes.
+pub type Target = fn(&[u8]);
+
+/// Every target, by the name of its program and of its folder in the corpus.
+pub const TARGETS: [(&str, Target); 16] = [
+    ("checkpoint", checkpoint),
+    ("forward", forward),
+    ("http", http),
+    ("http_batch", http_batch),
+    ("http_check", http_check),
+    ("http_list", http_list),
+    ("http_lock", http_lock),
+    ("http_tables", http_tables),
+    ("http_unlock", http_unlock),
+    ("log", log),
+    ("machine", machine),
+    ("peer_messages", peer_messages),
+    ("proposal", proposal),
+    ("script", script),
+    ("settings", settings),
+    ("snapshot", snapshot),
+];

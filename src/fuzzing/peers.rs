@@ -1,0 +1,132 @@
+//! What members of a cluster tell each other.
+
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::error::Error;
+use crate::forward::wire::{
+    self, Answer, Request, decode_answers, decode_requests, encode_requests,
+};
+use crate::memory::MemoryLocks;
+use crate::raft::bootstrap::{decode_introduction, encode_introduction};
+use crate::raft::codec;
+use crate::raft::hello::{Hello, Signature};
+use crate::service::{DebugLockService as _, LockService};
+use crate::types::CallOptions;
+
+/// Every message of Raft, of a first start, and the header of every call: what is read is written
+/// as it was read.
+pub fn peer_messages(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    one_spelling(&bytes, codec::decode_append, codec::encode_append);
+    one_spelling(&bytes, codec::decode_appended, codec::encode_appended);
+    one_spelling(&bytes, codec::decode_vote_request, codec::encode_vote_request);
+    one_spelling(&bytes, codec::decode_vote_response, codec::encode_vote_response);
+    one_spelling(&bytes, codec::decode_transfer, codec::encode_transfer);
+    one_spelling(&bytes, codec::decode_transferred, codec::encode_transferred);
+    one_spelling(&bytes, codec::decode_snapshot_meta, codec::encode_snapshot_meta);
+    one_spelling(&bytes, codec::decode_installed, codec::encode_installed);
+    one_spelling(&bytes, decode_introduction, encode_introduction);
+    one_spelling(&bytes, codec::decode_snapshot_header, |(vote, meta)| {
+        codec::encode_snapshot_header(vote, meta)
+    });
+    one_spelling(&bytes, |bytes| codec::decode_payload(&bytes), codec::encode_payload);
+    if let Ok(text) = std::str::from_utf8(&bytes) {
+        reads_again::<Hello>(text);
+        reads_again::<Signature>(text);
+    }
+}
+
+/// A message that is accepted is the only way to write what it says.
+fn one_spelling<T, E>(
+    bytes: &Bytes,
+    decode: impl Fn(Bytes) -> Result<T, E>,
+    encode: impl Fn(&T) -> Bytes,
+) {
+    if let Ok(message) = decode(bytes.clone()) {
+        assert_eq!(encode(&message), bytes, "it is written as it was read");
+    }
+}
+
+fn reads_again<T: FromStr + Display + PartialEq + Debug>(text: &str) {
+    if let Ok(value) = text.parse::<T>() {
+        let again = value.to_string().parse::<T>().ok();
+        assert_eq!(again.as_ref(), Some(&value), "{text}");
+    }
+}
+
+/// Requests that one node passes on to another, and the answers: what is read is read again when it
+/// is written, and a request that is asked is answered or refused as wrong.
+pub fn forward(bytes: &[u8]) {
+    if let Ok(requests) = decode_requests(bytes) {
+        let with_calls = requests.iter().map(|request| (request.clone(), call_of(request)));
+        let again = decode_requests(&encode_requests(with_calls.collect()));
+        assert_eq!(again.ok().as_ref(), Some(&requests), "they read as they are written");
+        answer(requests);
+    }
+    if let Ok(answers) = decode_answers(bytes) {
+        let again = decode_answers(&wire::encode_answers(&answers));
+        assert_eq!(again.ok(), Some(answers), "they read as they are written");
+    }
+}
+
+fn call_of(request: &Request) -> CallOptions {
+    match request {
+        Request::Lock(_, options) => options.call.clone(),
+        Request::Unlock(_, options) => options.call.clone(),
+        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
+            options.call.clone()
+        }
+        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => options.call.clone(),
+        Request::Advance(_) => CallOptions::default(),
+    }
+}
+
+fn answer(requests: Vec<Request>) {
+    let runtime = runtime();
+    let locks = MemoryLocks::new();
+    let answers = requests.into_iter().map(|request| runtime.block_on(ask(&locks, request)));
+    let answers: Vec<_> = answers.collect();
+    for answer in &answers {
+        let settled = match answer {
+            Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
+            Err(
+                Error::Forbidden(_)
+                | Error::Unavailable { .. }
+                | Error::Unknown { .. }
+                | Error::Unauthorized { .. },
+            ) => false,
+        };
+        assert!(settled, "{answer:?}");
+    }
+    let again = decode_answers(&wire::encode_answers(&answers));
+    assert_eq!(again.ok(), Some(answers), "they read as they are written");
+}
+
+async fn ask(locks: &MemoryLocks, request: Request) -> Result<Answer, Error> {
+    match request {
+        Request::Lock(request, options) => locks.lock(request, options).await.map(Answer::Lock),
+        Request::Unlock(request, options) => {
+            locks.unlock(request, options).await.map(Answer::Unlock)
+        }
+        Request::Check(signature, options) => {
+            locks.check(signature, options).await.map(Answer::Check)
+        }
+        Request::List(request, options) => locks.list(request, options).await.map(Answer::List),
+        Request::Tables(options) => locks.tables(options).await.map(Answer::Tables),
+        Request::ConfigureTable(defaults, options) => {
+            locks.configure_table(defaults, options).await.map(|()| Answer::Done)
+        }
+        Request::DeleteTable(options) => locks.delete_table(options).await.map(|()| Answer::Done),
+        Request::Advance(by) => locks.advance_clock(by).await.map(|()| Answer::Done),
+    }
+}
+
+/// A runtime for one input: memory never waits, but bounds on waiting need timers.
+pub(super) fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().expect("a runtime without I/O takes nothing from the system")
+}

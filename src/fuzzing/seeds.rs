@@ -1,0 +1,207 @@
+//! The seeds that are not text, and those taken from elsewhere: written by
+//! `UPDATE_GOLDENFILES=1 cargo nextest run fuzzing::seeds`, compared in every other run.
+
+use std::fs;
+use std::time::Duration;
+
+use super::tests::folder;
+use crate::conformance::scripts;
+use crate::error::Error;
+use crate::forward::wire::{self, Answer, Request, encode_answers, encode_requests};
+use crate::lock::State;
+use crate::raft::bootstrap::{Introduction, encode_introduction};
+use crate::raft::codec;
+use crate::storage::checkpoint::CheckpointMeta;
+use crate::storage::{LogId, Uuid};
+use crate::types::{
+    CallOptions, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockOptions,
+    LockRequest, LockResponse, LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions,
+    Token, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+};
+
+/// A target, the name of one of its seeds, and the seed.
+type Seed = (&'static str, String, Vec<u8>);
+
+#[test]
+fn seeds_are_what_they_are_made_of() {
+    let update = std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1");
+    for (target, name, bytes) in seeds() {
+        let path = folder(target).join(name);
+        if update {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, bytes).unwrap();
+        } else {
+            let found = fs::read(&path).unwrap_or_default();
+            assert!(found == bytes, "{} is another: UPDATE_GOLDENFILES=1", path.display());
+        }
+    }
+}
+
+fn seeds() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for script in scripts() {
+        seeds.push(("script", script.name.into_owned(), script.text.as_bytes().to_vec()));
+    }
+    let from_hex = |text: &str| {
+        let digits: Vec<u32> = text.trim().chars().map(|c| c.to_digit(16).unwrap()).collect();
+        digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
+    };
+    let proposal: Vec<u8> = from_hex(include_str!("../lock/tests/proposal-1.hex"));
+    let state: Vec<u8> = from_hex(include_str!("../lock/tests/state-1.hex"));
+    seeds.push(("checkpoint", "golden".to_owned(), checkpoint(&State::decode(&state).unwrap())));
+    seeds.push(("checkpoint", "empty".to_owned(), checkpoint(&State::new())));
+    seeds.push(("proposal", "golden".to_owned(), proposal));
+    seeds.push(("proposal", "empty".to_owned(), vec![1, 1, 5, 0]));
+    seeds.push(("snapshot", "golden".to_owned(), state));
+    seeds.push(("snapshot", "empty".to_owned(), State::new().encode()));
+    let named = |target: &'static str, seeds: Vec<(&str, Vec<u8>)>| {
+        seeds.into_iter().map(move |(name, bytes)| (target, name.to_owned(), bytes)).collect()
+    };
+    let groups: [Vec<Seed>; 4] = [
+        named("peer_messages", peer_messages()),
+        named("forward", forward()),
+        named("log", log()),
+        named("machine", machine()),
+    ];
+    seeds.extend(groups.into_iter().flatten());
+    seeds
+}
+
+fn checkpoint(state: &State) -> Vec<u8> {
+    let meta = codec::tests::meta();
+    let applied = LogId { term: 3, index: 9 };
+    let membership = codec::encode_snapshot_meta(&meta).to_vec();
+    let meta = CheckpointMeta { applied, membership, state: state.encoded_meta() };
+    let mut out = Vec::new();
+    let mut part = |bytes: &[u8]| {
+        out.extend(u16::try_from(bytes.len()).unwrap().to_le_bytes());
+        out.extend(bytes);
+    };
+    part(&postcard::to_stdvec(&meta).unwrap());
+    for (key, value) in state.encoded_records() {
+        part(&key);
+        part(&value);
+    }
+    out
+}
+
+fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
+    let introduction = Introduction {
+        node: 1,
+        uuid: Uuid(0x11),
+        cluster: Some(Uuid(7)),
+        members: [(1, Uuid(0x11)), (2, Uuid(0x22))].into(),
+        configured: [1, 2].into(),
+        client_addr: Some("http://a:7420".to_owned()),
+    };
+    let mut seeds: Vec<(&str, Vec<u8>)> =
+        codec::tests::examples().into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
+    seeds.push(("introduction", encode_introduction(&introduction).to_vec()));
+    let hello = "1 07 1 0b 2 - 3 ff http://10.0.0.1:7420";
+    seeds.push(("hello", hello.as_bytes().to_vec()));
+    seeds.push(("signature", b"0b 3 ff".to_vec()));
+    seeds
+}
+
+fn forward() -> Vec<(&'static str, Vec<u8>)> {
+    let call = CallOptions {
+        timeout: Some(Duration::from_secs(1)),
+        trace_id: Some("t".to_owned()),
+        actor: None,
+        cause: Some("why".to_owned()),
+    };
+    let one = |request| encode_requests(vec![(request, call.clone())]).to_vec();
+    let table = Some("t".to_owned());
+    let by = LockRequest { signature: "a".into(), signee: "b".into(), level: Some(-3) };
+    let locked = LockOptions {
+        table: table.clone(),
+        duration: Some(Duration::from_secs(5)),
+        request_id: Some(RequestId { lane: 7, seq: 1 }),
+        ..LockOptions::default()
+    };
+    let lock = Request::Lock(by, locked);
+    let released =
+        UnlockOptions { table: table.clone(), token: Some(Token(1)), ..Default::default() };
+    let unlock =
+        Request::Unlock(UnlockRequest { signature: "a".into(), signee: "b".into() }, released);
+    let read = ReadOptions { table: table.clone(), ..ReadOptions::default() };
+    let tables = TableOptions { table, ..TableOptions::default() };
+    let page = ListRequest { prefix: "a".to_owned(), after: Some("a".to_owned()), limit: 2 };
+    let defaults = TableDefaults { duration: Some(Duration::from_secs(1)), time_to_live: None };
+    let several = [lock.clone(), Request::Advance(Duration::from_secs(9)), unlock.clone()];
+    let several = several.map(|request| (request, CallOptions::default()));
+    vec![
+        ("lock", one(lock)),
+        ("unlock", one(unlock)),
+        ("check", one(Request::Check("a".to_owned(), read.clone()))),
+        ("list", one(Request::List(page, read))),
+        ("tables", one(Request::Tables(ReadOptions::default()))),
+        ("configure-table", one(Request::ConfigureTable(defaults, tables.clone()))),
+        ("delete-table", one(Request::DeleteTable(tables))),
+        ("several", encode_requests(several.into()).to_vec()),
+        ("answers", encode_answers(&answers()).to_vec()),
+    ]
+}
+
+fn answers() -> Vec<Result<Answer, Error>> {
+    let at = Some(DecidedAt { index: 4, position: 0 });
+    let left = Duration::from_secs(5);
+    let grant =
+        Grant { token: Token(1), level: -3, expires_in: left, removed_in: None, live: true };
+    let holder = Holder {
+        signee: "b".to_owned(),
+        instance: None,
+        level: -3,
+        token: Token(1),
+        expires_in: left,
+        expired: false,
+        removed_in: Some(left),
+    };
+    let forbidden = Forbidden { reason: ForbiddenReason::Held, holders: vec![holder] };
+    let refused = UnlockStatus::Failed(forbidden.clone());
+    vec![
+        Ok(wire::Answer::Lock(LockResponse { status: LockStatus::Ok(grant), decided_at: at })),
+        Ok(wire::Answer::Unlock(UnlockResponse { status: refused, decided_at: at })),
+        Ok(wire::Answer::Tables(Vec::new())),
+        Ok(wire::Answer::Done),
+        Err(Error::Forbidden(forbidden)),
+        Err(Error::NotFound { decided_at: at }),
+        Err(Error::Unavailable { reason: "r".to_owned(), leader: Some("l".to_owned()) }),
+    ]
+}
+
+/// How the node ended, then changes: kind and file, place, value.
+fn log() -> Vec<(&'static str, Vec<u8>)> {
+    let change = |kind: u8, file: u8, at: u16, value: u8| {
+        let [low, high] = at.to_le_bytes();
+        [kind + 8 * file, low, high, value]
+    };
+    let mut seeds = vec![
+        ("crashed", vec![0]),
+        ("closed", vec![2]),
+        ("forged-and-equal", vec![1]),
+        ("forged-and-closed", vec![3]),
+    ];
+    for (name, how) in [("damaged", 0), ("forged", 1)] {
+        let all: Vec<u8> = (0..8).flat_map(|file| change(0, file, 70, 1)).collect();
+        seeds.push((name, [vec![how], all].concat()));
+    }
+    for (name, file) in [("byte-of-0", 0), ("byte-of-1", 1), ("byte-of-2", 2), ("byte-of-3", 3)] {
+        seeds.push((name, [vec![0], change(0, file, 520, 4).to_vec()].concat()));
+    }
+    seeds.push(("cut", [vec![0], change(5, 3, 600, 0).to_vec()].concat()));
+    seeds.push(("sector-twice", [vec![0], change(6, 3, 1024, 0).to_vec()].concat()));
+    seeds.push(("removed", [vec![2], change(7, 2, 0, 0).to_vec()].concat()));
+    seeds
+}
+
+/// Histories by chance: their bytes are choices, and mean nothing to a reader.
+fn machine() -> Vec<(&'static str, Vec<u8>)> {
+    use rand::{Rng as _, SeedableRng as _};
+
+    let history = |seed, length| -> Vec<u8> {
+        let random = rand::rngs::StdRng::seed_from_u64(seed);
+        random.random_iter().take(length).collect()
+    };
+    vec![("short", history(1, 40)), ("longer", history(2, 200)), ("long", history(3, 800))]
+}
