@@ -67,8 +67,7 @@ impl Folder {
         FOLDER.get_or_init(|| Self::make(false).expect("the disk is whole"))
     }
 
-    /// After a clean end. Its last frame fills its segment, so that there is no mark behind it: an
-    /// open finding, see docs/bugs-found.md.
+    /// After a clean end. Its last frame fills its segment, and the mark is in one of its own.
     fn closed() -> &'static Self {
         static FOLDER: OnceLock<Folder> = OnceLock::new();
         FOLDER.get_or_init(|| Self::make(true).expect("the disk is whole"))
@@ -112,7 +111,7 @@ impl Folder {
         } else {
             log.abandon();
         }
-        Ok(Self { disk, entries, purged, state, unsure: 1 })
+        Ok(Self { disk, entries, purged, state, unsure: usize::from(!closed) })
     }
 }
 

@@ -301,12 +301,12 @@ impl Writer {
     /// Ends the log cleanly: one frame more, so that damage to the last batch is told from a torn
     /// tail when the log is opened again.
     pub(super) fn close(&mut self) {
-        let room = self.tail.segment.is_some()
-            && self.tail.offset + self.batch.frame.len_with(0) as u64 <= self.active().bytes;
         let failed = self.failed.is_some() || self.shared.core().failed.is_some();
-        if failed || self.tail.marked || !room {
+        if failed || self.tail.marked || self.tail.segment.is_none() {
             return;
         }
+        // Where the segment is full, the mark is the first frame of the next one.
+        self.begin_batch();
         self.batch.frame.mark();
         match self.write_batch() {
             Ok(()) => self.tail.marked = true,

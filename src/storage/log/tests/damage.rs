@@ -181,6 +181,27 @@ fn after_a_clean_end_damage_to_the_last_batch_stops_the_log() {
 }
 
 #[test]
+fn a_clean_end_is_marked_behind_a_segment_that_is_full() {
+    let disk = MemDisk::new(1);
+    let (log, _) = open(&disk).unwrap();
+    // Longer than a segment, and so alone in one of its own size.
+    assert!(run(&log, &Step::Append(vec![entry(0, 1, 100_000)])));
+    log.close();
+    let size = |path: &String| disk.bytes(path).unwrap().len();
+    let path = disk.paths().into_iter().max_by_key(size).unwrap();
+    assert!(size(&path) > 100_000, "{path}");
+    for at in (0..100_000).step_by(977) {
+        let damaged = disk.fork();
+        let mut bytes = disk.bytes(&path).unwrap();
+        bytes[at] ^= 0x10;
+        damaged.set_bytes(&path, bytes);
+        if let Ok((log, _)) = open(&damaged) {
+            assert_eq!(log.state().last.unwrap().index, 0, "flipped at {at}");
+        }
+    }
+}
+
+#[test]
 fn each_missing_file_is_named() {
     let (disk, _, _) = crashed(2);
     for path in disk.paths().into_iter().filter(|path| !path.contains("spare")) {
