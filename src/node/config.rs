@@ -12,7 +12,7 @@ use crate::raft::member::{Home, OpenError, Options};
 /// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profile {
-    /// A new leader within a second and a half; when the leader's process ends, within some 0.6
+    /// A new leader within about a second; when the leader's process ends, within some 0.4
     /// seconds. No election under load on two busy cores.
     #[default]
     Stable,
@@ -24,10 +24,10 @@ pub enum Profile {
 impl Profile {
     fn timing(self) -> Timing {
         let (heartbeat, election_min, election_max) = match self {
-            // A follower waits out the leader's lease (0.5 s) and 0.4 to 0.5 s more: six lost
+            // A follower waits out the leader's lease (0.35 s) and 0.3 to 0.35 s more: six lost
             // heartbeats in a row, and no append between them. When it knows that the leader's
             // process has ended, it waits for the lease alone.
-            Self::Stable => (150, 400, 500),
+            Self::Stable => (100, 300, 350),
             // The lease is 250 ms: five lost heartbeats too, but of a faster kind, which a machine
             // with nothing to spare may well lose.
             Self::Fast => (50, 150, 250),
