@@ -30,9 +30,9 @@ pub enum Moment {
     StartOfAll,
     /// From some moment of its work.
     Work,
-    /// The same, and with its power goes that of all others.
+    /// The same, while every sync takes its time; and with its power goes that of all others.
     WorkOfAll,
-    /// From the first call for a snapshot that the leader sends, since the node was away for long.
+    /// From a start behind which the leader sends a snapshot, since the node was away for long.
     Installation,
 }
 
@@ -61,11 +61,42 @@ impl fmt::Display for Moment {
     }
 }
 
+/// On which part of the data folder the first call is that is counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum First {
+    /// On any.
+    Any,
+    /// On the list of the log's segments: one is begun, taken again, or removed.
+    Manifest,
+    /// On the snapshots: one is written, or sent by the leader.
+    Snapshots,
+    /// On the copy of the state that sled keeps.
+    Checkpoint,
+}
+
+impl First {
+    /// All of them: of a hundred calls of a node at work, all but a few are on segments of the log.
+    const ALL: [Self; 4] = [Self::Any, Self::Manifest, Self::Snapshots, Self::Checkpoint];
+
+    /// What the path of such a call contains.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Any => "",
+            Self::Manifest => "data/log/manifest",
+            Self::Snapshots => "data/snapshots",
+            Self::Checkpoint => "data/checkpoint",
+        }
+    }
+}
+
 /// Where a node is to die.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Boundary {
     /// From when on calls are counted.
     pub moment: Moment,
+    /// Since when beyond that: since the first call on this part of the folder.
+    pub first: First,
     /// At which call, from 1.
     pub number: u64,
     /// Before it or after it.
@@ -92,9 +123,12 @@ pub struct Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Boundary { moment, number, side, kept } = self.at;
+        let Boundary { moment, first, number, side, kept } = self.at;
         let Self { node, call, path, .. } = self;
-        write!(f, "node {node} {side} call {number} since {moment}: {call} {path}, {kept:?} kept")
+        write!(
+            f,
+            "node {node} {side} call {number} since {moment} ({first:?}): {call} {path}, {kept:?} kept"
+        )
     }
 }
 
@@ -110,13 +144,13 @@ impl Death {
             ("checkpoint", "checkpoint"),
             ("LOCK", "lock on the folder"),
         ];
+        if self.path.is_empty() {
+            return "the folder above it";
+        }
         let found = PARTS.iter().find(|(begins, _)| self.path.starts_with(begins));
         found.map_or("the folder itself", |(_, part)| *part)
     }
 }
-
-/// The folder of the snapshots in a data folder.
-const SNAPSHOTS: &str = "data/snapshots";
 
 /// How many deaths of each moment a round of the sweep has.
 const FIRST_BOOTS: u64 = 3;
@@ -138,10 +172,12 @@ impl Boundary {
             Moment::Work,
             Moment::WorkOfAll,
         ];
+        let moment = *moments.choose(random).expect("six");
         // As many small numbers as large ones: most is done in the first calls of a start.
         let below = 1 << random.random_range(1..8);
         Self {
-            moment: *moments.choose(random).expect("six"),
+            moment,
+            first: First::Any,
             number: random.random_range(1..=below),
             side: *[Side::Before, Side::After].choose(random).expect("two"),
             kept: kept(random),
@@ -150,8 +186,7 @@ impl Boundary {
 
     /// The trap for it.
     pub fn trap(self) -> Trap {
-        let from = if self.moment == Moment::Installation { SNAPSHOTS } else { "" };
-        Trap { number: self.number, side: self.side, from }
+        Trap { number: self.number, side: self.side, from: self.first.path() }
     }
 }
 
@@ -171,7 +206,8 @@ pub fn sweep(seed: u64) -> Vec<Planned> {
     let mut one = |moment, per_round: u64, place: u64| {
         let index = seed.saturating_sub(1) * per_round + place;
         let side = if index.is_multiple_of(2) { Side::Before } else { Side::After };
-        let boundary = Boundary { moment, number: index / 2 + 1, side, kept: kept(&mut random) };
+        let (first, number) = first_and_number(moment, index / 2);
+        let boundary = Boundary { moment, first, number, side, kept: kept(&mut random) };
         Planned {
             at: Duration::ZERO,
             lasts: Duration::ZERO,
@@ -196,6 +232,19 @@ pub fn sweep(seed: u64) -> Vec<Planned> {
     .concat();
     others.shuffle(&mut random);
     [first, others].concat()
+}
+
+/// The next call of a moment, from 0; at work, that of each part of the folder in turn.
+fn first_and_number(moment: Moment, next: u64) -> (First, u64) {
+    let parts = First::ALL.len() as u64;
+    match moment {
+        Moment::FirstBoot | Moment::Start | Moment::StartOfAll => (First::Any, next + 1),
+        Moment::Installation => (First::Snapshots, next + 1),
+        Moment::Work | Moment::WorkOfAll => {
+            let part = usize::try_from(next % parts).unwrap_or(0);
+            (First::ALL[part], next / parts + 1)
+        }
+    }
 }
 
 /// Each role in turn; at the first boot, where there are none, each node.

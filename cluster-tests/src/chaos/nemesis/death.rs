@@ -16,7 +16,7 @@ use crate::chaos::plan::{Planned, Whom};
 use crate::chaos::victim::Victim;
 use crate::cluster::NodeId;
 use crate::history::OpenFault;
-use crate::powercut::Disk;
+use crate::powercut::{Disk, Trouble};
 use crate::wait::Stopwatch;
 
 /// How long a node may take to the call at which it is to die: under load there are hundreds a second.
@@ -28,6 +28,10 @@ const PURGED: Duration = Duration::from_secs(20);
 /// Within how long of its start a node must be ready and have caught up.
 const BACK: Duration = Duration::from_secs(20);
 
+/// How long a sync takes before the power of all goes: so something that is not synced yet is under
+/// way on every node.
+const SLOW: Duration = Duration::from_millis(20);
+
 /// How often is looked: what comes next is not to wait.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -37,9 +41,18 @@ impl<V: Victim> Nemesis<V> {
         if self.disks.of(id).is_none() {
             return Attempt::Skipped(String::from(NO_DISK));
         }
+        // What would be waited for never comes of a cluster that is broken.
+        if !self.findings.is_empty() {
+            return Attempt::Skipped(String::from("something was found already"));
+        }
         let ready = match at.moment {
             Moment::FirstBoot => return Attempt::Skipped(String::from("it was started before")),
-            Moment::Work | Moment::WorkOfAll => {
+            Moment::Work => {
+                self.set_trap(id, at);
+                Ok(())
+            }
+            Moment::WorkOfAll => {
+                self.all_disks(Trouble { slow: SLOW, ..Trouble::default() });
                 self.set_trap(id, at);
                 Ok(())
             }
@@ -77,8 +90,15 @@ impl<V: Victim> Nemesis<V> {
                 if let Some(disk) = self.disks.of(id) {
                     disk.clear_trap();
                 }
+                self.all_disks(Trouble::default());
                 Attempt::Indeterminate(Undo::Reboot(undo), why)
             }
+        }
+    }
+
+    fn all_disks(&self, trouble: Trouble) {
+        for disk in self.victim.ids().into_iter().filter_map(|id| self.disks.of(id)) {
+            disk.set(trouble);
         }
     }
 
@@ -195,7 +215,7 @@ impl<V: Victim> Nemesis<V> {
     async fn wait_back(&mut self, id: NodeId) {
         let watch = Stopwatch::start();
         let mut goal = None;
-        while self.victim.runs(id) {
+        while self.victim.runs(id) && self.findings.is_empty() {
             match self.is_back(id, &mut goal).await {
                 Ok(()) => return,
                 Err(last) if watch.elapsed() > BACK => {
@@ -266,7 +286,8 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// The next of them whose disk has ended it; any, if none has in time.
+    /// The next of them whose disk has ended it; any, if none has in time; `None` if there is none, or
+    /// something is wrong already.
     async fn first_to_die(
         &self,
         waiting: &BTreeMap<NodeId, (Boundary, OpenFault)>,
@@ -274,6 +295,9 @@ impl<V: Victim> Nemesis<V> {
     ) -> Option<NodeId> {
         loop {
             let dead = |id: &&NodeId| self.disks.of(**id).and_then(Disk::sprung).is_some();
+            if !self.findings.is_empty() {
+                return None;
+            }
             let late = watch.elapsed() > REACHED;
             match waiting.keys().find(dead) {
                 Some(&id) => return Some(id),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::{Item, Results};
-use crate::chaos::boundary::{Death, Moment};
+use crate::chaos::boundary::{Death, First, Moment};
 use crate::chaos::summary::Summary;
 use crate::powercut::{Call, Kept, Side};
 
@@ -45,12 +45,16 @@ fn moments(page: &mut String, deaths: &[&Death]) {
     for moment in Moment::ALL {
         let of: Vec<&Death> =
             deaths.iter().copied().filter(|death| death.at.moment == moment).collect();
-        let boundaries: BTreeSet<(u64, Side)> =
-            of.iter().map(|death| (death.at.number, death.at.side)).collect();
-        let both = |number: &u64| {
-            [Side::Before, Side::After].iter().all(|&side| boundaries.contains(&(*number, side)))
+        let boundaries: BTreeSet<(First, u64, Side)> =
+            of.iter().map(|death| (death.at.first, death.at.number, death.at.side)).collect();
+        let firsts: BTreeSet<First> = of.iter().map(|death| death.at.first).collect();
+        let both = |&number: &u64| {
+            firsts.iter().all(|&first| {
+                let hit = |side| boundaries.contains(&(first, number, side));
+                hit(Side::Before) && hit(Side::After)
+            })
         };
-        let whole = (1..).take_while(both).last().unwrap_or(0);
+        let whole = if of.is_empty() { 0 } else { (1..).take_while(both).last().unwrap_or(0) };
         let _ = writeln!(page, "| {moment} | {} | {} | {whole} |", of.len(), boundaries.len());
     }
 }
