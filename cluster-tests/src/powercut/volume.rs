@@ -339,14 +339,6 @@ impl Volume {
         self.collect();
     }
 
-    /// Whoever had something open is gone.
-    fn close_all(&mut self) {
-        for entry in self.entries.values_mut() {
-            entry.opened = 0;
-        }
-        self.collect();
-    }
-
     /// Where a file or folder is, as it is named now; empty for the uppermost folder and for what has
     /// no name.
     pub fn path(&self, ino: u64) -> String {
@@ -373,6 +365,14 @@ impl Volume {
                 Node::Folder(_) => 0,
             })
             .sum()
+    }
+
+    /// Whoever had something open is gone.
+    fn close_all(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.opened = 0;
+        }
+        self.collect();
     }
 
     /// Forgets what has no name, durable or not, and is not open.

@@ -27,7 +27,7 @@ async fn a_node_that_dies_at_calls_to_its_disk_comes_back_with_what_it_acknowled
         println!("NOT TESTED: deaths at calls to disks: {missing}");
         return;
     }
-    let summary = round(seeded("deaths at calls to disks").random_range(1..40)).await;
+    let summary = round(seeded("deaths at calls to disks").random_range(1..12)).await;
     assert_eq!(summary.verdict, Verdict::Pass, "{summary}");
     for moment in Moment::ALL {
         let deaths = summary.deaths.iter().filter(|death| death.at.moment == moment).count();

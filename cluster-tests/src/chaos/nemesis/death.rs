@@ -45,8 +45,28 @@ impl<V: Victim> Nemesis<V> {
         if !self.findings.is_empty() {
             return Attempt::Skipped(String::from("something was found already"));
         }
-        let ready = match at.moment {
-            Moment::FirstBoot => return Attempt::Skipped(String::from("it was started before")),
+        let died = match self.approach(id, at).await {
+            Ok(()) => self.wait_death(id, at).await,
+            Err(why) => Err(why),
+        };
+        let died_too = if at.moment == Moment::WorkOfAll { self.victim.ids() } else { vec![id] };
+        let undo = Undo::Reboot(died_too);
+        match died {
+            Ok(()) => Attempt::Installed(undo),
+            Err(why) => {
+                if let Some(disk) = self.disks.of(id) {
+                    disk.clear_trap();
+                }
+                self.all_disks(Trouble::default());
+                Attempt::Indeterminate(undo, why)
+            }
+        }
+    }
+
+    /// Sets the trap and brings about the moment that calls are counted from.
+    async fn approach(&mut self, id: NodeId, at: Boundary) -> Result<(), String> {
+        match at.moment {
+            Moment::FirstBoot => Err(format!("node {id} was started before")),
             Moment::Work => {
                 self.set_trap(id, at);
                 Ok(())
@@ -70,28 +90,10 @@ impl<V: Victim> Nemesis<V> {
                 self.start(&others, "all had been stopped").await;
                 started
             }
-            Moment::Installation => match self.stay_away(id).await {
-                Ok(()) => {
-                    self.set_trap(id, at);
-                    self.start_into_trap(id).await
-                }
-                Err(why) => Err(why),
-            },
-        };
-        let died = match ready {
-            Ok(()) => self.wait_death(id, at).await,
-            Err(why) => Err(why),
-        };
-        // Those of whom nothing more is known are looked at, too.
-        let undo = if at.moment == Moment::WorkOfAll { self.victim.ids() } else { vec![id] };
-        match died {
-            Ok(()) => Attempt::Installed(Undo::Reboot(undo)),
-            Err(why) => {
-                if let Some(disk) = self.disks.of(id) {
-                    disk.clear_trap();
-                }
-                self.all_disks(Trouble::default());
-                Attempt::Indeterminate(Undo::Reboot(undo), why)
+            Moment::Installation => {
+                self.stay_away(id).await?;
+                self.set_trap(id, at);
+                self.start_into_trap(id).await
             }
         }
     }
@@ -248,22 +250,11 @@ impl<V: Victim> Nemesis<V> {
     /// Starts all nodes for the first time, and has those die of whom the plan says so. All must be
     /// ready at the end.
     pub(super) async fn first_boots(&mut self, plan: &[Planned], told: &dyn Fn(String)) {
-        let mut waiting: BTreeMap<NodeId, (Boundary, OpenFault)> = BTreeMap::new();
-        let ids = self.victim.ids();
-        for planned in plan {
-            if let (Some(at), Whom::Node(place)) = (planned.boundary, planned.whom)
-                && let Some(&id) = usize::try_from(place).ok().and_then(|place| ids.get(place))
-                && at.moment == Moment::FirstBoot
-            {
-                self.set_trap(id, at);
-                let open = self.recorder.begin_fault(planned.fault.name(), format!("node {id}"));
-                waiting.insert(id, (at, open));
-            }
-        }
+        let mut waiting = self.set_first_traps(plan);
         if waiting.is_empty() {
             return;
         }
-        for &id in &ids {
+        for id in self.victim.ids() {
             // It is found out below whether that was its death.
             let _ = self.start_into_trap(id).await;
         }
@@ -281,9 +272,26 @@ impl<V: Victim> Nemesis<V> {
             self.start(&[id], "it died at its first boot").await;
             open.end();
         }
-        for id in ids {
+        for id in self.victim.ids() {
             self.wait_back(id).await;
         }
+    }
+
+    /// The nodes that are to die at their first boot: where, and the fault in the history.
+    fn set_first_traps(&mut self, plan: &[Planned]) -> BTreeMap<NodeId, (Boundary, OpenFault)> {
+        let ids = self.victim.ids();
+        let mut waiting = BTreeMap::new();
+        for planned in plan {
+            if let (Some(at), Whom::Node(place)) = (planned.boundary, planned.whom)
+                && let Some(&id) = usize::try_from(place).ok().and_then(|place| ids.get(place))
+                && at.moment == Moment::FirstBoot
+            {
+                self.set_trap(id, at);
+                let open = self.recorder.begin_fault(planned.fault.name(), format!("node {id}"));
+                waiting.insert(id, (at, open));
+            }
+        }
+        waiting
     }
 
     /// The next of them whose disk has ended it; any, if none has in time; `None` if there is none, or

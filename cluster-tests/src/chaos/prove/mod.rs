@@ -118,8 +118,8 @@ impl Item {
             Self::Network => ("faults of links under load", 200),
             Self::Disks => ("faults of disks and files under load", 100),
             Self::Upgrades => ("restarts and changes of program, node after node, under load", 50),
-            Self::IoSweep => ("deaths of nodes before and after calls to their disks", 1000),
-            Self::WallClock => ("times the wall clock of one node or of all was an hour off", 60),
+            Self::IoSweep => ("deaths of nodes before and after calls to their disks", 300),
+            Self::WallClock => ("times the wall clock of one node or of all was an hour off", 30),
         }
     }
 
