@@ -8,6 +8,7 @@
 //! ends of the logs are printed, if the test fails.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ const LOOK: Duration = Duration::from_secs(3);
 
 /// How long a node may take that is asked in passing, among others.
 const GLANCE: Duration = Duration::from_millis(400);
+
+/// Chooses a bug in a program that was built with some; such a program serves nobody without it.
+const PLANTED: &str = "KEYWARD_PLANTED_BUG";
 
 /// How a cluster is started.
 #[derive(Clone, Debug)]
@@ -86,6 +90,8 @@ pub struct Own {
     pub arguments: Vec<String>,
     /// The data folder, instead of one below the cluster's folder.
     pub data_dir: Option<PathBuf>,
+    /// Variables of its environment, which has hardly any else.
+    pub environment: Vec<(&'static str, OsString)>,
 }
 
 /// A running cluster. Dropping it kills every node.
@@ -183,6 +189,8 @@ impl Cluster {
             .current_dir(self.folder())
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            .envs(std::env::var_os(PLANTED).map(|bug| (PLANTED, bug)))
+            .envs(own.environment.iter().map(|(name, value)| (name, value)))
             .arg("serve")
             .args(["--id", &id.to_string()])
             .arg("--data-dir")

@@ -8,7 +8,7 @@
 //! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
 //! [`check`] judges it, [`register`] is what locks guard, [`chaos`] breaks things by a schedule,
 //! [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote,
-//! [`wait`] polls with a deadline.
+//! [`walltime`] steps a process's wall clock, [`wait`] polls with a deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
 //! is fixed; nothing is left in the temporary folder unless a test failed.
@@ -34,3 +34,4 @@ pub mod seed;
 pub mod sim;
 pub mod trace;
 pub mod wait;
+pub mod walltime;

@@ -108,6 +108,14 @@ pub(crate) struct ServeArgs {
         value_parser = clap::value_parser!(i64).range(-500_000..=500_000)
     )]
     pub(crate) debug_clock_rate: i64,
+    /// For tests: a segment of the log has so many bytes
+    #[arg(
+        long,
+        hide = true,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(16_384..=1 << 30)
+    )]
+    pub(crate) debug_segment_bytes: Option<u64>,
 }
 
 /// Runs the node until a signal stops it, or until it stops itself.
@@ -171,6 +179,9 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
         plan.config.snapshot_every = entries;
         // Who asks for small snapshots wants a small log too.
         plan.config.log_kept = plan.config.log_kept.min(entries);
+    }
+    if let Some(bytes) = settings.debug_segment_bytes {
+        plan.config.segment_bytes = bytes;
     }
     plan.debug_clock = settings.debug_clock;
     plan.debug_clock_rate = settings.debug_clock_rate;

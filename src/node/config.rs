@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::{Clock, OffsetClock};
 use crate::raft::config::{Settings, Timing};
 use crate::raft::member::{Home, OpenError, Options};
+use crate::storage::LogOptions;
 
 /// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +67,9 @@ pub struct NodeConfig {
     pub snapshot_every: u64,
     /// So many entries that a snapshot has are kept in the log for followers that are behind.
     pub log_kept: u64,
+    /// A segment of the log has so many bytes. Only tests, which want many of them, have a reason to
+    /// choose.
+    pub segment_bytes: u64,
     /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
     pub max_requests: usize,
     /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
@@ -90,6 +94,7 @@ impl NodeConfig {
             snapshot_every: 50_000,
             // A follower that was away for a moment catches up from the log.
             log_kept: 10_000,
+            segment_bytes: LogOptions::default().segment_bytes,
             // Some twenty times what saturates two cores.
             max_requests: 4096,
             debug_clock: None,
@@ -130,7 +135,7 @@ impl NodeConfig {
             id: self.id,
             addrs: self.members.iter().map(|(id, m)| (*id, m.peer_addr.clone())).collect(),
             client_addr: self.client_addr.clone(),
-            home: Home::Folder(self.data_dir.clone()),
+            home: Home::Folder { path: self.data_dir.clone(), segment_bytes: self.segment_bytes },
             settings: Settings {
                 timing: self.profile.timing(),
                 snapshot_every: self.snapshot_every,

@@ -52,7 +52,11 @@ pub(crate) struct Options {
 /// What a member keeps its data on, and how it reaches the others.
 pub(crate) enum Home {
     /// A folder of this machine, its own alone, and connections of this machine.
-    Folder(PathBuf),
+    Folder {
+        path: PathBuf,
+        /// How large a segment of the log is.
+        segment_bytes: u64,
+    },
     /// A disk and a network of a simulation. No copy of the state is kept there: the node starts
     /// from snapshot and log, as it does whenever the copy is not accepted.
     #[cfg(feature = "simulation")]
@@ -73,7 +77,7 @@ struct Entered {
 impl Home {
     fn enter(&self) -> Result<Entered, OpenError> {
         match self {
-            Self::Folder(folder) => {
+            &Self::Folder { path: ref folder, segment_bytes } => {
                 let lock = Arc::new(FolderLock::acquire(folder)?);
                 let disk = RealDisk::new(folder)
                     .map_err(|source| OpenError::Folder { folder: folder.clone(), source })?;
@@ -81,7 +85,7 @@ impl Home {
                     disk: Arc::new(disk),
                     folder: Some(lock),
                     checkpoint: Some(folder.join("checkpoint")),
-                    log: LogOptions::default(),
+                    log: LogOptions { segment_bytes, ..LogOptions::default() },
                     ways: Ways::http()?,
                 })
             }
@@ -100,7 +104,7 @@ impl Home {
     fn opened(&self, #[allow(unused_variables)] log: &Log) {
         match self {
             // It has a thread of its own.
-            Self::Folder(_) => {}
+            Self::Folder { .. } => {}
             #[cfg(feature = "simulation")]
             Self::Simulated(home) => home.write_log(log.clone()),
         }

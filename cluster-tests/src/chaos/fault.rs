@@ -42,6 +42,9 @@ pub enum Fault {
     PowerCut,
     /// Power is lost in the middle of writing: some sectors of what was not synced are there.
     TornWrite,
+    /// A node's process dies right before or after a call to its disk, with or without what was not
+    /// synced: somewhere in its work, or so many calls after its start.
+    DieAtIo,
     /// Every sync takes 50 ms to 5 s.
     SlowDisk,
     /// Writes or syncs fail.
@@ -50,6 +53,8 @@ pub enum Fault {
     DiskFull,
     /// A node's files are damaged while it does not run.
     BitFlip,
+    /// The wall clock of one node or of all is stepped by an hour, and back.
+    WallClock,
 }
 
 /// What a fault needs before it can be installed.
@@ -61,6 +66,8 @@ pub enum Needs {
     Fuse,
     /// A second program (`--binary-b`).
     SecondProgram,
+    /// Wall clocks that can be stepped: libfaketime, and a program that is linked dynamically.
+    WallClocks,
 }
 
 /// Which faults exclude one another: those of one lane come one after the other, those of
@@ -73,11 +80,13 @@ pub enum Lane {
     Network,
     /// Disks of nodes that run.
     Disk,
+    /// Wall clocks.
+    Clock,
 }
 
 impl Fault {
     /// All of them, in the order in which help lists them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::KillLeader,
         Self::KillMany,
@@ -97,9 +106,11 @@ impl Fault {
         Self::HalfOpen,
         Self::PowerCut,
         Self::TornWrite,
+        Self::DieAtIo,
         Self::SlowDisk,
         Self::DiskError,
         Self::DiskFull,
+        Self::WallClock,
     ];
 
     /// Its name, as it is written, and what it does, in a line.
@@ -124,9 +135,11 @@ impl Fault {
             Self::HalfOpen => ("half-open", "connections that are dead at one end only"),
             Self::PowerCut => ("power-cut", "what was not synced is gone: one, a minority, all"),
             Self::TornWrite => ("torn-write", "a power cut that leaves some unsynced sectors"),
+            Self::DieAtIo => ("die-at-io", "a node dies before or after a chosen call to its disk"),
             Self::SlowDisk => ("slow-disk", "every sync takes 50 ms to 5 s"),
             Self::DiskError => ("disk-error", "writes or syncs fail with EIO"),
             Self::DiskFull => ("disk-full", "writes fail with ENOSPC"),
+            Self::WallClock => ("wall-clock", "the wall clock of one or all an hour off, and back"),
         }
     }
 
@@ -148,10 +161,12 @@ impl Fault {
         match self {
             Self::PowerCut
             | Self::TornWrite
+            | Self::DieAtIo
             | Self::SlowDisk
             | Self::DiskError
             | Self::DiskFull => Needs::Fuse,
             Self::Upgrade => Needs::SecondProgram,
+            Self::WallClock => Needs::WallClocks,
             Self::Kill
             | Self::KillLeader
             | Self::KillMany
@@ -183,6 +198,7 @@ impl Fault {
             | Self::Reset
             | Self::HalfOpen => Lane::Network,
             Self::SlowDisk => Lane::Disk,
+            Self::WallClock => Lane::Clock,
             // A disk that fails ends its node, and a node without power does not run.
             Self::Kill
             | Self::KillLeader
@@ -195,6 +211,7 @@ impl Fault {
             | Self::BitFlip
             | Self::PowerCut
             | Self::TornWrite
+            | Self::DieAtIo
             | Self::DiskError
             | Self::DiskFull => Lane::Process,
         }

@@ -12,6 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::process::Command;
 
+use super::boundary::Death;
 use super::nemesis::{Breaker, Done};
 use super::plan::Planned;
 use crate::history::{PlannedFault, Recorder};
@@ -116,6 +117,9 @@ impl Hooks {
 }
 
 impl Breaker for Hooks {
+    /// The nodes run already.
+    async fn boot(&mut self, _plan: &[Planned], _told: &dyn Fn(String)) {}
+
     async fn execute(&mut self, _plan: &[Planned], told: &dyn Fn(String)) {
         let watch = Stopwatch::start();
         for turn in self.turns.clone() {
@@ -129,6 +133,10 @@ impl Breaker for Hooks {
 
     fn done(&self) -> Done {
         self.done
+    }
+
+    fn deaths(&self) -> &[Death] {
+        &[]
     }
 
     fn findings(&self) -> &[String] {

@@ -3,13 +3,14 @@
 //! `keyward-chaos` is its program; `docs/chaos.md` tells how it is used, on Keyward and on anything
 //! else. One module per noun: [`workload`] is what clients do and [`crate::register`] what their locks
 //! guard; [`service`] is how they ask, with every call written down; [`fault`] names what can be done
-//! to nodes, [`plan`] draws when, [`nemesis`] does it to a [`victim`]; [`progress`] counts; [`run`]
-//! puts them together and judges.
+//! to nodes, [`plan`] draws when, [`boundary`] at which call to its disk a node dies, [`nemesis`] does
+//! it to a [`victim`]; [`progress`] counts; [`run`] puts them together and judges.
 //!
 //! Invariants: a run that did not do what it planned, or achieved too little, is an error of the
 //! harness and never a pass; every fault is in the history with its outcome; nothing is judged here
 //! that a check of the history can judge.
 
+pub mod boundary;
 pub mod fault;
 pub mod hooks;
 mod live;

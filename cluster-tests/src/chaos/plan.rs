@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
+use super::boundary::Boundary;
 use super::fault::{Fault, Lane};
 
 /// To whom a fault is done.
@@ -42,6 +43,8 @@ pub struct Planned {
     pub whom: Whom,
     /// For those that come right behind an acknowledgement: how soon.
     pub behind_answer: Option<Duration>,
+    /// For those that come at a call to a disk: at which.
+    pub boundary: Option<Boundary>,
     /// For whatever else the fault has to choose.
     pub seed: u64,
 }
@@ -101,7 +104,8 @@ fn one(random: &mut StdRng, fault: Fault, at: Duration, frame: &Frame) -> Planne
             .contains(&fault);
     let behind_answer = (kills && random.random_ratio(1, 3))
         .then(|| Duration::from_micros(random.random_range(0..50_000)));
-    Planned { at, lasts, fault, whom, behind_answer, seed: random.random() }
+    let boundary = (fault == Fault::DieAtIo).then(|| Boundary::draw(random));
+    Planned { at, lasts, fault, whom, behind_answer, boundary, seed: random.random() }
 }
 
 fn whom(random: &mut StdRng, fault: Fault) -> Whom {
@@ -121,6 +125,12 @@ fn whom(random: &mut StdRng, fault: Fault) -> Whom {
             6 => Whom::Leader,
             _ => Whom::Node(any),
         },
+        // A host whose clock is set, or machines that all ask one server what time it is.
+        Fault::WallClock => match random.random_range(0..4) {
+            0..2 => Whom::All,
+            2 => Whom::Leader,
+            _ => Whom::Follower(any),
+        },
         Fault::KillLeader | Fault::LeaderChange => Whom::Leader,
         Fault::Wipe | Fault::BitFlip => Whom::Node(any),
         Fault::Upgrade | Fault::Ring => Whom::All,
@@ -133,6 +143,7 @@ fn whom(random: &mut StdRng, fault: Fault) -> Whom {
         | Fault::Throttle
         | Fault::Reset
         | Fault::HalfOpen
+        | Fault::DieAtIo
         | Fault::SlowDisk
         | Fault::DiskError
         | Fault::DiskFull => match random.random_range(0..3) {
@@ -155,6 +166,7 @@ fn lasts(random: &mut StdRng, fault: Fault, frame: &Frame) -> Duration {
         | Fault::KillMany
         | Fault::PowerCut
         | Fault::TornWrite
+        | Fault::DieAtIo
         | Fault::Restart => frame.every.mul_f64(share / 2.0),
         Fault::Wipe
         | Fault::Upgrade
@@ -169,7 +181,8 @@ fn lasts(random: &mut StdRng, fault: Fault, frame: &Frame) -> Duration {
         | Fault::HalfOpen
         | Fault::SlowDisk
         | Fault::DiskError
-        | Fault::DiskFull => frame.every.mul_f64(share * 2.0),
+        | Fault::DiskFull
+        | Fault::WallClock => frame.every.mul_f64(share * 2.0),
     }
 }
 

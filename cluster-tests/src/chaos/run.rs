@@ -8,10 +8,11 @@ use std::time::Duration;
 use keyward::api::{ClusterStatus, routes};
 use tokio::task::JoinHandle;
 
+use super::boundary;
 use super::fault::{Fault, Needs};
 use super::hooks::{Hook, Hooks};
 use super::live::Live;
-use super::nemesis::{Breaker, Disks, Nemesis};
+use super::nemesis::{Breaker, Disks, Nemesis, WallClocks};
 use super::observe;
 use super::plan::{self, Frame, Planned};
 use super::progress::Progress;
@@ -37,6 +38,10 @@ const FIRST: Duration = Duration::from_secs(30);
 /// How many violations are told in words; all are in the report.
 const SHOWN: usize = 10;
 
+/// How late a lock may be had under faults that must have no effect: longer than anybody waits on a busy
+/// machine, and next to nothing beside what such a fault would cost.
+const LATE: Duration = Duration::from_secs(3);
+
 /// How often it is looked who leads.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -51,6 +56,10 @@ pub struct Options {
     pub duration: Duration,
     /// The faults; none is a run in peace.
     pub faults: Vec<Fault>,
+    /// Whether faults are a round of the sweep through the calls to disks, instead of drawn.
+    pub sweep: bool,
+    /// Whether the faults must have no effect at all: no other leader, and no lock that ends late.
+    pub undisturbed: bool,
     /// The mean time between two faults of one lane.
     pub every: Duration,
     /// What clients do.
@@ -129,13 +138,17 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
         cluster.own(id).arguments = vec![format!("--debug-clock-rate={rate}")];
     }
     let disks = run.disks(&mut cluster)?;
-    cluster.start_all().await;
+    let wall_clocks = run.wall_clocks(&mut cluster);
+    if !options.sweep {
+        cluster.start_all().await;
+    }
     let endpoints = cluster.endpoints();
     let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
     let subject = Keyward::new(endpoints, recorder.clone(), progress.clone());
     let mut nemesis = Nemesis::new(cluster, recorder, progress)
         .with_disks(disks)
+        .with_wall_clocks(wall_clocks)
         .with_other_program(nodes.other_program.clone());
     let worked = run.work(&subject, &mut nemesis).await;
     let changes = watch.stop();
@@ -278,6 +291,15 @@ impl<'a> Run<'a> {
             .map_err(|why| RunError::Impossible(format!("{fault} is not possible here: {why}")))
     }
 
+    /// Wall clocks that can be stepped, if a fault needs them.
+    fn wall_clocks(&self, cluster: &mut Cluster) -> WallClocks {
+        if self.options.faults.iter().any(|fault| fault.needs() == Needs::WallClocks) {
+            WallClocks::prepare(cluster)
+        } else {
+            WallClocks::default()
+        }
+    }
+
     /// Clients work, faults come and go, and everything is whole again at the end.
     async fn work<S: Subject>(&self, subject: &S, nemesis: &mut impl Breaker) -> Worked {
         let shared = Shared {
@@ -289,10 +311,14 @@ impl<'a> Run<'a> {
         let watch = Stopwatch::start();
         let crew = Crew::start(&self.options.workloads, subject, &shared, self.options.seed);
         let faults = async {
+            nemesis.boot(&self.plan, &|words| self.live.say(&words)).await;
             self.progress.acknowledgement(FIRST).await;
             let begun = Stopwatch::start();
             nemesis.execute(&self.plan, &|words| self.live.say(&words)).await;
-            tokio::time::sleep(self.options.duration.saturating_sub(begun.elapsed())).await;
+            // A sweep takes as long as it takes.
+            if !self.options.sweep {
+                tokio::time::sleep(self.options.duration.saturating_sub(begun.elapsed())).await;
+            }
             self.live.say("healing");
             nemesis.heal().await;
             self.recorder.event("healed", "");
@@ -330,11 +356,15 @@ impl<'a> Run<'a> {
             checks: Vec::new(),
             counts: self.progress.counts(),
             done: nemesis.done(),
+            deaths: nemesis.deaths().to_vec(),
             registers: self.registers.tally(),
             leader_changes,
             lateness: Quantiles::of(&self.progress.lateness()),
             failovers_ms: self.progress.failovers().iter().map(milliseconds).collect(),
         };
+        if self.options.undisturbed {
+            summary.violations.extend(disturbed(&summary));
+        }
         self.judge_history(&mut summary)?;
         let done = summary.done;
         if done.skipped + done.indeterminate > 0 {
@@ -383,6 +413,9 @@ impl<'a> Run<'a> {
 
 /// The schedule of a run, with every kind of fault in it.
 fn draw(options: &Options) -> Result<Vec<Planned>, RunError> {
+    if options.sweep {
+        return Ok(boundary::sweep(options.seed));
+    }
     let frame = Frame {
         faults: options.faults.clone(),
         duration: options.duration,
@@ -399,6 +432,20 @@ fn draw(options: &Options) -> Result<Vec<Planned>, RunError> {
             options.duration
         ))),
     }
+}
+
+/// What faults did that must have no effect. That no lock ended early is judged with the history.
+fn disturbed(summary: &Summary) -> Vec<String> {
+    let mut found = Vec::new();
+    if summary.leader_changes > 0 {
+        let changes = summary.leader_changes;
+        found.push(format!("{changes} changes of leader under faults that must cause none"));
+    }
+    let late = summary.lateness.max_ms;
+    if late > milliseconds(&LATE) {
+        found.push(format!("a lock was had {late:.0} ms late, beyond {LATE:?}"));
+    }
+    found
 }
 
 fn milliseconds(time: &Duration) -> f64 {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::boundary::Death;
 use super::nemesis::Done;
 use super::progress::Counts;
 use crate::register::Tally;
@@ -67,6 +68,9 @@ pub struct Summary {
     pub counts: Counts,
     /// What was done to the nodes.
     pub done: Done,
+    /// Where nodes died at calls to their disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deaths: Vec<Death>,
     /// What the registers have seen.
     pub registers: Tally,
     /// How often another node led.
@@ -147,6 +151,13 @@ impl fmt::Display for Summary {
             done.power_cuts,
             self.leader_changes
         )?;
+        if let [first, ..] = self.deaths.as_slice() {
+            writeln!(
+                f,
+                "  deaths     {} at calls to disks; the first: {first}",
+                self.deaths.len()
+            )?;
+        }
         if registers.written + registers.refused > 0 {
             writeln!(
                 f,

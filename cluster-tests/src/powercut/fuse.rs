@@ -10,6 +10,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
+use super::trap::{self, Call, Side};
 use super::volume::{Attributes, Refused};
 use super::{Refuses, State, Trouble, Volume};
 
@@ -50,31 +51,95 @@ impl Mounted {
 
     fn change<T>(
         &self,
+        asked: &Asked<'_>,
         change: impl FnOnce(&mut Volume) -> Result<T, Refused>,
     ) -> Result<T, Errno> {
-        self.writable()?;
-        change(&mut self.state.volume()).map_err(errno)
+        self.state.boundary(asked, || {
+            self.writable()?;
+            change(&mut self.state.volume()).map_err(errno)
+        })
     }
 
     /// Syncs, perhaps later: whoever asked waits, and nobody else does.
-    fn sync(&self, ino: INodeNo, reply: ReplyEmpty) {
+    fn sync(&self, asked: Asked<'static>, reply: ReplyEmpty) {
         let slow = match self.trouble() {
             Ok(trouble) => trouble.slow,
             Err(error) => return reply.error(error),
         };
-        if slow.is_zero() {
-            return finish(reply, self.state.sync_now(ino.0));
-        }
         let state = Arc::clone(&self.state);
+        let sync = move || state.boundary(&asked, || state.sync_now(asked.ino));
+        if slow.is_zero() {
+            return finish(reply, sync());
+        }
         std::thread::spawn(move || {
             #[allow(clippy::disallowed_methods, reason = "a thread of its own that is to be slow")]
             std::thread::sleep(slow);
-            finish(reply, state.sync_now(ino.0));
+            finish(reply, sync());
         });
     }
 }
 
+/// A call that is a boundary: who makes it, and on what.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    thread: u32,
+    call: Call,
+    ino: u64,
+    /// A name in the folder `ino`, or that itself.
+    name: Option<&'a OsStr>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(request: &Request, call: Call, ino: INodeNo) -> Self {
+        Self { thread: request.pid(), call, ino: ino.0, name: None }
+    }
+
+    fn named(request: &Request, call: Call, parent: INodeNo, name: &'a OsStr) -> Self {
+        Self { name: Some(name), ..Self::new(request, call, parent) }
+    }
+
+    fn path(&self, volume: &Volume) -> String {
+        let path = volume.path(self.ino);
+        match self.name {
+            Some(name) if path.is_empty() => name.to_string_lossy().into_owned(),
+            Some(name) => format!("{path}/{}", name.to_string_lossy()),
+            None => path,
+        }
+    }
+}
+
 impl State {
+    /// Does what is asked, unless whoever asks is to die of it. If it is, it dies before it is
+    /// answered: what is answered then, nobody hears.
+    fn boundary<T>(
+        &self,
+        asked: &Asked<'_>,
+        act: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match self.dies_at(asked) {
+            None => act(),
+            Some(side) => {
+                if side == Side::After {
+                    // It may fail for a reason of its own; death comes all the same.
+                    let _ = act();
+                }
+                self.trouble().dead = true;
+                trap::end(asked.thread);
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    fn dies_at(&self, asked: &Asked<'_>) -> Option<Side> {
+        let mut set = self.trap();
+        let set = set.as_mut()?;
+        if self.trouble().dead || !trap::is_anothers(asked.thread) {
+            return None;
+        }
+        let path = asked.path(&self.volume());
+        set.count(asked.call, &path)
+    }
+
     fn sync_now(&self, ino: u64) -> Result<(), Errno> {
         let trouble = *self.trouble();
         if trouble.dead {
@@ -151,7 +216,7 @@ impl Filesystem for Mounted {
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         _: Option<u32>,
@@ -167,7 +232,7 @@ impl Filesystem for Mounted {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changed = self.change(|volume| {
+        let change = |volume: &mut Volume| {
             if let Some(size) = size {
                 volume.set_length(ino.0, size)?;
             }
@@ -175,8 +240,8 @@ impl Filesystem for Mounted {
                 volume.set_mode(ino.0, permissions(mode, 0))?;
             }
             volume.attributes(ino.0)
-        });
-        match changed {
+        };
+        match self.change(&Asked::new(request, Call::Truncate, ino), change) {
             Ok(found) => reply.attr(&AT_ONCE, &attr(found)),
             Err(error) => reply.error(error),
         }
@@ -184,7 +249,7 @@ impl Filesystem for Mounted {
 
     fn mkdir(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -192,23 +257,26 @@ impl Filesystem for Mounted {
         reply: ReplyEntry,
     ) {
         let mode = permissions(mode, umask);
-        match self.change(|volume| volume.create(parent.0, name, true, mode)) {
+        let asked = Asked::named(request, Call::CreateFolder, parent, name);
+        match self.change(&asked, |volume| volume.create(parent.0, name, true, mode)) {
             Ok(found) => reply.entry(&AT_ONCE, &attr(found), GENERATION),
             Err(error) => reply.error(error),
         }
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        finish(reply, self.change(|volume| volume.remove(parent.0, name, false)));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let asked = Asked::named(request, Call::Remove, parent, name);
+        finish(reply, self.change(&asked, |volume| volume.remove(parent.0, name, false)));
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        finish(reply, self.change(|volume| volume.remove(parent.0, name, true)));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let asked = Asked::named(request, Call::Remove, parent, name);
+        finish(reply, self.change(&asked, |volume| volume.remove(parent.0, name, true)));
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -220,7 +288,8 @@ impl Filesystem for Mounted {
             return reply.error(Errno::EINVAL);
         }
         let (from, to) = ((parent.0, name), (new_parent.0, new_name));
-        finish(reply, self.change(|volume| volume.rename(from, to)));
+        let asked = Asked::named(request, Call::Rename, parent, name);
+        finish(reply, self.change(&asked, |volume| volume.rename(from, to)));
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -233,7 +302,7 @@ impl Filesystem for Mounted {
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -242,7 +311,8 @@ impl Filesystem for Mounted {
         reply: ReplyCreate,
     ) {
         let mode = permissions(mode, umask);
-        let created = self.change(|volume| {
+        let asked = Asked::named(request, Call::Create, parent, name);
+        let created = self.change(&asked, |volume| {
             let found = volume.create(parent.0, name, false, mode)?;
             volume.opened(found.ino);
             Ok(found)
@@ -276,7 +346,7 @@ impl Filesystem for Mounted {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -286,7 +356,8 @@ impl Filesystem for Mounted {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.change(|volume| volume.write(ino.0, offset, data)) {
+        let asked = Asked::new(request, Call::Write, ino);
+        match self.change(&asked, |volume| volume.write(ino.0, offset, data)) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(error) => reply.error(error),
         }
@@ -310,12 +381,12 @@ impl Filesystem for Mounted {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.sync(ino, reply);
+    fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.sync(Asked::new(request, Call::Sync, ino), reply);
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.sync(ino, reply);
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.sync(Asked::new(request, Call::SyncFolder, ino), reply);
     }
 
     fn readdir(

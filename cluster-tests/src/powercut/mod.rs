@@ -4,12 +4,14 @@
 //! what no `fsync` has covered, and only the file system can take that away. This one lives in
 //! memory ([`volume`]), is mounted through FUSE ([`Disk`]), and holds a node's data folder. It is
 //! as strict as POSIX allows: a file's content is durable once the file is synced, a name once its
-//! folder is. It can be slow, full or broken besides.
+//! folder is. It can be slow, full or broken besides, and it can end the process that uses it at any
+//! call ([`trap`]).
 //!
 //! Nothing is cached in the kernel: attributes and names have no time to live, and files are opened
 //! with direct I/O, so that after a cut nobody sees what was lost.
 
 mod fuse;
+pub mod trap;
 pub mod volume;
 
 use std::fs;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption};
 
+pub use trap::{Call, Side, Sprung, Trap};
 pub use volume::{Kept, Volume};
 
 /// What a disk refuses.
@@ -61,6 +64,7 @@ pub struct Disk {
 struct State {
     volume: Mutex<Volume>,
     trouble: Mutex<Trouble>,
+    trap: Mutex<Option<trap::Set>>,
 }
 
 impl State {
@@ -70,6 +74,10 @@ impl State {
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trap(&self) -> MutexGuard<'_, Option<trap::Set>> {
+        self.trap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,10 +125,27 @@ impl Disk {
     }
 
     /// Brings the disk back with what was durable when the power was cut, and with `kept` of the
-    /// rest. Every other trouble is over.
+    /// rest. Every other trouble is over, and no trap is set.
     pub fn power_on(&self, kept: Kept) {
         self.state.volume().lose_unsynced(kept);
+        *self.state.trap() = None;
         *self.state.trouble() = Trouble::default();
+    }
+
+    /// From now on the calls are counted, and whoever makes the one that is meant dies of it: the
+    /// power is cut, and the process gets `SIGKILL` before anything is answered.
+    pub fn set_trap(&self, trap: Trap) {
+        *self.state.trap() = Some(trap::Set::new(trap));
+    }
+
+    /// Takes a trap away.
+    pub fn clear_trap(&self) {
+        *self.state.trap() = None;
+    }
+
+    /// Where a process died of the trap, if one has.
+    pub fn sprung(&self) -> Option<Sprung> {
+        self.state.trap().as_ref().and_then(trap::Set::sprung).cloned()
     }
 
     /// Changes what is wrong.
@@ -147,6 +172,7 @@ impl Drop for Disk {
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek, SeekFrom, Write};
+    use std::os::unix::process::ExitStatusExt;
 
     use super::*;
 
@@ -254,6 +280,48 @@ mod tests {
         file.write_all(b"x").expect("a write");
         file.sync_all().expect("a sync");
         assert!(watch.elapsed() >= slow);
+    }
+
+    /// A shell that writes two files, and how far it came under this trap.
+    fn shell_in_trap(number: u64, side: Side) -> Option<(Sprung, Vec<String>)> {
+        let (_folder, disk) = mounted()?;
+        disk.set_trap(Trap { number, side, from: "" });
+        // What the harness itself does is not counted.
+        fs::create_dir(disk.folder().join("own")).expect("a folder");
+        let mut shell = std::process::Command::new("sh");
+        let written = shell
+            .current_dir(disk.folder())
+            .args(["-c", "printf 1 >a; printf 2 >b"])
+            .status()
+            .expect("a shell runs");
+        assert_eq!(written.signal(), Some(9), "it was not killed: {written}");
+        assert!(fs::metadata(disk.folder()).is_err(), "the power is still on");
+        let sprung = disk.sprung().expect("it died of the trap");
+        disk.power_on(Kept::Everything);
+        assert_eq!(disk.sprung(), None);
+        let names = fs::read_dir(disk.folder()).expect("a folder").flatten();
+        let mut names: Vec<String> =
+            names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name != "own");
+        names.sort();
+        Some((sprung, names))
+    }
+
+    #[test]
+    fn a_process_dies_before_or_after_the_call_that_is_meant() {
+        let expected = [
+            (1, Side::Before, Call::Create, "a", vec![]),
+            (1, Side::After, Call::Create, "a", vec!["a"]),
+            (2, Side::Before, Call::Write, "a", vec!["a"]),
+            (3, Side::Before, Call::Create, "b", vec!["a"]),
+            (3, Side::After, Call::Create, "b", vec!["a", "b"]),
+            (4, Side::After, Call::Write, "b", vec!["a", "b"]),
+        ];
+        for (number, side, call, path, left) in expected {
+            let Some((sprung, names)) = shell_in_trap(number, side) else { return };
+            assert_eq!(sprung, Sprung { call, path: path.to_owned() }, "{side} call {number}");
+            assert_eq!(names, left, "{side} call {number}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 /// The unit in which content is kept and marked as not durable.
 const PAGE: usize = 4096;
@@ -17,12 +18,15 @@ const SECTOR: usize = 512;
 pub const ROOT: u64 = 1;
 
 /// What a power cut leaves of what was not synced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kept {
     /// Nothing.
     Nothing,
     /// Some of the sectors of files, in no order, chosen by this seed; no names.
     SomeSectors(u64),
+    /// Everything, as when a process dies and the machine does not.
+    Everything,
 }
 
 /// Why an operation on the volume fails.
@@ -315,6 +319,7 @@ impl Volume {
     /// The power was lost and is back.
     pub fn lose_unsynced(&mut self, kept: Kept) {
         let mut random = match kept {
+            Kept::Everything => return self.close_all(),
             Kept::Nothing => None,
             Kept::SomeSectors(seed) => Some(StdRng::seed_from_u64(seed)),
         };
@@ -334,6 +339,23 @@ impl Volume {
         self.collect();
     }
 
+    /// Where a file or folder is, as it is named now; empty for the uppermost folder and for what has
+    /// no name.
+    pub fn path(&self, ino: u64) -> String {
+        let parent = self.entries.iter().find_map(|(&folder, entry)| match &entry.node {
+            Node::Folder(names) => {
+                let name = names.now.iter().find(|(_, named)| **named == ino)?.0;
+                Some((folder, name.to_string_lossy()))
+            }
+            Node::File(_) => None,
+        });
+        match parent {
+            Some((ROOT, name)) => name.into_owned(),
+            Some((folder, name)) => format!("{}/{name}", self.path(folder)),
+            None => String::new(),
+        }
+    }
+
     /// How many bytes of files differ from what is durable.
     pub fn unsynced_bytes(&self) -> u64 {
         self.entries
@@ -343,6 +365,14 @@ impl Volume {
                 Node::Folder(_) => 0,
             })
             .sum()
+    }
+
+    /// Whoever had something open is gone.
+    fn close_all(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.opened = 0;
+        }
+        self.collect();
     }
 
     /// Forgets what has no name, durable or not, and is not open.

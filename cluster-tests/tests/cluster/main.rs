@@ -4,6 +4,7 @@
 //! nothing beside it. Every scenario ends by showing that nothing acknowledged is lost.
 
 mod alone;
+mod boundaries;
 mod conformance;
 mod damage;
 mod hooks;
@@ -12,3 +13,4 @@ mod kills;
 mod partitions;
 mod restarts;
 mod tour;
+mod wall_clock;

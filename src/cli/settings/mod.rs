@@ -62,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) debug_clock: bool,
     pub(crate) debug_clock_rate: i64,
+    pub(crate) debug_segment_bytes: Option<u64>,
     pub(crate) log: LogArgs,
 }
 
@@ -134,6 +135,7 @@ impl Settings {
             shutdown_timeout: shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
             debug_clock: args.debug_clock,
             debug_clock_rate: args.debug_clock_rate,
+            debug_segment_bytes: args.debug_segment_bytes,
             log: LogArgs {
                 log: log.log.clone().or(file.log),
                 log_format: log.log_format.or(file.log_format),

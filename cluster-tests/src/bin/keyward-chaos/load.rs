@@ -99,6 +99,8 @@ impl LoadArguments {
             command: command_line(seed),
             duration: self.duration,
             faults,
+            sweep: false,
+            undisturbed: false,
             every: self.every,
             workloads: self.workload.clone(),
             size: Size {

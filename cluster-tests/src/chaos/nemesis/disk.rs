@@ -52,7 +52,7 @@ impl Drop for Disks {
     }
 }
 
-const NO_DISK: &str = "the folders of these nodes are not on disks of the harness";
+pub(super) const NO_DISK: &str = "the folders of these nodes are not on disks of the harness";
 
 impl<V: Victim> Nemesis<V> {
     /// First nothing is acknowledged any more, then the nodes are ended, then the disks forget.

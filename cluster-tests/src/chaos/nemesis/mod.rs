@@ -6,8 +6,11 @@
 //!
 //! What the nemesis itself sees and no check of a history can (a node that does not start again, one
 //! that serves although it may not, one that ended by itself) is a finding. `network`
-//! knows what is done to links, `disk` what to disks, `node` what to a node's folder or program.
+//! knows what is done to links, `disk` what to disks, `death` what disks do to nodes, `node` what is done
+//! to a node's folder or program, `clock` what to its wall clock.
 
+mod clock;
+mod death;
 mod disk;
 mod network;
 mod node;
@@ -23,6 +26,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::boundary::{Death, Moment};
 use super::fault::Fault;
 use super::plan::{Planned, Whom};
 use super::progress::Progress;
@@ -32,6 +36,7 @@ use crate::history::{OpenFault, Recorder};
 use crate::powercut::Kept;
 use crate::wait::Stopwatch;
 
+pub use clock::WallClocks;
 pub use disk::Disks;
 
 /// How long a fault that comes behind an acknowledgement waits for one.
@@ -45,6 +50,10 @@ const LED: Duration = Duration::from_secs(4);
 
 /// Who breaks things and mends them.
 pub trait Breaker {
+    /// Brings up nodes that were never started, if any were not, with the faults of a plan that are
+    /// meant for that.
+    fn boot(&mut self, plan: &[Planned], told: &dyn Fn(String)) -> impl Future<Output = ()>;
+
     /// Installs and removes faults, from the first to the last.
     fn execute(&mut self, plan: &[Planned], told: &dyn Fn(String)) -> impl Future<Output = ()>;
 
@@ -53,6 +62,9 @@ pub trait Breaker {
 
     /// What was done so far.
     fn done(&self) -> Done;
+
+    /// Where nodes died at calls to their disks.
+    fn deaths(&self) -> &[Death];
 
     /// What was wrong beyond what the history tells.
     fn findings(&self) -> &[String];
@@ -73,6 +85,9 @@ pub struct Done {
     pub leader_kills: u64,
     /// Nodes that lost what they had not synced.
     pub power_cuts: u64,
+    /// Steps of the wall clock of a node, each seen in its log.
+    #[serde(default)]
+    pub clock_steps: u64,
 }
 
 /// Executes plans.
@@ -82,6 +97,7 @@ pub struct Nemesis<V> {
     victim: V,
     disks: Disks,
     other_program: Option<PathBuf>,
+    wall_clocks: WallClocks,
     /// Nodes that may end by themselves because a disk failed them, and until when: without a time,
     /// as long as it does.
     excused: BTreeMap<NodeId, Option<Stopwatch>>,
@@ -89,6 +105,7 @@ pub struct Nemesis<V> {
     progress: Progress,
     active: Vec<Active>,
     done: Done,
+    deaths: Vec<Death>,
     findings: Vec<String>,
 }
 
@@ -104,7 +121,12 @@ impl Active {
     fn has_disk_of(&self, nodes: &[NodeId]) -> bool {
         match &self.undo {
             Undo::Folder(id) | Undo::Disk(id) | Undo::Byte { id, .. } => nodes.contains(id),
-            Undo::Start(_) | Undo::Continue(_) | Undo::HealLinks | Undo::Downgrade(_) => false,
+            Undo::Start(_)
+            | Undo::Reboot(_)
+            | Undo::Continue(_)
+            | Undo::HealLinks
+            | Undo::WallClocks(_)
+            | Undo::Downgrade(_) => false,
         }
     }
 }
@@ -113,6 +135,8 @@ impl Active {
 #[derive(Debug)]
 enum Undo {
     Start(Vec<NodeId>),
+    /// A start of nodes that must have everything again.
+    Reboot(Vec<NodeId>),
     Continue(Vec<NodeId>),
     HealLinks,
     /// The node's own folder again, from where it was put aside.
@@ -126,6 +150,8 @@ enum Undo {
     },
     /// A disk without trouble.
     Disk(NodeId),
+    /// Wall clocks that are right.
+    WallClocks(Vec<NodeId>),
     /// The first program again.
     Downgrade(Vec<NodeId>),
 }
@@ -144,11 +170,13 @@ impl<V: Victim> Nemesis<V> {
             victim,
             disks: Disks::default(),
             other_program: None,
+            wall_clocks: WallClocks::default(),
             excused: BTreeMap::new(),
             recorder,
             progress,
             active: Vec::new(),
             done: Done::default(),
+            deaths: Vec::new(),
             findings: Vec::new(),
         }
     }
@@ -164,6 +192,13 @@ impl<V: Victim> Nemesis<V> {
     #[must_use]
     pub fn with_other_program(mut self, program: Option<PathBuf>) -> Self {
         self.other_program = program;
+        self
+    }
+
+    /// With the wall clocks that the nodes have.
+    #[must_use]
+    pub fn with_wall_clocks(mut self, clocks: WallClocks) -> Self {
+        self.wall_clocks = clocks;
         self
     }
 
@@ -244,9 +279,14 @@ impl<V: Victim> Nemesis<V> {
                 None => Attempt::Skipped(String::from("there are no links between these nodes")),
             },
             Fault::Upgrade => self.upgrade(nodes).await,
+            Fault::WallClock => self.step_clocks(nodes, random).await,
             Fault::BitFlip => self.damage(nodes[0], random).await,
             Fault::PowerCut => self.cut_power(nodes, Kept::Nothing).await,
             Fault::TornWrite => self.cut_power(nodes, Kept::SomeSectors(planned.seed)).await,
+            Fault::DieAtIo => match planned.boundary {
+                Some(at) => self.die_at_io(nodes[0], at).await,
+                None => Attempt::Skipped(String::from("no call was chosen")),
+            },
             Fault::SlowDisk | Fault::DiskError | Fault::DiskFull => {
                 self.spoil_disk(nodes[0], planned.fault, random)
             }
@@ -333,6 +373,7 @@ impl<V: Victim> Nemesis<V> {
         let Active { undo, open, .. } = active;
         match undo {
             Undo::Start(nodes) => self.start(&nodes, "it had been stopped").await,
+            Undo::Reboot(nodes) => self.reboot(&nodes).await,
             Undo::Continue(nodes) => {
                 for id in nodes {
                     if self.victim.runs(id) {
@@ -350,6 +391,7 @@ impl<V: Victim> Nemesis<V> {
                 self.flip_back(id, &path, offset, flipped).await;
             }
             Undo::Disk(id) => self.mend_disk(id).await,
+            Undo::WallClocks(nodes) => self.set_clocks_right(&nodes).await,
             Undo::Downgrade(nodes) => self.downgrade(&nodes).await,
         }
         open.end();
@@ -390,8 +432,16 @@ impl<V: Victim> Nemesis<V> {
 }
 
 impl<V: Victim> Breaker for Nemesis<V> {
+    async fn boot(&mut self, plan: &[Planned], told: &dyn Fn(String)) {
+        self.first_boots(plan, told).await;
+    }
+
     async fn execute(&mut self, plan: &[Planned], told: &dyn Fn(String)) {
         let watch = Stopwatch::start();
+        let later = |planned: &&Planned| {
+            planned.boundary.is_none_or(|boundary| boundary.moment != Moment::FirstBoot)
+        };
+        let plan: Vec<Planned> = plan.iter().filter(later).copied().collect();
         let mut next = 0;
         while next < plan.len() || !self.active.is_empty() {
             let now = watch.elapsed();
@@ -427,6 +477,10 @@ impl<V: Victim> Breaker for Nemesis<V> {
 
     fn done(&self) -> Done {
         self.done
+    }
+
+    fn deaths(&self) -> &[Death] {
+        &self.deaths
     }
 
     fn findings(&self) -> &[String] {

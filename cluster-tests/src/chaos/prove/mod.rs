@@ -8,6 +8,7 @@
 
 mod comparison;
 mod page;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,6 +49,10 @@ pub enum Item {
     Disks,
     /// Nodes stopped and started again one after the other, some with another program.
     Upgrades,
+    /// Nodes that die at one call to their disk after the other.
+    IoSweep,
+    /// Wall clocks that are stepped by an hour.
+    WallClock,
 }
 
 /// How an item is run.
@@ -70,7 +75,7 @@ pub struct Programs {
 
 impl Item {
     /// All of them, in the order of the page.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Kills,
         Self::PowerCuts,
         Self::Updates,
@@ -80,6 +85,8 @@ impl Item {
         Self::Network,
         Self::Disks,
         Self::Upgrades,
+        Self::IoSweep,
+        Self::WallClock,
     ];
 
     /// Its name, as it is written.
@@ -94,6 +101,8 @@ impl Item {
             Self::Network => "network",
             Self::Disks => "disks",
             Self::Upgrades => "upgrades",
+            Self::IoSweep => "io-sweep",
+            Self::WallClock => "wall-clock",
         }
     }
 
@@ -109,6 +118,8 @@ impl Item {
             Self::Network => ("faults of links under load", 200),
             Self::Disks => ("faults of disks and files under load", 100),
             Self::Upgrades => ("restarts and changes of program, node after node, under load", 50),
+            Self::IoSweep => ("deaths of nodes before and after calls to their disks", 300),
+            Self::WallClock => ("times the wall clock of one node or of all was an hour off", 30),
         }
     }
 
@@ -120,10 +131,12 @@ impl Item {
             | Self::LeaderChanges
             | Self::Network
             | Self::Disks
-            | Self::Upgrades => summary.done.installed,
+            | Self::Upgrades
+            | Self::WallClock => summary.done.installed,
             Self::Updates => summary.registers.written,
             Self::Expiries => summary.counts.takeovers,
             Self::Failovers => summary.failovers_ms.len() as u64,
+            Self::IoSweep => summary.deaths.len() as u64,
         }
     }
 
@@ -155,6 +168,8 @@ impl Item {
                 ]
             }
             Self::Upgrades => vec![Fault::Upgrade, Fault::Restart],
+            Self::IoSweep => vec![Fault::DieAtIo],
+            Self::WallClock => vec![Fault::WallClock],
         }
     }
 
@@ -163,12 +178,14 @@ impl Item {
             Self::Updates => vec![Workload::Register, Workload::Freeze],
             Self::Expiries => vec![Workload::Expiry],
             Self::Failovers => vec![Workload::Mix],
+            Self::WallClock => vec![Workload::Mix, Workload::Expiry],
             Self::Kills
             | Self::PowerCuts
             | Self::LeaderChanges
             | Self::Network
             | Self::Disks
-            | Self::Upgrades => vec![Workload::Mix, Workload::Register],
+            | Self::Upgrades
+            | Self::IoSweep => vec![Workload::Mix, Workload::Register],
         }
     }
 
@@ -176,10 +193,14 @@ impl Item {
     fn every(self) -> Duration {
         match self {
             Self::LeaderChanges => Duration::from_millis(1700),
+            Self::WallClock => Duration::from_millis(700),
             Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
-            Self::Kills | Self::PowerCuts | Self::Updates | Self::Expiries | Self::Failovers => {
-                Duration::from_millis(1200)
-            }
+            Self::Kills
+            | Self::PowerCuts
+            | Self::Updates
+            | Self::Expiries
+            | Self::Failovers
+            | Self::IoSweep => Duration::from_millis(1200),
         }
     }
 
@@ -187,15 +208,27 @@ impl Item {
         let (clients, locks, lease_ms) = match self {
             Self::Updates => (24, 8, 300),
             Self::Expiries => (120, 1, 300),
+            Self::WallClock => (24, 8, 300),
             Self::Kills
             | Self::PowerCuts
             | Self::Failovers
             | Self::LeaderChanges
             | Self::Network
             | Self::Disks
-            | Self::Upgrades => (6, 4, 1000),
+            | Self::Upgrades
+            | Self::IoSweep => (6, 4, 1000),
         };
         Size { clients, locks, lease: Duration::from_millis(lease_ms), tokens: true }
+    }
+
+    /// How often a node writes a snapshot, and a new segment of its log. In the sweep each must come
+    /// again and again within a round.
+    fn thresholds(self) -> &'static [&'static str] {
+        if self == Self::IoSweep {
+            &["--snapshot-every=100", "--debug-segment-bytes=65536"]
+        } else {
+            &["--snapshot-every=2000"]
+        }
     }
 
     /// The round of this seed, so long, in this folder.
@@ -203,13 +236,18 @@ impl Item {
         let wrong_clocks = self == Self::Expiries;
         let rho_ppm = if wrong_clocks { 100_000 } else { 10_000 };
         let mut arguments = vec![format!("--rho={}%", rho_ppm / 10_000)];
-        arguments.extend(["--profile=fast", "--snapshot-every=2000"].map(str::to_owned));
+        // Where no election may come, it must be the faults that would cause one, not a busy machine.
+        let profile = if self == Self::WallClock { "stable" } else { "fast" };
+        arguments.push(format!("--profile={profile}"));
+        arguments.extend(self.thresholds().iter().map(|&argument| argument.to_owned()));
         Round {
             options: Options {
                 seed,
                 command: format!("scripts/prove {} --seed {seed}", self.name()),
                 duration: length,
                 faults: self.faults(),
+                sweep: self == Self::IoSweep,
+                undisturbed: self == Self::WallClock,
                 every: self.every(),
                 workloads: self.workloads(),
                 size: self.size(),

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::sweep;
 use super::{Comparison, Item, Results, SERVICES, Simulated};
 use crate::chaos::summary::{Quantiles, Summary, Verdict};
 
@@ -41,6 +42,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
     }
     simulation(&mut page, results)?;
     details(&mut page, results)?;
+    sweep::section(&mut page, results)?;
     peers(&mut page, results)?;
     if docs.join("run.png").exists() {
         page.push_str(
@@ -137,6 +139,22 @@ fn details(page: &mut String, results: &Results) -> io::Result<()> {
              locks were had {p50_ms:.0} ms (p50), {p99_ms:.0} ms (p99), {max_ms:.0} ms (max) after \
              their duration of real time; up to 2ρ of a duration of 150 to 300 ms is what wrong \
              clocks cost."
+        );
+    }
+    let clocks: Vec<Summary> = results.of(Item::WallClock.name())?;
+    if !clocks.is_empty() {
+        let max = |of: fn(&Summary) -> f64| clocks.iter().map(of).fold(0.0, f64::max);
+        let _ = writeln!(
+            page,
+            "- **wall-clock**: {} steps of a node's wall clock by an hour, each seen in its log; {} expiries, at most \
+              {:.0} ms (p99 of the worst round) and {:.0} ms (max) late; {} changes of \
+             leader. The steps are libfaketime's: what a program asks libc. What Keyward decides by it asks \
+             the kernel past libc, and is the machine's monotonic clock either way.",
+            sum(&clocks, |round| round.done.clock_steps),
+            sum(&clocks, |round| round.counts.takeovers),
+            max(|round| round.lateness.p99_ms),
+            max(|round| round.lateness.max_ms),
+            sum(&clocks, |round| round.leader_changes),
         );
     }
     let mut failovers: Vec<Duration> = results

@@ -1,0 +1,288 @@
+//! At which call to its disk a node dies: by chance, or one after the other.
+//!
+//! A boundary is right before or right after a call that changes what is on the disk or makes a
+//! change durable ([`Call`]). Calls are counted from a [`Moment`] on. The same number is not the same
+//! call in two runs: threads and the network decide what comes when. So what a death hit is written
+//! down when it has come ([`Death`]), and the figures are of these.
+
+use std::fmt;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use super::plan::{Planned, Whom};
+use crate::cluster::NodeId;
+use crate::powercut::{Call, Kept, Side, Trap};
+
+/// From when on calls are counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// From the first start of a node whose folder does not exist, of a cluster that does not either.
+    FirstBoot,
+    /// From a start, while the others work.
+    Start,
+    /// From a start of all nodes at once.
+    StartOfAll,
+    /// From some moment of its work.
+    Work,
+    /// The same, while every sync takes its time; and with its power goes that of all others.
+    WorkOfAll,
+    /// From a start behind which the leader sends a snapshot, since the node was away for long.
+    Installation,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::FirstBoot,
+        Self::Start,
+        Self::StartOfAll,
+        Self::Work,
+        Self::WorkOfAll,
+        Self::Installation,
+    ];
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstBoot => "first boot",
+            Self::Start => "start",
+            Self::StartOfAll => "start of all nodes",
+            Self::Work => "work",
+            Self::WorkOfAll => "work, with the power of all nodes",
+            Self::Installation => "installation of a snapshot",
+        })
+    }
+}
+
+/// On which part of the data folder the first call is that is counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum First {
+    /// On any.
+    Any,
+    /// On the list of the log's segments: one is begun, taken again, or removed.
+    Manifest,
+    /// On the snapshots: one is written, or sent by the leader.
+    Snapshots,
+    /// On the copy of the state that sled keeps.
+    Checkpoint,
+}
+
+impl First {
+    /// All of them: of a hundred calls of a node at work, all but a few are on segments of the log.
+    const ALL: [Self; 4] = [Self::Any, Self::Manifest, Self::Snapshots, Self::Checkpoint];
+
+    /// What the path of such a call contains.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Any => "",
+            Self::Manifest => "data/log/manifest",
+            Self::Snapshots => "data/snapshots",
+            Self::Checkpoint => "data/checkpoint",
+        }
+    }
+}
+
+/// Where a node is to die.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Boundary {
+    /// From when on calls are counted.
+    pub moment: Moment,
+    /// Since when beyond that: since the first call on this part of the folder.
+    pub first: First,
+    /// At which call, from 1.
+    pub number: u64,
+    /// Before it or after it.
+    pub side: Side,
+    /// What is left of what was not synced.
+    pub kept: Kept,
+}
+
+/// How a node died.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Death {
+    /// Who.
+    pub node: NodeId,
+    /// Whether it led, as far as the others knew; nobody is taken for the leader who was started a moment
+    /// ago.
+    pub led: bool,
+    /// Where it was to.
+    pub at: Boundary,
+    /// What kind of call that was.
+    pub call: Call,
+    /// On what, in its data folder.
+    pub path: String,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Boundary { moment, first, number, side, kept } = self.at;
+        let Self { node, call, path, .. } = self;
+        write!(
+            f,
+            "node {node} {side} call {number} since {moment} ({first:?}): {call} {path}, {kept:?} kept"
+        )
+    }
+}
+
+impl Death {
+    /// Which part of the data folder the call was on.
+    pub fn part(&self) -> &'static str {
+        const PARTS: [(&str, &str); 7] = [
+            ("identity", "identity"),
+            ("vote", "vote"),
+            ("log/manifest", "manifest of the log"),
+            ("log", "segments of the log"),
+            ("snapshots", "snapshots"),
+            ("checkpoint", "checkpoint"),
+            ("LOCK", "lock on the folder"),
+        ];
+        if self.path.is_empty() {
+            return "the folder above it";
+        }
+        let found = PARTS.iter().find(|(begins, _)| self.path.starts_with(begins));
+        found.map_or("the folder itself", |(_, part)| *part)
+    }
+}
+
+/// How many deaths of each moment a round of the sweep has.
+const FIRST_BOOTS: u64 = 3;
+const STARTS: u64 = 8;
+const STARTS_OF_ALL: u64 = 4;
+const IN_WORK: u64 = 4;
+const IN_WORK_OF_ALL: u64 = 4;
+const INSTALLATIONS: u64 = 4;
+
+impl Boundary {
+    /// Any, but for those of a first boot and of an installation: a run has no first boot under way,
+    /// and how long it takes until a node needs a snapshot depends on its load.
+    pub fn draw(random: &mut StdRng) -> Self {
+        let moments = [
+            Moment::Start,
+            Moment::Start,
+            Moment::StartOfAll,
+            Moment::Work,
+            Moment::Work,
+            Moment::WorkOfAll,
+        ];
+        let moment = *moments.choose(random).expect("six");
+        // As many small numbers as large ones: most is done in the first calls of a start.
+        let below = 1 << random.random_range(1..8);
+        Self {
+            moment,
+            first: First::Any,
+            number: random.random_range(1..=below),
+            side: *[Side::Before, Side::After].choose(random).expect("two"),
+            kept: kept(random),
+        }
+    }
+
+    /// The trap for it.
+    pub fn trap(self) -> Trap {
+        Trap { number: self.number, side: self.side, from: self.first.path() }
+    }
+}
+
+/// Half of the deaths take with them all that was not synced.
+fn kept(random: &mut StdRng) -> Kept {
+    match random.random_range(0..4) {
+        0 => Kept::Everything,
+        1 => Kept::SomeSectors(random.random()),
+        _ => Kept::Nothing,
+    }
+}
+
+/// A round of the sweep: the next boundaries of each moment, in any order, behind first boots. Rounds
+/// with the seeds 1, 2, 3 … go through all numbers from 1 on, before and after each.
+pub fn sweep(seed: u64) -> Vec<Planned> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut one = |moment, per_round: u64, place: u64| {
+        let index = seed.saturating_sub(1) * per_round + place;
+        let side = if index.is_multiple_of(2) { Side::Before } else { Side::After };
+        let (first, number) = first_and_number(moment, index / 2);
+        let boundary = Boundary { moment, first, number, side, kept: kept(&mut random) };
+        Planned {
+            at: Duration::ZERO,
+            lasts: Duration::ZERO,
+            fault: Fault::DieAtIo,
+            whom: whom(moment, index, place),
+            behind_answer: None,
+            boundary: Some(boundary),
+            seed: random.random(),
+        }
+    };
+    let mut all = |moment, count| -> Vec<Planned> {
+        (0..count).map(|place| one(moment, count, place)).collect()
+    };
+    let first = all(Moment::FirstBoot, FIRST_BOOTS);
+    let mut others = [
+        all(Moment::Start, STARTS),
+        all(Moment::StartOfAll, STARTS_OF_ALL),
+        all(Moment::Work, IN_WORK),
+        all(Moment::WorkOfAll, IN_WORK_OF_ALL),
+        all(Moment::Installation, INSTALLATIONS),
+    ]
+    .concat();
+    others.shuffle(&mut random);
+    [first, others].concat()
+}
+
+/// The next call of a moment, from 0; at work, that of each part of the folder in turn.
+fn first_and_number(moment: Moment, next: u64) -> (First, u64) {
+    let parts = First::ALL.len() as u64;
+    match moment {
+        Moment::FirstBoot | Moment::Start | Moment::StartOfAll => (First::Any, next + 1),
+        Moment::Installation => (First::Snapshots, next + 1),
+        Moment::Work | Moment::WorkOfAll => {
+            let part = usize::try_from(next % parts).unwrap_or(0);
+            (First::ALL[part], next / parts + 1)
+        }
+    }
+}
+
+/// Each role in turn; at the first boot, where there are none, each node.
+fn whom(moment: Moment, index: u64, place: u64) -> Whom {
+    match moment {
+        Moment::FirstBoot => Whom::Node(place),
+        // Every third, as there are three nodes; a pair before and after is of one role.
+        _ if (index / 2).is_multiple_of(3) => Whom::Leader,
+        _ => Whom::Follower(index / 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn rounds_of_the_sweep_leave_no_boundary_out() {
+        let planned: Vec<Boundary> =
+            (1..=10).flat_map(sweep).filter_map(|planned| planned.boundary).collect();
+        for (moment, per_round) in [(Moment::FirstBoot, FIRST_BOOTS), (Moment::Start, STARTS)] {
+            let of: BTreeSet<(u64, Side)> = planned
+                .iter()
+                .filter(|boundary| boundary.moment == moment)
+                .map(|boundary| (boundary.number, boundary.side))
+                .collect();
+            let expected: BTreeSet<(u64, Side)> = (1..=10 * per_round / 2)
+                .flat_map(|number| [(number, Side::Before), (number, Side::After)])
+                .collect();
+            assert_eq!(of, expected);
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_round() {
+        assert_eq!(sweep(3), sweep(3));
+        assert_eq!(sweep(3)[0].boundary.map(|first| first.moment), Some(Moment::FirstBoot));
+    }
+}
