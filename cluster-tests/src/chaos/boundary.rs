@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -172,14 +172,14 @@ impl Boundary {
             Moment::Work,
             Moment::WorkOfAll,
         ];
-        let moment = *moments.choose(random).expect("six");
+        let moment = moments[random.random_range(0..moments.len())];
         // As many small numbers as large ones: most is done in the first calls of a start.
         let below = 1 << random.random_range(1..8);
         Self {
             moment,
             first: First::Any,
             number: random.random_range(1..=below),
-            side: *[Side::Before, Side::After].choose(random).expect("two"),
+            side: if random.random() { Side::Before } else { Side::After },
             kept: kept(random),
         }
     }
@@ -249,12 +249,12 @@ fn first_and_number(moment: Moment, next: u64) -> (First, u64) {
 
 /// Each role in turn; at the first boot, where there are none, each node.
 fn whom(moment: Moment, index: u64, place: u64) -> Whom {
-    match moment {
-        Moment::FirstBoot => Whom::Node(place),
-        // Every third, as there are three nodes; a pair before and after is of one role.
-        _ if (index / 2).is_multiple_of(3) => Whom::Leader,
-        _ => Whom::Follower(index / 2),
+    if moment == Moment::FirstBoot {
+        return Whom::Node(place);
     }
+    // Every third, as there are three nodes; a pair before and after is of one role.
+    let pair = index / 2;
+    if pair.is_multiple_of(3) { Whom::Leader } else { Whom::Follower(pair) }
 }
 
 #[cfg(test)]

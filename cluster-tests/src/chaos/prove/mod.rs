@@ -206,9 +206,8 @@ impl Item {
 
     fn size(self) -> Size {
         let (clients, locks, lease_ms) = match self {
-            Self::Updates => (24, 8, 300),
+            Self::Updates | Self::WallClock => (24, 8, 300),
             Self::Expiries => (120, 1, 300),
-            Self::WallClock => (24, 8, 300),
             Self::Kills
             | Self::PowerCuts
             | Self::Failovers

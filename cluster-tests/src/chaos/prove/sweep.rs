@@ -54,7 +54,8 @@ fn moments(page: &mut String, deaths: &[&Death]) {
                 hit(Side::Before) && hit(Side::After)
             })
         };
-        let whole = if of.is_empty() { 0 } else { (1..).take_while(both).last().unwrap_or(0) };
+        let most = boundaries.iter().map(|(_, number, _)| *number).max().unwrap_or(0);
+        let whole = (1..=most).take_while(both).last().unwrap_or(0);
         let _ = writeln!(page, "| {moment} | {} | {} | {whole} |", of.len(), boundaries.len());
     }
 }
