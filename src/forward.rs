@@ -197,40 +197,48 @@ async fn answer_all(node: &Node, requests: Vec<Request>) -> Vec<Result<Answer, E
 async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {
     let trace_id = trace_id(&request).unwrap_or_default().to_owned();
     let span = tracing::debug_span!("answer", trace_id);
-    let answer = async {
-        match request {
-            Request::Lock(request, options) => node.lock(request, options).await.map(Answer::Lock),
-            Request::Unlock(request, options) => {
-                node.unlock(request, options).await.map(Answer::Unlock)
-            }
-            Request::Check(signature, options) => {
-                node.check(signature, options).await.map(Answer::Check)
-            }
-            Request::List(request, options) => node.list(request, options).await.map(Answer::List),
-            Request::Tables(options) => node.tables(options).await.map(Answer::Tables),
-            Request::ConfigureTable(defaults, options) => {
-                node.configure_table(defaults, options).await.map(|()| Answer::Done)
-            }
-            Request::DeleteTable(options) => {
-                node.delete_table(options).await.map(|()| Answer::Done)
-            }
-            Request::Advance(by) => node.debug_advance(by).await.map(|()| Answer::Done),
+    ask(node, request, |by| node.debug_advance(by)).instrument(span).await
+}
+
+/// What a service says to a request that came over the wire; its clock is moved on by `advance`.
+pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
+    service: &S,
+    request: Request,
+    advance: impl FnOnce(Duration) -> F,
+) -> Result<Answer, Error> {
+    match request {
+        Request::Lock(request, options) => service.lock(request, options).await.map(Answer::Lock),
+        Request::Unlock(request, options) => {
+            service.unlock(request, options).await.map(Answer::Unlock)
         }
-    };
-    answer.instrument(span).await
+        Request::Check(signature, options) => {
+            service.check(signature, options).await.map(Answer::Check)
+        }
+        Request::List(request, options) => service.list(request, options).await.map(Answer::List),
+        Request::Tables(options) => service.tables(options).await.map(Answer::Tables),
+        Request::ConfigureTable(defaults, options) => {
+            service.configure_table(defaults, options).await.map(|()| Answer::Done)
+        }
+        Request::DeleteTable(options) => service.delete_table(options).await.map(|()| Answer::Done),
+        Request::Advance(by) => advance(by).await.map(|()| Answer::Done),
+    }
+}
+
+/// What a request says of how it is to be made; moving the clock on says nothing.
+pub(crate) fn call_of(request: &Request) -> Option<&CallOptions> {
+    match request {
+        Request::Lock(_, options) => Some(&options.call),
+        Request::Unlock(_, options) => Some(&options.call),
+        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
+            Some(&options.call)
+        }
+        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => Some(&options.call),
+        Request::Advance(_) => None,
+    }
 }
 
 fn trace_id(request: &Request) -> Option<&str> {
-    let call = match request {
-        Request::Lock(_, options) => &options.call,
-        Request::Unlock(_, options) => &options.call,
-        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
-            &options.call
-        }
-        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => &options.call,
-        Request::Advance(_) => return None,
-    };
-    call.trace_id.as_deref()
+    call_of(request)?.trace_id.as_deref()
 }
 
 /// An answer to another question: the other node is broken, and the question may have been

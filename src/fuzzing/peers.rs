@@ -7,15 +7,13 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::error::Error;
-use crate::forward::wire::{
-    self, Answer, Request, decode_answers, decode_requests, encode_requests,
-};
+use crate::forward::wire::{self, Request, decode_answers, decode_requests, encode_requests};
+use crate::forward::{ask, call_of};
 use crate::memory::MemoryLocks;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec;
 use crate::raft::hello::{Hello, Signature};
-use crate::service::{DebugLockService as _, LockService};
-use crate::types::CallOptions;
+use crate::service::DebugLockService as _;
 
 /// Every message of Raft, of a first start, and the header of every call: what is read is written
 /// as it was read.
@@ -62,7 +60,9 @@ fn reads_again<T: FromStr + Display + PartialEq + Debug>(text: &str) {
 /// is written, and a request that is asked is answered or refused as wrong.
 pub fn forward(bytes: &[u8]) {
     if let Ok(requests) = decode_requests(bytes) {
-        let with_calls = requests.iter().map(|request| (request.clone(), call_of(request)));
+        let with_calls = requests
+            .iter()
+            .map(|request| (request.clone(), call_of(request).cloned().unwrap_or_default()));
         let again = decode_requests(&encode_requests(with_calls.collect()));
         assert_eq!(again.ok().as_ref(), Some(&requests), "they read as they are written");
         answer(requests);
@@ -73,22 +73,12 @@ pub fn forward(bytes: &[u8]) {
     }
 }
 
-fn call_of(request: &Request) -> CallOptions {
-    match request {
-        Request::Lock(_, options) => options.call.clone(),
-        Request::Unlock(_, options) => options.call.clone(),
-        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
-            options.call.clone()
-        }
-        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => options.call.clone(),
-        Request::Advance(_) => CallOptions::default(),
-    }
-}
-
 fn answer(requests: Vec<Request>) {
     let runtime = runtime();
     let locks = MemoryLocks::new();
-    let answers = requests.into_iter().map(|request| runtime.block_on(ask(&locks, request)));
+    let answers = requests
+        .into_iter()
+        .map(|request| runtime.block_on(ask(&locks, request, |by| locks.advance_clock(by))));
     let answers: Vec<_> = answers.collect();
     for answer in &answers {
         let settled = match answer {
@@ -104,25 +94,6 @@ fn answer(requests: Vec<Request>) {
     }
     let again = decode_answers(&wire::encode_answers(&answers));
     assert_eq!(again.ok(), Some(answers), "they read as they are written");
-}
-
-async fn ask(locks: &MemoryLocks, request: Request) -> Result<Answer, Error> {
-    match request {
-        Request::Lock(request, options) => locks.lock(request, options).await.map(Answer::Lock),
-        Request::Unlock(request, options) => {
-            locks.unlock(request, options).await.map(Answer::Unlock)
-        }
-        Request::Check(signature, options) => {
-            locks.check(signature, options).await.map(Answer::Check)
-        }
-        Request::List(request, options) => locks.list(request, options).await.map(Answer::List),
-        Request::Tables(options) => locks.tables(options).await.map(Answer::Tables),
-        Request::ConfigureTable(defaults, options) => {
-            locks.configure_table(defaults, options).await.map(|()| Answer::Done)
-        }
-        Request::DeleteTable(options) => locks.delete_table(options).await.map(|()| Answer::Done),
-        Request::Advance(by) => locks.advance_clock(by).await.map(|()| Answer::Done),
-    }
 }
 
 /// A runtime for one input: memory never waits, but bounds on waiting need timers.

@@ -29,8 +29,8 @@ impl Profile {
             // heartbeats in a row, and no append between them. When it knows that the leader's
             // process has ended, it waits for the lease alone.
             Self::Stable => (100, 300, 350),
-            // The lease is 250 ms: five lost heartbeats too, but of a faster kind, which a machine
-            // with nothing to spare may well lose.
+            // The lease is 250 ms: eight lost heartbeats, but of a faster kind, which a machine with
+            // nothing to spare may well lose.
             Self::Fast => (50, 150, 250),
         };
         Timing {
