@@ -9,7 +9,7 @@
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
 //!   copy of the state; [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
-//!   openraft sends, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
+//!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
 //!   notices a leader's end.
 
 pub(crate) mod bootstrap;
@@ -23,6 +23,7 @@ pub(crate) mod log_store;
 pub(crate) mod member;
 pub(crate) mod network;
 pub(crate) mod peer;
+pub(crate) mod sparing;
 pub(crate) mod stamper;
 pub(crate) mod state_machine;
 pub(crate) mod stop;

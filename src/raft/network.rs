@@ -28,11 +28,13 @@ use openraft::raft::{
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RPCTypes};
 use tokio::sync::mpsc;
+use tokio::time::Interval;
 
 use crate::carriage::Cause;
 use crate::lock::DecodeError;
 use crate::raft::codec;
 use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths};
+use crate::raft::sparing::{Sparing, periods};
 use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{MemberNode, TypeConfig, Vote};
 use crate::storage::Snapshots;
@@ -414,12 +416,16 @@ struct Exchange<'s> {
     unanswered: Arc<AtomicUsize>,
     response: reqwest::Response,
     frames: Frames,
+    /// Ends every [`STALLED`].
+    period: Interval,
+    /// How many were unanswered when it last ended, if no answer has come since.
+    overdue: usize,
 }
 
 impl<'s> Exchange<'s> {
     fn new<S>(
         connection: &'s Connection,
-        mut input: S,
+        input: S,
         frames: mpsc::Sender<Bytes>,
         response: reqwest::Response,
     ) -> Self
@@ -428,6 +434,7 @@ impl<'s> Exchange<'s> {
     {
         let unanswered = Arc::new(AtomicUsize::new(0));
         let counter = unanswered.clone();
+        let mut input = Sparing::new(input);
         let requests = async move {
             while let Some(request) = input.next().await {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -443,6 +450,8 @@ impl<'s> Exchange<'s> {
             unanswered,
             response,
             frames: Frames::default(),
+            period: periods(STALLED),
+            overdue: 0,
         }
     }
 
@@ -467,7 +476,6 @@ impl<'s> Exchange<'s> {
 
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, CallError> {
         let addr = &self.connection.addr;
-        let mut waited_for = 0;
         loop {
             let frame = self.frames.next().map_err(|_| CallError::Answer {
                 addr: addr.clone(),
@@ -475,6 +483,7 @@ impl<'s> Exchange<'s> {
             })?;
             if let Some(frame) = frame {
                 self.unanswered.fetch_sub(1, Ordering::Relaxed);
+                self.overdue = 0;
                 return self.connection.decoded(codec::decode_appended(frame)).map(Some);
             }
             // Its end is not waited for: the other end may be gone without a word, and nothing more
@@ -496,13 +505,13 @@ impl<'s> Exchange<'s> {
                     Ok(None) => return Ok(None),
                     Err(source) => return Err(broken(addr, source)),
                 },
-                () = tokio::time::sleep(STALLED) => {
+                _ = self.period.tick() => {
                     // Unanswered now and a whole period ago, with no answer in between.
                     let unanswered = self.unanswered.load(Ordering::Relaxed);
-                    if waited_for > 0 && unanswered > 0 {
+                    if self.overdue > 0 && unanswered > 0 {
                         return Err(CallError::Timeout { addr: addr.clone(), timeout: STALLED });
                     }
-                    waited_for = unanswered;
+                    self.overdue = unanswered;
                 }
             }
         }
