@@ -30,11 +30,12 @@ mod vote;
 mod writer;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::index::{Index, Segment, Source};
 use self::writer::{Request, Writer};
@@ -178,7 +179,7 @@ impl SyncWatch {
             if core.failed.is_some() || core.closing {
                 return false;
             }
-            core = self.shared.wait_progress(core);
+            self.shared.wait_progress(&mut core);
         }
     }
 }
@@ -413,7 +414,7 @@ impl Inner {
     ) {
         let mut core = self.shared.core();
         while core.waiting_bytes > MAX_WAITING_BYTES && core.failed.is_none() && !core.closing {
-            core = self.shared.wait_progress(core);
+            self.shared.wait_progress(&mut core);
         }
         let refused = match &core.failed {
             Some(failed) => Some(StorageError::Failed(failed.clone())),
@@ -447,8 +448,8 @@ impl Inner {
             // Taken by another thread, or by this one further up the stack (a callback that calls
             // the log): then that one finds what was queued, at the latest when it has let go.
             match self.writer.try_lock() {
-                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return worked,
-                Ok(mut writer) => {
+                None => return worked,
+                Some(mut writer) => {
                     let Some(writer) = writer.as_mut() else { return worked };
                     while self.shared.work_off(writer) {
                         worked = true;
@@ -466,14 +467,14 @@ impl Inner {
         self.shared.core().closing = true;
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
         {
             // A panic in a callback has been reported by the panic hook already.
             drop(thread.join());
         }
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().take();
         if let Some(mut writer) = writer {
             while self.shared.work_off(&mut writer) {}
             writer.close();
@@ -510,14 +511,12 @@ impl Shared {
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
-        // No code panics between two halves of a change; after a panic elsewhere the log stays
-        // right.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     /// Waits until the writer has done something.
-    fn wait_progress<'a>(&self, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
-        self.progress.wait(core).unwrap_or_else(PoisonError::into_inner)
+    fn wait_progress(&self, core: &mut MutexGuard<'_, Core>) {
+        self.progress.wait(core);
     }
 
     /// Runs something that syncs, and counts it.
@@ -557,7 +556,7 @@ fn spawn(mut writer: Writer) -> Result<JoinHandle<()>, StorageError> {
         loop {
             let mut core = shared.core();
             while core.queue.is_empty() && !core.closing {
-                core = shared.work.wait(core).unwrap_or_else(PoisonError::into_inner);
+                shared.work.wait(&mut core);
             }
             drop(core);
             if !shared.work_off(&mut writer) {
