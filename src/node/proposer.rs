@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -19,7 +18,7 @@ use crate::node::{Leading, leading, not_leading};
 use crate::planted::{self, Bug};
 use crate::raft::codec;
 use crate::raft::member::Member;
-use crate::raft::types::TypeConfig;
+use crate::raft::types::{Callback, TypeConfig};
 use crate::task::of_host;
 
 /// So many commands share an entry at most: with names of full length about 1.5 MiB.
@@ -224,28 +223,21 @@ async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedS
     };
     let stamp = stamper.now(&*member.clock);
     let data = codec::data_of(&Proposal { stamp, commands });
-    let (responder, outcome) = ProgressResponder::complete_only();
+    // Whoever waits is answered from where the entry is applied: no task has to be woken for it. If
+    // openraft drops this, it drops what they wait for.
+    let answering = member.clone();
+    let answered = Callback::new(move |result| {
+        drop(permit);
+        distribute(&answering, answers, result);
+    });
     // The core compares the term when it appends, so that an entry of another term never carries
     // this stamp; the lock machine would refuse it besides.
-    let write = member.raft.write(data);
+    let write = member.raft.write(data).responder(answered);
     let write =
         if planted::active(Bug::StaleStampAccepted) { write } else { write.with_leader(term) };
-    let sent = write.responder(responder).await;
-    if sent.is_err() {
-        return answer_all(answers, &Error::unavailable("this node has stopped"));
+    if let Err(stopped) = write.await {
+        tracing::debug!(%stopped, "nothing is proposed any more");
     }
-    let member = member.clone();
-    // Detached: it ends with the answer, or when openraft drops the responder at its own end.
-    tokio::spawn(of_host(async move {
-        let outcome = outcome.await;
-        drop(permit);
-        match outcome {
-            Ok(result) => distribute(&member, answers, result),
-            Err(_) => {
-                answer_all(answers, &Error::unknown("the node stopped before the answer came"));
-            }
-        }
-    }));
 }
 
 /// Gives each command its decision, or all of them the same error.

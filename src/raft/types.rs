@@ -6,9 +6,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::EntryPayload;
+use openraft::raft::responder::Responder;
 use openraft::type_config::alias;
 use openraft::vote::leader_id_std;
+use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
 
 use crate::lock::Decision;
 use crate::storage::{self, Uuid};
@@ -19,18 +20,33 @@ use openraft_rt_tokio::TokioRuntime as Runtime;
 #[cfg(feature = "simulation")]
 use crate::sim::runtime::Runtime;
 
-openraft::declare_raft_types!(
-    /// Standard Raft: at most one leader per term, so that an entry's term names its leader and a
-    /// stamp's term can be checked against it.
-    pub(crate) TypeConfig:
-        D = Data,
-        R = Applied,
-        NodeId = u64,
-        Node = MemberNode,
-        Term = u64,
-        LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        AsyncRuntime = Runtime,
-);
+/// The types that openraft is given. Standard Raft: at most one leader per term, so that an entry's
+/// term names its leader and a stamp's term can be checked against it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct TypeConfig;
+
+impl RaftTypeConfig for TypeConfig {
+    type D = Data;
+    type R = Applied;
+    type NodeId = u64;
+    type Node = MemberNode;
+    type Term = u64;
+    type LeaderId = leader_id_std::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = Payload;
+    type Entry =
+        openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Payload>;
+    type AsyncRuntime = Runtime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = alias::VoteOf<TypeConfig>;
@@ -75,6 +91,22 @@ impl fmt::Display for Data {
 pub(crate) struct Applied {
     /// The decisions.
     pub(crate) decisions: Vec<Decision>,
+}
+
+/// Called with what has come of a write, where that is known first: after an entry was applied, in
+/// the task that applies. Dropped uncalled if openraft ends before.
+pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Callback<T> {
+    pub(crate) fn new(callback: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(callback))
+    }
+}
+
+impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
 }
 
 /// A member as the log names it.
