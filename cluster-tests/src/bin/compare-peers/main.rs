@@ -2,9 +2,11 @@
 //! `docs/performance.md`.
 //!
 //! Every service has three nodes on this machine, with its default durability and its data on the
-//! same disk, all there at the same time: those that are not asked are idle. A round asks each in
-//! turn, so that whatever else the machine does meanwhile falls on all of them; ratios are of one
-//! run's medians. [`rows`] says what is asked, [`failover`] kills leaders, [`results`] has the goals.
+//! same disk, all there at the same time: those that are not asked are idle. Each is warmed up when
+//! it has started, until it gets no faster: a virtual machine compiles what is asked of it often. A
+//! round asks each in turn, so that whatever else the machine does meanwhile falls on all of them;
+//! ratios are of one run's medians. [`rows`] says what is asked, [`failover`] kills leaders,
+//! [`results`] has the goals.
 
 mod failover;
 mod results;
@@ -36,6 +38,17 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// A `ZooKeeper` session outlives any stall of a busy machine; it ends locks of clients that died.
 const SESSION: Duration = Duration::from_secs(30);
+
+/// How long each load of the warm-up takes.
+const WARM_UP_SECONDS: u64 = 5;
+
+/// A service is warm when so many loads in a row were not faster than those before by
+/// [`STILL_WARMING`].
+const WARM_AFTER: u32 = 2;
+const STILL_WARMING: f64 = 1.05;
+
+/// More loads than this are not put on a service that gets faster and faster.
+const WARM_UP_LOADS: u32 = 12;
 
 const HELD: u64 = 100_000;
 const MANY: u64 = 1_000_000;
@@ -311,12 +324,33 @@ impl Bench<'_> {
         seen.map_err(|failure: Failure| format!("{}: {failure}", service.name()))
     }
 
-    /// Sees to it that a service runs; it stays until the end.
+    /// Sees to it that a service runs and is warm; it stays until the end.
     fn start(&mut self, service: Service, results: &mut Results) -> Result<(), String> {
         if !self.running.contains_key(&service) {
             let servers = self.fresh(service, results)?;
+            self.warm_up(&servers, service)?;
             self.running.insert(service, servers);
         }
+        Ok(())
+    }
+
+    /// Puts a load on a service until that makes it no faster.
+    fn warm_up(&self, servers: &Servers, service: Service) -> Result<(), String> {
+        let load = Row::Pairs64.load().expect("it is a load");
+        let mut rates = Vec::new();
+        let mut best = 0.0_f64;
+        let mut in_a_row = 0;
+        for _ in 0..WARM_UP_LOADS {
+            let rate =
+                self.measure(servers, service, load, &load.plan(WARM_UP_SECONDS))?.per_second();
+            rates.push(format!("{rate:.0}"));
+            in_a_row = if rate > best * STILL_WARMING { 0 } else { in_a_row + 1 };
+            best = best.max(rate);
+            if in_a_row == WARM_AFTER || self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        eprintln!("   {} is warmed up: {} pairs/s", service.name(), rates.join(", "));
         Ok(())
     }
 
