@@ -179,7 +179,7 @@ impl SyncWatch {
             if core.failed.is_some() || core.closing {
                 return false;
             }
-            self.shared.wait_progress(&mut core);
+            self.shared.progress.wait(&mut core);
         }
     }
 }
@@ -195,7 +195,8 @@ struct Inner {
 struct Shared {
     options: LogOptions,
     core: Mutex<Core>,
-    /// The writer waits here for work.
+    /// The writer waits here for work. The standard library's would make a system call for each
+    /// notification, also when nobody waits.
     work: Condvar,
     /// Others wait here for the writer.
     progress: Condvar,
@@ -414,7 +415,7 @@ impl Inner {
     ) {
         let mut core = self.shared.core();
         while core.waiting_bytes > MAX_WAITING_BYTES && core.failed.is_none() && !core.closing {
-            self.shared.wait_progress(&mut core);
+            self.shared.progress.wait(&mut core);
         }
         let refused = match &core.failed {
             Some(failed) => Some(StorageError::Failed(failed.clone())),
@@ -512,11 +513,6 @@ impl Shared {
 
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock()
-    }
-
-    /// Waits until the writer has done something.
-    fn wait_progress(&self, core: &mut MutexGuard<'_, Core>) {
-        self.progress.wait(core);
     }
 
     /// Runs something that syncs, and counts it.
