@@ -189,7 +189,7 @@ fn open(disk: &MemDisk) -> Result<Found, StorageError> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     Identity::open(shared.clone(), NODE)?;
     let (log, recovered) = Log::open(shared.clone(), options())?;
-    let entries = log.read(0, u64::MAX)?;
+    let entries = log.read_all(0, u64::MAX)?;
     let snapshots = Snapshots::open(shared, recovered.purged)?;
     let state = snapshots.latest().map(|latest| snapshots.body(&latest)).transpose()?;
     Ok(Found { log, recovered, entries, state })

@@ -14,29 +14,20 @@ use tokio::sync::oneshot;
 
 use crate::raft::codec;
 use crate::raft::types::{
-    Entry, LogId, Payload, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
+    Entry, LogId, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
 };
 use crate::storage::{self, FolderLock, StorageError};
 
-/// So many entries are read at once to be applied or sent: enough to keep either side busy, few
-/// enough that a restart with a long log does not hold all of it in memory.
-const READ_AHEAD: u64 = 512;
+/// At most this many entries are read at once to be applied.
+const APPLY_ENTRIES: u64 = 512;
 
-/// So many bytes go to a follower at once, give or take the entries of one [`SEND_STEP`]: far
-/// below what a message may have, far above what a round trip is worth.
+/// At most this many bytes are read at once to be applied: enough to keep the disk busy, few enough
+/// that a restart with a long log does not hold all of it in memory.
+const APPLY_BYTES: usize = 8 << 20;
+
+/// At most this many bytes go to a follower at once, or one entry if it is larger: far below what a
+/// message may have, far above what a round trip is worth.
 const SEND_BYTES: usize = 1 << 20;
-
-/// So many entries are read before their bytes are counted: at 1.5 MiB at most, what is sent
-/// stays below [`crate::raft::peer::MAX_MESSAGE_BYTES`].
-const SEND_STEP: u64 = 32;
-
-/// The bytes of an entry's payload; those without data are small.
-fn size(entry: &Entry) -> usize {
-    match &entry.payload {
-        Payload::Normal(data) => data.payload().len(),
-        Payload::Blank | Payload::Membership(_) => 64,
-    }
-}
 
 /// The log as openraft wants it. Clones share it.
 #[derive(Clone)]
@@ -52,10 +43,19 @@ impl LogStore {
         Self { log, _folder: folder }
     }
 
-    fn read(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
-        let entries = self.log.read(from, to).map_err(io::Error::other)?;
-        entries.iter().map(decode).collect()
+    /// Every entry from `from` up to, not including, `to` that the log holds.
+    fn read_all(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        decoded(self.log.read_all(from, to))
     }
+
+    /// The first of these, with at most `max_bytes` together, but at least one if there is one.
+    fn read_some(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        decoded(self.log.read_some(from, to, max_bytes))
+    }
+}
+
+fn decoded(read: Result<Vec<storage::LogEntry>, StorageError>) -> io::Result<Vec<Entry>> {
+    read.map_err(io::Error::other)?.iter().map(decode).collect()
 }
 
 /// An entry of ours that does not decode stops the node: it is never skipped.
@@ -87,24 +87,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
+        // openraft takes what is missing at the end for entries that do not exist: at a start it
+        // would refuse to go on, or overlook the newest membership. Its ranges have 64 entries.
         let (from, to) = bounds(&range);
-        self.read(from, to)
+        self.read_all(from, to)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
-        let mut next = start;
-        while next < end && bytes < SEND_BYTES {
-            let more = self.read(next, end.min(next.saturating_add(SEND_STEP)))?;
-            if more.is_empty() {
-                break;
-            }
-            next += more.len() as u64;
-            bytes += more.iter().map(size).sum::<usize>();
-            entries.extend(more);
-        }
-        Ok(entries)
+        self.read_some(start, end, SEND_BYTES)
     }
 
     async fn entries_stream<RB>(
@@ -117,7 +107,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let (from, to) = bounds(&range);
         let log = self.clone();
         let chunks = futures::stream::unfold(from, move |next| {
-            let chunk = (next < to).then(|| log.read(next, to.min(next + READ_AHEAD)));
+            let end = to.min(next.saturating_add(APPLY_ENTRIES));
+            let chunk = (next < to).then(|| log.read_some(next, end, APPLY_BYTES));
             async move {
                 match chunk? {
                     Ok(entries) => {
@@ -208,3 +199,6 @@ async fn durable(start: impl FnOnce(Done)) -> io::Result<()> {
         Err(_) => Err(io::Error::other("the log was closed")),
     }
 }
+
+#[cfg(test)]
+mod tests;

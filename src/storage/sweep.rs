@@ -139,14 +139,8 @@ impl Open {
 
     fn found(&self, vote: Option<Vote>) -> Result<Promised, StorageError> {
         let facts = self.identity.facts();
-        let mut entries = BTreeMap::new();
-        let mut from = 0;
-        loop {
-            let read = self.log.read(from, u64::MAX)?;
-            let Some(last) = read.last() else { break };
-            from = last.id.index + 1;
-            entries.extend(read.into_iter().map(|entry| (entry.id.index, entry)));
-        }
+        let read = self.log.read_all(0, u64::MAX)?;
+        let entries = read.into_iter().map(|entry| (entry.id.index, entry)).collect();
         let state = self.log.state();
         let snapshot = match self.snapshots.latest() {
             Some(latest) => {

@@ -1,5 +1,6 @@
 //! Nodes that start: for the first time, and after they were away for longer than the log reaches.
 
+use std::fs;
 use std::time::Duration;
 
 use cluster_tests::ask;
@@ -8,7 +9,9 @@ use cluster_tests::load::{Load, records};
 use cluster_tests::seed::seeded;
 use cluster_tests::wait::{eventually, throughout};
 use keyward::service::LockService;
-use keyward::types::ListRequest;
+use keyward::types::{
+    BatchAnswer, BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, LockResponse,
+};
 use rand::Rng;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,4 +85,41 @@ async fn the_first_start_waits_for_every_member_and_says_for_whom() {
     }
     cluster.leader_among(&[2, 3]).await;
     ask::hold(&cluster.client(2), "second", "holder", ask::LONG).await;
+}
+
+/// As many locks with names of 950 bytes as one body of a batch can ask for.
+fn large_batch(round: usize) -> Vec<BatchRequest> {
+    let name = |name: String| format!("{name:y<950}");
+    let lock = |number| {
+        let options = LockOptions {
+            duration: Some(ask::LONG),
+            call: CallOptions { timeout: Some(ELECTION), ..CallOptions::default() },
+            ..LockOptions::default()
+        };
+        let signature = name(format!("large/{round}/{number}/"));
+        BatchRequest::Lock(
+            LockRequest { signature, signee: name("holder".to_owned()), level: None },
+            options,
+        )
+    };
+    (0..450).map(lock).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed_after_large_entries_applies_them_again() {
+    const ROUNDS: usize = 20;
+    let mut cluster = Cluster::start(ClusterOptions { nodes: 1, ..Default::default() }).await;
+    let client = cluster.client(1);
+    for round in 0..ROUNDS {
+        for answer in client.batch(large_batch(round)).await {
+            let response = answer.ok().and_then(BatchAnswer::lock).expect("an answer to a lock");
+            assert!(LockResponse::ok(&response), "{response:?}");
+        }
+    }
+    cluster.kill(1);
+    // Without the copy of the state it is the log alone that can bring it back, all of it.
+    fs::remove_dir_all(cluster.data_dir(1).join("checkpoint")).expect("it can be removed");
+    cluster.start_node(1).await;
+    cluster.wait_ready(BOOT).await;
+    assert_eq!(records(&cluster.client(1), "large/").await.len(), ROUNDS * 450);
 }

@@ -225,11 +225,11 @@ impl Index {
     pub(super) fn sources(&self, from: u64, to: u64, max_bytes: usize) -> Vec<(LogId, Source)> {
         let end = self.first + self.slots.len() as u64;
         let mut sources = Vec::new();
-        let mut bytes = 0;
+        let mut bytes: usize = 0;
         for index in from.max(self.first)..to.min(end) {
             let at = usize::try_from(index - self.first).expect("it indexes memory");
             let slot = self.slots[at];
-            bytes += slot.len as usize;
+            bytes = bytes.saturating_add(slot.len as usize);
             if bytes > max_bytes && !sources.is_empty() {
                 break;
             }

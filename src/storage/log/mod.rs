@@ -50,10 +50,6 @@ pub const MAX_PAYLOAD_BYTES: usize = 256 << 20;
 /// that stalls; the consensus layer has bounds of its own far below it.
 const MAX_WAITING_BYTES: usize = 256 << 20;
 
-/// How many bytes one [`Log::read`] returns before it stops early: a follower that is far behind
-/// is served in pieces.
-const MAX_READ_BYTES: usize = 8 << 20;
-
 /// How many bytes of neighbouring entries are read from a file at once.
 const READ_AHEAD_BYTES: u64 = 1 << 20;
 
@@ -257,18 +253,33 @@ impl Log {
         });
     }
 
-    /// The entries from `from` up to, not including, `to`; those of them that there are. At least
-    /// one if there is one, but not more than some 8 MiB at once: the caller asks again.
+    /// The entries from `from` up to, not including, `to`: every one that the log holds, in memory at
+    /// once. The caller bounds their number; whoever can go on piece by piece takes
+    /// [`Log::read_some`].
     ///
     /// # Errors
     /// When an entry cannot be read as it was written.
-    pub fn read(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
+    pub fn read_all(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
+        self.read_some(from, to, usize::MAX)
+    }
+
+    /// The first of the entries from `from` up to, not including, `to`: as many as have `max_bytes`
+    /// of payload together, and at least one if there is one. The caller asks again for the rest.
+    ///
+    /// # Errors
+    /// When an entry cannot be read as it was written.
+    pub fn read_some(
+        &self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, StorageError> {
         let sources = {
             let core = self.inner.shared.core();
             if let Some(failed) = &core.failed {
                 return Err(StorageError::Failed(failed.clone()));
             }
-            core.index.sources(from, to, MAX_READ_BYTES)
+            core.index.sources(from, to, max_bytes)
         };
         read_sources(&sources)
     }

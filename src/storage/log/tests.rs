@@ -58,14 +58,8 @@ impl Model {
     }
 
     fn of(log: &Log, recovered: &Recovered) -> Self {
-        let mut entries = BTreeMap::new();
-        let mut from = 0;
-        loop {
-            let read = log.read(from, u64::MAX).unwrap();
-            let Some(last) = read.last() else { break };
-            from = last.id.index + 1;
-            entries.extend(read.into_iter().map(|entry| (entry.id.index, entry)));
-        }
+        let read = log.read_all(0, u64::MAX).unwrap();
+        let entries = read.into_iter().map(|entry| (entry.id.index, entry)).collect();
         let LogState { purged, last } = log.state();
         assert_eq!((purged, last), (recovered.purged, recovered.last));
         Self { entries, purged, last, vote: recovered.vote }

@@ -54,7 +54,7 @@ fn one_fault(fault: &Fault) {
     assert!(failed, "{fault:?} never hit");
     assert_eq!(fatal.load(Ordering::SeqCst), 1, "{fault:?}");
     assert!(!run(&log, &Step::Vote(Vote { term: 9, node: 1, committed: false })));
-    assert!(matches!(log.read(0, 5), Err(StorageError::Failed(_))));
+    assert!(matches!(log.read_all(0, 5), Err(StorageError::Failed(_))));
     assert!(!log.wait_synced(100));
     drop(log);
     disk.heal();
@@ -89,11 +89,11 @@ fn a_read_that_fails_or_lies_is_an_error_never_another_entry() {
     bytes[64 + 28 + 5] ^= 1;
     let file = disk.open(&path).unwrap();
     file.write_at(&bytes, 0).unwrap();
-    assert!(matches!(log.read(0, 1), Err(StorageError::Damaged { .. })));
+    assert!(matches!(log.read_all(0, 1), Err(StorageError::Damaged { .. })));
     let kind = ErrorKind::Other;
     disk.fail(Fault { call: FaultyCall::Read, path: "segment".into(), after: 0, times: 1, kind });
-    assert!(matches!(log.read(1, 2), Err(StorageError::Io { .. })));
-    assert_eq!(log.read(1, 2).unwrap(), [entry(1, 1, 200)]);
+    assert!(matches!(log.read_all(1, 2), Err(StorageError::Io { .. })));
+    assert_eq!(log.read_all(1, 2).unwrap(), [entry(1, 1, 200)]);
 }
 
 #[test]
@@ -107,13 +107,20 @@ fn payloads_of_every_size_come_back() {
     log.abandon();
     disk.crash(Unsynced::Lost);
     let (log, _) = open(&disk).unwrap();
-    let mut found = Vec::new();
-    while found.len() < entries.len() {
-        let read = log.read(found.len() as u64, u64::MAX).unwrap();
-        assert!(!read.is_empty());
-        found.extend(read);
-    }
-    assert!(found == entries);
+    assert!(log.read_all(0, u64::MAX).unwrap() == entries);
+    let counts = |max_bytes| {
+        let mut counts = Vec::new();
+        let mut next = 0;
+        while next < entries.len() {
+            let read = log.read_some(next as u64, u64::MAX, max_bytes).unwrap();
+            assert!(read[..] == entries[next..][..read.len()]);
+            counts.push(read.len());
+            next += read.len();
+        }
+        counts
+    };
+    assert_eq!(counts(0), [1; 11], "never none");
+    assert_eq!(counts(4 << 20), [9, 1, 1]);
     assert!(run(&log, &Step::Purge(LogId { term: 1, index: 10 })));
     assert!(disk.paths().iter().filter(|path| path.contains("segment")).count() <= 1);
 }
@@ -157,7 +164,7 @@ fn a_thread_writes_in_order_on_a_real_disk() {
             order.lock().unwrap().push(index);
         });
         // Readable at once, written or not.
-        assert_eq!(log.read(index, index + 1).unwrap(), [entry(index, 1, 100)]);
+        assert_eq!(log.read_all(index, index + 1).unwrap(), [entry(index, 1, 100)]);
         if index % 500 == 499 {
             log.purge(LogId { term: 1, index: index - 200 }, |result| result.unwrap());
         }
@@ -178,7 +185,7 @@ fn a_thread_writes_in_order_on_a_real_disk() {
     assert_eq!(recovered.vote, Some(Vote { term: 7, node: 3, committed: true }));
     assert_eq!(recovered.purged, Some(LogId { term: 1, index: 1799 }));
     assert_eq!(recovered.warnings, Vec::<String>::new());
-    assert_eq!(log.read(0, u64::MAX).unwrap().len(), 200);
+    assert_eq!(log.read_all(0, u64::MAX).unwrap().len(), 200);
 }
 
 #[test]
