@@ -1,7 +1,7 @@
 //! Finds the program under test.
 //!
-//! `KEYWARD_BIN` names it. Otherwise cargo builds it, beside the test executable and with the
-//! same features, so that a test never runs against yesterday's program.
+//! `KEYWARD_BIN` names it. Otherwise `scripts/released` builds it by itself, with the features that
+//! are released and none of the tests', and a test never runs against yesterday's program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,24 +19,25 @@ pub fn keyward() -> &'static Path {
     })
 }
 
-/// The whole workspace's tests are built rather than the one program: only then are the
-/// dependencies those that the test run has built already.
+/// In the profile and the target folder of this executable.
 fn build() -> PathBuf {
     let executable = std::env::current_exe().expect("a process knows its executable");
     let folder = profile_folder(&executable);
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["test", "--workspace", "--no-run", "--quiet"])
-        .arg("--target-dir")
-        .arg(folder.parent().expect("a profile's folder is in the target folder"))
-        .stdin(Stdio::null());
-    if folder.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "cargo cannot build keyward: {status}");
-    folder.join("keyward")
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        None | Some("debug") => "dev",
+        Some(name) => name,
+    };
+    let target = folder.parent().expect("a profile's folder is in the target folder");
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let built = Command::new(root.join("scripts/released"))
+        .args(["--profile", profile])
+        .env("CARGO_TARGET_DIR", target)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("scripts/released runs");
+    assert!(built.status.success(), "keyward cannot be built: {}", built.status);
+    PathBuf::from(String::from_utf8_lossy(&built.stdout).trim_end())
 }
 
 /// `target/debug` for `target/debug/deps/cluster-0123` and for `target/debug/hold`.

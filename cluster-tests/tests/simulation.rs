@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use cluster_tests::sim::{Schedule, command, many::many, run};
+use cluster_tests::sim::{Schedule, command, many, run};
 
 /// What is run when nobody says.
 const SEEDS: Range<u64> = 0..200;
@@ -15,18 +15,13 @@ const TWICE: Range<u64> = 0..6;
 
 fn seeds() -> Range<u64> {
     let text = std::env::var("SIM_SEEDS").unwrap_or_default();
-    if text.is_empty() {
-        return SEEDS;
-    }
-    let (from, to) = text.split_once("..").expect("SIM_SEEDS is A..B");
-    let number = |text: &str| text.parse::<u64>().expect("SIM_SEEDS is A..B");
-    number(from)..number(to)
+    if text.is_empty() { SEEDS } else { many::seeds(&text).expect("SIM_SEEDS is A..B") }
 }
 
 #[test]
 fn every_seed_keeps_the_contract() {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let sum = many(seeds(), jobs, 3, |_| true);
+    let sum = many::many(seeds(), jobs, 3, |_| true);
     let failed: Vec<String> = sum
         .failed
         .iter()
@@ -45,5 +40,14 @@ fn a_seed_gives_the_same_run_byte_for_byte() {
         assert_eq!(differing, None, "seed {seed}");
         assert_eq!(first.digest, second.digest, "seed {seed}");
         assert_eq!(first.history, second.history, "seed {seed}");
+    }
+}
+
+#[test]
+fn seeds_are_one_or_a_range() {
+    assert_eq!(many::seeds("7"), Ok(7..8));
+    assert_eq!(many::seeds("2..9"), Ok(2..9));
+    for wrong in ["", "9..2", "3..3", "x", "1..", "-1", "18446744073709551615"] {
+        assert!(many::seeds(wrong).is_err(), "{wrong}");
     }
 }

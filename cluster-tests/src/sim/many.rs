@@ -22,6 +22,23 @@ pub struct Sum {
     pub failed: Vec<Report>,
 }
 
+/// The seeds that `N` or `A..B` names: one, or those from A to before B.
+///
+/// # Errors
+/// The text names no seeds; the message says what does.
+pub fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| {
+        text.parse::<u64>().map_err(|_| "seeds are a number, or two as in 0..300".to_owned())
+    };
+    let range = if let Some((from, to)) = text.split_once("..") {
+        number(from)?..number(to)?
+    } else {
+        let only = number(text)?;
+        only..only.checked_add(1).ok_or("there is no seed after the last")?
+    };
+    if range.is_empty() { Err("there are no seeds in this range".to_owned()) } else { Ok(range) }
+}
+
 /// Runs the seeds, `jobs` at a time, until they are all done, enough of them have failed, or
 /// `go_on` says no; it is asked before each run, with the sum so far.
 pub fn many(

@@ -97,10 +97,16 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// The path of the program: `KEYWARD_BIN`, which scripts/test sets to the one that is released, or the
+/// one that was built together with the tests.
+fn program() -> String {
+    std::env::var("KEYWARD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_keyward").to_owned())
+}
+
 /// The program with these arguments, and no settings from outside. Arguments are separated by
 /// spaces; what stands between `'` is one.
 fn keyward(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    let mut command = Command::new(program());
     for variable in std::env::vars_os().map(|(name, _)| name) {
         if variable.to_string_lossy().starts_with("KEYWARD_") {
             command.env_remove(variable);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use super::{Running, assert_code, eventually, keyward, output, stderr, stdout};
+use super::{Running, assert_code, eventually, keyward, output, program, stderr, stdout};
 
 /// A command that finds its temporary folders here.
 fn with_temp(line: &str, temp: &tempfile::TempDir) -> Command {
@@ -26,7 +26,7 @@ fn free_port() -> u16 {
 #[test]
 fn dev_lives_as_long_as_its_command() {
     let temp = tempfile::tempdir().unwrap();
-    let program = env!("CARGO_BIN_EXE_keyward");
+    let program = program();
     let script = format!(
         "set -e; for e in $(echo $KEYWARD_ENDPOINTS | tr , \" \"); do \
          {program} lock a --signee me --endpoints $e >/dev/null; echo $e; done; \
@@ -58,7 +58,7 @@ fn dev_shows_its_nodes_and_stops_on_a_signal() {
 fn dev_keeps_the_data_of_a_named_folder() {
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("data");
-    let program = env!("CARGO_BIN_EXE_keyward");
+    let program = program();
     let dev = |command: &str| {
         let line = format!("dev --nodes 1 --data-dir {} -- {program} {command}", data.display());
         output(keyward(&line))
@@ -77,7 +77,7 @@ fn a_data_folder_is_printed_offline_with_its_damage() {
         output(keyward(&format!("inspect {}/node-1 {options}", temp.path().display())))
     };
     assert_code(&inspect(""), 2);
-    let program = env!("CARGO_BIN_EXE_keyward");
+    let program = program();
     let command = format!("{program} lock jobs/a --signee me --duration 1h");
     let folder = temp.path().display();
     assert_code(&output(keyward(&format!("dev --nodes 1 --data-dir {folder} -- {command}"))), 0);

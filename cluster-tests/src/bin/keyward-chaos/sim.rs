@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use cluster_tests::chaos::prove::{Results, Simulated};
 use cluster_tests::chaos::summary::Verdict;
-use cluster_tests::sim::many::{Sum, many};
+use cluster_tests::sim::many::{Sum, many, seeds};
 use cluster_tests::sim::{Report, Schedule, command, run, shrink};
 use cluster_tests::wait::Stopwatch;
 
@@ -46,19 +46,6 @@ pub(crate) struct SimArguments {
     /// Keep the sum of the runs in this folder, for `keyward-chaos prove page`
     #[arg(long, value_name = "FOLDER")]
     results: Option<PathBuf>,
-}
-
-fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let number = |text: &str| {
-        text.parse::<u64>().map_err(|_| "seeds are a number, or two as in 0..300".to_owned())
-    };
-    let range = if let Some((from, to)) = text.split_once("..") {
-        number(from)?..number(to)?
-    } else {
-        let only = number(text)?;
-        only..only.checked_add(1).ok_or("there is no seed after the last")?
-    };
-    if range.is_empty() { Err("there are no seeds in this range".to_owned()) } else { Ok(range) }
 }
 
 /// Runs the seeds.
@@ -163,18 +150,4 @@ fn described(report: &Report) -> String {
         faults.join("\n"),
         command(&report.schedule)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seeds_are_one_or_a_range() {
-        assert_eq!(seeds("7"), Ok(7..8));
-        assert_eq!(seeds("2..9"), Ok(2..9));
-        for wrong in ["", "9..2", "3..3", "x", "1..", "-1", "18446744073709551615"] {
-            assert!(seeds(wrong).is_err(), "{wrong}");
-        }
-    }
 }
