@@ -8,7 +8,7 @@
 mod values;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Settings {
 
         let own = own_address(id, members.as_ref(), &mut problems);
         let (host, port) = own.as_ref().map_or(("", 0), |(host, port)| (host.as_str(), *port));
-        let interfaces = if is_loopback(host) { [127, 0, 0, 1] } else { [0, 0, 0, 0] };
+        let interfaces = interfaces(host);
         let client_listen = args.client_listen.or(file.client_listen);
         let default = SocketAddr::from((interfaces, CLIENT_PORT));
         let client_listen = listen_address("client_listen", client_listen, default, &mut problems);
@@ -219,9 +219,17 @@ fn not_a_member(id: u64, members: &BTreeMap<u64, String>) -> String {
     format!("id {id} is not among the members ({known}): every node is a member, this one too")
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Where a member that its peers reach at `host` listens by default: on this machine alone if they
+/// are all on it, else on all interfaces of the address's kind. `[::]` takes IPv4 too on Linux.
+fn interfaces(host: &str) -> IpAddr {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_loopback() => ip,
+        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        Ok(IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        Err(_) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Reads an address to listen on, or takes the default; a problem is noted and the default stands
@@ -321,6 +329,21 @@ mod tests {
         let settings = merge(&format!("--id 3 {MEMBERS}"), "").unwrap();
         assert_eq!(settings.client_listen.to_string(), "127.0.0.1:7420");
         assert_eq!(settings.peer_listen.to_string(), "127.0.0.1:7441");
+    }
+
+    #[test]
+    fn a_member_listens_where_its_address_is() {
+        let members =
+            "--members 1=[::1]:7421,2=[2001:db8::2]:7431,3=127.0.0.2:7441 --data-dir /tmp";
+        for (id, clients, peers) in [
+            (1, "[::1]:7420", "[::1]:7421"),
+            (2, "[::]:7420", "[::]:7431"),
+            (3, "127.0.0.2:7420", "127.0.0.2:7441"),
+        ] {
+            let settings = merge(&format!("--id {id} {members}"), "").unwrap();
+            assert_eq!(settings.client_listen.to_string(), clients);
+            assert_eq!(settings.peer_listen.to_string(), peers);
+        }
     }
 
     #[test]
