@@ -44,3 +44,40 @@ impl Carriage {
         }
     }
 }
+
+/// The error with its causes. The outermost says little ("error sending request"), and names the
+/// URL, which the caller does already; some say what their own cause says.
+pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !texts.last().is_some_and(|last| last.contains(&text)) {
+            texts.push(text);
+        }
+        cause = error.source();
+    }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    fn said(texts: &[&'static str]) -> Option<Box<Said>> {
+        let [first, rest @ ..] = texts else { return None };
+        Some(Box::new(Said(first, said(rest))))
+    }
+
+    #[test]
+    fn an_error_is_described_by_its_causes_each_once() {
+        let described = |texts: &[&'static str]| describe(&*said(texts).expect("a text"));
+        assert_eq!(described(&["the request"]), "the request");
+        assert_eq!(described(&["the request", "connect", "refused"]), "connect: refused");
+        assert_eq!(described(&["the request", "dns: no name", "no name"]), "dns: no name");
+    }
+}

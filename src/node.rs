@@ -102,6 +102,8 @@ impl Node {
             }
         }));
         tasks.spawn(of_host(vigil::keep(member.clone())));
+        let kept = member.clone();
+        tasks.spawn(of_host(async move { kept.keep_identity().await }));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {
@@ -120,6 +122,11 @@ impl Node {
     /// What this node knows about its cluster.
     pub fn status(&self) -> ClusterStatus {
         status::cluster_status(&self.inner.member)
+    }
+
+    /// The cluster's id, once it is known.
+    pub fn cluster(&self) -> Option<String> {
+        self.inner.member.identity.facts().cluster.map(|cluster| cluster.to_string())
     }
 
     /// Numbers for `/metrics`; what is forwarded is counted elsewhere.

@@ -91,6 +91,8 @@ bugs! {
     IdReusedAfterWipe = "id-reused-after-wipe",
     /// A folder that was put back from an old copy is not noticed.
     BootNumberIgnored = "boot-number-ignored",
+    /// A copy of a folder that was made while its node ran is taken for the folder.
+    CopyOfRunningFolderAccepted = "copy-of-running-folder-accepted",
     /// A client counts its remaining time from when the answer came.
     CountedFromAnswer = "counted-from-answer",
     /// A client believes in the old end of its grant while a shorter renewal is unanswered.

@@ -68,6 +68,10 @@ pub struct ClusterStatus {
     pub purged_index: Option<u64>,
     /// The cluster's members, by id.
     pub members: Vec<MemberStatus>,
+    /// What differs between this node's configuration and others', in words; absent if nothing
+    /// does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<String>,
 }
 
 /// One member of the cluster.

@@ -69,6 +69,8 @@ pub mod headers {
     /// Answer, refusals and reads too: the log index and the position within the entry at which it
     /// was decided, such as `42.0`. A read sees its entry whole and says so with 4294967295.
     pub const LOG_POSITION: &str = "keyward-log-position";
+    /// Request and answer: the cluster's id. A node refuses a request that names another one's.
+    pub const CLUSTER: &str = "keyward-cluster";
     /// Answer: the client address of the node believed to lead.
     pub const LEADER: &str = "keyward-leader";
 }

@@ -211,7 +211,12 @@ impl View {
                 "{leader}; {reachable} of {voters} voters answer: the cluster cannot take requests"
             ),
         };
-        table.render() + &verdict + "\n"
+        let statuses = self.nodes.iter().filter_map(|node| node.status.as_ref());
+        let differences = statuses.flat_map(|status| {
+            let said = |text| format!("node {}: {}\n", status.id, output::visible(text));
+            status.differences.iter().map(move |text| said(text))
+        });
+        table.render() + &verdict + "\n" + &differences.collect::<String>()
     }
 }
 

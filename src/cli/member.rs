@@ -221,6 +221,8 @@ fn extras(
     let mut extras = Extras::default();
     let of = node.clone();
     extras.status = Some(Arc::new(move || of.status()));
+    let of = node.clone();
+    extras.cluster = Some(Arc::new(move || of.cluster()));
     let of = Arc::clone(service);
     extras.figures = Some(Arc::new(move || of.figures()));
     let (of, draining) = (node.clone(), Arc::clone(draining));

@@ -6,7 +6,7 @@
 //! once stays so until a node answers the repetition.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,9 +22,9 @@ use super::lanes::Lanes;
 use super::resolve::Resolver;
 use crate::api::{
     BatchAnswers, BatchItemAnswer, Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem,
-    headers, is_trace_id, parse_log_position, to_ms,
+    headers, is_trace_id, parse_log_position, routes, to_ms,
 };
-use crate::carriage::{Carriage, Cause, SendError};
+use crate::carriage::{Carriage, Cause, SendError, describe};
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::random;
@@ -58,6 +58,8 @@ const ONE_BY_ONE: Duration = Duration::from_secs(60);
 pub(super) struct Transport {
     way: Carriage,
     endpoints: Endpoints,
+    /// The cluster of the node that answered first.
+    cluster: OnceLock<HeaderValue>,
     timeout: Duration,
     lanes: Lanes,
     /// `None` if each write goes by itself.
@@ -145,6 +147,12 @@ impl Request {
     pub(super) fn post(path: &str, body: Bytes) -> Self {
         let path_and_query = path.to_owned();
         Self { method: Method::POST, path_and_query, body: Some(body), kind: Kind::Write }
+    }
+
+    /// Whether only a node of the client's cluster may answer: all but questions about the node.
+    fn is_of_one_cluster(&self) -> bool {
+        let about_node = [routes::CLUSTER, routes::HEALTHZ, routes::READYZ];
+        !about_node.contains(&self.path_and_query.as_str())
     }
 
     /// The body; empty if there is none.
@@ -235,6 +243,7 @@ impl Transport {
         Ok(Self {
             way,
             endpoints,
+            cluster: OnceLock::new(),
             timeout,
             lanes: Lanes::default(),
             gathering: gathers.then(Gathering::default),
@@ -433,6 +442,28 @@ impl Transport {
         }
     }
 
+    /// Whether the node belongs to the cluster of the one that answered first. The first answers of
+    /// two may come at once, so what was asked of the second may have been done.
+    fn judge_cluster(
+        &self,
+        endpoint: &str,
+        request: &Request,
+        response: &reqwest::Response,
+    ) -> Result<(), Error> {
+        let Some(theirs) = response.headers().get(headers::CLUSTER) else { return Ok(()) };
+        let ours = self.cluster.get_or_init(|| theirs.clone());
+        if ours == theirs || response.status() == StatusCode::BAD_REQUEST {
+            return Ok(());
+        }
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Err(request.unanswered(format!(
+            "{endpoint} belongs to cluster {}, other endpoints to cluster {}: name the nodes of one \
+             cluster",
+            text(theirs),
+            text(ours)
+        )))
+    }
+
     async fn send(
         &self,
         endpoint: &Arc<str>,
@@ -440,7 +471,12 @@ impl Transport {
         call: &CallOptions,
         wait: Duration,
     ) -> Result<Heard, Error> {
-        let sent = self.way.send(build(endpoint, request, call, wait)?).await;
+        let mut built = build(endpoint, request, call, wait)?;
+        // A node of another cluster does nothing then.
+        if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
+            built.headers_mut().insert(headers::CLUSTER, cluster.clone());
+        }
+        let sent = self.way.send(built).await;
         let mut response = sent.map_err(|error| {
             let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
             match error {
@@ -449,6 +485,9 @@ impl Transport {
             }
         })?;
         let status = response.status();
+        if request.is_of_one_cluster() {
+            self.judge_cluster(endpoint, request, &response)?;
+        }
         let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let decided_at = field(headers::LOG_POSITION).and_then(parse_log_position);
         let is_problem = is_problem(field("content-type").unwrap_or(""));
@@ -560,16 +599,4 @@ async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, String> {
 
 fn is_cause(cause: &str) -> bool {
     cause.len() <= MAX_CAUSE_BYTES && !cause.chars().any(char::is_control)
-}
-
-/// The error with its causes. The outermost says little ("error sending request"), and names the
-/// URL, which the caller does already.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut texts = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        texts.push(error.to_string());
-        cause = error.source();
-    }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }

@@ -27,7 +27,13 @@ pub fn peer_messages(bytes: &[u8]) {
     one_spelling(&bytes, codec::decode_transferred, codec::encode_transferred);
     one_spelling(&bytes, codec::decode_snapshot_meta, codec::encode_snapshot_meta);
     one_spelling(&bytes, codec::decode_installed, codec::encode_installed);
-    one_spelling(&bytes, decode_introduction, encode_introduction);
+    one_spelling(&bytes, codec::decode_promised, |(promised, answer)| {
+        codec::encode_promised(*promised, answer)
+    });
+    if let Ok(introduction) = decode_introduction(&bytes) {
+        let again = decode_introduction(&encode_introduction(&introduction));
+        assert_eq!(again, Ok(introduction), "it reads as it is written");
+    }
     one_spelling(&bytes, codec::decode_snapshot_header, |(vote, meta)| {
         codec::encode_snapshot_header(vote, meta)
     });

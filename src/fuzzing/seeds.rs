@@ -91,15 +91,18 @@ fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
         uuid: Uuid(0x11),
         cluster: Some(Uuid(7)),
         members: [(1, Uuid(0x11)), (2, Uuid(0x22))].into(),
-        configured: [1, 2].into(),
+        configured: [(1, "a:7421".to_owned()), (2, "b:7421".to_owned())].into(),
+        level: 1,
+        rho_ppm: Some(10_000),
         client_addr: Some("http://a:7420".to_owned()),
     };
     let mut seeds: Vec<(&str, Vec<u8>)> =
         codec::tests::examples().into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
     seeds.push(("introduction", encode_introduction(&introduction).to_vec()));
-    let hello = "1 07 1 0b 2 - 3 ff http://10.0.0.1:7420";
-    seeds.push(("hello", hello.as_bytes().to_vec()));
-    seeds.push(("signature", b"0b 3 ff".to_vec()));
+    let start = "folder=0b boot=3 run=ff found=1.2 promised=3.4";
+    let hello = format!("protocol=1 level=1 cluster=07 from=1 {start} to=2 known=0c:9:d:1.2:3.4");
+    seeds.push(("hello", hello.into_bytes()));
+    seeds.push(("signature", start.as_bytes().to_vec()));
     seeds
 }
 

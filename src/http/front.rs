@@ -11,10 +11,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, Request};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt as _;
 use hyper::body::Incoming;
 
 use super::Context;
+use super::answer::Refusal;
 use super::handlers::{self, Answer};
 use super::metrics::Endpoint;
 use super::observe::{TraceId, observed};
@@ -45,12 +45,18 @@ impl<S: LockService> Front<S> {
         let trace_id = TraceId::of(request.headers());
         let endpoint = Endpoint::new(request.method(), request.uri().path());
         let place = Some(Arc::clone(place));
+        let meant = self.context.judge_cluster(request.headers());
         let asked = Asked { request, trace_id: trace_id.clone(), place };
         // Boxed, because what follows would have room for it several times over, and hyper moves
         // all of that about for each request.
         let answer = Box::pin(handler(State(Arc::clone(&self.context)), asked));
-        let answer = answer.map(IntoResponse::into_response);
-        observed(&self.context.metrics, endpoint, trace_id, answer).await
+        let answer = async move {
+            match meant {
+                Ok(()) => answer.await.into_response(),
+                Err(error) => Refusal::from(error).into_response(),
+            }
+        };
+        observed(&self.context, endpoint, trace_id, answer).await
     }
 }
 

@@ -27,15 +27,16 @@ mod tests;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderValue};
 use tokio::net::TcpListener;
 
 pub use openapi::document as openapi_document;
 pub use server::{Limits, raise_descriptor_limit, serve_connections};
 
-use crate::api::{ClusterStatus, NodeFigures};
+use crate::api::{ClusterStatus, NodeFigures, headers};
 use crate::error::Error;
 use crate::service::LockService;
 use front::Front;
@@ -48,6 +49,8 @@ pub type StatusFn = Arc<dyn Fn() -> ClusterStatus + Send + Sync>;
 pub type FiguresFn = Arc<dyn Fn() -> NodeFigures + Send + Sync>;
 /// Tells whether requests can be served now, or why not.
 pub type ReadyFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Tells the cluster's id, once it is known; it never changes then.
+pub type ClusterFn = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 /// Moves the clock of the cluster on, for tests.
 pub type AdvanceFn =
     Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Send + Sync>;
@@ -57,6 +60,8 @@ pub type AdvanceFn =
 pub struct Extras {
     /// Answers `GET /v1/cluster`; without it the path does not exist.
     pub status: Option<StatusFn>,
+    /// Names the cluster in every answer, and refuses requests that are meant for another one.
+    pub cluster: Option<ClusterFn>,
     /// Adds the node's figures to `/metrics`.
     pub figures: Option<FiguresFn>,
     /// Answers `/readyz`; without it the listener is always ready.
@@ -84,7 +89,7 @@ pub async fn serve<S: LockService>(
     let limits = extras.limits.clone();
     let places = Arc::<Places>::default();
     let metrics = Metrics::new(Arc::clone(&places));
-    let context = Arc::new(Context { service, metrics, extras });
+    let context = Arc::new(Context::new(service, metrics, extras));
     let upkeep = metrics::upkeep(&context);
     let front = Front::new(Arc::clone(&context));
     let served = server::serve_places(listener, front, limits, places, shutdown);
@@ -99,7 +104,7 @@ pub async fn serve<S: LockService>(
 #[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
     let metrics = Metrics::new(Arc::default());
-    handlers::router(Arc::new(Context { service, metrics, extras }))
+    handlers::router(Arc::new(Context::new(service, metrics, extras)))
 }
 
 /// What [`serve`] does with one connection, whatever it is made of: for fuzzing.
@@ -112,7 +117,7 @@ pub(crate) async fn serve_one<S: LockService>(
     let limits = Arc::new(extras.limits.clone());
     let places = Arc::<Places>::default();
     let metrics = Metrics::new(Arc::clone(&places));
-    let front = Front::new(Arc::new(Context { service, metrics, extras }));
+    let front = Front::new(Arc::new(Context::new(service, metrics, extras)));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
     server::connection(stream, front, limits, places.take(), stopping).await;
 }
@@ -122,4 +127,39 @@ pub(crate) struct Context<S> {
     pub(crate) service: Arc<S>,
     pub(crate) metrics: Metrics,
     pub(crate) extras: Extras,
+    /// The cluster's id, once it is known.
+    cluster: OnceLock<HeaderValue>,
+}
+
+impl<S> Context<S> {
+    fn new(service: Arc<S>, metrics: Metrics, extras: Extras) -> Self {
+        Self { service, metrics, extras, cluster: OnceLock::new() }
+    }
+
+    /// The cluster's id, once it is known.
+    pub(crate) fn cluster(&self) -> Option<&HeaderValue> {
+        if self.cluster.get().is_none() {
+            let id = self.extras.cluster.as_ref()?()?;
+            // Another request may have been quicker, with the same.
+            let _ = self.cluster.set(HeaderValue::try_from(id).ok()?);
+        }
+        self.cluster.get()
+    }
+
+    /// Refuses a request that is meant for another cluster: what it asks for is not here.
+    pub(crate) fn judge_cluster(&self, fields: &HeaderMap) -> Result<(), Error> {
+        let (Some(here), Some(meant)) = (self.cluster(), fields.get(headers::CLUSTER)) else {
+            return Ok(());
+        };
+        if here == meant {
+            return Ok(());
+        }
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Err(Error::bad_request(format!(
+            "this node belongs to cluster {}, and the request is for cluster {}: the endpoints are \
+             of different clusters, or the cluster was replaced by a new one",
+            text(here),
+            text(meant)
+        )))
+    }
 }

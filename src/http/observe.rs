@@ -7,11 +7,12 @@ use std::time::Duration;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::Context;
-use super::metrics::{Endpoint, Metrics, outcome_word};
+use super::answer::Refusal;
+use super::metrics::{Endpoint, outcome_word};
 use crate::api::{Code, headers, is_trace_id};
 use crate::clock::{Clock, SystemClock};
 use crate::service::LockService;
@@ -42,12 +43,19 @@ pub(crate) async fn observe<S: LockService>(
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let endpoint = Endpoint::new(request.method(), route);
     request.extensions_mut().insert(trace_id.clone());
-    observed(&context.metrics, endpoint, trace_id, next.run(request)).await
+    let meant = context.judge_cluster(request.headers());
+    let answer = async move {
+        match meant {
+            Ok(()) => next.run(request).await,
+            Err(error) => Refusal::from(error).into_response(),
+        }
+    };
+    observed(&context, endpoint, trace_id, answer).await
 }
 
 /// Runs a request in a span, and counts and logs how it went.
-pub(crate) async fn observed(
-    metrics: &Metrics,
+pub(crate) async fn observed<S>(
+    context: &Context<S>,
     endpoint: Endpoint,
     trace_id: TraceId,
     answer: impl Future<Output = Response>,
@@ -56,6 +64,7 @@ pub(crate) async fn observed(
     // Made only when somebody looks that closely: a span costs more than a request.
     let span = tracing::debug_span!("request", trace_id = %trace_id.0, method, route);
     let began = SystemClock.raw();
+    let metrics = &context.metrics;
     let in_flight = metrics.in_flight();
     let mut response = answer.instrument(span.clone()).await;
     drop(in_flight);
@@ -66,6 +75,10 @@ pub(crate) async fn observed(
     span.in_scope(|| log(endpoint, &trace_id, (status, code), took));
     if let Ok(value) = HeaderValue::try_from(trace_id.0) {
         response.headers_mut().insert(HeaderName::from_static(headers::TRACE_ID), value);
+    }
+    if let Some(cluster) = context.cluster() {
+        let name = HeaderName::from_static(headers::CLUSTER);
+        response.headers_mut().insert(name, cluster.clone());
     }
     response
 }

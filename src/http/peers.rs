@@ -23,7 +23,7 @@ use crate::forward::{Forwarding, answer_forwarded};
 use crate::http::server::{Limits, serve_connections};
 use crate::node::Node;
 use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, Refusal, Signature};
-use crate::raft::inbound::{Call, InboundError};
+use crate::raft::inbound::{Call, Caller, InboundError};
 use crate::raft::network::{Frames, frame};
 use crate::raft::peer::{MAX_MESSAGE_BYTES, paths};
 
@@ -112,16 +112,16 @@ impl IntoResponse for PeerError {
 /// Says which start of which data folder has answered.
 async fn sign(State(node): State<Node>, mut response: Response) -> Response {
     let signature = Signature::of(&node.member().identity).to_string();
-    let value = HeaderValue::try_from(signature).expect("hexadecimal and decimal digits");
+    let value = HeaderValue::try_from(signature).expect("letters, digits and signs of ASCII");
     response.headers_mut().insert(HELLO_HEADER, value);
     response
 }
 
-fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<(), PeerError> {
+async fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<Caller, PeerError> {
     let text = headers.get(HELLO_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let hello: Hello =
         text.parse().map_err(|error: NotAHello| InboundError::from(Refusal::from(error)))?;
-    Ok(node.member().greet(&hello, call)?)
+    Ok(node.member().greet(&hello, call).await?)
 }
 
 /// A whole message.
@@ -134,20 +134,20 @@ async fn whole(body: Body) -> Result<Bytes, PeerError> {
 }
 
 async fn small_call(node: Node, call: Call, request: Request) -> Result<Bytes, PeerError> {
-    greet(&node, request.headers(), Some(call))?;
+    let caller = greet(&node, request.headers(), Some(call)).await?;
     let message = whole(request.into_body()).await?;
-    Ok(node.member().answer(call, message).await?)
+    Ok(node.member().answer(caller, call, message).await?)
 }
 
 async fn append_stream(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers(), None)?;
+    greet(&node, request.headers(), None).await?;
     let requests = Box::pin(messages(request.into_body()));
     let answers = node.member().append_stream(requests).await?;
     Ok(Body::from_stream(answers.map(|answer| answer.map(|message| frame(&message)))))
 }
 
 async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers(), None)?;
+    greet(&node, request.headers(), None).await?;
     let messages = Box::pin(messages(request.into_body()));
     let answers = node.member().take_snapshot(messages).await?;
     Ok(Body::from_stream(answers.map(|answer| match answer {
@@ -160,7 +160,7 @@ async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, Pe
 }
 
 async fn forward(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
-    greet(&node, request.headers(), None)?;
+    greet(&node, request.headers(), None).await?;
     let message = whole(request.into_body()).await?;
     // Not understood, so nothing was done: the sender may say so.
     answer_forwarded(&node, &message)

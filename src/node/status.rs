@@ -31,6 +31,7 @@ pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
         snapshot_index: index(&metrics.snapshot),
         purged_index: index(&metrics.purged),
         members: members(member, &metrics),
+        differences: member.peers.differences(),
     }
 }
 

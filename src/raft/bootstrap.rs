@@ -8,20 +8,18 @@
 //! list it is the cluster of a node that lost its folder: this node stops and says so. So no
 //! majority can come into being that does not know what an earlier one has acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock::Deadline;
 use crate::lock::DecodeError;
 use crate::planted::{self, Bug};
-use crate::raft::codec::{Reader, Writer};
+use crate::raft::fields::{self, Fields, Line, escaped};
+use crate::raft::hello::percent;
 use crate::raft::peer::{Lane, Peers, paths};
+use crate::raft::said::Said;
 use crate::storage::{StorageError, Uuid};
-
-/// The first byte of an identity message; see [`crate::raft::codec`].
-const IDENTITY_TAG: u8 = 32;
 
 /// How long one member may take to say who it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,64 +27,67 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the members are asked.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// How often it is said for whom the node waits.
-const SAY_EVERY: Duration = Duration::from_secs(5);
-
 /// What a member says about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Introduction {
+    /// The feature level of its program.
+    pub(crate) level: u32,
     pub(crate) node: u64,
     pub(crate) uuid: Uuid,
     /// The cluster it belongs to; `None`: its folder is empty.
     pub(crate) cluster: Option<Uuid>,
     /// The members of that cluster.
     pub(crate) members: BTreeMap<u64, Uuid>,
-    /// The ids it was configured with.
-    pub(crate) configured: BTreeSet<u64>,
+    /// The peer addresses that it was configured with.
+    pub(crate) configured: BTreeMap<u64, String>,
+    /// By how much it lets clocks be off, in parts per million.
+    pub(crate) rho_ppm: Option<u32>,
     pub(crate) client_addr: Option<String>,
 }
 
-/// An introduction as a message.
+/// An introduction as a message: a line of `key=value` words; see [`super::fields`].
 pub(crate) fn encode_introduction(introduction: &Introduction) -> Bytes {
-    let mut out = Writer::tagged(IDENTITY_TAG);
-    out.u64(introduction.node);
-    out.uuid(introduction.uuid);
-    out.bool(introduction.cluster.is_some());
-    if let Some(cluster) = introduction.cluster {
-        out.uuid(cluster);
-    }
-    out.count(introduction.members.len());
-    for (id, uuid) in &introduction.members {
-        out.u64(*id);
-        out.uuid(*uuid);
-    }
-    out.count(introduction.configured.len());
-    for id in &introduction.configured {
-        out.u64(*id);
-    }
-    out.optional_text(introduction.client_addr.as_deref());
-    out.finish()
+    let mut line = Line::default();
+    line.put("level", introduction.level);
+    line.put("node", introduction.node);
+    line.put("folder", introduction.uuid);
+    line.put_some("cluster", introduction.cluster);
+    let members = introduction.members.iter();
+    line.put_list("members", members.map(|(id, uuid)| format!("{id}@{uuid}")));
+    let configured = introduction.configured.iter();
+    line.put_list("configured", configured.map(|(id, addr)| format!("{id}@{}", escaped(addr))));
+    line.put_some("rho_ppm", introduction.rho_ppm);
+    line.put_text("client", introduction.client_addr.as_deref());
+    line.finish().into()
 }
 
 /// What [`encode_introduction`] wrote.
-pub(crate) fn decode_introduction(bytes: Bytes) -> Result<Introduction, DecodeError> {
-    let mut input = Reader::tagged(bytes, IDENTITY_TAG, "introduction")?;
-    let node = input.u64("node id")?;
-    let uuid = input.uuid()?;
-    let cluster = input.bool("cluster")?.then(|| input.uuid()).transpose()?;
-    let mut members = BTreeMap::new();
-    for _ in 0..input.count(24, "members")? {
-        let last = members.last_key_value().map(|(id, _)| *id);
-        members.insert(input.id_after(last, "member")?, input.uuid()?);
-    }
-    let mut configured = BTreeSet::new();
-    for _ in 0..input.count(8, "configured members")? {
-        let last = configured.last().copied();
-        configured.insert(input.id_after(last, "configured member")?);
-    }
-    let client_addr = input.optional_text("client address")?;
-    input.end("introduction")?;
-    Ok(Introduction { node, uuid, cluster, members, configured, client_addr })
+pub(crate) fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
+    let read = || {
+        let fields = Fields::parse(std::str::from_utf8(bytes).ok()?)?;
+        Some(Introduction {
+            level: fields.read("level", fields::number)?,
+            node: fields.read("node", fields::number)?,
+            uuid: fields.read("folder", fields::uuid)?,
+            cluster: fields.optional("cluster", fields::uuid)?,
+            members: fields
+                .list("members", |item| by_id(item, fields::uuid))?
+                .into_iter()
+                .collect(),
+            configured: fields
+                .list("configured", |item| by_id(item, fields::unescaped))?
+                .into_iter()
+                .collect(),
+            rho_ppm: fields.optional("rho_ppm", fields::number)?,
+            client_addr: fields.optional("client", fields::unescaped)?,
+        })
+    };
+    read().ok_or(DecodeError::Invalid("introduction"))
+}
+
+fn by_id<T>(item: &str, read: impl Fn(&str) -> Option<T>) -> Option<(u64, T)> {
+    let (id, value) = item.split_once('@')?;
+    Some((fields::number(id)?, read(value)?))
 }
 
 /// The name of the cluster that these members form: 128 bits of FNV-1a over their ids and uuids.
@@ -114,8 +115,8 @@ pub(crate) enum BootstrapError {
         "node {peer} belongs to cluster {cluster}, in which node {node} has the data folder \
          {known}, but this node's data folder is empty (its uuid is {uuid}). A member that lost \
          its data may not come back under its id: it may have promised what it no longer knows. \
-         Restore the folder from the same disk, or start this machine with a new id, an empty \
-         folder, and have it added to the cluster in place of node {node}",
+         Put back the folder from the same disk, whole, or see \
+         docs/operations.md#replacing-a-node",
         known = known.map_or("of nobody".to_owned(), |uuid| uuid.to_string())
     )]
     NotListed { peer: u64, node: u64, cluster: Uuid, uuid: Uuid, known: Option<Uuid> },
@@ -139,6 +140,9 @@ pub(crate) enum BootstrapError {
 pub(crate) struct Asker<'a> {
     pub(crate) id: u64,
     pub(crate) uuid: Uuid,
+    pub(crate) rho_ppm: u32,
+    /// How this node introduces itself to members of its cluster.
+    pub(crate) introduction: Bytes,
     /// Peer addresses of all initial members.
     pub(crate) addrs: &'a BTreeMap<u64, String>,
     pub(crate) peers: &'a Peers,
@@ -149,22 +153,29 @@ pub(crate) struct Asker<'a> {
 impl Asker<'_> {
     /// Asks until it is known what this node belongs to.
     pub(crate) async fn find_out(&self) -> Result<Found, BootstrapError> {
-        let mut said: Option<(String, Deadline)> = None;
+        let said = Said::default();
         loop {
             let round = self.ask_all().await;
-            if let Some(found) = self.conclude(&round)? {
+            if let Some(found) = self.conclude(&round, &said)? {
+                self.note_members(&round, &found);
                 return Ok(found);
             }
             let waiting = missing(&round);
-            let again = said
-                .as_ref()
-                .is_none_or(|(text, until)| *text != waiting || until.remaining().is_zero());
-            if again {
+            (self.waiting)(waiting.clone());
+            if said.is_due(&waiting) {
                 tracing::info!("the cluster is being formed; waiting for {waiting}");
-                (self.waiting)(waiting.clone());
-                said = Some((waiting, Deadline::after(SAY_EVERY)));
             }
             tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Notes where clients reach those who have turned out to be members.
+    fn note_members(&self, round: &Round, found: &Found) {
+        for answer in round.values().flatten() {
+            if found.members.get(&answer.node) == Some(&answer.uuid) {
+                self.peers.note_client_addr(answer.node, answer.client_addr.as_deref());
+                self.peers.compare_members(answer.node, &answer.configured);
+            }
         }
     }
 
@@ -189,24 +200,37 @@ impl Asker<'_> {
             .filter(|(id, _)| **id != self.id)
             .filter_map(|(id, uuid)| Some((*id, *uuid, self.peers.addr(*id, None)?)))
             .collect();
-        let mut said: Option<Deadline> = None;
+        let said = Said::default();
         while !others.is_empty() {
-            let calls = others.iter().map(|(id, uuid, addr)| {
-                let target = (*id, Some(*uuid), *addr);
-                self.peers.call(Lane::Control, target, paths::IDENTITY, Bytes::new(), ASK_TIMEOUT)
+            let calls = others.iter().map(|(id, uuid, addr)| async move {
+                (*id, self.introduce((*id, Some(*uuid), *addr)).await)
             });
-            let answers = futures::future::join_all(calls).await;
-            if answers.iter().any(Result::is_ok) {
+            // All are heard before any counts: each may know that this folder is an old copy.
+            let round: Round = futures::future::join_all(calls).await.into_iter().collect();
+            for answer in round.values().flatten() {
+                self.peers.compare_members(answer.node, &answer.configured);
+                self.peers.note_client_addr(answer.node, answer.client_addr.as_deref());
+            }
+            if self.peers.is_retired() || round.values().any(Result::is_ok) {
                 break;
             }
             self.compare_clusters(cluster).await?;
-            if said.is_none_or(|until| until.remaining().is_zero()) {
-                tracing::info!("waiting for another member of the cluster");
-                said = Some(Deadline::after(SAY_EVERY));
+            let waiting = missing(&round);
+            (self.waiting)(format!("another member of the cluster: {waiting}"));
+            if said.is_due(&waiting) {
+                tracing::info!("waiting for another member of the cluster: {waiting}");
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// Introduces this node to a member of its cluster, which introduces itself.
+    async fn introduce(&self, target: (u64, Option<Uuid>, &str)) -> Result<Introduction, String> {
+        let message = self.introduction.clone();
+        let answer = self.peers.call(Lane::Control, target, paths::IDENTITY, message, ASK_TIMEOUT);
+        let answer = answer.await.map_err(|error| error.to_string())?;
+        decode_introduction(&answer).map_err(|error| error.to_string())
     }
 
     /// One peer of another cluster may itself be the one with the wrong folder; most of them are
@@ -225,7 +249,7 @@ impl Asker<'_> {
     }
 
     /// One round: every other member at once.
-    async fn ask_all(&self) -> BTreeMap<u64, Result<Introduction, String>> {
+    async fn ask_all(&self) -> Round {
         let others = self.addrs.iter().filter(|(id, _)| **id != self.id);
         let asked = others.map(|(id, addr)| async move { (*id, self.ask(*id, addr).await) });
         futures::future::join_all(asked).await.into_iter().collect()
@@ -239,18 +263,14 @@ impl Asker<'_> {
             .call(Lane::Control, target, paths::IDENTITY, message, ASK_TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
-        let introduction = decode_introduction(answer).map_err(|error| error.to_string())?;
+        let introduction = decode_introduction(&answer).map_err(|error| error.to_string())?;
         if introduction.node != id {
             return Err(format!("{addr} is node {}", introduction.node));
         }
-        self.peers.note_client_addr(id, introduction.client_addr.as_deref());
         Ok(introduction)
     }
 
-    fn conclude(
-        &self,
-        round: &BTreeMap<u64, Result<Introduction, String>>,
-    ) -> Result<Option<Found>, BootstrapError> {
+    fn conclude(&self, round: &Round, said: &Said) -> Result<Option<Found>, BootstrapError> {
         let answers: Vec<&Introduction> = round.values().filter_map(|a| a.as_ref().ok()).collect();
         for answer in &answers {
             let Some(cluster) = answer.cluster else { continue };
@@ -261,14 +281,18 @@ impl Asker<'_> {
             }
             return Ok(Some(Found { cluster, members: answer.members.clone() }));
         }
-        let configured: BTreeSet<u64> = self.addrs.keys().copied().collect();
-        if let Some(other) = answers.iter().find(|answer| answer.configured != configured) {
-            tracing::error!(
-                "node {} was started with the members {:?}, this node with {configured:?}",
-                other.node,
-                other.configured
-            );
+        let differences: Vec<String> =
+            answers.iter().filter_map(|answer| self.difference(answer)).collect();
+        for text in &differences {
+            if said.is_due(text) {
+                tracing::error!("{text}");
+            }
+        }
+        if !differences.is_empty() {
             return Ok(None);
+        }
+        for answer in &answers {
+            self.peers.compare_members(answer.node, &answer.configured);
         }
         if answers.len() < round.len() {
             return Ok(None);
@@ -278,16 +302,34 @@ impl Asker<'_> {
         members.insert(self.id, self.uuid);
         Ok(Some(Found { cluster: cluster_id(&members), members }))
     }
+
+    /// What keeps this node and another from forming a cluster, in words.
+    fn difference(&self, answer: &Introduction) -> Option<String> {
+        let (node, here) = (answer.node, self.id);
+        if !answer.configured.keys().eq(self.addrs.keys()) {
+            let ids = |addrs: &BTreeMap<u64, String>| addrs.keys().copied().collect::<Vec<_>>();
+            let (theirs, ours) = (ids(&answer.configured), ids(self.addrs));
+            return Some(format!(
+                "node {node} was started with the members {theirs:?}, node {here} with {ours:?}"
+            ));
+        }
+        let theirs = answer.rho_ppm.filter(|theirs| *theirs != self.rho_ppm)?;
+        let (theirs, ours) = (percent(theirs), percent(self.rho_ppm));
+        Some(format!("node {node} was started with --rho {theirs}, node {here} with --rho {ours}"))
+    }
 }
 
+/// What all other members have answered, or why they have not.
+type Round = BTreeMap<u64, Result<Introduction, String>>;
+
 /// For whom the node waits, and why.
-fn missing(round: &BTreeMap<u64, Result<Introduction, String>>) -> String {
+fn missing(round: &Round) -> String {
     let missing: Vec<String> = round
         .iter()
         .filter_map(|(id, answer)| Some(format!("node {id} ({})", answer.as_ref().err()?)))
         .collect();
     if missing.is_empty() {
-        "all nodes to be started with the same members".to_owned()
+        "all nodes to be started with the same members and the same --rho".to_owned()
     } else {
         missing.join(", ")
     }
@@ -299,48 +341,49 @@ mod tests {
 
     fn introduction() -> Introduction {
         Introduction {
+            level: 1,
             node: 2,
             uuid: Uuid(22),
             cluster: Some(Uuid(9)),
             members: BTreeMap::from([(1, Uuid(11)), (2, Uuid(22))]),
-            configured: BTreeSet::from([1, 2]),
+            configured: [(1, "a:7421".to_owned()), (2, "[::1]:7421".to_owned())].into(),
+            rho_ppm: Some(10_000),
             client_addr: Some("http://b".to_owned()),
         }
     }
 
     #[test]
     fn an_introduction_reads_back_as_it_was_written() {
-        let introduction = introduction();
-        assert_eq!(decode_introduction(encode_introduction(&introduction)), Ok(introduction));
+        let whole = introduction();
+        assert_eq!(decode_introduction(&encode_introduction(&whole)), Ok(whole));
+        let empty = Introduction {
+            cluster: None,
+            members: BTreeMap::new(),
+            client_addr: None,
+            ..introduction()
+        };
+        assert_eq!(decode_introduction(&encode_introduction(&empty)), Ok(empty));
     }
 
     #[test]
     fn an_introduction_is_written_the_same_for_ever() {
-        let hex = crate::raft::codec::tests::hex(&encode_introduction(&introduction()));
-        let golden = [
-            "2001",
-            "0200000000000000",
-            "16000000000000000000000000000000",
-            "0109000000000000000000000000000000",
-            "02000000",
-            "0100000000000000",
-            "0b000000000000000000000000000000",
-            "0200000000000000",
-            "16000000000000000000000000000000",
-            "02000000",
-            "0100000000000000",
-            "0200000000000000",
-            "0108000000",
-            "687474703a2f2f62",
-        ];
-        assert_eq!(hex, golden.concat());
+        let golden = "level=1 node=2 folder=00000000000000000000000000000016 \
+                      cluster=00000000000000000000000000000009 \
+                      members=1@0000000000000000000000000000000b,2@00000000000000000000000000000016 \
+                      configured=1@a:7421,2@[::1]:7421 rho_ppm=10000 client=http://b";
+        assert_eq!(encode_introduction(&introduction()), golden);
     }
 
     #[test]
-    fn a_cut_introduction_is_none() {
-        let bytes = encode_introduction(&introduction());
-        for length in 0..bytes.len() {
-            assert!(decode_introduction(bytes.slice(..length)).is_err(), "{length}");
+    fn an_introduction_of_a_later_version_may_say_more() {
+        let more = [&encode_introduction(&introduction())[..], b" zone=north"].concat();
+        assert_eq!(decode_introduction(&more), Ok(introduction()));
+    }
+
+    #[test]
+    fn an_introduction_without_what_it_needs_is_none() {
+        for wrong in ["", "level=1 node=2", "level=1 node=x folder=16", "level=1 folder=16"] {
+            assert!(decode_introduction(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }
 

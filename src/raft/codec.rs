@@ -21,6 +21,7 @@ use crate::lock::{DecodeError, Proposal};
 use crate::raft::types::{
     Data, Entry, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
+use crate::storage::Promises;
 
 pub(crate) use self::bytes::{Reader, Writer};
 
@@ -42,6 +43,7 @@ mod message_tag {
     pub(super) const SNAPSHOT: u8 = 22;
     pub(super) const INSTALLED: u8 = 23;
     pub(super) const SNAPSHOT_META: u8 = 24;
+    pub(super) const PROMISED: u8 = 25;
 }
 
 /// The payload of an entry that holds `proposal`, encoded once for log and wire.
@@ -157,6 +159,23 @@ pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes 
         }
     }
     out.finish()
+}
+
+/// An answer of an append exchange: how much the follower has promised, this answer among it, and
+/// the answer.
+pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
+    let mut out = Writer::tagged(message_tag::PROMISED);
+    out.u64(promised.votes);
+    out.u64(promised.log);
+    out.raw(answer);
+    out.finish()
+}
+
+/// What [`encode_promised`] wrote.
+pub(crate) fn decode_promised(bytes: Bytes) -> Result<(Promises, Bytes), DecodeError> {
+    let mut input = Reader::tagged(bytes, message_tag::PROMISED, "promised answer")?;
+    let promised = Promises { votes: input.u64("votes")?, log: input.u64("end of the log")? };
+    Ok((promised, input.rest()))
 }
 
 /// What [`encode_appended`] wrote.

@@ -1,19 +1,32 @@
 //! Who speaks to whom, in every call between members and in every answer.
 //!
-//! A call names the protocol's version, the cluster, both ends' ids and uuids, and which start of
-//! its data folder the sender is. The receiver refuses a call that is not meant for it, comes from
-//! another cluster, or comes from a folder that was put back from an old copy, and says so; see
-//! [`Hello::judge_sender`]. Answers are signed, and judged by the caller before anything in them
-//! counts; see [`Signature`].
+//! A call names the protocol's version, the cluster, both ends' ids and uuids, which start of its
+//! data folder the sender is and what that has promised, and, where it costs nothing, what the
+//! sender knows of the other members' starts. The receiver refuses a call that is not meant for it,
+//! comes from another cluster, or comes from a folder that was put back from an old copy, and says
+//! so; see [`Hello::judge_sender`]. Answers are signed, and judged by the caller before anything in
+//! them counts; see [`Signature`].
+//!
+//! Both are lines of `key=value` words (see [`super::fields`]). A reader passes over keys it does
+//! not know, so a later version can say more.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::lock::FEATURE_LEVEL;
 use crate::planted::{self, Bug};
+use crate::raft::fields::{self, Fields, Line};
+use crate::storage::identity::{Seen, StaleFolder, Start};
 use crate::storage::{Identity, StorageError, Uuid};
+use crate::task::blocking;
 
-/// The version of the protocol between members; a member of another one is refused.
+/// The version of the protocol between members.
 const PROTOCOL: u32 = 1;
+
+/// The oldest version that this program still speaks. Two members understand each other if each
+/// speaks a version that the other does.
+const OLDEST_PROTOCOL: u32 = 1;
 
 /// The header in which a call says who speaks to whom.
 pub(crate) const HELLO_HEADER: &str = "keyward-peer";
@@ -21,37 +34,78 @@ pub(crate) const HELLO_HEADER: &str = "keyward-peer";
 /// Who speaks to whom.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Hello {
+    /// The feature level of the sender's program.
+    pub(crate) level: u32,
     /// The cluster, unless the sender has none yet.
     pub(crate) cluster: Option<Uuid>,
     pub(crate) from: u64,
-    pub(crate) from_uuid: Uuid,
+    /// Which start of which data folder speaks.
+    pub(crate) start: Start,
     pub(crate) to: u64,
     /// Which data folder is meant; left out only while the sender cannot know.
     pub(crate) to_uuid: Option<Uuid>,
-    /// How often the sender's data folder has been started.
-    pub(crate) boot: u64,
-    /// The random number of that start.
-    pub(crate) run: Uuid,
     /// Where clients reach the sender.
     pub(crate) client_addr: Option<String>,
+    /// By how much the sender lets clocks be off, in parts per million.
+    pub(crate) rho_ppm: Option<u32>,
+    /// The starts of other members that the sender knows of.
+    pub(crate) known: BTreeMap<Uuid, Seen>,
 }
 
 impl fmt::Display for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_dash = |uuid: Option<Uuid>| uuid.map_or("-".to_owned(), |uuid| uuid.to_string());
-        write!(
-            f,
-            "{PROTOCOL} {} {} {} {} {} {} {} {}",
-            or_dash(self.cluster),
-            self.from,
-            self.from_uuid,
-            self.to,
-            or_dash(self.to_uuid),
-            self.boot,
-            self.run,
-            self.client_addr.as_deref().unwrap_or("-"),
-        )
+        let mut line = Line::default();
+        line.put("protocol", PROTOCOL);
+        line.put("oldest", OLDEST_PROTOCOL);
+        line.put("level", self.level);
+        line.put_some("cluster", self.cluster);
+        line.put("from", self.from);
+        put_start(&mut line, &self.start);
+        line.put("to", self.to);
+        line.put_some("to_folder", self.to_uuid);
+        line.put_text("client", self.client_addr.as_deref());
+        line.put_some("rho_ppm", self.rho_ppm);
+        line.put_list("known", self.known.iter().map(|(uuid, seen)| said(*uuid, seen)));
+        f.write_str(&line.finish())
     }
+}
+
+fn put_start(line: &mut Line, start: &Start) {
+    line.put("folder", start.uuid);
+    line.put("boot", start.boot);
+    line.put("run", start.run);
+    line.put("found", start.found);
+    line.put("promised", start.promised);
+}
+
+fn start(fields: &Fields<'_>) -> Option<Start> {
+    Some(Start {
+        uuid: fields.read("folder", fields::uuid)?,
+        boot: fields.read("boot", fields::number)?,
+        run: fields.read("run", fields::uuid)?,
+        found: fields.read("found", fields::promises)?,
+        promised: fields.read("promised", fields::promises)?,
+    })
+}
+
+/// What is known of a folder, as an item of a list.
+fn said(uuid: Uuid, seen: &Seen) -> String {
+    let Seen { boot, run, owed, promised, lacks } = seen;
+    let lacks = if *lacks { ":lacks" } else { "" };
+    format!("{uuid}:{boot}:{run}:{owed}:{promised}{lacks}")
+}
+
+fn heard(item: &str) -> Option<(Uuid, Seen)> {
+    let words: Vec<&str> = item.split(':').collect();
+    let [uuid, boot, run, owed, promised, lacks @ ..] = &words[..] else { return None };
+    let seen = Seen {
+        boot: fields::number(boot)?,
+        run: fields::uuid(run)?,
+        owed: fields::promises(owed)?,
+        promised: fields::promises(promised)?,
+        lacks: lacks.contains(&"lacks"),
+    };
+    Some((fields::uuid(uuid)?, seen))
 }
 
 /// The header is missing or not one of this protocol.
@@ -64,34 +118,36 @@ impl NotAHello {
     pub(crate) fn forwarded() -> Self {
         Self("a forwarded request that this version does not know".to_owned())
     }
+
+    fn line(text: &str) -> Self {
+        Self(text.chars().take(200).collect())
+    }
 }
 
 impl FromStr for Hello {
     type Err = NotAHello;
 
     fn from_str(text: &str) -> Result<Self, NotAHello> {
-        let wrong = || NotAHello(text.chars().take(200).collect());
-        let words: Vec<&str> = text.split(' ').collect();
-        let [version, cluster, from, from_uuid, to, to_uuid, boot, run, client_addr] = words[..]
-        else {
-            return Err(wrong());
+        let read = || {
+            let fields = Fields::parse(text)?;
+            let newest: u32 = fields.read("protocol", fields::number)?;
+            let oldest: u32 = fields.optional("oldest", fields::number)?.unwrap_or(newest);
+            if newest < OLDEST_PROTOCOL || oldest > PROTOCOL {
+                return None;
+            }
+            Some(Self {
+                level: fields.read("level", fields::number)?,
+                cluster: fields.optional("cluster", fields::uuid)?,
+                from: fields.read("from", fields::number)?,
+                start: start(&fields)?,
+                to: fields.read("to", fields::number)?,
+                to_uuid: fields.optional("to_folder", fields::uuid)?,
+                client_addr: fields.optional("client", fields::unescaped)?,
+                rho_ppm: fields.optional("rho_ppm", fields::number)?,
+                known: fields.list("known", heard)?.into_iter().collect(),
+            })
         };
-        if version != PROTOCOL.to_string() {
-            return Err(wrong());
-        }
-        let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());
-        let uuid = |word: &str| u128::from_str_radix(word, 16).map(Uuid).map_err(|_| wrong());
-        let optional = |word: &str| (word != "-").then(|| uuid(word)).transpose();
-        Ok(Self {
-            cluster: optional(cluster)?,
-            from: number(from)?,
-            from_uuid: uuid(from_uuid)?,
-            to: number(to)?,
-            to_uuid: optional(to_uuid)?,
-            boot: number(boot)?,
-            run: uuid(run)?,
-            client_addr: (client_addr != "-").then(|| client_addr.to_owned()),
-        })
+        read().ok_or_else(|| NotAHello::line(text))
     }
 }
 
@@ -104,7 +160,7 @@ pub(crate) enum Refusal {
     WrongNode { here: u64, meant: u64 },
     #[error(
         "this is node {node} with data folder {here}, but {meant} is meant: a member's data folder \
-         was lost or exchanged; add it back under a new id with an empty folder"
+         was lost or exchanged; see docs/operations.md#replacing-a-node"
     )]
     WrongFolder { node: u64, here: Uuid, meant: Uuid },
     #[error("this node belongs to cluster {here}, not to {}", cluster_name(*.meant))]
@@ -113,6 +169,11 @@ pub(crate) enum Refusal {
     UnknownSender { node: u64, found: Uuid, known: Uuid },
     #[error("{0}")]
     StaleBoot(String),
+    #[error(
+        "node {from} runs with --rho {}, node {node} with --rho {}: it must be the same on all \
+         nodes", percent(*.theirs), percent(*.here)
+    )]
+    OtherRho { node: u64, here: u32, from: u64, theirs: u32 },
     #[error("this node has not joined the cluster yet")]
     NotJoined,
     #[error("this node is shutting down")]
@@ -123,11 +184,19 @@ fn cluster_name(cluster: Option<Uuid>) -> String {
     cluster.map_or("none".to_owned(), |cluster| format!("cluster {cluster}"))
 }
 
+/// Parts per million as `--rho` takes them.
+pub(crate) fn percent(ppm: u32) -> String {
+    format!("{}%", f64::from(ppm) / 10_000.0)
+}
+
 /// The header in which a refusal's code is said.
 pub(crate) const REFUSAL_HEADER: &str = "keyward-refusal";
 
 /// The code of the refusal after which a node must not go on with its data folder.
 pub(crate) const STALE_BOOT: &str = "stale_boot";
+
+/// The code of the refusal of a node that reckons with clocks in another way.
+pub(crate) const OTHER_RHO: &str = "other_rho";
 
 impl Refusal {
     /// The stable code.
@@ -139,6 +208,7 @@ impl Refusal {
             Self::WrongCluster { .. } => "wrong_cluster",
             Self::UnknownSender { .. } => "unknown_sender",
             Self::StaleBoot(_) => STALE_BOOT,
+            Self::OtherRho { .. } => OTHER_RHO,
             Self::NotJoined => "not_joined",
             Self::Stopping => "stopping",
         }
@@ -162,7 +232,7 @@ impl Hello {
 
     /// Whether the call is from this cluster, and from the newest start of the sender's folder. A
     /// new start is noted durably before the call is answered.
-    pub(crate) fn judge_sender(
+    pub(crate) async fn judge_sender(
         &self,
         identity: &Identity,
     ) -> Result<Result<(), Refusal>, StorageError> {
@@ -172,38 +242,62 @@ impl Hello {
             return Ok(Err(Refusal::WrongCluster { here, meant: self.cluster }));
         }
         if let Some(known) = facts.members.get(&self.from)
-            && *known != self.from_uuid
+            && *known != self.start.uuid
             && !planted::active(Bug::IdReusedAfterWipe)
         {
-            let (node, found) = (self.from, self.from_uuid);
+            let (node, found) = (self.from, self.start.uuid);
             return Ok(Err(Refusal::UnknownSender { node, found, known: *known }));
         }
-        let observed = identity.observe(self.from_uuid, self.boot, self.run)?;
-        Ok(observed.map_err(|stale| Refusal::StaleBoot(stale.to_string())))
+        let judged = judge_start(identity, self.start).await?;
+        Ok(judged.map_err(|stale| Refusal::StaleBoot(stale.to_string())))
     }
+
+    /// Whether the sender reckons with clocks as this node does.
+    pub(crate) fn judge_rho(&self, node: u64, here: u32) -> Result<(), Refusal> {
+        match self.rho_ppm {
+            Some(theirs) if theirs != here => {
+                Err(Refusal::OtherRho { node, here, from: self.from, theirs })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Judges a start of a peer's folder; one that is new is durable when this returns.
+async fn judge_start(
+    identity: &Identity,
+    start: Start,
+) -> Result<Result<(), StaleFolder>, StorageError> {
+    if let Some(verdict) = identity.knows(&start) {
+        return Ok(verdict);
+    }
+    let identity = identity.clone();
+    let noted = blocking(move || identity.observe(&start)).await;
+    noted.map_err(StorageError::io("note a start of a peer in", "identity"))?
 }
 
 /// Which start of which data folder gives an answer. It stands in the same header: whoever asks
 /// refuses the answers of an old copy as it refuses its calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Signature {
-    uuid: Uuid,
-    boot: u64,
-    run: Uuid,
-}
+pub(crate) struct Signature(Start);
 
 impl Signature {
     pub(crate) fn of(identity: &Identity) -> Self {
-        let facts = identity.facts();
-        Self { uuid: facts.uuid, boot: facts.boot, run: identity.run() }
+        Self(identity.start())
+    }
+
+    /// The run that has answered.
+    pub(crate) fn run(&self) -> Uuid {
+        self.0.run
     }
 
     /// Whether the answer is from the folder that was asked, and from its newest start.
-    pub(crate) fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
-        if self.uuid != asked && !planted::active(Bug::IdReusedAfterWipe) {
-            return Err(format!("data folder {} has answered for {asked}", self.uuid));
+    pub(crate) async fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
+        let Self(start) = self;
+        if start.uuid != asked && !planted::active(Bug::IdReusedAfterWipe) {
+            return Err(format!("data folder {} has answered for {asked}", start.uuid));
         }
-        match identity.observe(self.uuid, self.boot, self.run) {
+        match judge_start(identity, start).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(stale)) => Err(stale.to_string()),
             Err(error) => Err(error.to_string()),
@@ -213,7 +307,11 @@ impl Signature {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.uuid, self.boot, self.run)
+        let mut line = Line::default();
+        line.put("protocol", PROTOCOL);
+        line.put("level", FEATURE_LEVEL);
+        put_start(&mut line, &self.0);
+        f.write_str(&line.finish())
     }
 }
 
@@ -221,29 +319,38 @@ impl FromStr for Signature {
     type Err = NotAHello;
 
     fn from_str(text: &str) -> Result<Self, NotAHello> {
-        let wrong = || NotAHello(text.chars().take(200).collect());
-        let uuid = |word: &str| u128::from_str_radix(word, 16).map(Uuid).map_err(|_| wrong());
-        let words: Vec<&str> = text.split(' ').collect();
-        let [folder, boot, run] = words[..] else { return Err(wrong()) };
-        let boot = boot.parse().map_err(|_| wrong())?;
-        Ok(Self { uuid: uuid(folder)?, boot, run: uuid(run)? })
+        let read = || Some(Self(start(&Fields::parse(text)?)?));
+        read().ok_or_else(|| NotAHello::line(text))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Promises;
 
-    fn hello() -> Hello {
-        Hello {
-            cluster: Some(Uuid(7)),
-            from: 1,
-            from_uuid: Uuid(11),
-            to: 2,
-            to_uuid: None,
+    fn a_start() -> Start {
+        Start {
+            uuid: Uuid(11),
             boot: 3,
             run: Uuid(u128::MAX),
+            found: Promises { votes: 4, log: 5 },
+            promised: Promises { votes: 6, log: 7 },
+        }
+    }
+
+    fn hello() -> Hello {
+        let seen = Seen { owed: Promises { votes: 1, log: 2 }, ..Seen::of(9, Uuid(13)) };
+        Hello {
+            level: 1,
+            cluster: Some(Uuid(7)),
+            from: 1,
+            start: a_start(),
+            to: 2,
+            to_uuid: None,
             client_addr: Some("http://10.0.0.1:7420".to_owned()),
+            rho_ppm: Some(10_000),
+            known: [(Uuid(12), seen), (Uuid(14), Seen { lacks: true, ..seen })].into(),
         }
     }
 
@@ -257,21 +364,50 @@ mod tests {
     fn a_hello_is_written_the_same_for_ever() {
         assert_eq!(
             hello().to_string(),
-            "1 00000000000000000000000000000007 1 0000000000000000000000000000000b 2 - 3 \
-             ffffffffffffffffffffffffffffffff http://10.0.0.1:7420"
+            "protocol=1 oldest=1 level=1 cluster=00000000000000000000000000000007 from=1 \
+             folder=0000000000000000000000000000000b boot=3 run=ffffffffffffffffffffffffffffffff \
+             found=4.5 promised=6.7 to=2 client=http://10.0.0.1:7420 rho_ppm=10000 \
+             known=0000000000000000000000000000000c:9:0000000000000000000000000000000d:1.2:0.0,\
+             0000000000000000000000000000000e:9:0000000000000000000000000000000d:1.2:0.0:lacks"
         );
     }
 
     #[test]
+    fn a_later_version_may_say_more() {
+        let more = format!("{} console=https://10.0.0.1:7422", hello());
+        assert_eq!(more.parse(), Ok(hello()));
+        let later = more.replace("protocol=1", "protocol=2");
+        assert_eq!(later.parse(), Ok(hello()), "it still speaks this version");
+        let last = later.replace("oldest=1", "oldest=2");
+        assert!(last.parse::<Hello>().is_err(), "it does not");
+    }
+
+    #[test]
     fn a_signature_reads_back_as_it_was_written() {
-        let signature = Signature { uuid: Uuid(1), boot: 2, run: Uuid(3) };
+        let signature = Signature(a_start());
         assert_eq!(signature.to_string().parse(), Ok(signature));
     }
 
     #[test]
-    fn another_protocol_and_nonsense_are_no_hello() {
-        for text in ["", "1", "2 - 1 b 2 - 3 f -", "1 - x b 2 - 3 f -", "1 - 1 b 2 - 3 f - -"] {
+    fn nonsense_is_no_hello() {
+        let whole = hello().to_string();
+        for missing in ["protocol", "from", "folder", "boot", "run", "found", "promised", "to"] {
+            let words = whole.split(' ').filter(|word| !word.starts_with(&format!("{missing}=")));
+            let line = words.collect::<Vec<_>>().join(" ");
+            assert!(line.parse::<Hello>().is_err(), "{line}");
+        }
+        for text in ["", "1", &whole.replace("boot=3", "boot=x"), &whole.replace("4.5", "4")] {
             assert!(text.parse::<Hello>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_member_with_another_rho_is_told_who_has_which() {
+        assert_eq!(hello().judge_rho(2, 10_000), Ok(()));
+        let refusal = hello().judge_rho(2, 1_500).unwrap_err().to_string();
+        assert!(
+            refusal.contains("node 1 runs with --rho 1%, node 2 with --rho 0.15%"),
+            "{refusal}"
+        );
     }
 }

@@ -11,7 +11,7 @@ use openraft::storage::Snapshot;
 use tokio::sync::Notify;
 
 use crate::lock::DecodeError;
-use crate::raft::bootstrap::encode_introduction;
+use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec;
 use crate::raft::hello::{Hello, Refusal};
 use crate::raft::member::{Member, Phase};
@@ -43,6 +43,15 @@ pub(crate) enum InboundError {
     CutOff,
 }
 
+/// Who calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caller {
+    /// A member of this node's cluster, on the newest start of its data folder.
+    Member,
+    /// Anybody else.
+    Stranger,
+}
+
 /// Which small call it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
@@ -55,21 +64,37 @@ pub(crate) enum Call {
 
 impl Member {
     /// Whether the caller may speak to this node at all; every call asks this first. A node that
-    /// has no cluster yet may ask who this is, and nothing else.
-    pub(crate) fn greet(&self, hello: &Hello, call: Option<Call>) -> Result<(), InboundError> {
+    /// has no cluster yet may ask who this is, and nothing else: such a stranger changes nothing
+    /// that anybody is told.
+    pub(crate) async fn greet(
+        &self,
+        hello: &Hello,
+        call: Option<Call>,
+    ) -> Result<Caller, InboundError> {
         hello.judge_target(self.id, &self.identity)?;
         // So may one of another cluster: it learns from the answer that its folder belongs there.
         let here = self.identity.facts().cluster;
-        let stranger = call == Some(Call::Identity) && (here.is_none() || hello.cluster != here);
-        if !stranger {
-            hello.judge_sender(&self.identity)??;
+        if call == Some(Call::Identity) && (here.is_none() || hello.cluster != here) {
+            return Ok(Caller::Stranger);
+        }
+        hello.judge_sender(&self.identity).await??;
+        self.peers.learn(hello.from, &hello.known).await;
+        if self.peers.is_retired() {
+            return Err(Refusal::Stopping.into());
+        }
+        if let Err(refusal) = hello.judge_rho(self.id, self.peers.own().rho_ppm) {
+            self.peers.say_once(&refusal);
+            return Err(refusal.into());
         }
         self.peers.note_client_addr(hello.from, hello.client_addr.as_deref());
-        Ok(())
+        Ok(Caller::Member)
     }
 
     /// Whether this node may make promises now.
     fn admit(&self) -> Result<(), Refusal> {
+        if self.peers.is_retired() {
+            return Err(Refusal::Stopping);
+        }
         match self.phase() {
             Phase::Forming(_) => Err(Refusal::NotJoined),
             Phase::Recovering | Phase::Ready => Ok(()),
@@ -78,8 +103,18 @@ impl Member {
     }
 
     /// Answers a small call.
-    pub(crate) async fn answer(&self, call: Call, message: Bytes) -> Result<Bytes, InboundError> {
+    pub(crate) async fn answer(
+        &self,
+        caller: Caller,
+        call: Call,
+        message: Bytes,
+    ) -> Result<Bytes, InboundError> {
         if call == Call::Identity {
+            // A member introduces itself with the question.
+            if caller == Caller::Member && !message.is_empty() {
+                let theirs = decode_introduction(&message)?;
+                self.peers.compare_members(theirs.node, &theirs.configured);
+            }
             return Ok(encode_introduction(&self.introduction()));
         }
         self.admit()?;
@@ -137,7 +172,12 @@ impl Member {
             })
             .filter_map(|request| std::future::ready(request.ok()));
         let answers = self.raft.stream_append(requests);
-        Ok(answers.map(|answer| Ok(codec::encode_appended(&answer?))).boxed())
+        let promised = self.log.promised();
+        // The promises are read after the entries were synced: the answer is among them.
+        let counted = move |answer| {
+            Ok(codec::encode_promised(promised.get(), &codec::encode_appended(&answer?)))
+        };
+        Ok(answers.map(counted).boxed())
     }
 
     /// Takes a snapshot: a header, the bytes of its file, and an empty message at the end. Gives an

@@ -7,25 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{Fatal, InitializeError, RaftError};
-use openraft::{Raft, RaftMetrics};
-use tokio::sync::{Notify, oneshot, watch};
+use openraft::errors::{Fatal as RaftFatal, InitializeError, RaftError};
+use openraft::{Instant as _, Raft, RaftMetrics};
+use tokio::sync::{Notify, OnceCell, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::lock::{Loader, State};
-use crate::raft::bootstrap::{Asker, BootstrapError, Introduction};
+use crate::lock::{FEATURE_LEVEL, Loader, State};
+use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introduction};
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::config::{Settings, raft_config};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
-use crate::raft::peer::{Peers, Ways};
+use crate::raft::peer::{Own, Peers, Ways};
 use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
+use crate::storage::log::Fatal;
 use crate::storage::{
     Checkpoint, Disk, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
     Vote,
@@ -34,6 +34,10 @@ use crate::task::blocking;
 
 /// So many changed records wait for the checkpoint's writer before the next are held back.
 const CHECKPOINT_WAITING: usize = 16 << 10;
+
+/// How often the identity is written while the node makes promises. So much of what others have
+/// promised is forgotten by a node that is killed.
+const KEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(crate) type KeywardRaft = Raft<TypeConfig, StateMachine>;
 
@@ -128,13 +132,13 @@ pub(crate) enum OpenError {
     Snapshot(#[source] std::io::Error),
     #[error(
         "the data folder of a member that has taken part lacks its vote: a member that lost data \
-         may not come back under its id; replace this node by a new one (new id, empty folder)"
+         may not come back under its id; see docs/operations.md#replacing-a-node"
     )]
     VoteMissing,
     #[error("the connections to peers cannot be set up")]
     Connections(#[from] reqwest::Error),
     #[error("the log cannot be recovered")]
-    Raft(#[from] Fatal<TypeConfig>),
+    Raft(#[from] RaftFatal<TypeConfig>),
 }
 
 /// How far a node is with taking part.
@@ -166,8 +170,8 @@ pub(crate) struct Member {
     /// Rings when the leader's append exchange has ended, for whatever reason.
     pub(crate) exchange_ended: Arc<Notify>,
     phase: watch::Sender<Phase>,
-    /// Whether it is on the disk that this node takes part.
-    joined: AtomicBool,
+    /// Set once it is on the disk that this node takes part.
+    joined: OnceCell<()>,
     feeder: std::sync::Mutex<Option<Feeder>>,
 }
 
@@ -188,23 +192,14 @@ impl Member {
             Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed)
         });
         bell.ring();
-        let retire = {
-            let (stop, identity) = (stop.clone(), identity.clone());
-            Arc::new(move |reason: String| {
-                if let Err(error) = identity.retire(&reason) {
-                    tracing::error!(%error, "the data folder cannot be marked as retired");
-                }
-                stop.stop(reason);
-            })
+        let own = Own {
+            id: options.id,
+            identity: identity.clone(),
+            client_addr: options.client_addr,
+            addrs: options.addrs.clone(),
+            rho_ppm: options.rho_ppm,
         };
-        let peers = Arc::new(Peers::new(
-            options.id,
-            identity.clone(),
-            options.client_addr,
-            options.addrs.clone(),
-            ways,
-            retire,
-        ));
+        let peers = Arc::new(Peers::new(own, ways, stop.clone()));
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
@@ -227,7 +222,7 @@ impl Member {
             stop,
             exchange_ended: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
-            joined: AtomicBool::new(facts.joined),
+            joined: OnceCell::new_with(facts.joined.then_some(())),
             feeder: std::sync::Mutex::new(feeder),
         })
     }
@@ -239,6 +234,8 @@ impl Member {
         let asker = Asker {
             id: self.id,
             uuid: self.identity.facts().uuid,
+            rho_ppm: self.peers.own().rho_ppm,
+            introduction: encode_introduction(&self.introduction()),
             addrs: &self.addrs,
             peers: &self.peers,
             waiting: &waiting,
@@ -247,13 +244,14 @@ impl Member {
         if let Some(cluster) = facts.cluster {
             self.still_forming("another member of the cluster".to_owned());
             asker.present(cluster, &facts.members).await?;
-            if self.stop.reason().is_some() {
+            if self.peers.is_retired() || self.stop.reason().is_some() {
                 return Ok(());
             }
         } else {
             let found = asker.find_out().await?;
             tracing::info!(cluster = %found.cluster, "this node belongs to a cluster");
-            self.identity.set_cluster(found.cluster, found.members)?;
+            let identity = self.identity.clone();
+            written(move || identity.set_cluster(found.cluster, found.members)).await?;
         }
         self.advance_phase(Phase::Recovering);
         self.initialize().await;
@@ -268,11 +266,11 @@ impl Member {
 
     fn still_forming(&self, waiting: String) {
         self.phase.send_if_modified(|phase| {
-            let forming = matches!(phase, Phase::Forming(_));
-            if forming {
+            let changed = matches!(phase, Phase::Forming(before) if *before != waiting);
+            if changed {
                 *phase = Phase::Forming(waiting);
             }
-            forming
+            changed
         });
     }
 
@@ -314,11 +312,13 @@ impl Member {
     pub(crate) fn introduction(&self) -> Introduction {
         let facts = self.identity.facts();
         Introduction {
+            level: FEATURE_LEVEL,
             node: self.id,
             uuid: facts.uuid,
             cluster: facts.cluster,
-            members: facts.members,
-            configured: self.addrs.keys().copied().collect::<BTreeSet<u64>>(),
+            members: facts.members.clone(),
+            configured: self.addrs.clone(),
+            rho_ppm: Some(self.peers.own().rho_ppm),
             client_addr: self.peers.client_addr(self.id),
         }
     }
@@ -346,11 +346,13 @@ impl Member {
 
     /// Makes it durable that this node takes part, before its first promise. The vote is written
     /// first, as openraft would begin with: a folder that says it has taken part and has no vote
-    /// has lost something.
+    /// has lost something. The first call does it and the others wait for that: two at once could
+    /// write this vote after one that was given.
     pub(crate) async fn take_part(&self) -> Result<(), StorageError> {
-        if self.joined.load(Ordering::Acquire) {
-            return Ok(());
-        }
+        self.joined.get_or_try_init(|| self.begin_part()).await.copied()
+    }
+
+    async fn begin_part(&self) -> Result<(), StorageError> {
         if self.log.vote().is_none() {
             let (sender, receiver) = oneshot::channel();
             let vote = Vote { term: 0, node: self.id, committed: false };
@@ -363,9 +365,21 @@ impl Member {
                 Err(_) => return Err(StorageError::Closed),
             }
         }
-        self.identity.set_joined()?;
-        self.joined.store(true, Ordering::Release);
-        Ok(())
+        let identity = self.identity.clone();
+        written(move || identity.set_joined()).await
+    }
+
+    /// Writes every few seconds what was promised and what was heard of others' promises, until
+    /// the node stops.
+    pub(crate) async fn keep_identity(&self) {
+        loop {
+            tokio::time::sleep(KEEP_EVERY).await;
+            let identity = self.identity.clone();
+            if let Err(error) = written(move || identity.keep()).await {
+                self.stop.stop(format!("the data folder cannot be written: {error}"));
+                return;
+            }
+        }
     }
 
     /// What openraft knows about itself, at this moment.
@@ -385,7 +399,7 @@ impl Member {
             let state = metrics.borrow_watched().running_state.clone();
             match state {
                 Ok(()) => {}
-                Err(Fatal::Stopped) => return,
+                Err(RaftFatal::Stopped) => return,
                 Err(error) => {
                     self.stop.stop(format!("consensus has stopped: {error}"));
                     return;
@@ -397,7 +411,8 @@ impl Member {
         }
     }
 
-    /// Hands the leadership, if it is here, to the voter that is furthest; waits for it a little.
+    /// Hands the leadership, if it is here, to the voter that is furthest of those that were heard
+    /// lately; waits for it a little.
     pub(crate) async fn hand_over(&self) {
         let metrics = self.metrics();
         let Some(replication) = metrics.replication.as_ref().filter(|_| self.raft.is_leader())
@@ -405,9 +420,13 @@ impl Member {
             return;
         };
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let heard = |id: &u64| {
+            let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(id)?.as_ref());
+            acked.is_some_and(|acked| acked.elapsed() < self.timing.election_max)
+        };
         let furthest = replication
             .iter()
-            .filter(|(id, _)| **id != self.id && voters.contains(id))
+            .filter(|(id, _)| **id != self.id && voters.contains(id) && heard(id))
             .max_by_key(|(_, matched)| matched.as_ref().map(LogId::index));
         let Some((target, Some(_))) = furthest else { return };
         tracing::info!(to = target, "handing the leadership over");
@@ -433,13 +452,18 @@ impl Member {
             tracing::warn!(%error, "openraft did not end well");
         }
         let feeder = self.feeder.lock().expect("nothing panics while it holds the feeder").take();
-        let log = self.log.clone();
+        let (log, identity) = (self.log.clone(), self.identity.clone());
+        let in_order = self.stop.reason().is_none();
         let closing = blocking(move || {
             drop(feeder);
             log.close();
+            // Only a folder of which all is known may be copied.
+            if in_order { identity.close() } else { Ok(()) }
         });
-        if closing.await.is_err() {
-            tracing::warn!("closing the storage panicked");
+        match closing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the end is not noted"),
+            Err(_) => tracing::warn!("closing the storage panicked"),
         }
     }
 }
@@ -466,12 +490,14 @@ impl Store {
     fn open(options: &Options, stop: &StopSignal) -> Result<Self, OpenError> {
         let Entered { disk, folder, checkpoint, log, ways } = options.home.enter()?;
         let identity = Identity::open(disk.clone(), options.id)?;
-        let fatal = {
+        let fatal: Fatal = {
             let stop = stop.clone();
             Arc::new(move |error: &StorageError| stop.stop(format!("the disk failed: {error}")))
         };
+        identity.on_failure(fatal.clone());
         let log_options = LogOptions { fatal, ..log };
         let (log, recovered) = Log::open(disk.clone(), log_options)?;
+        identity.attach(log.promised())?;
         options.home.opened(&log);
         for warning in &recovered.warnings {
             tracing::warn!("{warning}");
@@ -492,6 +518,13 @@ impl Store {
         let copy = Some(Copy { checkpoint, fed });
         Ok(Self { folder, log, snapshots, identity, ways, machine, copy })
     }
+}
+
+/// Writes to the identity where that holds up nobody.
+async fn written(
+    write: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
+) -> Result<(), StorageError> {
+    blocking(write).await.map_err(StorageError::io("write", "identity"))?
 }
 
 /// The state in a checkpoint.

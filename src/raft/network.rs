@@ -8,10 +8,11 @@
 //! A member that cannot be connected to is `Unreachable`, which makes openraft wait before it tries
 //! again; everything else is tried again at once.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -33,12 +34,12 @@ use tokio::time::Interval;
 use crate::carriage::Cause;
 use crate::lock::DecodeError;
 use crate::raft::codec;
-use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths};
+use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths, signature};
 use crate::raft::sparing::{Sparing, periods};
 use crate::raft::state_machine::SnapshotData;
-use crate::raft::types::{MemberNode, TypeConfig, Vote};
-use crate::storage::Snapshots;
+use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote, stored_vote};
 use crate::storage::snapshots::StoredSnapshot;
+use crate::storage::{Snapshots, Uuid};
 use crate::task::blocking;
 
 /// So many requests of one exchange may be on their way into the socket; openraft's follower side
@@ -60,11 +61,33 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Makes the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,
+    acknowledged: Arc<Acknowledged>,
+}
+
+/// The last entry that each member has acknowledged in a term of this node's.
+///
+/// A member that then denies it has lost it. openraft would ask it again at once, for ever, and a
+/// debug build would end; so it is noticed here, and the member is told to stop.
+#[derive(Default)]
+struct Acknowledged(Mutex<BTreeMap<u64, (u64, LogId)>>);
+
+impl Acknowledged {
+    fn raise(&self, member: u64, term: u64, to: Option<LogId>) {
+        let Some(to) = to else { return };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(member).or_insert((term, to));
+        *entry = (*entry).max((term, to));
+    }
+
+    fn get(&self, member: u64, term: u64) -> Option<LogId> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&member).filter(|known| known.0 == term).map(|known| known.1)
+    }
 }
 
 impl Network {
     pub(crate) fn new(peers: Arc<Peers>) -> Self {
-        Self { peers }
+        Self { peers, acknowledged: Arc::default() }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -73,6 +96,7 @@ impl Network {
             addr: self.peers.addr(target, Some(&node.peer_addr)).unwrap_or_default().to_owned(),
             node: node.clone(),
             peers: self.peers.clone(),
+            acknowledged: self.acknowledged.clone(),
             pipelined,
         }
     }
@@ -100,6 +124,7 @@ pub(crate) struct Connection {
     addr: String,
     node: MemberNode,
     peers: Arc<Peers>,
+    acknowledged: Arc<Acknowledged>,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -124,6 +149,21 @@ impl Connection {
         let timeout = option.soft_ttl();
         let answer = self.peers.call(Lane::Control, self.target(), path, message, timeout).await?;
         self.decoded(decode(answer))
+    }
+
+    /// An entry that the member denies although it had acknowledged it before it was asked: its
+    /// data folder is not accepted any more.
+    fn denied(&self, before: Option<LogId>, conflict: &LogId) -> Option<CallError> {
+        let acknowledged = before.filter(|before| conflict.index() <= before.index())?;
+        let reason = format!(
+            "node {} lacks entry {conflict}, and had acknowledged all up to {acknowledged}",
+            self.target
+        );
+        if !self.peers.condemn(self.node.uuid) {
+            return None;
+        }
+        tracing::error!("{reason}: its data folder is an old copy, or has lost what was synced");
+        Some(CallError::Distrusted { addr: self.addr.clone(), reason })
     }
 
     fn decoded<T>(&self, result: Result<T, DecodeError>) -> Result<T, CallError> {
@@ -253,12 +293,23 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+        let term = stored_vote(&rpc.vote).term;
+        let before = self.acknowledged.get(self.target, term);
         let message = codec::encode_append(&rpc);
         let result = self.exchange(paths::APPEND, message, codec::decode_appended, &option).await;
         match result.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, &error))? {
-            Ok(accepted) if accepted == last => Ok(AppendEntriesResponse::Success),
-            Ok(accepted) => Ok(AppendEntriesResponse::PartialSuccess(accepted)),
-            Err(StreamAppendError::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
+            Ok(accepted) => {
+                self.acknowledged.raise(self.target, term, accepted);
+                if accepted == last {
+                    Ok(AppendEntriesResponse::Success)
+                } else {
+                    Ok(AppendEntriesResponse::PartialSuccess(accepted))
+                }
+            }
+            Err(StreamAppendError::Conflict(conflict)) => match self.denied(before, &conflict) {
+                Some(error) => Err(self.rpc_error(RPCTypes::AppendEntries, &error)),
+                None => Ok(AppendEntriesResponse::Conflict),
+            },
             Err(StreamAppendError::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote)),
         }
     }
@@ -283,12 +334,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 let nothing: AppendResults<'s> = Box::pin(futures::stream::empty());
                 return Ok(nothing);
             };
+            let term = stored_vote(&first.vote).term;
+            let before = self.acknowledged.get(self.target, term);
             let input = futures::stream::iter([first]).chain(input);
             let (frames, body) = FrameBody::new();
             let opened = self.open_exchange(body, &option).await;
             let response =
                 opened.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, &error))?;
-            let exchange = Exchange::new(&*self, input, frames, response);
+            let exchange = Exchange::new(&*self, input, frames, response, (term, before));
             let results: AppendResults<'s> = Box::pin(exchange.results());
             Ok(results)
         })
@@ -415,6 +468,12 @@ struct Exchange<'s> {
     requests: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     unanswered: Arc<AtomicUsize>,
     response: reqwest::Response,
+    /// The run of the follower that answers.
+    run: Option<Uuid>,
+    /// The leader's term.
+    term: u64,
+    /// The last entry that the follower had acknowledged before the exchange.
+    before: Option<LogId>,
     frames: Frames,
     /// Ends every [`STALLED`].
     period: Interval,
@@ -428,6 +487,7 @@ impl<'s> Exchange<'s> {
         input: S,
         frames: mpsc::Sender<Bytes>,
         response: reqwest::Response,
+        (term, before): (u64, Option<LogId>),
     ) -> Self
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
@@ -448,6 +508,10 @@ impl<'s> Exchange<'s> {
             connection,
             requests: Some(requests),
             unanswered,
+            // It was accepted, so it is signed.
+            run: signature(&response).ok().map(|signature| signature.run()),
+            term,
+            before,
             response,
             frames: Frames::default(),
             period: periods(STALLED),
@@ -474,6 +538,26 @@ impl<'s> Exchange<'s> {
         })
     }
 
+    /// An answer, once it is remembered how much the follower has promised with it.
+    fn counted(&self, frame: Bytes) -> Result<StreamAppendResult<TypeConfig>, CallError> {
+        let Connection { peers, node, acknowledged, target, .. } = self.connection;
+        let (promised, answer) = self.connection.decoded(codec::decode_promised(frame))?;
+        if let Some(run) = self.run {
+            peers.own().identity.heard(node.uuid, run, promised);
+        }
+        let answer = self.connection.decoded(codec::decode_appended(answer))?;
+        match &answer {
+            Ok(accepted) => acknowledged.raise(*target, self.term, *accepted),
+            Err(StreamAppendError::Conflict(conflict)) => {
+                if let Some(error) = self.connection.denied(self.before, conflict) {
+                    return Err(error);
+                }
+            }
+            Err(StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(answer)
+    }
+
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, CallError> {
         let addr = &self.connection.addr;
         loop {
@@ -484,7 +568,7 @@ impl<'s> Exchange<'s> {
             if let Some(frame) = frame {
                 self.unanswered.fetch_sub(1, Ordering::Relaxed);
                 self.overdue = 0;
-                return self.connection.decoded(codec::decode_appended(frame)).map(Some);
+                return self.counted(frame).map(Some);
             }
             // Its end is not waited for: the other end may be gone without a word, and nothing more
             // would be sent that could find that out.

@@ -7,21 +7,29 @@
 //! HTTP/1.1 answers in order, and a heartbeat must not wait behind a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::HeaderValue;
 
-use crate::carriage::{Carriage, Cause, SendError};
-use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, STALE_BOOT, Signature};
+use crate::carriage::{Carriage, Cause, SendError, describe};
+use crate::lock::FEATURE_LEVEL;
+use crate::raft::hello::{
+    HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
+};
+use crate::raft::said::Said;
+use crate::raft::stop::StopSignal;
+use crate::storage::identity::Seen;
 use crate::storage::{Identity, Uuid};
+use crate::task::{blocking, of_host};
 
 /// Where each kind of call is served on the peer listener.
 pub(crate) mod paths {
     pub(crate) const IDENTITY: &str = "/peer/v1/identity";
     pub(crate) const APPEND: &str = "/peer/v1/append";
-    pub(crate) const APPEND_STREAM: &str = "/peer/v1/append-stream";
+    pub(crate) const APPEND_STREAM: &str = "/peer/v2/append-stream";
     pub(crate) const VOTE: &str = "/peer/v1/vote";
     pub(crate) const PRE_VOTE: &str = "/peer/v1/pre-vote";
     pub(crate) const TRANSFER: &str = "/peer/v1/transfer-leader";
@@ -36,14 +44,14 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// No byte of the request has left.
-    #[error("cannot connect to {addr}: {source}")]
+    #[error("cannot connect to {addr}: {}", describe(.source.as_ref()))]
     Connect {
         addr: String,
         #[source]
         source: Cause,
     },
     /// Something of the request may have arrived.
-    #[error("the connection to {addr} failed: {source}")]
+    #[error("the connection to {addr} failed: {}", describe(.source.as_ref()))]
     Broken {
         addr: String,
         #[source]
@@ -83,43 +91,61 @@ pub(crate) enum Lane {
     Forward,
 }
 
-/// Speaks to the other members.
-pub(crate) struct Peers {
-    id: u64,
-    identity: Identity,
-    client_addr: Option<String>,
+/// What this node tells its peers about itself.
+pub(crate) struct Own {
+    pub(crate) id: u64,
+    pub(crate) identity: Identity,
+    pub(crate) client_addr: Option<String>,
     /// Where this node's configuration says each member is; it goes before what the log says,
     /// because it is what a person can change.
-    addrs: BTreeMap<u64, String>,
+    pub(crate) addrs: BTreeMap<u64, String>,
+    /// By how much clocks may be off, in parts per million.
+    pub(crate) rho_ppm: u32,
+}
+
+/// Speaks to the other members.
+pub(crate) struct Peers {
+    own: Own,
     /// Where each member said that clients reach it.
     client_addrs: Mutex<BTreeMap<u64, String>>,
+    /// How each member that was started with other members or addresses differs, in words.
+    differences: Mutex<BTreeMap<u64, String>>,
     ways: Ways,
-    /// Called with the reason when a peer says that this node's folder must not be used.
-    retire: Arc<dyn Fn(String) + Send + Sync>,
+    stop: StopSignal,
+    /// Whether this node's folder must not be used any more.
+    retired: AtomicBool,
+    /// What was said of refusals.
+    said: Said,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        id: u64,
-        identity: Identity,
-        client_addr: Option<String>,
-        addrs: BTreeMap<u64, String>,
-        ways: Ways,
-        retire: Arc<dyn Fn(String) + Send + Sync>,
-    ) -> Self {
-        let client_addrs = Mutex::default();
-        Self { id, identity, client_addr, addrs, client_addrs, ways, retire }
+    /// `stop` is told when a peer says that this node's folder must not be used.
+    pub(crate) fn new(own: Own, ways: Ways, stop: StopSignal) -> Self {
+        Self {
+            own,
+            client_addrs: Mutex::default(),
+            differences: Mutex::default(),
+            ways,
+            stop,
+            retired: AtomicBool::new(false),
+            said: Said::default(),
+        }
+    }
+
+    /// This node, as it describes itself.
+    pub(crate) fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Where a member is; `logged` is what the membership in the log says.
     pub(crate) fn addr<'a>(&'a self, node: u64, logged: Option<&'a str>) -> Option<&'a str> {
-        self.addrs.get(&node).map(String::as_str).or(logged)
+        self.own.addrs.get(&node).map(String::as_str).or(logged)
     }
 
     /// Where clients reach a member, if it has said so to this node.
     pub(crate) fn client_addr(&self, node: u64) -> Option<String> {
-        if node == self.id {
-            return self.client_addr.clone();
+        if node == self.own.id {
+            return self.own.client_addr.clone();
         }
         self.lock_client_addrs().get(&node).cloned()
     }
@@ -130,6 +156,79 @@ impl Peers {
         let mut known = self.lock_client_addrs();
         if known.get(&node).is_none_or(|known| known != addr) {
             known.insert(node, addr.to_owned());
+        }
+    }
+
+    /// Compares what a member was started with to what this node was; what differs is said once,
+    /// and kept until it is mended.
+    pub(crate) fn compare_members(&self, node: u64, configured: &BTreeMap<u64, String>) {
+        let difference = difference(node, configured, &self.own.addrs);
+        let mut known = self.differences.lock().expect("nothing panics while it holds them");
+        if known.get(&node) == difference.as_ref() {
+            return;
+        }
+        match difference {
+            Some(text) => {
+                tracing::warn!("{text}");
+                known.insert(node, text);
+            }
+            None => drop(known.remove(&node)),
+        }
+    }
+
+    /// How members that were started with other members or addresses differ from this node.
+    pub(crate) fn differences(&self) -> Vec<String> {
+        let known = self.differences.lock().expect("nothing panics while it holds them");
+        known.values().cloned().collect()
+    }
+
+    /// Ends this node, whose data folder is an old copy: no start on it is tried again. Goes on
+    /// when the caller is dropped.
+    pub(crate) async fn retire(&self, reason: String) {
+        if self.retired.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (identity, stop) = (self.own.identity.clone(), self.stop.clone());
+        let retiring = tokio::spawn(of_host(async move {
+            let noted = reason.clone();
+            match blocking(move || identity.retire(&noted)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the data folder cannot be marked as retired");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the data folder cannot be marked as retired");
+                }
+            }
+            stop.stop(reason);
+        }));
+        // It has ended, or the runtime has.
+        let _ = retiring.await;
+    }
+
+    /// Notes that a member lacks what it had acknowledged, which it is told with the next
+    /// heartbeat. Whether it was to be noted.
+    pub(crate) fn condemn(&self, member: Uuid) -> bool {
+        self.own.identity.condemn(member)
+    }
+
+    /// Whether this node's folder must not be used any more: it makes no promise.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// Takes over what a member knows of others' data folders, and of this node's own.
+    pub(crate) async fn learn(&self, from: u64, known: &BTreeMap<Uuid, Seen>) {
+        if let Err(stale) = self.own.identity.learn(known) {
+            self.retire(format!("node {from} knows more of this data folder: {stale}")).await;
+        }
+    }
+
+    /// Says why a member is refused, not more than once in a few seconds.
+    pub(crate) fn say_once(&self, refusal: &Refusal) {
+        let text = refusal.to_string();
+        if self.said.is_due(&text) {
+            tracing::error!("{text}");
         }
     }
 
@@ -146,29 +245,35 @@ impl Peers {
         path: &str,
         body: reqwest::Body,
     ) -> Result<reqwest::Response, CallError> {
-        let request = self.request(target, path, body)?;
+        let request = self.request(lane, target, path, body)?;
         let response = self.ways.of(lane).send(request).await;
         self.accepted(target, response).await
     }
 
     fn request(
         &self,
+        lane: Lane,
         (node, uuid, addr): (u64, Option<Uuid>, &str),
         path: &str,
         body: reqwest::Body,
     ) -> Result<reqwest::Request, CallError> {
         // What cannot be an address or a header has gone nowhere.
         let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
-        let facts = self.identity.facts();
+        let own = &self.own;
         let hello = Hello {
-            cluster: facts.cluster,
-            from: self.id,
-            from_uuid: facts.uuid,
+            level: FEATURE_LEVEL,
+            cluster: own.identity.facts().cluster,
+            from: own.id,
+            start: own.identity.start(),
             to: node,
             to_uuid: uuid,
-            boot: facts.boot,
-            run: self.identity.run(),
-            client_addr: self.client_addr.clone(),
+            client_addr: own.client_addr.clone(),
+            rho_ppm: Some(own.rho_ppm),
+            // Heartbeats carry it to everybody.
+            known: match lane {
+                Lane::Control => own.identity.remembered(),
+                Lane::Append | Lane::Snapshot | Lane::Forward => BTreeMap::new(),
+            },
         };
         let url = reqwest::Url::parse(&format!("http://{addr}{path}"));
         let url = url.map_err(|error| unsendable(error.into()))?;
@@ -214,10 +319,12 @@ impl Peers {
         };
         if response.status() == reqwest::StatusCode::OK {
             let Some(asked) = uuid else { return Ok(response) };
-            return match judge_answer(&response, asked, &self.identity) {
+            return match judge_answer(&response, asked, &self.own.identity).await {
                 Ok(()) => Ok(response),
                 Err(reason) => {
-                    tracing::error!(addr, reason, "an answer of a peer is not accepted");
+                    if self.said.is_due(&format!("{addr}: {reason}")) {
+                        tracing::error!(addr, reason, "an answer of a peer is not accepted");
+                    }
                     Err(CallError::Distrusted { addr, reason })
                 }
             };
@@ -229,7 +336,10 @@ impl Peers {
         };
         let reason = response.text().await.map_err(|source| broken(&addr, source))?;
         if code == STALE_BOOT {
-            (self.retire)(format!("node at {addr} refuses this data folder: {reason}"));
+            self.retire(format!("node at {addr} refuses this data folder: {reason}")).await;
+        }
+        if code == OTHER_RHO && self.said.is_due(&reason) {
+            tracing::error!(addr, "{reason}");
         }
         Err(CallError::Refused { addr, code, reason })
     }
@@ -239,15 +349,39 @@ pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
     CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 
-fn judge_answer(
+/// Who has answered.
+pub(crate) fn signature(response: &reqwest::Response) -> Result<Signature, NotAHello> {
+    let header = response.headers().get(HELLO_HEADER).and_then(|value| value.to_str().ok());
+    header.unwrap_or_default().parse()
+}
+
+async fn judge_answer(
     response: &reqwest::Response,
     asked: Uuid,
     identity: &Identity,
 ) -> Result<(), String> {
-    let header = response.headers().get(HELLO_HEADER).and_then(|value| value.to_str().ok());
-    let signature: Signature =
-        header.unwrap_or_default().parse().map_err(|error: NotAHello| error.to_string())?;
-    signature.judge(asked, identity)
+    let signature = signature(response).map_err(|error| error.to_string())?;
+    signature.judge(asked, identity).await
+}
+
+/// How a member's list of members differs from this node's, in words; `None` if it does not.
+fn difference(
+    node: u64,
+    theirs: &BTreeMap<u64, String>,
+    ours: &BTreeMap<u64, String>,
+) -> Option<String> {
+    let ids: std::collections::BTreeSet<u64> = theirs.keys().chain(ours.keys()).copied().collect();
+    let place = |addr: Option<&String>| addr.map_or("nowhere".to_owned(), Clone::clone);
+    let parts: Vec<String> = ids
+        .into_iter()
+        .filter(|id| theirs.get(id) != ours.get(id))
+        .map(|id| {
+            let (theirs, ours) = (place(theirs.get(&id)), place(ours.get(&id)));
+            format!("node {id} at {theirs}, this node with node {id} at {ours}")
+        })
+        .collect();
+    (!parts.is_empty())
+        .then(|| format!("node {node} was started with {}: check --members", parts.join("; with ")))
 }
 
 /// The way that each kind of call takes.

@@ -162,9 +162,10 @@ async fn write_log(log: Log, disk: Arc<MachineDisk>, waiting: Arc<Notify>) {
 
 fn serve(node: &Node, id: MachineId, host: &Arc<Host>, network: &Arc<Network>) {
     let service = Arc::new(Forwarding::new(node.clone()));
-    let (asked, judged) = (node.clone(), node.clone());
+    let (asked, judged, named) = (node.clone(), node.clone(), node.clone());
     let extras = Extras {
         status: Some(Arc::new(move || asked.status())),
+        cluster: Some(Arc::new(move || named.cluster())),
         ready: Some(Arc::new(move || judged.not_ready().map_or(Ok(()), Err))),
         ..Extras::default()
     };

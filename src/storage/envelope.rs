@@ -15,8 +15,20 @@ pub(crate) struct Kind {
     pub(crate) version: u32,
 }
 
+/// A body that can be read in every format that it was ever written in.
+pub(crate) trait Body: Serialize + Sized {
+    /// Reads a body of `version`, which is the kind's or an earlier one. `None` if it does not
+    /// decode.
+    fn decode(version: u32, body: &[u8]) -> Option<Self>;
+}
+
+/// Reads a body whose struct has not changed since it was written.
+pub(crate) fn plain<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    postcard::from_bytes(body).ok()
+}
+
 /// Wraps a body. The CRC covers magic, version, length and body.
-pub(crate) fn seal(kind: Kind, body: &impl Serialize) -> Vec<u8> {
+pub(crate) fn seal(kind: Kind, body: &impl Body) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
     bytes = postcard::to_extend(body, bytes).expect("plain data in memory always encodes");
     let length = u32::try_from(bytes.len() - HEADER_BYTES).expect("a small file's body is small");
@@ -30,7 +42,7 @@ pub(crate) fn seal(kind: Kind, body: &impl Serialize) -> Vec<u8> {
 
 /// Unwraps what [`seal`] wrapped, at `offset` of `file` (which only the messages use). Bytes after
 /// the body are ignored; says how many were used.
-pub(crate) fn unseal<T: DeserializeOwned>(
+pub(crate) fn unseal<T: Body>(
     kind: Kind,
     bytes: &[u8],
     file: &str,
@@ -55,9 +67,8 @@ pub(crate) fn unseal<T: DeserializeOwned>(
         let file = file.to_owned();
         return Err(StorageError::Version { file, found: version, known: kind.version });
     }
-    let body = postcard::from_bytes(&bytes[HEADER_BYTES..end])
-        .map_err(|_| damaged("its body does not decode"))?;
-    Ok((body, end))
+    let body = T::decode(version, &bytes[HEADER_BYTES..end]);
+    Ok((body.ok_or_else(|| damaged("its body does not decode"))?, end))
 }
 
 fn checksum(bytes: &[u8]) -> u32 {

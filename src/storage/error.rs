@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::Uuid;
+use super::{Promises, Uuid};
 
 /// Why the data folder cannot be used, or can no longer be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +79,33 @@ pub enum StorageError {
         /// The cluster that was asked for.
         wanted: Uuid,
     },
+    /// The folder is a copy that may lack what its node had promised.
+    #[error(
+        "the data folder is an old copy: its {file} file is not the one that was written, and the \
+         copy was made while the node ran or after it was killed, so it may lack votes and entries \
+         that the node had acknowledged; put back the folder itself, or start the node on it once \
+         more, stop it in good order and copy it then; see docs/operations.md#replacing-a-node"
+    )]
+    Copied {
+        /// The file that is another one.
+        file: String,
+    },
+    /// Some files of the folder are older than others.
+    #[error(
+        "the data folder has files of an old copy: its log and vote hold the promises {found}, its \
+         identity knows of {known}; put back the folder itself; see \
+         docs/operations.md#replacing-a-node"
+    )]
+    OldFiles {
+        /// The promises in the log and the vote.
+        found: Promises,
+        /// Those that the identity knows of.
+        known: Promises,
+    },
     /// A peer has found that the folder is an old copy.
     #[error(
-        "the data folder must not be used again: {reason}; replace this node by a new one (new \
-         id, empty folder)"
+        "the data folder must not be used again: {reason}; see \
+         docs/operations.md#replacing-a-node"
     )]
     Retired {
         /// What was found.
@@ -92,7 +115,7 @@ pub enum StorageError {
     #[error("refused: {0}")]
     Misuse(String),
     /// A write failed earlier, so nothing is accepted any more.
-    #[error("the log accepts nothing after a failed write")]
+    #[error("nothing is accepted after a failed write")]
     Failed(#[source] Arc<StorageError>),
     /// The log was closed.
     #[error("the log is closed")]
@@ -104,7 +127,7 @@ pub enum StorageError {
 
 /// What to do about a damaged or missing part of a node that has acknowledged things.
 pub(crate) const REPLACE_NODE: &str = "do not edit or remove it: restore the file from this same \
-     disk if that is possible, otherwise replace this node by a new one (new id, empty folder)";
+     disk if that is possible, otherwise see docs/operations.md#replacing-a-node";
 
 impl StorageError {
     /// For `map_err`: adds what was tried on which file.

@@ -1,31 +1,49 @@
 //! Whose data folder it is: the identity file, and the lock that keeps a second process out.
 //!
 //! A node that has acknowledged anything may never come back with less than it had: not with an
-//! empty folder under its old id, not with an old copy of its folder, not twice at once. What can
-//! be known here, this module refuses: a folder of another node or cluster, a folder that has lost
-//! files. What only others can know, it lets them know: the folder has a random uuid, and a boot
-//! number that is raised and durable before anything else happens; every node remembers the
-//! highest boot number it has seen of each peer.
+//! empty folder under its old id, not with an old copy of its folder, not twice at once. Three
+//! things stand against it, and each covers what the others cannot.
+//!
+//! - *The place.* The file says when the file system made it and the vote file ([`Births`]). A copy
+//!   is made of other files, at another time. A copy is accepted only if the node had stopped in
+//!   good order when it was made: then it has all that was promised.
+//! - *The count.* The log counts what the folder has promised ([`Promises`]), and the file remembers
+//!   the count. A folder with fewer promises than its identity knows of was put together from
+//!   several times.
+//! - *The peers.* The folder has a random uuid and a boot number that is raised and durable before
+//!   anything else happens. Each call and answer of a node names both, the promises it was opened
+//!   with and those it has made since ([`Start`]), and each promise that counts towards a majority
+//!   is counted with its number. Peers remember them ([`Seen`]), tell each other, and refuse a start
+//!   that was opened with less.
+//!
+//! New starts and the retirement of a folder are durable before they count. Promises of others are
+//! remembered at once and written every few seconds ([`Identity::keep`]), so that acknowledging an
+//! entry costs no write of this file.
+
+mod judge;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use fs4::fs_std::FileExt;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Disk};
-use super::envelope::{self, Kind};
+pub use self::judge::{Seen, StaleFolder, Start};
+use super::disk::Disk;
+use super::envelope::{self, Body, Kind};
 use super::error::REPLACE_NODE;
+use super::log::{Fatal, PromiseCounter, Promises};
 use super::{StorageError, Uuid};
 use crate::planted::{self, Bug};
 
 const FILE: &str = "identity";
-const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 1 };
+const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 2 };
 
-/// What the identity file holds.
+/// The contents of the identity file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// The node's id in the membership.
@@ -44,32 +62,63 @@ pub struct Facts {
     pub seen: BTreeMap<Uuid, Seen>,
     /// Why the folder must never be used again, if so.
     pub retired: Option<String>,
+    /// How much the folder had promised when this was written, or more recently.
+    pub promised: Promises,
+    /// Whether the node has stopped in good order, after its last promise.
+    pub stopped: bool,
+    /// When the files were made.
+    pub births: Births,
 }
 
-/// The latest start of a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Seen {
-    /// Its boot number.
-    pub boot: u64,
-    /// The random number of that run.
-    pub run: Uuid,
+/// When the file system made files that a copy has to make anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Births {
+    /// The identity file itself, which is made anew at each change.
+    pub identity: Option<u128>,
+    /// The vote file, which is made once.
+    pub vote: Option<u128>,
 }
 
-/// A peer's folder is an old copy, or two processes run on copies of one folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "node uuid {uuid} started with boot number {boot} (run {run}), but boot number {seen} was \
-     already seen from another run: its data folder is an old copy or is used twice"
-)]
-pub struct StaleBoot {
-    /// The peer.
-    pub uuid: Uuid,
-    /// The boot number it gave.
-    pub boot: u64,
-    /// The run it gave.
-    pub run: Uuid,
-    /// The highest boot number seen before.
-    pub seen: u64,
+/// The contents of the file in its first format.
+#[derive(Deserialize)]
+struct FactsV1 {
+    node: u64,
+    uuid: Uuid,
+    boot: u64,
+    cluster: Option<Uuid>,
+    joined: bool,
+    members: BTreeMap<u64, Uuid>,
+    seen: BTreeMap<Uuid, (u64, Uuid)>,
+    retired: Option<String>,
+}
+
+impl Body for Facts {
+    fn decode(version: u32, body: &[u8]) -> Option<Self> {
+        match version {
+            1 => envelope::plain::<FactsV1>(body).map(Self::from),
+            2 => envelope::plain(body),
+            _ => None,
+        }
+    }
+}
+
+impl From<FactsV1> for Facts {
+    fn from(old: FactsV1) -> Self {
+        let seen = old.seen.into_iter();
+        Self {
+            node: old.node,
+            uuid: old.uuid,
+            boot: old.boot,
+            cluster: old.cluster,
+            joined: old.joined,
+            members: old.members,
+            seen: seen.map(|(uuid, (boot, run))| (uuid, Seen::of(boot, run))).collect(),
+            retired: old.retired,
+            promised: Promises::default(),
+            stopped: false,
+            births: Births::default(),
+        }
+    }
 }
 
 /// The exclusive lock on a data folder, held until dropped.
@@ -82,9 +131,21 @@ pub struct FolderLock {
 /// The identity of the folder; clones share it.
 #[derive(Clone)]
 pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     disk: Arc<dyn Disk>,
     run: Uuid,
-    facts: Arc<Mutex<Facts>>,
+    fatal: OnceLock<Fatal>,
+    /// The contents of the file: readers copy the pointer and never wait for a disk.
+    facts: RwLock<Arc<Facts>>,
+    /// What is known of the peers, durable or not.
+    seen: Mutex<BTreeMap<Uuid, Seen>>,
+    /// Held by the one that writes: the write that failed, if one has.
+    writer: Mutex<Option<Arc<StorageError>>>,
+    /// The promises that the folder was opened with, and those it makes.
+    promises: OnceLock<(Promises, PromiseCounter)>,
 }
 
 impl FolderLock {
@@ -112,10 +173,10 @@ impl FolderLock {
 impl Identity {
     /// Opens the folder of node `node`, or makes an empty folder one. The boot number is raised
     /// and durable when it returns. Call it after [`FolderLock::acquire`] and before anything else
-    /// is opened.
+    /// is opened, and [`Identity::attach`] as soon as the log is.
     ///
     /// # Errors
-    /// When the folder is another node's, or lacks something it must have.
+    /// When the folder is another node's, lacks something it must have, or is a copy.
     pub fn open(disk: Arc<dyn Disk>, node: u64) -> Result<Self, StorageError> {
         let mut facts = match load(&*disk)? {
             Some(facts) if facts.node != node => {
@@ -129,20 +190,61 @@ impl Identity {
         }
         if facts.joined {
             check_complete(&*disk)?;
+            check_place(&*disk, &facts)?;
         }
         facts.boot += 1;
-        store(&*disk, &facts)?;
-        Ok(Self { disk, run: Uuid::random(), facts: Arc::new(Mutex::new(facts)) })
+        facts.stopped = false;
+        store(&*disk, &mut facts)?;
+        let inner = Inner {
+            disk,
+            run: Uuid::random(),
+            fatal: OnceLock::new(),
+            seen: Mutex::new(facts.seen.clone()),
+            facts: RwLock::new(Arc::new(facts)),
+            writer: Mutex::new(None),
+            promises: OnceLock::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What the file holds now.
-    pub fn facts(&self) -> Facts {
-        self.lock().clone()
+    /// Calls `fatal` when the file cannot be written: the node must not go on.
+    pub fn on_failure(&self, fatal: Fatal) {
+        // The first counts: there is one node in a folder.
+        let _ = self.inner.fatal.set(fatal);
+    }
+
+    /// Counts what the log promises from now on.
+    ///
+    /// # Errors
+    /// [`StorageError::OldFiles`] when the log has promised less than the identity knows of.
+    pub fn attach(&self, counter: PromiseCounter) -> Result<(), StorageError> {
+        let (found, known) = (counter.get(), self.facts().promised);
+        if !found.cover(known) && !planted::active(Bug::CopyOfRunningFolderAccepted) {
+            return Err(StorageError::OldFiles { found, known });
+        }
+        // The first counts: there is one log in a folder.
+        let _ = self.inner.promises.set((found, counter));
+        Ok(())
+    }
+
+    /// The contents of the file.
+    pub fn facts(&self) -> Arc<Facts> {
+        self.inner.facts.read().clone()
     }
 
     /// The random number of this run.
     pub fn run(&self) -> Uuid {
-        self.run
+        self.inner.run
+    }
+
+    /// What this node says of itself in each call and answer.
+    pub fn start(&self) -> Start {
+        let facts = self.facts();
+        let (found, promised) = match self.inner.promises.get() {
+            Some((found, counter)) => (*found, counter.get()),
+            None => Default::default(),
+        };
+        Start { uuid: facts.uuid, boot: facts.boot, run: self.run(), found, promised }
     }
 
     /// Notes the cluster and its initial members; durable when it returns. Nothing is written if
@@ -193,50 +295,143 @@ impl Identity {
         })
     }
 
-    /// Checks and notes a peer's start; durable when it returns, and a write only when it is new.
+    /// Judges a peer's start without a write; `None` if it is new and must be noted by
+    /// [`Identity::observe`]. What it has promised is remembered.
+    pub fn knows(&self, start: &Start) -> Option<Result<(), StaleFolder>> {
+        let mut seen = self.inner.seen.lock();
+        match judge::judge(seen.get(&start.uuid), start) {
+            Err(stale) => Some(Err(stale)),
+            Ok(Some(known)) => {
+                seen.insert(start.uuid, known);
+                drop(seen);
+                let durable = self.facts();
+                durable.seen.get(&start.uuid).is_some_and(|seen| seen.is(start)).then_some(Ok(()))
+            }
+            Ok(None) => None,
+        }
+    }
+
+    /// Judges and notes a peer's start; durable when it returns, and a write only when it is new.
     /// Only for members: each uuid ever given is remembered.
     ///
     /// # Errors
     /// When it cannot be written. The inner error: the peer must be refused.
-    pub fn observe(
-        &self,
-        peer: Uuid,
-        boot: u64,
-        run: Uuid,
-    ) -> Result<Result<(), StaleBoot>, StorageError> {
-        let mut verdict = Ok(());
-        self.change(|facts| {
-            match facts.seen.get(&peer) {
-                Some(seen) if *seen == (Seen { boot, run }) => {}
-                Some(seen) if seen.boot >= boot && !planted::active(Bug::BootNumberIgnored) => {
-                    verdict = Err(StaleBoot { uuid: peer, boot, run, seen: seen.boot });
-                }
-                _ => {
-                    facts.seen.insert(peer, Seen { boot, run });
-                }
-            }
-            Ok(())
-        })?;
-        Ok(verdict)
+    pub fn observe(&self, start: &Start) -> Result<Result<(), StaleFolder>, StorageError> {
+        let mut writer = self.inner.writer.lock();
+        // Perhaps noted while the writer was waited for.
+        if let Some(verdict) = self.knows(start) {
+            return Ok(verdict);
+        }
+        let mut facts = self.current();
+        let next = Seen::next(facts.seen.get(&start.uuid), start);
+        facts.seen.insert(start.uuid, next);
+        self.write(&mut writer, facts)?;
+        // Others may have said more of it meanwhile.
+        let mut seen = self.inner.seen.lock();
+        let next = Seen::next(seen.get(&start.uuid), start);
+        seen.insert(start.uuid, next);
+        Ok(Ok(()))
     }
 
-    /// Changes the file if `change` changes the facts. They count only once they are durable.
-    fn change(
-        &self,
-        change: impl FnOnce(&mut Facts) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
-        let mut facts = self.lock();
-        let mut changed = facts.clone();
-        change(&mut changed)?;
-        if changed != *facts {
-            store(&*self.disk, &changed)?;
-            *facts = changed;
+    /// Remembers what a peer has promised in a run of which it is known.
+    pub fn heard(&self, peer: Uuid, run: Uuid, promised: Promises) {
+        if let Some(seen) = self.inner.seen.lock().get_mut(&peer).filter(|seen| seen.run == run) {
+            seen.promised = seen.promised.max_with(promised);
+        }
+    }
+
+    /// Notes that a peer lacks what it has acknowledged: none of its starts is accepted any more.
+    /// `false` where nothing may be noted, because nothing is known of the peer.
+    pub fn condemn(&self, peer: Uuid) -> bool {
+        if judge::is_blind() {
+            return false;
+        }
+        let mut seen = self.inner.seen.lock();
+        seen.get_mut(&peer).map(|seen| seen.lacks = true).is_some()
+    }
+
+    /// All that is known of the members' starts, to be told to the others.
+    pub fn remembered(&self) -> BTreeMap<Uuid, Seen> {
+        self.inner.seen.lock().clone()
+    }
+
+    /// Takes over what a member knows of the others' starts.
+    ///
+    /// # Errors
+    /// When it knows of this folder what makes it an old copy.
+    pub fn learn(&self, told: &BTreeMap<Uuid, Seen>) -> Result<(), StaleFolder> {
+        let facts = self.facts();
+        let mut seen = self.inner.seen.lock();
+        for (uuid, told) in told {
+            if *uuid == facts.uuid {
+                judge::judge(Some(told), &self.start())?;
+            } else if facts.members.values().any(|member| member == uuid) {
+                let known = seen.entry(*uuid).or_insert(*told);
+                *known = known.merge(told);
+            }
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Writes what was promised and heard since the last write, if anything was; durable when it
+    /// returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self) -> Result<(), StorageError> {
+        self.change(|_| Ok(()))
+    }
+
+    /// Notes that the node has stopped in good order: the log is closed and nothing is promised any
+    /// more. Durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn close(&self) -> Result<(), StorageError> {
+        self.change(|facts| {
+            facts.stopped = true;
+            Ok(())
+        })
+    }
+
+    /// Changes the file if `change` or what was heard changes the facts. They count only once they
+    /// are durable.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Facts) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut writer = self.inner.writer.lock();
+        let mut changed = self.current();
+        change(&mut changed)?;
+        if changed == *self.facts() { Ok(()) } else { self.write(&mut writer, changed) }
+    }
+
+    /// The facts as they would be written now.
+    fn current(&self) -> Facts {
+        let mut facts = Facts::clone(&self.facts());
+        facts.seen.clone_from(&self.inner.seen.lock());
+        facts.promised = facts.promised.max_with(self.start().promised);
+        facts
+    }
+
+    /// Replaces the file. A write that fails is the last one.
+    fn write(
+        &self,
+        failed: &mut Option<Arc<StorageError>>,
+        mut facts: Facts,
+    ) -> Result<(), StorageError> {
+        if let Some(error) = failed {
+            return Err(StorageError::Failed(error.clone()));
+        }
+        if let Err(error) = store(&*self.inner.disk, &mut facts) {
+            let error = failed.insert(Arc::new(error));
+            if let Some(fatal) = self.inner.fatal.get() {
+                fatal(error);
+            }
+            return Err(StorageError::Failed(error.clone()));
+        }
+        *self.inner.facts.write() = Arc::new(facts);
+        Ok(())
     }
 }
 
@@ -245,13 +440,26 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
     if !disk.exists(FILE).map_err(StorageError::io("look for", FILE))? {
         return Ok(None);
     }
-    let bytes = disk::read_all(disk, FILE).map_err(StorageError::io("read", FILE))?;
+    let bytes = super::disk::read_all(disk, FILE).map_err(StorageError::io("read", FILE))?;
     Ok(Some(envelope::unseal(KIND, &bytes, FILE, 0)?.0))
 }
 
-fn store(disk: &dyn Disk, facts: &Facts) -> Result<(), StorageError> {
-    disk::replace(disk, FILE, &envelope::seal(KIND, facts))
-        .map_err(StorageError::io("replace", FILE))
+/// Replaces the file as [`super::disk::replace`] does, with the new file's own birth in it.
+fn store(disk: &dyn Disk, facts: &mut Facts) -> Result<(), StorageError> {
+    let beside = format!("{FILE}.tmp");
+    let replace = |facts: &mut Facts| {
+        let file = disk.create(&beside)?;
+        facts.births = Births { identity: disk.born(&beside)?, vote: vote_birth(disk)? };
+        file.write_at(&envelope::seal(KIND, &*facts), 0)?;
+        file.sync_all()?;
+        disk.rename(&beside, FILE)?;
+        disk.sync_dir("")
+    };
+    replace(facts).map_err(StorageError::io("replace", FILE))
+}
+
+fn vote_birth(disk: &dyn Disk) -> io::Result<Option<u128>> {
+    if disk.exists("vote")? { disk.born("vote") } else { Ok(None) }
 }
 
 /// The identity of a folder that has none, if it holds nothing of ours.
@@ -273,6 +481,9 @@ fn new_facts(disk: &dyn Disk, node: u64) -> Result<Facts, StorageError> {
         members: BTreeMap::new(),
         seen: BTreeMap::new(),
         retired: None,
+        promised: Promises::default(),
+        stopped: false,
+        births: Births::default(),
     })
 }
 
@@ -281,6 +492,24 @@ fn check_complete(disk: &dyn Disk) -> Result<(), StorageError> {
     for file in ["log/manifest", "vote"] {
         if !disk.exists(file).map_err(StorageError::io("look for", file))? {
             return Err(missing(file, "the node has taken part in its cluster"));
+        }
+    }
+    Ok(())
+}
+
+/// A copy has files that were made later than those it is a copy of. One that was made while the
+/// node ran, or after it was killed, may lack promises; nobody can know which.
+fn check_place(disk: &dyn Disk, facts: &Facts) -> Result<(), StorageError> {
+    if facts.stopped || planted::active(Bug::CopyOfRunningFolderAccepted) {
+        return Ok(());
+    }
+    let born = |file: &'static str| disk.born(file).map_err(StorageError::io("look at", file));
+    let told = facts.births;
+    for (file, told, found) in
+        [(FILE, told.identity, born(FILE)?), ("vote", told.vote, born("vote")?)]
+    {
+        if told.is_some() && found.is_some() && told != found {
+            return Err(StorageError::Copied { file: file.to_owned() });
         }
     }
     Ok(())

@@ -37,7 +37,7 @@ pub use disk::{Disk, MemDisk, RealDisk};
 pub use error::StorageError;
 pub use identity::{FolderLock, Identity};
 pub use inspect::inspect;
-pub use log::{Log, LogOptions, LogState, Recovered};
+pub use log::{Log, LogOptions, LogState, PromiseCounter, Promises, Recovered};
 pub use snapshots::Snapshots;
 
 /// Names a log entry: the term it was proposed in and its place in the log.
@@ -78,7 +78,9 @@ pub struct Vote {
 }
 
 /// A random 128-bit number that names a node, a cluster or one run of the program.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Uuid(pub u128);
 
 impl Uuid {

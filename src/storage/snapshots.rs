@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, DiskFile};
-use super::envelope::{self, HEADER_BYTES, Kind, u32_at, u64_at};
+use super::envelope::{self, Body, HEADER_BYTES, Kind, u32_at, u64_at};
 use super::error::REPLACE_NODE;
 use super::{LogId, StorageError, Uuid};
 use crate::planted::{self, Bug};
@@ -49,6 +49,12 @@ pub struct SnapshotMeta {
     pub feature_level: u32,
     /// How many bytes the state has; [`Snapshots::save`] sets it.
     pub body_bytes: u64,
+}
+
+impl Body for SnapshotMeta {
+    fn decode(version: u32, body: &[u8]) -> Option<Self> {
+        (version == 1).then(|| envelope::plain(body)).flatten()
+    }
 }
 
 /// A complete, durable snapshot file. It can be read as long as this exists, also when a newer

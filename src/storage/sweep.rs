@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::disk::{Fault, FaultyCall, MemDisk, Unsynced};
-use super::identity::Seen;
+use super::identity::{Seen, Start};
 use super::log::Drive;
 use super::snapshots::SnapshotMeta;
 use super::{Identity, Log, LogEntry, LogId, LogOptions, Snapshots, StorageError, Uuid, Vote, mix};
@@ -131,6 +131,7 @@ impl Open {
             ..LogOptions::default()
         };
         let (log, recovered) = Log::open(shared.clone(), options)?;
+        identity.attach(log.promised())?;
         let snapshots = Snapshots::open(shared, recovered.purged)?;
         let this = Self { identity, log, snapshots };
         let found = this.found(recovered.vote)?;
@@ -167,7 +168,9 @@ impl Open {
             Step::SetCluster => self.identity.set_cluster(CLUSTER, BTreeMap::new()),
             Step::SetJoined => self.identity.set_joined(),
             Step::Observe(seen) => {
-                let observed = self.identity.observe(PEER, seen.boot, seen.run)?;
+                let Seen { boot, run, owed: found, promised, .. } = *seen;
+                let start = Start { uuid: PEER, boot, run, found, promised };
+                let observed = self.identity.observe(&start)?;
                 observed.expect("it is a newer start than the one before");
                 Ok(())
             }
@@ -232,7 +235,7 @@ impl Life {
     fn of(seed: u64) -> Vec<Step> {
         let mut life = Self { seed: mix(seed), steps: Vec::new(), term: 1, last: 0 };
         let vote = |term, node, committed| Step::Vote(Vote { term, node, committed });
-        let start = |boot| Step::Observe(Seen { boot, run: Uuid(boot.into()) });
+        let start = |boot| Step::Observe(Seen::of(boot, Uuid(boot.into())));
         life.steps.extend([Step::SetCluster, start(1), vote(0, NODE, false), Step::SetJoined]);
         life.steps.push(Step::Append(vec![LogEntry {
             id: LogId { term: 1, index: 0 },

@@ -44,7 +44,7 @@ async fn a_node_that_lost_its_folder_is_not_let_in_again() {
     cluster.run(lost).await;
     let reason = stopped(&cluster, lost).await;
     assert!(reason.contains("lost its data"), "{reason}");
-    assert!(reason.contains("new id"), "it says what to do: {reason}");
+    assert!(reason.contains("replacing-a-node"), "it says where to read on: {reason}");
     cluster.kill(lost).await;
     let leader = cluster.leader().await;
     assert!(cluster.lock(leader, "a", "w1").await.ok());
@@ -103,6 +103,57 @@ async fn an_old_copy_of_a_folder_is_found_out_and_stays_out() {
     let leader = cluster.leader().await;
     let renewed = cluster.lock(leader, "a", "w1").await;
     assert!(matches!(renewed.status, LockStatus::Renewed(_)), "{renewed:?}");
+}
+
+#[tokio::test]
+async fn a_copy_made_while_its_node_ran_is_found_out() {
+    let mut cluster = Cluster::start(3).await;
+    let copied = cluster.follower().await;
+    let copy = cluster.folder(copied).with_extension("copy");
+    copy_folder(&cluster.folder(copied), &copy);
+    assert!(cluster.lock(copied, "a", "w1").await.ok());
+    cluster.kill(copied).await;
+    fs::remove_dir_all(cluster.folder(copied)).unwrap();
+    fs::rename(copy, cluster.folder(copied)).unwrap();
+    let refused = match cluster.try_run(copied).await {
+        Err(error) => error,
+        // A file system that does not tell when files were made: then the peers know.
+        Ok(()) => stopped(&cluster, copied).await,
+    };
+    assert!(refused.contains("old copy"), "{refused}");
+}
+
+#[tokio::test]
+async fn nodes_that_reckon_differently_with_clocks_do_not_form_a_cluster() {
+    let mut cluster = Cluster::prepare(3, |config| {
+        config.rho_ppm = if config.id == 2 { 20_000 } else { 10_000 };
+    });
+    for id in 1..=3 {
+        cluster.run(id).await;
+    }
+    eventually("all wait for the same --rho", async || {
+        cluster.nodes.values().all(|running| {
+            running.node().not_ready().unwrap_or_default().contains("the same --rho")
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn members_that_disagree_on_addresses_say_so() {
+    let mut cluster = Cluster::prepare(3, |config| {
+        if config.id == 2 {
+            config.members.get_mut(&3).unwrap().peer_addr = "127.0.0.1:1".to_owned();
+        }
+    });
+    for id in 1..=3 {
+        cluster.run(id).await;
+    }
+    let differences = |id: u64| cluster.nodes[&id].node().status().differences.join("; ");
+    eventually("it is shown", async || {
+        differences(1).contains("127.0.0.1:1") && differences(2).contains("127.0.0.1:1")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ fn status() -> ClusterStatus {
         applied_index: Some(8),
         snapshot_index: None,
         purged_index: None,
+        differences: Vec::new(),
         members: vec![MemberStatus {
             id: 1,
             uuid: Some("u".into()),

@@ -24,7 +24,7 @@ use sled::{Batch, Config, Db, IVec};
 
 use super::{Change, CheckpointMeta, CheckpointOptions, Opened};
 use crate::planted::{self, Bug};
-use crate::storage::envelope::{self, Kind};
+use crate::storage::envelope::{self, Body, Kind};
 use crate::storage::{LogId, StorageError, Uuid};
 
 /// The thread that talks to sled; panics on it are caught.
@@ -59,6 +59,12 @@ pub(in crate::storage) struct StoredMeta {
     pub(in crate::storage) node: Uuid,
     pub(in crate::storage) meta: CheckpointMeta,
     pub(in crate::storage) totals: Totals,
+}
+
+impl Body for StoredMeta {
+    fn decode(version: u32, body: &[u8]) -> Option<Self> {
+        (version == 1).then(|| envelope::plain(body)).flatten()
+    }
 }
 
 /// What the records add up to.

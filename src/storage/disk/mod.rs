@@ -63,6 +63,16 @@ pub trait Disk: Send + Sync + 'static {
     /// Whatever the system says. What is durable then is unknown.
     fn sync_dir(&self, folder: &str) -> io::Result<()>;
 
+    /// When the file system made the file, in nanoseconds: a number that a copy of the file does
+    /// not have, compared and never reckoned with. `None` where the file system does not tell.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, and whatever the system says.
+    fn born(&self, path: &str) -> io::Result<Option<u128>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Whether there is a file of this name.
     ///
     /// # Errors

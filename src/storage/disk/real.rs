@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use super::{Disk, DiskFile};
 
@@ -116,6 +117,12 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, folder: &str) -> io::Result<()> {
         File::open(self.at(folder))?.sync_all()
+    }
+
+    fn born(&self, path: &str) -> io::Result<Option<u128>> {
+        // Not every file system remembers it.
+        let Ok(born) = fs::metadata(self.at(path))?.created() else { return Ok(None) };
+        Ok(born.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos()))
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {

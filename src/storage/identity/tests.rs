@@ -40,7 +40,7 @@ fn a_crash_at_any_change_leaves_an_identity_that_opens() {
                     let done = match change {
                         0 => identity.set_cluster(Uuid(9), BTreeMap::from([(1, Uuid(4))])).is_ok(),
                         1 => identity.set_joined().is_ok(),
-                        _ => matches!(identity.observe(Uuid(5), 3, Uuid(6)), Ok(Ok(()))),
+                        _ => matches!(identity.observe(&start(5, 3, 6)), Ok(Ok(()))),
                     };
                     if done {
                         acknowledged = Some(identity.facts());
@@ -108,23 +108,257 @@ fn every_flipped_byte_of_the_identity_stops_the_node() {
     }
 }
 
+/// A start of a peer that has promised nothing.
+fn start(uuid: u128, boot: u64, run: u128) -> Start {
+    let nothing = Promises::default();
+    Start { uuid: Uuid(uuid), boot, run: Uuid(run), found: nothing, promised: nothing }
+}
+
+fn promises(votes: u64, log: u64) -> Promises {
+    Promises { votes, log }
+}
+
 #[test]
 fn an_old_copy_of_a_peers_folder_is_recognised() {
     let disk = MemDisk::new(1);
     let identity = open(&disk, 1).unwrap();
-    let observe =
-        |identity: &Identity, boot, run| identity.observe(Uuid(8), boot, Uuid(run)).unwrap();
+    let observe = |identity: &Identity, boot, run| identity.observe(&start(8, boot, run)).unwrap();
     assert_eq!(observe(&identity, 5, 100), Ok(()));
     let before = disk.changes();
     assert_eq!(observe(&identity, 5, 100), Ok(()));
+    assert_eq!(identity.knows(&start(8, 5, 100)), Some(Ok(())));
     assert_eq!(disk.changes(), before, "a start that is known costs no write");
     assert!(observe(&identity, 5, 101).is_err(), "the same boot number from another run");
     assert!(observe(&identity, 4, 102).is_err(), "an older boot number");
+    assert_eq!(identity.knows(&start(8, 6, 103)), None, "it is to be written first");
     assert_eq!(observe(&identity, 6, 103), Ok(()));
     disk.crash(Unsynced::Lost);
     let identity = open(&disk, 1).unwrap();
     assert!(observe(&identity, 5, 100).is_err(), "remembered across a restart");
     assert_eq!(observe(&identity, 6, 103), Ok(()));
+}
+
+#[test]
+fn a_copy_made_while_a_peer_ran_is_recognised_by_what_it_had_promised() {
+    let identity = open(&MemDisk::new(1), 1).unwrap();
+    let first = Start { found: promises(2, 10), promised: promises(2, 10), ..start(8, 5, 100) };
+    assert_eq!(identity.observe(&first).unwrap(), Ok(()));
+    // The copy is made here, and the node goes on.
+    identity.heard(Uuid(8), Uuid(100), promises(2, 11));
+    identity.heard(Uuid(8), Uuid(101), promises(9, 99));
+    let copy = Start { found: promises(2, 10), promised: promises(7, 70), ..start(8, 6, 102) };
+    let refused = identity.observe(&copy).unwrap().unwrap_err();
+    assert!(refused.to_string().contains("2.10") && refused.to_string().contains("2.11"));
+    let voted = Start { promised: promises(3, 11), ..first };
+    assert_eq!(identity.knows(&voted), Some(Ok(())), "each message says what was promised");
+    let copy = Start { found: promises(2, 11), ..copy };
+    assert!(identity.observe(&copy).unwrap().is_err(), "it lacks a vote");
+    let whole = Start { found: promises(3, 11), ..copy };
+    assert_eq!(identity.observe(&whole).unwrap(), Ok(()));
+    assert_eq!(
+        identity.knows(&whole),
+        Some(Ok(())),
+        "its own promises are none it must have found"
+    );
+}
+
+#[test]
+fn members_tell_each_other_what_was_promised() {
+    let mut members = BTreeMap::from([(3, Uuid(8))]);
+    let [leader, follower] = [1, 2].map(|id| open(&MemDisk::new(id), id).unwrap());
+    for (id, identity) in [(1, &leader), (2, &follower)] {
+        members.insert(id, identity.facts().uuid);
+    }
+    for identity in [&leader, &follower] {
+        identity.set_cluster(Uuid(9), members.clone()).unwrap();
+    }
+    leader.observe(&start(8, 5, 100)).unwrap().unwrap();
+    leader.heard(Uuid(8), Uuid(100), promises(4, 40));
+    follower.learn(&leader.remembered()).unwrap();
+    let copy = Start { found: promises(4, 39), ..start(8, 6, 101) };
+    assert!(follower.observe(&copy).unwrap().is_err(), "the leader need not be asked");
+    assert!(follower.observe(&start(8, 5, 102)).unwrap().is_err());
+    assert_eq!(follower.knows(&start(8, 5, 100)), None, "a start is written before it counts");
+    follower.learn(&BTreeMap::from([(Uuid(77), Seen::of(1, Uuid(1)))])).unwrap();
+    assert!(!follower.remembered().contains_key(&Uuid(77)), "it is no member");
+}
+
+#[test]
+fn a_node_that_is_told_of_its_own_later_promises_is_an_old_copy() {
+    let disk = MemDisk::new(1);
+    drop(open(&disk, 1).unwrap());
+    let identity = open(&disk, 1).unwrap();
+    let counter = PromiseCounter::default();
+    identity.attach(counter).unwrap();
+    let uuid = identity.facts().uuid;
+    let told = |seen: Seen| identity.learn(&BTreeMap::from([(uuid, seen)]));
+    assert_eq!(told(Seen { promised: promises(9, 9), ..Seen::of(2, identity.run()) }), Ok(()));
+    assert_eq!(told(Seen::of(1, Uuid(4))), Ok(()));
+    assert!(told(Seen { promised: promises(0, 1), ..Seen::of(1, Uuid(4)) }).is_err());
+    assert!(told(Seen { owed: promises(1, 0), ..Seen::of(2, identity.run()) }).is_err());
+    assert!(told(Seen::of(2, Uuid(5))).is_err(), "another run with this boot number");
+    assert!(told(Seen { lacks: true, ..Seen::of(1, Uuid(4)) }).is_err());
+}
+
+#[test]
+fn a_peer_that_lacks_what_it_acknowledged_is_never_accepted_again() {
+    let disk = MemDisk::new(1);
+    let identity = open(&disk, 1).unwrap();
+    assert!(!identity.condemn(Uuid(8)), "nothing is known of it");
+    identity.observe(&start(8, 5, 100)).unwrap().unwrap();
+    assert!(identity.condemn(Uuid(8)));
+    identity.keep().unwrap();
+    disk.crash(Unsynced::Lost);
+    let identity = open(&disk, 1).unwrap();
+    assert!(identity.observe(&start(8, 6, 101)).unwrap().is_err());
+}
+
+#[test]
+fn what_two_know_together_does_not_hang_on_who_heard_it_first() {
+    let runs = [(1, 10), (2, 20), (3, 30)].map(|(boot, run)| Seen {
+        promised: promises(boot, 10 * boot),
+        owed: promises(0, boot),
+        ..Seen::of(boot, Uuid(run))
+    });
+    for a in runs {
+        for b in runs {
+            assert_eq!(a.merge(&b), b.merge(&a));
+            for c in runs {
+                assert_eq!(a.merge(&b).merge(&c), a.merge(&b.merge(&c)));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_promised_is_written_now_and_then_and_demanded_at_the_next_start() {
+    let disk = MemDisk::new(1);
+    let options =
+        || LogOptions { drive: Drive::Inline, segment_bytes: 4096, ..LogOptions::default() };
+    let identity = open(&disk, 1).unwrap();
+    let (log, _) = Log::open(Arc::new(disk.clone()), options()).unwrap();
+    identity.attach(log.promised()).unwrap();
+    let vote = disk.bytes("vote").unwrap();
+    log.save_vote(crate::storage::Vote { term: 1, node: 1, committed: false }, |done| {
+        done.unwrap()
+    });
+    assert_eq!(identity.start().promised.votes, identity.start().found.votes + 1);
+    let before = disk.changes();
+    identity.keep().unwrap();
+    assert!(disk.changes() > before);
+    let before = disk.changes();
+    identity.keep().unwrap();
+    assert_eq!(disk.changes(), before, "nothing is new");
+    log.close();
+    let whole = disk.fork();
+    disk.set_bytes("vote", vote);
+    for (disk, is_whole) in [(whole, true), (disk, false)] {
+        let identity = open(&disk, 1).unwrap();
+        let (log, _) = Log::open(Arc::new(disk.clone()), options()).unwrap();
+        let attached = identity.attach(log.promised());
+        assert_eq!(attached.is_ok(), is_whole, "{attached:?}");
+    }
+}
+
+#[test]
+fn a_copy_is_accepted_only_if_it_was_made_after_a_stop_in_good_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [folder, running, killed, stopped] =
+        ["folder", "running", "killed", "stopped"].map(|name| scratch.path().join(name));
+    let disk = |path: &Path| Arc::new(crate::storage::RealDisk::new(path).unwrap());
+    if disk(&folder).born("").unwrap().is_none() {
+        // This file system does not tell: peers alone can know.
+        return;
+    }
+    let identity = Identity::open(disk(&folder), 1).unwrap();
+    let options = LogOptions { drive: Drive::Inline, segment_bytes: 4096, ..LogOptions::default() };
+    let (log, _) = Log::open(disk(&folder), options).unwrap();
+    identity.set_joined().unwrap();
+    copy(&folder, &running);
+    drop(identity);
+    copy(&folder, &killed);
+    let identity = Identity::open(disk(&folder), 1).expect("the folder itself is always accepted");
+    log.close();
+    identity.close().unwrap();
+    copy(&folder, &stopped);
+    for old in [running, killed] {
+        let error = Identity::open(disk(&old), 1).map(drop).unwrap_err();
+        assert!(matches!(&error, StorageError::Copied { .. }), "{error}");
+    }
+    let again = Identity::open(disk(&stopped), 1).unwrap();
+    assert!(!again.facts().stopped, "it runs");
+    drop(again);
+    Identity::open(disk(&stopped), 1).expect("it is the folder now");
+    Identity::open(disk(&folder), 1).expect("what a copy was made of is none");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if from.is_dir() {
+            copy(&from, &to.join(name));
+        } else {
+            fs::copy(&from, to.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_write_that_failed_is_the_last_one() {
+    let disk = MemDisk::new(1);
+    let identity = open(&disk, 1).unwrap();
+    let failures = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = failures.clone();
+    identity.on_failure(Arc::new(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }));
+    disk.power_off_at(disk.changes());
+    assert!(identity.set_joined().is_err());
+    disk.crash(Unsynced::Kept);
+    let before = disk.changes();
+    assert!(identity.set_joined().is_err(), "although the disk would take it");
+    assert!(identity.observe(&start(8, 5, 100)).is_err());
+    assert_eq!(disk.changes(), before);
+    assert_eq!(failures.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert!(!identity.facts().joined, "what is not durable is not so");
+}
+
+#[test]
+fn an_identity_of_the_first_format_is_read() {
+    #[derive(Serialize)]
+    struct First {
+        node: u64,
+        uuid: Uuid,
+        boot: u64,
+        cluster: Option<Uuid>,
+        joined: bool,
+        members: BTreeMap<u64, Uuid>,
+        seen: BTreeMap<Uuid, (u64, Uuid)>,
+        retired: Option<String>,
+    }
+    impl Body for First {
+        fn decode(_: u32, _: &[u8]) -> Option<Self> {
+            None
+        }
+    }
+    let first = First {
+        node: 1,
+        uuid: Uuid(11),
+        boot: 4,
+        cluster: Some(Uuid(9)),
+        joined: false,
+        members: BTreeMap::from([(1, Uuid(11)), (2, Uuid(22))]),
+        seen: BTreeMap::from([(Uuid(22), (7, Uuid(70)))]),
+        retired: None,
+    };
+    let disk = MemDisk::new(1);
+    disk.set_bytes("identity", envelope::seal(Kind { version: 1, ..KIND }, &first));
+    let identity = open(&disk, 1).unwrap();
+    let facts = identity.facts();
+    assert_eq!((facts.uuid, facts.boot, facts.cluster), (Uuid(11), 5, Some(Uuid(9))));
+    assert_eq!(facts.members, first.members);
+    assert_eq!(facts.seen, BTreeMap::from([(Uuid(22), Seen::of(7, Uuid(70)))]));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::storage::disk::{self, Disk};
-use crate::storage::envelope::{self, Kind};
+use crate::storage::envelope::{self, Body, Kind};
 use crate::storage::{LogId, StorageError};
 
 pub(super) const FOLDER: &str = "log";
@@ -42,6 +42,12 @@ pub(super) struct SegmentMeta {
     pub(super) chain: u32,
     /// The log's last entry when the segment was begun.
     pub(super) before: Option<LogId>,
+}
+
+impl Body for Manifest {
+    fn decode(version: u32, body: &[u8]) -> Option<Self> {
+        (version == 1).then(|| envelope::plain(body)).flatten()
+    }
 }
 
 impl SegmentMeta {

@@ -30,12 +30,15 @@ mod vote;
 mod writer;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
 
 use self::index::{Index, Segment, Source};
 use self::writer::{Request, Writer};
@@ -140,6 +143,57 @@ pub struct LogState {
     pub last: Option<LogId>,
 }
 
+/// How much a folder has promised: two numbers that only grow, each durable with the promise that
+/// raised it. A folder that has smaller ones than it once told has forgotten promises.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Promises {
+    /// How many times a vote was saved.
+    pub votes: u64,
+    /// The end of the last frame of the log: the number of its segment in the upper 32 bits, its
+    /// place there in the lower ones. Also a truncation and a purge past the end raise it.
+    pub log: u64,
+}
+
+impl Promises {
+    /// Whether a folder with these promises can have made the `others`.
+    pub fn cover(self, others: Self) -> bool {
+        self.votes >= others.votes && self.log >= others.log
+    }
+
+    /// The larger of each.
+    #[must_use]
+    pub fn max_with(self, others: Self) -> Self {
+        Self { votes: self.votes.max(others.votes), log: self.log.max(others.log) }
+    }
+}
+
+impl fmt::Display for Promises {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.votes, self.log)
+    }
+}
+
+/// Reads how much has been promised, without waiting for anybody.
+#[derive(Clone, Debug, Default)]
+pub struct PromiseCounter(Arc<(AtomicU64, AtomicU64)>);
+
+impl PromiseCounter {
+    /// At least what was called back as durable before.
+    pub fn get(&self) -> Promises {
+        Promises { votes: self.0.0.load(Ordering::Acquire), log: self.0.1.load(Ordering::Acquire) }
+    }
+
+    fn set_votes(&self, votes: u64) {
+        self.0.0.store(votes, Ordering::Release);
+    }
+
+    fn set_log(&self, log: u64) {
+        self.0.1.store(log, Ordering::Release);
+    }
+}
+
 /// What syncing costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncStats {
@@ -190,6 +244,7 @@ struct Inner {
 /// What handles and writer share.
 struct Shared {
     options: LogOptions,
+    promised: PromiseCounter,
     core: Mutex<Core>,
     /// The writer waits here for work. The standard library's would make a system call for each
     /// notification, also when nobody waits.
@@ -289,13 +344,18 @@ impl Log {
         self.inner.shared.core().index.id_at(index)
     }
 
-    /// Saves the vote, after all that was appended before.
+    /// Saves the vote, after all that was appended before. One that takes back the vote saved last
+    /// is refused: this node could vote twice in a term.
     pub fn save_vote(
         &self,
         vote: Vote,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
         self.inner.submit(Box::new(done), |core, done| {
+            if let Some(last) = core.vote.filter(|last| takes_back(*last, vote)) {
+                let why = format!("{vote:?} would take back {last:?}");
+                return Err((StorageError::Misuse(why), done));
+            }
             core.vote = Some(vote);
             Ok(Request::Vote(vote, done))
         });
@@ -383,6 +443,11 @@ impl Log {
     /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
     pub fn wait_synced(&self, index: u64) -> bool {
         self.watch().wait_synced(index)
+    }
+
+    /// Counts what is promised and durable.
+    pub fn promised(&self) -> PromiseCounter {
+        self.inner.shared.promised.clone()
     }
 
     /// What syncing has cost so far.
@@ -519,7 +584,13 @@ impl Shared {
             closing: false,
             stats: SyncStats::default(),
         };
-        Self { options, core: Mutex::new(core), work: Condvar::new(), progress: Condvar::new() }
+        Self {
+            options,
+            promised: PromiseCounter::default(),
+            core: Mutex::new(core),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -575,6 +646,13 @@ fn spawn(mut writer: Writer) -> Result<JoinHandle<()>, StorageError> {
         .name("keyward-log".to_owned())
         .spawn(run)
         .map_err(StorageError::io("start the thread that writes", manifest::FOLDER))
+}
+
+/// Whether a vote takes back an earlier one. Within a term, a vote gives way only to one that a
+/// majority has given.
+fn takes_back(last: Vote, vote: Vote) -> bool {
+    let other = vote.node != last.node && (last.committed || !vote.committed);
+    vote.term < last.term || (vote.term == last.term && other)
 }
 
 fn continues(index: &Index, first: &LogEntry, entries: &[LogEntry]) -> Result<(), String> {

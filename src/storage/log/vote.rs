@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::planted::{self, Bug};
 use crate::storage::disk::{self, Disk, DiskFile};
-use crate::storage::envelope::{self, Kind};
+use crate::storage::envelope::{self, Body, Kind};
 use crate::storage::error::REPLACE_NODE;
 use crate::storage::{StorageError, Vote};
 
@@ -25,6 +25,12 @@ const SLOT_BYTES: usize = 4096;
 struct Slot {
     sequence: u64,
     vote: Option<Vote>,
+}
+
+impl Body for Slot {
+    fn decode(version: u32, body: &[u8]) -> Option<Self> {
+        (version == 1).then(|| envelope::plain(body)).flatten()
+    }
 }
 
 /// The open vote file.
@@ -105,6 +111,11 @@ impl VoteFile {
             this.write_slot(number, read.slot)?;
         }
         Ok(this)
+    }
+
+    /// How many votes were saved.
+    pub(super) fn count(&self) -> u64 {
+        self.sequence
     }
 
     /// Saves a vote; durable when it returns.

@@ -83,7 +83,10 @@ impl Writer {
         tail: Tail,
     ) -> Self {
         let batch = Pending::default();
-        Self { shared, disk, files, vote, manifest, tail, batch, failed: None }
+        let this = Self { shared, disk, files, vote, manifest, tail, batch, failed: None };
+        this.shared.promised.set_votes(this.vote.count());
+        this.count_log();
+        this
     }
 
     /// Does all that is asked, in order.
@@ -222,7 +225,18 @@ impl Writer {
         }
         core.synced = self.tail.last;
         drop(core);
+        self.count_log();
         self.shared.progress.notify_all();
+    }
+
+    /// Tells how far the log is durable. File numbers are never used again, so what follows a jump
+    /// that leaves no segment is past all that was before.
+    fn count_log(&self) {
+        let (file, place) = match &self.tail.segment {
+            Some(_) => (self.active().file, self.tail.offset),
+            None => (self.manifest.next_file, 0),
+        };
+        self.shared.promised.set_log((file << 32) | place);
     }
 
     fn active(&self) -> &SegmentMeta {
@@ -284,6 +298,7 @@ impl Writer {
             self.shared.core().synced = Some(through);
             self.shared.progress.notify_all();
         }
+        self.count_log();
         for meta in dropped {
             let closed = self.shared.core().index.close_segment(number(&meta));
             if let Some(segment) = closed {
@@ -295,7 +310,9 @@ impl Writer {
 
     fn save_vote(&mut self, vote: Vote) -> Result<(), StorageError> {
         let shared = self.shared.clone();
-        shared.timed(|| self.vote.save(vote))
+        shared.timed(|| self.vote.save(vote))?;
+        shared.promised.set_votes(self.vote.count());
+        Ok(())
     }
 
     /// Ends the log cleanly: one frame more, so that damage to the last batch is told from a torn

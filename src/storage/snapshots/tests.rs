@@ -155,7 +155,7 @@ fn every_flipped_byte_stops_the_node() {
         bytes[at] ^= 1 << (at % 8);
         damaged.set_bytes(&stored.file, bytes);
         let error = open(&damaged, Some(5)).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(&stored.file) && error.contains("replace this node"), "{error}");
+        assert!(error.contains(&stored.file) && error.contains("replacing-a-node"), "{error}");
         let error = open(&damaged, None).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("the log still has every entry"), "{error}");
     }
