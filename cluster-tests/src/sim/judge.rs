@@ -144,7 +144,7 @@ fn is_explained(reason: &str, schedule: &Schedule) -> bool {
         )
     });
     // Damage, and a folder that lacks something, are never explained by a disk that said so.
-    let lost = ["damaged", "lacks", "replace this node", "old copy"];
+    let lost = ["damaged", "lacks", "replacing-a-node", "old copy"];
     disk && !lost.iter().any(|word| reason.contains(word))
 }
 
