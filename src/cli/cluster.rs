@@ -216,6 +216,17 @@ impl View {
             let said = |text| format!("node {}: {}\n", status.id, output::visible(text));
             status.differences.iter().map(move |text| said(text))
         });
+        let clusters: BTreeSet<&str> = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.status.as_ref()?.cluster_id.as_deref())
+            .collect();
+        let verdict = if clusters.len() > 1 {
+            let clusters = clusters.into_iter().collect::<Vec<_>>().join(", ");
+            format!("{verdict}\nthe endpoints are of different clusters: {clusters}")
+        } else {
+            verdict
+        };
         table.render() + &verdict + "\n" + &differences.collect::<String>()
     }
 }

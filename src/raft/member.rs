@@ -424,13 +424,12 @@ impl Member {
             let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(id)?.as_ref());
             acked.is_some_and(|acked| acked.elapsed() < self.timing.election_max)
         };
-        let furthest = replication
-            .iter()
-            .filter(|(id, _)| **id != self.id && voters.contains(id) && heard(id))
-            .max_by_key(|(_, matched)| matched.as_ref().map(LogId::index));
-        let Some((target, Some(_))) = furthest else { return };
+        let others = replication.iter().filter(|(id, _)| **id != self.id && voters.contains(id));
+        let others =
+            others.map(|(id, matched)| (*id, matched.as_ref().map(LogId::index), heard(id)));
+        let Some(target) = successor(others) else { return };
         tracing::info!(to = target, "handing the leadership over");
-        if self.raft.trigger().transfer_leader(*target).await.is_err() {
+        if self.raft.trigger().transfer_leader(target).await.is_err() {
             return;
         }
         let id = self.id;
@@ -466,6 +465,13 @@ impl Member {
             Err(_) => tracing::warn!("closing the storage panicked"),
         }
     }
+}
+
+/// The member to hand the leadership to, of those with what they have and whether they were heard
+/// lately: the one that is furthest and lives.
+fn successor(members: impl Iterator<Item = (u64, Option<u64>, bool)>) -> Option<u64> {
+    let alive = members.filter(|(_, matched, heard)| *heard && matched.is_some());
+    alive.max_by_key(|(_, matched, _)| *matched).map(|(id, ..)| id)
 }
 
 /// A data folder that was opened, and the state that was in it.
@@ -570,4 +576,18 @@ fn machine_of(
         generation: 0,
     };
     Ok((machine, fed.then_some(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::successor;
+
+    #[test]
+    fn the_leadership_goes_to_the_furthest_that_lives() {
+        let of = |members: &[(u64, Option<u64>, bool)]| successor(members.iter().copied());
+        assert_eq!(of(&[(2, Some(7), true), (3, Some(9), true)]), Some(3));
+        assert_eq!(of(&[(2, Some(7), true), (3, Some(9), false)]), Some(2), "node 3 is dead");
+        assert_eq!(of(&[(2, Some(9), true), (3, Some(9), false)]), Some(2));
+        assert_eq!(of(&[(2, None, true), (3, Some(9), false)]), None);
+    }
 }

@@ -154,7 +154,7 @@ impl Connection {
     /// An entry that the member denies although it had acknowledged it before it was asked: its
     /// data folder is not accepted any more.
     fn denied(&self, before: Option<LogId>, conflict: &LogId) -> Option<CallError> {
-        let acknowledged = before.filter(|before| conflict.index() <= before.index())?;
+        let acknowledged = denied(before, conflict)?;
         let reason = format!(
             "node {} lacks entry {conflict}, and had acknowledged all up to {acknowledged}",
             self.target
@@ -400,6 +400,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
+/// The last entry that was acknowledged, if a conflict denies one that was.
+fn denied(before: Option<LogId>, conflict: &LogId) -> Option<LogId> {
+    before.filter(|before| conflict.index() <= before.index())
+}
+
 /// One message in a body that carries many: its length, then its bytes.
 pub(crate) fn frame(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(4 + message.len());
@@ -599,5 +604,32 @@ impl<'s> Exchange<'s> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::raft_log_id;
+
+    fn id(term: u64, index: u64) -> LogId {
+        raft_log_id(crate::storage::LogId { term, index })
+    }
+
+    #[test]
+    fn what_a_member_acknowledged_only_grows_within_a_term() {
+        let known = Acknowledged::default();
+        assert_eq!(known.get(2, 5), None);
+        known.raise(2, 5, Some(id(4, 9)));
+        known.raise(2, 5, Some(id(3, 8)));
+        known.raise(2, 5, None);
+        assert_eq!(known.get(2, 5), Some(id(4, 9)));
+        assert_eq!(known.get(3, 5), None, "another member");
+        // Entries that no majority had may be cut off by the next leader.
+        known.raise(2, 6, Some(id(4, 7)));
+        assert_eq!((known.get(2, 5), known.get(2, 6)), (None, Some(id(4, 7))));
+        assert_eq!(denied(known.get(2, 6), &id(4, 7)), Some(id(4, 7)));
+        assert_eq!(denied(known.get(2, 6), &id(4, 8)), None, "it was never acknowledged");
+        assert_eq!(denied(known.get(2, 5), &id(4, 1)), None, "nor in this term");
     }
 }

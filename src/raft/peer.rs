@@ -443,3 +443,22 @@ fn connections() -> Result<Carriage, reqwest::Error> {
         .build()?;
     Ok(Carriage::Http(client))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_both_places() {
+        let members = |three: &str| -> BTreeMap<u64, String> {
+            [(1, "a:1".to_owned()), (3, three.to_owned())].into()
+        };
+        assert_eq!(difference(2, &members("c:1"), &members("c:1")), None);
+        let text = difference(2, &members("c:9"), &members("c:1")).expect("they differ");
+        assert!(text.contains("node 2 was started with node 3 at c:9, this node with"), "{text}");
+        assert!(text.contains("node 3 at c:1"), "{text}");
+        let fewer = [(1, "a:1".to_owned())].into();
+        let text = difference(2, &fewer, &members("c:1")).expect("they differ");
+        assert!(text.contains("node 3 at nowhere"), "{text}");
+    }
+}

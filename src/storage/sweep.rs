@@ -22,7 +22,9 @@ use super::disk::{Fault, FaultyCall, MemDisk, Unsynced};
 use super::identity::{Seen, Start};
 use super::log::Drive;
 use super::snapshots::SnapshotMeta;
-use super::{Identity, Log, LogEntry, LogId, LogOptions, Snapshots, StorageError, Uuid, Vote, mix};
+use super::{
+    Identity, Log, LogEntry, LogId, LogOptions, Promises, Snapshots, StorageError, Uuid, Vote, mix,
+};
 
 const NODE: u64 = 3;
 const CLUSTER: Uuid = Uuid(77);
@@ -301,13 +303,16 @@ struct End {
     promised: Promised,
     /// The boot number that the last start was told.
     boot: u64,
+    /// How much the log had counted.
+    counted: Promises,
     /// What was being done.
     during: Option<Step>,
 }
 
 /// Lives until the end of the script, or until a step is not promised.
 fn live(disk: &MemDisk, life: &[Step]) -> End {
-    let mut end = End { promised: Promised::default(), boot: 0, during: None };
+    let mut end =
+        End { promised: Promised::default(), boot: 0, counted: Promises::default(), during: None };
     let Ok((mut open, _)) = Open::new(disk) else { return end };
     end.boot = open.identity.facts().boot;
     for step in life {
@@ -320,6 +325,11 @@ fn live(disk: &MemDisk, life: &[Step]) -> End {
             end.boot = open.identity.facts().boot;
         } else if open.run(step).is_ok() {
             end.promised.keep(step);
+            let counted = open.log.promised().get();
+            assert!(counted.cover(end.counted), "{step:?}: {counted} after {}", end.counted);
+            let promise = matches!(step, Step::Vote(_) | Step::Append(_) | Step::Truncate(_));
+            assert!(!promise || counted != end.counted, "{step:?} is not counted");
+            end.counted = counted;
         } else {
             open.log.abandon();
             end.during = Some(step.clone());
@@ -341,6 +351,8 @@ fn come_back(disk: &MemDisk, end: &End, case: &str) {
         end.promised,
         end.during
     );
+    let counted = open.log.promised().get();
+    assert!(counted.cover(end.counted), "{case}: {counted} after {}", end.counted);
     let boot = open.identity.facts().boot;
     assert!(boot > end.boot, "{case}: boot number {boot} after {}", end.boot);
     let mut promised = found;

@@ -9,6 +9,8 @@ use super::super::{Extras, openapi_document};
 use super::{Ask, Server};
 use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, routes};
 use crate::memory::MemoryLocks;
+use crate::service::LockService;
+use crate::types::{LockOptions, LockRequest};
 
 fn status() -> ClusterStatus {
     ClusterStatus {
@@ -66,6 +68,50 @@ async fn health_readiness_and_the_cluster_are_told() {
     assert_eq!(cluster, status());
     let told = server.send("POST", "/debug/advance", r#"{"by_ms":1500}"#).await;
     assert_eq!((told.status, *moved.lock().unwrap()), (200, Duration::from_millis(1500)));
+}
+
+/// A listener of a node of this cluster.
+async fn of_cluster(id: &'static str) -> Server {
+    let cluster = Some(Arc::new(move || Some(id.to_owned())) as _);
+    Server::start(MemoryLocks::new(), Extras { cluster, ..Extras::default() }).await
+}
+
+#[tokio::test]
+async fn answers_name_their_cluster_and_requests_for_another_one_are_refused() {
+    let server = of_cluster("c1").await;
+    for path in ["/healthz", "/v1/lock?signature=a", "/v1/locks", "/nothing"] {
+        let told = server.get(path).await;
+        assert_eq!(told.headers["keyward-cluster"], "c1", "{path}");
+    }
+    for (meant, status) in [("c1", 404), ("c2", 400)] {
+        for path in ["/v1/lock?signature=a", "/v1/locks?limit=0"] {
+            let headers = &[("keyward-cluster", meant)];
+            let told = server.ask(Ask { path, headers, ..Ask::default() }).await;
+            if meant == "c2" {
+                told.assert_problem(400, "bad_request", "of different clusters");
+            } else if !path.contains("limit") {
+                assert_eq!(told.status, status, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_notices_endpoints_of_different_clusters() {
+    let (one, two) = (of_cluster("c1").await, of_cluster("c2").await);
+    let endpoints = [one.url(""), two.url("")];
+    let client = crate::Client::builder().endpoints(endpoints).build().unwrap();
+    let lock = async || {
+        let request = LockRequest { signature: "a".into(), signee: "s".into(), level: None };
+        let duration = Some(Duration::from_secs(60));
+        client.lock(request, LockOptions { duration, ..LockOptions::default() }).await
+    };
+    assert!(lock().await.unwrap().ok());
+    one.stop().await;
+    let error = lock().await.unwrap_err().to_string();
+    assert!(error.contains("of different clusters") && error.contains("c2"), "{error}");
+    let direct = two.get("/v1/lock?signature=a").await;
+    assert_eq!(direct.status, 404, "nothing was done in the other cluster");
 }
 
 #[tokio::test]

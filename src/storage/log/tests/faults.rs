@@ -147,6 +147,20 @@ fn what_does_not_continue_the_log_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_vote_that_takes_back_the_last_is_refused() {
+    let (log, _) = open(&MemDisk::new(5)).unwrap();
+    let vote = |term, node, committed| Vote { term, node, committed };
+    let save = |vote| run(&log, &Step::Vote(vote));
+    assert!(save(vote(0, 1, false)) && save(vote(2, 1, false)));
+    assert!(!save(vote(1, 1, false)) && !save(vote(0, 1, false)), "of an earlier term");
+    assert!(!save(vote(2, 3, false)), "a second one in the term");
+    assert!(save(vote(2, 3, true)), "a majority has given it");
+    assert!(!save(vote(2, 1, false)) && !save(vote(2, 1, true)));
+    assert_eq!(log.vote(), Some(vote(2, 3, true)));
+    assert!(save(vote(3, 1, false)));
+}
+
+#[test]
 fn a_thread_writes_in_order_on_a_real_disk() {
     let folder = tempfile::tempdir().unwrap();
     let options = LogOptions { segment_bytes: 64 << 10, cache_bytes: 4096, ..options() };
