@@ -18,11 +18,12 @@ use crate::clock::Clock;
 use crate::lock::{Loader, State};
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction};
 use crate::raft::checkpoint::{self, Feeder};
+use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Peers, Ways};
-use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
+use crate::raft::state_machine::{Machine, Replica, StateMachine, read_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
@@ -165,6 +166,10 @@ pub(crate) struct Member {
     pub(crate) stop: StopSignal,
     /// Rings when the leader's append exchange has ended, for whatever reason.
     pub(crate) exchange_ended: Arc<Notify>,
+    /// When this node writes snapshots.
+    pub(crate) thresholds: Thresholds,
+    /// Held while a snapshot from the leader is decoded and installed.
+    pub(crate) installing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     /// Whether it is on the disk that this node takes part.
     joined: AtomicBool,
@@ -197,6 +202,11 @@ impl Member {
                 stop.stop(reason);
             })
         };
+        let thresholds = Thresholds {
+            entries: options.settings.snapshot_every,
+            rank: options.addrs.range(..options.id).count() as u64,
+            members: options.addrs.len() as u64,
+        };
         let peers = Arc::new(Peers::new(
             options.id,
             identity.clone(),
@@ -226,6 +236,8 @@ impl Member {
             timing: options.settings.timing,
             stop,
             exchange_ended: Arc::default(),
+            thresholds,
+            installing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: AtomicBool::new(facts.joined),
             feeder: std::sync::Mutex::new(feeder),
@@ -521,8 +533,8 @@ fn machine_of(
                 tracing::warn!(reason, "the checkpoint is rebuilt from snapshot and log");
             }
             let body = latest.map(|stored| {
-                let body = snapshots.body(&stored).map_err(std::io::Error::other)?;
-                Ok((decode_state(&body)?, snapshot_meta(&stored.meta)?))
+                let state = snapshots.read(&stored, |body| read_state(body));
+                Ok((state.map_err(std::io::Error::other)?, snapshot_meta(&stored.meta)?))
             });
             match body.transpose().map_err(OpenError::Snapshot)? {
                 Some((state, meta)) => (state, meta, false),

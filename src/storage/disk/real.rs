@@ -118,6 +118,12 @@ impl Disk for RealDisk {
         File::open(self.at(folder))?.sync_all()
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let room = rustix::fs::statvfs(&self.root)?;
+        // Without what is kept back for root.
+        Ok(Some(room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+
     fn exists(&self, path: &str) -> io::Result<bool> {
         self.at(path).try_exists()
     }
