@@ -27,6 +27,7 @@ use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
 use crate::lock::{self, Command, Decision};
 use crate::planted::{self, Bug};
+use crate::raft::compaction;
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::vigil;
@@ -104,6 +105,7 @@ impl Node {
         tasks.spawn(of_host(vigil::keep(member.clone())));
         let kept = member.clone();
         tasks.spawn(of_host(async move { kept.keep_identity().await }));
+        tasks.spawn(of_host(compaction::keep(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {

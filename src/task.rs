@@ -6,6 +6,44 @@
 #[cfg(feature = "simulation")]
 pub(crate) use crate::sim::host::{blocking, of_host};
 
+/// A value that takes long to drop: it goes on a thread where that holds up nobody.
+#[cfg(feature = "server")]
+pub(crate) struct DroppedAside<T: Send + 'static>(Option<T>);
+
+#[cfg(feature = "server")]
+impl<T: Send + 'static> DroppedAside<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+}
+
+#[cfg(feature = "server")]
+impl<T: Send + 'static> std::ops::Deref for DroppedAside<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("only drop takes it")
+    }
+}
+
+#[cfg(feature = "server")]
+impl<T: Send + 'static> std::ops::DerefMut for DroppedAside<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("only drop takes it")
+    }
+}
+
+#[cfg(feature = "server")]
+impl<T: Send + 'static> Drop for DroppedAside<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        let thread = std::thread::Builder::new().name("keyward-drop".to_owned());
+        if let Err(error) = thread.spawn(move || drop(value)) {
+            tracing::debug!(%error, "no thread is left to drop something on, so it was done here");
+        }
+    }
+}
+
 /// The future as a task of the machine that starts it.
 #[cfg(not(feature = "simulation"))]
 pub(crate) fn of_host<F: Future>(future: F) -> F {

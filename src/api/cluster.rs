@@ -124,6 +124,10 @@ pub struct NodeFigures {
     pub committed_index: Option<u64>,
     /// The last entry the state contains.
     pub applied_index: Option<u64>,
+    /// The bytes of the log since the last snapshot, as far as they are applied.
+    pub log_bytes: u64,
+    /// Whether a snapshot is due that could not be written.
+    pub snapshot_postponed: bool,
     /// Requests sent on to the leader since the process began.
     pub forwarded: u64,
     /// How long each `fdatasync` of the log took.

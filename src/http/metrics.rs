@@ -212,6 +212,10 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     optional_gauge(page, "keyward_raft_committed_index", help, figures.committed_index);
     let help = "The last entry the state contains.";
     optional_gauge(page, "keyward_raft_applied_index", help, figures.applied_index);
+    let help = "Bytes of the log since the last snapshot.";
+    gauge(page, "keyward_log_bytes", help, figures.log_bytes);
+    let help = "1 if a snapshot is due that could not be written.";
+    gauge(page, "keyward_snapshot_postponed", help, u64::from(figures.snapshot_postponed));
     let help = "Requests sent on to the leader.";
     counter(page, "keyward_forwarded_requests_total", help, figures.forwarded);
     if let Some(fsync) = &figures.fsync_seconds {

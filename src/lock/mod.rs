@@ -40,6 +40,8 @@ pub use command::{
 pub use decision::{Decision, Outcome, Refusal};
 pub use snapshot::Loader;
 pub use state::{Counts, FEATURE_LEVEL, State};
+#[cfg_attr(not(feature = "server"), allow(unused_imports, reason = "a log is of servers"))]
+pub(crate) use validate::MAX_COMMAND_BYTES;
 pub use validate::{
     configure_table_command, delete_table_command, lock_command, unlock_command, validate_duration,
     validate_list, validate_read,

@@ -18,6 +18,10 @@ use crate::types::{
 /// The longest `actor` or `cause`, in bytes: they travel in every log entry.
 const MAX_AUDIT_BYTES: usize = 1024;
 
+/// The most bytes that a command made here takes in a proposal: four names, actor and cause, and
+/// what has a fixed size.
+pub(crate) const MAX_COMMAND_BYTES: usize = 4 * MAX_NAME_BYTES + 2 * MAX_AUDIT_BYTES + 128;
+
 /// The command of a lock request. Left-out options are left to the table, at apply.
 ///
 /// # Errors

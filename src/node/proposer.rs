@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::lock::{Command, Decision, Proposal};
+use crate::lock::{self, Command, Decision, Proposal};
 use crate::node::{Leading, leading, not_leading};
 use crate::planted::{self, Bug};
 use crate::raft::codec;
@@ -21,8 +21,13 @@ use crate::raft::member::Member;
 use crate::raft::types::{Callback, TypeConfig};
 use crate::task::of_host;
 
-/// So many commands share an entry at most: with names of full length about 1.5 MiB.
+/// At most this many commands share an entry: with names of full length about 1.6 MiB.
 const MAX_COMMANDS: usize = 256;
+
+const _: () = {
+    let largest = MAX_COMMANDS * lock::MAX_COMMAND_BYTES + 64;
+    assert!(largest <= codec::MAX_ENTRY_BYTES, "commands of any length that are accepted fit");
+};
 
 /// So many proposals are under way at once: enough to keep the disk and the network busy while
 /// answers travel, few enough that requests gather under load.
@@ -275,5 +280,92 @@ fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<T
 fn answer_all(answers: Vec<Answer>, error: &Error) {
     for answer in answers {
         answer.fail(error.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use openraft::raft::AppendEntriesRequest;
+
+    use super::*;
+    use crate::lock::{ClusterTime, Stamp, State, lock_command};
+    use crate::raft::peer::MAX_MESSAGE_BYTES;
+    use crate::raft::types::{Entry, Payload, raft_log_id, raft_vote};
+    use crate::storage::{self, checkpoint::MAX_RECORD_BYTES};
+    use crate::types::{CallOptions, LockOptions, LockRequest, MAX_NAME_BYTES, RequestId, Token};
+
+    /// The request that takes most bytes, of those that are accepted.
+    fn largest(signee: &str, number: usize) -> (LockRequest, LockOptions) {
+        let name = |text: &str| format!("{text}{number:->width$}", width = MAX_NAME_BYTES - 1);
+        let text = "c".repeat(1024);
+        let lane = u128::MAX - number as u128;
+        let options = LockOptions {
+            table: Some(name("t")),
+            instance: Some(name("i")),
+            duration: Some(Duration::from_secs(366 * 24 * 3600)),
+            time_to_live: Some(Duration::from_millis((1 << 53) - 1)),
+            force: true,
+            request_id: Some(RequestId { lane, seq: u64::MAX }),
+            call: CallOptions {
+                actor: Some(text.clone()),
+                cause: Some(text),
+                ..Default::default()
+            },
+            ..LockOptions::default()
+        };
+        let (signature, signee) = (name("s"), name(signee));
+        (LockRequest { signature, signee, level: Some(i64::MIN) }, options)
+    }
+
+    #[test]
+    fn the_largest_entry_is_one_that_can_be_kept_and_sent() {
+        let renewal = |number| {
+            let (request, options) = largest("o", number);
+            let options = LockOptions { token: Some(Token((1 << 53) - 1)), ..options };
+            lock_command(&request, &options).unwrap()
+        };
+        let stamp = Stamp { term: u64::MAX, time: ClusterTime(u64::MAX) };
+        let commands = (0..MAX_COMMANDS).map(renewal).collect();
+        let data = codec::data_of(&Proposal { stamp, commands });
+        let bytes = data.payload().len();
+        assert!(bytes <= codec::MAX_ENTRY_BYTES, "{bytes}");
+        assert!(bytes > codec::MAX_ENTRY_BYTES / 2, "the bound is no guess: {bytes}");
+        let vote = raft_vote(storage::Vote { term: 1, node: 1, committed: true });
+        let entry = Entry {
+            log_id: raft_log_id(storage::LogId::default()),
+            payload: Payload::Normal(data),
+        };
+        let request = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            leader_commit: None,
+            entries: vec![entry],
+        };
+        let message = codec::encode_append(&request);
+        assert!(message.len() <= bytes + 2 * codec::APPEND_BYTES);
+        assert!(message.len() <= MAX_MESSAGE_BYTES);
+        let read = codec::decode_append(message.clone()).unwrap();
+        assert_eq!(codec::encode_append(&read), message);
+    }
+
+    #[test]
+    fn the_largest_records_fit_into_pages_of_the_checkpoint() {
+        let mut state = State::new();
+        // Taken over from one another: the lane tells the owner before.
+        for (index, signee) in [(1, "a"), (2, "b")] {
+            let (request, mut options) = largest(signee, 0);
+            options.request_id = Some(RequestId { lane: u128::MAX - u128::from(index), seq: 1 });
+            let stamp = Stamp { term: 1, time: ClusterTime(index) };
+            let commands = vec![lock_command(&request, &options).unwrap()];
+            state.apply(1, index, &Proposal { stamp, commands });
+        }
+        let sizes = state.encoded_records().map(|(key, value)| key.len() + value.len());
+        let sizes: Vec<usize> = sizes.collect();
+        assert_eq!(sizes.len(), 3, "a grant and two lanes");
+        let largest = sizes.into_iter().max().unwrap();
+        assert!(largest > 4 * MAX_NAME_BYTES, "{largest}");
+        assert!(largest <= MAX_RECORD_BYTES, "{largest}");
     }
 }

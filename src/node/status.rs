@@ -6,6 +6,7 @@ use openraft::ServerState;
 use openraft::{Instant, RaftMetrics};
 
 use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole};
+use crate::raft::compaction;
 use crate::raft::member::{Member, Phase};
 use crate::raft::types::{LogId, TypeConfig};
 
@@ -68,6 +69,8 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         is_leader: metrics.state == ServerState::Leader,
         committed_index: index(&metrics.local_committed),
         applied_index: index(&metrics.last_applied),
+        log_bytes: compaction::log_bytes(member),
+        snapshot_postponed: member.replica.compaction.is_postponed(),
         forwarded: 0,
         fsync_seconds: Some(HistogramFigures {
             buckets: Vec::new(),

@@ -18,8 +18,9 @@ use crate::lock::{Changed, State};
 use crate::raft::codec;
 use crate::raft::state_machine::{Machine, Replica};
 use crate::raft::types::{LogId, SnapshotMeta, stored_log_id};
-use crate::storage::checkpoint::CheckpointMeta;
+use crate::storage::checkpoint::{CheckpointMeta, MAX_RECORD_BYTES};
 use crate::storage::{Checkpoint, StorageError};
+use crate::types::MAX_NAME_BYTES;
 
 /// Changes are collected for this long at least, and for this long at most. What was not written
 /// is replayed from the log after a crash: a second of it when little changes between two times,
@@ -36,6 +37,9 @@ const AT_ONCE: usize = 1024;
 
 /// So many records wait between the state that is walked and the thread that writes them.
 const REFILL_WINDOW: usize = 1024;
+
+/// A key has two names, the value of a grant two more.
+const _: () = assert!(4 * MAX_NAME_BYTES + 128 <= MAX_RECORD_BYTES, "sled keeps records in pages");
 
 /// The feeding thread; it ends when this is dropped, after handing over what is left.
 pub(crate) struct Feeder {

@@ -22,6 +22,7 @@ use crate::raft::types::{
     Data, Entry, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
 use crate::storage::Promises;
+use crate::storage::log::MAX_PAYLOAD_BYTES;
 
 pub(crate) use self::bytes::{Reader, Writer};
 
@@ -45,6 +46,15 @@ mod message_tag {
     pub(super) const SNAPSHOT_META: u8 = 24;
     pub(super) const PROMISED: u8 = 25;
 }
+
+/// The most bytes an entry's payload has. The log and a message have room for it; whoever makes
+/// proposals keeps to it.
+pub(crate) const MAX_ENTRY_BYTES: usize = 2 << 20;
+
+/// What an append request takes beside payloads: for each entry, and once.
+pub(crate) const APPEND_BYTES: usize = 64;
+
+const _: () = assert!(MAX_ENTRY_BYTES <= MAX_PAYLOAD_BYTES, "the log takes every entry");
 
 /// The payload of an entry that holds `proposal`, encoded once for log and wire.
 pub(crate) fn data_of(proposal: &Proposal) -> Data {

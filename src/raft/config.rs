@@ -19,11 +19,14 @@ pub(crate) struct Timing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Settings {
     pub(crate) timing: Timing,
-    /// A snapshot after this many entries.
+    /// A snapshot after this many entries; see [`super::compaction`].
     pub(crate) snapshot_every: u64,
     /// Entries that a snapshot has and the log keeps.
     pub(crate) log_kept: u64,
 }
+
+/// At most this many entries go to a follower at once.
+pub(crate) const SEND_ENTRIES: usize = 512;
 
 /// A snapshot must have reached a follower within this long: a million locks are some 200 MiB.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,16 +50,16 @@ pub(crate) fn raft_config(settings: Settings) -> Result<Config, ConfigError> {
         // A leader that hears from no majority falls silent in between, so that followers that
         // hear only it can elect another. The shortest interval that openraft allows.
         quorum_loss_probe_interval: Some(2 * election_max),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        // The log's bytes count, too, which openraft does not know.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: log_kept,
-        // A follower further behind than this gets a snapshot; smaller than a snapshot's worth of
-        // log, it would get the same snapshot again.
-        replication_lag_threshold: snapshot_every.saturating_add(log_kept),
+        // A new member is one that follows when it is no further behind than the log may be long.
+        replication_lag_threshold: snapshot_every.saturating_mul(2).saturating_add(log_kept),
         // Purging takes a manifest write, so it is not done entry by entry.
         purge_batch_size: log_kept.clamp(1, 1024),
         install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
         // Entries hold many commands each, and a read from the log is bounded in bytes besides.
-        max_payload_entries: 512,
+        max_payload_entries: SEND_ENTRIES as u64,
         // Requests are admitted by a semaphore of our own, long before these are full: they bound
         // what a mistake of ours could pile up.
         api_channel_size: Some(8192),

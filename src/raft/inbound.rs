@@ -15,7 +15,7 @@ use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec;
 use crate::raft::hello::{Hello, Refusal};
 use crate::raft::member::{Member, Phase};
-use crate::raft::state_machine::SnapshotData;
+use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
@@ -217,6 +217,8 @@ impl Member {
         self.install(vote, meta, receiver).await
     }
 
+    /// Everything that takes long is done before openraft hears of the snapshot: from then on it
+    /// answers nothing until the snapshot is installed.
     async fn install(
         &self,
         vote: Vote,
@@ -224,7 +226,15 @@ impl Member {
         receiver: SnapshotReceiver,
     ) -> Result<Bytes, InboundError> {
         tracing::info!(%meta, "a snapshot has come from the leader");
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(receiver) };
+        // A state takes memory: a second one waits until the first is installed or refused.
+        let _alone = self.installing.lock().await;
+        let cluster = self.identity.facts().cluster;
+        let prepared = blocking(move || ReceivedSnapshot::prepare(receiver, cluster)).await;
+        let received = prepared.map_err(|_| InboundError::CutOff)??;
+        if received.meta().ok().as_ref() != Some(&meta) {
+            return Err(DecodeError::Invalid("snapshot header").into());
+        }
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
     }

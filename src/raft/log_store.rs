@@ -12,7 +12,9 @@ use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
-use crate::raft::codec;
+use crate::raft::codec::{self, APPEND_BYTES, MAX_ENTRY_BYTES};
+use crate::raft::config::SEND_ENTRIES;
+use crate::raft::peer::MAX_MESSAGE_BYTES;
 use crate::raft::types::{
     Entry, LogId, TypeConfig, Vote, raft_log_id, raft_vote, stored_log_id, stored_vote,
 };
@@ -28,6 +30,12 @@ const APPLY_BYTES: usize = 8 << 20;
 /// At most this many bytes go to a follower at once, or one entry if it is larger: far below what a
 /// message may have, far above what a round trip is worth.
 const SEND_BYTES: usize = 1 << 20;
+
+const _: () = {
+    let payloads = if SEND_BYTES > MAX_ENTRY_BYTES { SEND_BYTES } else { MAX_ENTRY_BYTES };
+    let others = (SEND_ENTRIES + 1) * APPEND_BYTES;
+    assert!(payloads + others <= MAX_MESSAGE_BYTES, "whatever is read to be sent is one message");
+};
 
 /// The log as openraft wants it. Clones share it.
 #[derive(Clone)]

@@ -17,11 +17,12 @@ use crate::clock::Clock;
 use crate::lock::{FEATURE_LEVEL, Loader, State};
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introduction};
 use crate::raft::checkpoint::{self, Feeder};
+use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Own, Peers, Ways};
-use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
+use crate::raft::state_machine::{Machine, Replica, StateMachine, read_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
@@ -169,6 +170,10 @@ pub(crate) struct Member {
     pub(crate) stop: StopSignal,
     /// Rings when the leader's append exchange has ended, for whatever reason.
     pub(crate) exchange_ended: Arc<Notify>,
+    /// When this node writes snapshots.
+    pub(crate) thresholds: Thresholds,
+    /// Held while a snapshot from the leader is decoded and installed.
+    pub(crate) installing: tokio::sync::Mutex<()>,
     phase: watch::Sender<Phase>,
     /// Set once it is on the disk that this node takes part.
     joined: OnceCell<()>,
@@ -199,6 +204,11 @@ impl Member {
             addrs: options.addrs.clone(),
             rho_ppm: options.rho_ppm,
         };
+        let thresholds = Thresholds {
+            entries: options.settings.snapshot_every,
+            rank: options.addrs.range(..options.id).count() as u64,
+            members: options.addrs.len() as u64,
+        };
         let peers = Arc::new(Peers::new(own, ways, stop.clone()));
         let raft = Raft::new(
             options.id,
@@ -221,6 +231,8 @@ impl Member {
             timing: options.settings.timing,
             stop,
             exchange_ended: Arc::default(),
+            thresholds,
+            installing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: OnceCell::new_with(facts.joined.then_some(())),
             feeder: std::sync::Mutex::new(feeder),
@@ -560,8 +572,8 @@ fn machine_of(
                 tracing::warn!(reason, "the checkpoint is rebuilt from snapshot and log");
             }
             let body = latest.map(|stored| {
-                let body = snapshots.body(&stored).map_err(std::io::Error::other)?;
-                Ok((decode_state(&body)?, snapshot_meta(&stored.meta)?))
+                let state = snapshots.read(&stored, |body| read_state(body));
+                Ok((state.map_err(std::io::Error::other)?, snapshot_meta(&stored.meta)?))
             });
             match body.transpose().map_err(OpenError::Snapshot)? {
                 Some((state, meta)) => (state, meta, false),

@@ -7,7 +7,8 @@
 //! - [`member`]: one member from the data folder to the running core; [`bootstrap`]: how it finds
 //!   out which cluster it belongs to; [`config`]: how openraft is set up; [`stop`]: why it ends.
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
-//!   copy of the state; [`stamper`] tells the cluster clock.
+//!   copy of the state; [`compaction`] says when a snapshot is due and what the log keeps;
+//!   [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
 //!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
 //!   notices a leader's end.
@@ -15,6 +16,7 @@
 pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
 pub(crate) mod codec;
+pub(crate) mod compaction;
 pub(crate) mod config;
 pub(crate) mod describe;
 mod fields;

@@ -58,6 +58,8 @@ const SILENT: Duration = Duration::from_secs(5);
 /// A snapshot goes out in pieces of this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
+const _: () = assert!(PIECE_BYTES <= MAX_MESSAGE_BYTES, "every piece is taken");
+
 /// Makes the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
 use crate::carriage::{Carriage, Cause, SendError, describe};
@@ -297,7 +297,7 @@ impl Peers {
         let addr = target.2;
         let exchange = async {
             let response = self.send(lane, target, path, message.into()).await?;
-            response.bytes().await.map_err(|source| broken(addr, source))
+            whole(response, addr).await
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result,
@@ -334,7 +334,8 @@ impl Peers {
         let Some(code) = code.map(str::to_owned) else {
             return Err(CallError::Status { addr, status });
         };
-        let reason = response.text().await.map_err(|source| broken(&addr, source))?;
+        let reason = whole(response, &addr).await?;
+        let reason = String::from_utf8_lossy(&reason).into_owned();
         if code == STALE_BOOT {
             self.retire(format!("node at {addr} refuses this data folder: {reason}")).await;
         }
@@ -343,6 +344,19 @@ impl Peers {
         }
         Err(CallError::Refused { addr, code, reason })
     }
+}
+
+/// The body of a response, which is no longer than a message.
+async fn whole(mut response: reqwest::Response, addr: &str) -> Result<Bytes, CallError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|source| broken(addr, source))? {
+        if body.len() + chunk.len() > MAX_MESSAGE_BYTES {
+            let source = crate::lock::DecodeError::Invalid("length of an answer");
+            return Err(CallError::Answer { addr: addr.to_owned(), source });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
 }
 
 pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
@@ -460,5 +474,16 @@ mod tests {
         let fewer = [(1, "a:1".to_owned())].into();
         let text = difference(2, &fewer, &members("c:1")).expect("they differ");
         assert!(text.contains("node 3 at nowhere"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_no_longer_than_a_message() {
+        let answer = |bytes| {
+            let response = axum::http::Response::new(vec![7; bytes]);
+            whole(reqwest::Response::from(response), "a:1")
+        };
+        assert_eq!(answer(MAX_MESSAGE_BYTES).await.unwrap().len(), MAX_MESSAGE_BYTES);
+        let refused = answer(MAX_MESSAGE_BYTES + 1).await;
+        assert!(matches!(refused, Err(CallError::Answer { .. })), "{refused:?}");
     }
 }

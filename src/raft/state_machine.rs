@@ -7,7 +7,7 @@
 //! Two copies reach the disk, neither on the way of an answer: snapshots, encoded from a clone that
 //! shares structure with the live state, and the checkpoint, fed by [`super::checkpoint`].
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{Stream, TryStreamExt};
@@ -20,14 +20,17 @@ use crate::clock::Clock;
 use crate::lock::{ClusterTime, Decision, FEATURE_LEVEL, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
+use crate::raft::compaction::Compaction;
 use crate::raft::stamper::{CurrentStamper, Stamper};
 use crate::raft::types::{
     Applied, Data, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, raft_log_id,
     stored_log_id,
 };
-use crate::storage::snapshots::{SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot};
+use crate::storage::snapshots::{
+    SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot, VerifiedSnapshot,
+};
 use crate::storage::{Identity, Snapshots, StorageError, Uuid};
-use crate::task::blocking;
+use crate::task::{DroppedAside, blocking};
 
 /// The state and how far it has come.
 #[derive(Debug, Default)]
@@ -58,16 +61,21 @@ pub(crate) struct Replica {
     pub(crate) stampers: CurrentStamper,
     /// Rings after entries were applied.
     pub(crate) applied_bell: Notify,
+    /// When the next snapshot is written.
+    pub(crate) compaction: Compaction,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
 }
 
 impl Replica {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>, rho_ppm: u32) -> Self {
+        let compaction = Compaction::default();
+        compaction.applied(machine.applied.as_ref());
         Self {
             machine: RwLock::new(machine),
             stampers: CurrentStamper::default(),
             applied_bell: Notify::new(),
+            compaction,
             clock,
             rho_ppm,
         }
@@ -135,13 +143,37 @@ fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
     })
 }
 
-/// A snapshot on this node's disk, or one that has come from the leader and counts for nothing
-/// until it is installed.
+/// A snapshot as openraft hands it about.
 pub(crate) enum SnapshotData {
     /// A file, and the folder it is in.
     Stored(Snapshots, StoredSnapshot),
-    /// A file that has come whole and is not verified yet.
-    Received(SnapshotReceiver),
+    /// One that has come from the leader: verified, on the disk, decoded, and of no effect before
+    /// it is installed.
+    Received(ReceivedSnapshot),
+    /// None: it could not be written, and there is no earlier one.
+    Unwritten,
+}
+
+/// A snapshot from the leader that only has to take its place.
+pub(crate) struct ReceivedSnapshot {
+    file: VerifiedSnapshot,
+    state: DroppedAside<State>,
+}
+
+impl ReceivedSnapshot {
+    /// Verifies what has come, decodes it and makes it durable.
+    pub(crate) fn prepare(
+        receiver: SnapshotReceiver,
+        cluster: Option<Uuid>,
+    ) -> Result<Self, StorageError> {
+        let (file, state) = receiver.verify(cluster, |body| read_state(body))?;
+        Ok(Self { file, state: DroppedAside::new(state) })
+    }
+
+    /// What it is of, as it says itself.
+    pub(crate) fn meta(&self) -> io::Result<SnapshotMeta> {
+        snapshot_meta(&self.file.meta)
+    }
 }
 
 /// The bytes that are copied at once from one folder's snapshot to another's.
@@ -153,24 +185,38 @@ impl SnapshotData {
         self,
         snapshots: &Snapshots,
         cluster: Option<Uuid>,
-    ) -> Result<StoredSnapshot, StorageError> {
-        let receiver = match self {
+    ) -> io::Result<(StoredSnapshot, DroppedAside<State>)> {
+        let received = match self {
             Self::Stored(_, stored) if snapshots.latest().as_ref() == Some(&stored) => {
-                return Ok(stored);
+                let state = snapshots.read(&stored, |body| read_state(body));
+                return Ok((stored, DroppedAside::new(state.map_err(io::Error::other)?)));
             }
             Self::Stored(source, stored) => {
-                let mut receiver = snapshots.receive()?;
-                loop {
-                    let piece = source.piece(&stored, receiver.received(), COPY_BYTES)?;
-                    if piece.is_empty() {
-                        break receiver;
-                    }
-                    receiver.write(&piece)?;
-                }
+                let copy = copied(&source, &stored, snapshots).map_err(io::Error::other)?;
+                ReceivedSnapshot::prepare(copy, cluster).map_err(io::Error::other)?
             }
-            Self::Received(receiver) => receiver,
+            Self::Received(received) => received,
+            Self::Unwritten => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "there is no snapshot"));
+            }
         };
-        receiver.finish(cluster)
+        Ok((received.file.keep().map_err(io::Error::other)?, received.state))
+    }
+}
+
+/// A snapshot of another folder, as if it had come over the network.
+fn copied(
+    source: &Snapshots,
+    stored: &StoredSnapshot,
+    into: &Snapshots,
+) -> Result<SnapshotReceiver, StorageError> {
+    let mut receiver = into.receive()?;
+    loop {
+        let piece = source.piece(stored, receiver.received(), COPY_BYTES)?;
+        if piece.is_empty() {
+            return Ok(receiver);
+        }
+        receiver.write(&piece)?;
     }
 }
 
@@ -191,6 +237,13 @@ impl StateMachine {
     ) -> Self {
         Self { replica, snapshots, identity, checkpoint }
     }
+
+    /// Tells everyone who follows the state.
+    fn changed(&self, applied: Option<&LogId>) {
+        self.replica.applied_bell.notify_one();
+        self.replica.compaction.applied(applied);
+        self.checkpoint.ring();
+    }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -206,14 +259,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
+        let mut last = None;
         while let Some((entry, responder)) = entries.try_next().await? {
             let decisions = self.replica.apply(&entry)?;
+            last = Some(entry.log_id);
             if let Some(responder) = responder {
                 responder.send(Applied { decisions });
             }
         }
-        self.replica.applied_bell.notify_one();
-        self.checkpoint.ring();
+        if last.is_some() {
+            self.changed(last.as_ref());
+        }
         Ok(())
     }
 
@@ -224,6 +280,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             meta: machine.meta(),
             snapshots: self.snapshots.clone(),
             identity: self.identity.clone(),
+            replica: self.replica.clone(),
         }
     }
 
@@ -234,25 +291,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
         let cluster = self.identity.facts().cluster;
-        let (stored, state) = blocking(move || {
-            let stored = snapshot.keep(&snapshots, cluster).map_err(io::Error::other)?;
-            let body = snapshots.body(&stored).map_err(io::Error::other)?;
-            io::Result::Ok((stored, decode_state(&body)?))
-        })
-        .await??;
+        // openraft answers neither votes nor heartbeats before this is done. What came from the
+        // leader was decoded before: what is left is a name and a swap.
+        let (stored, mut state) = blocking(move || snapshot.keep(&snapshots, cluster)).await??;
         if stored.meta.last != meta.last_log_id.as_ref().map(stored_log_id) {
             let what = format!("a snapshot of {:?} came as one of {meta}", stored.meta.last);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         {
             let mut machine = self.replica.write();
-            machine.state = state;
+            std::mem::swap(&mut machine.state, &mut *state);
             machine.applied = meta.last_log_id;
             machine.membership = meta.last_membership.clone();
             machine.generation += 1;
         }
-        self.replica.applied_bell.notify_one();
-        self.checkpoint.ring();
+        self.changed(meta.last_log_id.as_ref());
         Ok(())
     }
 
@@ -272,32 +325,56 @@ pub(crate) struct SnapshotBuilder {
     meta: SnapshotMeta,
     snapshots: Snapshots,
     identity: Identity,
+    replica: Arc<Replica>,
+}
+
+impl SnapshotBuilder {
+    fn stored_meta(&self) -> StoredMeta {
+        StoredMeta {
+            cluster: self.identity.facts().cluster,
+            last: self.meta.last_log_id.as_ref().map(stored_log_id),
+            membership: codec::encode_snapshot_meta(&self.meta).to_vec(),
+            membership_log: self.meta.last_membership.log_id().as_ref().map(stored_log_id),
+            feature_level: self.state.feature_level(),
+            body_bytes: 0,
+        }
+    }
+
+    /// The newest snapshot that there is. openraft takes it for the one it asked for, sees that it
+    /// is not newer than what it knew, and goes on as before.
+    fn earlier(&self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
+        let Some(stored) = self.snapshots.latest() else {
+            let meta = SnapshotMeta::default();
+            return Ok(Snapshot { meta, snapshot: SnapshotData::Unwritten });
+        };
+        let meta = snapshot_meta(&stored.meta)?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Stored(self.snapshots.clone(), stored) })
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
+    /// A snapshot that cannot be written is not the end of the node: nothing depends on it before
+    /// it has its name, and the log has all that is in it.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
-        let state = self.state.clone();
+        let meta = self.stored_meta();
+        let state = std::mem::take(&mut self.state);
         let snapshots = self.snapshots.clone();
-        let meta = self.meta.clone();
-        let stored_meta = StoredMeta {
-            cluster: self.identity.facts().cluster,
-            last: meta.last_log_id.as_ref().map(stored_log_id),
-            membership: codec::encode_snapshot_meta(&meta).to_vec(),
-            membership_log: meta.last_membership.log_id().as_ref().map(stored_log_id),
-            feature_level: state.feature_level(),
-            body_bytes: 0,
-        };
-        let stored = blocking(move || {
-            let body = state.encode();
+        let written = blocking(move || {
             #[cfg(feature = "simulation")]
-            crate::sim::witness::state(stored_meta.last.map(|last| last.index), &body);
-            let meta = StoredMeta { body_bytes: body.len() as u64, ..stored_meta };
-            snapshots.save(meta, &body).map_err(io::Error::other)
-        })
-        .await??;
-        Ok(Snapshot { meta, snapshot: SnapshotData::Stored(self.snapshots.clone(), stored) })
+            crate::sim::witness::state(meta.last.map(|last| last.index), &state.encode());
+            snapshots.write(meta, |mut out| state.encode_into(&mut out))
+        });
+        let written = written.await?;
+        self.replica.compaction.written(written.as_ref().err());
+        match written {
+            Ok(stored) => Ok(Snapshot {
+                meta: self.meta.clone(),
+                snapshot: SnapshotData::Stored(self.snapshots.clone(), stored),
+            }),
+            Err(_) => self.earlier(),
+        }
     }
 }
 
@@ -315,11 +392,8 @@ pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
 }
 
 /// A snapshot's body as a state.
-pub(crate) fn decode_state(body: &[u8]) -> io::Result<State> {
-    let state = State::decode(body).map_err(|error| {
-        let what = format!("the state in the snapshot does not decode: {error}");
-        io::Error::new(io::ErrorKind::InvalidData, what)
-    })?;
+pub(crate) fn read_state(body: &mut impl Read) -> io::Result<State> {
+    let state = State::decode_from(body)?;
     understood(&state)?;
     Ok(state)
 }

@@ -8,31 +8,26 @@
 //! A damaged snapshot always stops the node, also one that the log could do without: nothing tells
 //! whether the disk that damaged it left the rest alone. The message says what is safe to do.
 //!
-//! ```text
-//! header   as in `envelope`: magic "KWSNAP1\n", version, length, CRC; SnapshotMeta in postcard
-//! chunks   each: length (u32, not 0), CRC (u32), bytes
-//! end      0 (u32), CRC of all bytes before the end (u32), length of the body (u64)
-//! ```
+//! The format of the files is in `file`.
+
+mod file;
 
 use std::fmt;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::BodyReader;
+use self::file::{BodyWriter, Scan};
 use super::disk::{Disk, DiskFile};
-use super::envelope::{self, Body, HEADER_BYTES, Kind, u32_at, u64_at};
+use super::envelope::{self, Body};
 use super::error::REPLACE_NODE;
 use super::{LogId, StorageError, Uuid};
 use crate::planted::{self, Bug};
 
 pub(super) const FOLDER: &str = "snapshots";
-const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 1 };
-/// How much of the body has a CRC of its own: damage is found after reading this much.
-const CHUNK_BYTES: usize = 256 << 10;
-/// A header or chunk longer than this is damage, not data: no reason to ask for the memory.
-const MAX_PART_BYTES: usize = 64 << 20;
-const END_BYTES: usize = 16;
 
 /// What a snapshot is of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,7 +42,9 @@ pub struct SnapshotMeta {
     pub membership_log: Option<LogId>,
     /// The state's feature level.
     pub feature_level: u32,
-    /// How many bytes the state has; [`Snapshots::save`] sets it.
+    /// How many bytes the state has. It stands at the end of the file, and is set by
+    /// [`Snapshots::write`].
+    #[serde(skip)]
     pub body_bytes: u64,
 }
 
@@ -98,6 +95,15 @@ pub struct SnapshotReceiver {
     draft: Draft,
 }
 
+/// A snapshot file from another node that is whole and on the disk, and counts for nothing until it
+/// is kept. Dropped, it leaves nothing behind.
+pub struct VerifiedSnapshot {
+    snapshots: Snapshots,
+    draft: Draft,
+    /// What it is of.
+    pub meta: SnapshotMeta,
+}
+
 /// A file that is not a snapshot yet.
 struct Draft {
     disk: Arc<dyn Disk>,
@@ -143,36 +149,39 @@ impl Snapshots {
         self.state().latest.clone()
     }
 
-    /// Writes a snapshot; durable when it returns. Older ones are removed then. If a newer one has
-    /// come in the meantime (from the leader), that one is given back and stays.
+    /// Writes a snapshot of this state; see [`Snapshots::write`].
     ///
     /// # Errors
     /// When it cannot be written. The one before it is as it was.
-    pub fn save(
+    pub fn save(&self, meta: SnapshotMeta, body: &[u8]) -> Result<StoredSnapshot, StorageError> {
+        self.write(meta, |out| out.write_all(body))
+    }
+
+    /// Writes a snapshot of the state that `encode` writes piece by piece; durable when it returns.
+    /// Older ones are removed then. If a newer one has come in the meantime (from the leader), that
+    /// one is given back and stays.
+    ///
+    /// # Errors
+    /// When it cannot be written. The one before it is as it was.
+    pub fn write(
         &self,
         mut meta: SnapshotMeta,
-        body: &[u8],
+        encode: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<StoredSnapshot, StorageError> {
-        meta.body_bytes = body.len() as u64;
-        let mut draft = self.draft()?;
-        let mut whole = crc32fast::Hasher::new();
-        let mut write = |bytes: &[u8]| {
-            whole.update(bytes);
-            draft.append(bytes)
-        };
-        write(&envelope::seal(KIND, &meta))?;
-        for chunk in body.chunks(CHUNK_BYTES) {
-            let mut bytes = Vec::with_capacity(8 + chunk.len());
-            bytes.extend_from_slice(&chunk_len(chunk).to_le_bytes());
-            bytes.extend_from_slice(&crc32fast::hash(chunk).to_le_bytes());
-            bytes.extend_from_slice(chunk);
-            write(&bytes)?;
-        }
-        let mut end = [0; END_BYTES];
-        end[4..8].copy_from_slice(&whole.finalize().to_le_bytes());
-        end[8..].copy_from_slice(&meta.body_bytes.to_le_bytes());
-        draft.append(&end)?;
+        let mut writer = BodyWriter::begin(self.draft()?, &meta)?;
+        encode(&mut writer).map_err(|error| writer.unwritable(error))?;
+        let (draft, body_bytes) = writer.end()?;
+        draft.sync()?;
+        meta.body_bytes = body_bytes;
         self.keep(draft, meta)
+    }
+
+    /// How much room the disk has left; `None` if nothing tells.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
+        self.disk.free_bytes().map_err(StorageError::io("look at the room on", FOLDER))
     }
 
     /// Reads the state in a snapshot, checked.
@@ -181,6 +190,21 @@ impl Snapshots {
     /// When the file does not hold what was written.
     pub fn body(&self, snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
         read_body(snapshot)
+    }
+
+    /// Makes something of the state in a snapshot, which is checked as it is read.
+    ///
+    /// # Errors
+    /// When the file does not hold what was written, or `read` cannot use it.
+    pub fn read<T>(
+        &self,
+        snapshot: &StoredSnapshot,
+        read: impl FnOnce(&mut BodyReader<'_>) -> io::Result<T>,
+    ) -> Result<T, StorageError> {
+        let mut reader = BodyReader::open(&*snapshot.open, &snapshot.file)?;
+        let made = read(&mut reader).map_err(|error| file::unreadable(&snapshot.file, error))?;
+        reader.finish()?;
+        Ok(made)
     }
 
     /// A piece of the snapshot's file as it is, to send to another node; empty at its end.
@@ -219,11 +243,8 @@ impl Snapshots {
         Ok(Draft { disk: self.disk.clone(), path, file, len: 0, kept: false })
     }
 
-    /// Makes a complete draft the newest snapshot, unless there is a newer one.
+    /// Makes a complete and durable draft the newest snapshot, unless there is a newer one.
     fn keep(&self, mut draft: Draft, meta: SnapshotMeta) -> Result<StoredSnapshot, StorageError> {
-        if !planted::active(Bug::SnapshotNotSynced) {
-            draft.file.sync_all().map_err(StorageError::io("sync", &draft.path))?;
-        }
         let last = meta.last.unwrap_or_default();
         // Held while the files change, so that of two snapshots at once the newer one stays.
         let mut state = self.state();
@@ -241,8 +262,11 @@ impl Snapshots {
         self.disk.sync_dir(FOLDER).map_err(StorageError::io("sync", FOLDER))?;
         let open = draft.file.clone();
         let stored = StoredSnapshot { meta, file, file_bytes: draft.len, open };
-        if let Some(older) = state.latest.replace(stored.clone()) {
-            self.disk.remove(&older.file).map_err(StorageError::io("remove", &older.file))?;
+        if let Some(older) = state.latest.replace(stored.clone())
+            && let Err(error) = self.disk.remove(&older.file)
+        {
+            // The newer one counts whether it is there or not; the next start removes it.
+            tracing::warn!(file = older.file, %error, "could not remove an older snapshot");
         }
         Ok(stored)
     }
@@ -266,23 +290,60 @@ impl SnapshotReceiver {
         self.draft.append(piece)
     }
 
+    /// Verifies the whole file while `read` makes of its body what is needed, and makes its bytes
+    /// durable. It is no snapshot of this node's yet.
+    ///
+    /// # Errors
+    /// When it is damaged, of another cluster, of no use to `read`, or cannot be made durable.
+    /// Nothing has changed then.
+    pub fn verify<T>(
+        self,
+        cluster: Option<Uuid>,
+        read: impl FnOnce(&mut BodyReader<'_>) -> io::Result<T>,
+    ) -> Result<(VerifiedSnapshot, T), StorageError> {
+        let Self { snapshots, draft } = self;
+        let mut reader = BodyReader::open(&*draft.file, &draft.path)?;
+        if let (Some(wanted), Some(found)) = (cluster, reader.meta().cluster)
+            && wanted != found
+        {
+            return Err(StorageError::WrongCluster { found, wanted });
+        }
+        let made = read(&mut reader).map_err(|error| file::unreadable(&draft.path, error))?;
+        let meta = reader.finish()?;
+        draft.sync()?;
+        Ok((VerifiedSnapshot { snapshots, draft, meta }, made))
+    }
+
     /// Verifies the whole file and makes it the newest snapshot, durably; older ones are removed.
     /// If a newer one has come in the meantime, that one is given back and stays.
     ///
     /// # Errors
     /// When it is damaged, of another cluster, or cannot be made durable. Nothing has changed then.
     pub fn finish(self, cluster: Option<Uuid>) -> Result<StoredSnapshot, StorageError> {
-        let (meta, _) = read(&*self.draft.file, &self.draft.path, |_| {})?;
-        if let (Some(wanted), Some(found)) = (cluster, meta.cluster)
-            && wanted != found
-        {
-            return Err(StorageError::WrongCluster { found, wanted });
-        }
-        self.snapshots.keep(self.draft, meta)
+        self.verify(cluster, |_| Ok(()))?.0.keep()
+    }
+}
+
+impl VerifiedSnapshot {
+    /// Makes it the newest snapshot, durably; older ones are removed. If a newer one has come in
+    /// the meantime, that one is given back and stays.
+    ///
+    /// # Errors
+    /// When it cannot be made durable under its name.
+    pub fn keep(self) -> Result<StoredSnapshot, StorageError> {
+        self.snapshots.keep(self.draft, self.meta)
     }
 }
 
 impl Draft {
+    /// Makes the bytes durable.
+    fn sync(&self) -> Result<(), StorageError> {
+        if planted::active(Bug::SnapshotNotSynced) {
+            return Ok(());
+        }
+        self.file.sync_all().map_err(StorageError::io("sync", &self.path))
+    }
+
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         let io = StorageError::io("write", &self.path);
         self.file.write_at(bytes, self.len).map_err(io)?;
@@ -354,14 +415,17 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Listing, StorageError> {
 /// Opens a snapshot and checks it whole.
 pub(super) fn load(disk: &dyn Disk, path: &str) -> Result<StoredSnapshot, StorageError> {
     let open = disk.open(path).map_err(StorageError::io("open", path))?;
-    let (meta, file_bytes) = read(&*open, path, |_| {})?;
+    let (meta, file_bytes) = file::verify(&*open, path)?;
     Ok(StoredSnapshot { meta, file: path.to_owned(), file_bytes, open })
 }
 
 /// Reads the state in a snapshot, checked.
 pub(super) fn read_body(snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
     let mut body = Vec::with_capacity(usize::try_from(snapshot.meta.body_bytes).unwrap_or(0));
-    read(&*snapshot.open, &snapshot.file, |chunk| body.extend_from_slice(chunk))?;
+    let mut scan = Scan::begin(&*snapshot.open, &snapshot.file)?;
+    while let Some(chunk) = scan.next()? {
+        body.extend_from_slice(&chunk);
+    }
     Ok(body)
 }
 
@@ -374,74 +438,6 @@ fn advise(error: StorageError, purged: Option<LogId>) -> StorageError {
             StorageError::Damaged { file, offset, what, advice }
         }
         (error, _) => error,
-    }
-}
-
-/// Reads a snapshot file, checking everything. Gives the meta data and the file's length.
-fn read(
-    file: &dyn DiskFile,
-    path: &str,
-    mut on_chunk: impl FnMut(&[u8]),
-) -> Result<(SnapshotMeta, u64), StorageError> {
-    let mut reader = Reader { file, path, offset: 0, whole: crc32fast::Hasher::new() };
-    let mut header = reader.take(HEADER_BYTES)?;
-    header.extend(reader.take(u32_at(&header, 12) as usize)?);
-    let (meta, _): (SnapshotMeta, _) = envelope::unseal(KIND, &header, path, 0)?;
-    let mut body_bytes = 0;
-    loop {
-        let whole = reader.whole.clone().finalize();
-        let part = reader.take(8)?;
-        let (len, crc) = (u32_at(&part, 0) as usize, u32_at(&part, 4));
-        if len == 0 {
-            let declared = u64_at(&reader.take(8)?, 0);
-            if crc != whole || declared != body_bytes || meta.body_bytes != body_bytes {
-                return Err(reader.damaged("its end does not match what is before it"));
-            }
-            break;
-        }
-        let chunk = reader.take(len)?;
-        if crc32fast::hash(&chunk) != crc {
-            return Err(reader.damaged("the checksum of the part before that does not match"));
-        }
-        body_bytes += chunk.len() as u64;
-        on_chunk(&chunk);
-    }
-    let len = file.len().map_err(StorageError::io("look at", path))?;
-    if len != reader.offset {
-        return Err(reader.damaged("there are bytes behind its end"));
-    }
-    Ok((meta, len))
-}
-
-fn chunk_len(chunk: &[u8]) -> u32 {
-    u32::try_from(chunk.len()).expect("a chunk is small")
-}
-
-struct Reader<'a> {
-    file: &'a dyn DiskFile,
-    path: &'a str,
-    offset: u64,
-    whole: crc32fast::Hasher,
-}
-
-impl Reader<'_> {
-    fn take(&mut self, len: usize) -> Result<Vec<u8>, StorageError> {
-        if len > MAX_PART_BYTES {
-            return Err(self.damaged("a length there is impossible"));
-        }
-        let mut bytes = vec![0; len];
-        let read = self.file.read_at(&mut bytes, self.offset);
-        let read = read.map_err(StorageError::io("read", self.path))?;
-        if read < len {
-            return Err(self.damaged("it ends too early"));
-        }
-        self.offset += len as u64;
-        self.whole.update(&bytes);
-        Ok(bytes)
-    }
-
-    fn damaged(&self, what: &str) -> StorageError {
-        StorageError::damaged(self.path, self.offset, what)
     }
 }
 

@@ -212,6 +212,29 @@ async fn a_node_that_missed_the_log_gets_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_node_whose_snapshot_cannot_be_written_goes_on_and_writes_it_later() {
+    let cluster = Cluster::with(1, |config| {
+        config.snapshot_every = 20;
+        config.log_kept = 0;
+    })
+    .await;
+    let node = cluster.nodes[&1].node();
+    let (folder, aside) = (cluster.folder(1).join("snapshots"), cluster.folder(1).join("aside"));
+    std::fs::rename(&folder, &aside).unwrap();
+    for n in 0..30 {
+        assert!(cluster.lock(1, &format!("before-{n}"), "w1").await.ok());
+    }
+    eventually("it is told", async || node.figures().snapshot_postponed).await;
+    for n in 0..30 {
+        assert!(cluster.lock(1, &format!("after-{n}"), "w1").await.ok());
+    }
+    assert_eq!((node.not_ready(), node.status().snapshot_index), (None, None));
+    std::fs::rename(&aside, &folder).unwrap();
+    eventually("it is written", async || node.status().snapshot_index.is_some()).await;
+    assert!(!node.figures().snapshot_postponed);
+}
+
+#[tokio::test]
 async fn an_idle_cluster_without_locks_writes_nothing() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

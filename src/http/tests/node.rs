@@ -121,6 +121,8 @@ async fn the_figures_are_in_the_format_of_prometheus() {
         term: 7,
         leader: Some(2),
         applied_index: Some(41),
+        log_bytes: 4096,
+        snapshot_postponed: true,
         forwarded: 5,
         fsync_seconds: Some(HistogramFigures { buckets: vec![(0.001, 2)], sum: 0.25, count: 4 }),
         ..NodeFigures::default()
@@ -145,6 +147,8 @@ async fn the_figures_are_in_the_format_of_prometheus() {
         "keyward_raft_leader_id 2",
         "keyward_raft_is_leader 0",
         "keyward_raft_applied_index 41",
+        "keyward_log_bytes 4096",
+        "keyward_snapshot_postponed 1",
         "keyward_forwarded_requests_total 5",
         r#"keyward_log_fsync_seconds_bucket{le="0.001"} 2"#,
         r#"keyward_log_fsync_seconds_bucket{le="+Inf"} 4"#,

@@ -7,9 +7,12 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::lock::{Proposal, Stamp, lock_command};
 use crate::raft::checkpoint;
 use crate::raft::log_store::LogStore;
+use crate::storage::disk::{Fault, FaultyCall};
 use crate::storage::{Disk, Log, LogOptions, MemDisk};
+use crate::types::{LockOptions, LockRequest};
 
 struct Builder;
 
@@ -31,4 +34,98 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
 #[tokio::test]
 async fn the_storage_passes_openrafts_own_tests() {
     Suite::test_all(Builder).await.unwrap();
+}
+
+/// A state machine on a disk of its own.
+struct Alone {
+    disk: MemDisk,
+    snapshots: Snapshots,
+    replica: Arc<Replica>,
+    machine: StateMachine,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let disk = MemDisk::new(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let identity = Identity::open(shared.clone(), 1).unwrap();
+        let snapshots = Snapshots::open(shared, None).unwrap();
+        let clock = Arc::new(ManualClock::default());
+        let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+        let (bell, _) = checkpoint::bell();
+        let machine = StateMachine::new(replica.clone(), snapshots.clone(), identity, bell);
+        Self { disk, snapshots, replica, machine }
+    }
+
+    /// Applies an entry that takes a lock.
+    async fn apply(&mut self, index: u64) {
+        let (signature, signee) = (format!("lock/{index}"), "owner".to_owned());
+        let request = LockRequest { signature, signee, level: None };
+        let commands = vec![lock_command(&request, &LockOptions::default()).unwrap()];
+        let stamp = Stamp { term: 1, time: ClusterTime(index) };
+        let payload = EntryPayload::Normal(codec::data_of(&Proposal { stamp, commands }));
+        let log_id = raft_log_id(crate::storage::LogId { term: 1, index });
+        let entries = futures::stream::iter([Ok((Entry { log_id, payload }, None))]);
+        self.machine.apply(entries).await.unwrap();
+    }
+
+    async fn build(&mut self) -> SnapshotOf<TypeConfig, SnapshotData> {
+        self.machine.get_snapshot_builder().await.build_snapshot().await.unwrap()
+    }
+
+    fn fail(&self, call: FaultyCall, times: u64) {
+        let path = "snapshots/".to_owned();
+        self.disk.fail(Fault { call, path, after: 0, times, kind: io::ErrorKind::StorageFull });
+    }
+
+    fn files(&self) -> usize {
+        self.disk.paths().iter().filter(|path| path.starts_with("snapshots/")).count()
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_written_is_put_off_and_ends_nothing() {
+    let mut node = Alone::new();
+    node.apply(1).await;
+    node.fail(FaultyCall::Write, 1);
+    let told = node.build().await;
+    assert_eq!(told.meta, SnapshotMeta::default(), "there is none");
+    assert!(node.replica.compaction.is_postponed());
+    assert_eq!((node.snapshots.latest(), node.files()), (None, 0));
+    let first = node.build().await.meta;
+    assert_eq!(first, node.replica.read().meta());
+    assert!(!node.replica.compaction.is_postponed());
+    for call in [FaultyCall::Write, FaultyCall::Sync] {
+        node.apply(2).await;
+        node.fail(call, 1);
+        assert_eq!(node.build().await.meta, first, "the earlier one still counts");
+        assert_eq!(node.files(), 1);
+    }
+    assert_eq!(node.build().await.meta, node.replica.read().meta());
+}
+
+#[tokio::test]
+async fn what_came_from_the_leader_is_installed_without_a_look_at_the_disk() {
+    let (mut leader, mut node) = (Alone::new(), Alone::new());
+    for index in 1..=3 {
+        leader.apply(index).await;
+    }
+    let Snapshot { meta, snapshot } = leader.build().await;
+    let SnapshotData::Stored(folder, stored) = snapshot else { panic!("it is on the disk") };
+    let come = || copied(&folder, &stored, &node.snapshots).unwrap();
+    let refused = ReceivedSnapshot::prepare(come(), None).unwrap();
+    assert_eq!(refused.meta().unwrap(), meta);
+    drop(refused);
+    assert_eq!(node.files(), 0);
+    let mut cut = node.snapshots.receive().unwrap();
+    cut.write(&folder.piece(&stored, 0, 100).unwrap()).unwrap();
+    assert!(ReceivedSnapshot::prepare(cut, None).is_err());
+    let received = ReceivedSnapshot::prepare(come(), None).unwrap();
+    node.fail(FaultyCall::Read, u64::MAX);
+    node.machine.install_snapshot(&meta, SnapshotData::Received(received)).await.unwrap();
+    let machine = node.replica.read();
+    assert_eq!(machine.state.encode(), leader.replica.read().state.encode());
+    assert_eq!((machine.meta(), machine.generation), (meta, 1));
+    assert_eq!(node.snapshots.latest().unwrap().meta, stored.meta);
+    assert_eq!(node.files(), 1);
 }

@@ -40,6 +40,10 @@ const SUBMIT_WAIT: Duration = Duration::from_millis(50);
 /// done, sled keeps every version of every page it touches, some 8 KiB for each change.
 const BATCH: usize = 1024;
 
+/// The most bytes of key and value that sled keeps in its pages; what is larger goes to a file of
+/// its own, which it syncs and recovers badly.
+pub(crate) const MAX_RECORD_BYTES: usize = 7 << 10;
+
 /// How long sled may take to open before the start is given up: it is known to deadlock.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 

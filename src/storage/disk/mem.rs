@@ -68,6 +68,7 @@ struct State {
     /// The power goes before this change.
     power_off_at: Option<u64>,
     faults: Vec<Fault>,
+    free_bytes: Option<u64>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     unsynced_names: Vec<NameChange>,
@@ -103,6 +104,7 @@ impl MemDisk {
                 changes: 0,
                 power_off_at: None,
                 faults: Vec::new(),
+                free_bytes: None,
                 names: BTreeMap::new(),
                 durable_names: BTreeMap::new(),
                 unsynced_names: Vec::new(),
@@ -127,6 +129,11 @@ impl MemDisk {
     /// Makes calls fail.
     pub fn fail(&self, fault: Fault) {
         self.lock().faults.push(fault);
+    }
+
+    /// Makes the disk tell this much room. Writes do not heed it.
+    pub fn set_free_bytes(&self, free: Option<u64>) {
+        self.lock().free_bytes = free;
     }
 
     /// Ends all faults.
@@ -372,6 +379,10 @@ impl Disk for MemDisk {
         let mut names: Vec<String> = inside.map(|path| split(path).1.to_owned()).collect();
         names.sort();
         Ok(names)
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(self.lock().free_bytes)
     }
 
     fn create_dir(&self, folder: &str) -> io::Result<()> {

@@ -73,6 +73,14 @@ pub trait Disk: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// How many bytes can still be written, as the system tells; `None` if nothing tells.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Whether there is a file of this name.
     ///
     /// # Errors

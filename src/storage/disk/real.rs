@@ -125,6 +125,12 @@ impl Disk for RealDisk {
         Ok(born.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos()))
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let room = rustix::fs::statvfs(&self.root)?;
+        // Without what is kept back for root.
+        Ok(Some(room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+
     fn exists(&self, path: &str) -> io::Result<bool> {
         self.at(path).try_exists()
     }

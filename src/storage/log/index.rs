@@ -2,15 +2,23 @@
 //!
 //! The index runs ahead of the files: an entry is in it as soon as it is appended, and gets its
 //! place when the writer has written it. Until then its payload stays in the cache whatever the
-//! cache's bound. 24 bytes per retained entry, and the payloads of the latest ones.
+//! cache's bound. 32 bytes per retained entry, and the payloads of the latest ones.
+//!
+//! A few segments are open, whatever the length of the log; the others are opened when an entry of
+//! theirs is read.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use crate::storage::disk::DiskFile;
-use crate::storage::{LogEntry, LogId};
+use super::frame::RECORD_HEADER;
+use crate::storage::disk::{Disk, DiskFile};
+use crate::storage::{LogEntry, LogId, StorageError};
+
+/// This many segments stay open: the one that is written, and for each of four followers the one
+/// that it reads.
+const OPEN_SEGMENTS: usize = 5;
 
 /// The place of an entry that no file holds yet.
 const UNWRITTEN: u32 = u32::MAX;
@@ -21,12 +29,34 @@ pub(super) struct Segment {
     pub(super) file: Arc<dyn DiskFile>,
 }
 
+/// A segment file, open or not.
+struct Known {
+    path: String,
+    /// Whether it is open, here or in the hands of a reader.
+    open: Weak<Segment>,
+}
+
+/// A segment that no entry is in any more.
+pub(super) struct Dropped {
+    pub(super) path: String,
+    /// Whether somebody still reads it.
+    pub(super) is_read: bool,
+}
+
 #[derive(Clone, Copy)]
 struct Slot {
     term: u64,
+    /// The bytes of all entries up to this one; the count begins anywhere.
+    end: u64,
     segment: u32,
     offset: u32,
     len: u32,
+}
+
+impl Slot {
+    fn bytes(&self) -> u64 {
+        RECORD_HEADER as u64 + u64::from(self.len)
+    }
 }
 
 /// Where an entry's bytes are.
@@ -44,7 +74,10 @@ pub(super) struct Index {
     /// The index of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
-    segments: BTreeMap<u32, Arc<Segment>>,
+    disk: Arc<dyn Disk>,
+    segments: BTreeMap<u32, Known>,
+    /// The open ones; the one used last is at the end.
+    open: VecDeque<(u32, Arc<Segment>)>,
     /// Entries from here on are not written.
     unwritten: u64,
     /// For each truncation that the writer has not come to: the first index it removes. An entry
@@ -58,13 +91,15 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(cache_limit: usize) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, cache_limit: usize) -> Self {
         Self {
             purged: None,
             last: None,
             first: 0,
             slots: VecDeque::new(),
+            disk,
             segments: BTreeMap::new(),
+            open: VecDeque::new(),
             unwritten: 0,
             truncations: VecDeque::new(),
             cache: VecDeque::new(),
@@ -122,7 +157,7 @@ impl Index {
             self.cache_first = entry.id.index;
         }
         let len = u32::try_from(entry.payload.len()).expect("the log refuses larger payloads");
-        self.slots.push_back(Slot { term: entry.id.term, segment: UNWRITTEN, offset: 0, len });
+        self.push(Slot { term: entry.id.term, end: 0, segment: UNWRITTEN, offset: 0, len });
         self.cache.push_back(entry.payload.clone());
         self.cache_bytes += entry.payload.len();
         self.last = Some(entry.id);
@@ -134,9 +169,33 @@ impl Index {
             self.first = id.index;
         }
         let len = u32::try_from(len).expect("a frame's length has 32 bits");
-        self.slots.push_back(Slot { term: id.term, segment, offset, len });
+        self.push(Slot { term: id.term, end: 0, segment, offset, len });
         self.last = Some(id);
         self.unwritten = id.index + 1;
+    }
+
+    fn push(&mut self, slot: Slot) {
+        let before = self.slots.back().map_or(0, |last| last.end);
+        self.slots.push_back(Slot { end: before + slot.bytes(), ..slot });
+    }
+
+    /// The bytes of the entries after `after`, up to and including `through`; those that there are.
+    pub(super) fn bytes_between(&self, after: Option<u64>, through: u64) -> u64 {
+        let from = after.map_or(0, |after| after.saturating_add(1)).max(self.first);
+        let through = through.min(self.last.map_or(0, |last| last.index));
+        let (Some(first), Some(last)) = (self.slot(from), self.slot(through)) else { return 0 };
+        (last.end + first.bytes()).saturating_sub(first.end)
+    }
+
+    /// The last entry before those that have `max_bytes` together and end with `through`.
+    pub(super) fn before_bytes(&self, through: u64, max_bytes: u64) -> Option<u64> {
+        let from = self.slot(through)?.end.checked_sub(max_bytes)?;
+        let at = self.slots.partition_point(|slot| slot.end - slot.bytes() < from);
+        (self.first + at as u64).checked_sub(1).filter(|index| *index >= self.first)
+    }
+
+    fn slot(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
     /// Says that the log's last entry is this one although it is not in the index: it lies before
@@ -211,18 +270,56 @@ impl Index {
         }
     }
 
-    pub(super) fn open_segment(&mut self, number: u32, segment: Arc<Segment>) {
-        self.segments.insert(number, segment);
+    /// Takes in a segment that was just opened.
+    pub(super) fn add_segment(&mut self, number: u32, segment: Arc<Segment>) {
+        let known = Known { path: segment.path.clone(), open: Arc::downgrade(&segment) };
+        self.segments.insert(number, known);
+        self.keep_open(number, segment);
     }
 
     /// Forgets a segment that no slot refers to.
-    pub(super) fn close_segment(&mut self, number: u32) -> Option<Arc<Segment>> {
-        self.segments.remove(&number)
+    pub(super) fn drop_segment(&mut self, number: u32) -> Option<Dropped> {
+        self.open.retain(|(open, _)| *open != number);
+        let Known { path, open } = self.segments.remove(&number)?;
+        Some(Dropped { path, is_read: open.strong_count() > 0 })
+    }
+
+    fn keep_open(&mut self, number: u32, segment: Arc<Segment>) {
+        self.open.retain(|(open, _)| *open != number);
+        if self.open.len() >= OPEN_SEGMENTS {
+            self.open.pop_front();
+        }
+        self.open.push_back((number, segment));
+    }
+
+    /// The segment, opened if it was closed. The log is locked meanwhile: no purge can have given
+    /// its file away.
+    fn segment(&mut self, number: u32) -> Result<Arc<Segment>, StorageError> {
+        let known = self.segments.get_mut(&number).expect("an entry's segment is known");
+        let segment = if let Some(segment) = known.open.upgrade() {
+            segment
+        } else {
+            let file = self.disk.open(&known.path);
+            let file = file.map_err(StorageError::io("open", &known.path))?;
+            let segment = Arc::new(Segment { path: known.path.clone(), file });
+            known.open = Arc::downgrade(&segment);
+            segment
+        };
+        self.keep_open(number, segment.clone());
+        Ok(segment)
     }
 
     /// Where the entries from `from` up to `to`, exclusive, are; those that there are, until they
     /// exceed `max_bytes` (but at least one).
-    pub(super) fn sources(&self, from: u64, to: u64, max_bytes: usize) -> Vec<(LogId, Source)> {
+    ///
+    /// # Errors
+    /// When a segment cannot be opened.
+    pub(super) fn sources(
+        &mut self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(LogId, Source)>, StorageError> {
         let end = self.first + self.slots.len() as u64;
         let mut sources = Vec::new();
         let mut bytes: usize = 0;
@@ -233,22 +330,21 @@ impl Index {
             if bytes > max_bytes && !sources.is_empty() {
                 break;
             }
-            sources.push((LogId { term: slot.term, index }, self.source(index, slot)));
+            sources.push((LogId { term: slot.term, index }, self.source(index, slot)?));
         }
-        sources
+        Ok(sources)
     }
 
-    fn source(&self, index: u64, slot: Slot) -> Source {
+    fn source(&mut self, index: u64, slot: Slot) -> Result<Source, StorageError> {
         let cached = index.checked_sub(self.cache_first).and_then(|at| usize::try_from(at).ok());
         if let Some(payload) = cached.and_then(|at| self.cache.get(at)) {
-            return Source::Cached(payload.clone());
+            return Ok(Source::Cached(payload.clone()));
         }
-        let segment = self.segments.get(&slot.segment);
-        Source::Stored {
-            segment: segment.expect("what is not cached is in an open segment").clone(),
+        Ok(Source::Stored {
+            segment: self.segment(slot.segment)?,
             offset: u64::from(slot.offset),
             len: slot.len as usize,
-        }
+        })
     }
 
     fn shrink_cache(&mut self) {

@@ -308,8 +308,8 @@ impl Log {
         });
     }
 
-    /// The entries from `from` up to, not including, `to`: every one that the log holds, in memory at
-    /// once. The caller bounds their number; whoever can go on piece by piece takes
+    /// The entries from `from` up to, not including, `to`: every one that the log holds, in memory
+    /// at once. The caller bounds their number; whoever can go on piece by piece takes
     /// [`Log::read_some`].
     ///
     /// # Errors
@@ -330,13 +330,25 @@ impl Log {
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, StorageError> {
         let sources = {
-            let core = self.inner.shared.core();
+            let mut core = self.inner.shared.core();
             if let Some(failed) = &core.failed {
                 return Err(StorageError::Failed(failed.clone()));
             }
-            core.index.sources(from, to, max_bytes)
+            core.index.sources(from, to, max_bytes)?
         };
         read_sources(&sources)
+    }
+
+    /// How many bytes the entries after `after` have, up to and including `through`; those that the
+    /// log holds.
+    pub fn bytes_between(&self, after: Option<u64>, through: u64) -> u64 {
+        self.inner.shared.core().index.bytes_between(after, through)
+    }
+
+    /// The last entry that is not among those which end with `through` and have at most `max_bytes`
+    /// together. `None`: all of them have no more.
+    pub fn before_bytes(&self, through: u64, max_bytes: u64) -> Option<u64> {
+        self.inner.shared.core().index.before_bytes(through, max_bytes)
     }
 
     /// The id of an entry that the log holds, or of the last purged one.

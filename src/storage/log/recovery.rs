@@ -166,12 +166,12 @@ pub(super) fn load(
 
 /// Reads all segments, checks them, and repairs the tail.
 pub(super) fn replay(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     manifest: &Manifest,
     cache_bytes: usize,
 ) -> Result<Replayed, StorageError> {
     let mut replayed = Replayed {
-        index: Index::new(cache_bytes),
+        index: Index::new(disk.clone(), cache_bytes),
         committed: manifest.committed,
         last: manifest.purged,
         active: None,
@@ -191,7 +191,7 @@ pub(super) fn replay(
             let what = format!("{} does not continue the segment before it", meta.path());
             return Err(StorageError::damaged(manifest::FILE, 0, what));
         }
-        replayed.segment(disk, meta, segments.get(number + 1))?;
+        replayed.segment(&**disk, meta, segments.get(number + 1))?;
     }
     replayed.finish(manifest)?;
     Ok(replayed)
@@ -223,7 +223,7 @@ impl Replayed {
         }
         self.largest.push(largest);
         let segment = Arc::new(segment);
-        self.index.open_segment(number(meta), segment.clone());
+        self.index.add_segment(number(meta), segment.clone());
         self.active = Some(segment);
         Ok(())
     }
@@ -366,7 +366,7 @@ pub(super) fn open(
         Some(manifest) => manifest,
         None => create(&*disk, read.as_ref())?,
     };
-    let replayed = replay(&*disk, &manifest, options.cache_bytes)?;
+    let replayed = replay(&disk, &manifest, options.cache_bytes)?;
     let mut recovered = Recovered {
         vote: read.as_ref().and_then(vote::Read::vote),
         committed: replayed.committed(),

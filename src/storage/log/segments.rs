@@ -111,18 +111,17 @@ impl Segments {
     /// Takes back a file that no durable manifest names any more.
     pub(super) fn recycle(
         &mut self,
-        segment: Arc<Segment>,
+        path: &str,
+        is_read: bool,
         bytes: u64,
     ) -> Result<(), StorageError> {
-        let path = segment.path.clone();
         // Somebody may be reading the file: it must not be overwritten under them.
-        let unread = Arc::try_unwrap(segment).is_ok();
-        if !unread || bytes != self.segment_bytes || self.spares.len() >= SPARES {
-            return self.remove(&path);
+        if is_read || bytes != self.segment_bytes || self.spares.len() >= SPARES {
+            return self.remove(path);
         }
         let spare = format!("{FOLDER}/spare-{}", self.next_spare);
         self.next_spare += 1;
-        self.disk.rename(&path, &spare).map_err(StorageError::io("rename", &path))?;
+        self.disk.rename(path, &spare).map_err(StorageError::io("rename", path))?;
         self.spares.push(spare);
         Ok(())
     }

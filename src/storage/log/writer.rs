@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::frame::{Batch, HEADER, Place};
-use super::index::Segment;
+use super::index::{Dropped, Segment};
 use super::manifest::{Manifest, SegmentMeta};
 use super::recovery::number;
 use super::segments::Segments;
@@ -259,7 +259,7 @@ impl Writer {
         manifest.next_file += 1;
         manifest.segments.push(meta);
         self.replace_manifest(manifest)?;
-        self.shared.core().index.open_segment(number(&meta), segment.clone());
+        self.shared.core().index.add_segment(number(&meta), segment.clone());
         self.tail.largest.push(None);
         self.tail.segment = Some(segment);
         self.tail.offset = 0;
@@ -300,9 +300,9 @@ impl Writer {
         }
         self.count_log();
         for meta in dropped {
-            let closed = self.shared.core().index.close_segment(number(&meta));
-            if let Some(segment) = closed {
-                self.files.recycle(segment, meta.bytes)?;
+            let dropped = self.shared.core().index.drop_segment(number(&meta));
+            if let Some(Dropped { path, is_read }) = dropped {
+                self.files.recycle(&path, is_read, meta.bytes)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Snapshots on a disk that forgets and is damaged.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 
 use super::*;
 use crate::storage::disk::{Fault, FaultyCall, MemDisk, Unsynced};
@@ -188,4 +188,51 @@ fn a_failed_write_leaves_the_one_before() {
         assert_eq!((snapshots.latest(), files(&disk)), (Some(before), 1));
         snapshots.save(meta(6), b"more").unwrap();
     }
+}
+
+#[test]
+fn one_from_another_node_is_verified_first_and_kept_later() {
+    let (from, to) = (MemDisk::new(1), MemDisk::new(2));
+    let (sender, receiver) = (open(&from, None).unwrap(), open(&to, None).unwrap());
+    let stored = sender.save(meta(5), &body(5, 600_000)).unwrap();
+    let whole = sender.piece(&stored, 0, usize::MAX).unwrap();
+    let verified = || {
+        let mut receiving = receiver.receive().unwrap();
+        receiving.write(&whole).unwrap();
+        let read = |body: &mut BodyReader<'_>| {
+            let mut bytes = Vec::new();
+            body.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        receiving.verify(Some(Uuid(7)), read).unwrap()
+    };
+    let (file, read) = verified();
+    assert_eq!((file.meta.clone(), read), (stored.meta.clone(), body(5, 600_000)));
+    assert_eq!(receiver.latest(), None);
+    // Refused.
+    drop(file);
+    assert_eq!(files(&to), 0);
+    let (file, _) = verified();
+    // Its bytes are durable before it is kept.
+    let changes = to.changes();
+    file.keep().unwrap();
+    assert!(to.changes() <= changes + 2, "a name, and the folder's sync");
+    to.crash(Unsynced::Lost);
+    assert_eq!(open(&to, Some(5)).unwrap().latest().unwrap().meta, stored.meta);
+}
+
+#[test]
+fn what_cannot_be_used_is_told_apart_from_damage_of_the_file() {
+    let disk = MemDisk::new(1);
+    let snapshots = open(&disk, None).unwrap();
+    let stored = snapshots.save(meta(5), b"state").unwrap();
+    let useless = |_: &mut BodyReader<'_>| Err::<(), _>(io::Error::other("of no use"));
+    let error = snapshots.read(&stored, useless).unwrap_err().to_string();
+    assert!(error.contains("of no use") && error.contains(&stored.file), "{error}");
+    // What was not looked at is checked as well.
+    let mut bytes = disk.bytes(&stored.file).unwrap();
+    let end = bytes.len() - 9;
+    bytes[end] ^= 1;
+    disk.set_bytes(&stored.file, bytes);
+    let error = snapshots.read(&stored, |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("its end does not match"), "{error}");
 }

@@ -234,3 +234,67 @@ fn many_waiting_appends_share_one_sync() {
     assert_eq!(log.synced(), Some(LogId { term: 1, index: 8 }));
     assert_eq!(disk.changes() - before, 2, "one write and one sync");
 }
+
+#[test]
+fn a_long_log_has_few_open_files_and_all_its_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    let open_files = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap();
+        let paths = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
+        paths.filter(|path| path.starts_with(folder.path())).count()
+    };
+    let options = LogOptions { segment_bytes: 4096, cache_bytes: 0, ..options() };
+    let open = || {
+        let disk = Arc::new(RealDisk::new(folder.path()).unwrap());
+        Log::open(disk, options.clone()).unwrap().0
+    };
+    let log = open();
+    let entries: Vec<LogEntry> = (0..200).map(|index| entry(index, 1, 1000)).collect();
+    for entry in &entries {
+        assert!(run(&log, &Step::Append(vec![entry.clone()])));
+    }
+    // The vote's file is open, too.
+    assert!(open_files() < 10, "{}", open_files());
+    assert!(log.read_all(0, u64::MAX).unwrap() == entries);
+    assert!(open_files() < 10, "{}", open_files());
+    log.close();
+    drop(log);
+    let log = open();
+    assert!(open_files() < 10, "{}", open_files());
+    for entry in entries.iter().rev() {
+        assert_eq!(log.read_all(entry.id.index, entry.id.index + 1).unwrap(), [entry.clone()]);
+    }
+    // Closed ones are given away as open ones are.
+    assert!(run(&log, &Step::Purge(LogId { term: 1, index: 150 })));
+    assert!(run(&log, &Step::Append(vec![entry(200, 1, 1000)])));
+    assert!(log.read_all(0, 200).unwrap() == entries[151..]);
+}
+
+#[test]
+fn the_log_knows_its_bytes() {
+    let disk = MemDisk::new(5);
+    let record = |payload: u64| payload + 28;
+    let between = |log: &Log| {
+        assert_eq!(log.bytes_between(None, 9), record(10) + record(20) + record(30));
+        assert_eq!(log.bytes_between(Some(0), 1), record(20));
+        assert_eq!(log.bytes_between(Some(2), 2), 0);
+        assert_eq!(log.before_bytes(2, record(30)), Some(1));
+        assert_eq!(log.before_bytes(2, record(30) - 1), Some(2), "none fits");
+        assert_eq!(log.before_bytes(2, record(20) + record(30)), Some(0));
+        assert_eq!(log.before_bytes(2, 1 << 20), None, "there is nothing before");
+        assert_eq!(log.before_bytes(3, 1), None, "there is no such entry");
+    };
+    let (log, _) = open(&disk).unwrap();
+    assert_eq!(log.bytes_between(None, 9), 0);
+    let entries = [entry(0, 1, 10), entry(1, 1, 20), entry(2, 1, 30)];
+    assert!(run(&log, &Step::Append(entries.to_vec())));
+    between(&log);
+    log.close();
+    let (log, _) = open(&disk).unwrap();
+    between(&log);
+    assert!(run(&log, &Step::Truncate(Some(LogId { term: 1, index: 1 }))));
+    assert!(run(&log, &Step::Append(vec![entry(2, 2, 7)])));
+    assert!(run(&log, &Step::Purge(LogId { term: 1, index: 0 })));
+    assert_eq!(log.bytes_between(None, 2), record(20) + record(7));
+    assert_eq!(log.before_bytes(2, 1 << 20), None);
+}
