@@ -37,7 +37,7 @@ fn main() {
     log.timed("renew, names mixed", count, |number| lock(mixed(number, count), None));
     log.timed("refused, names mixed", count, |number| refused(mixed(number, count)));
     let with_id = |number| {
-        let id = RequestId { lane: u128::from(number % 1000), seq: number };
+        let id = RequestId { lane: u128::from(number % 1000), seq: number / 1000 + 1 };
         lock(mixed(number, count), Some(id))
     };
     log.timed("renew, with a request id", count, with_id);

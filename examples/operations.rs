@@ -48,7 +48,7 @@ fn main() {
         }),
         "renew" => log.each(count, |number| vec![lock(mixed(number), "worker", None)]),
         "renew-with-id" => log.each(count, |number| {
-            let id = RequestId { lane: u128::from(number % 256), seq: number };
+            let id = RequestId { lane: u128::from(number % 256), seq: number / 256 + 1 };
             vec![lock(mixed(number), "worker", Some(id))]
         }),
         "refuse" => log.each(count, |number| vec![lock(mixed(number), "another", None)]),

@@ -53,28 +53,45 @@ fn since_origin(time: Timespec) -> Duration {
 /// A clock that moves only when told to; clones share one time.
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
-    nanoseconds: Arc<AtomicU64>,
+    both: Arc<AtomicU64>,
+    raw_ahead: Arc<AtomicU64>,
+    boottime_ahead: Arc<AtomicU64>,
 }
 
 impl ManualClock {
     /// Moves both clocks on.
     pub fn advance(&self, by: Duration) {
-        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(by, Ordering::SeqCst);
+        Self::add(&self.both, by);
     }
 
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.nanoseconds.load(Ordering::SeqCst))
+    /// Moves the raw clock on alone, as a fault of the machine would.
+    pub fn advance_raw(&self, by: Duration) {
+        Self::add(&self.raw_ahead, by);
+    }
+
+    /// Moves the boot time clock on alone, as it does while a machine sleeps.
+    pub fn advance_boottime(&self, by: Duration) {
+        Self::add(&self.boottime_ahead, by);
+    }
+
+    fn add(nanoseconds: &AtomicU64, by: Duration) {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        nanoseconds.fetch_add(by, Ordering::SeqCst);
+    }
+
+    fn sum(&self, ahead: &AtomicU64) -> Duration {
+        let nanoseconds = |of: &AtomicU64| Duration::from_nanos(of.load(Ordering::SeqCst));
+        nanoseconds(&self.both) + nanoseconds(ahead)
     }
 }
 
 impl Clock for ManualClock {
     fn raw(&self) -> Duration {
-        self.now()
+        self.sum(&self.raw_ahead)
     }
 
     fn boottime(&self) -> Duration {
-        self.now()
+        self.sum(&self.boottime_ahead)
     }
 }
 
@@ -121,15 +138,20 @@ impl OffsetClock {
     pub fn advance(&self, by: Duration) {
         self.offset.advance(by);
     }
+
+    /// Moves the raw clock on alone, as a fault of the machine would.
+    pub fn advance_raw(&self, by: Duration) {
+        self.offset.advance_raw(by);
+    }
 }
 
 impl Clock for OffsetClock {
     fn raw(&self) -> Duration {
-        SystemClock.raw() + self.offset.now()
+        SystemClock.raw() + self.offset.raw()
     }
 
     fn boottime(&self) -> Duration {
-        SystemClock.boottime() + self.offset.now()
+        SystemClock.boottime() + self.offset.boottime()
     }
 }
 

@@ -46,6 +46,15 @@ pub enum Error {
         /// What is missing, for a person.
         reason: String,
     },
+    /// The `request_id` continues a lane that the cluster does not remember: it was not used for
+    /// long, or there were too many. This copy was not done; whether an earlier one with the same
+    /// id was is open. Without an earlier one it is safe to ask again with a new lane, which begins
+    /// with 1.
+    #[error("lane forgotten: {reason}")]
+    LaneForgotten {
+        /// Which lane, for a person.
+        reason: String,
+    },
 }
 
 impl Error {

@@ -28,8 +28,8 @@ use crate::planted::{self, Bug};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest,
+    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use courier::{Courier, Leader};
 use wire::{Answer, Request};
@@ -215,7 +215,9 @@ pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
             service.check(signature, options).await.map(Answer::Check)
         }
         Request::List(request, options) => service.list(request, options).await.map(Answer::List),
-        Request::Tables(options) => service.tables(options).await.map(Answer::Tables),
+        Request::Tables(request, options) => {
+            service.tables(request, options).await.map(Answer::Tables)
+        }
         Request::ConfigureTable(defaults, options) => {
             service.configure_table(defaults, options).await.map(|()| Answer::Done)
         }
@@ -229,7 +231,7 @@ pub(crate) fn call_of(request: &Request) -> Option<&CallOptions> {
     match request {
         Request::Lock(_, options) => Some(&options.call),
         Request::Unlock(_, options) => Some(&options.call),
-        Request::Check(_, options) | Request::List(_, options) | Request::Tables(options) => {
+        Request::Check(_, options) | Request::List(_, options) | Request::Tables(_, options) => {
             Some(&options.call)
         }
         Request::ConfigureTable(_, options) | Request::DeleteTable(options) => Some(&options.call),
@@ -333,12 +335,20 @@ impl LockService for Forwarding {
         self.route(Request::List(request, options), call).await?.list().ok_or_else(mixed_up_read)
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        lock::validate_tables(&request)?;
         if options.stale {
-            return self.node.tables(options).await;
+            return self.node.tables(request, options).await;
         }
         let call = options.call.clone();
-        self.route(Request::Tables(options), call).await?.tables().ok_or_else(mixed_up_read)
+        self.route(Request::Tables(request, options), call)
+            .await?
+            .tables()
+            .ok_or_else(mixed_up_read)
     }
 
     async fn configure_table(

@@ -17,8 +17,8 @@ use crate::lock::{self, ClusterTime, Command, Counts, Decision, Proposal, Stamp,
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     CheckResponse, DecidedAt, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
-    UnlockResponse,
+    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
 
 /// The only term there is: a cluster of one elects once.
@@ -133,7 +133,12 @@ impl Shared {
     }
 
     fn apply(&self, command: Command) -> Decision {
-        self.with_machine(|machine| machine.apply(self.now(), command))
+        let (decision, deleted) = self.with_machine(|machine| {
+            (machine.apply(self.now(), command), machine.state.take_deleted())
+        });
+        // The asker frees what it has deleted; others go on meanwhile.
+        drop(deleted);
+        decision
     }
 
     /// Reads the state after the clock has moved on to now.
@@ -202,8 +207,14 @@ impl LockService for MemoryLocks {
         Ok(ListResponse { locks, next, decided_at: Some(at) })
     }
 
-    async fn tables(&self, _options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        Ok(self.shared.read(State::tables).0)
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        _options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        lock::validate_tables(&request)?;
+        let ((tables, next), at) = self.shared.read(|state| state.tables(&request));
+        Ok(TablesResponse { tables, next, decided_at: Some(at) })
     }
 
     async fn configure_table(
@@ -242,6 +253,7 @@ impl DebugLockService for MemoryLocks {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::service::all_tables;
     use crate::types::{LockStatus, Token};
 
     fn request(signee: &str) -> LockRequest {
@@ -291,7 +303,7 @@ mod tests {
         let apart = locks.handle(ServiceOptions { table: "t".to_owned(), ..options });
         let found = apart.check("s".to_owned(), ReadOptions::default()).await;
         assert!(matches!(found, Err(Error::NotFound { decided_at: Some(_) })));
-        assert_eq!(locks.tables(ReadOptions::default()).await.unwrap().len(), 1);
+        assert_eq!(all_tables(&locks, ReadOptions::default()).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -30,13 +30,14 @@ use crate::planted::{self, Bug};
 use crate::raft::compaction;
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
+use crate::raft::state_machine::Machine;
 use crate::raft::vigil;
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
+    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use proposer::Proposer;
 use reader::Reader;
@@ -106,6 +107,8 @@ impl Node {
         let kept = member.clone();
         tasks.spawn(of_host(async move { kept.keep_identity().await }));
         tasks.spawn(of_host(compaction::keep(member.clone())));
+        let watched = member.clone();
+        tasks.spawn(of_host(async move { watched.watch_clocks().await }));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {
@@ -199,10 +202,9 @@ impl Node {
         let Ok(Leading { stamper, .. }) = self.leading() else {
             return member.raft.is_leader().then_some(OUT_OF_TOUCH);
         };
-        let machine = member.replica.read();
-        let tick =
-            machine.state.has_unexpired().then(|| machine.state.clock().saturating_add(TICK));
-        let next = machine.state.next_deadline().into_iter().chain(tick).min()?;
+        let figures = member.replica.figures();
+        let tick = figures.has_unexpired.then(|| figures.clock.saturating_add(TICK));
+        let next = figures.next_deadline.into_iter().chain(tick).min()?;
         Some(stamper.until(next, &*member.clock))
     }
 
@@ -285,10 +287,12 @@ impl Node {
             // Its empty state is no cluster's, however old.
             return Err(Error::unavailable("this node does not know its cluster yet"));
         }
-        let machine = self.inner.member.replica.read();
-        let decided_at =
-            machine.applied.map(|log_id| DecidedAt { index: log_id.index(), position: u32::MAX });
-        Ok((read(&machine.state), decided_at))
+        let look = |machine: &Machine| {
+            let applied = machine.applied.as_ref();
+            let at = applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX });
+            (read(&machine.state), at)
+        };
+        Ok(self.inner.member.replica.look(look).await)
     }
 }
 
@@ -306,10 +310,10 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
         return Err(Error::unavailable("this node leads but has lost touch with the majority"));
     }
     if planted::active(Bug::StampBeforeBlank) {
-        let base = member.replica.read().state.clock();
+        let base = member.replica.figures().clock;
         member.replica.begin_term(term, base);
     }
-    match member.replica.stampers.of_term(term) {
+    match member.replica.stamper(term) {
         Some(stamper) => Ok(Leading { term, stamper }),
         None => Err(Error::unavailable("this node has just been elected; try again")),
     }
@@ -416,9 +420,15 @@ impl LockService for Node {
         Ok(ListResponse { locks, next, decided_at })
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        let (tables, _) = self.read(&options, lock::State::tables).await?;
-        Ok(tables)
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        lock::validate_tables(&request)?;
+        let ((tables, next), decided_at) =
+            self.read(&options, |state| state.tables(&request)).await?;
+        Ok(TablesResponse { tables, next, decided_at })
     }
 
     async fn configure_table(

@@ -67,6 +67,8 @@ bugs! {
     TokenFromNode = "token-from-node",
     /// A repeated request is judged anew.
     RepeatJudgedAnew = "repeat-judged-anew",
+    /// A request that continues a forgotten lane is judged as new.
+    ForgottenLaneIsNew = "forgotten-lane-is-new",
     /// A repeated answer tells the remaining time of the first one.
     StoredRemainingTime = "stored-remaining-time",
     /// Request lanes are not in the snapshot.

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::types::{
     BatchAnswer, BatchRequest, CheckResponse, DEFAULT_TABLE, ListRequest, ListResponse,
     LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 /// Answers lock requests.
@@ -91,14 +91,16 @@ pub trait LockService: Send + Sync + 'static {
         options: ReadOptions,
     ) -> impl Future<Output = Result<ListResponse, Error>> + Send;
 
-    /// Reads the tables that have defaults or records, in byte order.
+    /// Reads a page of the tables that have defaults or records, in byte order. Pages are not one
+    /// snapshot. For all of them, see [`all_tables`].
     ///
     /// # Errors
-    /// `Unavailable`, `Unauthorized`; never `Unknown`.
+    /// `BadRequest`, `Unavailable`, `Unauthorized`; never `Unknown`.
     fn tables(
         &self,
+        request: TablesRequest,
         options: ReadOptions,
-    ) -> impl Future<Output = Result<Vec<TableInfo>, Error>> + Send;
+    ) -> impl Future<Output = Result<TablesResponse, Error>> + Send;
 
     /// Sets what a table gives to later requests that leave it out. `options.table` names it.
     ///
@@ -117,6 +119,26 @@ pub trait LockService: Send + Sync + 'static {
     /// As [`LockService::lock`].
     fn delete_table(&self, options: TableOptions)
     -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Reads all tables, page by page.
+///
+/// # Errors
+/// As [`LockService::tables`].
+pub async fn all_tables(
+    service: &impl LockService,
+    options: ReadOptions,
+) -> Result<Vec<TableInfo>, Error> {
+    let mut request = TablesRequest { limit: TablesRequest::MAX_LIMIT, after: None };
+    let mut tables = Vec::new();
+    loop {
+        let page = service.tables(request.clone(), options.clone()).await?;
+        tables.extend(page.tables);
+        match page.next {
+            Some(next) => request.after = Some(next),
+            None => return Ok(tables),
+        }
+    }
 }
 
 /// A service that is shared is one.
@@ -153,8 +175,12 @@ impl<S: LockService> LockService for Arc<S> {
         (**self).list(request, options).await
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        (**self).tables(options).await
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        (**self).tables(request, options).await
     }
 
     async fn configure_table(

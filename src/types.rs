@@ -218,6 +218,28 @@ impl Default for ListRequest {
     }
 }
 
+/// Which page of the tables is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TablesRequest {
+    /// Only tables after this one, in byte order, exclusive.
+    pub after: Option<String>,
+    /// How many at most: 1 to 1000.
+    pub limit: u32,
+}
+
+impl TablesRequest {
+    /// The largest page.
+    pub const MAX_LIMIT: u32 = 1000;
+    /// The page size when none is named.
+    pub const DEFAULT_LIMIT: u32 = 100;
+}
+
+impl Default for TablesRequest {
+    fn default() -> Self {
+        Self { after: None, limit: Self::DEFAULT_LIMIT }
+    }
+}
+
 /// Where in the log an answer was decided: after this entry, and at this command within it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DecidedAt {
@@ -460,7 +482,8 @@ pub struct CheckResponse {
     pub decided_at: Option<DecidedAt>,
 }
 
-/// A page of a table.
+/// A page of a table. It may have fewer records than were asked for, and even none, although more
+/// follow: `next` says so.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ListResponse {
     /// The records, in byte order of their signatures; expired ones included and marked.
@@ -489,4 +512,15 @@ pub struct TableInfo {
     pub defaults: TableDefaults,
     /// Its records, expired ones included.
     pub locks: u64,
+}
+
+/// A page of the tables.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TablesResponse {
+    /// The tables that have defaults or records, in byte order.
+    pub tables: Vec<TableInfo>,
+    /// What to pass as `after` for the next page; `None` on the last.
+    pub next: Option<String>,
+    /// What the log had when it was read.
+    pub decided_at: Option<DecidedAt>,
 }

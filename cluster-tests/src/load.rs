@@ -372,7 +372,8 @@ impl<S: LockService> Worker<S> {
             Error::Forbidden(_)
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
-            | Error::Unauthorized { .. } => {
+            | Error::Unauthorized { .. }
+            | Error::LaneForgotten { .. } => {
                 Outcome::Wrong(format!("an operation ended with {error}"))
             }
         }

@@ -11,7 +11,8 @@ use super::{Problem, to_ms};
 use crate::error::Error;
 use crate::types::{
     BatchAnswer, CheckResponse, DecidedAt, Grant, Holder, ListResponse, LockRecord, LockResponse,
-    LockStatus, TableDefaults, TableInfo, Token, TransferReason, UnlockResponse, UnlockStatus,
+    LockStatus, TableDefaults, TableInfo, TablesResponse, Token, TransferReason, UnlockResponse,
+    UnlockStatus,
 };
 
 /// How a successful lock request ended.
@@ -315,7 +316,8 @@ impl CheckAnswer {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ListAnswer {
-    /// The records, in byte order of their signatures; expired ones included and marked.
+    /// The records, in byte order of their signatures; expired ones included and marked. There may
+    /// be fewer than the limit, and even none, although more follow.
     pub locks: Vec<CheckAnswer>,
     /// What to pass as `after` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -385,4 +387,24 @@ impl From<TableAnswer> for TableInfo {
 pub struct TablesAnswer {
     /// The tables, in byte order.
     pub tables: Vec<TableAnswer>,
+    /// What to pass as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl From<&TablesResponse> for TablesAnswer {
+    fn from(response: &TablesResponse) -> Self {
+        Self {
+            tables: response.tables.iter().map(TableAnswer::from).collect(),
+            next: response.next.clone(),
+        }
+    }
+}
+
+impl TablesAnswer {
+    /// The answer in words.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> TablesResponse {
+        let tables = self.tables.into_iter().map(Into::into).collect();
+        TablesResponse { tables, next: self.next, decided_at }
+    }
 }

@@ -114,6 +114,9 @@ pub struct NodeFigures {
     pub removals: u64,
     /// Request lanes remembered.
     pub lanes: u64,
+    /// Request lanes that were forgotten within a minute of their last use, because there were too
+    /// many, since the cluster began.
+    pub lanes_evicted_young: u64,
     /// The Raft term.
     pub term: u64,
     /// The node believed to lead.

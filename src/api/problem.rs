@@ -23,6 +23,9 @@ const TYPE_PREFIX: &str = "urn:keyward:problem:";
 pub enum Code {
     /// Another holds the lock, or the grant is lost (423).
     Forbidden,
+    /// The `request_id` continues a lane that is not remembered: this copy of the request was not
+    /// done, and whether an earlier one was is open (409).
+    LaneForgotten,
     /// The request is wrong and always will be (400).
     BadRequest,
     /// The request has a field that does not exist (400).
@@ -61,6 +64,7 @@ impl Code {
             Self::Timeout => 408,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::LaneForgotten => 409,
             Self::Forbidden => 423,
             Self::Unavailable => 503,
             Self::Unknown | Self::Other => 504,
@@ -71,6 +75,7 @@ impl Code {
     pub fn word(self) -> &'static str {
         match self {
             Self::Forbidden => "forbidden",
+            Self::LaneForgotten => "lane_forgotten",
             Self::BadRequest => "bad_request",
             Self::UnknownField => "unknown_field",
             Self::Unauthorized => "unauthorized",
@@ -89,6 +94,7 @@ impl Code {
     fn title(self) -> &'static str {
         match self {
             Self::Forbidden => "Forbidden",
+            Self::LaneForgotten => "Lane forgotten",
             Self::BadRequest => "Bad request",
             Self::UnknownField => "Unknown field",
             Self::Unauthorized => "Unauthorized",
@@ -185,6 +191,7 @@ impl Problem {
             Code::Forbidden => Error::Forbidden(self.to_forbidden()),
             Code::NotFound => Error::NotFound { decided_at },
             Code::Unauthorized => Error::Unauthorized { reason: reason() },
+            Code::LaneForgotten => Error::LaneForgotten { reason: reason() },
             Code::BadRequest
             | Code::UnknownField
             | Code::NoSuchPath
@@ -211,6 +218,7 @@ impl From<&Error> for Problem {
             }
             Error::Unknown { reason } => Self::new(Code::Unknown, reason),
             Error::Unauthorized { reason } => Self::new(Code::Unauthorized, reason),
+            Error::LaneForgotten { reason } => Self::new(Code::LaneForgotten, reason),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::types::{
     BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId,
-    TableDefaults, Token, UnlockOptions, UnlockRequest,
+    TableDefaults, TablesRequest, Token, UnlockOptions, UnlockRequest,
 };
 
 /// The body of `POST /v1/lock`.
@@ -336,9 +336,21 @@ impl From<&ListQuery> for ListRequest {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
 pub struct TablesQuery {
+    /// Only tables after this one, in byte order, exclusive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// How many tables at most: 1 to 1000, 100 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+}
+
+impl From<&TablesQuery> for TablesRequest {
+    fn from(query: &TablesQuery) -> Self {
+        Self { after: query.after.clone(), limit: query.limit.unwrap_or(Self::DEFAULT_LIMIT) }
+    }
 }
 
 /// The query of `DELETE /v1/table`.

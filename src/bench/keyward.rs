@@ -158,7 +158,7 @@ fn granted(response: Result<LockResponse, Error>) -> Result<Token, Failure> {
 pub(super) fn failure(error: Error) -> Failure {
     match error {
         Error::Forbidden(_) => Failure::Refused,
-        Error::Unknown { reason } => Failure::Unknown(reason),
+        Error::Unknown { reason } | Error::LaneForgotten { reason } => Failure::Unknown(reason),
         Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unavailable { .. }

@@ -275,7 +275,8 @@ fn reason(endpoint: &str, error: &Error) -> String {
         Error::Unavailable { reason, .. }
         | Error::Unknown { reason }
         | Error::BadRequest { reason }
-        | Error::Unauthorized { reason } => {
+        | Error::Unauthorized { reason }
+        | Error::LaneForgotten { reason } => {
             let reason = reason.strip_prefix(endpoint).unwrap_or(reason);
             reason.trim_start_matches(": ").to_owned()
         }

@@ -99,7 +99,7 @@ pub(crate) fn code_of(error: &Error) -> u8 {
         Error::Forbidden(_) | Error::NotFound { .. } => REFUSED,
         Error::BadRequest { .. } => USAGE,
         Error::Unavailable { .. } => UNAVAILABLE,
-        Error::Unknown { .. } => UNKNOWN,
+        Error::Unknown { .. } | Error::LaneForgotten { .. } => UNKNOWN,
         Error::Unauthorized { .. } => UNAUTHORIZED,
     }
 }
@@ -119,7 +119,8 @@ impl From<Error> for Failure {
             Error::Forbidden(_)
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
-            | Error::Unauthorized { .. } => failure,
+            | Error::Unauthorized { .. }
+            | Error::LaneForgotten { .. } => failure,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::lock::{ClusterTime, State};
 use crate::raft::describe;
 use crate::storage::inspect::{Part, Report};
 use crate::storage::{self, LogEntry, inspect};
-use crate::types::{Holder, ListRequest};
+use crate::types::{Holder, ListRequest, TableInfo, TablesRequest};
 
 const HELP: &str = "\
 Examples:
@@ -147,7 +147,7 @@ impl StateReport {
         };
         let counts = state.counts();
         let page = ListRequest { limit: locks.min(ListRequest::MAX_LIMIT), ..Default::default() };
-        let tables = state.tables().into_iter().map(|info| TableReport {
+        let tables = all_tables(&state).into_iter().map(|info| TableReport {
             shown: match page.limit {
                 0 => Vec::new(),
                 _ => state.list(&info.table, &page).0.iter().map(CheckAnswer::from).collect(),
@@ -221,4 +221,17 @@ fn read_state(folder: &Path, report: &Report) -> Option<(String, Result<State, S
         .map_err(|error| error.to_string())
         .and_then(|body| State::decode(&body).map_err(|error| error.to_string()));
     Some((format!("of the snapshot {file}, as of entry {last}"), state))
+}
+
+fn all_tables(state: &State) -> Vec<TableInfo> {
+    let mut request = TablesRequest { limit: TablesRequest::MAX_LIMIT, after: None };
+    let mut tables = Vec::new();
+    loop {
+        let (page, next) = state.tables(&request);
+        tables.extend(page);
+        match next {
+            Some(next) => request.after = Some(next),
+            None => return tables,
+        }
+    }
 }

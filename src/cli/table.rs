@@ -10,7 +10,7 @@ use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
-use crate::service::LockService;
+use crate::service::{LockService, all_tables};
 use crate::types::{DEFAULT_DURATION, ReadOptions, TableDefaults, TableOptions};
 
 /// List the tables
@@ -85,10 +85,10 @@ pub(crate) fn run_list(args: TablesArgs, logging: &LogArgs) -> Outcome {
 
 async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended> {
     let options = ReadOptions { table: None, stale: args.stale, call: args.client.call() };
-    let tables = service.tables(options).await?;
+    let tables = all_tables(service, options).await?;
     if args.client.json {
         let tables = tables.iter().map(TableAnswer::from).collect();
-        output::print_json(&TablesAnswer { tables });
+        output::print_json(&TablesAnswer { tables, next: None });
     } else if tables.is_empty() {
         output::print("no tables: the first lock makes one\n");
     } else {

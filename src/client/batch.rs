@@ -186,6 +186,8 @@ struct Asked {
     /// The write alone, for nodes that know no batches.
     request: Request,
     answer: Option<Result<BatchAnswer, Error>>,
+    /// Whether its outcome will stay open, because its lane was forgotten meanwhile.
+    is_given_up: bool,
 }
 
 impl Asked {
@@ -200,20 +202,32 @@ impl Asked {
                 (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
             }
         };
-        Self { item: Item { verb, body: request.body() }, request, answer: None }
+        Self {
+            item: Item { verb, body: request.body() },
+            request,
+            answer: None,
+            is_given_up: false,
+        }
     }
 
     /// An outcome that was open stays so until a node answers the repetition.
     fn note(&mut self, told: Result<BatchAnswer, Error>) {
         let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
-        if !(was_open && matches!(told, Err(Error::Unavailable { .. }))) {
+        let says_nothing =
+            matches!(told, Err(Error::Unavailable { .. } | Error::LaneForgotten { .. }));
+        self.is_given_up |= was_open && matches!(told, Err(Error::LaneForgotten { .. }));
+        if !(was_open && says_nothing) {
             self.answer = Some(told);
         }
     }
 
-    /// Whether a node has decided about it, in whichever way.
+    /// Whether a node has decided about it, in whichever way, or asking again would be in vain.
     fn is_decided(&self) -> bool {
-        !matches!(&self.answer, None | Some(Err(Error::Unavailable { .. } | Error::Unknown { .. })))
+        self.is_given_up
+            || !matches!(
+                &self.answer,
+                None | Some(Err(Error::Unavailable { .. } | Error::Unknown { .. }))
+            )
     }
 
     fn read(&self, endpoint: &str, answer: BatchItemAnswer) -> Result<BatchAnswer, Error> {

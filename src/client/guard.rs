@@ -206,7 +206,10 @@ impl<S: LockService + Clone> Guard<S> {
                 Error::Forbidden(forbidden) => until_free(forbidden).min(pause),
                 // Asking again as the same owner finds out what an open outcome was.
                 Error::Unavailable { .. } | Error::Unknown { .. } => pause,
-                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+                Error::BadRequest { .. }
+                | Error::NotFound { .. }
+                | Error::Unauthorized { .. }
+                | Error::LaneForgotten { .. } => {
                     return Err(error);
                 }
             };

@@ -2,10 +2,13 @@
 //!
 //! A lane is a random number with one request in flight and a rising sequence. A lane that is not
 //! given back, because its request's outcome is open or its call was dropped, is never used again:
-//! a copy of that request may still be under way.
+//! a copy of that request may still be under way. The cluster may forget a lane that is idle here: it
+//! refuses its next request then, which was never sent before, so it is asked again on a new lane.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::clock::Deadline;
 use crate::random;
 use crate::types::RequestId;
 
@@ -14,18 +17,42 @@ use crate::types::RequestId;
 /// another one instead.
 const MAX_IDLE: usize = 16 * 1024;
 
+/// How long an idle lane is kept: half of the time that the cluster remembers it.
+const KEEP_IDLE: Duration = Duration::from_secs(300);
+
 /// The lanes of one client.
 #[derive(Default)]
 pub(super) struct Lanes {
-    idle: Mutex<Vec<RequestId>>,
+    /// Those that were used last come last.
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// A lane that no request is using.
+struct Idle {
+    next: RequestId,
+    until: Deadline,
 }
 
 impl Lanes {
     /// A lane with the id of its next request.
     pub(super) fn take(&self) -> Lane<'_> {
-        let reused = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let next = reused.unwrap_or_else(|| RequestId { lane: random::number(), seq: 1 });
-        Lane { lanes: self, next }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        match idle.pop() {
+            Some(Idle { next, until }) if !until.remaining().is_zero() => {
+                Lane { lanes: self, next }
+            }
+            Some(_) => {
+                // Those below it have been idle for longer yet.
+                idle.clear();
+                self.begin()
+            }
+            None => self.begin(),
+        }
+    }
+
+    /// A lane that was never used.
+    pub(super) fn begin(&self) -> Lane<'_> {
+        Lane { lanes: self, next: RequestId { lane: random::number(), seq: 1 } }
     }
 }
 
@@ -46,7 +73,8 @@ impl Lane<'_> {
         let Some(seq) = self.next.seq.checked_add(1) else { return };
         let mut idle = self.lanes.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
-            idle.push(RequestId { lane: self.next.lane, seq });
+            let next = RequestId { lane: self.next.lane, seq };
+            idle.push(Idle { next, until: Deadline::after(KEEP_IDLE) });
         }
     }
 }
@@ -54,6 +82,22 @@ impl Lane<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_was_idle_for_long_is_not_used_again() {
+        let lanes = Lanes::default();
+        let first = lanes.take();
+        let id = first.id();
+        first.give_back();
+        tokio::time::advance(KEEP_IDLE - Duration::from_secs(1)).await;
+        let next = lanes.take();
+        assert_eq!(next.id().lane, id.lane);
+        next.give_back();
+        tokio::time::advance(KEEP_IDLE).await;
+        let fresh = lanes.take().id();
+        assert_ne!(fresh.lane, id.lane);
+        assert_eq!(fresh.seq, 1);
+    }
 
     #[test]
     fn an_answered_lane_goes_on_and_an_open_one_is_retired() {

@@ -46,13 +46,13 @@ use crate::api::{
     LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
     UnlockBody, routes,
 };
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableInfo,
-    TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+    LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableOptions,
+    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use guard::Common;
 use lanes::Lane;
@@ -259,15 +259,63 @@ impl Client {
         let lane = self.transport.lanes().take();
         (lane.id(), Some(lane))
     }
+
+    /// Asks under the caller's own request id, or under the next of a lane. If the cluster has
+    /// forgotten that lane, the request was not done by this call, nor could it have been by
+    /// another: it is asked under the first id of a new lane.
+    async fn under_id<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        given: Option<RequestId>,
+        call: &CallOptions,
+        ask: impl Fn(RequestId, CallOptions) -> F,
+    ) -> Result<T, Error> {
+        let deadline = Deadline::after(self.transport.patience(call));
+        let (id, lane) = self.request_id(given);
+        let result = ask(id, call.clone()).await;
+        if lane.is_none() || !matches!(result, Err(Error::LaneForgotten { .. })) {
+            settle(lane, &result);
+            return result;
+        }
+        let lane = self.transport.lanes().begin();
+        let call = CallOptions { timeout: Some(deadline.remaining()), ..call.clone() };
+        let result = ask(lane.id(), call).await;
+        settle(Some(lane), &result);
+        result
+    }
+
+    /// The answers to a batch, asked under these ids.
+    async fn batch_under(
+        &self,
+        mut requests: Vec<BatchRequest>,
+        lanes: Vec<Option<Lane<'_>>>,
+    ) -> Vec<Result<BatchAnswer, Error>> {
+        for (request, lane) in requests.iter_mut().zip(&lanes) {
+            if let Some(lane) = lane {
+                *request_id_of(request) = Some(lane.id());
+            }
+        }
+        let answers = self.transport.batch(requests).await;
+        for (lane, answer) in lanes.into_iter().zip(&answers) {
+            settle(lane, answer);
+        }
+        answers
+    }
 }
 
 /// Gives the lane back unless the outcome is open: a copy of the request may then still be on its
-/// way, and must not meet a later request on its lane.
+/// way, and must not meet a later request on its lane. One that was forgotten is of no use.
 fn settle<T>(lane: Option<Lane<'_>>, result: &Result<T, Error>) {
     if let Some(lane) = lane
-        && !matches!(result, Err(Error::Unknown { .. }))
+        && !matches!(result, Err(Error::Unknown { .. } | Error::LaneForgotten { .. }))
     {
         lane.give_back();
+    }
+}
+
+fn request_id_of(request: &mut BatchRequest) -> &mut Option<RequestId> {
+    match request {
+        BatchRequest::Lock(_, options) => &mut options.request_id,
+        BatchRequest::Unlock(_, options) => &mut options.request_id,
     }
 }
 
@@ -278,13 +326,13 @@ impl LockService for Client {
         mut options: LockOptions,
     ) -> Result<LockResponse, Error> {
         self.options().fill_lock(&mut options);
-        let (request_id, lane) = self.request_id(options.request_id);
-        options.request_id = Some(request_id);
-        let body = LockBody::new(request, &options);
-        let request = Request::write("POST", routes::LOCK, &body);
-        let result = self.transport.write_or_refusal::<LockAnswer>(&request, &options.call).await;
-        settle(lane, &result);
-        batch::locked(result?)
+        let ask = |id, call| {
+            let options = LockOptions { request_id: Some(id), ..options.clone() };
+            let body = LockBody::new(request.clone(), &options);
+            let request = Request::write("POST", routes::LOCK, &body);
+            async move { self.transport.write_or_refusal::<LockAnswer>(&request, &call).await }
+        };
+        batch::locked(self.under_id(options.request_id, &options.call, ask).await?)
     }
 
     async fn unlock(
@@ -293,30 +341,39 @@ impl LockService for Client {
         mut options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
         options.table = self.table(options.table);
-        let (request_id, lane) = self.request_id(options.request_id);
-        options.request_id = Some(request_id);
-        let body = UnlockBody::new(request, &options);
-        let request = Request::write("POST", routes::UNLOCK, &body);
-        let result = self.transport.write_or_refusal::<UnlockAnswer>(&request, &options.call).await;
-        settle(lane, &result);
-        Ok(batch::unlocked(result?))
+        let ask = |id, call| {
+            let options = UnlockOptions { request_id: Some(id), ..options.clone() };
+            let body = UnlockBody::new(request.clone(), &options);
+            let request = Request::write("POST", routes::UNLOCK, &body);
+            async move { self.transport.write_or_refusal::<UnlockAnswer>(&request, &call).await }
+        };
+        Ok(batch::unlocked(self.under_id(options.request_id, &options.call, ask).await?))
     }
 
     async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
         self.options().fill_batch(&mut requests);
-        let give_id = |request: &mut BatchRequest| {
-            let given = match request {
-                BatchRequest::Lock(_, options) => &mut options.request_id,
-                BatchRequest::Unlock(_, options) => &mut options.request_id,
-            };
-            let (id, lane) = self.request_id(*given);
-            *given = Some(id);
-            lane
+        let is_ours: Vec<bool> =
+            requests.iter_mut().map(|request| request_id_of(request).is_none()).collect();
+        let lane = |ours: &bool| ours.then(|| self.transport.lanes().take());
+        let lanes = is_ours.iter().map(lane).collect();
+        let mut answers = self.batch_under(requests.clone(), lanes).await;
+        let is_forgotten = |(ours, answer): (&bool, &Result<_, _>)| {
+            *ours && matches!(answer, Err(Error::LaneForgotten { .. }))
         };
-        let lanes: Vec<Option<Lane<'_>>> = requests.iter_mut().map(give_id).collect();
-        let answers = self.transport.batch(requests).await;
-        for (lane, answer) in lanes.into_iter().zip(&answers) {
-            settle(lane, answer);
+        let forgotten: Vec<bool> = is_ours.iter().zip(&answers).map(is_forgotten).collect();
+        let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
+        if forgotten[from..].iter().all(|forgotten| *forgotten) {
+            // None of these was done, and nothing behind them: on new lanes they keep their order.
+            let lanes = forgotten[from..].iter().map(|_| Some(self.transport.lanes().begin()));
+            let again = self.batch_under(requests.split_off(from), lanes.collect()).await;
+            answers.splice(from.., again);
+        } else {
+            // Behind one of them another was decided: it would now be decided out of its order.
+            for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)
+            {
+                let reason = "the cluster had forgotten the lane of the request";
+                *answer = Err(Error::unavailable(reason));
+            }
         }
         answers
     }
@@ -346,11 +403,16 @@ impl LockService for Client {
         Ok(answer.into_words(at))
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        let query = TablesQuery { stale: options.stale };
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        let query =
+            TablesQuery { after: request.after, limit: Some(request.limit), stale: options.stale };
         let request = Request::read(routes::TABLES, &query);
-        let (answer, _) = self.transport.call::<TablesAnswer>(&request, &options.call).await?;
-        Ok(answer.tables.into_iter().map(Into::into).collect())
+        let (answer, at) = self.transport.call::<TablesAnswer>(&request, &options.call).await?;
+        Ok(answer.into_words(at))
     }
 
     async fn configure_table(
@@ -358,22 +420,23 @@ impl LockService for Client {
         defaults: TableDefaults,
         options: TableOptions,
     ) -> Result<(), Error> {
-        let (request_id, lane) = self.request_id(options.request_id);
-        let body = TableBody::new(defaults, self.table(options.table), Some(request_id));
-        let request = Request::write("PUT", routes::TABLE, &body);
-        let result = self.transport.call::<DoneAnswer>(&request, &options.call).await;
-        settle(lane, &result);
-        result.map(|_| ())
+        let table = self.table(options.table);
+        let ask = |id, call| {
+            let body = TableBody::new(defaults, table.clone(), Some(id));
+            let request = Request::write("PUT", routes::TABLE, &body);
+            async move { self.transport.call::<DoneAnswer>(&request, &call).await }
+        };
+        self.under_id(options.request_id, &options.call, ask).await.map(|_| ())
     }
 
     async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
-        let (request_id, lane) = self.request_id(options.request_id);
         let table = options.table.unwrap_or_else(|| self.options().table);
-        let query = TableQuery { table, request_id: Some(request_id) };
-        let request = Request::delete(routes::TABLE, &query);
-        let result = self.transport.call::<DoneAnswer>(&request, &options.call).await;
-        settle(lane, &result);
-        result.map(|_| ())
+        let ask = |id, call| {
+            let query = TableQuery { table: table.clone(), request_id: Some(id) };
+            let request = Request::delete(routes::TABLE, &query);
+            async move { self.transport.call::<DoneAnswer>(&request, &call).await }
+        };
+        self.under_id(options.request_id, &options.call, ask).await.map(|_| ())
     }
 }
 

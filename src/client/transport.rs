@@ -3,7 +3,7 @@
 //! What an attempt's end means is decided here and nowhere else. A connection that never came
 //! about is `Unavailable`. Once a byte has left, only our own problem document says what happened;
 //! everything else is `Unknown` for a write and `Unavailable` for a read. A call that was `Unknown`
-//! once stays so until a node answers the repetition.
+//! once stays so until a node answers the repetition, and for ever if the node has forgotten the lane.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -179,7 +179,8 @@ impl Kind {
             Error::Forbidden(_)
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
-            | Error::Unauthorized { .. } => false,
+            | Error::Unauthorized { .. }
+            | Error::LaneForgotten { .. } => false,
         }
     }
 }
@@ -325,6 +326,8 @@ impl Transport {
                     return Ok(reply);
                 }
                 Err(error) if asking.kind().may_repeat_after(&error) => error,
+                // Whether the attempt whose end is open was done, nobody knows any more.
+                Err(error @ Error::LaneForgotten { .. }) => return Err(open.unwrap_or(error)),
                 Err(error) => return Err(error),
             };
             tracing::debug!(%error, "asking again");
@@ -409,6 +412,7 @@ impl Transport {
                 | Code::UnsupportedMediaType => Ok(None),
                 Code::Forbidden
                 | Code::Unauthorized
+                | Code::LaneForgotten
                 | Code::NotFound
                 | Code::Timeout
                 | Code::Unavailable
@@ -548,7 +552,8 @@ fn leader_in(error: &Error) -> Option<String> {
         | Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unknown { .. }
-        | Error::Unauthorized { .. } => None,
+        | Error::Unauthorized { .. }
+        | Error::LaneForgotten { .. } => None,
     }
 }
 
@@ -565,7 +570,8 @@ fn told(request: &Request, error: Error) -> Error {
         | Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unavailable { .. }
-        | Error::Unauthorized { .. } => error,
+        | Error::Unauthorized { .. }
+        | Error::LaneForgotten { .. } => error,
     }
 }
 

@@ -75,6 +75,6 @@ async fn a_run_leaves_no_table_behind() {
     let bootstrap = Arc::new(MemoryBootstrap::new());
     let report = run(Arc::clone(&bootstrap), Options::default()).await;
     let service = bootstrap.open(crate::ServiceOptions::default()).await.unwrap();
-    let tables = service.tables(crate::types::ReadOptions::default()).await.unwrap();
+    let tables = service.tables(Default::default(), Default::default()).await.unwrap().tables;
     assert!(tables.is_empty(), "{tables:?} after {report}");
 }

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     BatchAnswer, BatchRequest, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 use super::Bootstrap;
@@ -131,8 +131,12 @@ impl<S: LockService> LockService for LiveService<S> {
         self.service.list(request, self.reading(options)).await
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        self.service.tables(options).await
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        self.service.tables(request, options).await
     }
 
     async fn configure_table(

@@ -15,9 +15,9 @@ use crate::memory::MemoryLocks;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     CheckResponse, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions, TableDefaults, TableInfo,
-    TableOptions, Token, TransferReason, UnlockOptions, UnlockRequest, UnlockResponse,
-    UnlockStatus,
+    LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions, TableDefaults, TableOptions,
+    TablesRequest, TablesResponse, Token, TransferReason, UnlockOptions, UnlockRequest,
+    UnlockResponse, UnlockStatus,
 };
 
 use super::{Bootstrap, Options, run};
@@ -33,7 +33,7 @@ struct Bug {
     unlock: fn(&Broken, UnlockRequest, UnlockOptions) -> Answer<UnlockResponse>,
     check: fn(&Broken, String, ReadOptions) -> Answer<CheckResponse>,
     list: fn(&Broken, ListRequest, ReadOptions) -> Answer<ListResponse>,
-    tables: fn(&Broken) -> Answer<Vec<TableInfo>>,
+    tables: fn(&Broken, TablesRequest) -> Answer<TablesResponse>,
     configure_table: fn(&Broken, TableDefaults, TableOptions) -> Answer<()>,
     delete_table: fn(&Broken, TableOptions) -> Answer<()>,
     advance_clock: fn(&Broken, Duration) -> Answer<()>,
@@ -47,7 +47,7 @@ const RIGHT: Bug = Bug {
     unlock: Broken::unlock_rightly,
     check: Broken::check_rightly,
     list: |broken, request, options| now(broken.locks.list(request, options)),
-    tables: |broken| now(broken.locks.tables(ReadOptions::default())),
+    tables: |broken, request| now(broken.locks.tables(request, ReadOptions::default())),
     configure_table: |broken, defaults, options| {
         now(broken.locks.configure_table(defaults, options))
     },
@@ -635,7 +635,11 @@ const READ_BUGS: &[Bug] = &[
     },
     Bug { name: "the defaults of a table are ignored", configure_table: |_, _, _| Ok(()), ..RIGHT },
     Bug { name: "a table is not deleted", delete_table: |_, _| Ok(()), ..RIGHT },
-    Bug { name: "no table is told", tables: |_| Ok(Vec::new()), ..RIGHT },
+    Bug {
+        name: "no table is told",
+        tables: |_, _| Ok(TablesResponse { tables: Vec::new(), next: None, decided_at: None }),
+        ..RIGHT
+    },
     Bug {
         name: "an expired record is not found",
         check: |broken, signature, options| {
@@ -733,8 +737,8 @@ impl LockService for Broken {
         (self.bug.list)(self, request, options)
     }
 
-    async fn tables(&self, _options: ReadOptions) -> Answer<Vec<TableInfo>> {
-        (self.bug.tables)(self)
+    async fn tables(&self, request: TablesRequest, _: ReadOptions) -> Answer<TablesResponse> {
+        (self.bug.tables)(self, request)
     }
 
     async fn configure_table(&self, defaults: TableDefaults, options: TableOptions) -> Answer<()> {

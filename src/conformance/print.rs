@@ -99,6 +99,7 @@ pub(crate) fn error(error: &Error, names: &mut impl NameTokens, signature: &str)
         Error::Forbidden(forbidden) => Some(self::forbidden(forbidden, signature, names)),
         Error::BadRequest { reason } => Some(format!("bad_request: {reason}")),
         Error::NotFound { .. } => Some(String::from("not_found")),
+        Error::LaneForgotten { .. } => Some(String::from("lane_forgotten")),
         Error::Unavailable { .. } | Error::Unknown { .. } | Error::Unauthorized { .. } => None,
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::service::{DebugLockService as _, LockService as _, ServiceOptions};
+use crate::service::{DebugLockService as _, LockService as _, ServiceOptions, all_tables};
 use crate::types::{
     DecidedAt, ListRequest, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults,
     TableOptions, UnlockOptions, UnlockRequest,
@@ -212,7 +212,7 @@ impl<B: Bootstrap> Runner<B> {
 
     fn list_tables(&mut self, handle: HandleName) -> Line {
         let (service, _) = self.at(handle, None)?;
-        let tables = self.runtime.block_on(service.tables(ReadOptions::default()))?;
+        let tables = self.runtime.block_on(all_tables(&service, ReadOptions::default()))?;
         Ok(print::tables(&tables, &self.words.prefix))
     }
 

@@ -39,7 +39,7 @@ pub(super) fn believe(node: &Node, request: &Request) {
         | Request::Unlock(..)
         | Request::Check(..)
         | Request::List(..)
-        | Request::Tables(_)
+        | Request::Tables(..)
         | Request::ConfigureTable(..)
         | Request::DeleteTable(_) => stamped,
     };

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions,
-    Token, UnlockOptions, UnlockRequest, UnlockResponse,
+    LockRequest, LockResponse, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest,
+    TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 /// The version of both encodings. In version 1 a message had one request.
@@ -26,7 +26,7 @@ pub(crate) enum Request {
     Unlock(UnlockRequest, UnlockOptions),
     Check(String, ReadOptions),
     List(ListRequest, ReadOptions),
-    Tables(ReadOptions),
+    Tables(TablesRequest, ReadOptions),
     ConfigureTable(TableDefaults, TableOptions),
     DeleteTable(TableOptions),
     /// For tests alone: move the clock on.
@@ -90,7 +90,7 @@ pub(crate) enum Answer {
     Unlock(UnlockResponse),
     Check(CheckResponse),
     List(ListResponse),
-    Tables(Vec<TableInfo>),
+    Tables(TablesResponse),
     Done,
 }
 
@@ -121,8 +121,8 @@ impl Answer {
         if let Self::List(response) = self { Some(response) } else { None }
     }
 
-    pub(crate) fn tables(self) -> Option<Vec<TableInfo>> {
-        if let Self::Tables(tables) = self { Some(tables) } else { None }
+    pub(crate) fn tables(self) -> Option<TablesResponse> {
+        if let Self::Tables(response) = self { Some(response) } else { None }
     }
 
     pub(crate) fn done(self) -> Option<()> {
@@ -224,7 +224,10 @@ enum Body {
         after: Option<String>,
         limit: u32,
     },
-    Tables,
+    Tables {
+        after: Option<String>,
+        limit: u32,
+    },
     ConfigureTable {
         table: Option<String>,
         duration: Option<Duration>,
@@ -301,7 +304,9 @@ impl From<Request> for Body {
                 after: request.after,
                 limit: request.limit,
             },
-            Request::Tables(_) => Self::Tables,
+            Request::Tables(request, _) => {
+                Self::Tables { after: request.after, limit: request.limit }
+            }
             Request::ConfigureTable(defaults, options) => Self::ConfigureTable {
                 table: options.table,
                 duration: defaults.duration,
@@ -359,7 +364,9 @@ impl Body {
             Self::List { table, prefix, after, limit } => {
                 Request::List(ListRequest { prefix, after, limit }, read(table, call))
             }
-            Self::Tables => Request::Tables(read(None, call)),
+            Self::Tables { after, limit } => {
+                Request::Tables(TablesRequest { after, limit }, read(None, call))
+            }
             Self::ConfigureTable { table, duration, time_to_live, request_id: id } => {
                 Request::ConfigureTable(
                     TableDefaults { duration, time_to_live },
@@ -418,7 +425,10 @@ mod tests {
             ),
             Request::Check("s".to_owned(), read.clone()),
             Request::List(ListRequest::default(), read),
-            Request::Tables(ReadOptions { call: call(), ..ReadOptions::default() }),
+            Request::Tables(
+                TablesRequest::default(),
+                ReadOptions { call: call(), ..ReadOptions::default() },
+            ),
             Request::ConfigureTable(TableDefaults::default(), tables.clone()),
             Request::DeleteTable(tables),
             Request::Advance(Duration::from_secs(1)),

@@ -18,17 +18,17 @@ use super::peers::runtime;
 use crate::api::{
     BatchAnswers, BatchBody, BatchItem, BatchItemAnswer, CheckAnswer, CheckQuery, Code, DoneAnswer,
     ListAnswer, ListQuery, LockAnswer, LockBody, LockStatusWord, PROBLEM_MEDIA_TYPE, Problem,
-    TableBody, TableQuery, TablesAnswer, UnlockAnswer, UnlockBody, UnlockStatusWord, headers,
-    parse_log_position, routes, to_ms,
+    TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer, UnlockBody,
+    UnlockStatusWord, headers, parse_log_position, routes, to_ms,
 };
 use crate::clock::ManualClock;
 use crate::error::Error;
 use crate::http::{Extras, clients_router, serve_one};
 use crate::memory::MemoryLocks;
-use crate::service::LockService as _;
+use crate::service::{LockService as _, all_tables};
 use crate::types::{
     DEFAULT_DURATION, DEFAULT_TABLE, Holder, ListRequest, LockOptions, LockRecord, LockRequest,
-    ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions,
+    ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, TablesRequest,
 };
 
 /// The lane of request ids that [`Api::new`] has used.
@@ -103,7 +103,7 @@ impl Api {
     }
 
     fn everything(&self) -> Everything {
-        let tables = self.runtime.block_on(self.locks.tables(ReadOptions::default()));
+        let tables = self.runtime.block_on(all_tables(&self.locks, ReadOptions::default()));
         let records = |info: TableInfo| {
             let request = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
             let options = ReadOptions { table: Some(info.table.clone()), ..ReadOptions::default() };
@@ -398,8 +398,17 @@ fn get_tables(api: &Api, query: &str) {
         return;
     };
     if told.status == 200 {
-        let tables = api.everything().iter().map(|(info, _)| info.into()).collect();
-        assert_eq!(told.json::<TablesAnswer>(), TablesAnswer { tables });
+        let asked: TablesQuery =
+            serde_urlencoded::from_str(without_fragment(query)).expect("it was answered");
+        let everything = api.everything();
+        let tables = everything.iter().map(|(info, _)| info);
+        let tables =
+            tables.filter(|info| asked.after.as_ref().is_none_or(|after| info.table > *after));
+        let mut expected: Vec<TableAnswer> = tables.map(TableAnswer::from).collect();
+        let limit = asked.limit.unwrap_or(TablesRequest::DEFAULT_LIMIT) as usize;
+        let next = (expected.len() > limit).then(|| expected[limit - 1].table.clone());
+        expected.truncate(limit);
+        assert_eq!(told.json::<TablesAnswer>(), TablesAnswer { tables: expected, next });
     }
 }
 

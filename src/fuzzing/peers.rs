@@ -93,7 +93,8 @@ fn answer(requests: Vec<Request>) {
                 Error::Forbidden(_)
                 | Error::Unavailable { .. }
                 | Error::Unknown { .. }
-                | Error::Unauthorized { .. },
+                | Error::Unauthorized { .. }
+                | Error::LaneForgotten { .. },
             ) => false,
         };
         assert!(settled, "{answer:?}");

@@ -16,7 +16,8 @@ use crate::storage::{LogId, Uuid};
 use crate::types::{
     CallOptions, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockOptions,
     LockRequest, LockResponse, LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions,
-    Token, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+    TablesRequest, TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
+    UnlockStatus,
 };
 
 /// A target, the name of one of its seeds, and the seed.
@@ -138,7 +139,7 @@ fn forward() -> Vec<(&'static str, Vec<u8>)> {
         ("unlock", one(unlock)),
         ("check", one(Request::Check("a".to_owned(), read.clone()))),
         ("list", one(Request::List(page, read))),
-        ("tables", one(Request::Tables(ReadOptions::default()))),
+        ("tables", one(Request::Tables(TablesRequest::default(), ReadOptions::default()))),
         ("configure-table", one(Request::ConfigureTable(defaults, tables.clone()))),
         ("delete-table", one(Request::DeleteTable(tables))),
         ("several", encode_requests(several.into()).to_vec()),
@@ -165,7 +166,7 @@ fn answers() -> Vec<Result<Answer, Error>> {
     vec![
         Ok(wire::Answer::Lock(LockResponse { status: LockStatus::Ok(grant), decided_at: at })),
         Ok(wire::Answer::Unlock(UnlockResponse { status: refused, decided_at: at })),
-        Ok(wire::Answer::Tables(Vec::new())),
+        Ok(wire::Answer::Tables(TablesResponse { tables: Vec::new(), next: None, decided_at: at })),
         Ok(wire::Answer::Done),
         Err(Error::Forbidden(forbidden)),
         Err(Error::NotFound { decided_at: at }),

@@ -8,7 +8,7 @@ use crate::lock::{
 };
 use crate::raft::member::load;
 use crate::storage::checkpoint::{CheckpointMeta, Values};
-use crate::types::{ListRequest, RequestId};
+use crate::types::{ListRequest, RequestId, TablesRequest};
 
 /// A term that no input is likely to begin with.
 const TERM: u64 = 1;
@@ -58,7 +58,7 @@ fn assert_sound(state: &State) {
 fn goes_on(state: &mut State) {
     state.track_changes(true);
     let everything = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
-    for info in state.tables() {
+    for info in state.tables(&TablesRequest::default()).0 {
         let (records, _) = state.list(&info.table, &everything);
         for record in records {
             let checked = state.check(&info.table, &record.signature);

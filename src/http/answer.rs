@@ -46,7 +46,8 @@ impl From<Error> for Refusal {
             | Error::BadRequest { .. }
             | Error::Unavailable { .. }
             | Error::Unknown { .. }
-            | Error::Unauthorized { .. } => None,
+            | Error::Unauthorized { .. }
+            | Error::LaneForgotten { .. } => None,
         };
         Self { problem: Box::new(Problem::from(&error)), decided_at }
     }

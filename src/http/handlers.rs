@@ -18,13 +18,15 @@ use super::request::{self, Arriving, Asked, Call};
 use super::{Context, observe, openapi};
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DoneAnswer, ListAnswer, ListQuery,
-    LockAnswer, LockBody, Problem, TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery,
-    UnlockAnswer, UnlockBody, routes,
+    LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
+    UnlockBody, routes,
 };
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::service::LockService;
-use crate::types::{ListRequest, LockStatus, ReadOptions, TableOptions, UnlockStatus};
+use crate::types::{
+    ListRequest, LockStatus, ReadOptions, TableOptions, TablesRequest, UnlockStatus,
+};
 
 pub(crate) type Answer = Result<Response, Refusal>;
 
@@ -142,11 +144,12 @@ pub(crate) async fn list<S: LockService>(
     Ok(json(&ListAnswer::from(&response), response.decided_at))
 }
 
-/// Reads the tables that have defaults or records.
+/// Reads a page of the tables that have defaults or records, in byte order. Pages are not one
+/// snapshot.
 #[utoipa::path(get, path = routes::TABLES, tag = "tables",
     params(TablesQuery, openapi::CallHeaders),
     responses(
-        (status = 200, description = "The tables", body = TablesAnswer),
+        (status = 200, description = "The page", body = TablesAnswer),
         openapi::ReadProblems,
     ))]
 pub(crate) async fn tables<S: LockService>(
@@ -155,10 +158,10 @@ pub(crate) async fn tables<S: LockService>(
 ) -> Answer {
     let call = Call::read(&asked)?;
     let query: TablesQuery = request::query(asked.request.uri())?;
+    let page = TablesRequest::from(&query);
     let (deadline, options) = read_options(call, None, query.stale);
-    let infos = read(deadline, context.service.tables(options)).await?;
-    let tables = infos.iter().map(TableAnswer::from).collect();
-    Ok(json(&TablesAnswer { tables }, None))
+    let response = read(deadline, context.service.tables(page, options)).await?;
+    Ok(json(&TablesAnswer::from(&response), response.decided_at))
 }
 
 /// Sets what a table gives to later requests that leave it out.

@@ -200,6 +200,8 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     gauge(page, "keyward_locks_held", "Unexpired grants.", figures.locks_held);
     gauge(page, "keyward_records", "Records, expired ones included.", figures.records);
     gauge(page, "keyward_request_lanes", "Request lanes remembered.", figures.lanes);
+    let help = "Request lanes forgotten within a minute of their last use: there are too many.";
+    counter(page, "keyward_lanes_evicted_young_total", help, figures.lanes_evicted_young);
     counter(page, "keyward_expiries_total", "Grants that ended by expiry.", figures.expiries);
     let help = "Records removed by their time_to_live.";
     counter(page, "keyward_removals_total", help, figures.removals);

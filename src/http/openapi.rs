@@ -31,6 +31,9 @@ pub(crate) enum WriteProblems {
     /// The body arrived too slowly; not done.
     #[response(status = 408)]
     Timeout(Problem),
+    /// The `request_id` continues a lane that is not remembered; not done by this copy.
+    #[response(status = 409)]
+    LaneForgotten(Problem),
     /// The body is too large.
     #[response(status = 413)]
     TooLarge(Problem),

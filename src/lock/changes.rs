@@ -3,13 +3,16 @@
 //! Only keys are remembered, so a lock renewed a hundred times between two takes is written once,
 //! with the value it has when the changes are taken, and one that was taken and released in between
 //! is not written at all. So there are never more of them than records now and at the last take.
+//! Of a deleted table its records are remembered as they were, as one value that is shared with
+//! whoever else has it: which of them must be removed is found where the changes are written out.
 //! Nothing is remembered unless somebody wants it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::lock::State;
 use crate::lock::record::Key;
+use crate::lock::table::Records;
 use crate::types::Token;
 
 /// What the checkpoint must write to get from one applied index to a later one.
@@ -17,8 +20,8 @@ use crate::types::Token;
 pub struct Changes {
     /// Everything that is not a record: the cluster clock, the next token, counters.
     pub meta: Vec<u8>,
-    /// Records in key order: a new value, or `None` for a record that is gone. No key is longer
-    /// than 2.1 KiB and no value longer than 7 KiB.
+    /// Records, each once: a new value, or `None` for a record that is gone. No key is longer than
+    /// 2.1 KiB and no value longer than 7 KiB.
     pub records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -26,22 +29,23 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Changed {
     state: State,
-    keys: BTreeMap<RecordKey, Origin>,
+    touched: Touched,
 }
 
 impl Changed {
-    pub(super) fn new(state: State, keys: BTreeMap<RecordKey, Origin>) -> Self {
-        Self { state, keys }
+    pub(super) fn new(state: State, touched: Touched) -> Self {
+        Self { state, touched }
     }
 
-    /// How many records changed.
+    /// How many records changed, at most.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        let deleted: usize = self.touched.deleted.iter().map(Records::len).sum();
+        self.touched.keys.len() + deleted
     }
 
     /// Whether no record changed.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len() == 0
     }
 
     /// As [`Changes::meta`].
@@ -51,8 +55,22 @@ impl Changed {
 
     /// As [`Changes::records`], one by one.
     pub fn into_records(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> + Send + 'static {
-        let Self { state, keys } = self;
-        keys.into_keys().map(move |key| (key.encode(), state.encoded_record(&key)))
+        let Self { state, touched: Touched { keys, deleted } } = self;
+        let touched = keys.keys().filter(|key| deleted.iter().any(|records| key.is_in(records)));
+        let touched: BTreeSet<RecordKey> = touched.cloned().collect();
+        // Tokens are never given twice, so what was deleted has not come back since.
+        let deleted = deleted.into_iter().flatten().flat_map(|(key, record)| {
+            let tokens: Vec<Token> = record.grants.iter().map(|grant| grant.token).collect();
+            tokens.into_iter().map(move |token| RecordKey::Grant(key.clone(), token))
+        });
+        let deleted = deleted.filter(move |key| !touched.contains(key));
+        let deleted = deleted.map(|key| (key.encode(), None));
+        let changed = keys.into_iter().filter_map(move |(key, origin)| {
+            let value = state.encoded_record(&key);
+            let was_never_told = value.is_none() && origin == Origin::New;
+            (!was_never_told).then(|| (key.encode(), value))
+        });
+        changed.chain(deleted)
     }
 }
 
@@ -82,47 +100,73 @@ pub(super) enum RecordKey {
     Table(Arc<str>),
 }
 
+impl RecordKey {
+    fn is_in(&self, records: &Records) -> bool {
+        let Self::Grant(key, token) = self else { return false };
+        let record = records.get(key);
+        record.is_some_and(|record| record.grants.iter().any(|grant| grant.token == *token))
+    }
+}
+
+/// What changed since the last take.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    keys: BTreeMap<RecordKey, Origin>,
+    /// The records of deleted tables. Those that came since the last take, or changed, are among
+    /// the keys, too.
+    deleted: Vec<Records>,
+}
+
 /// Remembers what changed, if it is asked to.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    changed: Option<BTreeMap<RecordKey, Origin>>,
+    touched: Option<Touched>,
 }
 
 impl Tracker {
     pub(super) fn switch(&mut self, on: bool) {
-        self.changed = on.then(BTreeMap::new);
+        self.touched = on.then(Touched::default);
     }
 
     /// A record has come into being. Takes a closure, as the others do, because most states do not
     /// track and building a key costs something.
     pub(super) fn come(&mut self, key: impl FnOnce() -> RecordKey) {
-        if let Some(changed) = &mut self.changed {
+        if let Some(Touched { keys, .. }) = &mut self.touched {
             // What went earlier since the last take may have been there then.
-            changed.entry(key()).or_insert(Origin::New);
+            keys.entry(key()).or_insert(Origin::New);
         }
     }
 
     /// A record may have another value.
     pub(super) fn note(&mut self, key: impl FnOnce() -> RecordKey) {
-        if let Some(changed) = &mut self.changed {
-            changed.entry(key()).or_insert(Origin::Old);
+        if let Some(Touched { keys, .. }) = &mut self.touched {
+            keys.entry(key()).or_insert(Origin::Old);
         }
     }
 
     /// A record is gone.
     pub(super) fn gone(&mut self, key: impl FnOnce() -> RecordKey) {
-        if let Some(changed) = &mut self.changed {
+        if let Some(Touched { keys, .. }) = &mut self.touched {
             let key = key();
-            if changed.get(&key) == Some(&Origin::New) {
-                changed.remove(&key);
+            if keys.get(&key) == Some(&Origin::New) {
+                keys.remove(&key);
             } else {
-                changed.insert(key, Origin::Old);
+                keys.insert(key, Origin::Old);
             }
         }
     }
 
-    pub(super) fn take(&mut self) -> BTreeMap<RecordKey, Origin> {
-        self.changed.as_mut().map(std::mem::take).unwrap_or_default()
+    /// A table's records are gone all together.
+    pub(super) fn deleted(&mut self, records: &Records) {
+        if let Some(touched) = &mut self.touched
+            && !records.is_empty()
+        {
+            touched.deleted.push(records.clone());
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Touched {
+        self.touched.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 

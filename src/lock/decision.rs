@@ -4,7 +4,7 @@
 //! becomes one of the contract's errors. Nothing here judges.
 
 use crate::error::Error;
-use crate::types::{DecidedAt, LockResponse, LockStatus, UnlockResponse, UnlockStatus};
+use crate::types::{DecidedAt, LockResponse, LockStatus, RequestId, UnlockResponse, UnlockStatus};
 
 /// The outcome of one command and where in the log it was decided. For a repeated request that is
 /// where the first one was.
@@ -40,6 +40,9 @@ pub enum Refusal {
     BadRequest(String),
     /// It was stamped in another term than its entry's. Certainly not done.
     StaleStamp,
+    /// Its request id continues a lane that is not remembered. Not done now; whether an earlier
+    /// copy of it was done is open.
+    LaneForgotten(RequestId),
     /// Every token was given away: no new grant is possible. Certainly not done.
     TokensExhausted,
 }
@@ -51,6 +54,13 @@ impl From<Refusal> for Error {
             Refusal::StaleStamp => {
                 Self::unavailable("leadership changed while the request was under way")
             }
+            Refusal::LaneForgotten(id) => Self::LaneForgotten {
+                reason: format!(
+                    "the request_id {id} continues a lane that the cluster does not remember: this \
+                     copy was not done, and whether an earlier one was is open; take a new lane, \
+                     beginning with 1"
+                ),
+            },
             Refusal::TokensExhausted => Self::unavailable("all 2^53 - 1 tokens were given away"),
         }
     }

@@ -11,7 +11,7 @@ use crate::lock::{
     ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp,
     State, TableCommand, UnlockCommand,
 };
-use crate::types::{Grant, ListRequest, LockStatus, RequestId, Token};
+use crate::types::{Grant, ListRequest, LockStatus, RequestId, TablesRequest, Token};
 
 const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
 const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
@@ -64,7 +64,8 @@ fn assert_same_reads<R: RngCore>(history: &mut History<R>, state: &State, oracle
         let shown = state.list(table, &request);
         assert_eq!(shown, oracle.list(table, &request), "{request:?}");
     }
-    assert_eq!(state.tables(), oracle.tables());
+    let request = history.tables_request();
+    assert_eq!(state.tables(&request), oracle.tables(&request), "{request:?}");
     assert_eq!(state.feature_level(), oracle.feature_level());
 }
 
@@ -120,7 +121,10 @@ impl<R: RngCore> History<R> {
         }
         let request_id = self.some(40, |history| RequestId {
             lane: history.random.random_range(0..4),
-            seq: history.index / 4 + history.random.random_range(0..3),
+            seq: match history.random.random_range(0..4) {
+                0 => history.random.random_range(0..3),
+                _ => history.index / 4 + history.random.random_range(0..3),
+            },
         });
         let actor = self.some(20, |_| "actor".into());
         let operation = self.operation();
@@ -191,6 +195,15 @@ impl<R: RngCore> History<R> {
         ListRequest {
             prefix: self.one_of(&["", "a", "ab", "b", "\u{0}"]).to_owned(),
             after: self.some(40, |history| history.one_of(&["", "a", "aa", "ab", "z"]).to_owned()),
+            limit: self.random.random_range(1..4),
+        }
+    }
+}
+
+impl<R: RngCore> History<R> {
+    fn tables_request(&mut self) -> TablesRequest {
+        TablesRequest {
+            after: self.some(40, |history| history.one_of(&["", "default", "s", "t"]).to_owned()),
             limit: self.random.random_range(1..4),
         }
     }

@@ -13,11 +13,17 @@
 //!   would be possible to judge the copy anew; but then a copy that was held back could take a lock
 //!   *after* its client had been told no, and nobody would know of the grant. The holders that a
 //!   repeated refusal names are those of the moment.
-//! - a bad request is not judged and leaves no trace, nor does one refused whole (a stale stamp).
+//! - so is a request that is wrong only because of what the state holds: a time_to_live shorter
+//!   than the duration of its table, or tokens that have run out. A copy that was held back would
+//!   otherwise be granted once the state has changed.
+//! - a request that is wrong by itself is not judged and leaves no trace, nor does one refused whole
+//!   (a stale stamp).
 //!
 //! A lane that was not used for ten minutes of the cluster clock is forgotten, and beyond 100,000
-//! the least recently used one is, the smaller number first among equals. After that a copy is a
-//! new request; the documentation says so.
+//! the least recently used one is, the smaller number first among equals. Then a number above 1
+//! is refused: it says that the lane was used before, so the request may be a copy of one that was
+//! done, and nobody here knows. A lane begins with 1, so only a copy of a lane's very first request
+//! is taken for a new one; the documentation says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +42,12 @@ pub(super) const UNUSED_LIMIT: Duration = Duration::from_secs(600);
 /// How many lanes are remembered at most: about 20 MiB of them.
 pub(super) const MAX_LANES: usize = 100_000;
 
+/// The number of a lane's first request. A lower one is taken as first, too.
+const FIRST: u64 = 1;
+
+/// A lane that is forgotten so soon after its last use may have had a copy under way.
+const YOUNG: Duration = Duration::from_secs(60);
+
 /// What came of a request, without anything that changes as time passes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
@@ -51,6 +63,10 @@ pub(super) enum Effect {
     UnlockRefused(ForbiddenReason),
     /// A table was configured or deleted.
     Table,
+    /// The time_to_live was shorter than the duration, which may have been the table's.
+    TooShort { time_to_live_ms: u64, duration_ms: u64 },
+    /// There was no token left.
+    TokensExhausted,
 }
 
 /// How a lock came to its owner.
@@ -68,7 +84,13 @@ impl Effect {
     /// Whether this can be what came of that operation.
     pub(super) fn fits(&self, operation: &Operation) -> bool {
         match operation {
-            Operation::Lock(_) => matches!(self, Self::Granted { .. } | Self::LockRefused(_)),
+            Operation::Lock(_) => matches!(
+                self,
+                Self::Granted { .. }
+                    | Self::LockRefused(_)
+                    | Self::TooShort { .. }
+                    | Self::TokensExhausted
+            ),
             Operation::Unlock(_) => {
                 matches!(self, Self::Released | Self::NoLock | Self::UnlockRefused(_))
             }
@@ -99,6 +121,8 @@ pub(super) enum Recall {
     Repeat(Arc<Lane>),
     /// It cannot be the lane's next request.
     Wrong(String),
+    /// It is not the first of its lane, and what came before is not known.
+    Forgotten,
 }
 
 /// All lanes, by number and by age.
@@ -106,6 +130,8 @@ pub(super) enum Recall {
 pub(super) struct Lanes {
     by_id: OrdMap<u128, Arc<Lane>>,
     by_age: OrdSet<(ClusterTime, u128)>,
+    /// Lanes that had to go less than a minute after their last use, since the cluster began.
+    pub(super) evicted_young: u64,
 }
 
 impl Lanes {
@@ -129,10 +155,15 @@ impl Lanes {
         now: ClusterTime,
         tracker: &mut Tracker,
     ) -> Recall {
-        let Some(lane) = self.by_id.get(&id.lane) else { return Recall::New };
-        let forgotten =
-            unused_until(lane.last_used).reached(now) || planted::active(Bug::RepeatJudgedAnew);
-        if forgotten || id.seq > lane.seq {
+        if planted::active(Bug::RepeatJudgedAnew) {
+            return Recall::New;
+        }
+        let lane = self.by_id.get(&id.lane);
+        let Some(lane) = lane.filter(|lane| !unused_until(lane.last_used).reached(now)) else {
+            let is_new = id.seq <= FIRST || planted::active(Bug::ForgottenLaneIsNew);
+            return if is_new { Recall::New } else { Recall::Forgotten };
+        };
+        if id.seq > lane.seq {
             return Recall::New;
         }
         if id.seq < lane.seq {
@@ -154,8 +185,10 @@ impl Lanes {
     /// Remembers a judged request; makes room for it first, so that it cannot push out itself.
     pub(super) fn remember(&mut self, id: u128, lane: Lane, tracker: &mut Tracker) {
         if self.by_id.len() >= MAX_LANES && !self.by_id.contains_key(&id) {
-            let oldest = self.by_age.get_min().map(|(_, oldest)| *oldest);
-            self.remove(oldest.expect("every lane has an age"), tracker);
+            let oldest = self.by_age.get_min().copied();
+            let (last_used, oldest) = oldest.expect("every lane has an age");
+            self.evicted_young += u64::from(lane.last_used.since(last_used) < YOUNG);
+            self.remove(oldest, tracker);
         }
         self.put(id, Arc::new(lane), tracker);
     }

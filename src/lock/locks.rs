@@ -1,14 +1,17 @@
-//! The records and the index of their deadlines, kept equal by construction.
+//! All tables, the sums over them, and the order in which their deadlines come.
 //!
-//! Every change of a record goes through [`Locks::put`] or [`Locks::remove`], which keep three
-//! things equal to the records: the deadline index, the number of unexpired grants, and the number
-//! of records per table. Each record has at most one entry in the index, for what happens to it
-//! next: its expiry until that is worked off, then its removal.
+//! Every change of a table goes through [`Locks::change`], which keeps the sums and the index of the
+//! tables' first deadlines equal to what `table.rs` keeps for each: how many records, unexpired
+//! grants and tables with defaults there are, and which deadline is next.
 //!
 //! Deadlines are worked off in (deadline, key) order and in bounded portions, so that a million
 //! locks that expire together do not hold up the log. A record may therefore be expired, or past
 //! its time_to_live, without its mark: [`Locks::settle`] works off one record's own deadlines before
 //! a command is judged, and reads judge by the clock. So nobody can tell how far the work has come.
+//!
+//! Deleting a table takes it out as one value, whatever it holds: nothing is left in the state to
+//! be hidden or worked off, and a lock that is taken in it at once is in another table of the same
+//! name. Freeing what was taken out is the caller's, see [`Deleted`].
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -19,29 +22,51 @@ use imbl::{OrdMap, OrdSet};
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::record::{Grant, Key, Record};
+use crate::lock::table::{Passed, Table, Tally};
 use crate::types::{DEFAULT_DURATION, TableDefaults, TableInfo};
 
 /// All locks of all tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Locks {
-    records: OrdMap<Key, Arc<Record>>,
-    deadlines: OrdSet<(ClusterTime, Key)>,
+    /// Those that have defaults or records.
     tables: OrdMap<Arc<str>, Table>,
-    /// Tables that have defaults.
-    configured: u64,
-    unexpired: u64,
+    /// The first deadline of each table that has one.
+    first_deadlines: OrdSet<(ClusterTime, Arc<str>)>,
+    sums: Tally,
     /// Grants that expired since the cluster began.
     pub(super) expiries: u64,
     /// Records whose time_to_live passed since the cluster began.
     pub(super) removals: u64,
+    pub(super) deleted: Deleted,
 }
 
-/// A table that has defaults or records.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Table {
-    defaults: Defaults,
-    records: u64,
+/// Deleted tables that are yet to be freed, which takes as long as they are large: a microsecond for
+/// each record. Drop it where nobody waits.
+#[derive(Debug, Default)]
+pub struct Deleted(Vec<Table>);
+
+impl Deleted {
+    /// Whether there is nothing to free.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
+
+/// What is yet to be freed is no part of a copy.
+impl Clone for Deleted {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// It is no part of what a state *is*.
+impl PartialEq for Deleted {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Deleted {}
 
 /// What a table gives to requests that leave it out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,20 +99,25 @@ impl From<Defaults> for TableDefaults {
 }
 
 impl Locks {
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
+    pub(super) fn len(&self) -> u64 {
+        self.sums.records
     }
 
     pub(super) fn unexpired(&self) -> u64 {
-        self.unexpired
+        self.sums.unexpired
+    }
+
+    /// How many tables have defaults.
+    pub(super) fn configured(&self) -> u64 {
+        self.sums.configured
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key).map(|record| &**record)
+        self.tables.get(key.table())?.get(key)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        self.records.iter().map(|(key, record)| (key, &**record))
+        self.tables.values().flat_map(Table::iter)
     }
 
     /// The records of a table whose signatures begin with `prefix` and come after `after`.
@@ -96,32 +126,28 @@ impl Locks {
         table: &str,
         prefix: &str,
         after: Option<&str>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record)> {
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
         // Plain bytes, not keys: with a NUL in prefix or after they name a place where no key lies.
         let place = |name: &str| [table.as_bytes(), b"\0", name.as_bytes()].concat();
-        let first = place(prefix);
-        let after = after.map(place).filter(|after| *after >= first);
-        let from = match &after {
-            Some(after) => Bound::Excluded(after.as_slice()),
-            None => Bound::Included(first.as_slice()),
-        };
-        let range = self.records.range::<_, [u8]>((from, Bound::Unbounded));
-        let within = range.take_while(move |(key, _)| key.as_bytes().starts_with(&first));
-        within.map(|(key, record)| (key, &**record))
+        let (first, after) = (place(prefix), after.map(place));
+        let range = self.tables.get(table).map(|table| table.range(first, after));
+        range.into_iter().flatten()
     }
 
     /// When the first deadline is due that is not worked off yet.
     pub(super) fn next_deadline(&self) -> Option<ClusterTime> {
-        self.deadlines.get_min().map(|(deadline, _)| *deadline)
+        self.first_deadlines.get_min().map(|(deadline, _)| *deadline)
     }
 
     /// Works off at most this many due deadlines, in (deadline, key) order.
     pub(super) fn work_off(&mut self, now: ClusterTime, most: usize, tracker: &mut Tracker) {
         for _ in 0..most {
-            match self.deadlines.get_min() {
-                Some((deadline, key)) if deadline.reached(now) => {
-                    let key = key.clone();
-                    self.pass_deadline(&key, now, tracker);
+            match self.first_deadlines.get_min() {
+                Some((deadline, table)) if deadline.reached(now) => {
+                    let table = Arc::clone(table);
+                    let passed =
+                        self.change(&table, |table| table.pass_first_deadline(now, tracker));
+                    self.count(passed);
                 }
                 Some(_) | None => return,
             }
@@ -132,101 +158,40 @@ impl Locks {
     /// says whether it is expired.
     pub(super) fn settle(&mut self, key: &Key, now: ClusterTime, tracker: &mut Tracker) {
         while self.get(key).is_some_and(|record| record.due().reached(now)) {
-            self.pass_deadline(key, now, tracker);
+            let passed = self.change(key.table(), |table| table.pass_deadline(key, now, tracker));
+            self.count(passed);
         }
     }
 
-    /// One step: the first due grant of the record expires, or else is removed with its record.
-    fn pass_deadline(&mut self, key: &Key, now: ClusterTime, tracker: &mut Tracker) {
-        let record = self.records.get(key).expect("a deadline has a record");
-        let holder = record.holder();
-        assert!(holder.due().reached(now), "{key:?} is not due at {now}: {holder:?}");
-        if holder.expired {
-            self.removals += 1;
-            self.remove(key, tracker);
-        } else {
-            self.expiries += 1;
-            let mut record = Record::clone(record);
-            record.grants[0].expired = true;
-            self.put(key.clone(), record, tracker);
+    fn count(&mut self, passed: Passed) {
+        match passed {
+            Passed::Expired => self.expiries += 1,
+            Passed::Removed => self.removals += 1,
         }
     }
 
     /// Creates or replaces a record.
-    pub(super) fn put(&mut self, mut key: Key, record: Record, tracker: &mut Tracker) {
-        assert!(!record.grants.is_empty(), "{key:?} would be a record without a grant");
-        self.unexpired += record.unexpired();
-        let due = record.due();
-        let old_due = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
-            let old = std::mem::replace(slot, Arc::new(record));
-            self.unexpired -= old.unexpired();
-            Self::note_replaced(shared, &old, slot, tracker);
-            // The index must share the key's text with the records, not hold a second one.
-            key = shared.clone();
-            old.due()
-        } else {
-            for grant in &record.grants {
-                tracker.come(|| RecordKey::Grant(key.clone(), grant.token));
-            }
-            self.count_in_table(key.table(), 1);
-            self.records.insert(key.clone(), Arc::new(record));
-            ClusterTime::NEVER
-        };
-        if old_due == due {
-            return;
-        }
-        if old_due != ClusterTime::NEVER {
-            self.deadlines.remove(&(old_due, key.clone()));
-        }
-        if due != ClusterTime::NEVER {
-            self.deadlines.insert((due, key));
-        }
-    }
-
-    fn note_replaced(key: &Key, old: &Record, new: &Record, tracker: &mut Tracker) {
-        let has = |record: &Record, token| record.grants.iter().any(|grant| grant.token == token);
-        for token in old.grants.iter().map(|grant| grant.token) {
-            if !has(new, token) {
-                tracker.gone(|| RecordKey::Grant(key.clone(), token));
-            }
-        }
-        for token in new.grants.iter().map(|grant| grant.token) {
-            let record_key = || RecordKey::Grant(key.clone(), token);
-            if has(old, token) { tracker.note(record_key) } else { tracker.come(record_key) }
-        }
+    pub(super) fn put(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
+        self.change(key.clone().table(), |table| table.put(key, record, tracker));
     }
 
     /// Removes a record that exists.
     pub(super) fn remove(&mut self, key: &Key, tracker: &mut Tracker) {
-        let (key, record) =
-            self.records.remove_with_key(key).expect("only a record that exists is removed");
-        self.unexpired -= record.unexpired();
-        self.count_in_table(key.table(), -1);
-        for grant in &record.grants {
-            tracker.gone(|| RecordKey::Grant(key.clone(), grant.token));
-        }
-        let due = record.due();
-        if due != ClusterTime::NEVER {
-            self.deadlines.remove(&(due, key));
-        }
+        self.change(key.table(), |table| table.remove(key, tracker));
     }
 
     /// Adds a record as a snapshot has it; `false` if the key is taken. Its deadline is not in the
-    /// index before [`Locks::load_deadlines`].
+    /// indexes before [`Locks::load_deadlines`].
     pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
-        let record = Record::exclusive(grant);
-        self.unexpired += record.unexpired();
-        self.count_in_table(key.table(), 1);
-        self.records.insert(key, Arc::new(record)).is_none()
+        self.change(key.clone().table(), |table| table.load(key, grant))
     }
 
-    /// Builds the deadline index of the records that were loaded: in its own order, which is much
-    /// faster than in theirs.
+    /// Builds the deadline indexes of the records that were loaded.
     pub(super) fn load_deadlines(&mut self) {
-        let dues = self.records.iter().map(|(key, record)| (record.due(), key.clone()));
-        let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();
-        dues.sort_unstable();
-        self.deadlines = dues.into_iter().collect();
+        let names: Vec<_> = self.tables.keys().cloned().collect();
+        for name in names {
+            self.change(&name, Table::load_deadlines);
+        }
     }
 
     /// Adds a table's defaults as a snapshot has them; `false` if it has some, or these are none.
@@ -242,90 +207,87 @@ impl Locks {
 
     /// The tables that have defaults, in byte order.
     pub(super) fn all_defaults(&self) -> impl Iterator<Item = (&Arc<str>, Defaults)> {
-        let tables = self.tables.iter().map(|(name, table)| (name, table.defaults));
-        tables.filter(|(_, defaults)| *defaults != Defaults::default())
+        let tables = self.tables.iter().filter(|(_, table)| table.has_defaults());
+        tables.map(|(name, table)| (name, table.defaults))
     }
 
-    pub(super) fn tables(&self) -> impl Iterator<Item = TableInfo> {
-        self.tables.iter().map(|(name, table)| TableInfo {
+    /// The tables whose names come after `after`, in byte order.
+    pub(super) fn tables<'a>(
+        &'a self,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = TableInfo> + use<'a> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tables.range::<_, str>((from, Bound::Unbounded)).map(|(name, table)| TableInfo {
             table: name.to_string(),
             defaults: table.defaults.into(),
-            locks: table.records,
+            locks: table.tally().records,
         })
-    }
-
-    pub(super) fn configured(&self) -> u64 {
-        self.configured
     }
 
     pub(super) fn table_count(&self) -> usize {
         self.tables.len()
     }
 
-    pub(super) fn configure(&mut self, table: &str, defaults: Defaults, tracker: &mut Tracker) {
-        let name = Arc::<str>::from(table);
-        let slot = &mut self.tables.entry(Arc::clone(&name)).or_default().defaults;
-        let old = std::mem::replace(slot, defaults);
-        let (had, has) = (old != Defaults::default(), defaults != Defaults::default());
-        self.configured -= u64::from(had);
-        self.configured += u64::from(has);
-        self.drop_empty_table(table);
-        match (had, has) {
-            (false, true) => tracker.come(|| RecordKey::Table(name)),
-            (true, true) => tracker.note(|| RecordKey::Table(name)),
-            (true, false) => tracker.gone(|| RecordKey::Table(name)),
+    pub(super) fn configure(&mut self, name: &str, defaults: Defaults, tracker: &mut Tracker) {
+        let old = self.change(name, |table| std::mem::replace(&mut table.defaults, defaults));
+        let key = || RecordKey::Table(name.into());
+        match (old != Defaults::default(), defaults != Defaults::default()) {
+            (false, true) => tracker.come(key),
+            (true, true) => tracker.note(key),
+            (true, false) => tracker.gone(key),
             (false, false) => {}
         }
     }
 
-    /// Deletes a table whole. The one operation whose cost grows with what it meets, a few
-    /// microseconds for each record of the table: a table is gone at one log position or not at all.
-    pub(super) fn delete_table(&mut self, table: &str, tracker: &mut Tracker) {
-        let keys: Vec<Key> = self.range(table, "", None).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            self.remove(&key, tracker);
+    /// Deletes a table whole, in one step however many records it has.
+    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) {
+        let Some((name, table)) = self.tables.remove_with_key(name) else { return };
+        self.sums = self.sums.with(table.tally(), Tally::default());
+        if let Some(first) = table.first_deadline() {
+            self.first_deadlines.remove(&(first, Arc::clone(&name)));
         }
-        if self.defaults(table) != Defaults::default() {
-            self.configure(table, Defaults::default(), tracker);
+        if table.has_defaults() {
+            tracker.gone(|| RecordKey::Table(name));
         }
+        tracker.deleted(table.records());
+        self.deleted.0.push(table);
     }
 
-    fn count_in_table(&mut self, name: &str, change: i64) {
+    /// Changes a table, which need not exist before or afterwards, and what is kept of all tables.
+    fn change<T>(&mut self, name: &str, change: impl FnOnce(&mut Table) -> T) -> T {
         if !self.tables.contains_key(name) {
             self.tables.insert(name.into(), Table::default());
         }
-        let table = self.tables.get_mut(name).expect("the table was put there");
-        table.records = table
-            .records
-            .checked_add_signed(change)
-            .expect("a table has as many records as were counted");
-        if table.records == 0 {
-            self.drop_empty_table(name);
+        let entry = self.tables.get_key_value_mut(name);
+        let (shared, table) = entry.expect("the table was put there");
+        let (tally, first) = (table.tally(), table.first_deadline());
+        let result = change(table);
+        self.sums = self.sums.with(tally, table.tally());
+        let now_first = table.first_deadline();
+        if first != now_first {
+            if let Some(first) = first {
+                self.first_deadlines.remove(&(first, Arc::clone(shared)));
+            }
+            if let Some(now_first) = now_first {
+                self.first_deadlines.insert((now_first, Arc::clone(shared)));
+            }
         }
-    }
-
-    fn drop_empty_table(&mut self, name: &str) {
-        if self.tables.get(name).is_some_and(|table| *table == Table::default()) {
+        if table.is_nothing() {
             self.tables.remove(name);
         }
+        result
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn assert_indexes_equal_records(&self) {
-        let due = self.iter().map(|(key, record)| (record.due(), key.clone()));
-        let due = due.filter(|(due, _)| *due != ClusterTime::NEVER);
-        assert_eq!(due.collect::<OrdSet<_>>(), self.deadlines);
-        assert_eq!(self.iter().map(|(_, record)| record.unexpired()).sum::<u64>(), self.unexpired);
-        assert_eq!(self.all_defaults().count() as u64, self.configured);
-        let mut tables: OrdMap<Arc<str>, Table> = self
-            .all_defaults()
-            .map(|(name, defaults)| (Arc::clone(name), Table { defaults, records: 0 }))
-            .collect();
-        for (key, record) in self.iter() {
-            tables.entry(key.table().into()).or_default().records += 1;
-            assert_eq!((record.grants.len(), record.limit), (1, 1), "{key:?}");
-            assert!(record.holder().deadline <= record.holder().removal, "{key:?}");
+        let mut sums = Tally::default();
+        let mut first_deadlines = OrdSet::new();
+        for (name, table) in &self.tables {
+            table.assert_index_equals_records(name);
+            sums = sums.with(Tally::default(), table.tally());
+            first_deadlines.extend(table.first_deadline().map(|first| (first, Arc::clone(name))));
         }
-        assert_eq!(tables, self.tables);
+        assert_eq!(sums, self.sums);
+        assert_eq!(first_deadlines, self.first_deadlines);
     }
 }

@@ -27,6 +27,7 @@ mod record;
 mod rules;
 mod snapshot;
 mod state;
+mod table;
 mod validate;
 
 #[cfg(test)]
@@ -38,11 +39,12 @@ pub use command::{
     ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
 };
 pub use decision::{Decision, Outcome, Refusal};
+pub use locks::Deleted;
 pub use snapshot::Loader;
 pub use state::{Counts, FEATURE_LEVEL, State};
 #[cfg_attr(not(feature = "server"), allow(unused_imports, reason = "a log is of servers"))]
 pub(crate) use validate::MAX_COMMAND_BYTES;
 pub use validate::{
     configure_table_command, delete_table_command, lock_command, unlock_command, validate_duration,
-    validate_list, validate_read,
+    validate_list, validate_read, validate_tables,
 };

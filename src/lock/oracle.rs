@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::lock::{Command, LockCommand, Operation, Outcome, Proposal, Refusal, UnlockCommand};
 use crate::types::{
     DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockRecord, LockStatus,
-    TableDefaults, TableInfo, Token, TransferReason, UnlockStatus,
+    TableDefaults, TableInfo, TablesRequest, Token, TransferReason, UnlockStatus,
 };
 
 /// What the oracle says of a command: it does not know the words of a bad request's reason.
@@ -52,12 +52,18 @@ struct Remembered {
 /// What is told again whatever happens later.
 #[derive(Clone, Debug)]
 enum CameOfIt {
-    Locked { how: How, token: u64, level: i64 },
+    Locked {
+        how: How,
+        token: u64,
+        level: i64,
+    },
     NotLocked(ForbiddenReason),
     Unlocked,
     NoLock,
     NotUnlocked(ForbiddenReason),
     TableDone,
+    /// A bad request that another state would have granted.
+    Wrong,
 }
 
 #[derive(Clone, Debug)]
@@ -103,10 +109,8 @@ impl Oracle {
         }
         let asked = &command.operation;
         let Some(id) = command.request_id else {
-            return match self.fresh(asked) {
-                Some(came_of_it) => Said::Outcome(self.answer(asked, &came_of_it), at),
-                None => Said::BadRequest,
-            };
+            let came_of_it = self.fresh(asked);
+            return self.say(asked, &came_of_it, at);
         };
         let ten_minutes = 600_000_000;
         let known = self.lanes.get(&id.lane).filter(|lane| self.now < lane.used + ten_minutes);
@@ -117,29 +121,38 @@ impl Oracle {
             if id.seq == lane.seq {
                 let used = self.lanes.get_mut(&id.lane).expect("it was found above");
                 used.used = self.now;
-                return Said::Outcome(self.answer(asked, &lane.came_of_it), lane.at);
+                return self.say(asked, &lane.came_of_it, lane.at);
             }
+        } else if id.seq > 1 {
+            return Said::Outcome(Outcome::Refused(Refusal::LaneForgotten(id)), at);
         }
-        let Some(came_of_it) = self.fresh(asked) else { return Said::BadRequest };
-        let answer = self.answer(asked, &came_of_it);
+        let came_of_it = self.fresh(asked);
+        let said = self.say(asked, &came_of_it, at);
         let lane = Remembered { seq: id.seq, asked: asked.clone(), came_of_it, at, used: self.now };
         self.lanes.insert(id.lane, lane);
-        Said::Outcome(answer, at)
+        said
     }
 
-    fn fresh(&mut self, asked: &Operation) -> Option<CameOfIt> {
+    fn say(&self, asked: &Operation, came_of_it: &CameOfIt, at: DecidedAt) -> Said {
+        match came_of_it {
+            CameOfIt::Wrong => Said::BadRequest,
+            judged => Said::Outcome(self.answer(asked, judged), at),
+        }
+    }
+
+    fn fresh(&mut self, asked: &Operation) -> CameOfIt {
         match asked {
             Operation::Lock(command) => self.lock(command),
-            Operation::Unlock(command) => Some(self.unlock(command)),
+            Operation::Unlock(command) => self.unlock(command),
             Operation::ConfigureTable(command) => {
                 let given = (command.duration_ms, command.time_to_live_ms);
                 self.tables.insert(command.table.to_string(), given);
-                Some(CameOfIt::TableDone)
+                CameOfIt::TableDone
             }
             Operation::DeleteTable { table } => {
                 self.tables.remove(&**table);
                 self.locks.retain(|(of, _), _| *of != **table);
-                Some(CameOfIt::TableDone)
+                CameOfIt::TableDone
             }
             Operation::Advance | Operation::RaiseFeatureLevel(_) => unreachable!(),
         }
@@ -151,11 +164,11 @@ impl Oracle {
         if held.removed_at.is_some_and(|at| self.now >= at) { None } else { Some(held) }
     }
 
-    fn lock(&mut self, command: &LockCommand) -> Option<CameOfIt> {
+    fn lock(&mut self, command: &LockCommand) -> CameOfIt {
         let (of_table, least) = self.tables.get(&*command.table).copied().unwrap_or_default();
         let duration = command.duration_ms.or(of_table).unwrap_or(30_000);
         let time_to_live = match (command.time_to_live_ms, least) {
-            (Some(explicit), _) if explicit < duration => return None,
+            (Some(explicit), _) if explicit < duration => return CameOfIt::Wrong,
             (Some(explicit), _) => Some(explicit),
             (None, Some(least)) => Some(if least > duration { least } else { duration }),
             (None, None) => None,
@@ -174,7 +187,7 @@ impl Oracle {
                     level = command.level.unwrap_or(held.level);
                     (How::Mine, Some(held.token))
                 }
-                _ => return Some(CameOfIt::NotLocked(ForbiddenReason::Lost)),
+                _ => return CameOfIt::NotLocked(ForbiddenReason::Lost),
             }
         } else {
             match held {
@@ -188,7 +201,7 @@ impl Oracle {
                 Some(held) if held.level < level => {
                     (How::From(held.signee, TransferReason::Preempted), None)
                 }
-                Some(_) => return Some(CameOfIt::NotLocked(ForbiddenReason::Held)),
+                Some(_) => return CameOfIt::NotLocked(ForbiddenReason::Held),
             }
         };
         let token = kept.unwrap_or_else(|| {
@@ -204,7 +217,7 @@ impl Oracle {
             removed_at: time_to_live.map(|ms| self.now + ms * 1000),
         };
         self.locks.insert((command.table.to_string(), command.signature.to_string()), held);
-        Some(CameOfIt::Locked { how, token, level })
+        CameOfIt::Locked { how, token, level }
     }
 
     fn unlock(&mut self, command: &UnlockCommand) -> CameOfIt {
@@ -264,6 +277,7 @@ impl Oracle {
                 Outcome::Unlock(UnlockStatus::Failed(refusal(*reason)))
             }
             CameOfIt::TableDone => Outcome::Table,
+            CameOfIt::Wrong => unreachable!("a bad request has no outcome"),
         }
     }
 
@@ -304,7 +318,16 @@ impl Oracle {
         (all, next)
     }
 
-    pub(crate) fn tables(&self) -> Vec<TableInfo> {
+    pub(crate) fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
+        let mut all = self.all_tables();
+        all.retain(|info| request.after.as_ref().is_none_or(|after| info.table > *after));
+        let limit = request.limit as usize;
+        let next = (all.len() > limit).then(|| all[limit - 1].table.clone());
+        all.truncate(limit);
+        (all, next)
+    }
+
+    fn all_tables(&self) -> Vec<TableInfo> {
         let mut infos: BTreeMap<String, TableInfo> = BTreeMap::new();
         let info = |table: &String| TableInfo {
             table: table.clone(),

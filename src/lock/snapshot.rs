@@ -7,8 +7,8 @@
 //! key order, each part behind its length. So equal states give equal bytes, and what the checkpoint
 //! holds reads as what a snapshot holds.
 //!
-//! The deadline index, the ages of lanes and the counts per table are not written: they follow from
-//! the records. Names are not validated again, see `codec.rs`.
+//! The deadline indexes, the ages of lanes and the sums over tables are not written: they follow
+//! from the records. Of a deleted table nothing is written. Names are not validated again, see `codec.rs`.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -142,13 +142,14 @@ impl State {
     /// The meta bytes: everything that is not a record, and how many records there are.
     pub fn encoded_meta(&self) -> Vec<u8> {
         let lanes = if planted::active(Bug::LanesNotInSnapshot) { 0 } else { self.lanes.len() };
-        let records = (self.locks.len() + lanes) as u64 + self.locks.configured();
+        let records = self.locks.len() + lanes as u64 + self.locks.configured();
         let mut out = vec![META_VERSION];
         put_u64(&mut out, u64::from(self.feature_level));
         put_u64(&mut out, self.clock.0);
         put_u64(&mut out, self.next_token);
         put_u64(&mut out, self.locks.expiries);
         put_u64(&mut out, self.locks.removals);
+        put_u64(&mut out, self.lanes.evicted_young);
         put_u64(&mut out, records);
         out
     }
@@ -237,6 +238,7 @@ impl Loader {
         state.next_token = reader.u64()?;
         state.locks.expiries = reader.u64()?;
         state.locks.removals = reader.u64()?;
+        state.lanes.evicted_young = reader.u64()?;
         let missing = reader.u64()?;
         if state.feature_level > FEATURE_LEVEL {
             return Err(DecodeError::TooNew {
@@ -374,6 +376,8 @@ const NO_LOCK: u8 = 9;
 const UNLOCK_REFUSED_HELD: u8 = 10;
 const UNLOCK_REFUSED_LOST: u8 = 11;
 const TABLE_DONE: u8 = 12;
+const TOO_SHORT: u8 = 13;
+const TOKENS_EXHAUSTED: u8 = 14;
 
 fn lane_value(lane: &Lane) -> Vec<u8> {
     let mut out = vec![LANE_VERSION];
@@ -416,7 +420,13 @@ fn put_effect(out: &mut Vec<u8>, effect: &Effect) {
         Effect::UnlockRefused(ForbiddenReason::Held) => UNLOCK_REFUSED_HELD,
         Effect::UnlockRefused(ForbiddenReason::Lost) => UNLOCK_REFUSED_LOST,
         Effect::Table => TABLE_DONE,
+        Effect::TooShort { .. } => TOO_SHORT,
+        Effect::TokensExhausted => TOKENS_EXHAUSTED,
     });
+    if let Effect::TooShort { time_to_live_ms, duration_ms } = effect {
+        put_u64(out, *time_to_live_ms);
+        put_u64(out, *duration_ms);
+    }
     if let Effect::Granted { how, token, level } = effect {
         put_u64(out, token.0);
         put_i64(out, *level);
@@ -440,6 +450,11 @@ fn read_effect(reader: &mut Reader<'_>) -> Result<Effect, DecodeError> {
         UNLOCK_REFUSED_HELD => return Ok(Effect::UnlockRefused(ForbiddenReason::Held)),
         UNLOCK_REFUSED_LOST => return Ok(Effect::UnlockRefused(ForbiddenReason::Lost)),
         TABLE_DONE => return Ok(Effect::Table),
+        TOO_SHORT => {
+            let (time_to_live_ms, duration_ms) = (reader.u64()?, reader.u64()?);
+            return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
+        }
+        TOKENS_EXHAUSTED => return Ok(Effect::TokensExhausted),
         _ => return Err(reader.invalid()),
     };
     let token = Token(reader.u64()?);

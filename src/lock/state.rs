@@ -48,7 +48,7 @@ use smol_str::SmolStr;
 
 use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
-use crate::lock::locks::{Defaults, Locks};
+use crate::lock::locks::{Defaults, Deleted, Locks};
 use crate::lock::record::{Grant, Key, Rare, Record};
 use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
 use crate::lock::{
@@ -58,7 +58,7 @@ use crate::lock::{
 use crate::planted::{self, Bug};
 use crate::types::{
     self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
-    MAX_SAFE_INTEGER, TableInfo, Token, UnlockStatus,
+    MAX_SAFE_INTEGER, TableInfo, TablesRequest, Token, UnlockStatus,
 };
 
 /// The highest feature level this program knows. How apply behaves at a level is frozen once it is
@@ -81,6 +81,10 @@ pub struct State {
     pub(super) tracker: Tracker,
 }
 
+/// How many records a page is looked for in, beyond those it shows: a page is read while no entry
+/// can be applied, and records that are due for removal are passed over one by one.
+const MAX_PASSED_OVER: usize = 4096;
+
 /// How much there is, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
@@ -94,6 +98,9 @@ pub struct Counts {
     pub removals: u64,
     /// Lanes that are remembered.
     pub lanes: u64,
+    /// Lanes that were forgotten less than a minute after their last use, because there were too
+    /// many, since the cluster began.
+    pub lanes_evicted_young: u64,
     /// Tables that have defaults or records.
     pub tables: u64,
 }
@@ -120,19 +127,53 @@ impl State {
     /// Applies the proposal of the entry at `index`, whose own term is `entry_term`: one decision
     /// per command, in their order. Total: whatever the commands say, it never panics.
     pub fn apply(&mut self, entry_term: u64, index: u64, proposal: &Proposal) -> Vec<Decision> {
-        let at = (0..).map(|position| DecidedAt { index, position });
-        let commands = proposal.commands.iter().zip(at);
-        if proposal.stamp.term != entry_term && !planted::active(Bug::StaleStampAccepted) {
-            let stale = |decided_at| Decision {
-                outcome: Outcome::Refused(Refusal::StaleStamp),
-                decided_at,
-            };
-            return commands.map(|(_, at)| stale(at)).collect();
+        let mut decisions = Vec::with_capacity(proposal.commands.len());
+        self.apply_each(entry_term, index, proposal, |judged| decisions.push(judged.decision()));
+        decisions
+    }
+
+    /// As [`State::apply`], where nobody waits for the decisions: what would be told is not made.
+    pub fn apply_quietly(&mut self, entry_term: u64, index: u64, proposal: &Proposal) {
+        self.apply_each(entry_term, index, proposal, |_| {});
+    }
+
+    /// What feature level the state would have after the proposal of an entry of this term.
+    pub fn level_after(&self, entry_term: u64, proposal: &Proposal) -> u32 {
+        let raised = proposal.commands.iter().filter_map(|command| match command.operation {
+            Operation::RaiseFeatureLevel(level) => Some(level),
+            Operation::Lock(_)
+            | Operation::Unlock(_)
+            | Operation::Advance
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. } => None,
+        });
+        let raised = if is_stale(proposal, entry_term) { None } else { raised.max() };
+        self.feature_level.max(raised.unwrap_or(0))
+    }
+
+    /// Applies each command, and lets what came of it be heard before the next one.
+    fn apply_each(
+        &mut self,
+        entry_term: u64,
+        index: u64,
+        proposal: &Proposal,
+        mut hear: impl FnMut(Judged<'_>),
+    ) {
+        let is_stale = is_stale(proposal, entry_term);
+        if !is_stale {
+            self.clock = self.clock.max(proposal.stamp.time);
+            self.locks.work_off(self.clock, WORK_PER_APPLY, &mut self.tracker);
+            self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
         }
-        self.clock = self.clock.max(proposal.stamp.time);
-        self.locks.work_off(self.clock, WORK_PER_APPLY, &mut self.tracker);
-        self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
-        commands.map(|(command, at)| self.decide(command, at)).collect()
+        for (command, position) in proposal.commands.iter().zip(0..) {
+            let at = DecidedAt { index, position };
+            let (verdict, at) = if is_stale {
+                (Verdict::Refused(Refusal::StaleStamp), at)
+            } else {
+                self.decide(command, at)
+            };
+            hear(Judged { state: self, operation: &command.operation, verdict, at });
+        }
     }
 
     /// The cluster clock `C`.
@@ -164,32 +205,54 @@ impl State {
     }
 
     /// A page of a table in byte order, and what to pass as `after` for the next one. A limit out
-    /// of its range is taken as the nearest within.
+    /// of its range is taken as the nearest within. The page may be shorter than its limit, and
+    /// even empty, although more follows: only so many records are looked at.
     pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
         let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
-        let range = self.locks.range(table, &request.prefix, request.after.as_deref());
-        let mut present =
-            range.filter_map(|(key, record)| record.view(key.signature(), self.clock));
-        let page: Vec<LockRecord> = present.by_ref().take(limit).collect();
-        let next = page.last().map(|record| record.signature.clone());
-        let next = next.filter(|_| present.next().is_some());
+        let mut range = self.locks.range(table, &request.prefix, request.after.as_deref());
+        let mut page: Vec<LockRecord> = Vec::new();
+        let mut passed = None;
+        for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
+            match record.view(key.signature(), self.clock) {
+                Some(_) if page.len() == limit => {
+                    let next = page.last().map(|last| last.signature.clone());
+                    return (page, next);
+                }
+                Some(record) => page.push(record),
+                None => {}
+            }
+            passed = Some(key);
+        }
+        // Whoever asks for what follows need not pass over the same records again.
+        let next = passed.filter(|_| range.next().is_some());
+        (page, next.map(|key| key.signature().to_owned()))
+    }
+
+    /// A page of the tables that have defaults or records, in byte order, and what to pass as
+    /// `after` for the next one. Records whose removal is due are counted until it is worked off.
+    pub fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
+        let limit = request.limit.clamp(1, TablesRequest::MAX_LIMIT) as usize;
+        let mut tables = self.locks.tables(request.after.as_deref());
+        let page: Vec<TableInfo> = tables.by_ref().take(limit).collect();
+        let next = page.last().map(|table| table.table.clone());
+        let next = next.filter(|_| tables.next().is_some());
         (page, next)
     }
 
-    /// The tables that have defaults or records, in byte order. Records whose removal is due are
-    /// counted until it is worked off.
-    pub fn tables(&self) -> Vec<TableInfo> {
-        self.locks.tables().collect()
+    /// What deleted tables have left behind, to be freed by dropping it.
+    pub fn take_deleted(&mut self) -> Deleted {
+        std::mem::take(&mut self.locks.deleted)
     }
 
     /// How much there is. What is due but not worked off yet is counted as if it were not due.
     pub fn counts(&self) -> Counts {
         Counts {
-            records: self.locks.len() as u64,
+            records: self.locks.len(),
             unexpired: self.locks.unexpired(),
             expiries: self.locks.expiries,
             removals: self.locks.removals,
             lanes: self.lanes.len() as u64,
+            lanes_evicted_young: self.lanes.evicted_young,
             tables: self.locks.table_count() as u64,
         }
     }
@@ -219,23 +282,21 @@ impl State {
         self.lanes.assert_index_equals_lanes();
     }
 
-    fn decide(&mut self, command: &Command, at: DecidedAt) -> Decision {
-        let operation = &command.operation;
-        let (outcome, decided_at) = match operation {
-            Operation::Advance => (Outcome::Advanced, at),
+    fn decide(&mut self, command: &Command, at: DecidedAt) -> (Verdict, DecidedAt) {
+        match &command.operation {
+            Operation::Advance => (Verdict::Advanced, at),
             Operation::RaiseFeatureLevel(level) => {
                 self.feature_level = self.feature_level.max(*level);
-                (Outcome::FeatureLevel, at)
+                (Verdict::FeatureLevel, at)
             }
             Operation::Lock(_)
             | Operation::Unlock(_)
             | Operation::ConfigureTable(_)
             | Operation::DeleteTable { .. } => match self.judge(command, at) {
-                Ok((effect, at)) => (self.tell(operation, effect), at),
-                Err(refusal) => (Outcome::Refused(refusal), at),
+                Ok((effect, at)) => (Verdict::Effect(effect), at),
+                Err(refusal) => (Verdict::Refused(refusal), at),
             },
-        };
-        Decision { outcome, decided_at }
+        }
     }
 
     /// What comes of a request: what its lane remembers, or else what the locks say.
@@ -245,6 +306,7 @@ impl State {
         let digest = operation.digest();
         match self.lanes.recall(id, (operation, digest), self.clock, &mut self.tracker) {
             Recall::Wrong(reason) => Err(Refusal::BadRequest(reason)),
+            Recall::Forgotten => Err(Refusal::LaneForgotten(id)),
             Recall::Repeat(lane) => Ok((lane.effect.clone(), lane.decided_at)),
             Recall::New => {
                 let effect = self.perform(operation)?;
@@ -277,8 +339,8 @@ impl State {
         let defaults = self.locks.defaults(&command.table);
         let (duration_ms, time_to_live_ms) =
             defaults.resolve(command.duration_ms, command.time_to_live_ms);
-        if let Some(ms) = time_to_live_ms.filter(|ms| *ms < duration_ms) {
-            return Err(Refusal::BadRequest(validate::shorter(ms, duration_ms)));
+        if let Some(time_to_live_ms) = time_to_live_ms.filter(|ms| *ms < duration_ms) {
+            return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
         }
         self.locks.settle(&key, self.clock, &mut self.tracker);
         let holder = self.locks.get(&key).map(Record::holder);
@@ -298,7 +360,10 @@ impl State {
         let level = command.level.or(level_kept).unwrap_or(0);
         let token = match kept {
             Some(holder) => holder.token,
-            None => new_token(&mut self.next_token)?,
+            None => match new_token(&mut self.next_token) {
+                Some(token) => token,
+                None => return Ok(Effect::TokensExhausted),
+            },
         };
         let removal = time_to_live_ms.map_or(ClusterTime::NEVER, |ms| self.clock.after_ms(ms));
         let grant = Grant {
@@ -362,6 +427,10 @@ impl State {
             Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
             Effect::NoLock => Outcome::Unlock(UnlockStatus::NoLock),
             Effect::Table => Outcome::Table,
+            Effect::TooShort { time_to_live_ms, duration_ms } => Outcome::Refused(
+                Refusal::BadRequest(validate::shorter(time_to_live_ms, duration_ms)),
+            ),
+            Effect::TokensExhausted => Outcome::Refused(Refusal::TokensExhausted),
         }
     }
 
@@ -405,6 +474,35 @@ impl State {
     }
 }
 
+/// What came of a command, before it is put into words.
+enum Verdict {
+    Advanced,
+    FeatureLevel,
+    Effect(Effect),
+    Refused(Refusal),
+}
+
+/// A command that was judged, and the state right after it: what is told of a lock is told as of
+/// then.
+struct Judged<'a> {
+    state: &'a State,
+    operation: &'a Operation,
+    verdict: Verdict,
+    at: DecidedAt,
+}
+
+impl Judged<'_> {
+    fn decision(self) -> Decision {
+        let outcome = match self.verdict {
+            Verdict::Advanced => Outcome::Advanced,
+            Verdict::FeatureLevel => Outcome::FeatureLevel,
+            Verdict::Effect(effect) => self.state.tell(self.operation, effect),
+            Verdict::Refused(refusal) => Outcome::Refused(refusal),
+        };
+        Decision { outcome, decided_at: self.at }
+    }
+}
+
 impl Operation {
     /// The key of the lock it is about; `None` if it is about none.
     fn record_key(&self) -> Option<Key> {
@@ -419,6 +517,11 @@ impl Operation {
     }
 }
 
+/// Whether the proposal was stamped in another term than its entry's, and so has no effect.
+fn is_stale(proposal: &Proposal, entry_term: u64) -> bool {
+    proposal.stamp.term != entry_term && !planted::active(Bug::StaleStampAccepted)
+}
+
 /// The edge refuses a NUL long before; apply does again, because no key could hold it.
 fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
     let refusal = || Refusal::BadRequest("a table or signature contains a NUL byte".to_owned());
@@ -427,15 +530,15 @@ fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
 
 /// The counter stops at the largest token rather than begin anew: no new grant is better than one
 /// that a resource would take for an old one.
-fn new_token(next: &mut u64) -> Result<Token, Refusal> {
+fn new_token(next: &mut u64) -> Option<Token> {
     if planted::active(Bug::TokenFromNode) {
         static OF_THIS_NODE: AtomicU64 = AtomicU64::new(1);
-        return Ok(Token(OF_THIS_NODE.fetch_add(1, Ordering::Relaxed)));
+        return Some(Token(OF_THIS_NODE.fetch_add(1, Ordering::Relaxed)));
     }
     if *next > MAX_SAFE_INTEGER {
-        return Err(Refusal::TokensExhausted);
+        return None;
     }
     let token = Token(*next);
     *next += 1;
-    Ok(token)
+    Some(token)
 }

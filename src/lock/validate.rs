@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::lock::{Command, LockCommand, Operation, TableCommand, UnlockCommand};
 use crate::types::{
     CallOptions, DEFAULT_TABLE, ListRequest, LockOptions, LockRequest, MAX_DURATION,
-    MAX_NAME_BYTES, MAX_SAFE_INTEGER, ReadOptions, RequestId, TableDefaults, TableOptions, Token,
-    UnlockOptions, UnlockRequest,
+    MAX_NAME_BYTES, MAX_SAFE_INTEGER, ReadOptions, RequestId, TableDefaults, TableOptions,
+    TablesRequest, Token, UnlockOptions, UnlockRequest,
 };
 
 /// The longest `actor` or `cause`, in bytes: they travel in every log entry.
@@ -115,17 +115,27 @@ pub fn validate_list<'a>(
     request: &ListRequest,
     options: &'a ReadOptions,
 ) -> Result<&'a str, Error> {
-    if request.limit == 0 || request.limit > ListRequest::MAX_LIMIT {
-        return Err(Error::bad_request(format!(
-            "the limit is {}; it must be 1 to {}",
-            request.limit,
-            ListRequest::MAX_LIMIT
-        )));
-    }
+    page_limit(request.limit, ListRequest::MAX_LIMIT)?;
     // Both are compared with names, they need not be one: the empty text is allowed.
     name_text("prefix", &request.prefix)?;
     name_text("after", request.after.as_deref().unwrap_or_default())?;
     table_name(options.table.as_ref())
+}
+
+/// Checks which page of the tables is asked for.
+///
+/// # Errors
+/// `BadRequest`, saying what is wrong and what is allowed.
+pub fn validate_tables(request: &TablesRequest) -> Result<(), Error> {
+    page_limit(request.limit, TablesRequest::MAX_LIMIT)?;
+    name_text("after", request.after.as_deref().unwrap_or_default())
+}
+
+fn page_limit(limit: u32, most: u32) -> Result<(), Error> {
+    if limit == 0 || limit > most {
+        return Err(Error::bad_request(format!("the limit is {limit}; it must be 1 to {most}")));
+    }
+    Ok(())
 }
 
 /// Checks the duration of a grant.

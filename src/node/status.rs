@@ -54,7 +54,7 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
 
 /// Numbers for `/metrics`.
 pub(super) fn figures(member: &Member) -> NodeFigures {
-    let counts = member.replica.read().state.counts();
+    let counts = member.replica.figures().counts;
     let syncs = member.log.sync_stats();
     let metrics = member.metrics();
     let index = |log_id: &Option<LogId>| log_id.as_ref().map(LogId::index);
@@ -64,6 +64,7 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         expiries: counts.expiries,
         removals: counts.removals,
         lanes: counts.lanes,
+        lanes_evicted_young: counts.lanes_evicted_young,
         term: metrics.current_term,
         leader: metrics.current_leader,
         is_leader: metrics.state == ServerState::Leader,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{Clock as _, SystemClock};
-use crate::lock::{Changed, State};
+use crate::lock::{Changed, Counts, State};
 use crate::raft::codec;
 use crate::raft::state_machine::{Machine, Replica};
 use crate::raft::types::{LogId, SnapshotMeta, stored_log_id};
@@ -161,12 +161,25 @@ impl Feeding {
         if same {
             let changed = machine.state.take_changed();
             let meta = checkpoint_meta(&machine, applied, changed.meta());
-            return Some(Taken::Changes(meta, changed));
+            if !is_less_to_fill(&changed, machine.state.counts()) {
+                return Some(Taken::Changes(meta, changed));
+            }
+            let state = machine.state.clone();
+            // It may hold the last copy of a deleted table, which takes long to free.
+            drop(machine);
+            drop(changed);
+            return Some(Taken::Whole(meta, state));
         }
         machine.state.track_changes(true);
         let meta = checkpoint_meta(&machine, applied, machine.state.encoded_meta());
         Some(Taken::Whole(meta, machine.state.clone()))
     }
+}
+
+/// Whether filling the checkpoint anew is less to write than what changed: so it is when a large
+/// table was deleted.
+fn is_less_to_fill(changed: &Changed, counts: Counts) -> bool {
+    changed.len() > AT_ONCE && changed.len() as u64 > counts.records + counts.lanes + counts.tables
 }
 
 fn rest_after(spent: Duration) -> Duration {
@@ -209,6 +222,39 @@ fn records_of(state: State) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send +
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp};
+
+    #[test]
+    fn after_a_large_deletion_the_checkpoint_is_filled_anew() {
+        let mut state = State::new();
+        state.track_changes(true);
+        let lock = |table: &str, number: usize| {
+            Command::from(Operation::Lock(Box::new(LockCommand {
+                table: table.into(),
+                signature: number.to_string().into(),
+                signee: "ann".into(),
+                instance: None,
+                level: None,
+                force: false,
+                duration_ms: None,
+                time_to_live_ms: None,
+                token: None,
+            })))
+        };
+        let mut apply = |commands| {
+            state.apply_quietly(0, 0, &Proposal { stamp: Stamp::default(), commands });
+            let changed = state.take_changed();
+            is_less_to_fill(&changed, state.counts())
+        };
+        let many = AT_ONCE + 1;
+        assert!(!apply((0..many).map(|number| lock("large", number)).collect()));
+        let delete = || Operation::DeleteTable { table: "large".into() };
+        assert!(!apply((0..many).map(|number| lock("other", number)).collect()));
+        assert!(!apply(vec![delete().into()]), "as many are left");
+        assert!(!apply((0..many).map(|number| lock("large", number)).collect()));
+        assert!(!apply(vec![Operation::DeleteTable { table: "other".into() }.into()]));
+        assert!(apply(vec![delete().into()]), "nothing is left");
+    }
 
     #[test]
     fn writing_rests_for_as_long_as_it_cost_and_within_bounds() {

@@ -423,6 +423,14 @@ impl Member {
         }
     }
 
+    /// Hands the leadership over whenever this machine's clocks have come apart.
+    pub(crate) async fn watch_clocks(&self) {
+        loop {
+            self.replica.clocks_bell.notified().await;
+            self.hand_over().await;
+        }
+    }
+
     /// Hands the leadership, if it is here, to the voter that is furthest of those that were heard
     /// lately; waits for it a little.
     pub(crate) async fn hand_over(&self) {

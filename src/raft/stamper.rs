@@ -5,6 +5,9 @@
 //! been applied too, so the clock goes on from where they left it; and however much faster than
 //! real time this machine's clock runs, within ρ, a stamp never runs ahead of real time. No grant
 //! ends early, then; an election only makes it longer.
+//!
+//! A raw clock that jumps would end everything at once, and move the cluster clock on for ever. So
+//! before each stamp it is compared with the boot time clock, see [`Watch`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -29,6 +32,13 @@ impl Stamper {
     /// Begins at the cluster time `base`, which is now.
     pub(crate) fn new(term: u64, base: ClusterTime, rho_ppm: u32, clock: &dyn Clock) -> Self {
         Self { term, base, raw_base: clock.raw(), rho_ppm }
+    }
+
+    /// A stamper that goes on now from what this one said when the raw clock stood at `agreed`.
+    fn resumed(self, agreed: Duration, clock: &dyn Clock) -> Self {
+        let since = agreed.saturating_sub(self.raw_base);
+        let base = self.base.saturating_add(slowed(since, self.rho_ppm));
+        Self { base, raw_base: clock.raw(), ..self }
     }
 
     /// What the cluster clock should say now.
@@ -64,21 +74,81 @@ pub(crate) fn real_time_for(cluster: Duration, rho_ppm: u32) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
+/// How far apart the clocks may come whatever time has passed: a little jump ends no lock by much.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// And by how much of the time that has passed: one in twenty. A time daemon slews the boot time
+/// clock by up to one in twelve, but never for long.
+const SHARE: u32 = 20;
+
+/// For how long they are compared from one reading on: a share of hours would be minutes.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Compares a leader's raw clock with its boot time clock.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    /// Both clocks when the comparison began.
+    raw: Duration,
+    boottime: Duration,
+    /// The raw clock when they were last found to agree.
+    agreed: Duration,
+}
+
+/// How far two clocks moved on that should have moved on together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Apart {
+    pub(crate) raw: Duration,
+    pub(crate) boottime: Duration,
+}
+
+impl Watch {
+    fn begin(clock: &dyn Clock) -> Self {
+        let (raw, boottime) = (clock.raw(), clock.boottime());
+        Self { raw, boottime, agreed: raw }
+    }
+
+    /// Looks at both clocks: twice if they seem to be apart, because this thread may have been
+    /// stopped between the one and the other.
+    fn look(&mut self, clock: &dyn Clock) -> Result<(), Apart> {
+        self.compare(clock).or_else(|_| self.compare(clock))
+    }
+
+    fn compare(&mut self, clock: &dyn Clock) -> Result<(), Apart> {
+        let now = Self::begin(clock);
+        let raw = now.raw.saturating_sub(self.raw);
+        let boottime = now.boottime.saturating_sub(self.boottime);
+        if raw.abs_diff(boottime) > SLACK + raw.min(boottime) / SHARE {
+            return Err(Apart { raw, boottime });
+        }
+        if raw >= WINDOW {
+            *self = now;
+        }
+        self.agreed = now.raw;
+        Ok(())
+    }
+}
+
 /// The stamper of the newest term whose blank entry was applied here.
 #[derive(Debug, Default)]
-pub(crate) struct CurrentStamper(Mutex<Option<Stamper>>);
+pub(crate) struct CurrentStamper(Mutex<Option<Current>>);
+
+#[derive(Debug)]
+struct Current {
+    stamper: Stamper,
+    watch: Watch,
+}
 
 impl CurrentStamper {
     /// Begins a term, unless it was begun already: a base never moves.
-    pub(crate) fn begin(&self, stamper: Stamper) {
+    pub(crate) fn begin(&self, stamper: Stamper, clock: &dyn Clock) {
         let mut current = self.lock();
         if planted::active(Bug::OldBaseReused)
-            && let Some(old) = current.as_mut().filter(|old| old.term < stamper.term)
+            && let Some(old) = current.as_mut().filter(|old| old.stamper.term < stamper.term)
         {
-            old.term = stamper.term;
+            old.stamper.term = stamper.term;
         }
-        if current.is_none_or(|current| current.term < stamper.term) {
-            *current = Some(stamper);
+        if current.as_ref().is_none_or(|current| current.stamper.term < stamper.term) {
+            *current = Some(Current { stamper, watch: Watch::begin(clock) });
         }
     }
 
@@ -86,16 +156,25 @@ impl CurrentStamper {
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn believe(&self, time: ClusterTime) {
         if let Some(current) = self.lock().as_mut() {
-            current.base = current.base.max(time);
+            current.stamper.base = current.stamper.base.max(time);
         }
     }
 
-    /// The stamper of `term`, if its blank entry was applied and no later one.
-    pub(crate) fn of_term(&self, term: u64) -> Option<Stamper> {
-        self.lock().filter(|stamper| stamper.term == term)
+    /// The stamper of `term`, if its blank entry was applied and no later one. If the clocks have
+    /// come apart, that is said once: the time since they last agreed counts for nothing, and the
+    /// base moves to now.
+    pub(crate) fn of_term(&self, term: u64, clock: &dyn Clock) -> Option<(Stamper, Option<Apart>)> {
+        let mut current = self.lock();
+        let current = current.as_mut().filter(|current| current.stamper.term == term)?;
+        let apart = current.watch.look(clock).err();
+        if apart.is_some() {
+            current.stamper = current.stamper.resumed(current.watch.agreed, clock);
+            current.watch = Watch::begin(clock);
+        }
+        Some((current.stamper, apart))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stamper>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Current>> {
         self.0.lock().expect("nothing panics while it holds the stamper")
     }
 }
@@ -131,12 +210,84 @@ mod tests {
         let clock = ManualClock::default();
         let current = CurrentStamper::default();
         let first = Stamper::new(2, ClusterTime(10), 0, &clock);
-        current.begin(first);
-        current.begin(Stamper::new(2, ClusterTime(99), 0, &clock));
-        assert_eq!(current.of_term(2), Some(first));
-        current.begin(Stamper::new(3, ClusterTime(20), 0, &clock));
-        current.begin(first);
-        assert_eq!(current.of_term(2), None);
-        assert!(current.of_term(3).is_some());
+        current.begin(first, &clock);
+        current.begin(Stamper::new(2, ClusterTime(99), 0, &clock), &clock);
+        assert_eq!(current.of_term(2, &clock), Some((first, None)));
+        current.begin(Stamper::new(3, ClusterTime(20), 0, &clock), &clock);
+        current.begin(first, &clock);
+        assert_eq!(current.of_term(2, &clock), None);
+        assert!(current.of_term(3, &clock).is_some());
+    }
+
+    /// A leader that asks for its stamper every second: what it stamps after each.
+    fn stamps(clock: &ManualClock, current: &CurrentStamper, seconds: u64) -> (u64, Vec<Apart>) {
+        let mut aparts = Vec::new();
+        let mut time = 0;
+        for _ in 0..seconds {
+            clock.advance(Duration::from_secs(1));
+            let (stamper, apart) = current.of_term(1, clock).unwrap();
+            aparts.extend(apart);
+            let stamp = stamper.now(clock).time.0;
+            assert!(stamp >= time, "the cluster clock goes back");
+            time = stamp;
+        }
+        (time / 1_000_000, aparts)
+    }
+
+    fn leading(clock: &ManualClock) -> CurrentStamper {
+        let current = CurrentStamper::default();
+        current.begin(Stamper::new(1, ClusterTime(0), 0, clock), clock);
+        current
+    }
+
+    #[test]
+    fn a_jump_of_the_raw_clock_moves_no_stamp_and_is_said_once() {
+        let clock = ManualClock::default();
+        let current = leading(&clock);
+        assert_eq!(stamps(&clock, &current, 100), (100, vec![]));
+        let hour = Duration::from_secs(3600);
+        clock.advance_raw(hour);
+        let (time, aparts) = stamps(&clock, &current, 100);
+        assert_eq!(time, 199, "but for the second in which it jumped");
+        let [Apart { raw, boottime }] = aparts[..] else { panic!("said once: {aparts:?}") };
+        assert_eq!(raw - boottime, hour);
+    }
+
+    #[test]
+    fn a_machine_that_slept_goes_on_from_before() {
+        let clock = ManualClock::default();
+        let current = leading(&clock);
+        stamps(&clock, &current, 100);
+        clock.advance_boottime(Duration::from_secs(3600));
+        let (time, aparts) = stamps(&clock, &current, 100);
+        assert_eq!((time, aparts.len()), (199, 1));
+    }
+
+    #[test]
+    fn a_raw_clock_that_runs_much_too_fast_is_found_again_and_again() {
+        let clock = ManualClock::default();
+        let current = leading(&clock);
+        let mut last = 0;
+        let mut said = 0;
+        for _ in 0..600 {
+            clock.advance_raw(Duration::from_millis(500));
+            let (time, aparts) = stamps(&clock, &current, 1);
+            said += aparts.len();
+            last = time;
+        }
+        assert!(said > 100, "{said}");
+        assert!(last <= 600, "stamped {last} s of 600 s on a clock that gains half");
+    }
+
+    #[test]
+    fn clocks_that_are_a_little_apart_are_believed_however_long_the_term() {
+        let clock = ManualClock::default();
+        let current = leading(&clock);
+        for _ in 0..5000 {
+            clock.advance_raw(Duration::from_millis(40));
+            assert_eq!(stamps(&clock, &current, 1).1, []);
+        }
+        clock.advance_raw(Duration::from_secs(60));
+        assert_eq!(stamps(&clock, &current, 1).1.len(), 1, "a share of hours would be minutes");
     }
 }

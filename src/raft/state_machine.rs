@@ -1,14 +1,17 @@
 //! openraft's state machine over [`crate::lock::State`].
 //!
 //! The state lives in memory behind a lock that is held for one entry at a time; readers see it
-//! between two entries, with the index it was read at. Every entry that a client waits for is
-//! answered, whatever it was, or the client would wait for ever.
+//! between two entries, with the index it was read at. Nobody blocks a thread of the runtime while an
+//! entry is applied: readers come again, and what is asked all the time is copied after each entry.
+//! Every entry that a client waits for is answered, whatever it was, or the client would wait for
+//! ever; where nobody waits, no answer is made.
 //!
 //! Two copies reach the disk, neither on the way of an answer: snapshots, encoded from a clone that
 //! shares structure with the live state, and the checkpoint, fed by [`super::checkpoint`].
 
 use std::io::{self, Read};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use openraft::EntryPayload;
@@ -17,7 +20,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::lock::{ClusterTime, Decision, FEATURE_LEVEL, State};
+use crate::lock::{ClusterTime, Counts, Decision, Deleted, FEATURE_LEVEL, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::compaction::Compaction;
@@ -30,7 +33,7 @@ use crate::storage::snapshots::{
     SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot, VerifiedSnapshot,
 };
 use crate::storage::{Identity, Snapshots, StorageError, Uuid};
-use crate::task::{DroppedAside, blocking};
+use crate::task::{DroppedAside, blocking, of_host};
 
 /// The state and how far it has come.
 #[derive(Debug, Default)]
@@ -53,16 +56,50 @@ impl Machine {
     }
 }
 
+/// What is asked of the state at any time, as of the last entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// How much there is.
+    pub(crate) counts: Counts,
+    /// The cluster clock.
+    pub(crate) clock: ClusterTime,
+    /// The first deadline that is not worked off.
+    pub(crate) next_deadline: Option<ClusterTime>,
+    /// Whether any grant is not expired.
+    pub(crate) has_unexpired: bool,
+}
+
+impl From<&State> for Figures {
+    fn from(state: &State) -> Self {
+        Self {
+            counts: state.counts(),
+            clock: state.clock(),
+            next_deadline: state.next_deadline(),
+            has_unexpired: state.has_unexpired(),
+        }
+    }
+}
+
+/// How often a reader steps back for an entry that is being applied before it sleeps: most entries
+/// take a few microseconds.
+const STEPS_BACK: usize = 16;
+
+/// How long it sleeps then: an entry that works off much takes some milliseconds.
+const NAP: Duration = Duration::from_millis(1);
+
 /// What the state machine shares with the node: the state to read from, the stamper, and a bell
 /// that rings when the next deadline may have changed.
 pub(crate) struct Replica {
     machine: RwLock<Machine>,
+    figures: Mutex<Figures>,
     /// Stamps of the current term.
     pub(crate) stampers: CurrentStamper,
     /// Rings after entries were applied.
     pub(crate) applied_bell: Notify,
     /// When the next snapshot is written.
     pub(crate) compaction: Compaction,
+    /// Rings when a leader has found that its clocks have come apart.
+    pub(crate) clocks_bell: Notify,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
 }
@@ -72,16 +109,50 @@ impl Replica {
         let compaction = Compaction::default();
         compaction.applied(machine.applied.as_ref());
         Self {
+            figures: Mutex::new(Figures::from(&machine.state)),
             machine: RwLock::new(machine),
             stampers: CurrentStamper::default(),
             applied_bell: Notify::new(),
             compaction,
+            clocks_bell: Notify::new(),
             clock,
             rho_ppm,
         }
     }
 
-    /// The state between two entries.
+    /// What is asked all the time, without waiting for an entry that is being applied.
+    pub(crate) fn figures(&self) -> Figures {
+        *self.figures.lock().expect("figures are copied, and nothing else")
+    }
+
+    /// Reads the state between two entries. While an entry is applied the task waits, not its
+    /// thread.
+    pub(crate) async fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        let mut steps = 0;
+        loop {
+            if let Some(machine) = self.try_read() {
+                return look(&machine);
+            }
+            steps += 1;
+            if steps < STEPS_BACK {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(NAP).await;
+            }
+        }
+    }
+
+    fn try_read(&self) -> Option<RwLockReadGuard<'_, Machine>> {
+        match self.machine.try_read() {
+            Ok(machine) => Some(machine),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => {
+                panic!("a panic in the lock machine ends the process")
+            }
+        }
+    }
+
+    /// The state between two entries, on a thread that may wait.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Machine> {
         self.machine.read().expect("a panic in the lock machine ends the process")
     }
@@ -91,13 +162,32 @@ impl Replica {
         self.machine.write().expect("a panic in the lock machine ends the process")
     }
 
-    /// Begins to stamp in a term, from this cluster time on, which is now.
-    pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
-        self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock));
+    /// The stamper of this node's term, if it may stamp.
+    pub(crate) fn stamper(&self, term: u64) -> Option<Stamper> {
+        let (stamper, apart) = self.stampers.of_term(term, &*self.clock)?;
+        if let Some(apart) = apart {
+            tracing::error!(
+                raw_ms = apart.raw.as_millis(),
+                boottime_ms = apart.boottime.as_millis(),
+                "this machine's clocks have come apart: CLOCK_MONOTONIC_RAW and CLOCK_BOOTTIME \
+                 moved on by this much since they last agreed. Either the machine slept, or one of \
+                 them is wrong. The cluster clock goes on from where they last agreed, so that no \
+                 lock ends early, and the leadership is handed over"
+            );
+            self.clocks_bell.notify_one();
+        }
+        Some(stamper)
     }
 
-    /// Applies one entry. Data of ours that does not decode stops the node.
-    fn apply(&self, entry: &Entry) -> io::Result<Vec<Decision>> {
+    /// Begins to stamp in a term, from this cluster time on, which is now.
+    pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
+        self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock), &*self.clock);
+    }
+
+    /// Applies one entry; its decisions are empty if nobody wants them. Data of ours that does not
+    /// decode, or that this program is too old for, stops the node: that is found out before
+    /// anything is changed, so that state and index never come apart.
+    fn apply(&self, entry: &Entry, wanted: bool) -> io::Result<(Vec<Decision>, Deleted)> {
         let (term, index) = (entry.log_id.committed_leader_id().term, entry.log_id.index());
         let mut machine = self.write();
         let decisions = match &entry.payload {
@@ -107,9 +197,14 @@ impl Replica {
             }
             EntryPayload::Normal(data) => {
                 let proposal = decode(data, index)?;
-                let decisions = machine.state.apply(term, index, &proposal);
-                understood(&machine.state)?;
-                decisions
+                understood(machine.state.level_after(term, &proposal))?;
+                // The simulation's judge wants to know them all.
+                if wanted || cfg!(feature = "simulation") {
+                    machine.state.apply(term, index, &proposal)
+                } else {
+                    machine.state.apply_quietly(term, index, &proposal);
+                    Vec::new()
+                }
             }
             EntryPayload::Membership(membership) => {
                 machine.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -119,13 +214,19 @@ impl Replica {
         machine.applied = Some(entry.log_id);
         #[cfg(feature = "simulation")]
         crate::sim::witness::applied(entry, &decisions);
-        Ok(decisions)
+        self.publish(&machine);
+        Ok((decisions, machine.state.take_deleted()))
+    }
+
+    /// Copies what is asked all the time.
+    fn publish(&self, machine: &Machine) {
+        let figures = Figures::from(&machine.state);
+        *self.figures.lock().expect("figures are copied, and nothing else") = figures;
     }
 }
 
 /// A state whose rules are newer than this program must not be touched by it.
-pub(crate) fn understood(state: &State) -> io::Result<()> {
-    let level = state.feature_level();
+pub(crate) fn understood(level: u32) -> io::Result<()> {
     if level <= FEATURE_LEVEL {
         return Ok(());
     }
@@ -261,8 +362,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut last = None;
         while let Some((entry, responder)) = entries.try_next().await? {
-            let decisions = self.replica.apply(&entry)?;
+            let (decisions, deleted) = self.replica.apply(&entry, responder.is_some())?;
             last = Some(entry.log_id);
+            if !deleted.is_empty() {
+                // It may be millions of records: not here, where entries wait.
+                tokio::spawn(of_host(async move { blocking(move || drop(deleted)).await }));
+            }
             if let Some(responder) = responder {
                 responder.send(Applied { decisions });
             }
@@ -304,6 +409,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             machine.applied = meta.last_log_id;
             machine.membership = meta.last_membership.clone();
             machine.generation += 1;
+            self.replica.publish(&machine);
         }
         self.changed(meta.last_log_id.as_ref());
         Ok(())
@@ -394,7 +500,7 @@ pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
 /// A snapshot's body as a state.
 pub(crate) fn read_state(body: &mut impl Read) -> io::Result<State> {
     let state = State::decode_from(body)?;
-    understood(&state)?;
+    understood(state.feature_level())?;
     Ok(state)
 }
 

@@ -108,6 +108,33 @@ async fn a_lock_expires_after_its_duration_across_leaders_and_never_before() {
 }
 
 #[tokio::test]
+async fn a_jump_of_the_leaders_raw_clock_ends_no_lock_and_moves_the_leadership() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    assert!(cluster.lock_for(leader, "a", "w1", Duration::from_secs(100)).await.ok());
+    cluster.clock(leader).advance_raw(Duration::from_secs(3600));
+    eventually("another node leads", async || {
+        let status = cluster.nodes[&leader].node().status();
+        status.leader.is_some_and(|now| now != leader)
+    })
+    .await;
+    let next = cluster.leader().await;
+    let refused = cluster.lock(next, "a", "w2").await;
+    let LockStatus::Failed(forbidden) = refused.status else { panic!("{refused:?}") };
+    assert!(forbidden.holders[0].expires_in > Duration::from_secs(60), "{forbidden:?}");
+}
+
+#[tokio::test]
+async fn a_node_alone_goes_on_after_a_jump_of_its_raw_clock() {
+    let cluster = Cluster::start(1).await;
+    assert!(cluster.lock_for(1, "a", "w1", Duration::from_secs(100)).await.ok());
+    cluster.clock(1).advance_raw(Duration::from_secs(3600));
+    assert!(!cluster.lock(1, "a", "w2").await.ok(), "the grant is not over");
+    cluster.clock(1).advance(Duration::from_secs(110));
+    assert!(cluster.lock(1, "a", "w2").await.ok(), "its clock goes on");
+}
+
+#[tokio::test]
 async fn time_passes_by_itself_while_a_grant_is_unexpired() {
     let cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;

@@ -189,7 +189,7 @@ fn call() -> CallOptions {
 pub fn failure(error: Error) -> Failure {
     match error {
         Error::Forbidden(_) => Failure::Refused,
-        Error::Unknown { reason } => Failure::Unknown(reason),
+        Error::Unknown { reason } | Error::LaneForgotten { reason } => Failure::Unknown(reason),
         other @ (Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unavailable { .. }

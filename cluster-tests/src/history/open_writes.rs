@@ -123,7 +123,9 @@ async fn ask<S: LockService>(service: &S, request: &BatchRequest) -> Said {
             Ok(Some(place)) => return Said::Decided(place),
             Err(Error::BadRequest { .. }) => return Said::NeverDone,
             // A service that names no places cannot say which of two happened.
-            Ok(None) | Err(Error::Forbidden(_) | Error::Unauthorized { .. }) => {
+            Ok(None)
+            | Err(Error::Forbidden(_) | Error::Unauthorized { .. } | Error::LaneForgotten { .. }) =>
+            {
                 return Said::Nothing;
             }
             Err(Error::Unavailable { .. } | Error::Unknown { .. } | Error::NotFound { .. }) => {}
@@ -139,8 +141,8 @@ mod tests {
     use keyward::MemoryLocks;
     use keyward::types::{
         CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-        ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
-        UnlockResponse,
+        ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
+        UnlockRequest, UnlockResponse,
     };
 
     use super::*;
@@ -207,8 +209,12 @@ mod tests {
             self.locks.list(request, options).await
         }
 
-        async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-            self.locks.tables(options).await
+        async fn tables(
+            &self,
+            request: TablesRequest,
+            options: ReadOptions,
+        ) -> Result<TablesResponse, Error> {
+            self.locks.tables(request, options).await
         }
 
         async fn configure_table(

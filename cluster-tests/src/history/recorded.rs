@@ -8,8 +8,8 @@ use keyward::service::LockService;
 use keyward::types::{
     BatchAnswer, BatchRequest, CheckResponse, DEFAULT_DURATION, DEFAULT_TABLE, DecidedAt,
     Forbidden, Holder, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    LockStatus, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, Token,
-    UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+    LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    Token, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
 };
 use smol_str::SmolStr;
 
@@ -255,8 +255,12 @@ impl<S: LockService> LockService for Recorded<S> {
         self.service.list(request, options).await
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        self.service.tables(options).await
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        self.service.tables(request, options).await
     }
 
     async fn configure_table(
@@ -346,7 +350,9 @@ pub fn failed(error: &Error) -> Outcome {
         Error::BadRequest { .. } => Outcome::Refused(Refusal::BadRequest),
         Error::Forbidden(forbidden) => Outcome::Refused(refused(forbidden)),
         // A write has no such answer: whoever gave it, nothing is known.
-        Error::NotFound { .. } | Error::Unknown { .. } => Outcome::Unknown,
+        Error::NotFound { .. } | Error::Unknown { .. } | Error::LaneForgotten { .. } => {
+            Outcome::Unknown
+        }
     }
 }
 

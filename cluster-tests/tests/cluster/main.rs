@@ -12,5 +12,6 @@ mod identity;
 mod kills;
 mod partitions;
 mod restarts;
+mod tables;
 mod tour;
 mod wall_clock;

@@ -110,7 +110,8 @@ fn explain(args: &RunArgs, error: &Error) -> Failure {
         | Error::NotFound { .. }
         | Error::Unavailable { .. }
         | Error::Unknown { .. }
-        | Error::Unauthorized { .. } => refused(format!("{name} was not acquired: {error}"))
+        | Error::Unauthorized { .. }
+        | Error::LaneForgotten { .. } => refused(format!("{name} was not acquired: {error}"))
             .advise("The command was not started."),
     }
 }

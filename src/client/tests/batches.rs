@@ -392,3 +392,51 @@ async fn a_long_batch_is_sent_in_parts() {
     let sizes: Vec<_> = node.asked().iter().map(|request| names(request).len()).collect();
     assert_eq!(sizes, [1000, 500]);
 }
+
+fn forgotten() -> Value {
+    json!({ "problem": {
+        "type": "urn:keyward:problem:lane_forgotten", "title": "t", "status": 409,
+        "code": "lane_forgotten", "detail": "d"
+    } })
+}
+
+fn granted() -> Value {
+    json!({ "lock": {
+        "status": "ok", "token": 9, "level": 0, "expires_in_ms": 30000, "live": true
+    } })
+}
+
+async fn batch(
+    client: &Client,
+    numbers: std::ops::RangeInclusive<u64>,
+) -> Vec<Result<Token, Error>> {
+    let lock = |number| BatchRequest::Lock(request(number), LockOptions::default());
+    let answers = client.batch(numbers.map(lock).collect()).await;
+    let token = |answer| match answer {
+        crate::types::BatchAnswer::Lock(response) => token(&response),
+        crate::types::BatchAnswer::Unlock(_) => panic!("a lock was asked for"),
+    };
+    answers.into_iter().map(|answer| answer.map(token)).collect()
+}
+
+#[tokio::test]
+async fn the_end_of_a_batch_whose_lanes_were_forgotten_is_asked_again_in_its_order() {
+    let answers = json!({ "answers": [granted(), forgotten(), forgotten()] });
+    let node = Node::start([Step::json(&answers.to_string()), Step::Each]).await;
+    let client = client(&node);
+    assert_eq!(batch(&client, 1..=3).await, [Ok(Token(9)), Ok(Token(2)), Ok(Token(3))]);
+    let asked = node.asked();
+    assert_eq!(names(&asked[1]), ["s2", "s3"]);
+    let (first, again) = (ids(&asked[0]), ids(&asked[1]));
+    assert!(again.iter().all(|id| id.seq == 1 && !first.contains(id)), "{again:?}");
+}
+
+#[tokio::test]
+async fn one_of_a_batch_whose_lane_was_forgotten_is_not_decided_behind_a_later_one() {
+    let answers = json!({ "answers": [forgotten(), granted()] });
+    let node = Node::start([Step::json(&answers.to_string()), Step::Each]).await;
+    let answers = batch(&client(&node), 1..=2).await;
+    assert!(matches!(answers[0], Err(Error::Unavailable { .. })), "{answers:?}");
+    assert_eq!(answers[1], Ok(Token(9)));
+    assert_eq!(node.asked().len(), 1);
+}

@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     CallOptions, DecidedAt, ForbiddenReason, ListRequest, LockOptions, LockRequest, LockResponse,
-    LockStatus, ReadOptions, RequestId, TransferReason, UnlockOptions, UnlockRequest,
+    LockStatus, ReadOptions, RequestId, TablesRequest, TransferReason, UnlockOptions,
+    UnlockRequest,
 };
 
 fn client(endpoints: &[String], timeout_ms: u64) -> Client {
@@ -231,8 +232,9 @@ async fn reads_name_what_they_read() {
     let request = ListRequest { prefix: "p".into(), after: Some("p0".into()), limit: 1 };
     let page = client.list(request, ReadOptions::default()).await.unwrap();
     assert_eq!((page.locks.len(), page.next.as_deref()), (1, Some("p1")));
-    let tables = client.tables(ReadOptions::default()).await.unwrap();
-    assert_eq!(tables[0].defaults.duration, Some(Duration::from_millis(5)));
+    let request = TablesRequest { after: Some("s".into()), limit: 2 };
+    let page = client.tables(request, ReadOptions::default()).await.unwrap();
+    assert_eq!(page.tables[0].defaults.duration, Some(Duration::from_millis(5)));
     let asked = node.asked();
     let paths: Vec<_> = asked.iter().map(|request| request.split(' ').nth(1).unwrap()).collect();
     assert_eq!(
@@ -240,7 +242,7 @@ async fn reads_name_what_they_read() {
         [
             "/v1/lock?signature=a+b%26c%2F%C3%A9&table=t%26u&stale=true",
             "/v1/locks?prefix=p&after=p0&limit=1&table=default",
-            "/v1/tables",
+            "/v1/tables?after=s&limit=2",
         ]
     );
     let ended = client.cluster(CallOptions::default()).await;
@@ -255,4 +257,52 @@ impl Node {
         };
         self.asked().iter().filter_map(id_of).collect()
     }
+}
+
+fn ids(node: &Node) -> Vec<RequestId> {
+    node.request_ids_of_writes().iter().map(|id| id.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_request_that_was_never_sent_before_is_asked_again_when_its_lane_was_forgotten() {
+    let forgotten = Step::problem(409, "lane_forgotten", "");
+    let node = Node::start([Step::granted(), forgotten, Step::granted()]).await;
+    let client = client(&[node.url()], 2000);
+    lock(&client).await.unwrap();
+    assert!(lock(&client).await.unwrap().ok());
+    let asked = ids(&node);
+    assert_eq!(asked[1], RequestId { lane: asked[0].lane, seq: 2 });
+    assert_ne!(asked[2].lane, asked[0].lane);
+    assert_eq!(asked[2].seq, 1);
+    lock(&client).await.unwrap();
+    assert_eq!(ids(&node)[3], RequestId { lane: asked[2].lane, seq: 2 }, "the new one goes on");
+}
+
+#[tokio::test]
+async fn a_repetition_stays_unknown_when_its_lane_was_forgotten() {
+    let forgotten = Step::problem(409, "lane_forgotten", "");
+    let node = Node::start([Step::granted(), Step::Cut, forgotten, Step::granted()]).await;
+    let client = client(&[node.url()], 2000);
+    lock(&client).await.unwrap();
+    let ended = lock(&client).await;
+    assert!(matches!(ended, Err(Error::Unknown { .. })), "{ended:?}");
+    let asked = ids(&node);
+    assert_eq!(asked[1], asked[2], "it was repeated once, and then given up");
+    assert_eq!(asked.len(), 3);
+    lock(&client).await.unwrap();
+    let next = ids(&node)[3];
+    assert_ne!(next.lane, asked[0].lane, "a lane with an open outcome is retired");
+    assert_eq!(next.seq, 1);
+}
+
+#[tokio::test]
+async fn whoever_has_ids_of_his_own_is_told_that_the_lane_was_forgotten() {
+    let node = Node::start([Step::problem(409, "lane_forgotten", "")]).await;
+    let client = client(&[node.url()], 2000);
+    let request_id = Some(RequestId { lane: 7, seq: 3 });
+    let options = LockOptions { request_id, ..LockOptions::default() };
+    let request = LockRequest { signature: "a".into(), signee: "x".into(), level: None };
+    let ended = client.lock(request, options).await;
+    assert_eq!(ended, Err(Error::LaneForgotten { reason: "d".into() }));
+    assert_eq!(node.asked().len(), 1);
 }

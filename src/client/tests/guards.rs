@@ -14,8 +14,8 @@ use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
     CheckResponse, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest,
-    UnlockResponse,
+    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -78,8 +78,12 @@ impl LockService for Linked {
         self.locks.list(request, options).await
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        self.locks.tables(options).await
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        self.locks.tables(request, options).await
     }
 
     async fn configure_table(

@@ -23,7 +23,8 @@ use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
     CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableInfo, TableOptions, UnlockOptions, UnlockRequest, UnlockResponse,
+    TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions, UnlockRequest,
+    UnlockResponse,
 };
 
 /// A listener on a port of its own.
@@ -183,7 +184,7 @@ impl LockService for Failing {
         self.fail().await
     }
 
-    async fn tables(&self, _: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+    async fn tables(&self, _: TablesRequest, _: ReadOptions) -> Result<TablesResponse, Error> {
         self.fail().await
     }
 

@@ -179,3 +179,22 @@ fn tokens_grow_per_lock_for_ever_and_a_lock_has_one_live_holder() {
         }
     });
 }
+
+#[test]
+fn what_nobody_hears_leaves_the_same_bytes_and_changes() {
+    for_each_seed(FEW, |history| {
+        let (mut told, mut quiet) = (State::new(), State::new());
+        told.track_changes(true);
+        quiet.track_changes(true);
+        for _ in 0..ENTRIES {
+            let (term, index, proposal) = history.entry();
+            told.apply(term, index, &proposal);
+            quiet.apply_quietly(term, index, &proposal);
+            assert_eq!(quiet, told);
+            assert_eq!(quiet.encode(), told.encode());
+            if history.chance(10) {
+                assert_eq!(quiet.take_changes(), told.take_changes());
+            }
+        }
+    });
+}

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::{Machine, by, grant, holder, release, with_id};
 use crate::lock::lanes::{MAX_LANES, UNUSED_LIMIT};
-use crate::lock::{ClusterTime, Command, LockCommand, Outcome, Proposal, Refusal, Stamp};
+use crate::lock::{
+    ClusterTime, Command, LockCommand, Outcome, Proposal, Refusal, Stamp, State, TableCommand,
+};
 use crate::types::{
-    Forbidden, ForbiddenReason, Grant, LockStatus, Token, TransferReason, UnlockStatus,
+    Forbidden, ForbiddenReason, Grant, LockStatus, RequestId, Token, TransferReason, UnlockStatus,
 };
 
 const LANE: u128 = 7;
@@ -112,6 +114,7 @@ fn a_repeated_refusal_stays_one_and_names_who_holds_the_lock_now() {
 #[test]
 fn another_body_or_an_older_number_is_a_bad_request_and_changes_nothing() {
     let mut machine = Machine::default();
+    machine.decide(with_id(release("x"), LANE, 1));
     machine.decide(with_id(by("ann"), LANE, 5));
     let before = machine.state.encode();
     let other = LockCommand { duration_ms: Some(1001), ..by("ann") };
@@ -126,6 +129,7 @@ fn another_body_or_an_older_number_is_a_bad_request_and_changes_nothing() {
 fn a_refused_request_guards_its_number_too() {
     let mut machine = Machine::default();
     machine.lock(by("ann"));
+    machine.decide(with_id(release("x"), LANE, 1));
     machine.decide(with_id(by("bob"), LANE, 5));
     let late = LockCommand { force: true, ..by("bob") };
     assert!(is_bad_request(&machine.decide(with_id(late, LANE, 4)).outcome, "stale"));
@@ -142,12 +146,75 @@ fn who_asks_and_why_is_no_part_of_the_body() {
 }
 
 #[test]
-fn a_bad_request_leaves_no_trace_in_its_lane() {
+fn a_request_that_is_wrong_by_itself_leaves_no_trace_in_its_lane() {
     let mut machine = Machine::default();
-    let wrong = LockCommand { time_to_live_ms: Some(1), ..by("ann") };
-    let outcome = machine.decide(with_id(wrong, LANE, 5)).outcome;
-    assert!(is_bad_request(&outcome, "time_to_live"));
+    let wrong = LockCommand { signature: "\0".into(), ..by("ann") };
+    let outcome = machine.decide(with_id(wrong, LANE, 1)).outcome;
+    assert!(is_bad_request(&outcome, "NUL"));
     assert_eq!(machine.state.counts().lanes, 0);
+}
+
+#[test]
+fn a_bad_request_that_depends_on_the_table_is_remembered_as_one() {
+    let mut machine = Machine::default();
+    let default = |duration_ms| TableCommand {
+        table: "default".into(),
+        duration_ms: Some(duration_ms),
+        time_to_live_ms: None,
+    };
+    machine.outcome(default(1000));
+    let short = LockCommand { duration_ms: None, time_to_live_ms: Some(500), ..by("ann") };
+    let first = machine.decide(with_id(short.clone(), LANE, 1));
+    assert!(is_bad_request(&first.outcome, "500 ms; it must not be shorter than the duration"));
+    machine.outcome(default(100));
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    assert_eq!(machine.decide(with_id(short.clone(), LANE, 1)), first);
+    assert_eq!(machine.holder(), None, "a copy that was held back takes nothing");
+    let next = machine.decide(with_id(short, LANE, 2)).outcome;
+    assert!(matches!(next, Outcome::Lock(LockStatus::Ok(_))), "{next:?}");
+}
+
+#[test]
+fn a_number_above_one_on_a_lane_that_is_not_known_is_refused_and_changes_nothing() {
+    let mut machine = Machine::default();
+    machine.lock(by("ann"));
+    let before = machine.state.encode();
+    let forgotten = |seq| Outcome::Refused(Refusal::LaneForgotten(RequestId { lane: LANE, seq }));
+    for seq in [2, 3, u64::MAX] {
+        assert_eq!(machine.decide(with_id(release("ann"), LANE, seq)).outcome, forgotten(seq));
+    }
+    assert_eq!(machine.state.encode(), before);
+    let first = machine.decide(with_id(release("ann"), LANE, 1)).outcome;
+    assert_eq!(first, Outcome::Unlock(UnlockStatus::Ok));
+}
+
+#[test]
+fn a_retry_on_a_lane_that_was_pushed_out_releases_no_later_grant() {
+    let mut machine = Machine::default();
+    machine.lock(by("ann"));
+    machine.decide(with_id(release("x"), LANE, 1));
+    machine.decide(with_id(release("x"), LANE, 6));
+    let unlock = with_id(release("ann"), LANE, 7);
+    assert_eq!(machine.decide(unlock.clone()).outcome, Outcome::Unlock(UnlockStatus::Ok));
+    push_out_all(&mut machine);
+    machine.lock(by("ann"));
+    let id = RequestId { lane: LANE, seq: 7 };
+    let again = machine.decide(unlock).outcome;
+    assert_eq!(again, Outcome::Refused(Refusal::LaneForgotten(id)));
+    assert!(machine.holder().is_some(), "the later grant stands");
+    let counts = machine.state.counts();
+    assert_eq!(counts.lanes_evicted_young, 1, "it was used a moment ago");
+    let restored = State::decode(&machine.state.encode()).unwrap();
+    assert_eq!(restored.counts(), counts);
+}
+
+/// As many lanes come as are remembered.
+fn push_out_all(machine: &mut Machine) {
+    let first = u128::MAX - MAX_LANES as u128;
+    let commands = (first..u128::MAX).map(|lane| with_id(release("x"), lane, 1)).collect();
+    machine.index += 1;
+    let stamp = Stamp { term: super::TERM, time: ClusterTime(machine.now_ms * 1000) };
+    machine.state.apply(super::TERM, machine.index, &Proposal { stamp, commands });
 }
 
 #[test]

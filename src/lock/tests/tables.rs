@@ -3,8 +3,17 @@
 use std::time::Duration;
 
 use super::{Machine, by, release};
-use crate::lock::{LockCommand, Operation, Outcome, Refusal, TableCommand, UnlockCommand};
-use crate::types::{ListRequest, LockStatus, TableDefaults, TableInfo, Token, UnlockStatus};
+use crate::lock::{
+    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
+    TableCommand, UnlockCommand,
+};
+use crate::types::{
+    ListRequest, LockStatus, TableDefaults, TableInfo, TablesRequest, Token, UnlockStatus,
+};
+
+fn all_tables(machine: &Machine) -> Vec<TableInfo> {
+    machine.state.tables(&TablesRequest::default()).0
+}
 
 fn configure(duration_ms: Option<u64>, time_to_live_ms: Option<u64>) -> TableCommand {
     TableCommand { table: "default".into(), duration_ms, time_to_live_ms }
@@ -77,7 +86,7 @@ fn a_table_is_deleted_whole_and_tokens_still_grow() {
     }
     machine.outcome(TableCommand { table: "table".into(), ..configure(Some(5), None) });
     assert_eq!(machine.outcome(Operation::DeleteTable { table: "table".into() }), Outcome::Table);
-    let names: Vec<_> = machine.state.tables().into_iter().map(|info| info.table).collect();
+    let names: Vec<_> = all_tables(&machine).into_iter().map(|info| info.table).collect();
     assert_eq!(names, ["tab", "table\u{1}", "table2"]);
     assert_eq!(machine.state.list("table", &ListRequest::default()), (vec![], None));
     assert_eq!(machine.state.counts().records, 6);
@@ -85,22 +94,157 @@ fn a_table_is_deleted_whole_and_tokens_still_grow() {
     assert!(matches!(again, LockStatus::Ok(grant) if grant.token == Token(9)));
 }
 
+/// A state whose default table has so many locks, of odd durations, each removed in its time.
+fn many(count: u64) -> Machine {
+    let mut machine = Machine::default();
+    machine.state.track_changes(true);
+    let command = |number: u64| {
+        let lock = LockCommand {
+            signature: format!("{number:06}").into(),
+            duration_ms: Some(1 + number % 7),
+            time_to_live_ms: Some(1 + number % 7),
+            ..by("ann")
+        };
+        Command::from(Operation::from(lock))
+    };
+    let stamp = Stamp { term: super::TERM, time: ClusterTime(0) };
+    let commands = (0..count).map(command).collect();
+    machine.state.apply(super::TERM, 0, &Proposal { stamp, commands });
+    machine
+}
+
+#[test]
+fn deleting_a_table_is_one_step_and_leaves_nothing_to_work_off() {
+    for count in [1, 10_000] {
+        let mut machine = many(count);
+        machine.lock(LockCommand { table: "other".into(), ..by("bob") });
+        let next = machine.state.next_deadline();
+        assert_eq!(next, Some(ClusterTime(1000)));
+        let delete = Operation::DeleteTable { table: "default".into() };
+        assert_eq!(machine.outcome(delete.clone()), Outcome::Table);
+        // Only the other table's lock is left in whatever is counted, listed or due.
+        assert_eq!(machine.state.next_deadline(), Some(ClusterTime(1_000_000)));
+        let counts = machine.state.counts();
+        assert_eq!((counts.records, counts.unexpired, counts.tables), (1, 1, 1));
+        assert_eq!((counts.expiries, counts.removals), (0, 0));
+        assert_eq!(machine.state.encoded_records().count(), 1);
+        let deleted = machine.state.take_deleted();
+        assert!(!deleted.is_empty());
+        assert!(machine.state.take_deleted().is_empty());
+        // Taken whole: it takes no part in what is applied until it is freed.
+        machine.pass(10);
+        assert_eq!(machine.state.counts().expiries, 0);
+    }
+}
+
+#[test]
+fn a_lock_of_a_deleted_table_is_new_at_once_and_again_after_a_second_deletion() {
+    let mut machine = many(10_000);
+    let delete = || Operation::DeleteTable { table: "default".into() };
+    let lock = || LockCommand { signature: "000003".into(), ..by("bob") };
+    machine.outcome(delete());
+    assert!(matches!(machine.lock(lock()), LockStatus::Ok(grant) if grant.token == Token(10_001)));
+    assert_eq!(machine.state.counts().records, 1);
+    machine.outcome(delete());
+    assert_eq!(machine.state.check("default", "000003"), None);
+    assert!(matches!(machine.lock(lock()), LockStatus::Ok(grant) if grant.token == Token(10_002)));
+    let restored = State::decode(&machine.state.encode()).unwrap();
+    assert_eq!(restored, machine.state);
+}
+
+#[test]
+fn the_checkpoint_is_told_of_each_deleted_record_that_it_has_and_of_no_other() {
+    let mut machine = many(100);
+    let mut copy = std::collections::BTreeMap::new();
+    let mut take = |machine: &mut Machine| {
+        let changes = machine.state.take_changes();
+        let gone = changes.records.iter().filter(|(_, value)| value.is_none()).count();
+        for (key, value) in changes.records {
+            match value {
+                Some(value) => drop(copy.insert(key, value)),
+                None => assert!(copy.remove(&key).is_some(), "never told of, or told of twice"),
+            }
+        }
+        assert!(copy.clone().into_iter().eq(machine.state.encoded_records()));
+        gone
+    };
+    take(&mut machine);
+    // One is renewed, one taken over, one released, and two come after the last take.
+    machine.lock(LockCommand { signature: "000001".into(), ..by("ann") });
+    machine.lock(LockCommand { signature: "000002".into(), force: true, ..by("bob") });
+    machine.unlock(UnlockCommand { signature: "000003".into(), ..release("ann") });
+    machine.lock(LockCommand { signature: "new".into(), ..by("ann") });
+    machine.lock(LockCommand { signature: "new too".into(), ..by("ann") });
+    let delete = || Operation::DeleteTable { table: "default".into() };
+    machine.outcome(delete());
+    machine.lock(LockCommand { signature: "000001".into(), ..by("ann") });
+    assert_eq!(take(&mut machine), 100);
+    machine.outcome(delete());
+    machine.lock(LockCommand { signature: "000001".into(), ..by("ann") });
+    machine.outcome(delete());
+    assert_eq!(take(&mut machine), 1);
+}
+
+#[test]
+fn a_page_passes_over_a_bounded_number_of_records_and_says_where_to_go_on() {
+    let mut machine = many(20_000);
+    machine.lock(LockCommand { signature: "z".into(), ..by("ann") });
+    // All but the last are due for removal, and one apply works off a part of them.
+    machine.pass(20);
+    let mut request = ListRequest { limit: 10, ..ListRequest::default() };
+    let mut pages = 0;
+    let found = loop {
+        let (page, next) = machine.state.list("default", &request);
+        pages += 1;
+        match next {
+            Some(next) => {
+                assert!(page.is_empty());
+                assert!(Some(&next) > request.after.as_ref(), "it goes on");
+                request.after = Some(next);
+            }
+            None => break page,
+        }
+    };
+    assert_eq!(found.len(), 1);
+    assert!((3..=6).contains(&pages), "{pages}");
+}
+
+#[test]
+fn tables_come_in_pages() {
+    let mut machine = Machine::default();
+    for table in ["b", "a", "c"] {
+        machine.lock(LockCommand { table: table.into(), ..by("ann") });
+    }
+    let page = |after: Option<&str>, limit| {
+        let request = TablesRequest { after: after.map(str::to_owned), limit };
+        let (tables, next) = machine.state.tables(&request);
+        (tables.into_iter().map(|info| info.table).collect::<Vec<_>>(), next)
+    };
+    let of = |names: &[&str], next: Option<&str>| {
+        (names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), next.map(str::to_owned))
+    };
+    assert_eq!(page(None, 3), of(&["a", "b", "c"], None));
+    assert_eq!(page(None, 2), of(&["a", "b"], Some("b")));
+    assert_eq!(page(Some("b"), 2), of(&["c"], None));
+    assert_eq!(page(Some("aa"), 0), of(&["b"], Some("b")));
+}
+
 #[test]
 fn tables_lists_those_with_defaults_or_records() {
     let mut machine = Machine::default();
-    assert_eq!(machine.state.tables(), []);
+    assert_eq!(all_tables(&machine), []);
     machine.lock(LockCommand { table: "b".into(), ..by("ann") });
     machine.outcome(TableCommand { table: "a".into(), ..configure(Some(5), None) });
     let defaults = TableDefaults { duration: Some(Duration::from_millis(5)), time_to_live: None };
     let info =
         |table: &str, defaults, locks| TableInfo { table: table.to_owned(), defaults, locks };
     assert_eq!(
-        machine.state.tables(),
+        all_tables(&machine),
         [info("a", defaults, 0), info("b", TableDefaults::default(), 1)]
     );
     machine.outcome(TableCommand { table: "a".into(), ..configure(None, None) });
     machine.unlock(UnlockCommand { table: "b".into(), ..release("ann") });
-    assert_eq!(machine.state.tables(), []);
+    assert_eq!(all_tables(&machine), []);
 }
 
 #[test]

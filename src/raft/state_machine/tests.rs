@@ -7,7 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::lock::{Proposal, Stamp, lock_command};
+use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp, lock_command};
 use crate::raft::checkpoint;
 use crate::raft::log_store::LogStore;
 use crate::storage::disk::{Fault, FaultyCall};
@@ -128,4 +128,83 @@ async fn what_came_from_the_leader_is_installed_without_a_look_at_the_disk() {
     assert_eq!((machine.meta(), machine.generation), (meta, 1));
     assert_eq!(node.snapshots.latest().unwrap().meta, stored.meta);
     assert_eq!(node.files(), 1);
+}
+
+fn replica() -> Replica {
+    Replica::new(Machine::default(), Arc::new(ManualClock::default()), 0)
+}
+
+/// An entry of term 2 whose proposal was stamped in `stamped`.
+fn entry(index: u64, stamped: u64, operations: Vec<Operation>) -> Entry {
+    let stamp = Stamp { term: stamped, time: ClusterTime(index * 1000) };
+    let commands = operations.into_iter().map(Command::from).collect();
+    let data = codec::data_of(&Proposal { stamp, commands });
+    Entry {
+        log_id: raft_log_id(crate::storage::LogId { term: 2, index }),
+        payload: EntryPayload::Normal(data),
+    }
+}
+
+fn lock(signee: &str) -> Operation {
+    Operation::Lock(Box::new(LockCommand {
+        table: "default".into(),
+        signature: "s".into(),
+        signee: signee.into(),
+        instance: None,
+        level: None,
+        force: true,
+        duration_ms: Some(1000),
+        time_to_live_ms: None,
+        token: None,
+    }))
+}
+
+#[test]
+fn an_entry_that_needs_a_newer_program_has_no_effect_at_all() {
+    let replica = replica();
+    replica.apply(&entry(1, 2, vec![lock("ann")]), true).unwrap();
+    let seen = || {
+        let machine = replica.read();
+        (machine.state.encode(), machine.applied)
+    };
+    let before = seen();
+    let raise = || Operation::RaiseFeatureLevel(FEATURE_LEVEL + 1);
+    for wanted in [true, false] {
+        let newer = entry(2, 2, vec![lock("bob"), raise(), lock("cy")]);
+        let error = replica.apply(&newer, wanted).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(seen(), before, "what the checkpoint takes is as of the entry before");
+    }
+    // Stamped in another term it raises nothing, and stops nobody.
+    replica.apply(&entry(2, 1, vec![lock("bob"), raise()]), true).unwrap();
+    assert_eq!(replica.read().state.feature_level(), FEATURE_LEVEL);
+}
+
+#[test]
+fn decisions_are_made_where_they_are_wanted_and_the_state_is_the_same() {
+    let (told, quiet) = (replica(), replica());
+    let entry = entry(1, 2, vec![lock("ann"), lock("bob")]);
+    assert_eq!(told.apply(&entry, true).unwrap().0.len(), 2);
+    quiet.apply(&entry, false).unwrap();
+    assert_eq!(told.read().state, quiet.read().state);
+    assert_eq!(quiet.figures().counts, told.read().state.counts());
+    assert_eq!(quiet.figures().next_deadline, told.read().state.next_deadline());
+}
+
+#[tokio::test]
+#[allow(clippy::await_holding_lock, reason = "the guard stands for an entry that is being applied")]
+async fn figures_wait_for_no_entry_and_a_read_waits_as_a_task() {
+    let replica = Arc::new(replica());
+    replica.apply(&entry(1, 2, vec![lock("ann")]), true).unwrap();
+    let applying = replica.write();
+    assert_eq!(replica.figures().counts.records, 1);
+    let reader = Arc::clone(&replica);
+    let read = tokio::spawn(async move { reader.look(|machine| machine.state.counts()).await });
+    // This thread goes on while an entry is applied: it is the only one that the runtime has.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!read.is_finished());
+    drop(applying);
+    assert_eq!(read.await.unwrap().records, 1);
 }
