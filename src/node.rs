@@ -10,6 +10,7 @@
 //! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
 mod config;
+mod confirm;
 mod proposer;
 mod reader;
 mod status;

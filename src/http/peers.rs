@@ -63,6 +63,7 @@ pub(crate) fn router(node: Node) -> Router {
         .route(paths::APPEND, call(Call::Append))
         .route(paths::VOTE, call(Call::Vote))
         .route(paths::PRE_VOTE, call(Call::PreVote))
+        .route(paths::CONFIRM, call(Call::Confirm))
         .route(paths::TRANSFER, call(Call::Transfer))
         .route(paths::APPEND_STREAM, post(append_stream))
         .route(paths::SNAPSHOT, post(snapshot))

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::encode_introduction;
-use crate::raft::codec;
+use crate::raft::codec::{self, Confirmed};
 use crate::raft::hello::{Hello, Refusal};
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::SnapshotData;
-use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -51,6 +51,7 @@ pub(crate) enum Call {
     Vote,
     PreVote,
     Transfer,
+    Confirm,
 }
 
 impl Member {
@@ -106,6 +107,12 @@ impl Member {
                 let request = codec::decode_vote_request(message)?;
                 let response = self.raft.pre_vote(request).await.map_err(fatal)?;
                 Ok(codec::encode_vote_response(&response))
+            }
+            Call::Confirm => {
+                let round = codec::decode_confirm(message)?;
+                // The vote in memory: a later one is there before anybody hears of its grant.
+                let vote = self.log.vote().map(raft_vote);
+                Ok(codec::encode_confirmed(&Confirmed { round, vote }))
             }
             Call::Transfer => {
                 let request = codec::decode_transfer(message)?;
