@@ -1,5 +1,6 @@
 //! What the other members ask of this one, without the HTTP around it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
+use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::encode_introduction;
@@ -91,6 +93,9 @@ impl Member {
                 let request = codec::decode_append(message)?;
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                if request.entries.is_empty() {
+                    return self.heartbeat(request).await;
+                }
                 let response = self.raft.append_entries(request).await.map_err(fatal)?;
                 if response.is_conflict() && prev.is_none() {
                     // Nothing conflicts with the beginning; openraft never says so.
@@ -120,6 +125,44 @@ impl Member {
                 Ok(codec::encode_transferred(&response))
             }
         }
+    }
+
+    /// Answers a heartbeat: whether this node follows the leader.
+    ///
+    /// openraft answers once everything it has accepted is synced. A follower whose disk needs longer
+    /// than the leader's lease would then be counted as gone, and with a majority of such followers
+    /// nothing at all would be done. So a heartbeat is answered as soon as the core has taken it,
+    /// which renews the leader's lease here, if the vote in memory is the leader's and the vote on
+    /// the disk is, too. It acknowledges no entry: the leader hears back the one that it knows this
+    /// node to have, and takes nothing from it but that the leadership stands.
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<Bytes, InboundError> {
+        let (vote, matching) = (request.vote, request.prev_log_id);
+        let mut answered = pin!(self.raft.append_entries(request));
+        // The core takes requests in their order: it sees the vote after the heartbeat.
+        let (sender, follows) = oneshot::channel();
+        let look = self.raft.external_request(move |state| {
+            // Its receiver is gone when the core's own answer came first.
+            let _ = sender.send(*state.vote_ref() == vote);
+        });
+        let taken = async move { look.await.is_ok() && follows.await == Ok(true) };
+        let response = tokio::select! {
+            biased;
+            response = &mut answered => response,
+            taken = taken => {
+                if taken && self.metrics_ref(|metrics| metrics.vote == vote) {
+                    return Ok(codec::encode_appended(&Ok(matching)));
+                }
+                answered.await
+            }
+        };
+        let response = response.map_err(fatal)?;
+        if response.is_conflict() && matching.is_none() {
+            return Err(DecodeError::Invalid("append request").into());
+        }
+        Ok(codec::encode_appended(&response.into_stream_result(matching, matching)))
     }
 
     /// Takes entries from one leader in the order of `requests`; the answers come in that order.

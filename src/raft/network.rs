@@ -46,8 +46,11 @@ use crate::task::blocking;
 const WINDOW: usize = 64;
 
 /// An exchange that has requests without an answer must see one within this long. Longer than any
-/// healthy sync of a disk, shorter than people's patience with a half-open connection; liveness
-/// does not hang on it, heartbeats have their own connection.
+/// healthy sync of a disk, shorter than people's patience with a half-open connection. The leadership
+/// does not depend on it: heartbeats have their own connection, and a follower answers them while a
+/// sync is in progress (see `heartbeat` in [`super::inbound`]). Committing does: a follower whose
+/// syncs take longer than this, and twice at worst, acknowledges nothing before the exchange is
+/// begun anew.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// Whoever takes a snapshot says so every second, also while it is installed. After this long without

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use keyward::node::Profile;
-use keyward::sim::{FIRST_CLIENT, Link, MachineId, World, WorldOptions, run};
+use keyward::sim::{FIRST_CLIENT, Link, MachineId, Pace, World, WorldOptions, run};
 use keyward::types::{LockOptions, LockRequest, ReadOptions};
 use keyward::{Client, Error, LockService};
+use tokio::sync::mpsc;
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -51,6 +52,10 @@ async fn lock(client: &Client, signature: &str) -> Result<(), Error> {
     })
 }
 
+fn term(world: &World, node: MachineId) -> u64 {
+    world.status(node).expect("it runs").term
+}
+
 /// The acknowledgements of an entry are late on their way to the leader, and nothing that the leader
 /// says from then on arrives. A read that comes now must not be confirmed by them: they are older than it.
 #[test]
@@ -76,4 +81,49 @@ fn no_acknowledgement_confirms_a_read_that_is_newer() {
         let read = reading.check("a".to_owned(), ReadOptions::default()).await;
         assert!(matches!(read, Err(Error::Unavailable { .. })), "nobody was asked: {read:?}");
     });
+}
+
+/// Both followers need longer for a sync than the leader's lease lasts.
+fn slow_syncs(sync: u64) {
+    simulated(async |world| {
+        let [leader, first, second] = formed(&world).await;
+        let before = term(&world, leader);
+        for follower in [first, second] {
+            world.set_disk_pace(follower, Pace { min_ms: sync, max_ms: sync });
+        }
+        let (done, mut all_done) = mpsc::channel::<()>(1);
+        // So many that there is always a sync in progress on both.
+        for writer in 0..5 {
+            let (here, done) = (world.clone(), done.clone());
+            let client = world.client(FIRST_CLIENT, leader, ms(8_000));
+            world.spawn_on(FIRST_CLIENT, async move {
+                here.sleep(ms(writer * sync / 4)).await;
+                for n in 0..10 {
+                    let (begun, name) = (here.now(), format!("lock {writer} {n}"));
+                    lock(&client, &name).await.expect("it is slow, and it is done");
+                    let read = client.check(name, ReadOptions::default()).await;
+                    read.expect("a read waits for no disk");
+                    let took = here.now() - begun;
+                    // Its own sync, and the one before it that was in progress.
+                    assert!(took <= ms(2 * sync + 100), "{took:?}");
+                }
+                drop(done);
+            });
+        }
+        drop(done);
+        assert_eq!(all_done.recv().await, None);
+        assert_eq!(world.panics(), Vec::<String>::new());
+        assert_eq!(term(&world, leader), before, "an election");
+        assert_eq!(world.leader(), Some(leader));
+    });
+}
+
+#[test]
+fn followers_whose_syncs_take_400_ms_make_writes_slow_and_no_election() {
+    slow_syncs(400);
+}
+
+#[test]
+fn followers_whose_syncs_take_1200_ms_make_writes_slow_and_no_election() {
+    slow_syncs(1_200);
 }
