@@ -30,7 +30,7 @@ use crate::lock::{self, Command, Decision};
 use crate::planted::{self, Bug};
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
-use crate::raft::vigil;
+use crate::raft::{absence, vigil};
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{
@@ -103,6 +103,7 @@ impl Node {
             }
         }));
         tasks.spawn(of_host(vigil::keep(member.clone())));
+        tasks.spawn(of_host(absence::keep(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {

@@ -102,7 +102,11 @@ impl IntoResponse for PeerError {
                 error
                 @ (InboundError::Stopped(_) | InboundError::Storage(_) | InboundError::CutOff),
             ) => {
-                tracing::warn!(%error, "a peer's call fails");
+                if error.is_of_a_stop() {
+                    tracing::debug!(%error, "a peer's call fails");
+                } else {
+                    tracing::warn!(%error, "a peer's call fails");
+                }
                 (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
             }
             Self::Body => StatusCode::BAD_REQUEST.into_response(),

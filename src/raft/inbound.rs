@@ -45,6 +45,13 @@ pub(crate) enum InboundError {
     CutOff,
 }
 
+impl InboundError {
+    /// Whether it belongs to a member's orderly stop, here or at the other end.
+    pub(crate) fn is_of_a_stop(&self) -> bool {
+        matches!(self, Self::Stopped(Fatal::Stopped) | Self::CutOff)
+    }
+}
+
 /// Which small call it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
@@ -180,8 +187,12 @@ impl Member {
                 Ok::<_, InboundError>(codec::decode_append(message?)?)
             })
             .take_while(|request| {
-                if let Err(error) = request {
-                    tracing::warn!(%error, "an append exchange ends");
+                match request {
+                    Err(error) if error.is_of_a_stop() => {
+                        tracing::debug!(%error, "an append exchange ends");
+                    }
+                    Err(error) => tracing::warn!(%error, "an append exchange ends"),
+                    Ok(_) => {}
                 }
                 std::future::ready(request.is_ok())
             })

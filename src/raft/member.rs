@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::lock::{Loader, State};
+use crate::raft::absence::Failures;
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction};
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::config::{Settings, raft_config};
@@ -160,6 +161,8 @@ pub(crate) struct Member {
     pub(crate) snapshots: Snapshots,
     pub(crate) identity: Identity,
     pub(crate) peers: Arc<Peers>,
+    /// Why messages to the other members failed.
+    pub(crate) failures: Arc<Failures>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
@@ -205,10 +208,11 @@ impl Member {
             ways,
             retire,
         ));
+        let failures = Arc::<Failures>::default();
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone()),
+            Network::new(peers.clone(), failures.clone()),
             LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -222,6 +226,7 @@ impl Member {
             snapshots,
             identity,
             peers,
+            failures,
             clock: options.clock,
             timing: options.settings.timing,
             stop,

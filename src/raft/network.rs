@@ -32,6 +32,7 @@ use tokio::time::Interval;
 
 use crate::carriage::Cause;
 use crate::lock::DecodeError;
+use crate::raft::absence::Failures;
 use crate::raft::codec;
 use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths};
 use crate::raft::sparing::{Sparing, periods};
@@ -63,11 +64,12 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Makes the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,
+    failures: Arc<Failures>,
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>) -> Self {
-        Self { peers }
+    pub(crate) fn new(peers: Arc<Peers>, failures: Arc<Failures>) -> Self {
+        Self { peers, failures }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -76,6 +78,7 @@ impl Network {
             addr: self.peers.addr(target, Some(&node.peer_addr)).unwrap_or_default().to_owned(),
             node: node.clone(),
             peers: self.peers.clone(),
+            failures: self.failures.clone(),
             pipelined,
         }
     }
@@ -103,6 +106,7 @@ pub(crate) struct Connection {
     addr: String,
     node: MemberNode,
     peers: Arc<Peers>,
+    failures: Arc<Failures>,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -134,6 +138,7 @@ impl Connection {
     }
 
     fn rpc_error(&self, action: RPCTypes, error: &CallError) -> RpcError {
+        self.failures.note(self.target, error);
         match error {
             CallError::Timeout { timeout, .. } => {
                 // The sender's id is only printed; openraft does not look at it.
