@@ -10,6 +10,7 @@
 //! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
 mod config;
+mod confirm;
 mod proposer;
 mod reader;
 mod status;
@@ -31,7 +32,7 @@ use crate::raft::compaction;
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
-use crate::raft::vigil;
+use crate::raft::{absence, vigil};
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{
@@ -109,6 +110,7 @@ impl Node {
         tasks.spawn(of_host(compaction::keep(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_clocks().await }));
+        tasks.spawn(of_host(absence::keep(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {

@@ -77,6 +77,8 @@ bugs! {
     LocalRead = "local-read",
     /// A leader answers reads without asking whether it still leads.
     UnconfirmedRead = "unconfirmed-read",
+    /// An answer that was in flight before a read was asked for confirms it.
+    OldAckConfirmsRead = "old-ack-confirms-read",
     /// A forwarded request whose answer is cut off is reported as certainly not done.
     CutOffIsUnavailable = "cut-off-is-unavailable",
     /// The log is purged up to a snapshot that is not durable.

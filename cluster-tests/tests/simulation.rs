@@ -1,7 +1,10 @@
 //! Simulated clusters: seed after seed, and the same seed twice.
 //!
 //! `SIM_SEEDS=A..B` chooses the seeds. `scripts/simulate` is for everything else: more of them, and
-//! one of them with its trace.
+//! one of them with its trace. [`scenarios`] are runs that are written down, one fault each.
+
+#[path = "simulation/scenarios.rs"]
+mod scenarios;
 
 use std::ops::Range;
 

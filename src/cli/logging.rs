@@ -12,7 +12,8 @@ use crate::cli::exit::Failure;
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter by module such
-    /// as `info,keyward::http=debug` [default: info,openraft=warn for serve, error for dev, warn otherwise]
+    /// as `info,keyward::http=debug` [default: info for serve, error for dev, warn otherwise, each
+    /// without what the consensus library says, which `openraft=warn` adds]
     #[arg(long, value_name = "FILTER", env = "KEYWARD_LOG", global = true)]
     #[arg(help_heading = "Logging", hide_env_values = true)]
     pub(crate) log: Option<String>,
@@ -33,15 +34,38 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging with what was asked for, or with `default`.
+/// What is logged of the consensus library unless somebody asks for more: nothing. Most of its
+/// warnings are single messages that failed, in the words of its source, and it reports an orderly
+/// stop as an error. What an operator needs to know of it, the node says itself: a member that is lost,
+/// and a core that has stopped.
+const QUIET: &str = "openraft=off";
+
+/// The levels of a filter.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// The crates that log anything, under their names in a filter.
+const CRATES: [&str; 11] = [
+    "keyward",
+    "openraft",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "axum",
+    "tower",
+    "sled",
+    "tokio",
+    "mio",
+    "rustls",
+];
+
+/// Starts logging with what was asked for, or with the level `default`.
 ///
 /// # Errors
-/// The filter does not parse.
+/// The filter does not parse, or names what this program does not have.
 pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
-    let filter = args.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+    let filter = filter(args.log.as_deref(), default).map_err(|error| {
         Failure::usage(format!("--log (KEYWARD_LOG) is not a filter: {error}")).advise(
-            "Write a level (error, warn, info, debug, trace) or `info,keyward::http=debug`.",
+            "Write a level (error, warn, info, debug, trace, off) or `info,keyward::http=debug`.",
         )
     })?;
     let builder = tracing_subscriber::fmt()
@@ -56,4 +80,73 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| Failure::new(super::exit::BROKEN, format!("cannot log: {error}")))
+}
+
+fn filter(asked: Option<&str>, default: &str) -> Result<EnvFilter, String> {
+    let Some(asked) = asked else {
+        return Ok(EnvFilter::new(format!("{default},{QUIET}")));
+    };
+    known(asked)?;
+    // Who asks for a level means this program's.
+    let about_openraft = asked.split(',').any(|part| part.trim().starts_with("openraft"));
+    let filter = if about_openraft { asked.to_owned() } else { format!("{QUIET},{asked}") };
+    EnvFilter::builder().parse(filter).map_err(|error| error.to_string())
+}
+
+/// Refuses levels and targets that do not exist: with a misspelt one, everything would be silent.
+fn known(filter: &str) -> Result<(), String> {
+    // Spans and their fields have a grammar of their own.
+    if filter.contains('[') {
+        return Ok(());
+    }
+    for part in filter.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (target, level) = match part.split_once('=') {
+            Some((target, level)) => (Some(target), Some(level)),
+            None if is_level(part) => (None, Some(part)),
+            None => (Some(part), None),
+        };
+        if let Some(level) = level.filter(|level| !is_level(level)) {
+            return Err(format!("`{level}` is no level ({})", LEVELS.join(", ")));
+        }
+        let crate_of = |target: &str| target.split("::").next().unwrap_or_default().to_owned();
+        if let Some(target) = target.filter(|target| !CRATES.contains(&crate_of(target).as_str())) {
+            let (levels, crates) = (LEVELS.join(", "), CRATES.join(", "));
+            return Err(format!(
+                "`{target}` is neither a level ({levels}) nor a part of this program ({crates})"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_level(text: &str) -> bool {
+    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_misspelt_level_is_no_module() {
+        for (filter, wrong) in [
+            ("inof", "`inof` is neither a level (error, warn, info, debug, trace, off)"),
+            ("keyward=inof", "`inof` is no level"),
+            ("info,keywrd::http=debug", "`keywrd::http` is neither"),
+            ("info, hypr=warn", "`hypr` is neither"),
+            ("=", "`` is no level"),
+        ] {
+            let refused = super::filter(Some(filter), "info").map(|filter| filter.to_string());
+            let refused = refused.expect_err(filter);
+            assert!(refused.contains(wrong), "{filter}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_says_nothing_of_the_consensus_library_leaves_it_out() {
+        let text = |asked| super::filter(asked, "warn").expect("it is a filter").to_string();
+        for asked in [None, Some("INFO"), Some("debug,keyward::http=trace"), Some("keyward")] {
+            assert!(text(asked).contains("openraft=off"), "{asked:?}: {}", text(asked));
+        }
+        assert!(!text(Some("info,openraft=debug")).contains("off"));
+        assert!(text(Some("info,[lock{a=1}]=debug")).contains("lock"));
+    }
 }

@@ -121,7 +121,7 @@ pub(crate) struct ServeArgs {
 /// Runs the node until a signal stops it, or until it stops itself.
 pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
     let settings = Settings::resolve(args, logging)?;
-    logging::start(&settings.log, "info,openraft=warn")?;
+    logging::start(&settings.log, "info")?;
     member::end_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

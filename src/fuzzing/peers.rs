@@ -25,6 +25,8 @@ pub fn peer_messages(bytes: &[u8]) {
     one_spelling(&bytes, codec::decode_vote_response, codec::encode_vote_response);
     one_spelling(&bytes, codec::decode_transfer, codec::encode_transfer);
     one_spelling(&bytes, codec::decode_transferred, codec::encode_transferred);
+    one_spelling(&bytes, codec::decode_confirm, |round| codec::encode_confirm(*round));
+    one_spelling(&bytes, codec::decode_confirmed, codec::encode_confirmed);
     one_spelling(&bytes, codec::decode_snapshot_meta, codec::encode_snapshot_meta);
     one_spelling(&bytes, codec::decode_installed, codec::encode_installed);
     one_spelling(&bytes, codec::decode_promised, |(promised, answer)| {

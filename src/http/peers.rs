@@ -63,6 +63,7 @@ pub(crate) fn router(node: Node) -> Router {
         .route(paths::APPEND, call(Call::Append))
         .route(paths::VOTE, call(Call::Vote))
         .route(paths::PRE_VOTE, call(Call::PreVote))
+        .route(paths::CONFIRM, call(Call::Confirm))
         .route(paths::TRANSFER, call(Call::Transfer))
         .route(paths::APPEND_STREAM, post(append_stream))
         .route(paths::SNAPSHOT, post(snapshot))
@@ -101,7 +102,11 @@ impl IntoResponse for PeerError {
                 error
                 @ (InboundError::Stopped(_) | InboundError::Storage(_) | InboundError::CutOff),
             ) => {
-                tracing::warn!(%error, "a peer's call fails");
+                if error.is_of_a_stop() {
+                    tracing::debug!(%error, "a peer's call fails");
+                } else {
+                    tracing::warn!(%error, "a peer's call fails");
+                }
                 (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
             }
             Self::Body => StatusCode::BAD_REQUEST.into_response(),

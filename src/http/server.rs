@@ -153,7 +153,7 @@ pub(crate) async fn serve_places(
         }
     };
     if tokio::time::timeout(limits.shutdown_grace, finished).await.is_err() {
-        tracing::warn!(%address, left = connections.len(), "connections cut at shutdown");
+        tracing::info!(%address, left = connections.len(), "connections cut at shutdown");
     }
     connections.shutdown().await;
     Ok(())

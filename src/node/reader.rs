@@ -1,23 +1,23 @@
 //! Makes sure, before a read, that this node still leads: ReadIndex, never a lease.
 //!
-//! Whoever comes while a round is under way waits for the next one together; a round that began
-//! before a read was asked for proves nothing about it.
+//! Reads that arrive while a round is in flight wait for the next one together; a round that began
+//! before a read arrived proves nothing about it. What a round asks is in [`super::confirm`].
 
 use std::sync::Arc;
 
-use openraft::ReadPolicy;
-use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::node::not_leading;
+use crate::node::confirm::{Claim, Confirmer, Outcome, by_peers};
+use crate::node::leading;
 use crate::raft::member::Member;
-use crate::raft::types::TypeConfig;
+use crate::raft::types::{LogId, raft_vote};
+use crate::storage;
 use crate::task::of_host;
 
-/// So many reads share a round at most; only a bound for the memory of one round.
+/// The most reads that share a round: only a bound for the memory of one round.
 const MAX_READS: usize = 4096;
 
 type Answer = oneshot::Sender<Result<(), Error>>;
@@ -50,36 +50,60 @@ impl Reader {
 }
 
 async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Answer>) {
+    let mut confirmer = Confirmer::new(by_peers(member.clone()));
+    let mut reads = Vec::new();
     loop {
-        let mut reads = Vec::new();
-        if waiting.recv_many(&mut reads, MAX_READS).await == 0 {
-            return;
+        tokio::select! {
+            biased;
+            count = waiting.recv_many(&mut reads, MAX_READS) => if count == 0 { return },
+            () = confirmer.settle() => continue,
         }
-        let result = confirm(&member).await;
-        for answer in reads {
-            // A caller that has given up is told nothing.
+        let result = confirm(&member, &mut confirmer).await;
+        for answer in reads.drain(..) {
+            // A caller that has gone away is not answered.
             let _ = answer.send(result.clone());
         }
     }
 }
 
-/// One round: a majority confirms the leadership, then what was committed by then is applied.
-async fn confirm(member: &Member) -> Result<(), Error> {
-    let confirmed = async {
-        let linearizer = member.raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
-        linearizer.await_ready(&member.raft).await?;
-        Ok::<_, RaftError<TypeConfig, LinearizableReadError<TypeConfig>>>(())
-    };
+/// One round: a majority confirms the leadership, then what was committed when it began is applied.
+async fn confirm(member: &Member, confirmer: &mut Confirmer) -> Result<(), Error> {
+    let (claim, committed) = claim(member)?;
     // A leader that gets no answer for as long as its lease would not be confirmed by waiting on.
     let bound = Deadline::after(member.timing.election_max);
-    match bound.bound(confirmed).await {
-        Some(Ok(())) => Ok(()),
-        Some(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            Err(not_leading(member, &forward))
-        }
-        Some(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | None => {
-            Err(Error::unavailable("no majority confirmed that this node leads"))
-        }
-        Some(Err(RaftError::Fatal(_))) => Err(Error::unavailable("this node has stopped")),
+    match bound.bound(confirmer.confirm(&claim)).await {
+        Some(Outcome::Leads) => applied(member, committed, bound).await,
+        Some(Outcome::Deposed) => Err(Error::unavailable("another node is being elected")),
+        None => Err(Error::unavailable("no majority confirmed that this node leads")),
+    }
+}
+
+/// What this node claims as the leader it is now, and the last entry that it knows to be committed.
+///
+/// The claim is of a term whose first entry is applied, or this node would not be [`leading`]. All
+/// that was acknowledged before a read is applied here then: by this leader, which acknowledges
+/// what it has applied, or by an earlier one, whose committed entries precede the first entry. The
+/// committed entry is waited for besides, so that a read is not behind what a follower has shown
+/// to a stale one.
+fn claim(member: &Member) -> Result<(Claim, Option<LogId>), Error> {
+    let term = leading(member)?.term;
+    let vote = raft_vote(storage::Vote { term, node: member.id, committed: true });
+    let own = member.log.vote().map(raft_vote);
+    let (membership, committed) =
+        member.metrics_ref(|metrics| (metrics.membership_config.clone(), metrics.local_committed));
+    Ok((Claim { leader: member.id, vote, own, membership }, committed))
+}
+
+/// Returns when an entry is applied.
+async fn applied(member: &Member, entry: Option<LogId>, bound: Deadline) -> Result<(), Error> {
+    let index = entry.map(|id| id.index());
+    let here = member.replica.read().applied.map(|id| id.index());
+    if here >= index {
+        return Ok(());
+    }
+    let waited = member.raft.wait(Some(bound.remaining()));
+    match waited.applied_index_at_least(index, "what a read has to see").await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::unavailable("this node is behind with what is committed")),
     }
 }

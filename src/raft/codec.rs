@@ -45,6 +45,8 @@ mod message_tag {
     pub(super) const INSTALLED: u8 = 23;
     pub(super) const SNAPSHOT_META: u8 = 24;
     pub(super) const PROMISED: u8 = 25;
+    pub(super) const CONFIRM: u8 = 26;
+    pub(super) const CONFIRMED: u8 = 27;
 }
 
 /// The most bytes an entry's payload has. The log and a message have room for it; whoever makes
@@ -297,6 +299,50 @@ pub(crate) fn decode_transferred(
     };
     input.end("transfer answer")?;
     Ok(response)
+}
+
+/// A member's answer to the question which vote it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Confirmed {
+    /// The round of the question.
+    pub(crate) round: u64,
+    /// The vote when the question was answered, durable or not; `None` before the first.
+    pub(crate) vote: Option<Vote>,
+}
+
+/// A leader's question which vote a member holds. The round tells its answer from earlier ones.
+pub(crate) fn encode_confirm(round: u64) -> Bytes {
+    let mut out = Writer::tagged(message_tag::CONFIRM);
+    out.u64(round);
+    out.finish()
+}
+
+/// What [`encode_confirm`] wrote.
+pub(crate) fn decode_confirm(bytes: Bytes) -> Result<u64, DecodeError> {
+    let mut input = Reader::tagged(bytes, message_tag::CONFIRM, "leadership question")?;
+    let round = input.u64("round")?;
+    input.end("leadership question")?;
+    Ok(round)
+}
+
+/// The answer to a leader's question.
+pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
+    let mut out = Writer::tagged(message_tag::CONFIRMED);
+    out.u64(answer.round);
+    out.bool(answer.vote.is_some());
+    if let Some(vote) = &answer.vote {
+        out.vote(vote);
+    }
+    out.finish()
+}
+
+/// What [`encode_confirmed`] wrote.
+pub(crate) fn decode_confirmed(bytes: Bytes) -> Result<Confirmed, DecodeError> {
+    let mut input = Reader::tagged(bytes, message_tag::CONFIRMED, "leadership answer")?;
+    let round = input.u64("round")?;
+    let vote = input.bool("vote")?.then(|| input.vote()).transpose()?;
+    input.end("leadership answer")?;
+    Ok(Confirmed { round, vote })
 }
 
 /// What precedes a snapshot's bytes on the wire: the leader's vote and what the snapshot holds.

@@ -1,5 +1,6 @@
 //! What the other members ask of this one, without the HTTP around it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,16 +8,17 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
+use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
-use crate::raft::codec;
+use crate::raft::codec::{self, Confirmed};
 use crate::raft::hello::{Hello, Refusal};
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
-use crate::raft::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -52,6 +54,13 @@ pub(crate) enum Caller {
     Stranger,
 }
 
+impl InboundError {
+    /// Whether it belongs to a member's orderly stop, here or at the other end.
+    pub(crate) fn is_of_a_stop(&self) -> bool {
+        matches!(self, Self::Stopped(Fatal::Stopped) | Self::CutOff)
+    }
+}
+
 /// Which small call it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
@@ -60,6 +69,7 @@ pub(crate) enum Call {
     Vote,
     PreVote,
     Transfer,
+    Confirm,
 }
 
 impl Member {
@@ -125,6 +135,9 @@ impl Member {
                 let request = codec::decode_append(message)?;
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                if request.entries.is_empty() {
+                    return self.heartbeat(request).await;
+                }
                 let response = self.raft.append_entries(request).await.map_err(fatal)?;
                 if response.is_conflict() && prev.is_none() {
                     // Nothing conflicts with the beginning; openraft never says so.
@@ -142,12 +155,56 @@ impl Member {
                 let response = self.raft.pre_vote(request).await.map_err(fatal)?;
                 Ok(codec::encode_vote_response(&response))
             }
+            Call::Confirm => {
+                let round = codec::decode_confirm(message)?;
+                // The vote in memory: a later one is there before anybody hears of its grant.
+                let vote = self.log.vote().map(raft_vote);
+                Ok(codec::encode_confirmed(&Confirmed { round, vote }))
+            }
             Call::Transfer => {
                 let request = codec::decode_transfer(message)?;
                 let response = self.raft.handle_transfer_leader(request).await?;
                 Ok(codec::encode_transferred(&response))
             }
         }
+    }
+
+    /// Answers a heartbeat: whether this node follows the leader.
+    ///
+    /// openraft answers once everything it has accepted is synced. A follower whose disk needs longer
+    /// than the leader's lease would then be counted as gone, and with a majority of such followers
+    /// nothing at all would be done. So a heartbeat is answered as soon as the core has taken it,
+    /// which renews the leader's lease here, if the vote in memory is the leader's and the vote on
+    /// the disk is, too. It acknowledges no entry: the leader hears back the one that it knows this
+    /// node to have, and takes nothing from it but that the leadership stands.
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<Bytes, InboundError> {
+        let (vote, matching) = (request.vote, request.prev_log_id);
+        let mut answered = pin!(self.raft.append_entries(request));
+        // The core takes requests in their order: it sees the vote after the heartbeat.
+        let (sender, follows) = oneshot::channel();
+        let look = self.raft.external_request(move |state| {
+            // Its receiver is gone when the core's own answer came first.
+            let _ = sender.send(*state.vote_ref() == vote);
+        });
+        let taken = async move { look.await.is_ok() && follows.await == Ok(true) };
+        let response = tokio::select! {
+            biased;
+            response = &mut answered => response,
+            taken = taken => {
+                if taken && self.metrics_ref(|metrics| metrics.vote == vote) {
+                    return Ok(codec::encode_appended(&Ok(matching)));
+                }
+                answered.await
+            }
+        };
+        let response = response.map_err(fatal)?;
+        if response.is_conflict() && matching.is_none() {
+            return Err(DecodeError::Invalid("append request").into());
+        }
+        Ok(codec::encode_appended(&response.into_stream_result(matching, matching)))
     }
 
     /// Takes entries from one leader in the order of `requests`; the answers come in that order.
@@ -165,8 +222,12 @@ impl Member {
                 Ok::<_, InboundError>(codec::decode_append(message?)?)
             })
             .take_while(|request| {
-                if let Err(error) = request {
-                    tracing::warn!(%error, "an append exchange ends");
+                match request {
+                    Err(error) if error.is_of_a_stop() => {
+                        tracing::debug!(%error, "an append exchange ends");
+                    }
+                    Err(error) => tracing::warn!(%error, "an append exchange ends"),
+                    Ok(_) => {}
                 }
                 std::future::ready(request.is_ok())
             })

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OnceCell, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::lock::{FEATURE_LEVEL, Loader, State};
+use crate::raft::absence::Failures;
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introduction};
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::compaction::Thresholds;
@@ -165,6 +166,8 @@ pub(crate) struct Member {
     pub(crate) snapshots: Snapshots,
     pub(crate) identity: Identity,
     pub(crate) peers: Arc<Peers>,
+    /// Why messages to the other members failed.
+    pub(crate) failures: Arc<Failures>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
@@ -210,10 +213,11 @@ impl Member {
             members: options.addrs.len() as u64,
         };
         let peers = Arc::new(Peers::new(own, ways, stop.clone()));
+        let failures = Arc::<Failures>::default();
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone()),
+            Network::new(peers.clone(), failures.clone()),
             LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -227,6 +231,7 @@ impl Member {
             snapshots,
             identity,
             peers,
+            failures,
             clock: options.clock,
             timing: options.settings.timing,
             stop,

@@ -11,8 +11,9 @@
 //!   [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
 //!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
-//!   notices a leader's end.
+//!   notices a leader's end, and [`absence`] reports the members that a leader has lost.
 
+pub(crate) mod absence;
 pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
 pub(crate) mod codec;

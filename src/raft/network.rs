@@ -33,6 +33,7 @@ use tokio::time::Interval;
 
 use crate::carriage::Cause;
 use crate::lock::DecodeError;
+use crate::raft::absence::Failures;
 use crate::raft::codec;
 use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths, signature};
 use crate::raft::sparing::{Sparing, periods};
@@ -47,8 +48,11 @@ use crate::task::blocking;
 const WINDOW: usize = 64;
 
 /// An exchange that has requests without an answer must see one within this long. Longer than any
-/// healthy sync of a disk, shorter than people's patience with a half-open connection; liveness
-/// does not hang on it, heartbeats have their own connection.
+/// healthy sync of a disk, shorter than people's patience with a half-open connection. The leadership
+/// does not depend on it: heartbeats have their own connection, and a follower answers them while a
+/// sync is in progress (see `heartbeat` in [`super::inbound`]). Committing does: a follower whose
+/// syncs take longer than this, and twice at worst, acknowledges nothing before the exchange is
+/// begun anew.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// Whoever takes a snapshot says so every second, also while it is installed. After this long without
@@ -64,6 +68,7 @@ const _: () = assert!(PIECE_BYTES <= MAX_MESSAGE_BYTES, "every piece is taken");
 pub(crate) struct Network {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
+    failures: Arc<Failures>,
 }
 
 /// The last entry that each member has acknowledged in a term of this node's.
@@ -88,8 +93,8 @@ impl Acknowledged {
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>) -> Self {
-        Self { peers, acknowledged: Arc::default() }
+    pub(crate) fn new(peers: Arc<Peers>, failures: Arc<Failures>) -> Self {
+        Self { peers, acknowledged: Arc::default(), failures }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -99,6 +104,7 @@ impl Network {
             node: node.clone(),
             peers: self.peers.clone(),
             acknowledged: self.acknowledged.clone(),
+            failures: self.failures.clone(),
             pipelined,
         }
     }
@@ -127,6 +133,7 @@ pub(crate) struct Connection {
     node: MemberNode,
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
+    failures: Arc<Failures>,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -173,6 +180,7 @@ impl Connection {
     }
 
     fn rpc_error(&self, action: RPCTypes, error: &CallError) -> RpcError {
+        self.failures.note(self.target, error);
         match error {
             CallError::Timeout { timeout, .. } => {
                 // The sender's id is only printed; openraft does not look at it.

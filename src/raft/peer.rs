@@ -32,6 +32,7 @@ pub(crate) mod paths {
     pub(crate) const APPEND_STREAM: &str = "/peer/v2/append-stream";
     pub(crate) const VOTE: &str = "/peer/v1/vote";
     pub(crate) const PRE_VOTE: &str = "/peer/v1/pre-vote";
+    pub(crate) const CONFIRM: &str = "/peer/v1/confirm";
     pub(crate) const TRANSFER: &str = "/peer/v1/transfer-leader";
     pub(crate) const SNAPSHOT: &str = "/peer/v2/snapshot";
     pub(crate) const FORWARD: &str = "/peer/v1/forward";

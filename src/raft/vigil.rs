@@ -97,7 +97,7 @@ async fn is_gone(member: &Member, leader: u64) -> bool {
 }
 
 /// Whether the system of the other machine said that nobody listens.
-fn is_refused(error: &CallError) -> bool {
+pub(super) fn is_refused(error: &CallError) -> bool {
     let CallError::Connect { source, .. } = error else { return false };
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
     while let Some(error) = cause {

@@ -73,6 +73,9 @@ pub(crate) fn examples() -> Vec<(&'static str, Bytes)> {
         ("append-conflict", encode_appended(&Err(StreamAppendError::Conflict(log_id(3, 4))))),
         ("vote", encode_vote_request(&request)),
         ("voted", encode_vote_response(&VoteResponse::new(vote(2, 1, true), None, true))),
+        ("confirm", encode_confirm(5)),
+        ("confirmed", encode_confirmed(&Confirmed { round: 5, vote: Some(vote(2, 1, true)) })),
+        ("confirmed-without-vote", encode_confirmed(&Confirmed { round: 5, vote: None })),
         ("transfer", encode_transfer(&transfer)),
         ("transferred", encode_transferred(&Ok(()))),
         ("transfer-refused", encode_transferred(&refused)),
@@ -141,6 +144,9 @@ fn messages_are_written_the_same_for_ever() {
         entries: vec![],
     };
     assert_eq!(hex(&encode_append(&heartbeat)), format!("1001{VOTE}01{log_id_4}0000000000"));
+    assert_eq!(hex(&encode_confirm(5)), "19010500000000000000");
+    let confirmed = Confirmed { round: 5, vote: Some(vote(2, 1, true)) };
+    assert_eq!(hex(&encode_confirmed(&confirmed)), format!("1a01050000000000000001{VOTE}01"));
     let (last, first) = (
         "01".to_owned() + "0300000000000000" + "0900000000000000",
         "01".to_owned() + "0100000000000000" + "0000000000000000",
@@ -160,6 +166,11 @@ fn everything_reads_back_as_it_was_written() {
         Err(StreamAppendError::HigherVote(vote(5, 6, false))),
     ] {
         assert_eq!(decode_appended(encode_appended(&result)), Ok(result));
+    }
+    assert_eq!(decode_confirm(encode_confirm(7)), Ok(7));
+    for vote in [None, Some(vote(5, 6, false))] {
+        let answer = Confirmed { round: 7, vote };
+        assert_eq!(decode_confirmed(encode_confirmed(&answer)), Ok(answer));
     }
     let transfer = TransferLeaderRequest::new(vote(7, 1, true), 2, Some(log_id(7, 8)));
     assert_eq!(decode_transfer(encode_transfer(&transfer)), Ok(transfer));

@@ -131,6 +131,8 @@ fn mistakes_are_told_before_anything_is_sent() {
         ("lock a --signee b --token 0", "a token is an integer"),
         ("lock a --signee b --endpoints ftp://a", "KEYWARD_ENDPOINTS"),
         ("lock a --signee b --log =", "--log (KEYWARD_LOG)"),
+        ("lock a --signee b --log inof", "`inof` is neither a level (error, warn, info"),
+        ("serve --id 1 --members 1=a:1 --data-dir x --log keywrd=info", "`keywrd` is neither"),
         ("list --limit 0", "1..=1000"),
     ] {
         let refused = output(keyward(line));

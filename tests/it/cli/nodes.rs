@@ -71,6 +71,15 @@ fn dev_keeps_the_data_of_a_named_folder() {
 }
 
 #[test]
+fn a_cluster_starts_and_stops_without_a_warning() {
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let run = output(keyward(&format!("dev --log warn -- {program} lock a --signee me")));
+    assert_code(&run, 0);
+    let said = stderr(&run);
+    assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
+}
+
+#[test]
 fn a_data_folder_is_printed_offline_with_its_damage() {
     let temp = tempfile::tempdir().unwrap();
     let inspect = |options: &str| {
