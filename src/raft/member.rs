@@ -12,19 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, RaftMetrics};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::lock::{Loader, State};
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction};
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::config::{Settings, raft_config};
+use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Peers, Ways};
 use crate::raft::state_machine::{Machine, Replica, StateMachine, decode_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
+use crate::raft::vigil::Vigil;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::{
     Checkpoint, Disk, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
@@ -163,8 +165,10 @@ pub(crate) struct Member {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
-    /// Rings when the leader's append exchange has ended, for whatever reason.
-    pub(crate) exchange_ended: Arc<Notify>,
+    /// What is known of the leader's end.
+    pub(crate) vigil: Arc<Vigil>,
+    /// Who leads, for whoever waits to know it.
+    pub(crate) leadership: watch::Sender<Leadership>,
     phase: watch::Sender<Phase>,
     /// Whether it is on the disk that this node takes part.
     joined: AtomicBool,
@@ -205,10 +209,11 @@ impl Member {
             ways,
             retire,
         ));
+        let vigil = Arc::<Vigil>::default();
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone()),
+            Network::new(peers.clone(), Arc::clone(&vigil)),
             LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -225,7 +230,8 @@ impl Member {
             clock: options.clock,
             timing: options.settings.timing,
             stop,
-            exchange_ended: Arc::default(),
+            vigil,
+            leadership: watch::Sender::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: AtomicBool::new(facts.joined),
             feeder: std::sync::Mutex::new(feeder),

@@ -10,7 +10,7 @@
 //!   copy of the state; [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
 //!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
-//!   notices a leader's end.
+//!   notices a leader's end, [`leadership`] tells who waits for the next.
 
 pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
@@ -19,6 +19,7 @@ pub(crate) mod config;
 pub(crate) mod describe;
 pub(crate) mod hello;
 pub(crate) mod inbound;
+pub(crate) mod leadership;
 pub(crate) mod log_store;
 pub(crate) mod member;
 pub(crate) mod network;

@@ -37,6 +37,7 @@ use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths
 use crate::raft::sparing::{Sparing, periods};
 use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{MemberNode, TypeConfig, Vote};
+use crate::raft::vigil::Vigil;
 use crate::storage::Snapshots;
 use crate::storage::snapshots::StoredSnapshot;
 use crate::task::blocking;
@@ -60,11 +61,12 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Makes the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,
+    vigil: Arc<Vigil>,
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>) -> Self {
-        Self { peers }
+    pub(crate) fn new(peers: Arc<Peers>, vigil: Arc<Vigil>) -> Self {
+        Self { peers, vigil }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -73,6 +75,7 @@ impl Network {
             addr: self.peers.addr(target, Some(&node.peer_addr)).unwrap_or_default().to_owned(),
             node: node.clone(),
             peers: self.peers.clone(),
+            vigil: self.vigil.clone(),
             pipelined,
         }
     }
@@ -100,6 +103,7 @@ pub(crate) struct Connection {
     addr: String,
     node: MemberNode,
     peers: Arc<Peers>,
+    vigil: Arc<Vigil>,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -465,8 +469,12 @@ impl<'s> Exchange<'s> {
             match exchange.next().await {
                 Ok(Some(Ok(log_id))) => Some((Ok(Ok(log_id)), Some(exchange))),
                 Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
-                Ok(None) => None,
+                Ok(None) => {
+                    exchange.connection.vigil.lose();
+                    None
+                }
                 Err(error) => {
+                    exchange.connection.vigil.lose();
                     let error = exchange.connection.rpc_error(RPCTypes::AppendEntries, &error);
                     Some((Err(error), None))
                 }

@@ -58,6 +58,8 @@ pub(crate) struct Replica {
     pub(crate) stampers: CurrentStamper,
     /// Rings after entries were applied.
     pub(crate) applied_bell: Notify,
+    /// Rings when a term has begun here, after which its leader may stamp.
+    pub(crate) term_begun: Notify,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
 }
@@ -68,6 +70,7 @@ impl Replica {
             machine: RwLock::new(machine),
             stampers: CurrentStamper::default(),
             applied_bell: Notify::new(),
+            term_begun: Notify::new(),
             clock,
             rho_ppm,
         }
@@ -86,6 +89,7 @@ impl Replica {
     /// Begins to stamp in a term, from this cluster time on, which is now.
     pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
         self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock));
+        self.term_begun.notify_one();
     }
 
     /// Applies one entry. Data of ours that does not decode stops the node.
