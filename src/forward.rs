@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::lock;
 use crate::node::{Node, command_of, deadline};
 use crate::planted::{self, Bug};
+use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
@@ -35,8 +36,8 @@ use courier::{Courier, Leader};
 use wire::{Answer, Request};
 
 /// How long a request waits for a leader to become known, at most and at most for half of its own
-/// time. About as long as an election takes once it has begun; a dead leader that is not yet known
-/// to be dead is not waited for.
+/// time. Longer than an election takes once it has begun; a dead leader that is not yet known to be
+/// dead is not waited for.
 const LEADER_WAIT: Duration = Duration::from_millis(500);
 
 /// Answers on any node: itself if it leads, else the leader in one hop.
@@ -90,12 +91,12 @@ impl Forwarding {
     /// Where the leader is; `None` if it is here.
     async fn leader(&self, deadline: Deadline) -> Result<Option<Leader>, Error> {
         let member = self.node.member();
-        let mut known = member.metrics_ref(|metrics| metrics.current_leader);
+        let mut known = member.leadership.borrow().leader;
         if known.is_none() {
             let wait = LEADER_WAIT.min(deadline.remaining() / 2);
             // Boxed, here and where a request is sent on, so that the futures of the many requests
             // that need neither stay small: they are moved about on their way to the executor.
-            known = Box::pin(self.await_leader(wait)).await;
+            known = Box::pin(leadership::wait_for(member, wait, |known| known.leader)).await;
         }
         let Some(id) = known else { return Err(Error::unavailable("no leader is known")) };
         if id == member.id {
@@ -107,15 +108,6 @@ impl Forwarding {
             return Err(Error::unavailable(format!("node {id} leads, its address is not known")));
         };
         Ok(Some(Leader { id, uuid: node.as_ref().map(|node| node.uuid), addr: addr.to_owned() }))
-    }
-
-    async fn await_leader(&self, wait: Duration) -> Option<u64> {
-        let raft = &self.node.member().raft;
-        let known = raft
-            .wait(Some(wait))
-            .metrics(|metrics| metrics.current_leader.is_some(), "a leader")
-            .await;
-        known.ok().and_then(|metrics| metrics.current_leader)
     }
 
     fn send_on(

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::lock::{self, Command, Decision};
 use crate::planted::{self, Bug};
 use crate::raft::compaction;
+use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
@@ -49,6 +50,10 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// While time is to pass without any request, the cluster clock moves at least this often, so that
 /// what a read says about remaining time is at most this old.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a request waits for a leader that has just been elected, at most and at most for half
+/// of its own time. One that has won no majority over by then will not soon.
+const BEGINNING: Duration = Duration::from_millis(500);
 
 /// How soon a leader that has lost touch with its majority looks again whether time may pass.
 const OUT_OF_TOUCH: Duration = Duration::from_millis(100);
@@ -111,6 +116,7 @@ impl Node {
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_clocks().await }));
         tasks.spawn(of_host(absence::keep(member.clone())));
+        tasks.spawn(of_host(leadership::follow(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
         Ok(Self {
@@ -225,6 +231,21 @@ impl Node {
         leading(&self.inner.member)
     }
 
+    /// As [`Node::leading`]; a node that has just been elected is waited for until its own entry
+    /// of the term is applied, which is a sync on a majority away.
+    async fn begun(&self, deadline: Deadline) -> Result<Leading, Error> {
+        let member = &self.inner.member;
+        if is_beginning(member) {
+            let wait = BEGINNING.min(deadline.remaining() / 2);
+            let begun =
+                leadership::wait_for(member, wait, |_| (!is_beginning(member)).then_some(()));
+            // Boxed: hardly any request needs it, and its future is moved about with each of them.
+            // Whatever came of it, the next line says it.
+            let _ = Box::pin(begun).await;
+        }
+        leading(member)
+    }
+
     /// What comes of a command, if this node leads.
     ///
     /// # Errors
@@ -236,7 +257,7 @@ impl Node {
     ) -> Result<Decision, Error> {
         let _admitted = self.admit()?;
         // Looked at again when the proposal is made; here so that a refusal waits in no queue.
-        self.leading()?;
+        self.begun(deadline).await?;
         self.inner.proposer.propose(command, deadline).await
     }
 
@@ -247,10 +268,10 @@ impl Node {
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let count = commands.len();
-        let admitted = self.admit_many(count).and_then(|admitted| {
-            self.leading()?;
-            Ok(admitted)
-        });
+        let admitted = match self.admit_many(count) {
+            Ok(admitted) => self.begun(deadline).await.map(|_| admitted),
+            Err(error) => Err(error),
+        };
         match admitted {
             Ok(_admitted) => self.inner.proposer.propose_many(commands, deadline).await,
             Err(error) => vec![Err(error); count],
@@ -283,7 +304,7 @@ impl Node {
         if !options.stale && !planted::active(Bug::UnconfirmedRead) {
             let deadline = deadline(&options.call);
             let _admitted = self.admit()?;
-            self.leading()?;
+            self.begun(deadline).await?;
             self.inner.reader.confirm(deadline).await?;
         } else if self.inner.member.identity.facts().cluster.is_none() {
             // Its empty state is no cluster's, however old.

@@ -21,7 +21,7 @@ use keyward::clock::{Clock, SystemClock};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -34,6 +34,9 @@ const CHUNKS_IN_FLIGHT: usize = 1024;
 /// How much later a lost packet arrives: the least time after which Linux sends again.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
+/// The connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
 /// What is wrong with a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fault {
@@ -42,6 +45,9 @@ pub enum Fault {
     None,
     /// Connections are closed and new ones are closed at once, as by a process that has died.
     Refused,
+    /// The system refuses new connections, as where nobody listens or a firewall rejects them; open
+    /// ones go on.
+    Closed,
     /// Nothing arrives in either direction and nobody is told, as by an unplugged cable. What was
     /// sent meanwhile arrives when the link is healed, as TCP sends it again.
     Silent,
@@ -79,7 +85,7 @@ enum Direction {
 impl Condition {
     fn passes(self, direction: Direction) -> bool {
         match self.fault {
-            Fault::None | Fault::ResetInAnswer => true,
+            Fault::None | Fault::Closed | Fault::ResetInAnswer => true,
             Fault::Refused | Fault::Silent | Fault::HalfOpen => false,
             Fault::AnswersHeld => direction == Direction::Request,
             Fault::RequestsHeld => direction == Direction::Answer,
@@ -107,6 +113,15 @@ pub struct Link {
     target: Arc<Mutex<Option<SocketAddr>>>,
     condition: watch::Sender<Condition>,
     task: JoinHandle<()>,
+    _keeper: TcpSocket,
+}
+
+/// A socket that may share its port.
+fn socket_at(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Link {
@@ -115,12 +130,14 @@ impl Link {
     /// # Errors
     /// If there is no free port.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
+        // Bound and not listening, it keeps the port while nobody else has it.
+        let keeper = socket_at(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let address = keeper.local_addr()?;
+        let listener = socket_at(address)?.listen(BACKLOG)?;
         let target = Arc::new(Mutex::new(None));
         let (condition, receiver) = watch::channel(Condition::default());
         let task = tokio::spawn(accept(listener, Arc::clone(&target), receiver));
-        Ok(Self { address, target, condition, task })
+        Ok(Self { address, target, condition, task, _keeper: keeper })
     }
 
     /// Where the link is entered.
@@ -153,13 +170,38 @@ impl Drop for Link {
 async fn accept(
     listener: TcpListener,
     target: Arc<Mutex<Option<SocketAddr>>>,
-    condition: watch::Receiver<Condition>,
+    mut condition: watch::Receiver<Condition>,
 ) {
+    let Ok(address) = listener.local_addr() else { return };
+    let mut listener = Some(listener);
     // The connections live in this set: they end with the task.
     let mut connections = JoinSet::new();
     loop {
+        let closed = condition.borrow_and_update().fault == Fault::Closed;
+        let open = match listener.take().filter(|_| !closed) {
+            Some(open) => Some(open),
+            None if closed => None,
+            None => socket_at(address).and_then(|socket| socket.listen(BACKLOG)).ok(),
+        };
+        let accepted = async {
+            match &open {
+                Some(open) => open.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            changed = condition.changed() => {
+                listener = open;
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        listener = open;
         // A connection that was reset before it was accepted is not the listener's end.
-        let Ok((near, _)) = listener.accept().await else { continue };
+        let Ok((near, _)) = accepted else { continue };
         while connections.try_join_next().is_some() {}
         let target = *target.lock().unwrap_or_else(PoisonError::into_inner);
         connections.spawn(carry(near, target, condition.clone()));
@@ -337,6 +379,36 @@ mod tests {
         link.fault(Fault::None);
         let mut healed = connect(&link).await;
         assert!(exchange(&mut healed, SOON).await.expect("in time").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_closed_link_refuses_new_connections_and_keeps_old_ones() {
+        let link = link_to_echo().await;
+        let mut old = connect(&link).await;
+        assert!(exchange(&mut old, SOON).await.expect("in time").is_ok());
+        for _ in 0..3 {
+            link.fault(Fault::Closed);
+            let until = SystemClock.raw() + SOON;
+            while let Err(error) = refused(&link).await {
+                assert!(SystemClock.raw() < until, "{error}");
+            }
+            assert!(exchange(&mut old, SOON).await.expect("in time").is_ok());
+            link.fault(Fault::None);
+            let until = SystemClock.raw() + SOON;
+            while TcpStream::connect(link.address()).await.is_err() {
+                assert!(SystemClock.raw() < until, "it does not listen again");
+            }
+            let mut new = connect(&link).await;
+            assert!(exchange(&mut new, SOON).await.expect("in time").is_ok());
+        }
+    }
+
+    /// Whether the system says that nobody listens.
+    async fn refused(link: &Link) -> Result<(), String> {
+        match TcpStream::connect(link.address()).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     #[tokio::test]

@@ -1,17 +1,26 @@
 //! Simulated clusters: seed after seed, and the same seed twice.
 //!
-//! `SIM_SEEDS=A..B` chooses the seeds. `scripts/simulate` is for everything else: more of them, and
-//! one of them with its trace. [`scenarios`] are runs that are written down, one fault each.
+//! `SIM_SEEDS=A..B` chooses the seeds, `SIM_FAILOVERS=N` how many leaders die. `scripts/simulate` is
+//! for everything else: more seeds, and one of them with its trace. [`scenarios`] are runs that are
+//! written down, one fault each.
 
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
 
 use std::ops::Range;
 
+use std::time::Duration;
+
+use cluster_tests::sim::failover::Failovers;
 use cluster_tests::sim::{Schedule, command, many, run};
+use keyward::node::Profile;
+use keyward::sim::Death;
 
 /// What is run when nobody says.
 const SEEDS: Range<u64> = 0..200;
+
+/// So many leaders die in each way, where elections are looked at alone.
+const FAILOVERS: u64 = 100;
 
 /// These are run twice.
 const TWICE: Range<u64> = 0..6;
@@ -53,4 +62,30 @@ fn seeds_are_one_or_a_range() {
     for wrong in ["", "9..2", "3..3", "x", "1..", "-1", "18446744073709551615"] {
         assert!(many::seeds(wrong).is_err(), "{wrong}");
     }
+}
+
+/// Prints what was seen, for whoever wants to compare.
+fn failovers(death: Death) -> Failovers {
+    let seeds = std::env::var("SIM_FAILOVERS").ok().and_then(|seeds| seeds.parse().ok());
+    let seen = Failovers::of(0..seeds.unwrap_or(FAILOVERS), Profile::Stable, death);
+    let ms = |share| seen.percentile(share).as_millis();
+    println!("{death:?}: terms {:?}, p50 {} ms, p99 {} ms", seen.terms, ms(50), ms(99));
+    seen
+}
+
+#[test]
+fn a_machine_that_falls_silent_costs_one_term_and_no_split_vote() {
+    let seen = failovers(Death::PowerCut);
+    let one = seen.terms[0];
+    assert!(one * 100 >= seen.took.len() * 99, "{:?}", seen.terms);
+    assert!(seen.percentile(50) <= Duration::from_millis(750), "{:?}", seen.percentile(50));
+}
+
+#[test]
+fn a_process_that_ends_is_replaced_before_its_lease_runs_out() {
+    let seen = failovers(Death::Killed);
+    let one = seen.terms[0];
+    assert!(one * 100 >= seen.took.len() * 99, "{:?}", seen.terms);
+    assert!(seen.percentile(50) <= Duration::from_millis(120), "{:?}", seen.percentile(50));
+    assert!(seen.percentile(99) <= Duration::from_millis(400), "{:?}", seen.percentile(99));
 }

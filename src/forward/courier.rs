@@ -184,6 +184,8 @@ impl Courier {
                 Err(error) => open(&reads, &error.to_string()),
             },
             Err(error @ (CallError::Connect { .. } | CallError::Refused { .. })) => {
+                // What cannot be reached may be gone.
+                self.node.member().vigil.look();
                 vec![Err(Error::unavailable(error.to_string())); reads.len()]
             }
             Err(

@@ -13,32 +13,42 @@ use crate::storage::LogOptions;
 /// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profile {
-    /// A new leader within about a second; when the leader's process ends, within some 0.4
+    /// A new leader within about a second; when the leader's process ends, within some 0.1
     /// seconds. No election under load on two busy cores.
     #[default]
     Stable,
-    /// A new leader within about half a second; when the leader's process ends, within some 0.3
+    /// A new leader within about half a second; when the leader's process ends, within some 0.1
     /// seconds. For quiet machines and for tests.
     Fast,
 }
 
+/// The members campaign one after the other, as far apart as a campaign takes: two rounds, and a sync
+/// of the vote at both ends. Half of it is in the lease, which a campaign waits out too.
+const APART: Duration = Duration::from_millis(60);
+
+/// openraft draws each time-out from a range, which may not be empty. Who goes first is not left to
+/// chance: two that draw alike would split the votes, and again with the same odds.
+const RANGE: Duration = Duration::from_millis(5);
+
 impl Profile {
-    fn timing(self) -> Timing {
-        let (heartbeat, election_min, election_max) = match self {
-            // A follower waits out the leader's lease (0.35 s) and 0.3 to 0.35 s more: six lost
+    /// The times of the member that so many others go before.
+    fn timing(self, before: u32) -> Timing {
+        let (heartbeat, lease) = match self {
+            // The first follower waits out the leader's lease (0.31 s) and as long again: six lost
             // heartbeats in a row, and no append between them. When it knows that the leader's
-            // process has ended, it waits for the lease alone.
-            Self::Stable => (100, 300, 350),
-            // The lease is 250 ms: eight lost heartbeats, but of a faster kind, which a machine with
+            // process has ended, it waits for neither.
+            Self::Stable => (100, 315),
+            // The lease is 210 ms: eight lost heartbeats, but of a faster kind, which a machine with
             // nothing to spare may well lose.
-            Self::Fast => (50, 150, 250),
+            Self::Fast => (50, 210),
         };
-        Timing {
-            heartbeat: Duration::from_millis(heartbeat),
-            election_min: Duration::from_millis(election_min),
-            election_max: Duration::from_millis(election_max),
-        }
+        timing(Duration::from_millis(heartbeat), Duration::from_millis(lease), before)
     }
+}
+
+fn timing(heartbeat: Duration, lease: Duration, before: u32) -> Timing {
+    let election_max = lease + APART / 2 * before;
+    Timing { heartbeat, election_min: election_max.saturating_sub(RANGE), election_max }
 }
 
 /// An initial member of the cluster.
@@ -70,6 +80,9 @@ pub struct NodeConfig {
     /// A segment of the log has so many bytes. Only tests, which want many of them, have a reason to
     /// choose.
     pub segment_bytes: u64,
+    /// A lease of this length instead of the profile's. Only tests, which want to know what does
+    /// not wait for it, have a reason to choose.
+    pub lease: Option<Duration>,
     /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
     pub max_requests: usize,
     /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
@@ -95,6 +108,7 @@ impl NodeConfig {
             // A follower that was away for a moment catches up from the log.
             log_kept: 10_000,
             segment_bytes: LogOptions::default().segment_bytes,
+            lease: None,
             // Some twenty times what saturates two cores.
             max_requests: 4096,
             debug_clock: None,
@@ -130,6 +144,16 @@ impl NodeConfig {
         Ok(())
     }
 
+    fn timing(&self) -> Timing {
+        let before = self.members.keys().filter(|id| **id < self.id).count();
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let Timing { heartbeat, .. } = self.profile.timing(before);
+        match self.lease {
+            Some(lease) => timing(heartbeat, lease, before),
+            None => self.profile.timing(before),
+        }
+    }
+
     pub(crate) fn options(&self, clock: Arc<dyn Clock>) -> Options {
         Options {
             id: self.id,
@@ -137,7 +161,7 @@ impl NodeConfig {
             client_addr: self.client_addr.clone(),
             home: Home::Folder { path: self.data_dir.clone(), segment_bytes: self.segment_bytes },
             settings: Settings {
-                timing: self.profile.timing(),
+                timing: self.timing(),
                 snapshot_every: self.snapshot_every,
                 log_kept: self.log_kept,
             },

@@ -11,7 +11,8 @@ pub(crate) struct Timing {
     pub(crate) heartbeat: Duration,
     /// A follower asks for votes between this long…
     pub(crate) election_min: Duration,
-    /// …and this long after the leader's lease, which is as long as this, has run out.
+    /// …and this long after the leader's lease, which is as long as this, has run out. Each member
+    /// has its own, so that they do not ask at the same moment.
     pub(crate) election_max: Duration,
 }
 

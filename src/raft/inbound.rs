@@ -10,7 +10,7 @@ use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::AppendEntriesRequest;
 use openraft::storage::Snapshot;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
@@ -19,6 +19,7 @@ use crate::raft::hello::{Hello, Refusal};
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
+use crate::raft::vigil::Open;
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -133,6 +134,7 @@ impl Member {
             Call::Identity => unreachable!("answered above"),
             Call::Append => {
                 let request = codec::decode_append(message)?;
+                self.vigil.hear();
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
                 if request.entries.is_empty() {
@@ -147,12 +149,16 @@ impl Member {
             }
             Call::Vote => {
                 let request = codec::decode_vote_request(message)?;
+                self.drop_lease_after_the_end(&request).await?;
                 let response = self.raft.vote(request).await.map_err(fatal)?;
                 Ok(codec::encode_vote_response(&response))
             }
             Call::PreVote => {
                 let request = codec::decode_vote_request(message)?;
-                let response = self.raft.pre_vote(request).await.map_err(fatal)?;
+                let mut response = self.raft.pre_vote(request.clone()).await.map_err(fatal)?;
+                if !response.vote_granted {
+                    response.vote_granted = self.would_vote_after_the_end(&request);
+                }
                 Ok(codec::encode_vote_response(&response))
             }
             Call::Confirm => {
@@ -215,11 +221,12 @@ impl Member {
     ) -> Result<BoxStream<'static, Result<Bytes, InboundError>>, InboundError> {
         self.admit()?;
         self.take_part().await?;
-        let end = ExchangeEnd(Arc::clone(&self.exchange_ended));
+        let open = Open::new(&self.vigil);
         let requests = requests
             .map(move |message| {
-                let ExchangeEnd(_) = &end;
-                Ok::<_, InboundError>(codec::decode_append(message?)?)
+                let message = message?;
+                open.hear();
+                Ok::<_, InboundError>(codec::decode_append(message)?)
             })
             .take_while(|request| {
                 match request {
@@ -298,15 +305,6 @@ impl Member {
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
-    }
-}
-
-/// Lives as long as an append exchange, and says when it has ended.
-struct ExchangeEnd(Arc<Notify>);
-
-impl Drop for ExchangeEnd {
-    fn drop(&mut self) {
-        self.0.notify_one();
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{Instant as _, Raft, RaftMetrics};
-use tokio::sync::{Notify, OnceCell, oneshot, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::lock::{FEATURE_LEVEL, Loader, State};
@@ -20,12 +20,14 @@ use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introdu
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
+use crate::raft::leadership::Leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Own, Peers, Ways};
 use crate::raft::state_machine::{Machine, Replica, StateMachine, read_state, snapshot_meta};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
+use crate::raft::vigil::Vigil;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::log::Fatal;
 use crate::storage::{
@@ -171,8 +173,10 @@ pub(crate) struct Member {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
-    /// Rings when the leader's append exchange has ended, for whatever reason.
-    pub(crate) exchange_ended: Arc<Notify>,
+    /// What is known of the leader's end.
+    pub(crate) vigil: Arc<Vigil>,
+    /// Who leads, for whoever waits to know it.
+    pub(crate) leadership: watch::Sender<Leadership>,
     /// When this node writes snapshots.
     pub(crate) thresholds: Thresholds,
     /// Held while a snapshot from the leader is decoded and installed.
@@ -214,10 +218,11 @@ impl Member {
         };
         let peers = Arc::new(Peers::new(own, ways, stop.clone()));
         let failures = Arc::<Failures>::default();
+        let vigil = Arc::<Vigil>::default();
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone(), failures.clone()),
+            Network::new(peers.clone(), failures.clone(), Arc::clone(&vigil)),
             LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -235,7 +240,8 @@ impl Member {
             clock: options.clock,
             timing: options.settings.timing,
             stop,
-            exchange_ended: Arc::default(),
+            vigil,
+            leadership: watch::Sender::default(),
             thresholds,
             installing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),

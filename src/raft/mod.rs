@@ -11,7 +11,8 @@
 //!   [`stamper`] tells the cluster clock.
 //! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
 //!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
-//!   notices a leader's end, and [`absence`] reports the members that a leader has lost.
+//!   notices a leader's end, [`leadership`] tells who waits for the next, and [`absence`] reports the
+//!   members that a leader has lost.
 
 pub(crate) mod absence;
 pub(crate) mod bootstrap;
@@ -23,6 +24,7 @@ pub(crate) mod describe;
 mod fields;
 pub(crate) mod hello;
 pub(crate) mod inbound;
+pub(crate) mod leadership;
 pub(crate) mod log_store;
 pub(crate) mod member;
 pub(crate) mod network;

@@ -39,6 +39,7 @@ use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths
 use crate::raft::sparing::{Sparing, periods};
 use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote, stored_vote};
+use crate::raft::vigil::Vigil;
 use crate::storage::snapshots::StoredSnapshot;
 use crate::storage::{Snapshots, Uuid};
 use crate::task::blocking;
@@ -69,6 +70,7 @@ pub(crate) struct Network {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
     failures: Arc<Failures>,
+    vigil: Arc<Vigil>,
 }
 
 /// The last entry that each member has acknowledged in a term of this node's.
@@ -93,8 +95,8 @@ impl Acknowledged {
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>, failures: Arc<Failures>) -> Self {
-        Self { peers, acknowledged: Arc::default(), failures }
+    pub(crate) fn new(peers: Arc<Peers>, failures: Arc<Failures>, vigil: Arc<Vigil>) -> Self {
+        Self { peers, acknowledged: Arc::default(), failures, vigil }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -105,6 +107,7 @@ impl Network {
             peers: self.peers.clone(),
             acknowledged: self.acknowledged.clone(),
             failures: self.failures.clone(),
+            vigil: self.vigil.clone(),
             pipelined,
         }
     }
@@ -134,6 +137,7 @@ pub(crate) struct Connection {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
     failures: Arc<Failures>,
+    vigil: Arc<Vigil>,
     /// Whether appends are the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -544,8 +548,12 @@ impl<'s> Exchange<'s> {
             match exchange.next().await {
                 Ok(Some(Ok(log_id))) => Some((Ok(Ok(log_id)), Some(exchange))),
                 Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
-                Ok(None) => None,
+                Ok(None) => {
+                    exchange.connection.vigil.lose();
+                    None
+                }
                 Err(error) => {
+                    exchange.connection.vigil.lose();
                     let error = exchange.connection.rpc_error(RPCTypes::AppendEntries, &error);
                     Some((Err(error), None))
                 }

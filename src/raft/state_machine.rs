@@ -100,6 +100,8 @@ pub(crate) struct Replica {
     pub(crate) compaction: Compaction,
     /// Rings when a leader has found that its clocks have come apart.
     pub(crate) clocks_bell: Notify,
+    /// Rings when a term has begun here, after which its leader may stamp.
+    pub(crate) term_begun: Notify,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
 }
@@ -115,6 +117,7 @@ impl Replica {
             applied_bell: Notify::new(),
             compaction,
             clocks_bell: Notify::new(),
+            term_begun: Notify::new(),
             clock,
             rho_ppm,
         }
@@ -182,6 +185,7 @@ impl Replica {
     /// Begins to stamp in a term, from this cluster time on, which is now.
     pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
         self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock), &*self.clock);
+        self.term_begun.notify_one();
     }
 
     /// Applies one entry; its decisions are empty if nobody wants them. Data of ours that does not

@@ -1,32 +1,55 @@
-//! Notices that the leader's process has ended before the election's timer does.
+//! Notices that the leader's process has ended, long before the election's timer does.
 //!
 //! When a process ends, its connections are closed at once, and its port refuses new ones; when a
 //! machine or a network fails, there is only silence. So whenever the leader's append exchange
-//! ends, this asks the leader's port who is there. Refused means that nobody listens, and then the
-//! node campaigns as soon as the lease that it granted has run out, instead of waiting out its
-//! timer besides. Anything else, an answer or silence, is left to the timer.
+//! ends, this asks the leader's port who is there. Refused means that nobody listens. A leader that
+//! works notices the same end, and says with a heartbeat that it is still there. A node that has no
+//! exchange with the leader any more, is refused again and again, and hears nothing meanwhile,
+//! *finds the leader gone*. Silence, and any answer, are left to the timer.
 //!
-//! It is a hint and no more: the campaign begins with a pre-vote, which every voter refuses while
-//! its own lease lasts, or while it follows a leader that is alive.
+//! A port may refuse for another reason while its leader works: a firewall, a proxy. What a node
+//! finds alone therefore changes nothing. It asks the other voters whether they would vote for it,
+//! as before any election. They refuse while they have heard from the leader within its lease,
+//! unless they find it gone too. Only when a majority would vote does a node drop the lease that it
+//! granted; a voter drops its own only for the vote that follows, and only if it finds the leader
+//! gone itself.
+//!
+//! Nothing that was acknowledged rests on a lease: votes are durable and by majority, and so is
+//! every commit and the confirmation of every read. A lease only keeps elections from being held
+//! without need. A mistake would cost an election, and nothing else.
+//!
+//! openraft has no call to drop a lease. It does so when it is told that the leader hands over to
+//! another node, and that message changes nothing else here: it never makes its receiver a
+//! candidate unless it names the receiver.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use tokio::sync::Notify;
 
 use crate::clock::Deadline;
+use crate::raft::codec;
 use crate::raft::member::{Member, Phase};
 use crate::raft::peer::{CallError, Lane, paths};
+use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote};
 
-/// How long the leader's port may take to refuse: a round trip, with room for a busy machine.
+/// How long the leader's port may take to refuse, and a voter to answer: a round trip, with room
+/// for a busy machine.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often it is asked: connections that were idle in a pool fail first.
-const PROBES: u32 = 4;
+/// Between two probes, and between two rounds of asking the voters.
+const BETWEEN: Duration = Duration::from_millis(10);
 
-/// Between two probes: a process that is being killed may close one socket before the other.
-const BETWEEN: Duration = Duration::from_millis(15);
+/// For so long the port must have refused and nothing have been heard since the exchange ended: time
+/// for the heartbeat of a leader that works, on a busy machine. If the exchange ended at some
+/// earlier time, a heartbeat is waited for besides.
+const QUIET: Duration = Duration::from_millis(40);
 
 /// Beyond the lease: what had come from the leader before its end is being dealt with.
 const MARGIN: Duration = Duration::from_millis(10);
@@ -35,65 +58,379 @@ const MARGIN: Duration = Duration::from_millis(10);
 /// rounds and a sync each is over by then, unless its log is behind.
 const APART: Duration = Duration::from_millis(60);
 
+/// What a node knows of its leader's end.
+#[derive(Default)]
+pub(crate) struct Vigil {
+    /// Rings when the leader's append exchange has ended, for whatever reason, and when another
+    /// voter says that it would end the leader's term.
+    look: Notify,
+    /// Rings when [`Vigil::finds_gone`] may answer otherwise than before.
+    judged: Notify,
+    /// Rings on the leader when one of its exchanges has ended.
+    lost: Notify,
+    /// Counts what has been heard from leaders.
+    heard: AtomicU64,
+    exchanges: Mutex<Exchanges>,
+    gone: Mutex<Option<Gone>>,
+    /// Whether there is something in `gone`.
+    noted: AtomicBool,
+}
+
+/// The append exchanges that leaders have with this node.
+#[derive(Clone, Copy, Default)]
+struct Exchanges {
+    open: usize,
+    /// What had been heard when the last one ended.
+    ended: Option<u64>,
+}
+
+/// Nobody listens where a leader was.
+#[derive(Clone, Copy)]
+struct Gone {
+    /// The leader's vote.
+    vote: Vote,
+    /// What had been heard by then.
+    heard: u64,
+    /// Whether a voter whose turn comes earlier has asked and cannot win.
+    passed_on: bool,
+}
+
+impl Vigil {
+    /// Something has come from a leader.
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        // Hardly ever so: whoever waits for another leader must know.
+        if self.noted.load(Ordering::Relaxed) {
+            self.judge(None);
+        }
+    }
+
+    /// There is a reason to look whether the leader is still there.
+    pub(crate) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// One of this node's own exchanges, as a leader, has ended.
+    pub(crate) fn lose(&self) {
+        self.lost.notify_one();
+    }
+
+    /// Returns when [`Vigil::finds_gone`] may answer otherwise than before.
+    pub(crate) async fn judged(&self) {
+        self.judged.notified().await;
+    }
+
+    /// Whether the port of the leader with this vote refuses, it has no exchange with this node, and
+    /// nothing has been heard since.
+    pub(crate) fn finds_gone(&self, vote: &Vote) -> bool {
+        let gone = *self.gone();
+        gone.is_some_and(|gone| gone.vote == *vote && gone.heard == self.heard())
+            && self.exchanges().open == 0
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Notes that whose turn comes earlier cannot win.
+    fn pass_on(&self) {
+        if let Some(gone) = &mut *self.gone() {
+            gone.passed_on = true;
+        }
+    }
+
+    fn is_passed_on(&self) -> bool {
+        self.gone().is_some_and(|gone| gone.passed_on)
+    }
+
+    fn judge(&self, gone: Option<Gone>) {
+        self.noted.store(gone.is_some(), Ordering::Relaxed);
+        *self.gone() = gone;
+        self.judged.notify_one();
+    }
+
+    fn exchanges(&self) -> MutexGuard<'_, Exchanges> {
+        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Option<Gone>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lives as long as an append exchange that a leader has with this node.
+pub(crate) struct Open(Arc<Vigil>);
+
+impl Open {
+    pub(crate) fn new(vigil: &Arc<Vigil>) -> Self {
+        vigil.exchanges().open += 1;
+        Self(Arc::clone(vigil))
+    }
+
+    /// Something has come over it.
+    pub(crate) fn hear(&self) {
+        self.0.hear();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let heard = self.0.heard();
+        let mut exchanges = self.0.exchanges();
+        exchanges.open -= 1;
+        exchanges.ended = Some(heard);
+        drop(exchanges);
+        self.0.look();
+    }
+}
+
 /// Watches for as long as it is polled.
 pub(crate) async fn keep(member: Arc<Member>) {
     loop {
-        member.exchange_ended.notified().await;
-        watch_over(&member).await;
-    }
-}
-
-async fn watch_over(member: &Member) {
-    let (term, leader, voters) = member.metrics_ref(|metrics| {
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        (metrics.current_term, metrics.current_leader, voters)
-    });
-    let may_campaign = matches!(member.phase(), Phase::Recovering | Phase::Ready);
-    let Some(leader) = leader.filter(|leader| *leader != member.id && may_campaign) else { return };
-    let before_me = voters.iter().filter(|id| **id != leader && **id < member.id).count();
-    let before_me = u32::try_from(before_me).unwrap_or(u32::MAX);
-    let turn = Deadline::after(
-        member.timing.election_max.saturating_add(MARGIN) + APART.saturating_mul(before_me),
-    );
-    if !is_gone(member, leader).await {
-        return;
-    }
-    tracing::info!(leader, "the leader's process has ended");
-    tokio::time::sleep(turn.remaining()).await;
-    let unchanged = member.metrics_ref(|metrics| {
-        metrics.current_term == term && metrics.current_leader == Some(leader)
-    });
-    // A core that has stopped is noticed elsewhere.
-    if unchanged && member.raft.trigger().elect(true).await.is_err() {
-        tracing::debug!("there is no core left to campaign");
-    }
-}
-
-/// Whether nobody listens where the leader was.
-async fn is_gone(member: &Member, leader: u64) -> bool {
-    let node = member.metrics_ref(|metrics| metrics.membership_config.get_node(&leader).cloned());
-    let logged = node.as_ref().map(|node| node.peer_addr.as_str());
-    let Some(addr) = member.peers.addr(leader, logged) else { return false };
-    let target = (leader, node.as_ref().map(|node| node.uuid), addr);
-    for _ in 0..PROBES {
-        let path = paths::IDENTITY;
-        let asked = member.peers.call(Lane::Control, target, path, Bytes::new(), PROBE_TIMEOUT);
-        match asked.await {
-            Err(error) if is_refused(&error) => return true,
-            // What ended with the process may be told as a broken connection first.
-            Err(CallError::Broken { .. } | CallError::Connect { .. }) => {}
-            Ok(_)
-            | Err(
-                CallError::Timeout { .. }
-                | CallError::Refused { .. }
-                | CallError::Distrusted { .. }
-                | CallError::Answer { .. }
-                | CallError::Status { .. },
-            ) => return false,
+        tokio::select! {
+            biased;
+            () = member.vigil.look.notified() => {}
+            () = member.vigil.lost.notified() => {
+                // Of no effect on a node that does not lead. A core that has stopped is noticed
+                // elsewhere.
+                if member.raft.trigger().heartbeat().await.is_err() {
+                    return;
+                }
+                continue;
+            }
         }
-        tokio::time::sleep(BETWEEN).await;
+        if let Some(watch) = Watch::over_the_leader(&member)
+            && let Err(stopped) = watch.keep().await
+        {
+            // A core that has stopped is noticed elsewhere.
+            tracing::debug!(%stopped, "there is no core left to campaign");
+        }
     }
-    false
+}
+
+/// One leader that may have ended.
+struct Watch<'a> {
+    member: &'a Member,
+    vote: Vote,
+    leader: u64,
+    node: Option<MemberNode>,
+    /// The voters but this node and the leader.
+    others: Vec<(u64, MemberNode)>,
+    quorum: usize,
+    /// Until the lease that was granted has run out: then it need not be dropped.
+    lease: Deadline,
+}
+
+impl<'a> Watch<'a> {
+    /// `None` if there is no leader that this node follows as a voter.
+    fn over_the_leader(member: &'a Member) -> Option<Self> {
+        let may_campaign = matches!(member.phase(), Phase::Recovering | Phase::Ready);
+        let lease = Deadline::after(member.timing.election_max.saturating_add(MARGIN));
+        member.metrics_ref(|metrics| {
+            let leader = metrics.current_leader.filter(|leader| *leader != member.id)?;
+            let membership = &metrics.membership_config;
+            let voters: Vec<u64> = membership.voter_ids().collect();
+            if !may_campaign || !voters.contains(&member.id) {
+                return None;
+            }
+            let others = voters.iter().filter(|id| **id != member.id && **id != leader);
+            let others = others.filter_map(|id| Some((*id, membership.get_node(id)?.clone())));
+            Some(Self {
+                member,
+                vote: metrics.vote,
+                leader,
+                node: membership.get_node(&leader).cloned(),
+                others: others.collect(),
+                quorum: voters.len() / 2 + 1,
+                lease,
+            })
+        })
+    }
+
+    async fn keep(&self) -> Result<(), Fatal<TypeConfig>> {
+        if !self.finds_gone().await {
+            return Ok(());
+        }
+        tracing::info!(leader = self.leader, "the leader's process has ended");
+        let before_me = self.others.iter().filter(|(id, _)| *id < self.member.id).count();
+        let apart = APART.saturating_mul(u32::try_from(before_me).unwrap_or(u32::MAX));
+        let turn = Deadline::after(apart);
+        while !turn.remaining().is_zero() && !self.member.vigil.is_passed_on() {
+            tokio::time::sleep(BETWEEN).await;
+        }
+        while self.is_unchanged() && !self.lease.remaining().is_zero() {
+            if self.would_win().await {
+                self.drop_lease().await?;
+                return self.member.raft.trigger().elect(true).await;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        // Too few find the leader gone, but the lease does not hold for ever.
+        tokio::time::sleep(apart).await;
+        if self.is_unchanged() {
+            return self.member.raft.trigger().elect(true).await;
+        }
+        Ok(())
+    }
+
+    /// Whether this is still the newest leader that is known, and it is still found gone.
+    fn is_unchanged(&self) -> bool {
+        let vote = self.member.metrics_ref(|metrics| metrics.vote);
+        vote == self.vote && self.member.vigil.finds_gone(&vote)
+    }
+
+    /// Asks the leader's port until it has refused for long enough with nothing heard meanwhile, or
+    /// says something else, or the lease has run out.
+    async fn finds_gone(&self) -> bool {
+        let vigil = &self.member.vigil;
+        let mut quiet: Option<(u64, Deadline)> = None;
+        while !self.lease.remaining().is_zero() {
+            let Exchanges { open, ended } = *vigil.exchanges();
+            let heard = vigil.heard();
+            if open > 0 {
+                return false;
+            }
+            match self.ask_port().await {
+                Port::Refuses => {
+                    let just_ended = ended == Some(heard);
+                    let wait = if just_ended { QUIET } else { self.heartbeat() + QUIET };
+                    let since = quiet.filter(|(before, _)| *before == heard);
+                    let (_, until) = since.unwrap_or_else(|| (heard, Deadline::after(wait)));
+                    quiet = Some((heard, until));
+                    let over = until.remaining().is_zero();
+                    if (just_ended || over) && !vigil.finds_gone(&self.vote) {
+                        vigil.judge(Some(Gone { vote: self.vote, heard, passed_on: false }));
+                    }
+                    if over && vigil.finds_gone(&self.vote) {
+                        return true;
+                    }
+                }
+                Port::Unclear => {}
+                Port::Answers => {
+                    vigil.judge(None);
+                    return false;
+                }
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        false
+    }
+
+    fn heartbeat(&self) -> Duration {
+        self.member.timing.heartbeat
+    }
+
+    async fn ask_port(&self) -> Port {
+        let logged = self.node.as_ref().map(|node| node.peer_addr.as_str());
+        let Some(addr) = self.member.peers.addr(self.leader, logged) else { return Port::Answers };
+        let target = (self.leader, self.node.as_ref().map(|node| node.uuid), addr);
+        // Connections of a pool which ended with the process are told as broken, each once.
+        for _ in 0..MOST_POOLED {
+            let path = paths::IDENTITY;
+            let peers = &self.member.peers;
+            match peers.call(Lane::Control, target, path, Bytes::new(), PROBE_TIMEOUT).await {
+                Err(error) if is_refused(&error) => return Port::Refuses,
+                Err(CallError::Broken { .. }) => {}
+                Err(CallError::Connect { .. }) => return Port::Unclear,
+                Ok(_)
+                | Err(
+                    CallError::Timeout { .. }
+                    | CallError::Refused { .. }
+                    | CallError::Distrusted { .. }
+                    | CallError::Answer { .. }
+                    | CallError::Status { .. },
+                ) => return Port::Answers,
+            }
+        }
+        Port::Unclear
+    }
+
+    /// Asks the other voters whether they would vote for this node in the next term.
+    async fn would_win(&self) -> bool {
+        let vote = Vote::new(self.vote.leader_id().term + 1, self.member.id);
+        let request = VoteRequest::new(vote, last_log_id(self.member));
+        let message = codec::encode_vote_request(&request);
+        let ask = async |(id, node): &(u64, MemberNode)| {
+            let peers = &self.member.peers;
+            let addr = peers.addr(*id, Some(&node.peer_addr))?;
+            let target = (*id, Some(node.uuid), addr);
+            let message = message.clone();
+            let asked =
+                peers.call(Lane::Control, target, paths::PRE_VOTE, message, PROBE_TIMEOUT).await;
+            let answer = codec::decode_vote_response(asked.ok()?).ok()?;
+            answer.vote_granted.then_some(())
+        };
+        let asked = futures::future::join_all(self.others.iter().map(ask)).await;
+        1 + asked.into_iter().flatten().count() >= self.quorum
+    }
+
+    /// Ends the lease that this node granted the leader.
+    async fn drop_lease(&self) -> Result<(), Fatal<TypeConfig>> {
+        self.member.drop_lease(self.vote, self.leader).await
+    }
+}
+
+/// What a leader's port says.
+enum Port {
+    /// Nobody listens.
+    Refuses,
+    /// Somebody does, or nobody said otherwise.
+    Answers,
+    /// To be asked again.
+    Unclear,
+}
+
+/// A pool keeps fewer unused connections to one member than this.
+const MOST_POOLED: usize = 8;
+
+impl Member {
+    /// Whether this node would vote for whoever asks, in spite of a lease: it finds the leader gone,
+    /// and the other's log has all that its own has.
+    pub(crate) fn would_vote_after_the_end(&self, request: &VoteRequest<TypeConfig>) -> bool {
+        let vote = self.metrics_ref(|metrics| metrics.vote);
+        if !self.finds_gone_before(&vote, request) {
+            // Somebody thinks that the leader's term should end.
+            self.vigil.look();
+            return false;
+        }
+        let complete = request.last_log_id >= last_log_id(self);
+        if !complete {
+            self.vigil.pass_on();
+        }
+        complete
+    }
+
+    /// Before this node votes: drops the lease of a leader that it finds gone.
+    pub(crate) async fn drop_lease_after_the_end(
+        &self,
+        request: &VoteRequest<TypeConfig>,
+    ) -> Result<(), Fatal<TypeConfig>> {
+        let vote = self.metrics_ref(|metrics| metrics.vote);
+        if !self.finds_gone_before(&vote, request) {
+            return Ok(());
+        }
+        self.drop_lease(vote, request.vote.leader_id().voted_for).await
+    }
+
+    fn finds_gone_before(&self, vote: &Vote, request: &VoteRequest<TypeConfig>) -> bool {
+        request.vote.leader_id().term > vote.leader_id().term && self.vigil.finds_gone(vote)
+    }
+
+    /// Ends the lease that this node granted to the leader with this vote, if that is still the
+    /// newest it knows. `to` is any other node.
+    async fn drop_lease(&self, vote: Vote, to: u64) -> Result<(), Fatal<TypeConfig>> {
+        debug_assert!(to != self.id, "it would make this node a candidate without a pre-vote");
+        let handed_over = TransferLeaderRequest::new(vote, to, None);
+        match self.raft.handle_transfer_leader(handed_over).await? {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(%error, "the lease stays"),
+        }
+        Ok(())
+    }
+}
+
+fn last_log_id(member: &Member) -> Option<LogId> {
+    member.raft.data_metrics().borrow_watched().last_log
 }
 
 /// Whether the system of the other machine said that nobody listens.
@@ -112,7 +449,12 @@ pub(super) fn is_refused(error: &CallError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, TcpStream};
+
+    use tokio::net::TcpSocket;
+
     use super::*;
+    use crate::carriage::{Carriage, SendError};
 
     #[test]
     fn only_a_refused_connection_says_that_nobody_listens() {
@@ -129,5 +471,71 @@ mod tests {
         }
         let source = Box::new(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(!is_refused(&CallError::Broken { addr: "a".to_owned(), source }));
+    }
+
+    /// Whether a port says that nobody listens; `None`: it says nothing.
+    async fn asked(addr: SocketAddr) -> Option<bool> {
+        let url = format!("http://{addr}/").parse().unwrap();
+        let request = reqwest::Request::new(reqwest::Method::POST, url);
+        let way = Carriage::Http(reqwest::Client::builder().no_proxy().build().unwrap());
+        let sent = tokio::time::timeout(PROBE_TIMEOUT, way.send(request)).await.ok()?;
+        let addr = addr.to_string();
+        let error = match sent.err()? {
+            SendError::Connect(source) => CallError::Connect { addr, source },
+            SendError::Broken(source) => CallError::Broken { addr, source },
+        };
+        Some(is_refused(&error))
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_only_bound_refuses_and_a_full_queue_or_a_reset_does_not() {
+        let bound = || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket
+        };
+        let closed = bound();
+        assert_eq!(asked(closed.local_addr().unwrap()).await, Some(true));
+        // Nobody takes what waits, and there is room for few.
+        let listener = bound().listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..4 {
+            waiting.extend(TcpStream::connect_timeout(&addr, Duration::from_millis(50)));
+        }
+        assert_eq!(asked(addr).await, None, "{} wait", waiting.len());
+        // Whoever stands in between takes the connection and resets it.
+        let listener = bound().listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let resets = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                drop(stream.set_zero_linger());
+            }
+        });
+        assert_eq!(asked(addr).await, Some(false));
+        resets.abort();
+    }
+
+    #[test]
+    fn a_leader_is_gone_only_while_its_port_refuses_and_nothing_is_heard() {
+        let vigil = Arc::<Vigil>::default();
+        let vote = Vote::new_committed(3, 1);
+        let gone = |heard| Some(Gone { vote, heard, passed_on: false });
+        assert!(!vigil.finds_gone(&vote));
+        let open = Open::new(&vigil);
+        vigil.judge(gone(0));
+        assert!(!vigil.finds_gone(&vote), "an exchange is open");
+        drop(open);
+        assert!(vigil.finds_gone(&vote));
+        assert!(!vigil.finds_gone(&Vote::new_committed(4, 1)), "another leader");
+        vigil.hear();
+        assert!(!vigil.finds_gone(&vote), "it is heard");
+        vigil.judge(gone(1));
+        assert!(vigil.finds_gone(&vote));
+        assert!(!vigil.is_passed_on());
+        vigil.pass_on();
+        assert!(vigil.is_passed_on());
+        vigil.judge(None);
+        assert!(!vigil.finds_gone(&vote));
     }
 }

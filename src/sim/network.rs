@@ -278,9 +278,9 @@ impl Uplink {
 
     /// A connection that is open, or comes about.
     async fn connect(&self, address: &str) -> Result<(Listener, Route), SendError> {
-        let refused = |why: &str| Err(SendError::Connect(why.to_owned().into()));
+        let failed = |why: &str| Err(SendError::Connect(why.to_owned().into()));
         let listener = self.network.lock().listeners.get(address).cloned();
-        let Some(listener) = listener else { return refused("there is no such machine") };
+        let Some(listener) = listener else { return failed("there is no such machine") };
         let route = Route { from: self.machine, to: listener.machine };
         let known = self.open().get(address).is_some_and(|host| Arc::ptr_eq(host, &listener.host));
         if known {
@@ -290,24 +290,30 @@ impl Uplink {
             cross(self.network.leg(route)).await;
             // Who listens is decided when the request for a connection arrives.
             let listener = self.network.lock().listeners.get(address).cloned();
-            let Some(listener) = listener else { return Err("there is no such machine") };
+            let Some(listener) = listener else { return Ok(None) };
             match listener.host.death() {
                 Some(Death::PowerCut) => std::future::pending().await,
                 death => {
                     cross(self.network.leg(route.back())).await;
-                    if death.is_some() { Err("connection refused") } else { Ok(listener) }
+                    if death.is_some() { Err(refused()) } else { Ok(Some(listener)) }
                 }
             }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
-            Ok(Ok(listener)) => {
+            Ok(Ok(Some(listener))) => {
                 self.open().insert(address.to_owned(), listener.host.clone());
                 Ok((listener, route))
             }
-            Ok(Err(why)) => refused(why),
-            Err(_) => refused("no connection in time"),
+            Ok(Ok(None)) => failed("there is no such machine"),
+            Ok(Err(refused)) => Err(SendError::Connect(refused.into())),
+            Err(_) => failed("no connection in time"),
         }
     }
+}
+
+/// As the system of a machine says it on which nobody listens.
+fn refused() -> std::io::Error {
+    std::io::ErrorKind::ConnectionRefused.into()
 }
 
 /// TCP repeats no request, but whoever stands between a client and a node may, and openraft is to bear

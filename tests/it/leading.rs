@@ -61,6 +61,24 @@ async fn a_leader_that_shuts_down_hands_over_and_comes_back() {
     assert!(!cluster.lock(leader, "a", "w2").await.ok());
 }
 
+/// Far longer than an election takes, on a busy machine too.
+const LONG_LEASE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_leader_that_is_killed_is_replaced_without_waiting_for_its_lease() {
+    let mut cluster = Cluster::with(3, |config| config.lease = Some(LONG_LEASE)).await;
+    let leader = cluster.leader().await;
+    let term = cluster.nodes[&leader].node().status().term;
+    assert!(cluster.lock(leader, "a", "w1").await.ok());
+    let lease = Deadline::after(LONG_LEASE);
+    cluster.kill(leader).await;
+    let next = cluster.leader().await;
+    assert!(!lease.remaining().is_zero(), "the lease was waited out");
+    assert_eq!(cluster.nodes[&next].node().status().term, term + 1, "one election, no contest");
+    assert!(!cluster.lock(next, "a", "w2").await.ok());
+    assert!(cluster.lock(next, "b", "w2").await.ok());
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_survives_every_node_being_killed() {
     let mut cluster = Cluster::start(3).await;

@@ -2,9 +2,10 @@
 //!
 //! [`schedule`] draws what is done to a cluster, [`nemesis`] does it, [`workload`] asks for locks
 //! meanwhile and [`keeper`] keeps some by guards, [`judge`] says whether what was seen may have been, [`shrink`] takes away what a
-//! failure does not need, and [`many`] does all that for as many seeds as one likes. The cluster
+//! failure does not need, and [`many`] does all that for as many seeds as one likes. [`failover`] looks at elections alone. The cluster
 //! itself is [`keyward::sim`]. The same schedule gives the same run, byte for byte.
 
+pub mod failover;
 mod judge;
 mod keeper;
 pub mod many;

@@ -7,6 +7,7 @@ mod alone;
 mod boundaries;
 mod conformance;
 mod damage;
+mod failover;
 mod hooks;
 mod identity;
 mod kills;

@@ -1,0 +1,129 @@
+//! One leader's death after another, each in a world of its own: how many terms until the next
+//! leader, and how long until the next lock?
+//!
+//! Nothing else is wrong there, so that what is seen is the election alone.
+
+use std::time::Duration;
+
+use keyward::LockService;
+use keyward::client::Client;
+use keyward::node::Profile;
+use keyward::sim::{Death, FIRST_CLIENT, MachineId, Pace, World, WorldOptions};
+use keyward::types::{CallOptions, LockOptions, LockRequest};
+
+/// Longer than any election; after it there is none.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How one death was got over.
+#[derive(Clone, Copy, Debug)]
+pub struct Failover {
+    /// How many terms later the next leader leads: one, unless votes were split.
+    pub terms: u64,
+    /// From the death to the next lock, asked for in the moment of the death; to the next leader if
+    /// the machine has died, as it depends on the client when it gives up asking a dead machine.
+    pub took: Duration,
+}
+
+/// Three nodes, of which the one that leads dies in this way. The seed chooses which one leads, when
+/// it dies, and what network and disks do in between.
+pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
+    let options = WorldOptions {
+        seed,
+        nodes: 3,
+        clients: 1,
+        rho_ppm: 10_000,
+        snapshot_every: 50_000,
+        log_kept: 10_000,
+        profile,
+        keep_trace: false,
+    };
+    keyward::sim::run(options, |world| async move {
+        let mut dice = world.dice("failover");
+        for node in world.node_ids() {
+            world.set_disk_pace(node, Pace { min_ms: 1, max_ms: 6 });
+            world.start(node);
+        }
+        let chosen = *dice.pick(&world.node_ids());
+        leads(&world, |_| true).await;
+        let client = world.client(FIRST_CLIENT, chosen, PATIENCE);
+        lock(&client, "before").await;
+        while leads(&world, |_| true).await != chosen {
+            world.transfer(chosen);
+            world.sleep(Duration::from_millis(100)).await;
+        }
+        lock(&client, "between").await;
+        world.sleep(Duration::from_millis(dice.within(0..=500))).await;
+        // The last entry has come to the others, or not to all of them.
+        if dice.hits(500_000) {
+            lock(&client, "last").await;
+        }
+        let term = world.status(chosen).expect("it runs").term;
+        let died = world.now();
+        world.kill(chosen, death);
+        if death == Death::Killed {
+            lock(&client, "after").await;
+        }
+        let next = leads(&world, |node| node != chosen).await;
+        let took = world.now() - died;
+        let terms = world.status(next).expect("it leads").term - term;
+        Failover { terms, took }
+    })
+    .result
+}
+
+/// Waits until one of these leads.
+async fn leads(world: &World, one_of: impl Fn(MachineId) -> bool) -> MachineId {
+    let since = world.now();
+    loop {
+        match world.leader() {
+            Some(leader) if one_of(leader) => return leader,
+            _ => assert!(world.now() - since < PATIENCE, "no leader"),
+        }
+        world.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn lock(client: &Client, signature: &str) {
+    let request =
+        LockRequest { signature: signature.to_owned(), signee: "failover".to_owned(), level: None };
+    let options = LockOptions {
+        duration: Some(Duration::from_secs(3600)),
+        call: CallOptions { timeout: Some(PATIENCE), ..CallOptions::default() },
+        ..LockOptions::default()
+    };
+    let answer = client.lock(request, options).await.expect("there is a leader again");
+    assert!(answer.ok(), "{answer:?}");
+}
+
+/// Many of them, and what is told of them.
+#[derive(Clone, Debug)]
+pub struct Failovers {
+    /// So many took one term, two, three, and so on.
+    pub terms: Vec<usize>,
+    /// Their times, the shortest first.
+    pub took: Vec<Duration>,
+}
+
+impl Failovers {
+    /// One for each seed.
+    pub fn of(seeds: std::ops::Range<u64>, profile: Profile, death: Death) -> Self {
+        let mut all = Self { terms: Vec::new(), took: Vec::new() };
+        for seed in seeds {
+            let Failover { terms, took } = failover(seed, profile, death);
+            let at = usize::try_from(terms).unwrap_or(usize::MAX).saturating_sub(1).min(9);
+            all.terms.resize(all.terms.len().max(at + 1), 0);
+            all.terms[at] += 1;
+            all.took.push(took);
+        }
+        all.took.sort();
+        all
+    }
+
+    /// So many of a hundred took at most this long.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn percentile(&self, share: usize) -> Duration {
+        self.took[(self.took.len() * share).div_ceil(100).saturating_sub(1)]
+    }
+}
