@@ -1,11 +1,19 @@
 //! Routing: this node if it leads, else one hop to the leader.
 //!
-//! A request is forwarded, never a stamp, and never twice: the node it is forwarded to answers it
-//! as the leader or refuses it. Nothing is retried here, because only the caller knows whether
-//! doing it twice would hurt. What came of a write is `Unavailable` only where it is certain that
+//! A request is forwarded, never a stamp, and in one hop: the node it is forwarded to answers it as
+//! the leader or refuses it. What came of a write is `Unavailable` only where it is certain that
 //! nothing was done; once a byte may have left, it is `Unknown`.
+//!
+//! Nothing is retried here, because only the caller knows whether doing it twice would hurt, with
+//! one exception. When this node hears of a new leader while the old one is silent, it asks the new
+//! one what cannot hurt: reads, requests that never left, and writes with a `request_id`. Of such a
+//! write the old leader may have made an entry; the lane in the replicated state then tells the new
+//! leader's attempt what that entry did, or, if the entry comes later, refuses it as a repetition. It
+//! is what the caller would do with the same id after a time-out. A write without an id is `Unknown`
+//! at once.
 
 mod courier;
+mod frames;
 #[cfg(feature = "planted-bugs")]
 pub(crate) mod planting;
 pub(crate) mod wire;
@@ -14,12 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::FutureExt as _;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tracing::Instrument;
 
 use crate::api::NodeFigures;
+use crate::budget::{self, Budget, owned};
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock;
@@ -32,7 +42,7 @@ use crate::types::{
     LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest,
     TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
-use courier::{Courier, Leader};
+use courier::{Courier, Item, Leader, Moved, Outcome, lost};
 use wire::{Answer, Request};
 
 /// How long a request waits for a leader to become known, at most and at most for half of its own
@@ -117,9 +127,82 @@ impl Forwarding {
         call: CallOptions,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Answer, Error>> {
-        self.forwarded.fetch_add(1, Ordering::Relaxed);
-        let asked = self.courier.ask(leader, vec![(request, call)], deadline);
+        let asked = self.send_all_on(leader, vec![(request, call)], deadline);
         Box::pin(asked.map(|mut answers| answers.pop().expect("one answer for each request")))
+    }
+
+    /// Asks the leader all of it, in this order; one answer for each request.
+    async fn send_all_on(
+        &self,
+        leader: Leader,
+        items: Vec<Item>,
+        deadline: Deadline,
+    ) -> Vec<Result<Answer, Error>> {
+        self.forwarded.fetch_add(items.len() as u64, Ordering::Relaxed);
+        let outcomes = self.courier.ask(leader, items, deadline).await;
+        let mut answers = Vec::with_capacity(outcomes.len());
+        let mut moved = Vec::new();
+        for outcome in outcomes {
+            answers.push(match outcome {
+                Outcome::Told(answer) => answer,
+                Outcome::Moved(request) => {
+                    moved.push((answers.len(), *request));
+                    Err(mixed_up())
+                }
+            });
+        }
+        if !moved.is_empty() {
+            Box::pin(self.ask_again(moved, &mut answers, deadline)).await;
+        }
+        answers
+    }
+
+    /// Asks whoever leads now. Each round needs another change of leader; the deadline ends them.
+    async fn ask_again(
+        &self,
+        mut moved: Vec<(usize, Moved)>,
+        answers: &mut [Result<Answer, Error>],
+        deadline: Deadline,
+    ) {
+        while !moved.is_empty() {
+            let mut asked = Vec::with_capacity(moved.len());
+            let mut items = Vec::with_capacity(moved.len());
+            for (at, Moved { item, open }) in moved.drain(..) {
+                asked.push((at, open, item.0.is_read()));
+                items.push(item);
+            }
+            let outcomes = match self.leader(deadline).await {
+                Err(error) => items.iter().map(|_| Outcome::Told(Err(error.clone()))).collect(),
+                Ok(None) => self.ask_here(items, deadline).await,
+                Ok(Some(leader)) => self.courier.ask(leader, items, deadline).await,
+            };
+            for ((at, open, is_read), outcome) in asked.into_iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Told(answer) => answers[at] = in_doubt(answer, open, is_read),
+                    Outcome::Moved(request) => {
+                        let open = open || request.open;
+                        moved.push((at, Moved { open, ..*request }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers by itself what was on its way to the leader before.
+    async fn ask_here(&self, items: Vec<Item>, deadline: Deadline) -> Vec<Outcome> {
+        let reads: Vec<bool> = items.iter().map(|(request, _)| request.is_read()).collect();
+        let requests = items.into_iter().map(|(request, _)| request).collect();
+        let mut outcomes: Vec<Option<Outcome>> = reads.iter().map(|_| None).collect();
+        let answers = answer_all(&self.node, requests).for_each(|decided| {
+            for (number, answer) in decided {
+                outcomes[number] = Some(Outcome::Told(answer));
+            }
+            std::future::ready(())
+        });
+        let _ended = deadline.bound(answers).await;
+        let late = |is_read| Outcome::Told(Err(lost(is_read, "no answer in time")));
+        let outcomes = outcomes.into_iter().zip(reads);
+        outcomes.map(|(told, is_read)| told.unwrap_or_else(|| late(is_read))).collect()
     }
 
     /// Sends those requests of a batch on that are not wrong in themselves, in one go.
@@ -135,8 +218,7 @@ impl Forwarding {
             let call = request.call().clone();
             asked.push(command_of(&request).map(|_| items.push((request.into(), call))));
         }
-        self.forwarded.fetch_add(items.len() as u64, Ordering::Relaxed);
-        let mut answers = self.courier.ask(leader, items, deadline).await.into_iter();
+        let mut answers = self.send_all_on(leader, items, deadline).await.into_iter();
         let mut next = || answers.next().expect("one answer for each request");
         let answer = |asked: Result<(), Error>| {
             asked?;
@@ -146,9 +228,25 @@ impl Forwarding {
     }
 }
 
-/// Answers requests that another node has sent on. They go no further: if this node does not
-/// lead, it says so.
-pub(crate) async fn answer_forwarded(node: &Node, message: &[u8]) -> Option<Bytes> {
+/// An answer to a write that an earlier leader may have done already: that this one has not done
+/// it says nothing about the earlier one.
+fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<Answer, Error> {
+    match answer {
+        Err(Error::Unavailable { reason, .. }) if open && !is_read => {
+            let reason = format!("the leader changed and may have done it before; now: {reason}");
+            Err(lost(false, &reason))
+        }
+        answer => answer,
+    }
+}
+
+/// Answers requests that another node has sent on, each as soon as it is decided. They go no
+/// further: if this node does not lead, it says so. The frames come in pieces as they are ready;
+/// `None` if the message is not understood.
+pub(crate) fn answer_forwarded(
+    node: &Node,
+    message: &[u8],
+) -> Option<impl Stream<Item = Vec<Bytes>> + Send + use<>> {
     let requests = match wire::decode_requests(message) {
         Ok(requests) => requests,
         Err(error) => {
@@ -158,32 +256,65 @@ pub(crate) async fn answer_forwarded(node: &Node, message: &[u8]) -> Option<Byte
     };
     #[cfg(feature = "planted-bugs")]
     requests.iter().for_each(|request| planting::believe(node, request));
-    Some(wire::encode_answers(&answer_all(node, requests).await))
+    let budget = node.budget().clone();
+    let frames = move |decided: Decided| frames_of(&budget, decided);
+    Some(answer_all(node, requests).map(frames))
 }
 
-/// Answers many requests. Locks and releases are decided in their order.
-async fn answer_all(node: &Node, requests: Vec<Request>) -> Vec<Result<Answer, Error>> {
+/// Answers that were decided together, with the numbers of their requests.
+type Decided = Vec<(usize, Result<Answer, Error>)>;
+
+/// The answers as frames: small ones together, each large one by itself and counted until it is
+/// written. One that the budget has no room for is thrown away, and refused instead.
+fn frames_of(budget: &Budget, decided: Decided) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut small = BytesMut::new();
+    for (number, answer) in decided {
+        let mut frame = wire::encode_answer(number, &answer);
+        let share = budget.take(frame.len());
+        // Only a read has a large answer, so nothing was done.
+        if share.is_none() && answer.is_ok_and(|answer| answer.is_of_a_read()) {
+            frame = wire::encode_answer(number, &Err(budget::exhausted()));
+        }
+        match share {
+            Some(share) if !share.is_free() => pieces.push(owned(frame, share)),
+            Some(_) | None => small.extend_from_slice(&frame),
+        }
+    }
+    if !small.is_empty() {
+        pieces.push(small.freeze());
+    }
+    pieces
+}
+
+/// Answers many requests. Locks and releases are decided in their order, and together.
+fn answer_all(node: &Node, requests: Vec<Request>) -> impl Stream<Item = Decided> + Send + use<> {
+    let answers = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
+    let mut numbers = Vec::new();
     let mut batch = Vec::new();
-    let mut others = Vec::new();
-    let mut is_other = Vec::with_capacity(requests.len());
-    for request in requests {
+    for (number, request) in requests.into_iter().enumerate() {
         match BatchRequest::try_from(request) {
             Ok(request) => {
                 tracing::debug!(trace_id = request.call().trace_id, "a forwarded request");
+                numbers.push(number);
                 batch.push(request);
-                is_other.push(false);
             }
             Err(other) => {
-                others.push(answer_here(node, other));
-                is_other.push(true);
+                let node = node.clone();
+                answers
+                    .push(Box::pin(async move { vec![(number, answer_here(&node, other).await)] }));
             }
         }
     }
-    let (decided, told) = futures::join!(node.batch(batch), futures::future::join_all(others));
-    let mut decided = decided.into_iter().map(|answer| answer.map(Answer::from));
-    let mut told = told.into_iter();
-    let next = |other| if other { told.next() } else { decided.next() };
-    is_other.into_iter().map(next).map(|a| a.expect("one answer for each request")).collect()
+    if !batch.is_empty() {
+        let node = node.clone();
+        answers.push(Box::pin(async move {
+            let decided = node.batch(batch).await.into_iter();
+            let decided = decided.map(|answer| answer.map(Answer::from));
+            numbers.into_iter().zip(decided).collect()
+        }));
+    }
+    answers
 }
 
 async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {

@@ -5,6 +5,8 @@ pub mod advance;
 pub mod api;
 #[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "server")]
+pub mod budget;
 mod carriage;
 #[cfg(feature = "server")]
 pub mod cli;

@@ -18,12 +18,13 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 
 pub use config::{Member, NodeConfig, Profile, StartError};
 
 use crate::api::{ClusterStatus, NodeFigures};
+use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
 use crate::lock::{self, Command, Decision};
@@ -69,7 +70,8 @@ struct Inner {
     member: Arc<member::Member>,
     proposer: Proposer,
     reader: Reader,
-    admission: Semaphore,
+    admission: Arc<Semaphore>,
+    budget: Budget,
     debug_clock: Option<OffsetClock>,
     rho_ppm: u32,
     tasks: Mutex<JoinSet<()>>,
@@ -124,7 +126,8 @@ impl Node {
                 member,
                 proposer,
                 reader,
-                admission: Semaphore::new(config.max_requests),
+                admission: Arc::new(Semaphore::new(config.max_requests)),
+                budget: Budget::new(config.buffer_bytes),
                 debug_clock: config.debug_clock,
                 rho_ppm: config.rho_ppm,
                 tasks: Mutex::new(tasks),
@@ -261,38 +264,50 @@ impl Node {
         self.inner.proposer.propose(command, deadline).await
     }
 
-    /// As [`Node::propose`] for many commands, in their order; all are admitted, or none.
+    /// As [`Node::propose`] for many commands, in their order. Of more than is admitted the first
+    /// are proposed: all or none would leave requests that travel together without a chance while
+    /// single ones keep the node nearly full.
     async fn propose_many(
         &self,
-        commands: Vec<Command>,
+        mut commands: Vec<Command>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let count = commands.len();
-        let admitted = match self.admit_many(count) {
-            Ok(admitted) => self.begun(deadline).await.map(|_| admitted),
-            Err(error) => Err(error),
+        let admitted = admit_up_to(&self.inner.admission, count);
+        commands.truncate(admitted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let proposed = commands.len();
+        let mut decisions = match self.begun(deadline).await {
+            Ok(_) if proposed == 0 => Vec::new(),
+            Ok(_) => self.inner.proposer.propose_many(commands, deadline).await,
+            Err(error) => vec![Err(error); proposed],
         };
-        match admitted {
-            Ok(_admitted) => self.inner.proposer.propose_many(commands, deadline).await,
-            Err(error) => vec![Err(error); count],
+        if count > proposed {
+            let refused = not_admitted(&self.inner.admission);
+            decisions.extend(std::iter::repeat_n(Err(refused), count - proposed));
         }
+        decisions
     }
 
-    fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
-        self.admit_many(1)
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let admission = &self.inner.admission;
+        admit_up_to(admission, 1).ok_or_else(|| not_admitted(admission))
     }
 
-    fn admit_many(&self, count: usize) -> Result<tokio::sync::SemaphorePermit<'_>, Error> {
-        // More than can be counted is more than is admitted.
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.inner.admission.try_acquire_many(count).map_err(|error| match error {
-            tokio::sync::TryAcquireError::NoPermits => {
-                Error::unavailable("this node has as many requests under way as it admits")
-            }
-            tokio::sync::TryAcquireError::Closed => {
-                Error::unavailable("this node is shutting down")
-            }
-        })
+    /// The bytes that large bodies and answers of this node share.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    /// As [`Node::leading`]. A node that was elected a moment ago is waited for: its first entry of
+    /// the term has to be applied, which is a round trip away.
+    async fn lead(&self, deadline: Deadline) -> Result<Leading, Error> {
+        let leading = self.leading();
+        if leading.is_ok() || !just_elected(&self.inner.member) {
+            return leading;
+        }
+        let wait = SETTLING.min(deadline.remaining() / 2);
+        Box::pin(settled(&self.inner.member, wait)).await;
+        self.leading()
     }
 
     /// Reads the state as of now, or as it happens to be here.
@@ -340,6 +355,48 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
         Some(stamper) => Ok(Leading { term, stamper }),
         None => Err(Error::unavailable("this node has just been elected; try again")),
     }
+}
+
+/// Takes as many permits as there are, up to this many; `None` if there is none.
+pub(crate) fn admit_up_to(
+    admission: &Arc<Semaphore>,
+    mut count: usize,
+) -> Option<OwnedSemaphorePermit> {
+    loop {
+        count = count.min(admission.available_permits());
+        let permits = u32::try_from(count).ok().filter(|permits| *permits > 0)?;
+        match Arc::clone(admission).try_acquire_many_owned(permits) {
+            Ok(admitted) => return Some(admitted),
+            // Others took some in this moment: fewer are left, and this ends.
+            Err(TryAcquireError::NoPermits) => {}
+            Err(TryAcquireError::Closed) => return None,
+        }
+    }
+}
+
+fn not_admitted(admission: &Semaphore) -> Error {
+    Error::unavailable(if admission.is_closed() {
+        "this node is shutting down"
+    } else {
+        "this node has as many requests under way as it admits"
+    })
+}
+
+/// Whether this node leads and its own entry of the term is not applied yet.
+fn just_elected(member: &member::Member) -> bool {
+    let leader = member.raft.as_leader();
+    leader.is_ok_and(|leader| member.replica.stampers.of_term(leader.term()).is_none())
+}
+
+/// Waits until it is, or this node does not lead any more.
+async fn settled(member: &member::Member, wait: Duration) {
+    let id = member.id;
+    let settled = |metrics: &openraft::RaftMetrics<crate::raft::types::TypeConfig>| {
+        let applied = metrics.last_applied.map(|log_id| log_id.committed_leader_id().term);
+        metrics.current_leader != Some(id) || applied == Some(metrics.current_term)
+    };
+    // The caller looks at the outcome.
+    let _ = member.raft.wait(Some(wait)).metrics(settled, "the first entry of the term").await;
 }
 
 /// Whether a leader has been without its majority for longer than it may accept proposals. openraft

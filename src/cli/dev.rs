@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::cluster;
 use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output::{self, Table};
@@ -81,6 +82,7 @@ fn parse_nodes(text: &str) -> Result<u16, String> {
 /// Runs the cluster until a signal, or until the command ends.
 pub(crate) fn run(args: &DevArgs, logging: &LogArgs) -> Outcome {
     // Three nodes that start and stop together complain of each other; that is nobody's concern.
+    log_writer::start();
     logging::start(logging, "error")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -90,6 +92,7 @@ pub(crate) fn run(args: &DevArgs, logging: &LogArgs) -> Outcome {
     member::end_on_panic();
     let outcome = runtime.block_on(dev(args, folder.path()));
     runtime.shutdown_background();
+    log_writer::flush();
     folder.close();
     outcome
 }

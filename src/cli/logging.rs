@@ -7,6 +7,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::exit::Failure;
+use crate::cli::log_writer;
 
 /// What is logged and how; the same for every command.
 #[derive(Clone, Debug, Default, Args)]
@@ -70,7 +71,7 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log_writer::writer)
         // It would say with `eprintln!` that standard error is gone, and panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());

@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 
 use crate::advance;
 use crate::cli::exit::{self, Failure};
+use crate::cli::log_writer;
 use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
 use crate::forward::Forwarding;
-use crate::http::{self, Extras};
+use crate::http::{self, Extras, Limits};
 use crate::node::{Member, Node, NodeConfig};
 use crate::service::DebugLockService as _;
 
@@ -90,6 +91,10 @@ fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Fa
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) config: NodeConfig,
+    /// Limits of the client listener.
+    pub(crate) limits: Limits,
+    /// The names by which browsers may call the node.
+    pub(crate) hosts: Vec<String>,
     /// Whether clients may move the clock.
     pub(crate) debug_clock: bool,
     /// By how many millionths the clock is too fast; for tests.
@@ -104,7 +109,8 @@ impl Plan {
             .map(|(id, address)| (*id, Member { peer_addr: address.clone() }))
             .collect();
         let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
-        Self { config, debug_clock: false, debug_clock_rate: 0 }
+        let limits = Limits::default();
+        Self { config, limits, hosts: Vec::new(), debug_clock: false, debug_clock_rate: 0 }
     }
 }
 
@@ -145,7 +151,10 @@ impl Running {
             .map_err(|error| Failure::usage(format!("node {id} cannot start: {error}")))?;
         let service = Arc::new(Forwarding::new(node.clone()));
         let draining = Arc::new(AtomicBool::new(false));
-        let extras = extras(&node, &service, &draining, plan.debug_clock);
+        let mut extras = extras(&node, &service, &draining, plan.debug_clock);
+        extras.limits = plan.limits;
+        extras.hosts = plan.hosts.into();
+        extras.budget = node.budget().clone();
         let (stop_clients, stopping) = watch::channel(false);
         let clients = tokio::spawn(http::serve(
             listeners.clients,
@@ -257,6 +266,7 @@ pub(crate) fn end_on_panic() {
         }
         tracing::error!(%panic, "an invariant is broken: the process ends");
         default(panic);
+        log_writer::flush();
         std::process::exit(i32::from(exit::BROKEN));
     }));
 }

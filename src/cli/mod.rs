@@ -20,6 +20,7 @@ mod health;
 mod inspect;
 mod list;
 mod lock;
+mod log_writer;
 mod logging;
 mod member;
 mod output;

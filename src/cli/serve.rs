@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output;
@@ -24,8 +25,8 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   id = 1
   data_dir = \"/var/lib/keyward\"
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
-  # client_listen, peer_listen, advertise_client, profile, rho, snapshot_every,
-  # shutdown_timeout, log, log_format: as the options, with _ for -
+  # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
+  # profile, rho, snapshot_every, shutdown_timeout, log, log_format: as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
@@ -81,6 +82,19 @@ pub(crate) struct ServeArgs {
     /// own member address and the client port]
     #[arg(long, value_name = "URL", env = "KEYWARD_ADVERTISE_CLIENT", hide_env_values = true)]
     pub(crate) advertise_client: Option<String>,
+    /// Names by which browsers may call this node, besides IP addresses, localhost and the hosts of
+    /// all members and of --advertise-client; programs may call it by any name
+    #[arg(long, value_name = "NAME,…", env = "KEYWARD_ALLOWED_HOSTS", hide_env_values = true)]
+    #[arg(value_delimiter = ',')]
+    pub(crate) allowed_hosts: Option<Vec<String>>,
+    /// How long a client's connection may be idle; let it be longer than what a balancer in front
+    /// keeps unused connections for [default: 75s]
+    #[arg(long, value_name = "DURATION", env = "KEYWARD_IDLE_TIMEOUT", hide_env_values = true)]
+    pub(crate) idle_timeout: Option<DurationText>,
+    /// Memory for large requests, and for large answers until they are read, in MiB [default: 64]
+    #[arg(long, value_name = "MIB", env = "KEYWARD_BUFFER_MIB", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) buffer_mib: Option<u64>,
     /// How soon a dead leader is replaced: `stable` waits longer and suits busy or distant
     /// machines, `fast` suits one quiet network [default: stable]
     #[arg(long, value_name = "PROFILE", env = "KEYWARD_PROFILE", hide_env_values = true)]
@@ -121,6 +135,7 @@ pub(crate) struct ServeArgs {
 /// Runs the node until a signal stops it, or until it stops itself.
 pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
     let settings = Settings::resolve(args, logging)?;
+    log_writer::start();
     logging::start(&settings.log, "info")?;
     member::end_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,6 +145,7 @@ pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
     let outcome = runtime.block_on(serve(settings));
     // What still runs after a stop is past its time.
     runtime.shutdown_background();
+    log_writer::flush();
     outcome
 }
 
@@ -180,6 +196,13 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
         // Who asks for small snapshots wants a small log too.
         plan.config.log_kept = plan.config.log_kept.min(entries);
     }
+    if let Some(mib) = settings.buffer_mib {
+        plan.config.buffer_bytes = usize::try_from(mib << 20).unwrap_or(usize::MAX);
+    }
+    if let Some(idle) = settings.idle_timeout {
+        plan.limits.head_timeout = idle;
+    }
+    plan.hosts = settings.hosts();
     if let Some(bytes) = settings.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
     }

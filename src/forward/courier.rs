@@ -1,39 +1,59 @@
 //! Carries requests to the leader: all that wait travel in one message.
 //!
-//! A few messages are under way at once; while they are, the next requests gather, and the busier
+//! A few messages are in flight at once; while they are, the next requests gather, and the busier
 //! the node is, the more of them share a message. What one caller asks in one go, a batch, is never
 //! taken apart, so that the leader decides it in its order. The requests of different callers have
-//! no order among each other.
+//! no order among each other. Each answer comes back as soon as it is known.
 //!
-//! Nothing is sent twice, and nothing whose caller has given up or whose time is up: that is
-//! certainly not done. What went out with a message that has no answer may have been done, unless
-//! it could not have left; reads have done nothing in any case.
+//! A message that is not answered within [`STALLED`] no longer holds up those behind it: its
+//! connection may be broken, or one of its requests slow. Its callers go on waiting for it. When
+//! this node hears of another leader meanwhile, it gives up on the message: [`Outcome::Moved`] says
+//! of each request whether it may be asked again, and of whom that is not known is `Unknown`.
+//!
+//! Nothing whose caller has given up or whose time is up is sent: that is certainly not done. What
+//! went out with a message that has no answer may have been done, unless it could not have left;
+//! reads have done nothing in any case.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::wire::{self, Answer, Request};
+use super::frames::{Encoded, Frames};
+use super::wire::{self, Answer, Request, WireError};
+use super::{call_of, mixed_up};
+use crate::budget;
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::node::Node;
+use crate::node::{Node, admit_up_to};
 use crate::planted::{self, Bug};
-use crate::raft::peer::{CallError, Lane, paths};
+use crate::raft::peer::{CallError, Lane, broken, paths};
 use crate::storage::Uuid;
 use crate::task::of_host;
 use crate::types::CallOptions;
 
-/// So many requests may be on their way to the leader at once; more are refused as `Unavailable`.
+/// Requests that may be on their way to the leader at once; more are refused as `Unavailable`.
 const MAX_FORWARDED: usize = 4096;
 
-/// So many requests share a message at most, unless one caller asks for more in one go: as many as
+/// Requests that share a message at most, unless one caller asks for more in one go: as many as
 /// share a log entry on the other side.
 const MAX_TOGETHER: usize = 256;
 
-/// So many messages are under way at once: one is being answered while the next is on its way.
+/// Messages in flight before requests gather: one is being answered while the next is on its way.
 const IN_FLIGHT: usize = 2;
+
+/// After this long without all of its answers a message gives its place to the next. Longer than a
+/// round trip around the world and than a healthy disk takes; shorter than an election, after which
+/// a message to the old leader must not be in the way.
+const STALLED: Duration = Duration::from_millis(300);
+
+/// Stalled messages to one leader. Two more begin in each [`STALLED`] of silence, so it is reached
+/// after some ten seconds of it; what waits then is certainly not done when its time is up.
+const MOST_STALLED: usize = 64;
 
 /// Where the leader is.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +61,26 @@ pub(super) struct Leader {
     pub(super) id: u64,
     pub(super) uuid: Option<Uuid>,
     pub(super) addr: String,
+}
+
+/// A request, and how it is to be made.
+pub(super) type Item = (Request, CallOptions);
+
+/// The outcome of one request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The leader's answer, or the reason why there is none.
+    Told(Result<Answer, Error>),
+    /// There is another leader, and asking it does no harm.
+    Moved(Box<Moved>),
+}
+
+/// A request that may be asked again.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) item: Item,
+    /// Whether the leader before may have done it.
+    pub(super) open: bool,
 }
 
 /// Carries requests; clones are handles to the same courier.
@@ -56,25 +96,34 @@ pub(super) struct Courier {
 #[derive(Default)]
 struct Desk {
     waiting: VecDeque<Parcel>,
-    under_way: usize,
+    in_flight: usize,
+    stalled: usize,
 }
 
 /// What one caller asks in one go.
 struct Parcel {
     leader: Leader,
-    items: Vec<(Request, CallOptions)>,
+    items: Vec<Item>,
     deadline: Deadline,
+    /// Set by whoever is first: the message that takes it along, or the caller that gives up.
+    settled: Arc<AtomicBool>,
     receipt: Receipt,
 }
 
 /// Who waits for a parcel's answers.
 struct Receipt {
-    answer: oneshot::Sender<Answers>,
+    answer: oneshot::Sender<Vec<Fate>>,
     /// Given back when the parcel is answered or thrown away, not when its caller gives up.
     _admitted: OwnedSemaphorePermit,
 }
 
-type Answers = Vec<Result<Answer, Error>>;
+/// As [`Outcome`], before the answer is decoded: its caller does that, so that a large one exists
+/// in one form at a time and the work is spread.
+enum Fate {
+    Answered(Encoded),
+    Failed(Error),
+    Moved(Box<Moved>),
+}
 
 impl Courier {
     pub(super) fn new(node: Node) -> Self {
@@ -82,27 +131,55 @@ impl Courier {
         Self { node, admission, desks: Arc::default() }
     }
 
-    /// Asks the leader all of it, in this order; one answer for each request.
+    /// Asks the leader all of it, in this order; one outcome for each request. Of more than is
+    /// admitted the first are asked.
     pub(super) async fn ask(
         &self,
         leader: Leader,
-        items: Vec<(Request, CallOptions)>,
+        mut items: Vec<Item>,
         deadline: Deadline,
-    ) -> Answers {
-        let reads = which_read(&items);
-        // More than can be counted is more than is admitted.
-        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        let Ok(admitted) = Arc::clone(&self.admission).try_acquire_many_owned(count) else {
-            let full = Error::unavailable("too many requests are on their way to the leader");
-            return vec![Err(full); items.len()];
+    ) -> Vec<Outcome> {
+        let asked = items.len();
+        let admitted = admit_up_to(&self.admission, asked);
+        items.truncate(admitted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let refused = asked - items.len();
+        let mut outcomes = match admitted {
+            Some(admitted) => self.ask_admitted(leader, items, deadline, admitted).await,
+            None => Vec::new(),
         };
+        let full = || {
+            let reason = "this node has as many requests on their way to the leader as it admits";
+            Outcome::Told(Err(Error::unavailable(reason)))
+        };
+        outcomes.extend(std::iter::repeat_with(full).take(refused));
+        outcomes
+    }
+
+    async fn ask_admitted(
+        &self,
+        leader: Leader,
+        items: Vec<Item>,
+        deadline: Deadline,
+        admitted: OwnedSemaphorePermit,
+    ) -> Vec<Outcome> {
+        let reads = which_read(&items);
         let (answer, answered) = oneshot::channel();
+        let settled = Arc::<AtomicBool>::default();
         let receipt = Receipt { answer, _admitted: admitted };
-        self.hand_in(Parcel { leader, items, deadline, receipt });
+        let settled_here = Arc::clone(&settled);
+        self.hand_in(Parcel { leader, items, deadline, settled, receipt });
         match deadline.bound(answered).await {
-            Some(Ok(answers)) => answers,
-            Some(Err(_)) => open(&reads, "the node stopped before the leader's answer came"),
-            None => open(&reads, "the leader did not answer in time"),
+            Some(Ok(fates)) => {
+                fates.into_iter().zip(reads).map(|(fate, read)| fate.read(read)).collect()
+            }
+            Some(Err(_)) => untold(&reads, "the node stopped before the leader's answer came"),
+            None if settled_here.swap(true, Ordering::AcqRel) => {
+                untold(&reads, "the leader did not answer in time")
+            }
+            None => {
+                let late = || Outcome::Told(Err(not_sent()));
+                reads.iter().map(|_| late()).collect()
+            }
         }
     }
 
@@ -111,13 +188,17 @@ impl Courier {
         let mut desks = self.desks();
         let desk = desks.entry(leader).or_default();
         desk.waiting.push_back(parcel);
-        if desk.under_way < IN_FLIGHT {
-            desk.under_way += 1;
-            drop(desks);
-            // Detached: it ends when nothing waits any more, and each message within the time of
-            // those who asked.
-            tokio::spawn(of_host(self.clone().run(leader)));
+        let starts = desk.take_place();
+        drop(desks);
+        if starts {
+            self.start(leader);
         }
+    }
+
+    /// Starts a task in a place that is taken. Detached: it ends when nothing waits any more, and
+    /// each message within the time of those who asked.
+    fn start(&self, leader: u64) {
+        tokio::spawn(of_host(self.clone().run(leader)));
     }
 
     /// Sends messages until nothing waits.
@@ -126,76 +207,158 @@ impl Courier {
             // Of several requests that came at the same moment the first has started this; the
             // others are handed in now.
             tokio::task::yield_now().await;
-            let parcels = {
-                let mut desks = self.desks();
-                let desk = desks.entry(leader).or_default();
-                let parcels = desk.gather();
-                if parcels.is_empty() {
-                    desk.under_way -= 1;
-                    return;
-                }
-                parcels
-            };
-            self.deliver(parcels).await;
+            let Some(message) = self.next(leader) else { return };
+            if !self.deliver(message).await {
+                return;
+            }
         }
     }
 
-    /// Sends one message and hands out its answers.
-    async fn deliver(&self, parcels: Vec<Parcel>) {
+    /// The next message to this leader; gives the place back if there is none.
+    fn next(&self, leader: u64) -> Option<Message> {
+        if self.has_moved(leader) {
+            self.move_waiting(leader);
+        }
+        let mut desks = self.desks();
+        let desk = desks.entry(leader).or_default();
+        let parcels = desk.gather();
+        if parcels.is_empty() {
+            desk.in_flight -= 1;
+            return None;
+        }
+        drop(desks);
+        Some(self.message(parcels))
+    }
+
+    fn message(&self, parcels: Vec<Parcel>) -> Message {
         let leader = parcels[0].leader.clone();
-        let mut receipts = Vec::with_capacity(parcels.len());
+        let mut open = Vec::with_capacity(parcels.len());
         let mut items = Vec::new();
         let mut timeout = Duration::ZERO;
         for parcel in parcels {
             let remaining = parcel.deadline.remaining();
             timeout = timeout.max(remaining);
-            receipts.push((parcel.items.len(), parcel.receipt));
+            open.push(Open::new(items.len(), parcel.items.len(), parcel.receipt));
             let left =
                 |(request, call)| (request, CallOptions { timeout: Some(remaining), ..call });
             items.extend(parcel.items.into_iter().map(left));
         }
-        let mut answers = self.exchange(&leader, items, timeout).await.into_iter();
-        for (count, receipt) in receipts {
-            // A caller that has given up is told nothing.
-            let _ = receipt.answer.send(answers.by_ref().take(count).collect());
-        }
-    }
-
-    #[cfg_attr(not(feature = "planted-bugs"), allow(unused_mut, reason = "only a bug changes it"))]
-    async fn exchange(
-        &self,
-        leader: &Leader,
-        mut items: Vec<(Request, CallOptions)>,
-        timeout: Duration,
-    ) -> Answers {
         #[cfg(feature = "planted-bugs")]
         for (_, call) in &mut items {
             super::planting::stamp(&self.node, call);
         }
         let reads = which_read(&items);
-        let message = wire::encode_requests(items);
+        let bytes = wire::encode_requests(items);
+        Message { leader, bytes, timeout, reads, open }
+    }
+
+    /// Sends one message and hands out its answers. `false` if its place was given away.
+    async fn deliver(&self, mut message: Message) -> bool {
+        let leader = message.leader.id;
+        let moved = {
+            let mut exchange = pin!(self.exchange(&mut message));
+            if tokio::time::timeout(STALLED, exchange.as_mut()).await.is_ok() {
+                return true;
+            }
+            self.give_way(leader);
+            tokio::select! {
+                biased;
+                () = exchange => false,
+                () = self.succeeded(leader) => true,
+            }
+        };
+        if moved {
+            message.give_up();
+            self.move_waiting(leader);
+        }
+        let mut desks = self.desks();
+        let desk = desks.entry(leader).or_default();
+        desk.stalled -= 1;
+        desk.take_place()
+    }
+
+    /// A stalled message no longer holds up those that wait.
+    fn give_way(&self, leader: u64) {
+        let mut desks = self.desks();
+        let desk = desks.entry(leader).or_default();
+        desk.in_flight -= 1;
+        desk.stalled += 1;
+        let starts = !desk.waiting.is_empty() && desk.take_place();
+        drop(desks);
+        if starts {
+            self.start(leader);
+        }
+    }
+
+    /// Resolves when another node than this leader is known to lead.
+    async fn succeeded(&self, leader: u64) {
+        let other = |known: Option<u64>| known.is_some_and(|known| known != leader);
+        let waited = self.node.member().raft.wait(None);
+        let waited =
+            waited.metrics(|metrics| other(metrics.current_leader), "another leader").await;
+        if waited.is_err() {
+            // Consensus has stopped here, and nobody is heard of any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn has_moved(&self, leader: u64) -> bool {
+        let known = self.node.member().metrics_ref(|metrics| metrics.current_leader);
+        known.is_some_and(|known| known != leader)
+    }
+
+    /// Has all that waits for this leader asked again: it never left.
+    fn move_waiting(&self, leader: u64) {
+        let waiting = std::mem::take(&mut self.desks().entry(leader).or_default().waiting);
+        for parcel in waiting {
+            parcel.move_on();
+        }
+    }
+
+    /// Sends the message and tells each caller what becomes of its requests.
+    async fn exchange(&self, message: &mut Message) {
+        let bound = Deadline::after(message.timeout);
+        match bound.bound(self.receive(message)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                let (reason, left) = outcome_of(&error);
+                if !left {
+                    // What cannot be reached may be gone.
+                    self.node.member().vigil.look();
+                }
+                let leader = message.leader.id;
+                tracing::debug!(leader, %error, "forwarded requests have no answer");
+                message.fail(&reason, left);
+            }
+            None => message.fail("the leader did not answer in time", true),
+        }
+    }
+
+    /// Ends when all requests are answered.
+    async fn receive(&self, message: &mut Message) -> Result<(), CallError> {
+        let leader = message.leader.clone();
         let target = (leader.id, leader.uuid, leader.addr.as_str());
         let peers = &self.node.member().peers;
-        let answer = peers.call(Lane::Forward, target, paths::FORWARD, message, timeout).await;
-        match answer {
-            Ok(bytes) => match wire::decode_answers(&bytes) {
-                Ok(answers) if answers.len() == reads.len() => answers,
-                Ok(_) => open(&reads, "the leader answered another number of questions"),
-                Err(error) => open(&reads, &error.to_string()),
-            },
-            Err(error @ (CallError::Connect { .. } | CallError::Refused { .. })) => {
-                // What cannot be reached may be gone.
-                self.node.member().vigil.look();
-                vec![Err(Error::unavailable(error.to_string())); reads.len()]
+        let body = message.bytes.clone().into();
+        let mut response = peers.send(Lane::Forward, target, paths::FORWARD, body).await?;
+        let mut frames = Frames::new(self.node.budget().clone());
+        let wrong = |error: WireError| broken_by(&leader.addr, error);
+        while !message.open.is_empty() {
+            while let Some((number, answer)) = frames.next().map_err(wrong)? {
+                let full = || Fate::Failed(budget::exhausted());
+                message.settle(number, answer.map_or_else(full, Fate::Answered));
             }
-            Err(
-                error @ (CallError::Broken { .. }
-                | CallError::Timeout { .. }
-                | CallError::Distrusted { .. }
-                | CallError::Answer { .. }
-                | CallError::Status { .. }),
-            ) => open(&reads, &error.to_string()),
+            if message.open.is_empty() {
+                break;
+            }
+            match response.chunk().await.map_err(|source| broken(&leader.addr, source))? {
+                Some(chunk) => frames.push(&chunk),
+                None => return Err(broken_by(&leader.addr, "it ended before its last answer")),
+            }
         }
+        // Read to its end, so that the connection can be used again.
+        drain(response).await;
+        Ok(())
     }
 
     fn desks(&self) -> MutexGuard<'_, BTreeMap<u64, Desk>> {
@@ -204,7 +367,126 @@ impl Courier {
     }
 }
 
+async fn drain(mut response: reqwest::Response) {
+    // Nothing but the end of the body follows the last answer.
+    while let Ok(Some(_)) = response.chunk().await {}
+}
+
+fn broken_by(addr: &str, source: impl Into<crate::carriage::Cause>) -> CallError {
+    CallError::Broken { addr: addr.to_owned(), source: source.into() }
+}
+
+/// The error in words for a client, which knows nothing of peers' addresses; and whether the
+/// requests may have arrived.
+fn outcome_of(error: &CallError) -> (String, bool) {
+    match error {
+        CallError::Connect { .. } => ("the leader cannot be reached".to_owned(), false),
+        CallError::Refused { reason, .. } => {
+            (format!("the leader takes no requests from this node: {reason}"), false)
+        }
+        CallError::Timeout { .. } => ("the leader did not answer in time".to_owned(), true),
+        CallError::Broken { .. } => ("the connection to the leader failed".to_owned(), true),
+        CallError::Distrusted { .. } | CallError::Answer { .. } | CallError::Status { .. } => {
+            ("the leader's answer is none that this node accepts".to_owned(), true)
+        }
+    }
+}
+
+/// Requests that travel together.
+struct Message {
+    leader: Leader,
+    bytes: Bytes,
+    /// The longest patience in it.
+    timeout: Duration,
+    /// Of each request, whether it is a read.
+    reads: Vec<bool>,
+    /// The parcels that are not answered, by the number of their first request.
+    open: Vec<Open>,
+}
+
+/// A parcel whose answers are awaited.
+struct Open {
+    first: usize,
+    fates: Vec<Option<Fate>>,
+    missing: usize,
+    receipt: Receipt,
+}
+
+impl Open {
+    fn new(first: usize, count: usize, receipt: Receipt) -> Self {
+        let fates = std::iter::repeat_with(|| None).take(count).collect();
+        Self { first, fates, missing: count, receipt }
+    }
+
+    fn tell(self, mut missing: impl FnMut(usize) -> Fate) {
+        let first = self.first;
+        let numbered = self.fates.into_iter().enumerate();
+        let fates =
+            numbered.map(|(at, fate)| fate.unwrap_or_else(|| missing(first + at))).collect();
+        // A caller that has given up is told nothing.
+        let _ = self.receipt.answer.send(fates);
+    }
+}
+
+impl Message {
+    /// Notes what became of a request, and tells its caller when nothing is missing any more.
+    fn settle(&mut self, number: usize, fate: Fate) {
+        let at = match self.open.binary_search_by_key(&number, |open| open.first) {
+            Ok(at) => at,
+            Err(0) => return,
+            Err(after) => after - 1,
+        };
+        let Some(open) = self.open.get_mut(at) else { return };
+        // A second answer, or one to nothing that was asked, changes nothing.
+        let Some(known) = open.fates.get_mut(number - open.first) else { return };
+        if known.is_some() {
+            return;
+        }
+        *known = Some(fate);
+        open.missing -= 1;
+        if open.missing == 0 {
+            self.open.remove(at).tell(|_| Fate::Failed(mixed_up()));
+        }
+    }
+
+    /// Tells all that have no answer yet that there is none; `left` if they may have arrived.
+    fn fail(&mut self, reason: &str, left: bool) {
+        let reads = std::mem::take(&mut self.reads);
+        for open in self.open.drain(..) {
+            open.tell(|number| {
+                let lost =
+                    if left { lost(reads[number], reason) } else { Error::unavailable(reason) };
+                Fate::Failed(lost)
+            });
+        }
+    }
+
+    /// Gives up on a leader that is none any more: what may safely be asked again is handed back.
+    fn give_up(mut self) {
+        let requests = wire::decode_requests(&self.bytes);
+        let mut requests: Vec<_> = requests.into_iter().flatten().map(Some).collect();
+        let reads = std::mem::take(&mut self.reads);
+        for open in self.open.drain(..) {
+            open.tell(|number| match requests.get_mut(number).and_then(Option::take) {
+                Some(request) if reads[number] || request.request_id().is_some() => {
+                    let call = call_of(&request).cloned().unwrap_or_default();
+                    let item = (request, call);
+                    Fate::Moved(Box::new(Moved { item, open: !reads[number] }))
+                }
+                _ => Fate::Failed(lost(false, "the leader did not answer, and another leads now")),
+            });
+        }
+    }
+}
+
 impl Desk {
+    /// Takes a place for a message, if there is one.
+    fn take_place(&mut self) -> bool {
+        let free = self.in_flight < IN_FLIGHT && self.stalled < MOST_STALLED;
+        self.in_flight += usize::from(free);
+        free
+    }
+
     /// Takes what goes into the next message, in the order it was handed in.
     fn gather(&mut self) -> Vec<Parcel> {
         let mut parcels: Vec<Parcel> = Vec::new();
@@ -217,7 +499,7 @@ impl Desk {
                 break;
             }
             let parcel = self.waiting.pop_front().expect("it was just looked at");
-            if parcel.receipt.answer.is_closed() {
+            if parcel.receipt.answer.is_closed() || parcel.settled.swap(true, Ordering::AcqRel) {
                 continue;
             }
             if parcel.deadline.remaining().is_zero() {
@@ -233,31 +515,59 @@ impl Desk {
 
 impl Parcel {
     fn too_late(self) {
-        let late = Error::unavailable("the time was up before the request was sent on");
+        let fates = self.items.iter().map(|_| Fate::Failed(not_sent())).collect();
         // A caller that has given up is told nothing.
-        let _ = self.receipt.answer.send(vec![Err(late); self.items.len()]);
+        let _ = self.receipt.answer.send(fates);
+    }
+
+    fn move_on(self) {
+        if self.settled.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let moved = |item| Fate::Moved(Box::new(Moved { item, open: false }));
+        // As above.
+        let _ = self.receipt.answer.send(self.items.into_iter().map(moved).collect());
     }
 }
 
-fn which_read(items: &[(Request, CallOptions)]) -> Vec<bool> {
+impl Fate {
+    fn read(self, is_read: bool) -> Outcome {
+        match self {
+            Self::Answered(encoded) => {
+                let answer = wire::decode_answer(&encoded.bytes);
+                Outcome::Told(answer.unwrap_or_else(|error| Err(lost(is_read, &error.to_string()))))
+            }
+            Self::Failed(error) => Outcome::Told(Err(error)),
+            Self::Moved(moved) => Outcome::Moved(moved),
+        }
+    }
+}
+
+fn which_read(items: &[Item]) -> Vec<bool> {
     items.iter().map(|(request, _)| request.is_read()).collect()
 }
 
-/// What is known of requests that may have arrived and have no answer.
-fn open(reads: &[bool], reason: &str) -> Answers {
-    let outcome = |is_read: &bool| {
-        let not_done = *is_read || planted::active(Bug::CutOffIsUnavailable);
-        Err(if not_done { Error::unavailable(reason) } else { Error::unknown(reason) })
-    };
-    reads.iter().map(outcome).collect()
+fn not_sent() -> Error {
+    Error::unavailable("the time was up before the request was sent on to the leader")
+}
+
+/// The error for a request that may have arrived and has no answer.
+pub(super) fn lost(is_read: bool, reason: &str) -> Error {
+    let not_done = is_read || planted::active(Bug::CutOffIsUnavailable);
+    if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
+}
+
+fn untold(reads: &[bool], reason: &str) -> Vec<Outcome> {
+    reads.iter().map(|is_read| Outcome::Told(Err(lost(*is_read, reason)))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::ReadOptions;
+    use crate::budget::Budget;
+    use crate::types::{LockOptions, LockRequest, ReadOptions, RequestId};
 
-    fn parcel(leader: u64, name: &str, count: usize) -> (Parcel, oneshot::Receiver<Answers>) {
+    fn parcel(leader: u64, name: &str, count: usize) -> (Parcel, oneshot::Receiver<Vec<Fate>>) {
         let (answer, answered) = oneshot::channel();
         let admitted = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let read = || Request::Check(name.to_owned(), ReadOptions::default());
@@ -265,6 +575,7 @@ mod tests {
             leader: Leader { id: 1, uuid: Some(Uuid(leader.into())), addr: "a:1".to_owned() },
             items: (0..count).map(|_| (read(), CallOptions::default())).collect(),
             deadline: Deadline::after(Duration::from_secs(60)),
+            settled: Arc::default(),
             receipt: Receipt { answer, _admitted: admitted },
         };
         (parcel, answered)
@@ -284,7 +595,7 @@ mod tests {
         let sizes = [("a", 1), ("b", 254), ("c", 2), ("d", 1), ("e", 1000), ("f", 1)];
         let (parcels, answered): (VecDeque<_>, Vec<_>) =
             sizes.into_iter().map(|(name, count)| parcel(1, name, count)).unzip();
-        let mut desk = Desk { waiting: parcels, under_way: 0 };
+        let mut desk = Desk { waiting: parcels, ..Desk::default() };
         for expected in [&["a", "b"][..], &["c", "d"], &["e"], &["f"], &[]] {
             assert_eq!(names(&desk.gather()), expected);
         }
@@ -295,7 +606,7 @@ mod tests {
     async fn a_leader_that_came_back_with_another_folder_gets_a_message_of_its_own() {
         let (parcels, answered): (VecDeque<_>, Vec<_>) =
             [parcel(1, "a", 1), parcel(2, "b", 1), parcel(2, "c", 1)].into_iter().unzip();
-        let mut desk = Desk { waiting: parcels, under_way: 0 };
+        let mut desk = Desk { waiting: parcels, ..Desk::default() };
         assert_eq!(names(&desk.gather()), ["a"]);
         assert_eq!(names(&desk.gather()), ["b", "c"]);
         drop(answered);
@@ -307,19 +618,73 @@ mod tests {
         let (mut late, told) = parcel(1, "late", 2);
         late.deadline = Deadline::after(Duration::from_secs(1));
         let (sent, _waiting) = parcel(1, "sent", 1);
-        let mut desk = Desk { waiting: [given_up, late, sent].into(), under_way: 0 };
+        let mut desk = Desk { waiting: [given_up, late, sent].into(), ..Desk::default() };
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(names(&desk.gather()), ["sent"]);
         let told = told.await.unwrap();
         assert_eq!(told.len(), 2);
         for answer in told {
-            assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+            assert!(matches!(answer, Fate::Failed(Error::Unavailable { .. })));
         }
     }
 
     #[test]
     fn without_an_answer_a_write_is_unknown_and_a_read_is_not_done() {
-        let answers = open(&[false, true], "cut off");
-        assert_eq!(answers, [Err(Error::unknown("cut off")), Err(Error::unavailable("cut off"))]);
+        assert_eq!(lost(false, "cut off"), Error::unknown("cut off"));
+        assert_eq!(lost(true, "cut off"), Error::unavailable("cut off"));
+    }
+
+    fn lock(seq: Option<u64>) -> Item {
+        let request = LockRequest { signature: "s".into(), signee: "w".into(), level: None };
+        let request_id = seq.map(|seq| RequestId { lane: 1, seq });
+        let options = LockOptions { request_id, ..LockOptions::default() };
+        (Request::Lock(request, options), CallOptions::default())
+    }
+
+    /// A message of one parcel, and what its caller hears.
+    fn message(items: Vec<Item>) -> (Message, oneshot::Receiver<Vec<Fate>>) {
+        let (parcel, answered) = parcel(1, "unused", 1);
+        let (leader, timeout) = (parcel.leader, Duration::from_secs(1));
+        let open = vec![Open::new(0, items.len(), parcel.receipt)];
+        let (reads, bytes) = (which_read(&items), wire::encode_requests(items));
+        (Message { leader, bytes, timeout, reads, open }, answered)
+    }
+
+    #[test]
+    fn of_a_leader_that_is_none_any_more_only_what_is_safe_is_asked_again() {
+        let read = (Request::Check("r".to_owned(), ReadOptions::default()), CallOptions::default());
+        let items = vec![lock(None), lock(Some(7)), read, lock(Some(8))];
+        let (mut message, mut answered) = message(items.clone());
+        let frame = wire::encode_answer(3, &Ok(Answer::Done));
+        let bytes = frame.slice(9..);
+        let share = Budget::default().take(0).unwrap();
+        message.settle(3, Fate::Answered(Encoded { bytes, _share: share }));
+        message.give_up();
+        let fates = answered.try_recv().unwrap();
+        let [first, second, third, fourth] = <[Fate; 4]>::try_from(fates).ok().unwrap();
+        assert!(matches!(first, Fate::Failed(Error::Unknown { .. })), "not safe to repeat");
+        let Fate::Moved(second) = second else { panic!("it has an id") };
+        assert_eq!((&second.item.0, second.open), (&items[1].0, true));
+        let Fate::Moved(third) = third else { panic!("it is a read") };
+        assert!(!third.open, "a read has done nothing");
+        assert!(matches!(fourth, Fate::Answered(_)), "it was answered before");
+    }
+
+    #[test]
+    fn each_caller_is_told_when_all_of_its_own_is_answered() {
+        let (mut message, mut first) = message(vec![lock(None), lock(None)]);
+        let (other, mut second) = parcel(1, "unused", 1);
+        message.open.push(Open::new(2, 1, other.receipt));
+        message.reads.push(false);
+        let done = || Fate::Failed(Error::unavailable("stands for an answer"));
+        message.settle(9, done());
+        message.settle(1, done());
+        message.settle(1, done());
+        assert!(first.try_recv().is_err(), "one of two is missing");
+        message.settle(2, done());
+        assert_eq!(second.try_recv().unwrap().len(), 1);
+        message.settle(0, done());
+        assert_eq!(first.try_recv().unwrap().len(), 2);
+        assert!(message.open.is_empty());
     }
 }

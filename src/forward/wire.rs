@@ -1,4 +1,8 @@
-//! Forwarded requests and their answers as bytes: many to a message.
+//! Forwarded requests and their answers as bytes: many requests to a message, and an answer to a
+//! frame.
+//!
+//! A request's number is its place in the message, from 0. Each answer says whose it is and is sent
+//! as soon as it is known, in any order.
 //!
 //! Structs of their own, not those of the contract as they come: what crosses the wire between two
 //! versions of this program changes only together with [`VERSION`]. A node that gets a version it
@@ -10,14 +14,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::raft::peer::MAX_MESSAGE_BYTES;
 use crate::types::{
     BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
     LockRequest, LockResponse, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest,
     TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
-/// The version of both encodings. In version 1 a message had one request.
-const VERSION: u8 = 2;
+/// The version of both encodings. In version 1 a message had one request, in version 2 its answers
+/// came together.
+const VERSION: u8 = 3;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +49,18 @@ impl Request {
             | Self::ConfigureTable(..)
             | Self::DeleteTable(..)
             | Self::Advance(..) => false,
+        }
+    }
+}
+
+impl Request {
+    /// The id under which repeating it is safe.
+    pub(crate) fn request_id(&self) -> Option<RequestId> {
+        match self {
+            Self::Lock(_, options) => options.request_id,
+            Self::Unlock(_, options) => options.request_id,
+            Self::ConfigureTable(_, options) | Self::DeleteTable(options) => options.request_id,
+            Self::Check(..) | Self::List(..) | Self::Tables(..) | Self::Advance(..) => None,
         }
     }
 }
@@ -96,6 +114,14 @@ pub(crate) enum Answer {
 
 /// The answer to the question that was asked; `None` if it is another one's.
 impl Answer {
+    /// Whether it answers a read, which has done nothing.
+    pub(crate) fn is_of_a_read(&self) -> bool {
+        match self {
+            Self::Check(_) | Self::List(_) | Self::Tables(_) => true,
+            Self::Lock(_) | Self::Unlock(_) | Self::Done => false,
+        }
+    }
+
     pub(crate) fn lock(self) -> Option<LockResponse> {
         if let Self::Lock(response) = self { Some(response) } else { None }
     }
@@ -137,6 +163,8 @@ pub(crate) enum WireError {
     Version(u8),
     #[error("a forwarded message does not decode: {0}")]
     Decode(#[from] postcard::Error),
+    #[error("a frame of {0} bytes is none of an answer")]
+    Length(usize),
 }
 
 /// Requests, each with its call options, which go before those it has itself.
@@ -152,14 +180,51 @@ pub(crate) fn decode_requests(bytes: &[u8]) -> Result<Vec<Request>, WireError> {
     Ok(envelopes.into_iter().map(request).collect())
 }
 
-/// Answers, in the order of their requests.
-pub(crate) fn encode_answers(answers: &Vec<Result<Answer, Error>>) -> Bytes {
-    encode(answers)
+/// The frame of one answer: the length of the rest, the version, the number of its request, and
+/// what [`decode_answer`] reads.
+pub(crate) fn encode_answer(number: usize, answer: &Result<Answer, Error>) -> Bytes {
+    let number = u32::try_from(number).expect("a message has fewer requests");
+    let mut frame = vec![0; 4];
+    frame.push(VERSION);
+    frame.extend_from_slice(&number.to_le_bytes());
+    let frame = postcard::to_extend(answer, frame);
+    let mut frame = frame.expect("plain data can always be written to memory");
+    let length = u32::try_from(frame.len() - 4).expect("answers stay far below 4 GiB");
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame.into()
 }
 
-/// What [`encode_answers`] wrote.
-pub(crate) fn decode_answers(bytes: &[u8]) -> Result<Vec<Result<Answer, Error>>, WireError> {
-    decode(bytes)
+/// The beginning of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FrameHead {
+    /// The number of the request that it answers.
+    pub(crate) number: usize,
+    /// The bytes of the head.
+    pub(crate) bytes: usize,
+    /// The bytes of the answer behind it.
+    pub(crate) payload: usize,
+}
+
+/// The head of the frame that begins here; `None` if not all of it is here.
+pub(crate) fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
+    let (Some(length), Some(number)) = (bytes.first_chunk::<4>(), bytes.get(5..9)) else {
+        return Ok(None);
+    };
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    if !(5..=MAX_MESSAGE_BYTES).contains(&length) {
+        return Err(WireError::Length(length));
+    }
+    if bytes[4] != VERSION {
+        return Err(WireError::Version(bytes[4]));
+    }
+    let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    Ok(Some(FrameHead { number, bytes: 9, payload: length - 5 }))
+}
+
+/// The answer in a frame, without the head.
+pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
+    Ok(postcard::from_bytes(bytes)?)
 }
 
 fn encode(value: &impl Serialize) -> Bytes {
@@ -446,7 +511,7 @@ mod tests {
         let unlock = encode_requests(vec![(requests().swap_remove(1), call())]);
         let hex = crate::raft::codec::tests::hex(&unlock);
         let golden = [
-            "02",     // version
+            "03",     // version
             "01",     // one request
             "01d209", // 1234 ms are left
             "010174",
@@ -477,9 +542,45 @@ mod tests {
     }
 
     #[test]
-    fn an_error_reads_back_as_it_was_written() {
+    fn an_answer_reads_back_as_it_was_written() {
         let error = Error::Unavailable { reason: "r".into(), leader: Some("l".into()) };
-        let answers = vec![Ok(Answer::Done), Err(error)];
-        assert_eq!(decode_answers(&encode_answers(&answers)).unwrap(), answers);
+        for answer in [Ok(Answer::Done), Err(error)] {
+            let frame = encode_answer(7, &answer);
+            for length in 0..9 {
+                assert_eq!(frame_head(&frame[..length]).unwrap(), None);
+            }
+            let head = frame_head(&frame).unwrap().unwrap();
+            assert_eq!((head.number, head.bytes + head.payload), (7, frame.len()));
+            assert_eq!(decode_answer(&frame[head.bytes..]).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_written_the_same_for_ever() {
+        let error = Error::Unavailable { reason: "r".into(), leader: Some("l".into()) };
+        let golden = [
+            "0c000000", // 12 bytes follow
+            "03",       // version
+            "00010000", // answers request 256
+            "01",       // an error
+            "03",       // unavailable
+            "0172",     // reason
+            "01016c",   // leader
+        ];
+        let hex = crate::raft::codec::tests::hex(&encode_answer(256, &Err(error)));
+        assert_eq!(hex, golden.concat());
+        let done = crate::raft::codec::tests::hex(&encode_answer(0, &Ok(Answer::Done)));
+        assert_eq!(done, "0700000003000000000005");
+    }
+
+    #[test]
+    fn a_frame_of_another_version_or_of_no_length_is_refused() {
+        let mut frame = encode_answer(0, &Ok(Answer::Done)).to_vec();
+        frame[4] = VERSION + 1;
+        assert!(matches!(frame_head(&frame), Err(WireError::Version(_))));
+        for length in [4, u32::MAX] {
+            frame[..4].copy_from_slice(&length.to_le_bytes());
+            assert!(matches!(frame_head(&frame), Err(WireError::Length(_))));
+        }
     }
 }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::error::Error;
-use crate::forward::wire::{self, Request, decode_answers, decode_requests, encode_requests};
+use crate::forward::wire::{
+    Answer, Request, decode_answer, decode_requests, encode_answer, encode_requests, frame_head,
+};
 use crate::forward::{ask, call_of};
 use crate::memory::MemoryLocks;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
@@ -75,10 +77,21 @@ pub fn forward(bytes: &[u8]) {
         assert_eq!(again.ok().as_ref(), Some(&requests), "they read as they are written");
         answer(requests);
     }
-    if let Ok(answers) = decode_answers(bytes) {
-        let again = decode_answers(&wire::encode_answers(&answers));
-        assert_eq!(again.ok(), Some(answers), "they read as they are written");
+    let mut rest = bytes;
+    while let Ok(Some(head)) = frame_head(rest) {
+        let Some(payload) = rest.get(head.bytes..head.bytes + head.payload) else { return };
+        if let Ok(answer) = decode_answer(payload) {
+            reads_as_written(head.number, &answer);
+        }
+        rest = &rest[head.bytes + head.payload..];
     }
+}
+
+fn reads_as_written(number: usize, answer: &Result<Answer, Error>) {
+    let frame = encode_answer(number, answer);
+    let head = frame_head(&frame).ok().flatten().expect("it is one");
+    assert_eq!((head.number, head.bytes + head.payload), (number, frame.len()));
+    assert_eq!(decode_answer(&frame[head.bytes..]).ok().as_ref(), Some(answer));
 }
 
 fn answer(requests: Vec<Request>) {
@@ -101,8 +114,9 @@ fn answer(requests: Vec<Request>) {
         };
         assert!(settled, "{answer:?}");
     }
-    let again = decode_answers(&wire::encode_answers(&answers));
-    assert_eq!(again.ok(), Some(answers), "they read as they are written");
+    for (number, answer) in answers.iter().enumerate() {
+        reads_as_written(number, answer);
+    }
 }
 
 /// A runtime for one input: memory never waits, but bounds on waiting need timers.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::tests::folder;
 use crate::conformance::scripts;
 use crate::error::Error;
-use crate::forward::wire::{self, Answer, Request, encode_answers, encode_requests};
+use crate::forward::wire::{self, Answer, Request, encode_answer, encode_requests};
 use crate::lock::State;
 use crate::raft::bootstrap::{Introduction, encode_introduction};
 use crate::raft::codec;
@@ -143,8 +143,13 @@ fn forward() -> Vec<(&'static str, Vec<u8>)> {
         ("configure-table", one(Request::ConfigureTable(defaults, tables.clone()))),
         ("delete-table", one(Request::DeleteTable(tables))),
         ("several", encode_requests(several.into()).to_vec()),
-        ("answers", encode_answers(&answers()).to_vec()),
+        ("answers", answer_frames()),
     ]
+}
+
+fn answer_frames() -> Vec<u8> {
+    let answers = answers().into_iter().enumerate();
+    answers.flat_map(|(number, answer)| encode_answer(number, &answer)).collect()
 }
 
 fn answers() -> Vec<Result<Answer, Error>> {

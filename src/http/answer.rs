@@ -78,7 +78,11 @@ pub(crate) fn json<T: Serialize>(value: &T, decided_at: Option<DecidedAt>) -> Re
 }
 
 fn body<T: Serialize>(status: u16, media_type: &'static str, value: &T) -> Response {
-    let bytes = serde_json::to_vec(value).expect("our documents have string keys only");
+    let mut bytes = serde_json::to_vec(value).expect("our documents have string keys only");
+    // For those who read answers on a terminal.
+    bytes.push(b'\n');
+    // It is kept until it is read, which may take long; growing has left room behind.
+    bytes.shrink_to_fit();
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = StatusCode::from_u16(status).expect("our codes name real statuses");
     let fields = response.headers_mut();

@@ -16,10 +16,14 @@ use super::{Context, openapi};
 use crate::api::{
     BatchAnswers, BatchBody, BatchItemAnswer, Code, MAX_BATCH, MAX_BATCH_BYTES, Problem, routes,
 };
+use crate::budget;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{BatchAnswer, BatchRequest};
+
+/// Bytes of one answer in a batch, with names that are not of the longest.
+const ANSWER_BYTES: usize = 512;
 
 /// Takes and releases many locks. Not a transaction: each request succeeds or fails by itself.
 #[utoipa::path(post, path = routes::BATCH, tag = "locks", request_body = BatchBody,
@@ -32,6 +36,7 @@ use crate::types::{BatchAnswer, BatchRequest};
         (status = 408, description = "The body arrived too slowly; not done", body = Problem),
         (status = 413, description = "The body is larger than 1 MiB", body = Problem),
         (status = 415, description = "The body is not declared to be JSON", body = Problem),
+        (status = 503, description = "No memory left for large requests; not done", body = Problem),
     ))]
 pub(crate) async fn batch<S: LockService>(
     State(context): State<Arc<Context<S>>>,
@@ -41,11 +46,16 @@ pub(crate) async fn batch<S: LockService>(
     let call = Call::read(&asked)?;
     let deadline = call.deadline;
     let limits = Limits { body_bytes: MAX_BATCH_BYTES, ..context.extras.limits.clone() };
-    let body: BatchBody = request::json(asked, &limits, deadline).await?;
+    let budget = asked.budget.clone();
+    let (body, _share): (BatchBody, _) = request::json_and_share(asked, &limits, deadline).await?;
     if body.requests.len() > MAX_BATCH {
         let detail = format!("a batch has at most {MAX_BATCH} requests");
         return Err(Refusal::new(Code::BadRequest, detail));
     }
+    // Results must be told once they exist, so room for the answers is taken before.
+    let _room = budget
+        .take(body.requests.len() * ANSWER_BYTES)
+        .ok_or_else(|| Refusal::from(budget::exhausted()))?;
     let call = call.options();
     let requests = body.requests.into_iter().map(|item| item.into_words(&call)).collect();
     let answers = ask_all(&*context.service, requests, deadline).await;

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::Context;
 use super::answer::Refusal;
 use super::handlers::{self, Answer};
+use super::head;
 use super::metrics::Endpoint;
 use super::observe::{TraceId, observed};
 use super::places::Place;
@@ -46,7 +47,8 @@ impl<S: LockService> Front<S> {
         let endpoint = Endpoint::new(request.method(), request.uri().path());
         let place = Some(Arc::clone(place));
         let meant = self.context.judge_cluster(request.headers());
-        let asked = Asked { request, trace_id: trace_id.clone(), place };
+        let budget = self.context.metrics.budget().clone();
+        let asked = Asked { request, trace_id: trace_id.clone(), place, budget };
         // Boxed, because what follows would have room for it several times over, and hyper moves
         // all of that about for each request.
         let answer = Box::pin(handler(State(Arc::clone(&self.context)), asked));
@@ -69,6 +71,10 @@ impl<S> Clone for Front<S> {
 
 impl<S: LockService> Answerer for Front<S> {
     async fn answer(&self, request: Request<Incoming>, place: &Arc<Place>) -> Response {
+        if let Err(refusal) = head::check(&request, &self.context.extras.hosts) {
+            let refused = |_, _| std::future::ready(Err(refusal));
+            return Box::pin(self.ask(request, place, refused)).await;
+        }
         match (request.method(), request.uri().path()) {
             (&Method::POST, routes::LOCK) => self.ask(request, place, handlers::lock).await,
             (&Method::POST, routes::UNLOCK) => self.ask(request, place, handlers::unlock).await,

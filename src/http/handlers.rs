@@ -21,6 +21,7 @@ use crate::api::{
     LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
     UnlockBody, routes,
 };
+use crate::budget::{self, Share};
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::service::LockService;
@@ -139,6 +140,7 @@ pub(crate) async fn list<S: LockService>(
     let call = Call::read(&asked)?;
     let query: ListQuery = request::query(asked.request.uri())?;
     let page = ListRequest::from(&query);
+    let _room = room_for(&context, page.limit.min(ListRequest::MAX_LIMIT))?;
     let (deadline, options) = read_options(call, query.table, query.stale);
     let response = read(deadline, context.service.list(page, options)).await?;
     Ok(json(&ListAnswer::from(&response), response.decided_at))
@@ -159,6 +161,7 @@ pub(crate) async fn tables<S: LockService>(
     let call = Call::read(&asked)?;
     let query: TablesQuery = request::query(asked.request.uri())?;
     let page = TablesRequest::from(&query);
+    let _room = room_for(&context, page.limit)?;
     let (deadline, options) = read_options(call, None, query.stale);
     let response = read(deadline, context.service.tables(page, options)).await?;
     Ok(json(&TablesAnswer::from(&response), response.decided_at))
@@ -271,6 +274,17 @@ async fn no_such_path() -> Refusal {
 
 async fn method_not_allowed() -> Refusal {
     Refusal::new(Code::MethodNotAllowed, "the allow header names the methods of this path")
+}
+
+/// Bytes of one record in an answer, with names that are not of the longest.
+const RECORD_BYTES: usize = 1024;
+
+/// Room for an answer that is being made. How large it becomes is known when it is there; without
+/// this, pages that find no room in the end would all be made first.
+fn room_for<S>(context: &Context<S>, records: u32) -> Result<Share, Refusal> {
+    let records = usize::try_from(records).unwrap_or(usize::MAX);
+    let room = context.metrics.budget().take(records.saturating_mul(RECORD_BYTES));
+    room.ok_or_else(|| Refusal::from(budget::exhausted()))
 }
 
 fn read_options(call: Call, table: Option<String>, stale: bool) -> (Deadline, ReadOptions) {

@@ -15,8 +15,10 @@ use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::Context;
+use super::flood::Flood;
 use super::places::{PlaceFigures, Places};
 use crate::api::{Code, HistogramFigures, NodeFigures, routes};
+use crate::budget::Budget;
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
 /// election times; finer or wider would not change what one does about it.
@@ -97,6 +99,8 @@ pub(crate) struct Metrics {
     handle: PrometheusHandle,
     in_flight: Arc<AtomicU64>,
     places: Arc<Places>,
+    budget: Budget,
+    flood: Flood,
 }
 
 /// One request that is being answered; gone when it is dropped, answered or not.
@@ -109,7 +113,7 @@ impl Drop for InFlight {
 }
 
 impl Metrics {
-    pub(crate) fn new(places: Arc<Places>) -> Self {
+    pub(crate) fn new(places: Arc<Places>, budget: Budget) -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&LATENCY_BUCKETS)
             .expect("there are buckets")
@@ -126,7 +130,18 @@ impl Metrics {
         );
         let handle = recorder.handle();
         let series = Default::default();
-        Self { recorder, series, handle, in_flight: Arc::default(), places }
+        let (in_flight, flood) = (Arc::default(), Flood::default());
+        Self { recorder, series, handle, in_flight, places, budget, flood }
+    }
+
+    /// The bytes that large bodies and answers share.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Limits which refusals are logged.
+    pub(crate) fn flood(&self) -> &Flood {
+        &self.flood
     }
 
     /// Counts a request as being answered until the guard is dropped.
@@ -163,6 +178,10 @@ impl Metrics {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
         render_places(&mut page, self.places.figures());
+        let help = "Bytes of large requests being read and answers being written.";
+        gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
+        let help = "Large requests and answers refused because too many bytes were buffered.";
+        counter(&mut page, "keyward_buffer_refusals_total", help, self.budget.refusals());
         if let Some(figures) = figures {
             render_node(&mut page, figures);
         }
@@ -182,6 +201,7 @@ pub(crate) async fn upkeep<S>(context: &Context<S>) -> Infallible {
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
         context.metrics.handle.run_upkeep();
+        context.metrics.flood.tell();
     }
 }
 

@@ -10,8 +10,10 @@
 
 mod answer;
 mod batch;
+mod flood;
 mod front;
 mod handlers;
+mod head;
 mod metrics;
 mod observe;
 mod openapi;
@@ -20,6 +22,7 @@ mod places;
 mod request;
 pub mod server;
 mod stall;
+mod written;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +40,7 @@ pub use openapi::document as openapi_document;
 pub use server::{Limits, raise_descriptor_limit, serve_connections};
 
 use crate::api::{ClusterStatus, NodeFigures, headers};
+use crate::budget::Budget;
 use crate::error::Error;
 use crate::service::LockService;
 use front::Front;
@@ -70,6 +74,10 @@ pub struct Extras {
     pub advance: Option<AdvanceFn>,
     /// What clients may use.
     pub limits: Limits,
+    /// The bytes that large bodies and answers may take together.
+    pub budget: Budget,
+    /// The names by which browsers may call this listener, besides `localhost` and IP addresses.
+    pub hosts: Arc<[String]>,
 }
 
 /// Serves the API on this listener until `shutdown` is ready, then finishes what is in flight
@@ -88,7 +96,7 @@ pub async fn serve<S: LockService>(
 ) -> io::Result<()> {
     let limits = extras.limits.clone();
     let places = Arc::<Places>::default();
-    let metrics = Metrics::new(Arc::clone(&places));
+    let metrics = Metrics::new(Arc::clone(&places), extras.budget.clone());
     let context = Arc::new(Context::new(service, metrics, extras));
     let upkeep = metrics::upkeep(&context);
     let front = Front::new(Arc::clone(&context));
@@ -103,7 +111,7 @@ pub async fn serve<S: LockService>(
 /// What [`serve`] serves, without a listener.
 #[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
-    let metrics = Metrics::new(Arc::default());
+    let metrics = Metrics::new(Arc::default(), extras.budget.clone());
     handlers::router(Arc::new(Context::new(service, metrics, extras)))
 }
 
@@ -116,7 +124,7 @@ pub(crate) async fn serve_one<S: LockService>(
 ) {
     let limits = Arc::new(extras.limits.clone());
     let places = Arc::<Places>::default();
-    let metrics = Metrics::new(Arc::clone(&places));
+    let metrics = Metrics::new(Arc::clone(&places), extras.budget.clone());
     let front = Front::new(Arc::new(Context::new(service, metrics, extras)));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
     server::connection(stream, front, limits, places.take(), stopping).await;

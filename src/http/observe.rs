@@ -4,16 +4,20 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
 use tracing::Instrument;
 
 use super::Context;
 use super::answer::Refusal;
 use super::metrics::{Endpoint, outcome_word};
+use super::written::Written;
 use crate::api::{Code, headers, is_trace_id};
+use crate::budget::{self, Budget};
 use crate::clock::{Clock, SystemClock};
 use crate::service::LockService;
 
@@ -43,6 +47,7 @@ pub(crate) async fn observe<S: LockService>(
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let endpoint = Endpoint::new(request.method(), route);
     request.extensions_mut().insert(trace_id.clone());
+    request.extensions_mut().insert(context.metrics.budget().clone());
     let meant = context.judge_cluster(request.headers());
     let answer = async move {
         match meant {
@@ -66,13 +71,16 @@ pub(crate) async fn observed<S>(
     let began = SystemClock.raw();
     let metrics = &context.metrics;
     let in_flight = metrics.in_flight();
-    let mut response = answer.instrument(span.clone()).await;
+    let response = answer.instrument(span.clone()).await;
+    let mut response = budgeted(response, endpoint, metrics.budget());
     drop(in_flight);
     let took = SystemClock.raw().saturating_sub(began);
     let code = response.extensions().get::<Code>().copied();
     metrics.observe(endpoint, code, took);
     let status = response.status().as_u16();
-    span.in_scope(|| log(endpoint, &trace_id, (status, code), took));
+    if status < 500 || metrics.flood().admits() {
+        span.in_scope(|| log(endpoint, &trace_id, (status, code), took));
+    }
     if let Ok(value) = HeaderValue::try_from(trace_id.0) {
         response.headers_mut().insert(HeaderName::from_static(headers::TRACE_ID), value);
     }
@@ -81,6 +89,20 @@ pub(crate) async fn observed<S>(
         response.headers_mut().insert(name, cluster.clone());
     }
     response
+}
+
+/// Counts an answer's bytes until they are written. A read whose answer finds no room is refused;
+/// what a write did must be told.
+fn budgeted(response: Response, endpoint: Endpoint, budget: &Budget) -> Response {
+    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
+    match budget.take(bytes) {
+        Some(share) if share.is_free() => response,
+        Some(share) => response.map(|body| Body::new(Written::new(body, share))),
+        None if matches!(endpoint.method(), "GET" | "HEAD") => {
+            Refusal::from(budget::exhausted()).into_response()
+        }
+        None => response,
+    }
 }
 
 /// What a person has to look at is logged at info, the rest at debug.

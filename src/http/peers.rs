@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt as _, Stream, StreamExt};
 use http_body_util::{BodyExt, Limited};
 use tokio::net::TcpListener;
 
@@ -164,13 +164,30 @@ async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, Pe
     })))
 }
 
-async fn forward(State(node): State<Node>, request: Request) -> Result<Bytes, PeerError> {
+async fn forward(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
     greet(&node, request.headers(), None).await?;
     let message = whole(request.into_body()).await?;
     // Not understood, so nothing was done: the sender may say so.
-    answer_forwarded(&node, &message)
-        .await
-        .ok_or_else(|| InboundError::from(Refusal::NotAHello(NotAHello::forwarded())).into())
+    let answers = answer_forwarded(&node, &message)
+        .ok_or_else(|| InboundError::from(Refusal::NotAHello(NotAHello::forwarded())))?;
+    Ok(forwarded(answers).await)
+}
+
+/// The answers to forwarded requests. Mostly all of them come at once, and are one piece; those
+/// that do not are sent as they come.
+async fn forwarded(answers: impl Stream<Item = Vec<Bytes>> + Send + 'static) -> Body {
+    let mut answers = Box::pin(answers.peekable());
+    let first = answers.next().await.unwrap_or_default();
+    let all_here = match answers.as_mut().peek().now_or_never() {
+        Some(next) => next.is_none(),
+        None => false,
+    };
+    if let ([only], true) = (&first[..], all_here) {
+        return Body::from(only.clone());
+    }
+    let pieces = futures::stream::iter([first]).chain(answers);
+    let pieces = pieces.flat_map(|pieces| futures::stream::iter(pieces));
+    Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>))
 }
 
 /// The messages in a body that carries many.

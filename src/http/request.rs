@@ -25,6 +25,7 @@ use super::observe::TraceId;
 use super::places::Place;
 use super::server::Limits;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
+use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
 use crate::types::CallOptions;
 
@@ -43,6 +44,8 @@ pub(crate) struct Asked<B = Body> {
     pub(crate) trace_id: TraceId,
     /// Where its connection has to make room, if it can be told.
     pub(crate) place: Option<Arc<Place>>,
+    /// The budget that its body's bytes are taken from.
+    pub(crate) budget: Budget,
 }
 
 /// What the router was given along with the request.
@@ -52,7 +55,8 @@ impl<S: Sync> FromRequest<S> for Asked {
     async fn from_request(mut request: Request, _: &S) -> Result<Self, Infallible> {
         let given = request.extensions_mut();
         let (trace_id, place) = (given.remove().unwrap_or_default(), given.remove());
-        Ok(Self { request, trace_id, place })
+        let budget = given.remove().unwrap_or_default();
+        Ok(Self { request, trace_id, place, budget })
     }
 }
 
@@ -112,9 +116,18 @@ pub(crate) async fn json<T: DeserializeOwned>(
     limits: &Limits,
     deadline: Deadline,
 ) -> Result<T, Refusal> {
+    Ok(json_and_share(asked, limits, deadline).await?.0)
+}
+
+/// As [`json`], with the share of the budget that the body has.
+pub(crate) async fn json_and_share<T: DeserializeOwned>(
+    asked: Asked<impl Arriving>,
+    limits: &Limits,
+    deadline: Deadline,
+) -> Result<(T, Share), Refusal> {
     declared_as_json(asked.request.headers())?;
-    let bytes = read_body(asked, limits, deadline).await?;
-    parse(&bytes)
+    let (bytes, share) = read_body(asked, limits, deadline).await?;
+    Ok((parse(&bytes)?, share))
 }
 
 /// Asking for the media type also keeps a web page of another origin from sending requests
@@ -140,15 +153,19 @@ async fn read_body(
     asked: Asked<impl Arriving>,
     limits: &Limits,
     deadline: Deadline,
-) -> Result<Bytes, Refusal> {
-    let Asked { request, place, .. } = asked;
+) -> Result<(Bytes, Share), Refusal> {
+    let Asked { request, place, budget, .. } = asked;
     let too_large =
         || Refusal::new(Code::TooLarge, format!("the body is at most {} bytes", limits.body_bytes));
     // What is declared too large is refused before it is sent, if the client waits to be asked.
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if declared.and_then(|text| text.parse().ok()).is_some_and(|n: usize| n > limits.body_bytes) {
+    let declared = declared.and_then(|text| text.parse::<usize>().ok());
+    if declared.is_some_and(|declared| declared > limits.body_bytes) {
         return Err(too_large());
     }
+    // A body without a declared length may become as large as any.
+    let at_most = declared.unwrap_or(limits.body_bytes);
+    let share = budget.take(at_most).ok_or_else(|| Refusal::from(budget::exhausted()))?;
     let mut body = pin!(Limited::new(request.into_body(), limits.body_bytes).collect());
     // A small body has mostly come with its head.
     let read = if let Some(read) = body.as_mut().now_or_never() {
@@ -156,10 +173,8 @@ async fn read_body(
     } else {
         // Until its body is here, nothing is done for the request, and it may have to make room.
         let wait = limits.body_timeout.min(deadline.remaining());
-        place.as_ref().inspect(|place| place.wait());
-        let read = tokio::time::timeout(wait, body).await;
-        place.as_ref().inspect(|place| place.work());
-        read
+        let _pause = place.as_ref().map(|place| place.pause());
+        tokio::time::timeout(wait, body).await
     };
     match read {
         Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
@@ -167,7 +182,7 @@ async fn read_body(
         Ok(Err(error)) => {
             Err(Refusal::new(Code::BadRequest, format!("the body did not arrive whole: {error}")))
         }
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => Ok((body.to_bytes(), share)),
     }
 }
 

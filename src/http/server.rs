@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,8 +30,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tower_service::Service;
 
-use super::places::{Place, Places};
+use super::places::{Place, Places, Working};
 use super::stall::Stall;
+use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
 
 /// What the other side of a listener may use.
@@ -58,7 +60,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            head_timeout: Duration::from_secs(30),
+            // Longer than balancers and proxies keep an idle connection by default (60 seconds): if
+            // it were the node that closed it, a request already on its way would have no answer.
+            head_timeout: Duration::from_secs(75),
             head_bytes: 16 * 1024,
             header_fields: 64,
             body_bytes: crate::api::MAX_BODY_BYTES,
@@ -89,6 +93,9 @@ impl Answerer for Router {
         }
     }
 }
+
+/// Not among the names that the HTTP library has.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How long nothing is accepted after the system refused to: long enough not to spin, short enough
 /// that nobody notices once there are descriptors again.
@@ -229,10 +236,13 @@ pub(super) async fn connection(
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        // A client that has sent all it will send still reads its answer.
+        .half_close(true)
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.head_bytes)
         .max_headers(limits.header_fields);
-    let requests = service_fn(|request| handle(&answerer, &place, request));
+    let keep_alive = keep_alive(&limits);
+    let requests = service_fn(|request| handle(&answerer, &place, keep_alive.as_ref(), request));
     let io = TokioIo::new(Stall::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));
     let stopped = async {
@@ -253,15 +263,26 @@ pub(super) async fn connection(
     }
 }
 
-/// Hands a request on. Its connection stays while the handler works; a handler that first waits
+/// The header that tells how long a connection may be idle, so that clients and what stands in
+/// between close theirs first.
+fn keep_alive(limits: &Limits) -> Option<HeaderValue> {
+    let seconds = limits.head_timeout.as_secs();
+    let text = || HeaderValue::try_from(format!("timeout={seconds}")).expect("digits");
+    (seconds > 0).then(text)
+}
+
+/// Hands a request on. Its connection stays until the answer is written; a handler that first waits
 /// for a body may say so through the [`Place`].
 async fn handle(
     answerer: &impl Answerer,
     place: &Arc<Place>,
+    keep_alive: Option<&HeaderValue>,
     request: hyper::Request<Incoming>,
-) -> Result<Response, std::convert::Infallible> {
-    place.work();
-    let response = answerer.answer(request, place).await;
-    place.wait();
-    Ok(response)
+) -> Result<hyper::Response<Written<Body, Working>>, std::convert::Infallible> {
+    let working = place.work();
+    let mut response = answerer.answer(request, place).await;
+    if let Some(value) = keep_alive {
+        response.headers_mut().insert(KEEP_ALIVE, value.clone());
+    }
+    Ok(response.map(|body| Written::new(body, working)))
 }

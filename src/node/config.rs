@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::DEFAULT_BUFFER_BYTES;
 use crate::clock::{Clock, OffsetClock};
 use crate::raft::config::{Settings, Timing};
 use crate::raft::member::{Home, OpenError, Options};
@@ -85,6 +86,8 @@ pub struct NodeConfig {
     pub lease: Option<Duration>,
     /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
     pub max_requests: usize,
+    /// The bytes that large bodies and answers may take together; more are refused as `Unavailable`.
+    pub buffer_bytes: usize,
     /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
     /// the node is started with.
     pub debug_clock: Option<OffsetClock>,
@@ -111,6 +114,7 @@ impl NodeConfig {
             lease: None,
             // Some twenty times what saturates two cores.
             max_requests: 4096,
+            buffer_bytes: DEFAULT_BUFFER_BYTES,
             debug_clock: None,
         }
     }

@@ -35,7 +35,7 @@ pub(crate) mod paths {
     pub(crate) const CONFIRM: &str = "/peer/v1/confirm";
     pub(crate) const TRANSFER: &str = "/peer/v1/transfer-leader";
     pub(crate) const SNAPSHOT: &str = "/peer/v2/snapshot";
-    pub(crate) const FORWARD: &str = "/peer/v1/forward";
+    pub(crate) const FORWARD: &str = "/peer/v2/forward";
 }
 
 /// No message between members is longer: appends are bounded by what is read from the log at once.
@@ -72,7 +72,7 @@ pub(crate) enum CallError {
     Answer {
         addr: String,
         #[source]
-        source: crate::lock::DecodeError,
+        source: DecodeError,
     },
     /// It answered with a status that this protocol does not have.
     #[error("{addr} answered with status {status}")]
@@ -414,7 +414,9 @@ impl Ways {
             control: connections()?,
             append: connections()?,
             snapshot: connections()?,
-            forward: connections()?,
+            // As many as are used at once. All of them may be dead without a sign; then the first
+            // messages stall, and those that overtake them find new connections.
+            forward: connections_kept(2)?,
         })
     }
 
@@ -442,6 +444,11 @@ impl Ways {
 
 /// A pool of connections to peers.
 fn connections() -> Result<Carriage, reqwest::Error> {
+    connections_kept(usize::MAX)
+}
+
+/// As [`connections`], of which so many to a peer are kept when they are not used.
+fn connections_kept(idle: usize) -> Result<Carriage, reqwest::Error> {
     let client = reqwest::Client::builder()
         // Members reach each other directly, whatever the environment says about proxies, and a
         // peer never sends a caller elsewhere.
@@ -455,6 +462,7 @@ fn connections() -> Result<Carriage, reqwest::Error> {
         .connect_timeout(Duration::from_secs(1))
         // Shorter than the other end keeps them; see http::peers.
         .pool_idle_timeout(Duration::from_secs(20))
+        .pool_max_idle_per_host(idle)
         .build()?;
     Ok(Carriage::Http(client))
 }

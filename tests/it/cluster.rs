@@ -35,6 +35,11 @@ impl Running {
     }
 }
 
+/// A node that stands still, as a stopped process does, until this is dropped.
+pub(crate) struct Frozen {
+    _thaw: std::sync::mpsc::Sender<()>,
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -161,6 +166,20 @@ impl Cluster {
         let running = self.nodes.remove(&id).expect("it runs");
         let dropping = tokio::task::spawn_blocking(move || drop(running));
         dropping.await.unwrap();
+    }
+
+    /// Has a node stand still: its only worker waits. Its sockets stay open, as a stopped process's.
+    pub(crate) async fn freeze(&self, id: u64) -> Frozen {
+        let (thaw, thawed) = std::sync::mpsc::channel::<()>();
+        let (stands, still) = oneshot::channel();
+        let runtime = self.nodes[&id].runtime.as_ref().expect("it runs");
+        runtime.spawn(async move {
+            let _ = stands.send(());
+            // Ends with an error when the other end is dropped.
+            let _ = thawed.recv();
+        });
+        still.await.expect("its worker has come to it");
+        Frozen { _thaw: thaw }
     }
 
     /// Stops a node as the program does.

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use keyward::clock::Deadline;
 use keyward::forward::Forwarding;
 use keyward::types::{
-    BatchAnswer, BatchRequest, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions,
-    UnlockOptions, UnlockRequest, UnlockStatus,
+    BatchAnswer, BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, LockResponse,
+    LockStatus, ReadOptions, RequestId, UnlockOptions, UnlockRequest, UnlockStatus,
 };
 use keyward::{Error, LockService};
 
@@ -155,4 +157,73 @@ async fn when_the_leader_dies_each_forwarded_request_is_told_what_is_true_of_it(
     }
     println!("{granted} granted, {refused} certainly not done, {open} open");
     assert!(refused + open > 0, "nothing was under way when the leader died");
+}
+
+/// A patience far beyond an election, so that what ends before has not waited for it.
+const LONG: Duration = Duration::from_secs(60);
+
+fn patient() -> CallOptions {
+    CallOptions { timeout: Some(LONG), ..CallOptions::default() }
+}
+
+async fn lock_patiently(
+    service: Arc<Forwarding>,
+    signature: &'static str,
+    request_id: Option<RequestId>,
+) -> Result<LockResponse, Error> {
+    let (signature, signee) = (signature.to_owned(), "w".to_owned());
+    let options = LockOptions { call: patient(), request_id, ..LockOptions::default() };
+    service.lock(LockRequest { signature, signee, level: None }, options).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_gives_up_on_a_frozen_leader_as_soon_as_there_is_another() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let frozen = cluster.freeze(leader).await;
+    let followers = cluster.nodes.iter().filter(|(id, _)| **id != leader);
+    // One of them is the next leader, and answers by itself then.
+    let mut asked = Vec::new();
+    for (id, running) in followers {
+        for turn in 0..3_u64 {
+            let lane = u128::from(id * 10 + turn);
+            let service = Arc::clone(&running.service);
+            asked.push(tokio::spawn(async move {
+                let id = Some(RequestId { lane, seq: 1 });
+                let with_id = lock_patiently(Arc::clone(&service), "with-id", id);
+                let without = lock_patiently(Arc::clone(&service), "without", None);
+                let read = async {
+                    let options = ReadOptions { call: patient(), ..ReadOptions::default() };
+                    service.check("nothing".to_owned(), options).await
+                };
+                tokio::join!(with_id, without, read)
+            }));
+        }
+    }
+    let within = Deadline::after(LONG / 2);
+    for asked in asked {
+        let told = within.bound(asked).await.expect("long before its time is up").unwrap();
+        let (with_id, without, read) = told;
+        assert!(with_id.unwrap().decided_at.is_some());
+        assert!(matches!(read, Err(Error::NotFound { .. })), "{read:?}");
+        // It may have been asked of the new leader in the first place.
+        assert!(matches!(without, Ok(_) | Err(Error::Unknown { .. })), "{without:?}");
+    }
+    drop(frozen);
+    cluster.leader().await;
+}
+
+#[tokio::test]
+async fn of_a_batch_that_is_larger_than_what_is_left_the_first_are_admitted() {
+    let cluster = Cluster::with(3, |config| config.max_requests = 100).await;
+    for id in [cluster.leader().await, cluster.follower().await] {
+        let requests = (0..150).map(|turn| lock(&format!("{id}/{turn}"), "w")).collect();
+        let answers = cluster.service(id).batch(requests).await;
+        let done = answers.iter().take_while(|answer| answer.is_ok()).count();
+        // The clock of the cluster may be on its way, too.
+        assert!((90..=100).contains(&done), "{done} of 150");
+        for answer in &answers[done..] {
+            assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+        }
+    }
 }

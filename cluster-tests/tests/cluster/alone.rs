@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,8 @@ use cluster_tests::wait::{Stopwatch, eventually, throughout};
 use keyward::client::Client;
 use keyward::types::{LockResponse, LockStatus, TransferReason};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How late an expiry may be beyond its bound, for what the test itself adds: a poll, an answer,
 /// a scheduler with two busy cores.
@@ -219,4 +222,74 @@ async fn an_idle_cluster_without_locks_writes_nothing() {
         assert_eq!(used.written_bytes, 0, "node {id} wrote to its disk");
         assert!(share < CPU_SHARE, "node {id} uses {:.2} % of a core", share * 100.0);
     }
+}
+
+/// Memory for large answers in the test below.
+const BUFFER_MIB: u64 = 16;
+
+/// The most that a node may take besides: it has 20 to 30 MiB from the beginning, and pages in the
+/// making on each of its threads. All the pages below together are a gigabyte.
+const BESIDES_MIB: u64 = 150;
+
+/// A connection that asks for a page and reads its head only. Its kernel takes little of the rest.
+async fn slow_reader(address: SocketAddr) -> (TcpStream, String) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut stream = socket.connect(address).await.expect("a connection");
+    let ask = "GET /v1/locks?limit=1000 HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 30000\r\n\r\n";
+    stream.write_all(ask.as_bytes()).await.expect("it is sent");
+    let mut head = vec![0; 600];
+    let count = stream.read(&mut head).await.expect("an answer");
+    (stream, String::from_utf8_lossy(&head[..count]).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_of_large_pages_take_no_more_memory_than_they_may() {
+    let buffer = BUFFER_MIB.to_string();
+    let options = ClusterOptions::default().with(&["--buffer-mib", &buffer]);
+    let cluster = Cluster::start(options).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.others(leader)[0];
+    let client = cluster.client(leader);
+    // Escaped, a page of them is 12 MB: more than the kernel takes off the node's hands.
+    let long = |number: u32| (format!("{number:\u{1}>1024}"), "\u{2}".repeat(1024));
+    let locks = (0..1000).map(|number| {
+        let ((signature, signee), client) = (long(number), client.clone());
+        tokio::spawn(async move { ask::hold(&client, &signature, &signee, ask::LONG).await })
+    });
+    for lock in locks.collect::<Vec<_>>() {
+        lock.await.expect("it is granted");
+    }
+    let address = cluster.direct_endpoint(follower);
+    let address: SocketAddr = address.trim_start_matches("http://").parse().expect("an address");
+    let readers = (0..80).map(|_| tokio::spawn(slow_reader(address))).collect::<Vec<_>>();
+    let (mut reading, mut refused) = (Vec::new(), 0);
+    for reader in readers {
+        let (stream, head) = reader.await.expect("it was answered");
+        if head.starts_with("HTTP/1.1 200 ") {
+            reading.push(stream);
+        } else {
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert!(head.contains("retry-after: 1"), "{head}");
+            refused += 1;
+        }
+    }
+    println!("{} pages are being read, {refused} were refused", reading.len());
+    assert!(!reading.is_empty() && refused > 0);
+    for id in [leader, follower] {
+        let mib = cluster.usage(id).resident_bytes >> 20;
+        println!("node {id} takes {mib} MiB");
+        assert!(mib < BUFFER_MIB + BESIDES_MIB, "node {id} takes {mib} MiB");
+    }
+    // Nobody else is kept waiting, and the memory is given back to who comes next.
+    ask::hold(&cluster.client(follower), "small", "w", ask::LONG).await;
+    drop(reading);
+    eventually("a page is read again", ELECTION, || async {
+        let url = format!("{}/v1/locks?limit=1000", cluster.endpoint(follower));
+        let answer = cluster.http().get(url).send().await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| error.to_string())?.len();
+        if bytes > 2 << 20 { Ok(()) } else { Err(format!("{status}, {bytes} bytes")) }
+    })
+    .await;
 }

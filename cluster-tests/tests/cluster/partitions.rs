@@ -135,3 +135,39 @@ async fn slow_links_delay_answers_and_lose_nothing() {
     let told = load.stop().await;
     told.verify(&cluster.clients()).await;
 }
+
+/// The connections over which a follower asks the leader die without a sign, as when a firewall
+/// forgets them; the leader goes on, and new connections come about.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.others(leader)[0];
+    let client = cluster.client(follower);
+    // Now there are connections.
+    ask::hold(&client, "stalled/before", "holder", ask::LONG).await;
+    cluster.link(follower, leader).fault(Fault::HalfOpen);
+    // Both ends of the link have heard of it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cluster.link(follower, leader).fault(Fault::None);
+    let url = format!("{}{}", cluster.endpoint(follower), routes::LOCK);
+    let send = |name: String, timeout: &'static str| {
+        let lock = json!({"signature": name, "signee": "w", "duration_ms": 60_000});
+        let request = cluster.http().post(&url).json(&lock);
+        let request = request.header(headers::TIMEOUT_MS, timeout);
+        request.timeout(Duration::from_secs(60)).send()
+    };
+    // Requests that go out on the dead connections have no answer for as long as their callers wait.
+    let mut lost = Vec::new();
+    for turn in 0..4 {
+        lost.push(tokio::spawn(send(format!("stalled/{turn}"), "30000")));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Far less than those have: nobody is to wait for them.
+    let answer = send("stalled/after".to_owned(), "10000").await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 200, "{}", answer.text().await.unwrap_or_default());
+    assert_eq!(cluster.status(follower).await.expect("it answers").leader, Some(leader));
+    for lost in lost {
+        lost.abort();
+    }
+}

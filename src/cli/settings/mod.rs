@@ -37,6 +37,9 @@ struct FileSettings {
     client_listen: Option<String>,
     peer_listen: Option<String>,
     advertise_client: Option<String>,
+    allowed_hosts: Option<Vec<String>>,
+    idle_timeout: Option<DurationText>,
+    buffer_mib: Option<u64>,
     profile: Option<Profile>,
     rho: Option<Rho>,
     snapshot_every: Option<u64>,
@@ -56,6 +59,9 @@ pub(crate) struct Settings {
     /// The host of this node's own member address.
     pub(crate) own_host: String,
     pub(crate) advertise_client: Option<String>,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) buffer_mib: Option<u64>,
     pub(crate) profile: Profile,
     pub(crate) rho: Rho,
     pub(crate) snapshot_every: Option<u64>,
@@ -112,6 +118,11 @@ impl Settings {
         if snapshot_every == Some(0) {
             problems.push("snapshot_every must be at least 1".to_owned());
         }
+        let buffer_mib = args.buffer_mib.or(file.buffer_mib);
+        if buffer_mib == Some(0) {
+            problems.push("buffer_mib must be at least 1".to_owned());
+        }
+        let idle_timeout = args.idle_timeout.or(file.idle_timeout);
         if let Some(data_dir) = &data_dir {
             problems.extend(check_folder(data_dir).err());
         }
@@ -129,6 +140,9 @@ impl Settings {
             peer_listen,
             own_host: host.to_owned(),
             advertise_client,
+            allowed_hosts: args.allowed_hosts.or(file.allowed_hosts).unwrap_or_default(),
+            idle_timeout: idle_timeout.map(|timeout| timeout.0),
+            buffer_mib: buffer_mib.map(|mib| mib.min(1 << 20)),
             profile: args.profile.or(file.profile).unwrap_or_default(),
             rho: args.rho.or(file.rho).unwrap_or_default(),
             snapshot_every,
@@ -141,6 +155,20 @@ impl Settings {
                 log_format: log.log_format.or(file.log_format),
             },
         })
+    }
+}
+
+impl Settings {
+    /// The names that this node is called by: those of the setting, of all members, and of the
+    /// address that clients are told.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let advertised = self.advertise_client.iter().filter_map(|url| {
+            let (_, rest) = url.split_once("://")?;
+            Some(rest.split('/').next().unwrap_or(rest))
+        });
+        let named = self.members.values().map(String::as_str).chain(advertised);
+        let named = named.map(|address| address.rsplit_once(':').map_or(address, |(host, _)| host));
+        self.allowed_hosts.iter().map(String::as_str).chain(named).map(str::to_owned).collect()
     }
 }
 
@@ -356,6 +384,9 @@ mod tests {
             profile = 'fast'
             rho = '2%'
             shutdown_timeout = '3s'
+            idle_timeout = '90s'
+            allowed_hosts = ['locks.example']
+            buffer_mib = 7
             log = 'debug'
             log_format = 'json'
         ";
@@ -365,6 +396,9 @@ mod tests {
         assert_eq!(settings.rho.parts_per_million, 20_000);
         assert_eq!(settings.client_listen.to_string(), "127.0.0.1:1");
         assert_eq!(settings.shutdown_timeout, Duration::from_secs(3));
+        assert_eq!(settings.idle_timeout, Some(Duration::from_secs(90)));
+        assert_eq!(settings.buffer_mib, Some(7));
+        assert_eq!(settings.hosts(), ["locks.example", "a", "b"]);
         assert_eq!(settings.log.log.as_deref(), Some("debug"));
         assert_eq!(settings.log.log_format, Some(LogFormat::Json));
     }
@@ -385,6 +419,7 @@ mod tests {
             ("--id 1 --client-listen 0.0.0.0:7421", "clients and peers cannot share 0.0.0.0:7421"),
             ("--id 1 --advertise-client a:7420", "advertise_client `a:7420` is not a URL"),
             ("--id 1 --snapshot-every 0", "snapshot_every must be at least 1"),
+            ("--id 1 --buffer-mib 1 --advertise-client x", "advertise_client `x` is not a URL"),
         ];
         for (line, wrong) in table {
             let problems = merge(&format!("{line} {MEMBERS}"), "").unwrap_err();

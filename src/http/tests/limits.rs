@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 use super::{Extras, Failing, Server};
 use crate::http::Limits;
 use crate::memory::MemoryLocks;
+use crate::service::LockService as _;
+use crate::types::{LockOptions, LockRequest};
 
 /// Everything that must happen happens within this.
 const BOUND: Duration = Duration::from_secs(10);
@@ -190,4 +192,63 @@ async fn a_listener_that_stops_does_not_wait_for_ever() {
     server.tell_to_stop();
     server.stopped().await;
     assert_eq!(answer(&mut working).await, "", "cut without an answer");
+}
+
+#[tokio::test]
+async fn a_client_that_has_sent_all_it_will_send_still_gets_its_answer() {
+    let server = Server::start(Failing(None), Extras::default()).await;
+    for version in ["1.0", "1.1"] {
+        let mut stream = connect(&server).await;
+        let ask =
+            format!("GET /v1/tables HTTP/{version}\r\nhost: x\r\nkeyward-timeout-ms: 100\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let told = answer(&mut stream).await;
+        assert!(told.starts_with(&format!("HTTP/{version} 503 ")), "{version}: {told:?}");
+        assert_eq!(answer(&mut stream).await, "", "and its connection ends");
+    }
+}
+
+/// Locks whose names are as long as they may be, so that a page of them is about 2 MB.
+pub(super) async fn long_names(count: usize) -> MemoryLocks {
+    let locks = MemoryLocks::new();
+    for number in 0..count {
+        let signature = format!("{number:0>1024}");
+        let request = LockRequest { signature, signee: "w".repeat(1024), level: None };
+        locks.lock(request, LockOptions::default()).await.unwrap();
+    }
+    locks
+}
+
+/// A connection that asks for a page and does not read it; its kernel takes little of it.
+pub(super) async fn slow_reader(server: &Server) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let page = b"GET /v1/locks?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(page).await.unwrap();
+    // Its answer has begun.
+    stream.readable().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn an_answer_that_is_being_written_is_not_cut_off_to_make_room() {
+    let limits = Limits { connections: 4, ..Limits::default() };
+    let extras = Extras { limits, ..Extras::default() };
+    let server = Server::start(long_names(1000).await, extras).await;
+    let mut reading = slow_reader(&server).await;
+    for _ in 0..8 {
+        assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
+    }
+    let page = answer(&mut reading).await;
+    assert!(is_whole(page.as_bytes()), "{} bytes came", page.len());
+}
+
+#[tokio::test]
+async fn clients_are_told_how_long_a_connection_may_be_idle() {
+    let server = with(Limits { head_timeout: Duration::from_secs(7), ..Limits::default() }).await;
+    let told = exchange(&server, HEALTHZ).await;
+    assert!(told.contains("keep-alive: timeout=7\r\n"), "{told}");
+    assert!(told.ends_with("}\n"), "{told:?}");
 }

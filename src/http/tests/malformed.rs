@@ -271,6 +271,42 @@ async fn wrong_paths_and_methods_are_problems_too() {
     assert_eq!((told.status, told.body.len()), (404, 0));
 }
 
+/// Heads that a proxy in between might read in another way, or that a browser was tricked into.
+#[tokio::test]
+async fn ambiguous_heads_are_refused() {
+    let (server, _) = Server::memory().await;
+    let post = "content-type: application/json\r\n";
+    let body = r#"{"signature":"a","signee":"b"}"#;
+    let length = format!("content-length: {}\r\n", body.len());
+    let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let table = [
+        (200, format!("host: x\r\n{post}{length}\r\n{body}")),
+        (200, format!("host: x\r\n{post}transfer-encoding: chunked\r\n\r\n{chunk}")),
+        (400, format!("{post}{length}\r\n{body}")),
+        (400, format!("host: x\r\nhost: y\r\n{post}{length}\r\n{body}")),
+        (400, format!("host: x\r\n{post}transfer-encoding: gzip, chunked\r\n\r\n{chunk}")),
+        (400, format!("host: x\r\n{post}{length}expect: fish\r\n\r\n{body}")),
+        (400, format!("host: x\r\n{post}{post}content-type: text/plain\r\n{length}\r\n{body}")),
+        (
+            400,
+            format!(
+                "host: evil.example\r\norigin: http://evil.example\r\n{post}{length}\r\n{body}"
+            ),
+        ),
+    ];
+    for (status, rest) in table {
+        let told =
+            super::limits::exchange(&server, &format!("POST /v1/lock HTTP/1.1\r\n{rest}")).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{rest:?}: {told}");
+        assert_eq!(told.contains("\"code\":\"bad_request\""), status == 400, "{told}");
+    }
+    for path in ["/v1/locks", "/no/such/path", "/metrics"] {
+        let ask = format!("GET {path} HTTP/1.1\r\n\r\n");
+        let told = super::limits::exchange(&server, &ask).await;
+        assert!(told.starts_with("HTTP/1.1 400 "), "{path}: {told}");
+    }
+}
+
 /// Requests made of right ones by changing, dropping and repeating bytes. Each ends in an answer
 /// below 500 or in the end of its connection, and the listener goes on.
 #[tokio::test]

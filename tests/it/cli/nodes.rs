@@ -172,3 +172,28 @@ fn a_second_signal_stops_a_node_at_once() {
     node.signal(Signal::INT);
     assert_eq!(node.end().0, Some(0));
 }
+
+/// A pipe holds 64 KiB, and nobody reads this one while the node runs.
+#[test]
+fn a_node_whose_log_nobody_reads_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().display();
+    let peers = free_port();
+    let line = format!(
+        "serve --id 1 --members 1=127.0.0.1:{peers} --data-dir {data} --client-listen 127.0.0.1:0 \
+         --log trace"
+    );
+    let mut node = Running::start(keyward(&line));
+    let first = node.line();
+    let (_, addresses) = first.split_once(": clients on http://").unwrap();
+    let (clients, _) = addresses.split_once(", peers on ").unwrap();
+    assert!(node.line().starts_with("ready"));
+    for turn in 0..30 {
+        let line = format!("lock a/{turn} --signee me --endpoints http://{clients}");
+        assert_code(&output(keyward(&line)), 0);
+    }
+    node.signal(Signal::TERM);
+    let (code, err) = node.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.len() > 40_000, "the pipe was full: {} bytes", err.len());
+}

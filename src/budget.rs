@@ -1,0 +1,135 @@
+//! Admission by bytes: how much memory large bodies and answers may take together.
+//!
+//! A node admits so many requests and so many connections; without this, each of them could hold a
+//! page of megabytes for as long as its client reads slowly. What is small is not counted: the
+//! number of connections bounds it. What does not fit is refused, never waited for, so that nothing
+//! holds a part while it waits for more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+
+/// How many bytes are not counted: a connection costs about as much without them.
+const SMALL: usize = 16 * 1024;
+
+/// One permit stands for this many bytes.
+const UNIT: usize = 1024;
+
+/// The budget of a node whose configuration does not say: some twenty pages of a thousand locks
+/// with the longest names, or ten thousand small batches.
+pub const DEFAULT_BUFFER_BYTES: usize = 64 << 20;
+
+/// A number of bytes that large bodies and answers share. Clones share it too.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    units: Arc<Semaphore>,
+    total: usize,
+    refused: AtomicU64,
+}
+
+/// A part of a budget; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    units: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(DEFAULT_BUFFER_BYTES)
+    }
+}
+
+impl Budget {
+    /// A budget of about this many bytes.
+    pub fn new(bytes: usize) -> Self {
+        let total = bytes.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        let units = Arc::new(Semaphore::new(total));
+        Self(Arc::new(Pool { units, total, refused: AtomicU64::new(0) }))
+    }
+
+    /// Takes a part; `None` if there is not so much left. What is larger than the whole takes all.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
+        if bytes <= SMALL {
+            return Some(Share { units: None });
+        }
+        let pool = &*self.0;
+        let units = u32::try_from(bytes.div_ceil(UNIT).min(pool.total)).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&pool.units).try_acquire_many_owned(units).ok();
+        if taken.is_none() {
+            pool.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken.map(|units| Share { units: Some(units) })
+    }
+
+    /// The bytes in use.
+    pub(crate) fn used(&self) -> u64 {
+        ((self.0.total - self.0.units.available_permits()) * UNIT) as u64
+    }
+
+    /// How often there was not enough left.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Share {
+    /// Whether it takes nothing from the budget.
+    pub(crate) fn is_free(&self) -> bool {
+        self.units.is_none()
+    }
+}
+
+/// The bytes, with the share that is theirs until the last of them is dropped.
+pub(crate) fn owned(bytes: Bytes, share: Share) -> Bytes {
+    if share.is_free() { bytes } else { kept_by(bytes, &Arc::new(share)) }
+}
+
+/// Bytes that keep something until they are dropped.
+pub(crate) fn kept_by<T: Send + Sync + 'static>(bytes: Bytes, kept: &Arc<T>) -> Bytes {
+    Bytes::from_owner(Keeping { bytes, _kept: Arc::clone(kept) })
+}
+
+struct Keeping<T> {
+    bytes: Bytes,
+    _kept: Arc<T>,
+}
+
+impl<T> AsRef<[u8]> for Keeping<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The refusal of what does not fit. Nothing was done.
+pub(crate) fn exhausted() -> Error {
+    Error::unavailable(
+        "this node has no memory left for large requests and answers: others are being sent or \
+         read slowly",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_large_is_refused_when_the_rest_is_in_use_and_what_is_small_never() {
+        let budget = Budget::new(100 << 10);
+        let first = budget.take(60 << 10).expect("it is free");
+        assert_eq!(budget.used(), 60 << 10);
+        assert!(budget.take(41 << 10).is_none());
+        assert!(budget.take(SMALL).is_some());
+        let second = budget.take(40 << 10).expect("it just fits");
+        assert!(budget.take(SMALL + 1).is_none());
+        drop((first, second));
+        assert_eq!((budget.used(), budget.refusals()), (0, 2));
+        assert!(budget.take(usize::MAX).is_some(), "the largest has the whole to itself");
+    }
+}

@@ -1,0 +1,182 @@
+//! Writes the log without making anybody wait.
+//!
+//! Standard error may be a pipe that nobody empties, or a disk that is slow. A node that waited for
+//! it in its log lines would stand still, heartbeats included. So a node's lines go through a bounded
+//! queue to a thread of its own; what does not fit is dropped and counted, and the count is logged
+//! when there is room again. Commands that end soon write directly.
+//!
+//! An own thread instead of the crate `tracing-appender`: that one counts what it drops where nobody
+//! sees it, ends only with a guard, which an exit in the middle of a panic does not drop, and brings
+//! a calendar library along.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Lines that wait at most: about a megabyte.
+const CAPACITY: usize = 4096;
+
+/// Lines that are written at once.
+const TOGETHER: usize = 64;
+
+/// How long the end of the process waits for the last lines.
+const FLUSH: Duration = Duration::from_secs(1);
+
+static BACKGROUND: OnceLock<Background> = OnceLock::new();
+
+/// From now on lines are written by a thread of their own.
+pub(crate) fn start() {
+    let mut started = None;
+    let background = BACKGROUND.get_or_init(|| {
+        let (background, lines) = Background::new(CAPACITY);
+        started = Some(lines);
+        background
+    });
+    if let Some(lines) = started {
+        // Without the thread the lines are dropped, and the node does what it is there for.
+        let thread = thread::Builder::new().name("log".to_owned());
+        let _ = thread.spawn(move || background.write(&lines, io::stderr()));
+    }
+}
+
+/// Waits a moment for what was logged to be written. To be called before the process ends.
+pub(crate) fn flush() {
+    if let Some(background) = BACKGROUND.get() {
+        background.flush(FLUSH);
+    }
+}
+
+/// Where an event's line goes.
+pub(crate) fn writer() -> Box<dyn Write> {
+    match BACKGROUND.get() {
+        Some(background) => Box::new(background),
+        None => Box::new(io::stderr()),
+    }
+}
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(Sender<()>),
+}
+
+/// The queue to the thread that writes.
+struct Background {
+    lines: Sender<Message>,
+    dropped: AtomicU64,
+}
+
+impl Background {
+    fn new(capacity: usize) -> (Self, Receiver<Message>) {
+        let (lines, written) = bounded(capacity);
+        (Self { lines, dropped: AtomicU64::new(0) }, written)
+    }
+
+    fn flush(&self, within: Duration) {
+        let (flushed, done) = bounded(1);
+        if self.lines.send_timeout(Message::Flush(flushed), within).is_ok() {
+            // A reader that does not take the lines in this time gets no more.
+            let _ = done.recv_timeout(within);
+        }
+    }
+
+    /// Writes what comes until nobody can log any more.
+    fn write(&self, lines: &Receiver<Message>, mut out: impl Write) {
+        let mut buffer = Vec::new();
+        while let Ok(first) = lines.recv() {
+            buffer.clear();
+            let mut flushed = None;
+            for message in std::iter::once(first).chain(lines.try_iter().take(TOGETHER)) {
+                match message {
+                    Message::Line(line) => buffer.extend_from_slice(&line),
+                    Message::Flush(done) => {
+                        flushed = Some(done);
+                        break;
+                    }
+                }
+            }
+            // A standard error that is gone takes nothing, and there is nowhere to say so.
+            let _ = out.write_all(&buffer).and_then(|()| out.flush());
+            if let Some(done) = flushed {
+                let _ = done.try_send(());
+            }
+            if lines.is_empty() {
+                self.tell_dropped();
+            }
+        }
+    }
+
+    fn tell_dropped(&self) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            tracing::warn!(dropped, "lines of the log are lost: they were not taken in time");
+        }
+    }
+}
+
+/// The log hands over a line in one call.
+impl Write for &Background {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.lines.try_send(Message::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Takes what it is given when it is let.
+    struct Stuck {
+        let_go: Receiver<()>,
+        taken: Sender<Vec<u8>>,
+    }
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.let_go.recv().unwrap();
+            self.taken.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_writer_that_is_stuck_and_what_is_lost_is_counted() {
+        let (background, lines) = Background::new(10);
+        let background = Arc::new(background);
+        let (let_go, waits) = bounded(1000);
+        let (taken, told) = bounded(1000);
+        let writing = Arc::clone(&background);
+        thread::spawn(move || writing.write(&lines, Stuck { let_go: waits, taken }));
+        for number in 0..1000 {
+            (&*background).write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+        let dropped = background.dropped.load(Ordering::Relaxed);
+        // Lines that wait or are being written are kept.
+        assert!(dropped >= 1000 - 10 - 65, "{dropped} of 1000 were dropped");
+        for _ in 0..1000 {
+            let_go.send(()).unwrap();
+        }
+        background.flush(Duration::from_secs(60));
+        let text: Vec<u8> = told.try_iter().flatten().collect();
+        let text = String::from_utf8(text).unwrap();
+        let kept: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(kept.len() as u64, 1000 - dropped);
+        assert!(kept.is_sorted(), "{kept:?}");
+    }
+}
