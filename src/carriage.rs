@@ -44,3 +44,19 @@ impl Carriage {
         }
     }
 }
+
+/// The error's causes. The outermost error says little ("error sending request") and names the URL,
+/// which whoever reports it does already.
+pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut texts = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some layers only repeat the next one's words.
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
+        cause = error.source();
+    }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+}

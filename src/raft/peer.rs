@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::HeaderValue;
 
-use crate::carriage::{Carriage, Cause, SendError};
+use crate::carriage::{Carriage, Cause, SendError, describe};
+use crate::client::Resolver;
 use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, STALE_BOOT, Signature};
 use crate::storage::{Identity, Uuid};
 
@@ -36,14 +37,14 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// No byte of the request has left.
-    #[error("cannot connect to {addr}: {source}")]
+    #[error("cannot connect to {addr}: {}", describe(&**source))]
     Connect {
         addr: String,
         #[source]
         source: Cause,
     },
     /// Something of the request may have arrived.
-    #[error("the connection to {addr} failed: {source}")]
+    #[error("the connection to {addr} failed: {}", describe(&**source))]
     Broken {
         addr: String,
         #[source]
@@ -298,6 +299,8 @@ fn connections() -> Result<Carriage, reqwest::Error> {
         // peer never sends a caller elsewhere.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        // A member's machine may get another address, or its name be made known only later.
+        .dns_resolver(Resolver::default())
         .http1_only()
         // Small messages, each waited for: Nagle's algorithm would hold them back.
         .tcp_nodelay(true)
