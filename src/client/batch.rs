@@ -186,6 +186,8 @@ struct Asked {
     /// The write alone, for nodes that know no batches.
     request: Request,
     answer: Option<Result<BatchAnswer, Error>>,
+    /// How many attempts were made at it whose end is not known.
+    in_flight: usize,
 }
 
 impl Asked {
@@ -200,14 +202,28 @@ impl Asked {
                 (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
             }
         };
-        Self { item: Item { verb, body: request.body() }, request, answer: None }
+        Self { item: Item { verb, body: request.body() }, request, answer: None, in_flight: 0 }
     }
 
-    /// An outcome that was open stays so until a node answers the repetition.
+    /// The end of one attempt. A decision stays, and an outcome that was open stays so until a node
+    /// answers the repetition.
     fn note(&mut self, told: Result<BatchAnswer, Error>) {
+        self.in_flight -= 1;
         let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
-        if !(was_open && matches!(told, Err(Error::Unavailable { .. }))) {
+        let not_done = matches!(told, Err(Error::Unavailable { .. }));
+        if !(self.is_decided() || was_open && not_done) {
             self.answer = Some(told);
+        }
+    }
+
+    /// What its caller is told. An attempt that was dropped when another one was answered may still
+    /// be done.
+    fn into_answer(self) -> Option<Result<BatchAnswer, Error>> {
+        match self.answer {
+            Some(Err(Error::Unavailable { reason, .. })) if self.in_flight > 0 => {
+                Some(Err(Error::unknown(reason)))
+            }
+            answer => answer,
         }
     }
 
@@ -243,8 +259,9 @@ impl Ask for Part<'_> {
 
     async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<(), Error> {
         let (from, message) = {
-            let asked = self.lock();
+            let mut asked = self.lock();
             let from = undecided(&asked);
+            asked[from..].iter_mut().for_each(|asked| asked.in_flight += 1);
             let items: Vec<&Item> = asked[from..].iter().map(|asked| &asked.item).collect();
             (from, Message::of(&items))
         };
@@ -339,7 +356,8 @@ impl Transport {
                 Err(error) => Err(error.clone()),
                 Ok(()) => Err(Error::unknown("the batch was answered without this request")),
             };
-            answers.extend(asked.into_iter().map(|asked| asked.answer.unwrap_or_else(missing)));
+            answers
+                .extend(asked.into_iter().map(|asked| asked.into_answer().unwrap_or_else(missing)));
         }
         answers
     }
