@@ -298,18 +298,6 @@ impl Node {
         &self.inner.budget
     }
 
-    /// As [`Node::leading`]. A node that was elected a moment ago is waited for: its first entry of
-    /// the term has to be applied, which is a round trip away.
-    async fn lead(&self, deadline: Deadline) -> Result<Leading, Error> {
-        let leading = self.leading();
-        if leading.is_ok() || !just_elected(&self.inner.member) {
-            return leading;
-        }
-        let wait = SETTLING.min(deadline.remaining() / 2);
-        Box::pin(settled(&self.inner.member, wait)).await;
-        self.leading()
-    }
-
     /// Reads the state as of now, or as it happens to be here.
     async fn read<T>(
         &self,
@@ -380,23 +368,6 @@ fn not_admitted(admission: &Semaphore) -> Error {
     } else {
         "this node has as many requests under way as it admits"
     })
-}
-
-/// Whether this node leads and its own entry of the term is not applied yet.
-fn just_elected(member: &member::Member) -> bool {
-    let leader = member.raft.as_leader();
-    leader.is_ok_and(|leader| member.replica.stampers.of_term(leader.term()).is_none())
-}
-
-/// Waits until it is, or this node does not lead any more.
-async fn settled(member: &member::Member, wait: Duration) {
-    let id = member.id;
-    let settled = |metrics: &openraft::RaftMetrics<crate::raft::types::TypeConfig>| {
-        let applied = metrics.last_applied.map(|log_id| log_id.committed_leader_id().term);
-        metrics.current_leader != Some(id) || applied == Some(metrics.current_term)
-    };
-    // The caller looks at the outcome.
-    let _ = member.raft.wait(Some(wait)).metrics(settled, "the first entry of the term").await;
 }
 
 /// Whether a leader has been without its majority for longer than it may accept proposals. openraft

@@ -1,6 +1,7 @@
 //! What the client commands share: their options, the way to the cluster, the way they end.
 
 use std::future::Future;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
-use crate::client::Client;
+use crate::client::{Client, with_port};
 use crate::error::Error;
 use crate::types::{CallOptions, ReadOptions};
 
@@ -20,12 +21,38 @@ use crate::types::{CallOptions, ReadOptions};
 pub(crate) struct ReachArgs {
     /// Where the nodes listen for clients; any of them takes any request
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
-    #[arg(value_delimiter = ',', default_value = "http://127.0.0.1:7420")]
-    pub(crate) endpoints: Vec<String>,
+    #[arg(default_value = "http://127.0.0.1:7420")]
+    endpoints: Vec<EndpointList>,
     /// How long to try before giving up
     #[arg(long, value_name = "DURATION", env = "KEYWARD_TIMEOUT", hide_env_values = true)]
     #[arg(value_parser = duration::parse_positive, default_value = "5s")]
     pub(crate) timeout: Duration,
+}
+
+/// Endpoints as they are written in one word: separated by commas, the last of which may be followed
+/// by nothing; a port that is left out is the usual one.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointList(Vec<String>);
+
+impl EndpointList {
+    /// The endpoints of all lists, each with its port.
+    pub(crate) fn of(lists: &[Self]) -> Vec<String> {
+        lists.iter().flat_map(|list| &list.0).cloned().collect()
+    }
+}
+
+impl FromStr for EndpointList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = text.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
+        let endpoints: Vec<String> = named.map(with_port).collect();
+        if endpoints.is_empty() {
+            Err("no endpoint is named".to_owned())
+        } else {
+            Ok(Self(endpoints))
+        }
+    }
 }
 
 /// The options of every command that asks a cluster once.
@@ -86,15 +113,20 @@ impl ClientArgs {
 }
 
 impl ReachArgs {
+    /// The endpoints, each with its port.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        EndpointList::of(&self.endpoints)
+    }
+
     /// A client of the cluster. Nothing is sent yet.
     ///
     /// # Errors
     /// An endpoint is not a URL.
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
-        let client = Client::builder().endpoints(self.endpoints.clone()).timeout(self.timeout);
+        let client = Client::builder().endpoints(self.endpoints()).timeout(self.timeout);
         client.build().map_err(|error| {
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
-                .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420.")
+                .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420; port 7420 may be left out.")
         })
     }
 
@@ -168,5 +200,21 @@ pub(crate) fn parse_token(text: &str) -> Result<crate::types::Token, String> {
     match text.parse() {
         Ok(token @ 1..=crate::types::MAX_SAFE_INTEGER) => Ok(crate::types::Token(token)),
         _ => Err("a token is an integer from 1 to 2^53 - 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_endpoints_may_end_with_a_comma_and_leave_ports_out() {
+        let read = |text: &str| text.parse::<EndpointList>().map(|list| EndpointList::of(&[list]));
+        let both = vec!["http://a:7420".to_owned(), "http://b:80".to_owned()];
+        assert_eq!(read("http://a, http://b:80,"), Ok(both));
+        assert_eq!(read("a"), Ok(vec!["a:7420".to_owned()]));
+        for nothing in ["", ",", " , "] {
+            assert!(read(nothing).is_err(), "{nothing:?}");
+        }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn run(args: ClusterArgs, logging: &LogArgs) -> Outcome {
 
 /// Asks every node there is and prints what they said.
 async fn status(service: &Client, args: &ClientArgs) -> u8 {
-    let mut asked = ask_all(service, args, args.reach.endpoints.clone()).await;
+    let mut asked = ask_all(service, args, args.reach.endpoints()).await;
     let named = unheard(&asked);
     asked.extend(ask_all(service, args, named).await);
     let view = View::of(&asked);
@@ -270,7 +270,7 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
 }
 
 /// Why a node did not answer, without what its row shows already.
-fn reason(endpoint: &str, error: &Error) -> String {
+pub(crate) fn reason(endpoint: &str, error: &Error) -> String {
     match error {
         Error::Unavailable { reason, .. }
         | Error::Unknown { reason }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::client::EndpointList;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
@@ -36,8 +37,7 @@ Environment:
 pub(crate) struct ConformanceArgs {
     /// The cluster to run on; left out, the embedded service in memory
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
-    #[arg(value_delimiter = ',')]
-    endpoints: Vec<String>,
+    endpoints: Vec<EndpointList>,
     /// Only scripts whose names contain one of these words
     #[arg(value_name = "WORD")]
     words: Vec<String>,
@@ -69,10 +69,11 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
-    let report = if args.endpoints.is_empty() {
+    let endpoints = EndpointList::of(&args.endpoints);
+    let report = if endpoints.is_empty() {
         runtime.block_on(conformance::run(MemoryBootstrap::new(), options))
     } else {
-        runtime.block_on(run_on_cluster(&args.endpoints, options))?
+        runtime.block_on(run_on_cluster(&endpoints, options))?
     };
     if args.json {
         output::print_json(&document(&report));

@@ -17,6 +17,7 @@ use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output::{self, Table};
 use crate::cli::run::{Ending, cannot_execute};
 use crate::cli::signals::Signals;
+use crate::storage::io_may_pass;
 
 /// The first port when none is named: that of a node alone.
 const PORT_BASE: u16 = 7420;
@@ -38,8 +39,10 @@ Examples:
   keyward dev -- sh -c 'keyward lock a --signee me && keyward check a'
 
 Exit codes:
-  0        stopped by Ctrl-C or SIGTERM
-  2        the command line is wrong, a port or the folder cannot be used
+  0        stopped by Ctrl-C, SIGTERM or SIGHUP
+  2        the command line is wrong, or the folder is damaged or of other nodes
+  3        cannot start now: a port is taken, the folder is in use, or the disk is full
+  70       a node stopped itself: the reason is printed
   126 127  the command cannot be executed, is not found
   128+n    the command was ended by signal n
   other    the command's own exit code
@@ -100,8 +103,13 @@ pub(crate) fn run(args: &DevArgs, logging: &LogArgs) -> Outcome {
 async fn dev(args: &DevArgs, folder: &Path) -> Outcome {
     let mut signals = Signals::to_stop()?;
     let mut cluster = Cluster::start(args, folder).await?;
+    let ready = cluster.ready();
     tokio::select! {
-        () = cluster.ready() => {}
+        () = ready => {}
+        failure = cluster.broken() => {
+            cluster.stop(&mut signals).await;
+            return Err(failure);
+        }
         _ = signals.next() => {
             cluster.stop(&mut signals).await;
             return Ok(exit::OK);
@@ -111,7 +119,7 @@ async fn dev(args: &DevArgs, folder: &Path) -> Outcome {
         output::print(&cluster.describe());
         output::print(&cluster.invite(args.data_dir.is_some()));
         tokio::select! {
-            failure = cluster.broken() => return Err(failure),
+            failure = cluster.broken() => Err(failure),
             _ = signals.next() => Ok(exit::OK),
         }
     } else {
@@ -165,7 +173,8 @@ enum Folder {
 impl Folder {
     fn open(kept: Option<&Path>) -> Result<Self, Failure> {
         let cannot = |what: &str, error: &std::io::Error| {
-            Failure::usage(format!("cannot make the folder {what}: {error}"))
+            let code = if io_may_pass(error) { exit::UNAVAILABLE } else { exit::USAGE };
+            Failure::new(code, format!("cannot make the folder {what}: {error}"))
         };
         if let Some(path) = kept {
             std::fs::create_dir_all(path)
@@ -222,9 +231,14 @@ impl Cluster {
         self.nodes.iter().map(|(_, address, _)| address.as_str()).collect::<Vec<_>>().join(",")
     }
 
-    async fn ready(&self) {
-        for (running, _, _) in &self.nodes {
-            running.node().wait_ready().await;
+    /// Resolves when every node is ready.
+    fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let nodes: Vec<_> =
+            self.nodes.iter().map(|(running, _, _)| running.node().clone()).collect();
+        async move {
+            for node in nodes {
+                node.wait_ready().await;
+            }
         }
     }
 
@@ -290,7 +304,8 @@ fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
             let port = if base == 0 { 0 } else { base + PORT_STEP * node + offset };
             SocketAddr::from(([127, 0, 0, 1], port))
         };
-        listeners.push(Listeners::bind(address(0), address(1))?);
+        let options = ["--port-base"; 2];
+        listeners.push(Listeners::bind_for(address(0), address(1), options)?);
     }
     Ok(listeners)
 }

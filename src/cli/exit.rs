@@ -1,7 +1,6 @@
 //! How the program ends: exit codes, and failures that say what is wrong and what to do.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use crate::cli::output;
 use crate::error::Error;
@@ -10,9 +9,10 @@ use crate::error::Error;
 pub(crate) const OK: u8 = 0;
 /// Refused (another holds the lock) or not found.
 pub(crate) const REFUSED: u8 = 1;
-/// The command line, the configuration or the request is wrong.
+/// The command line, the configuration or the request is wrong: trying again never mends it.
 pub(crate) const USAGE: u8 = 2;
-/// Certainly not done; trying again later is safe.
+/// Certainly not done; trying again later is safe, and may help. `serve`, `dev`: a port, an address,
+/// the folder or the disk cannot be used now.
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// May have been done.
 pub(crate) const UNKNOWN: u8 = 4;
@@ -20,14 +20,22 @@ pub(crate) const UNKNOWN: u8 = 4;
 pub(crate) const UNAUTHORIZED: u8 = 5;
 /// An invariant of the program itself is broken (`EX_SOFTWARE` of sysexits.h).
 pub(crate) const BROKEN: u8 = 70;
-/// `run`: the lock was not acquired, so the command was not started.
-pub(crate) const NOT_ACQUIRED: u8 = 120;
+/// The command's own output could not be written (`EX_IOERR` of sysexits.h).
+pub(crate) const OUTPUT: u8 = 74;
+/// `run`: the lock was not acquired, because no node could be reached or none could take requests.
+pub(crate) const NOT_REACHED: u8 = 117;
+/// `run`: the lock may have been acquired, but no node said so; the command was not started.
+pub(crate) const NOT_KNOWN: u8 = 118;
+/// `run`: another holds the lock, so the command was not started.
+pub(crate) const HELD: u8 = 120;
 /// `run`: no node answered in time to renew the lock; the command was ended.
 pub(crate) const UNREACHABLE: u8 = 121;
 /// `run`: the cluster says that the grant is gone; the command was ended.
 pub(crate) const LOST: u8 = 122;
 /// `run`: a request of a higher level, or a forced one, took the lock; the command was ended.
 pub(crate) const PREEMPTED: u8 = 123;
+/// `run`: the command ended by itself, and its lock had been lost before.
+pub(crate) const LOST_UNSEEN: u8 = 124;
 /// `run`, `dev`: the command was found and cannot be executed.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// `run`, `dev`: there is no such command.
@@ -44,6 +52,7 @@ Exit codes:
   3  unavailable: certainly not done, trying again later is safe
   4  unknown: may have been done; look with `keyward check`, or repeat
   5  unauthorized
+  74 done, but the answer could not be written to standard output
 
 Environment:
   KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";
@@ -70,6 +79,11 @@ impl Failure {
         Self::new(USAGE, message)
     }
 
+    /// Whether trying again never mends it.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == USAGE
+    }
+
     /// Adds what to do about it.
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
@@ -77,9 +91,9 @@ impl Failure {
     }
 
     /// Says it on standard error and gives the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> u8 {
         output::say(&self.to_string());
-        ExitCode::from(self.code)
+        self.code
     }
 }
 

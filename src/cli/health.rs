@@ -1,11 +1,15 @@
 //! `keyward health`: whether one node can serve, for whatever watches over it.
 
 use clap::Args;
+use serde::Serialize;
 
+use crate::api::ClusterStatus;
 use crate::cli::client::{self, ClientArgs};
+use crate::cli::cluster;
 use crate::cli::exit::{self, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output;
+use crate::error::Error;
 
 const HELP: &str = "\
 Examples:
@@ -16,13 +20,14 @@ Exit codes:
   0  every node that was asked can serve requests
   2  the command line is wrong
   3  a node does not answer, or cannot serve now: the reason is printed
+  74 standard output cannot be written
 
 Environment:
   KEYWARD_ENDPOINTS, KEYWARD_TIMEOUT, KEYWARD_LOG: see the options.";
 
 /// Ask a node whether it can serve
 ///
-/// Asks the endpoints themselves, and no other node: `keyward cluster status` shows the cluster.
+/// Asks the endpoints themselves, side by side, and no other node: `keyward cluster status` shows the cluster.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct HealthArgs {
@@ -30,25 +35,66 @@ pub(crate) struct HealthArgs {
     client: ClientArgs,
 }
 
-/// Asks each endpoint and prints a line for each.
+/// Asks all endpoints side by side and prints a line for each.
 pub(crate) fn run(args: &HealthArgs, logging: &LogArgs) -> Outcome {
     client::ask(args.client.json, logging, async {
-        let service = args.client.connect()?;
-        let mut code = exit::OK;
-        for endpoint in &args.client.reach.endpoints {
-            let status = service.cluster_at(endpoint, args.client.call()).await?;
-            if status.not_ready.is_some() {
-                code = exit::UNAVAILABLE;
+        let service = &args.client.connect()?;
+        let asks = args.client.reach.endpoints().into_iter().map(|endpoint| async {
+            let answer = service.cluster_at(&endpoint, args.client.call()).await;
+            NodeHealth::new(endpoint, answer)
+        });
+        let nodes = futures::future::join_all(asks).await;
+        let health = Health { ready: nodes.iter().all(|node| node.ready), nodes };
+        if args.client.json {
+            output::print_json(&health);
+        } else {
+            output::print(&health.nodes.iter().map(NodeHealth::describe).collect::<String>());
+        }
+        Ok(if health.ready { exit::OK } else { exit::UNAVAILABLE })
+    })
+}
+
+/// The nodes that were asked.
+#[derive(Debug, Serialize)]
+struct Health {
+    /// Whether each of them can serve requests.
+    ready: bool,
+    nodes: Vec<NodeHealth>,
+}
+
+/// What one node said, or why it said nothing.
+#[derive(Debug, Serialize)]
+struct NodeHealth {
+    endpoint: String,
+    ready: bool,
+    /// Why it cannot serve, or did not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What `GET /v1/cluster` says there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<ClusterStatus>,
+}
+
+impl NodeHealth {
+    fn new(endpoint: String, answer: Result<ClusterStatus, Error>) -> Self {
+        match answer {
+            Ok(status) => {
+                let reason = status.not_ready.clone();
+                Self { endpoint, ready: reason.is_none(), reason, status: Some(status) }
             }
-            if args.client.json {
-                output::print_json(&status);
-            } else {
-                let state = status.not_ready.map_or("ready".to_owned(), |why| {
-                    format!("not ready: {}", output::visible(&why))
-                });
-                output::print(&format!("node {}: {state}\n", status.id));
+            Err(error) => {
+                let reason = Some(cluster::reason(&endpoint, &error));
+                Self { endpoint, ready: false, reason, status: None }
             }
         }
-        Ok(code)
-    })
+    }
+
+    fn describe(&self) -> String {
+        let reason = output::visible(self.reason.as_deref().unwrap_or_default());
+        match &self.status {
+            Some(status) if self.ready => format!("node {}: ready\n", status.id),
+            Some(status) => format!("node {}: not ready: {reason}\n", status.id),
+            None => format!("{}: no answer: {reason}\n", self.endpoint),
+        }
+    }
 }

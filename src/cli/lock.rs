@@ -10,16 +10,18 @@ use crate::cli::client::{ClientArgs, Ended};
 use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::{client, duration, output};
+use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{
-    Forbidden, ForbiddenReason, LockOptions, LockRequest, LockResponse, LockStatus, Token,
-    TransferReason,
+    Forbidden, ForbiddenReason, Holder, LockOptions, LockRequest, LockResponse, LockStatus,
+    ReadOptions, Token, TransferReason,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   keyward lock jobs/nightly --signee worker-1
   keyward lock jobs/nightly --signee worker-1 --duration 5m --level 10
+  keyward lock jobs/nightly --signee worker-1 --new && ./job.sh     only one run of worker-1
   keyward lock jobs/nightly --signee worker-1 --token 17            renew it, never take it anew
   keyward lock jobs/nightly --signee worker-1 --json | jq .token
 ";
@@ -30,6 +32,9 @@ Examples:
 /// is renewed; anything else is refused and says who holds it. Nothing renews the lock after this
 /// command: it expires after its duration, and another may take it then. To hold a lock while a
 /// command runs, use `keyward run`.
+///
+/// Two runs under one signee are one owner: the second one renews what the first one has, and both
+/// exit codes are 0. Where a lock is to keep two runs apart, give each an --instance, or --new.
 ///
 /// The token grows with every grant. Hand it to what the lock protects, and let that refuse a token
 /// smaller than one it has seen.
@@ -56,6 +61,9 @@ pub(crate) struct LockArgs {
     /// How long until its record is removed; not shorter than the duration
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
     time_to_live: Option<Duration>,
+    /// Take it only if nobody has it, this owner neither: exit code 1 also if it is mine already
+    #[arg(long, conflicts_with_all = ["token", "force"])]
+    new: bool,
     /// Renew only: refused unless the lock is mine, has this token and is not expired
     #[arg(long, value_parser = client::parse_token)]
     token: Option<Token>,
@@ -77,6 +85,13 @@ pub(crate) fn run(args: LockArgs, logging: &LogArgs) -> Outcome {
 }
 
 async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended> {
+    if args.new
+        && let Some(holder) = own_holder(service, &args).await?
+    {
+        // Not even renewed: a run that hangs must not keep its lock because others ask for it.
+        return Err(owned(&args.signature, holder, args.client.json));
+    }
+    let (signee, instance) = (args.signee.clone(), args.instance.clone());
     let request =
         LockRequest { signature: args.signature.clone(), signee: args.signee, level: args.level };
     let options = LockOptions {
@@ -90,8 +105,24 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
         call: args.client.call(),
     };
     let response = service.lock(request, options).await?;
-    if let LockStatus::Failed(forbidden) = response.status {
-        return Err(refused(&args.signature, &forbidden, args.client.json));
+    match &response.status {
+        LockStatus::Failed(forbidden) => {
+            return Err(refused(&args.signature, forbidden, args.client.json));
+        }
+        // Another run of this owner was a moment earlier.
+        LockStatus::Renewed(grant) if args.new => {
+            let holder = Holder {
+                signee,
+                instance,
+                level: grant.level,
+                token: grant.token,
+                expires_in: grant.expires_in,
+                removed_in: grant.removed_in,
+                expired: false,
+            };
+            return Err(owned(&args.signature, holder, args.client.json));
+        }
+        LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Transferred { .. } => {}
     }
     if args.client.json {
         output::print_json(&LockAnswer::new(&response));
@@ -99,6 +130,33 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
         output::print(&describe(&args.signature, &response));
     }
     Ok(exit::OK)
+}
+
+/// What this owner holds already.
+async fn own_holder(service: &impl LockService, args: &LockArgs) -> Result<Option<Holder>, Error> {
+    let table = Some(args.table.table.clone());
+    let options = ReadOptions { table, stale: false, call: args.client.call() };
+    let holders = match service.check(args.signature.clone(), options).await {
+        Ok(response) => response.record.holders,
+        Err(Error::NotFound { .. }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let is_own = |holder: &Holder| {
+        !holder.expired && holder.signee == args.signee && holder.instance == args.instance
+    };
+    Ok(holders.into_iter().find(is_own))
+}
+
+/// The refusal of `--new` for the owner itself.
+fn owned(signature: &str, holder: Holder, json: bool) -> Ended {
+    let name = output::visible(signature);
+    let why = format!("{name} is held already by {}", output::holder(&holder));
+    if json {
+        let forbidden = Forbidden { reason: ForbiddenReason::Held, holders: vec![holder] };
+        output::print_json(&Problem::forbidden(&forbidden));
+    }
+    let failure = Failure::new(exit::REFUSED, why);
+    failure.advise("That is this owner, in another run. Without --new the lock is renewed.").into()
 }
 
 /// A grant in a sentence.

@@ -35,8 +35,21 @@ impl Listeners {
     /// # Errors
     /// A port is taken, or an address is not one of this machine.
     pub(crate) fn bind(clients: SocketAddr, peers: SocketAddr) -> Result<Self, Failure> {
-        let clients = bind(clients, "client", "--client-listen")?;
-        let peers = bind(peers, "peer", "--peer-listen")?;
+        let options = ["--client-listen", "--peer-listen"];
+        Self::bind_for(clients, peers, options)
+    }
+
+    /// As [`Listeners::bind`], for a command in which these options choose the addresses.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind`].
+    pub(crate) fn bind_for(
+        clients: SocketAddr,
+        peers: SocketAddr,
+        options: [&str; 2],
+    ) -> Result<Self, Failure> {
+        let clients = bind(clients, "client", options[0])?;
+        let peers = bind(peers, "peer", options[1])?;
         Ok(Self { clients, peers })
     }
 
@@ -64,18 +77,22 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Failure> {
     listener(address).map_err(|error| {
-        let failure = Failure::usage(format!("cannot listen for {what}s on {address}: {error}"));
-        let port = address.port();
         let kind = error.kind();
+        // A port becomes free, an address comes up: only a privilege does not come by itself.
+        let lasts = kind == ErrorKind::PermissionDenied;
+        let code = if lasts { exit::USAGE } else { exit::UNAVAILABLE };
+        let why = format!("cannot listen for {what}s on {address}: {error}");
+        let failure = Failure::new(code, why);
+        let port = address.port();
         if kind == ErrorKind::AddrInUse {
             failure.advise(format!(
                 "Another program has port {port}, perhaps another node. Stop it, or choose another \
-                 address with {option}."
+                 with {option}."
             ))
         } else if kind == ErrorKind::AddrNotAvailable {
             failure.advise(format!(
-                "This machine has no such address. Choose one of its own with {option}, such as \
-                 0.0.0.0:{port}."
+                "This machine has no such address, or not yet. Choose one of its own with {option}, \
+                 such as 0.0.0.0:{port}."
             ))
         } else if kind == ErrorKind::PermissionDenied {
             failure.advise(format!(
@@ -146,9 +163,10 @@ impl Running {
         // serve nobody.
         http::raise_descriptor_limit();
         let id = plan.config.id;
-        let node = Node::start(plan.config, clock)
-            .await
-            .map_err(|error| Failure::usage(format!("node {id} cannot start: {error}")))?;
+        let node = Node::start(plan.config, clock).await.map_err(|error| {
+            let code = if error.may_pass() { exit::UNAVAILABLE } else { exit::USAGE };
+            Failure::new(code, format!("node {id} cannot start: {error}"))
+        })?;
         let service = Arc::new(Forwarding::new(node.clone()));
         let draining = Arc::new(AtomicBool::new(false));
         let mut extras = extras(&node, &service, &draining, plan.debug_clock);

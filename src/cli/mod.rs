@@ -7,6 +7,7 @@
 //! Start with [`Command`]; the longest stories are [`run`] (holding a lock while a command runs)
 //! and [`settings`] (where the configuration of a node comes from).
 
+mod arguments;
 mod bench;
 mod check;
 mod client;
@@ -97,11 +98,16 @@ enum Command {
 
 /// Runs the program with the arguments and environment of the process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(cli) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => failure.report(),
-    }
+    let code = match arguments::read(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok((cli, json)) => dispatch(cli).unwrap_or_else(|failure| {
+            if json && failure.is_usage() && !output::has_printed() {
+                output::print_json(&arguments::problem(&failure.to_string()));
+            }
+            failure.report()
+        }),
+        Err(code) => code,
+    };
+    ExitCode::from(output::exit_code(code))
 }
 
 fn dispatch(cli: Cli) -> Outcome {

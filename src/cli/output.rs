@@ -4,19 +4,58 @@
 //! that no lock's name can move the cursor or pass for another; JSON has escapes of its own.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
 use crate::cli::duration::format_short;
+use crate::cli::exit;
 use crate::types::Holder;
 
-/// Prints to standard output. A reader that has gone away (`keyward list | head`) is no error: the
-/// rest is not wanted.
+/// Whether anything was printed to standard output.
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
+/// The first failure to print.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints to standard output. A failure does not end the command; its exit code tells, see
+/// [`exit_code`].
 pub(crate) fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // The only failure that matters here is the reader's going away, and that is its own choice.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    PRINTED.store(true, Ordering::Relaxed);
+    if let Err(error) = write(text) {
+        // Later failures follow from the first.
+        FAILED.get_or_init(|| error);
+    }
+}
+
+/// Prints a line of a node that runs on, whether anybody reads it or not.
+pub(crate) fn announce(text: &str) {
+    if let Err(error) = write(text) {
+        tracing::warn!(%error, "standard output cannot be written: {}", text.trim_end());
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+}
+
+/// Whether a document was printed already.
+pub(crate) fn has_printed() -> bool {
+    PRINTED.load(Ordering::Relaxed)
+}
+
+/// The exit code of a command that ends with this one, if all it printed was written; a success that
+/// nobody was told is none.
+pub(crate) fn exit_code(code: u8) -> u8 {
+    let Some(error) = FAILED.get() else { return code };
+    // A reader that has gone away (`keyward list | head`) need not be told that it has.
+    if error.kind() != ErrorKind::BrokenPipe {
+        say(&format!("cannot write to standard output: {error}"));
+    }
+    if code == exit::OK { exit::OUTPUT } else { code }
 }
 
 /// Says something to the person at the terminal, on standard error. Nobody may be there any more: to

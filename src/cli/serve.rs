@@ -38,12 +38,16 @@ you trust.
 Prints one line when it listens and one when it is ready; logs go to standard error.
 
 Signals:
-  SIGTERM, SIGINT   stop: /readyz fails, requests under way are answered, leadership moves on
-  again             stop at once
+  SIGTERM, SIGINT, SIGHUP   stop: /readyz fails, requests under way are answered, leadership moves on
+  again                     stop at once
+  One that is ignored at the start, as SIGHUP under nohup, stays ignored.
 
 Exit codes:
   0   stopped by a signal
-  2   the command line or the configuration is wrong, or a port or the folder cannot be used
+  2   the command line or the configuration is wrong, or the folder is another node's or damaged:
+      starting again never mends it
+  3   cannot start now, starting again may help: a port is taken, an address is not there yet, the
+      folder is in use, a disk is full
   70  the node stopped itself, because going on could give a wrong answer: the log says why
 
 Environment:
@@ -57,7 +61,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "KEYWARD_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// This node's number in the cluster, from 1; never given to another machine later
-    #[arg(long, env = "KEYWARD_ID", hide_env_values = true)]
+    #[arg(long, env = "KEYWARD_ID", hide_env_values = true, value_parser = parse_id)]
     pub(crate) id: Option<u64>,
     /// Every node of the cluster, this one too: its id and where its peers reach it
     #[arg(long, value_name = "ID=HOST:PORT,…", env = "KEYWARD_MEMBERS", hide_env_values = true)]
@@ -104,6 +108,7 @@ pub(crate) struct ServeArgs {
     pub(crate) rho: Option<Rho>,
     /// Entries of the log after which a snapshot is written [default: 50000]
     #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", hide_env_values = true)]
+    #[arg(value_parser = parse_count)]
     pub(crate) snapshot_every: Option<u64>,
     /// How long a stop may take before it is forced [default: 10s]
     #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT", hide_env_values = true)]
@@ -132,6 +137,17 @@ pub(crate) struct ServeArgs {
     pub(crate) debug_segment_bytes: Option<u64>,
 }
 
+fn parse_id(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(id @ 1..) => Ok(id),
+        _ => Err("a node's id is a whole number from 1 on".to_owned()),
+    }
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "it must be a whole number of entries, such as 50000".to_owned())
+}
+
 /// Runs the node until a signal stops it, or until it stops itself.
 pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
     let settings = Settings::resolve(args, logging)?;
@@ -156,7 +172,7 @@ async fn serve(settings: Settings) -> Outcome {
     warn_of_strangers(&settings, clients, peers);
     let plan = plan(&settings, clients.port());
     let mut running = Running::start(plan, listeners).await?;
-    output::print(&format!(
+    output::announce(&format!(
         "keyward {} node {}: clients on http://{clients}, peers on {peers}\n",
         env!("CARGO_PKG_VERSION"),
         settings.id
@@ -166,7 +182,7 @@ async fn serve(settings: Settings) -> Outcome {
         node.wait_ready().await;
         let status = node.status();
         let leader = output::cell(status.leader);
-        output::print(&format!("ready: term {}, leader {leader}\n", status.term));
+        output::announce(&format!("ready: term {}, leader {leader}\n", status.term));
         std::future::pending::<()>().await;
     };
     let signal = tokio::select! {

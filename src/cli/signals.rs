@@ -12,13 +12,16 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches these signals from now on.
+    /// Catches these signals from now on, but none that is ignored: whoever started the program wants
+    /// it so, as `nohup` and shells without job control do. What it starts ignores them too.
     ///
     /// # Errors
     /// The system refuses.
     pub(crate) fn catch(signals: &[Signal]) -> Result<Self, Failure> {
+        let ignored = ignored();
         let streams = signals
             .iter()
+            .filter(|signal| !is_in(ignored, **signal))
             .map(|signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?)))
             .collect::<std::io::Result<_>>()
             .map_err(|error| {
@@ -32,7 +35,7 @@ impl Signals {
     /// # Errors
     /// The system refuses.
     pub(crate) fn to_stop() -> Result<Self, Failure> {
-        Self::catch(&[Signal::INT, Signal::TERM])
+        Self::catch(&[Signal::INT, Signal::TERM, Signal::HUP])
     }
 
     /// The next signal. May be cancelled: none is lost.
@@ -47,4 +50,16 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The signals that this process ignores, one bit each from signal 1 on; none if the system does not
+/// say.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn is_in(mask: u64, signal: Signal) -> bool {
+    mask & (1 << (signal.as_raw() - 1)) != 0
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::api::{DoneAnswer, TableAnswer, TablesAnswer};
+use crate::api::{DoneAnswer, Problem, TableAnswer, TablesAnswer};
 use crate::cli::client::{self, ClientArgs, Ended};
 use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
+use crate::error::Error;
 use crate::service::{LockService, all_tables};
 use crate::types::{DEFAULT_DURATION, ReadOptions, TableDefaults, TableOptions};
 
@@ -62,7 +63,7 @@ struct ConfigureArgs {
 
 /// Delete a table: its locks, held ones too, and its defaults
 ///
-/// Whoever holds one of its locks loses it. Tokens of later grants are larger than all before.
+/// Whoever holds one of its locks loses it. Exit code 1 says that there is no such table. Tokens of later grants are larger than all before.
 #[derive(Debug, Args)]
 #[command(after_help = CLIENT_HELP)]
 struct DeleteArgs {
@@ -144,6 +145,16 @@ async fn delete(service: &impl LockService, args: DeleteArgs) -> Result<u8, Ende
         request_id: None,
         call: args.client.call(),
     };
+    let read = ReadOptions { table: None, stale: false, call: args.client.call() };
+    let known = service.tables(read).await?;
+    if known.iter().all(|info| info.table != args.table) {
+        if args.client.json {
+            output::print_json(&Problem::from(&Error::NotFound { decided_at: None }));
+        }
+        let why =
+            format!("there is no table {}: nothing was deleted", output::visible(&args.table));
+        return Err(Failure::new(exit::REFUSED, why).into());
+    }
     service.delete_table(options).await?;
     done(&args.client, &format!("table {} is deleted\n", output::visible(&args.table)));
     Ok(exit::OK)

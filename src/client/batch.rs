@@ -188,6 +188,8 @@ struct Asked {
     answer: Option<Result<BatchAnswer, Error>>,
     /// Whether its outcome will stay open, because its lane was forgotten meanwhile.
     is_given_up: bool,
+    /// How many attempts were made at it whose end is not known.
+    in_flight: usize,
 }
 
 impl Asked {
@@ -207,17 +209,41 @@ impl Asked {
             request,
             answer: None,
             is_given_up: false,
+            in_flight: 0,
         }
     }
 
-    /// An outcome that was open stays so until a node answers the repetition.
+    /// The end of one attempt. A decision stays, and an outcome that was open stays so until a node
+    /// answers the repetition.
     fn note(&mut self, told: Result<BatchAnswer, Error>) {
+        self.in_flight -= 1;
         let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
-        let says_nothing =
-            matches!(told, Err(Error::Unavailable { .. } | Error::LaneForgotten { .. }));
-        self.is_given_up |= was_open && matches!(told, Err(Error::LaneForgotten { .. }));
-        if !(was_open && says_nothing) {
+        if self.is_decided() {
+            return;
+        }
+        let is_open = was_open || self.in_flight > 0;
+        if is_open && let Err(Error::LaneForgotten { reason }) = &told {
+            // Whether the other attempt was done, nobody knows any more.
+            self.is_given_up = true;
+            if !was_open {
+                self.answer = Some(Err(Error::unknown(reason.clone())));
+            }
+            return;
+        }
+        let not_done = matches!(told, Err(Error::Unavailable { .. }));
+        if !(was_open && not_done) {
             self.answer = Some(told);
+        }
+    }
+
+    /// What its caller is told. An attempt that was dropped when another one was answered may still
+    /// be done.
+    fn into_answer(self) -> Option<Result<BatchAnswer, Error>> {
+        match self.answer {
+            Some(Err(Error::Unavailable { reason, .. })) if self.in_flight > 0 => {
+                Some(Err(Error::unknown(reason)))
+            }
+            answer => answer,
         }
     }
 
@@ -257,8 +283,9 @@ impl Ask for Part<'_> {
 
     async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<(), Error> {
         let (from, message) = {
-            let asked = self.lock();
+            let mut asked = self.lock();
             let from = undecided(&asked);
+            asked[from..].iter_mut().for_each(|asked| asked.in_flight += 1);
             let items: Vec<&Item> = asked[from..].iter().map(|asked| &asked.item).collect();
             (from, Message::of(&items))
         };
@@ -353,7 +380,8 @@ impl Transport {
                 Err(error) => Err(error.clone()),
                 Ok(()) => Err(Error::unknown("the batch was answered without this request")),
             };
-            answers.extend(asked.into_iter().map(|asked| asked.answer.unwrap_or_else(missing)));
+            answers
+                .extend(asked.into_iter().map(|asked| asked.into_answer().unwrap_or_else(missing)));
         }
         answers
     }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::DEFAULT_PORT;
 use crate::error::Error;
 
 /// The nodes of one cluster.
@@ -18,7 +19,7 @@ impl Endpoints {
     /// `BadRequest` if there is none, or one is no `http://host:port`.
     pub(super) fn new(endpoints: &[String]) -> Result<Self, Error> {
         let known: Vec<Arc<str>> =
-            endpoints.iter().map(|text| normalize(text)).collect::<Result<_, _>>()?;
+            endpoints.iter().map(|text| normalize(&with_port(text))).collect::<Result<_, _>>()?;
         let Some(first) = known.first() else {
             return Err(Error::bad_request("a client needs at least one endpoint"));
         };
@@ -58,6 +59,21 @@ impl Endpoints {
         let next = at.map_or(0, |at| (at + 1) % self.known.len());
         Arc::clone(&self.known[next])
     }
+}
+
+/// An endpoint that a person wrote, with [`DEFAULT_PORT`] if it names none: nobody means port 80 of a
+/// lock service by `http://a`. What a node says about itself is taken as it is.
+pub(crate) fn with_port(text: &str) -> String {
+    let text = text.trim();
+    let after_scheme = text.find("://").map_or(0, |at| at + 3);
+    let (start, rest) = text.split_at(after_scheme);
+    let (authority, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    // Behind the bracket of an IPv6 address, if it is one.
+    let host_end = authority.rfind(']').map_or(0, |at| at + 1);
+    if authority.is_empty() || authority[host_end..].contains(':') {
+        return text.to_owned();
+    }
+    format!("{start}{authority}:{DEFAULT_PORT}{tail}")
 }
 
 /// An endpoint as it is compared and put before a path: scheme, host and port, no slash.
@@ -101,6 +117,27 @@ mod tests {
         for text in ["", "http://", "https://a", "ftp://a", "http://a/v1", "http://u:p@a", "a b"] {
             assert!(normalize(text).is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_port_has_the_usual_one() {
+        let table = [
+            ("http://a", "http://a:7420"),
+            (" a ", "a:7420"),
+            ("http://a/", "http://a:7420/"),
+            ("http://[::1]", "http://[::1]:7420"),
+            ("[::1]", "[::1]:7420"),
+            ("http://a:80", "http://a:80"),
+            ("a:1/", "a:1/"),
+            ("http://", "http://"),
+            ("", ""),
+        ];
+        for (text, expected) in table {
+            assert_eq!(with_port(text), expected, "{text}");
+        }
+        let endpoints = Endpoints::new(&["http://a".to_owned(), "http://b:80".to_owned()]).unwrap();
+        let known: Vec<&str> = endpoints.known().iter().map(|known| &**known).collect();
+        assert_eq!(known, ["http://a:7420", "http://b"], "80 is what URLs leave out");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub use super::belief::{GuardState, LostReason};
 use super::pulse::Pulse;
 use super::releases::{Owner, Releases};
 use super::renewal::Renewal;
+use crate::api::DEFAULT_TIMEOUT;
 use crate::clock::{Clock, Deadline};
 use crate::error::Error;
 use crate::random;
@@ -41,6 +42,13 @@ const RATE_ERROR: f64 = 0.01;
 
 /// How long a dropped guard's release may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last attempt of a wait may take that begins when its time is up.
+const LAST_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// A wait with less than this left, in which nobody was reached, is over: a client that asked until
+/// then has tried for as long as that makes sense.
+const NEARLY_OVER: Duration = Duration::from_millis(100);
 
 /// The first and the longest pause between two requests for a lock that another holds.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -154,27 +162,43 @@ impl<S: LockService + Clone> Guard<S> {
         clock: Arc<dyn Clock>,
         request: Acquire,
     ) -> Result<Self, Error> {
-        Self::acquire_with(service, Common::new(clock), request).await
+        Self::acquire_with(service, Common::new(clock), request, None).await
     }
 
-    /// As [`Guard::acquire`], with what several guards may share.
+    /// As [`Guard::acquire`], with what several guards may share, and answered or given up by this
+    /// time if there is one.
     pub(super) async fn acquire_with(
         service: S,
         common: Common,
         request: Acquire,
+        until: Option<Deadline>,
     ) -> Result<Self, Error> {
         let Acquire { request: asked, options, .. } = &request;
+        let left = || until.map(|until| until.remaining().max(LAST_ATTEMPT));
         let owner = Owner::asking(asked, options);
+        let patience = left().map_or(RELEASE_TIMEOUT, |left| left.min(RELEASE_TIMEOUT));
         // Also when nobody polls the runtime any more in which the release is to be made.
-        let _ = tokio::time::timeout(RELEASE_TIMEOUT, common.releases.ended(&owner)).await;
+        let ended = tokio::time::timeout(patience, common.releases.ended(&owner)).await;
+        if ended.is_err() && patience < RELEASE_TIMEOUT {
+            return Err(Error::unavailable(
+                "a dropped guard of this owner is still being released",
+            ));
+        }
+        let mut options = options.clone();
+        if let Some(left) = left() {
+            options.call.timeout = Some(options.call.timeout.unwrap_or(DEFAULT_TIMEOUT).min(left));
+        }
         let sent = common.clock.boottime();
-        let answer = service.lock(asked.clone(), options.clone()).await?;
+        let answer = service.lock(asked.clone(), options).await?;
         let grant = granted(answer)?;
         Self::hold(service, common, request, grant, sent)
     }
 
-    /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn: whoever
-    /// asks first after it became free has it.
+    /// Asks for a lock until it is free, for this long, and once more at the end. Nobody is promised
+    /// a turn: whoever asks first after it became free has it.
+    ///
+    /// A `request_id` of the caller's is that of the first decided request: repeated after a refusal
+    /// it would be told that refusal again, also when the lock is free.
     ///
     /// # Errors
     /// As [`Guard::acquire`], when the time is up; `BadRequest` and `Unauthorized` at once.
@@ -184,39 +208,56 @@ impl<S: LockService + Clone> Guard<S> {
         request: Acquire,
         patience: Duration,
     ) -> Result<Self, Error> {
-        Self::acquire_within_with(service, Common::new(clock), request, patience).await
+        let common = Common::new(clock);
+        Self::acquire_within_with(service, common, request, patience, &mut |_: &Error| {}).await
     }
 
-    /// As [`Guard::acquire_within`], with what several guards may share.
+    /// As [`Guard::acquire_within`], with what several guards may share; tells each error that does
+    /// not end the wait.
     pub(super) async fn acquire_within_with(
         service: S,
         common: Common,
-        request: Acquire,
+        mut request: Acquire,
         patience: Duration,
+        tell: &mut (dyn FnMut(&Error) + Send),
     ) -> Result<Self, Error> {
         let deadline = Deadline::after(patience);
         let mut pause = FIRST_PAUSE;
+        let mut open = None;
         loop {
-            let asked = Self::acquire_with(service.clone(), common.clone(), request.clone());
+            let (service, common) = (service.clone(), common.clone());
+            let asked = Self::acquire_with(service, common, request.clone(), Some(deadline));
             let error = match asked.await {
                 Ok(guard) => return Ok(guard),
                 Err(error) => error,
             };
             let wait = match &error {
-                Error::Forbidden(forbidden) => until_free(forbidden).min(pause),
+                Error::Forbidden(forbidden) => {
+                    // Decided: what was open before has been answered by this, too.
+                    open = None;
+                    request.options.request_id = None;
+                    until_free(forbidden).min(pause)
+                }
                 // Asking again as the same owner finds out what an open outcome was.
-                Error::Unavailable { .. } | Error::Unknown { .. } => pause,
-                Error::BadRequest { .. }
-                | Error::NotFound { .. }
-                | Error::Unauthorized { .. }
-                | Error::LaneForgotten { .. } => {
+                Error::Unknown { .. } => {
+                    open = Some(error.clone());
+                    pause
+                }
+                Error::Unavailable { .. } => pause,
+                // Whether what was open was done, nobody knows any more.
+                Error::LaneForgotten { .. } => return Err(open.unwrap_or(error)),
+                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
                     return Err(error);
                 }
             };
-            if deadline.remaining() <= wait {
-                return Err(error);
+            let left = deadline.remaining();
+            let was_refused = matches!(error, Error::Forbidden(_));
+            if left.is_zero() || (!was_refused && left < NEARLY_OVER) {
+                return Err(open.unwrap_or(error));
             }
-            tokio::time::sleep(wait.mul_f64(random::factor(0.75..=1.0))).await;
+            tell(&error);
+            // The last request leaves when the time is up, not a pause before.
+            tokio::time::sleep(wait.mul_f64(random::factor(0.75..=1.0)).min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -281,6 +322,33 @@ impl<S: LockService + Clone> Guard<S> {
         let response = self.service.unlock(request, options).await?;
         self.released = true;
         Ok(response)
+    }
+
+    /// Stops the renewals and leaves the lock to run out this long from now, instead of releasing it:
+    /// for what may be done once in a period, whoever does it.
+    ///
+    /// # Errors
+    /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then runs out by
+    /// itself, at the end of the duration that it was acquired with.
+    pub async fn expire_in(mut self, time: Duration) -> Result<(), Error> {
+        self.renewer.abort();
+        // As for a release: after that no renewal is sent.
+        let _ = (&mut self.renewer).await;
+        self.belief.end(GuardState::Released);
+        // Whatever comes of this request, the lock is not given back.
+        self.released = true;
+        let Self { release: (request, options), .. } = &self;
+        let UnlockRequest { signature, signee } = request.clone();
+        let renewal = LockOptions {
+            table: options.table.clone(),
+            duration: Some(time),
+            token: options.token,
+            instance: options.instance.clone(),
+            call: options.call.clone(),
+            ..LockOptions::default()
+        };
+        let request = LockRequest { signature, signee, level: None };
+        granted(self.service.lock(request, renewal).await?).map(|_| ())
     }
 
     fn hold(

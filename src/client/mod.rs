@@ -1,8 +1,8 @@
 //! A client of the HTTP API, for programs that want locks.
 //!
 //! [`Client`] answers lock requests by asking a cluster: it knows several nodes, stays with the
-//! one that answers, follows the hint to a leader, and repeats what may be repeated under the same
-//! `request_id` until the call's time is up. [`Guard`] holds a lock while a value lives.
+//! one that answers, asks another beside one that is silent, follows the hint to a leader, and
+//! repeats what may be repeated under the same `request_id` until the call's time is up. [`Guard`] holds a lock while a value lives.
 //!
 //! It never guesses: what a node did not say in its own problem document is [`Error::Unknown`]
 //! for a write once a byte has left, and [`Error::Unavailable`] for a read. It imports the words
@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod attempts;
 mod batch;
 mod belief;
 mod endpoints;
@@ -38,6 +39,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 pub use resolve::Resolver;
 
@@ -58,6 +60,9 @@ use guard::Common;
 use lanes::Lane;
 use transport::{Request, Settings, Transport};
 
+/// The port where a node listens for clients when nobody says otherwise.
+pub const DEFAULT_PORT: u16 = 7420;
+
 /// Where a node listens for clients when nobody says otherwise.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
 
@@ -77,7 +82,8 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The nodes that are asked, as `http://host:port`. Left out: [`DEFAULT_ENDPOINT`].
+    /// The nodes that are asked, as `http://host:port`. Left out: [`DEFAULT_ENDPOINT`]; a port that
+    /// is left out is [`DEFAULT_PORT`].
     #[must_use]
     pub fn endpoints<T: Into<String>>(mut self, endpoints: impl IntoIterator<Item = T>) -> Self {
         self.endpoints = endpoints.into_iter().map(Into::into).collect();
@@ -197,7 +203,7 @@ impl Client {
 
     /// The endpoints it was given.
     pub fn endpoints(&self) -> Vec<String> {
-        self.transport.endpoints()
+        self.transport.endpoints().known().iter().map(ToString::to_string).collect()
     }
 
     /// Takes a lock and keeps it until the guard is released or dropped.
@@ -205,10 +211,12 @@ impl Client {
     /// # Errors
     /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
     pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
-        Guard::acquire_with(self.clone(), self.common.clone(), request).await
+        let request = self.complete(request);
+        Guard::acquire_with(self.clone(), self.common.clone(), request, None).await
     }
 
-    /// Asks for a lock until it is free, for this long at most. Nobody is promised a turn.
+    /// Asks for a lock until it is free, for this long, and once more at the end. Nobody is promised
+    /// a turn. It ends within a quarter of a second after its time, whatever the nodes do.
     ///
     /// # Errors
     /// As [`Client::acquire`]; `Forbidden` names the holders when the time was up.
@@ -217,7 +225,27 @@ impl Client {
         request: Acquire,
         patience: Duration,
     ) -> Result<LockGuard, Error> {
-        Guard::acquire_within_with(self.clone(), self.common.clone(), request, patience).await
+        self.acquire_telling(request, patience, &mut |_: &Error| {}).await
+    }
+
+    /// As [`Client::acquire_within`]; tells each error that does not end the wait.
+    pub(crate) async fn acquire_telling(
+        &self,
+        request: Acquire,
+        patience: Duration,
+        tell: &mut (dyn FnMut(&Error) + Send),
+    ) -> Result<LockGuard, Error> {
+        let mut request = self.complete(request);
+        request.options.call.timeout = Some(self.transport.patience(&request.options.call));
+        let (service, common) = (self.clone(), self.common.clone());
+        Guard::acquire_within_with(service, common, request, patience, tell).await
+    }
+
+    /// The request with the table of this handle, if it names none: guards of several handles know
+    /// each other's releases by table.
+    fn complete(&self, mut request: Acquire) -> Acquire {
+        request.options.table = self.table(request.options.table);
+        request
     }
 
     /// What any node that answers knows of the cluster.

@@ -1,9 +1,8 @@
-//! One call: attempts at one node after the other until there is an answer or no time left.
+//! One attempt: a request to one node, and the meaning of its end.
 //!
-//! What an attempt's end means is decided here and nowhere else. A connection that never came
-//! about is `Unavailable`. Once a byte has left, only our own problem document says what happened;
-//! everything else is `Unknown` for a write and `Unavailable` for a read. A call that was `Unknown`
-//! once stays so until a node answers the repetition, and for ever if the node has forgotten the lane.
+//! A connection that never came about is `Unavailable`. Once a byte has left, only our own problem
+//! document says what happened; everything else is `Unknown` for a write and `Unavailable` for a
+//! read. [`super::attempts`] makes a call of attempts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,24 +26,10 @@ use crate::api::{
 use crate::carriage::{Carriage, Cause, SendError, describe};
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::random;
 use crate::types::{CallOptions, DecidedAt, Forbidden};
 
 /// The largest answer that is read: a full page of the longest names, each byte escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
-
-/// The first pause after every node was asked once, and the longest. An election takes a few
-/// hundred milliseconds; asking less often than this would make it longer by as much, and asking
-/// more often only loads a cluster that has trouble.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(80);
-
-/// An attempt that could be followed by another gets at least this much of the call's time.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
-
-/// With less time than this left, nothing is repeated: the repetition would most likely not be
-/// answered, and turn what was certainly not done into something unknown.
-const LEAST_REPETITION: Duration = Duration::from_millis(10);
 
 /// How long an idle connection is kept: less than a node keeps it, so that a request is seldom
 /// written to a connection that is just being closed.
@@ -172,7 +157,7 @@ impl Request {
 impl Kind {
     /// Whether the same may be sent once more: what was certainly not done always, what may have
     /// been done only if its id makes the repetition the same request.
-    fn may_repeat_after(self, error: &Error) -> bool {
+    pub(super) fn may_repeat_after(self, error: &Error) -> bool {
         match error {
             Error::Unavailable { .. } => true,
             Error::Unknown { .. } => self != Self::Once,
@@ -182,6 +167,11 @@ impl Kind {
             | Error::Unauthorized { .. }
             | Error::LaneForgotten { .. } => false,
         }
+    }
+
+    /// Whether a second node may be asked while the first has not answered.
+    pub(super) fn is_hedged(self) -> bool {
+        self != Self::Once
     }
 }
 
@@ -252,8 +242,9 @@ impl Transport {
         })
     }
 
-    pub(super) fn endpoints(&self) -> Vec<String> {
-        self.endpoints.known().iter().map(ToString::to_string).collect()
+    /// The nodes of the cluster.
+    pub(super) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
     pub(super) fn lanes(&self) -> &Lanes {
@@ -305,60 +296,6 @@ impl Transport {
     ) -> Result<Reply<T>, Error> {
         let endpoint = normalize(endpoint)?;
         granted(self.attempt(&endpoint, request, call, self.patience(call)).await?)
-    }
-
-    /// Asks one node after the other, each in this way.
-    pub(super) async fn repeat<A: Ask>(
-        &self,
-        asking: &A,
-        call: &CallOptions,
-    ) -> Result<A::Answer, Error> {
-        let deadline = Deadline::after(self.patience(call));
-        let mut endpoint = self.endpoints.preferred();
-        let mut failed = Vec::new();
-        let mut open: Option<Error> = None;
-        let mut attempts = 0;
-        loop {
-            let wait = share_of(deadline.remaining(), asking.kind());
-            let error = match asking.ask(&endpoint, wait).await {
-                Ok(reply) => {
-                    self.endpoints.prefer(&endpoint);
-                    return Ok(reply);
-                }
-                Err(error) if asking.kind().may_repeat_after(&error) => error,
-                // Whether the attempt whose end is open was done, nobody knows any more.
-                Err(error @ Error::LaneForgotten { .. }) => return Err(open.unwrap_or(error)),
-                Err(error) => return Err(error),
-            };
-            tracing::debug!(%error, "asking again");
-            let hint = leader_in(&error);
-            let pause = self.pause_after(attempts, hint.is_some());
-            attempts += 1;
-            failed.push(Arc::clone(&endpoint));
-            endpoint = self.endpoints.after(&endpoint, hint.as_deref(), &failed);
-            if let Error::Unknown { .. } = error {
-                open = Some(error.clone());
-            }
-            if deadline.remaining() <= pause + LEAST_REPETITION {
-                return Err(open.unwrap_or(error));
-            }
-            if !pause.is_zero() {
-                // After a pause, whoever failed is worth another try.
-                failed.clear();
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// None until each node was asked once; then longer and longer, less up to a half by chance,
-    /// so that clients which failed together do not come back together.
-    fn pause_after(&self, attempts: u32, hinted: bool) -> Duration {
-        let asked_all = attempts as usize + 1 >= self.endpoints.known().len();
-        if !asked_all || (hinted && attempts == 0) {
-            return Duration::ZERO;
-        }
-        let pause = FIRST_PAUSE.saturating_mul(1 << attempts.min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(random::factor(0.5..=1.0))
     }
 
     /// Asks this node once, with a refusal as an answer.
@@ -534,27 +471,6 @@ fn build(
         *built.body_mut() = Some(body.clone().into());
     }
     Ok(built)
-}
-
-/// How much of the time that is left one attempt gets: half, as long as that is enough, so that a
-/// node that hangs does not use up what another needs.
-fn share_of(remaining: Duration, kind: Kind) -> Duration {
-    match kind {
-        Kind::Once => remaining,
-        Kind::Read | Kind::Write => (remaining / 2).max(SHORTEST_ATTEMPT).min(remaining),
-    }
-}
-
-fn leader_in(error: &Error) -> Option<String> {
-    match error {
-        Error::Unavailable { leader, .. } => leader.clone(),
-        Error::Forbidden(_)
-        | Error::BadRequest { .. }
-        | Error::NotFound { .. }
-        | Error::Unknown { .. }
-        | Error::Unauthorized { .. }
-        | Error::LaneForgotten { .. } => None,
-    }
 }
 
 /// Where a refusal is no answer, it is an error.

@@ -186,6 +186,19 @@ pub enum StartError {
     Folder(Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl StartError {
+    /// Whether a later start may succeed with the same settings and the same folder: the disk is full,
+    /// or another process is still using the folder. What is damaged stays so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Config(_) => false,
+            Self::Folder(error) => {
+                error.downcast_ref::<OpenError>().is_some_and(OpenError::may_pass)
+            }
+        }
+    }
+}
+
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         Self::Folder(Box::new(error))

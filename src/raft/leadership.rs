@@ -58,7 +58,7 @@ fn look(member: &Member, metrics: &RaftServerMetrics<TypeConfig>) -> Leadership 
 pub(crate) fn is_beginning(member: &Member) -> bool {
     member.raft.as_leader().is_ok_and(|leader| {
         !planted::active(Bug::StampBeforeBlank)
-            && member.replica.stampers.of_term(leader.term()).is_none()
+            && !member.replica.stampers.has_begun(leader.term())
     })
 }
 

@@ -29,6 +29,7 @@ use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::raft::vigil::Vigil;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
+use crate::storage::io_may_pass;
 use crate::storage::log::Fatal;
 use crate::storage::{
     Checkpoint, Disk, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
@@ -143,6 +144,19 @@ pub(crate) enum OpenError {
     Connections(#[from] reqwest::Error),
     #[error("the log cannot be recovered")]
     Raft(#[from] RaftFatal<TypeConfig>),
+}
+
+impl OpenError {
+    /// Whether a later start may succeed with the same settings and the same folder.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.may_pass(),
+            Self::Folder { source, .. } | Self::Snapshot(source) => io_may_pass(source),
+            // It does not say what kept it from being recovered; a full disk is among the reasons.
+            Self::Connections(_) | Self::Raft(_) => true,
+            Self::Settings(_) | Self::VoteMissing => false,
+        }
+    }
 }
 
 /// How far a node is with taking part.

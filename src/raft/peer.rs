@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
 use crate::carriage::{Carriage, Cause, SendError, describe};
+use crate::client::Resolver;
 use crate::lock::FEATURE_LEVEL;
 use crate::raft::hello::{
     HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
@@ -454,6 +455,8 @@ fn connections_kept(idle: usize) -> Result<Carriage, reqwest::Error> {
         // peer never sends a caller elsewhere.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        // A member's machine may get another address, or its name be made known only later.
+        .dns_resolver(Resolver::default())
         .http1_only()
         // Small messages, each waited for: Nagle's algorithm would hold them back.
         .tcp_nodelay(true)

@@ -174,6 +174,11 @@ impl CurrentStamper {
         Some((current.stamper, apart))
     }
 
+    /// Whether this node may stamp in `term`.
+    pub(crate) fn has_begun(&self, term: u64) -> bool {
+        self.lock().as_ref().is_some_and(|current| current.stamper.term == term)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Current>> {
         self.0.lock().expect("nothing panics while it holds the stamper")
     }

@@ -130,6 +130,23 @@ pub(crate) const REPLACE_NODE: &str = "do not edit or remove it: restore the fil
      disk if that is possible, otherwise see docs/operations.md#replacing-a-node";
 
 impl StorageError {
+    /// Whether the same may succeed later, with this folder and these settings: the disk is full, or
+    /// another process is still using it.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => io_may_pass(source),
+            Self::Failed(earlier) => earlier.may_pass(),
+            Self::Locked { .. } | Self::Closed | Self::Checkpoint(_) => true,
+            Self::Damaged { .. }
+            | Self::Missing { .. }
+            | Self::Version { .. }
+            | Self::WrongNode { .. }
+            | Self::WrongCluster { .. }
+            | Self::Retired { .. }
+            | Self::Misuse(_) => false,
+        }
+    }
+
     /// For `map_err`: adds what was tried on which file.
     pub(crate) fn io(action: &'static str, file: impl Into<String>) -> impl Fn(io::Error) -> Self {
         let file = file.into();
@@ -141,6 +158,19 @@ impl StorageError {
     }
 }
 
+/// Whether the system may allow later what it has refused. A missing right is no such thing, and
+/// neither are contents that are wrong.
+pub(crate) fn io_may_pass(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::Unsupported
+    )
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of errors need no hint")]
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -149,5 +179,31 @@ fn hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => ": check the owner and the mode of the data folder",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_never_does() {
+        let io = |kind: io::ErrorKind| StorageError::io("write", "log")(kind.into());
+        for passing in [
+            io(io::ErrorKind::StorageFull),
+            io(io::ErrorKind::Other),
+            StorageError::Locked { folder: "f".to_owned() },
+            StorageError::Failed(Arc::new(io(io::ErrorKind::QuotaExceeded))),
+        ] {
+            assert!(passing.may_pass(), "{passing}");
+        }
+        for lasting in [
+            io(io::ErrorKind::PermissionDenied),
+            StorageError::damaged("log", 7, "a wrong sum"),
+            StorageError::WrongNode { found: 1, wanted: 2 },
+            StorageError::Failed(Arc::new(StorageError::damaged("log", 7, "a wrong sum"))),
+        ] {
+            assert!(!lasting.may_pass(), "{lasting}");
+        }
     }
 }

@@ -35,6 +35,7 @@ use crate::random;
 pub use checkpoint::Checkpoint;
 pub use disk::{Disk, MemDisk, RealDisk};
 pub use error::StorageError;
+pub(crate) use error::io_may_pass;
 pub use identity::{FolderLock, Identity};
 pub use inspect::inspect;
 pub use log::{Log, LogOptions, LogState, PromiseCounter, Promises, Recovered};

@@ -309,7 +309,7 @@ async fn a_folder_in_use_is_refused() {
     let mut second = Process::spawn(&mut cluster.serve_command(1), output);
     let status = second.wait(REFUSAL).await;
     assert_refused(status, &second.output().logged(), &["in use by another process", "LOCK"]);
-    assert_eq!(status.code(), Some(2), "the documented exit code");
+    assert_eq!(status.code(), Some(3), "the documented exit code");
     ask::hold(&cluster.clients(), "identity/first", "holder", ask::LONG).await;
 }
 
@@ -335,6 +335,6 @@ async fn a_port_that_is_taken_is_named() {
         let mut process = Process::spawn(&mut command, output);
         let status = process.wait(REFUSAL).await;
         assert_refused(status, &process.output().logged(), &[&address, "in use"]);
-        assert_eq!(status.code(), Some(2), "the documented exit code");
+        assert_eq!(status.code(), Some(3), "the documented exit code");
     }
 }

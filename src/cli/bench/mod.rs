@@ -23,6 +23,7 @@ use serde::Serialize;
 use crate::bench::{
     self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Services, Workload,
 };
+use crate::cli::client::EndpointList;
 use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
@@ -94,8 +95,8 @@ pub(crate) struct BenchArgs {
     workload: WorkloadWord,
     /// Where the nodes listen for clients
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
-    #[arg(value_delimiter = ',', help_heading = "Cluster")]
-    endpoints: Vec<String>,
+    #[arg(help_heading = "Cluster")]
+    endpoints: Vec<EndpointList>,
     /// Start three nodes on this machine for the run, each a process of its own, and stop them
     /// after it
     #[arg(long, help_heading = "Cluster")]
@@ -210,7 +211,8 @@ fn measure(args: &BenchArgs) -> Result<Document, Failure> {
     } else {
         None
     };
-    let endpoints = own.as_ref().map_or_else(|| args.endpoints.clone(), DevCluster::endpoints);
+    let endpoints =
+        own.as_ref().map_or_else(|| EndpointList::of(&args.endpoints), DevCluster::endpoints);
     let measured = if endpoints.is_empty() {
         None
     } else {

@@ -1,5 +1,7 @@
 //! The way to the lock: asked once, or again and again for as long as `--wait` says.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use super::{Owner, RunArgs};
@@ -10,7 +12,11 @@ use crate::cli::signals::Signals;
 use crate::client::{Acquire, Client, LockGuard};
 use crate::error::Error;
 use crate::service::LockService as _;
-use crate::types::{Forbidden, UnlockOptions, UnlockRequest};
+use crate::types::{CallOptions, Forbidden, UnlockOptions, UnlockRequest};
+
+/// How long a request is given back that was under way when the wait was ended by a signal: whoever
+/// pressed Ctrl-C wants the terminal.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How the wait for the lock ended.
 pub(crate) enum Acquired {
@@ -39,15 +45,19 @@ pub(crate) async fn acquire(
         request = request.force();
     }
     request.options.call = args.reach.call();
-    let asking = async {
-        match client.acquire(request.clone()).await {
-            Err(Error::Forbidden(forbidden)) if args.wait.is_some() => {
-                say_waiting(args, &forbidden);
-            }
-            Err(Error::Unavailable { .. } | Error::Unknown { .. }) if args.wait.is_some() => {}
-            other => return other,
+    let mut told = None;
+    let mut tell = |error: &Error| {
+        // Once for each kind of reason: a wait may be long.
+        let kind = std::mem::discriminant(error);
+        if told.replace(kind) != Some(kind) {
+            say_waiting(args, error);
         }
-        client.acquire_within(request.clone(), args.wait.unwrap_or_default()).await
+    };
+    let asking = async {
+        match args.wait {
+            Some(patience) => client.acquire_telling(request, patience, &mut tell).await,
+            None => client.acquire(request).await,
+        }
     };
     tokio::select! {
         acquired = asking => match acquired {
@@ -65,7 +75,7 @@ pub(crate) async fn acquire(
 async fn interrupted(signals: &mut Signals) -> Signal {
     loop {
         match signals.next().await {
-            Signal::CONT | Signal::USR1 | Signal::USR2 => {}
+            Signal::CONT | Signal::USR1 | Signal::USR2 | Signal::CHILD => {}
             signal => return signal,
         }
     }
@@ -77,7 +87,10 @@ async fn give_back(client: &Client, args: &RunArgs, owner: &Owner) {
     let options = UnlockOptions {
         table: Some(args.table.table.clone()),
         instance: Some(owner.instance.clone()),
-        call: args.reach.call(),
+        call: CallOptions {
+            timeout: Some(args.reach.timeout.min(LAST_WORD)),
+            ..CallOptions::default()
+        },
         ..UnlockOptions::default()
     };
     if let Err(error) = client.unlock(request, options).await {
@@ -85,10 +98,18 @@ async fn give_back(client: &Client, args: &RunArgs, owner: &Owner) {
     }
 }
 
-fn say_waiting(args: &RunArgs, forbidden: &Forbidden) {
+fn say_waiting(args: &RunArgs, error: &Error) {
     let name = output::visible(&args.signature);
-    let patience = duration::format(args.wait.unwrap_or_default());
-    output::say(&format!("{name} is held by {}; waiting up to {patience}", holders(forbidden)));
+    let patience = match args.wait {
+        Some(Duration::MAX) | None => "waiting".to_owned(),
+        Some(patience) => format!("waiting up to {}", duration::format(patience)),
+    };
+    output::say(&match error {
+        Error::Forbidden(forbidden) => {
+            format!("{name} is held by {}; {patience}", holders(forbidden))
+        }
+        error => format!("{name} is not acquired yet: {error}; {patience}"),
+    });
 }
 
 fn holders(forbidden: &Forbidden) -> String {
@@ -97,21 +118,26 @@ fn holders(forbidden: &Forbidden) -> String {
 
 fn explain(args: &RunArgs, error: &Error) -> Failure {
     let name = output::visible(&args.signature);
-    let refused = |why: String| Failure::new(exit::NOT_ACQUIRED, why);
+    let failure = |code| Failure::new(code, format!("{name} was not acquired: {error}"));
     match error {
         Error::Forbidden(forbidden) => {
-            let failure = refused(format!("{name} is held by {}", holders(forbidden)));
-            failure.advise(match args.wait {
+            let why = format!("{name} is held by {}", holders(forbidden));
+            Failure::new(exit::HELD, why).advise(match args.wait {
                 Some(_) => "It was not free in time; the command was not started.",
                 None => "The command was not started. Wait for the lock with --wait 10m.",
             })
         }
-        Error::BadRequest { .. }
-        | Error::NotFound { .. }
-        | Error::Unavailable { .. }
-        | Error::Unknown { .. }
-        | Error::Unauthorized { .. }
-        | Error::LaneForgotten { .. } => refused(format!("{name} was not acquired: {error}"))
-            .advise("The command was not started."),
+        Error::Unavailable { .. } => failure(exit::NOT_REACHED).advise(
+            "The command was not started. Look at the nodes with `keyward cluster status`.",
+        ),
+        Error::Unknown { .. } | Error::LaneForgotten { .. } => {
+            let why = format!("{name} may have been acquired, but no node said so: {error}");
+            Failure::new(exit::NOT_KNOWN, why).advise(
+                "The command was not started. If the lock was acquired, it runs out by itself.",
+            )
+        }
+        Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+            failure(exit::code_of(error)).advise("The command was not started.")
+        }
     }
 }

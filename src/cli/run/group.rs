@@ -4,11 +4,13 @@
 //! long as it is there, even as a zombie, the number of the group cannot be given to another.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use nix::sys::wait::{self, WaitPidFlag};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
@@ -39,6 +41,15 @@ impl From<ExitStatus> for Ending {
     fn from(status: ExitStatus) -> Self {
         let code = |code: i32| Self::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX));
         status.signal().map_or_else(|| code(status.code().unwrap_or_default()), Self::Killed)
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Killed(signal) => write!(f, "signal {signal}"),
+        }
     }
 }
 
@@ -117,6 +128,12 @@ impl Group {
         }
     }
 
+    /// Reaps processes that have ended and whose parents have left them to this one: it is their parent
+    /// in a container, where it is process 1. The command itself is left, see the module.
+    pub(crate) fn reap_strangers(&self) {
+        reap_all_but(self.id);
+    }
+
     /// Kills what is left of the group once the command itself has ended.
     pub(crate) fn finish(mut self) {
         if test_kill_process_group(self.id).is_ok() {
@@ -125,6 +142,18 @@ impl Group {
         // It has ended, so this does not wait; its status has been read already.
         if let Err(error) = self.child.wait() {
             tracing::debug!(%error, "the command was reaped by another");
+        }
+    }
+}
+
+fn reap_all_but(kept: Pid) {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    // rustix does not say whose end it is.
+    while let Ok(status) = wait::waitid(wait::Id::All, look | WaitPidFlag::WNOWAIT) {
+        // The command's end hides those of others, but everything ends with it.
+        let Some(id) = status.pid().filter(|id| id.as_raw() != kept.as_raw_pid()) else { return };
+        if wait::waitid(wait::Id::Pid(id), look).is_err() {
+            return;
         }
     }
 }
@@ -166,5 +195,35 @@ fn watch(id: Pid, events: &mpsc::UnboundedSender<Event>) {
         if events.send(event).is_err() || matches!(event, Event::Ended(_)) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orphans_are_reaped_and_the_command_is_left() {
+        // As process 1 of a container is: whoever loses its parent becomes a child of this process.
+        let own = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(own)).unwrap();
+        let script = "for i in 1 2 3; do (true &) ; done";
+        let mut command = std::process::Command::new("sh").arg("-c").arg(script).spawn().unwrap();
+        let id = Pid::from_child(&command);
+        let ended = WaitIdOptions::EXITED;
+        // The command has ended and is left; it is the first that is looked at, or one of the others.
+        waitid(WaitId::Pid(id), ended | WaitIdOptions::NOWAIT).unwrap();
+        reap_all_but(id);
+        assert!(command.wait().unwrap().success(), "it was not reaped");
+        // What is left are orphans; each is reaped when it has ended.
+        let is_left = || waitid(WaitId::All, ended | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
+        for _ in 0..2000 {
+            reap_all_but(id);
+            if is_left().err() == Some(rustix::io::Errno::CHILD) {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        panic!("orphans are left");
     }
 }

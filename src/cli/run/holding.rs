@@ -8,14 +8,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::group::{Ending, Event, Group};
 use super::hold::{Limits, Verdict, code_of};
-use super::release;
 use super::terminal::Terminal;
 use super::watchdog::Watchdog;
+use super::{Released, release};
 use crate::cli::duration::format_short;
-use crate::cli::exit::{Failure, Outcome};
+use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::output;
 use crate::cli::signals::Signals;
-use crate::client::{LockGuard, LostReason};
+use crate::client::{GuardState, LockGuard, LostReason};
 use crate::clock::{Clock as _, SystemClock};
 
 /// The longest time between two looks at the lock: timers do not count the time that the machine
@@ -76,8 +76,13 @@ impl Holding {
         Ok(holding)
     }
 
-    /// Watches until the command has ended, then releases the lock.
-    pub(crate) async fn keep(mut self, signals: &mut Signals) -> Outcome {
+    /// Watches until the command has ended, then releases the lock, or leaves it to run out at
+    /// `keep_until` of the boot-time clock.
+    pub(crate) async fn keep(
+        mut self,
+        signals: &mut Signals,
+        keep_until: Option<Duration>,
+    ) -> Outcome {
         let mut states = self.guard.states();
         let ending = loop {
             let nap = self.look();
@@ -86,26 +91,29 @@ impl Holding {
                     Some(Event::Ended(ending)) => break ending,
                     Some(Event::Stopped(signal)) => self.stopped(signal),
                     // Nobody watches the command any more: it was reaped by another.
-                    None => break Ending::Exited(crate::cli::exit::BROKEN),
+                    None => break Ending::Exited(exit::BROKEN),
                 },
                 signal = signals.next() => self.pass_on(signal),
                 Ok(()) = states.changed() => {}
                 () = tokio::time::sleep(nap) => {}
             }
         };
-        Ok(self.finish(ending).await)
+        Ok(self.finish(ending, keep_until).await)
     }
 
     /// Does to the command what the lock demands now; says when to look again at the latest.
     fn look(&mut self) -> Duration {
         let now = SystemClock.boottime();
         let remaining = self.guard.remaining();
-        if let Some(watchdog) = &mut self.watchdog {
+        let asked = self.asked.map(|asked| now.saturating_sub(asked));
+        let verdict = self.limits.judge(self.guard.state(), remaining, asked);
+        if let Some(watchdog) = &mut self.watchdog
+            && !matches!(verdict, Verdict::Kill(_))
+        {
             // The watchdog acts after this loop would have, and before the lock ends.
             watchdog.until(now.saturating_add(remaining.saturating_sub(self.limits.margin / 2)));
         }
-        let asked = self.asked.map(|asked| now.saturating_sub(asked));
-        match self.limits.judge(self.guard.state(), remaining, asked) {
+        match verdict {
             Verdict::Wait(time) => {
                 // Timers have a resolution of a millisecond; a shorter nap would only spin.
                 let often = self.limits.margin / 2;
@@ -130,6 +138,10 @@ impl Holding {
 
     fn kill(&mut self, reason: LostReason) {
         self.group.signal(Signal::KILL);
+        if let Some(watchdog) = self.watchdog.take() {
+            // It would do the same once more, and say that nobody else did.
+            watchdog.done();
+        }
         if self.killed.is_none() {
             self.killed = Some(reason);
             let why = match reason {
@@ -142,11 +154,11 @@ impl Holding {
     }
 
     fn pass_on(&mut self, signal: Signal) {
-        tracing::debug!(?signal, "passing a signal on");
-        if signal == Signal::CONT {
-            self.resume();
-        } else {
-            self.group.signal(signal);
+        tracing::debug!(?signal, "a signal");
+        match signal {
+            Signal::CONT => self.resume(),
+            Signal::CHILD => self.group.reap_strangers(),
+            signal => self.group.signal(signal),
         }
     }
 
@@ -177,7 +189,7 @@ impl Holding {
         self.group.resume();
     }
 
-    async fn finish(self, ending: Ending) -> u8 {
+    async fn finish(self, ending: Ending, keep_until: Option<Duration>) -> u8 {
         self.group.finish();
         drop(self.terminal);
         if let Some(watchdog) = self.watchdog {
@@ -192,7 +204,18 @@ impl Holding {
                 let released = tokio::time::timeout(LAST_WORD, self.guard.release()).await;
                 tracing::debug!(?released, "release after the command was ended");
             }
-            None => release(self.guard).await,
+            None => {
+                // It may have ended while the machine slept, and nobody else have asked for it.
+                let had_ended = matches!(self.guard.state(), GuardState::Lost(_));
+                let released = release(self.guard, keep_until).await;
+                if had_ended || released == Released::Lost {
+                    output::say(&format!(
+                        "{} was lost before the command ended ({ending}): another may have had it",
+                        self.name
+                    ));
+                    return exit::LOST_UNSEEN;
+                }
+            }
         }
         reason.map_or_else(|| ending.code(), code_of)
     }

@@ -20,6 +20,9 @@ use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
 use crate::cli::{duration, output};
 use crate::client::LockGuard;
+use crate::clock::{Clock as _, SystemClock};
+use crate::error::Error;
+use crate::types::UnlockStatus;
 use acquire::Acquired;
 use hold::Limits;
 use holding::Holding;
@@ -30,37 +33,47 @@ const HELP: &str = "\
 Examples:
   keyward run jobs/nightly -- ./nightly.sh
   keyward run jobs/nightly --wait 10m -- ./nightly.sh       wait up to ten minutes for the lock
+  keyward run jobs/nightly --wait -- ./nightly.sh           wait for the lock for as long as it takes
+  keyward run cron/report --at-least 50s -- ./report.sh     once a minute, on whichever machine is first
   keyward run deploy --level 10 --duration 2m -- make deploy
-  keyward run backup -- sh -c 'pg_dump db | store --fencing-token \"$KEYWARD_TOKEN\"'
+  keyward run backup -- sh -c 'pg_dump db | store --fencing-token \"$KEYWARD_LOCK_TOKEN\"'
 
 How it holds:
   The lock is renewed at a third of its duration, and only renewed: once it is gone, it is not taken
   again. When it cannot be renewed, the command's whole process group gets SIGTERM while the lock
   still holds, and SIGKILL --margin before the lock ends. Time is counted on a clock that runs on
   while the machine sleeps. A helper process kills the group if this program is killed or stopped.
-  A lock that was taken away is noticed at the next renewal, and the group is killed at once.
+  A lock that was taken away is noticed at the next renewal, and the group is killed at once. If the
+  command ends before that, it is noticed at the release, and the exit code is 124.
   Processes that the command leaves behind in its group are killed before the lock is released.
   Processes that leave the group (setsid, daemons) are not reached: the token fences them off.
+  With --at-least the lock is not released before that time, counted from when it was acquired: it is
+  left to run out by then, while this program ends with its command.
   Started in the foreground of a terminal, the command has the terminal; Ctrl-Z stops the renewals
   too, so a command that is stopped for longer than the lock holds is killed.
 
 Exit codes:
-  the command's own, if it ended by itself
-  120      the lock was not acquired: another holds it, or the cluster cannot be reached
+  the command's own, if it ended by itself and had the lock until then
+  117      not started: no node could be reached, or none could take requests
+  118      not started: the lock may have been acquired, but no node said so; it runs out by itself
+  120      not started: another holds the lock
   121      ended: no node could be reached in time to renew the lock
   122      ended: the lock was lost (it was released, removed, or taken by force)
   123      ended: the lock was taken by a request of a higher level
+  124      the command ended by itself, but its lock had been lost before: another may have had it
   126 127  the command cannot be executed, is not found
   128+n    the command was ended by signal n
-  2        the command line is wrong
+  2 5      the command line or the lock's name is wrong; unauthorized
 
 Environment set for the command:
-  KEYWARD_SIGNATURE, KEYWARD_TOKEN, KEYWARD_SIGNEE, KEYWARD_INSTANCE, KEYWARD_TABLE,
-  KEYWARD_ENDPOINTS
+  KEYWARD_LOCK_SIGNATURE, KEYWARD_LOCK_TOKEN, KEYWARD_LOCK_SIGNEE, KEYWARD_LOCK_INSTANCE,
+  KEYWARD_LOCK_TABLE and KEYWARD_LOCK_ENDPOINTS say which lock is held. None of them is a setting of
+  this program: a `keyward` that the command starts locks where it would without `run`.
 
 Signals:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's group. The
-  lock is released when the command has ended.";
+  lock is released when the command has ended. One that is ignored at the start, as SIGHUP under
+  nohup, stays ignored here and in the command.";
 
 /// Hold a lock while a command runs
 ///
@@ -91,9 +104,15 @@ pub(crate) struct RunArgs {
     /// How long the lock outlives a machine that dies: it is renewed at a third of this
     #[arg(long, default_value = "30s", value_parser = duration::parse_positive)]
     duration: Duration,
-    /// How long to wait for the lock, asking again and again [default: not at all]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    /// How long to wait for the lock, asking again and again; without a duration for as long as it
+    /// takes [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+    #[arg(num_args = 0..=1, default_missing_value = FOR_EVER)]
     wait: Option<Duration>,
+    /// Do not let another have the lock before this time has passed since it was acquired, also if
+    /// the command ends earlier: for jobs that run once in a period on several machines
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    at_least: Option<Duration>,
     /// How long the command gets between SIGTERM and SIGKILL when the lock cannot be kept
     /// [default: a quarter of the duration]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
@@ -105,6 +124,17 @@ pub(crate) struct RunArgs {
     table: client::TableArg,
     #[command(flatten)]
     reach: ReachArgs,
+}
+
+/// The value of a `--wait` without a duration.
+const FOR_EVER: &str = "forever";
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    if text == FOR_EVER {
+        return Ok(Duration::MAX);
+    }
+    duration::parse(text)
+        .map_err(|wrong| format!("{wrong}; put --wait without a duration before --"))
 }
 
 /// Runs the command under the lock.
@@ -131,6 +161,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         Signal::USR1,
         Signal::USR2,
         Signal::CONT,
+        Signal::CHILD,
     ])?;
     let client = args.reach.connect()?;
     let owner = Owner::of(&args);
@@ -138,19 +169,22 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         Acquired::Lock(guard) => guard,
         Acquired::Interrupted(signal) => return Ok(Ending::Killed(signal.as_raw()).code()),
     };
+    let keep_until = args.at_least.map(|time| SystemClock.boottime().saturating_add(time));
+    // None of these is a variable that this program reads: see the help.
     let environment = [
-        ("KEYWARD_SIGNATURE", args.signature.clone()),
-        ("KEYWARD_TOKEN", guard.token().to_string()),
-        ("KEYWARD_SIGNEE", owner.signee.clone()),
-        ("KEYWARD_INSTANCE", owner.instance.clone()),
-        ("KEYWARD_TABLE", args.table.table.clone()),
-        ("KEYWARD_ENDPOINTS", args.reach.endpoints.join(",")),
+        ("KEYWARD_LOCK_SIGNATURE", args.signature.clone()),
+        ("KEYWARD_LOCK_TOKEN", guard.token().to_string()),
+        ("KEYWARD_LOCK_SIGNEE", owner.signee.clone()),
+        ("KEYWARD_LOCK_INSTANCE", owner.instance.clone()),
+        ("KEYWARD_LOCK_TABLE", args.table.table.clone()),
+        ("KEYWARD_LOCK_ENDPOINTS", args.reach.endpoints().join(",")),
     ];
     let holding = Holding::start(guard, &args.command, environment, limits).await;
     match holding {
-        Ok(holding) => holding.keep(&mut signals).await,
+        Ok(holding) => holding.keep(&mut signals, keep_until).await,
         Err((guard, failure)) => {
-            release(guard).await;
+            // Nothing ran under the lock: whether it was lost is of no interest.
+            release(guard, None).await;
             Err(failure)
         }
     }
@@ -173,10 +207,32 @@ impl Owner {
     }
 }
 
-/// Releases the lock. If that fails it runs out by itself, and the command's exit code matters more.
-async fn release(guard: Box<LockGuard>) {
+/// Whether the lock was there until its release, as far as anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Released {
+    /// It was, or no node says otherwise.
+    Held,
+    /// It had been lost before.
+    Lost,
+}
+
+/// Releases the lock, or leaves it to run out at `keep_until` of the boot-time clock if that is later.
+/// If neither can be done it runs out by itself, and the command's exit code matters more.
+async fn release(guard: Box<LockGuard>, keep_until: Option<Duration>) -> Released {
     let name = output::visible(guard.signature());
-    if let Err(error) = guard.release().await {
-        output::say(&format!("{name} was not released and runs out by itself: {error}"));
+    let rest = keep_until.map(|until| until.saturating_sub(SystemClock.boottime()));
+    let kept = match rest.filter(|rest| !rest.is_zero()) {
+        Some(rest) => guard.expire_in(rest).await.map(|()| true),
+        // A lock that has no record, or another's, had been lost before.
+        None => guard.release().await.map(|response| response.status == UnlockStatus::Ok),
+    };
+    match kept {
+        Ok(true) => Released::Held,
+        Ok(false) | Err(Error::Forbidden(_)) => Released::Lost,
+        Err(error) => {
+            let what = if keep_until.is_some() { "kept" } else { "released" };
+            output::say(&format!("{name} was not {what} and runs out by itself: {error}"));
+            Released::Held
+        }
     }
 }

@@ -74,6 +74,10 @@ impl Watchdog {
     pub(crate) fn done(mut self) {
         self.tell("done\n");
         self.pipe = None;
+        // It may be stopped, and then would not read that for as long as it is.
+        if let Err(error) = self.process.kill() {
+            tracing::debug!(%error, "the watchdog has ended already");
+        }
         if let Err(error) = self.process.wait() {
             tracing::debug!(%error, "the watchdog was reaped by another");
         }

@@ -281,7 +281,10 @@ fn listen_address(
 /// Reads the file; what is wrong is said with its line.
 fn read_file(path: &Path) -> Result<FileSettings, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::usage(format!("cannot read the configuration {}: {error}", path.display()))
+        Failure::usage(format!(
+            "cannot read the configuration {} (--config, KEYWARD_CONFIG): {error}",
+            path.display()
+        ))
     })?;
     parse_file(&text).map_err(|(line, what)| {
         Failure::usage(format!("{}:{line}: {what}", path.display()))

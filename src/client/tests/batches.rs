@@ -368,6 +368,31 @@ async fn what_is_repeated_of_a_batch_is_what_comes_after_the_last_decision() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_is_overtaken_leaves_open_what_the_other_did_not_decide() {
+    let unavailable = json!({"problem": {"type": "urn:keyward:problem:unavailable", "title": "t",
+        "status": 503, "code": "unavailable", "detail": "d"}});
+    let released = json!({"unlock": {"status": "ok"}});
+    let granted = json!({"lock": {"status": "ok", "token": 2, "level": 0, "expires_in_ms": 30000,
+        "live": true}});
+    let partly = json!({ "answers": [unavailable, released, granted] }).to_string();
+    let silent = Node::start([Step::Hang]).await;
+    let other = Node::start([Step::json(&partly)]).await;
+    let client = Client::builder()
+        .endpoints([silent.url(), other.url()])
+        .timeout(60 * SECOND)
+        .build()
+        .unwrap();
+    let answers = tokio::time::timeout(20 * SECOND, client.batch(locks_and_unlock())).await;
+    let answers = answers.expect("the other node is asked");
+    assert!(
+        matches!(answers[0], Err(Error::Unknown { .. })),
+        "the silent node may still do it: {answers:?}"
+    );
+    assert!(answers[1].is_ok() && answers[2].is_ok(), "{answers:?}");
+    assert_eq!(ids(&silent.asked()[0]), ids(&other.asked()[0]));
+}
+
+#[tokio::test]
 async fn a_batch_is_asked_one_by_one_where_there_are_none() {
     let unheard_of = Step::problem(404, "no_such_path", "");
     let unlocked = Step::json(r#"{"status":"ok"}"#);

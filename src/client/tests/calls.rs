@@ -1,9 +1,12 @@
 //! What the client makes of each way a call can end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::{Node, Step, nobody};
-use crate::client::Client;
+use crate::client::{Acquire, Client};
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
@@ -201,6 +204,45 @@ async fn the_next_node_is_asked_and_the_one_that_answers_remembered() {
     assert!(lock(&client).await.unwrap().ok());
     assert_eq!((hanging.asked().len(), good.asked().len()), (1, 2));
     assert_eq!(hanging.request_ids()[0], good.request_ids()[0]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_silent_is_not_waited_for_when_another_answers() {
+    let hanging = Node::start([Step::Hang]).await;
+    let good = Node::start([Step::granted()]).await;
+    for batching in [true, false] {
+        let client = Client::builder()
+            .endpoints([hanging.url(), good.url()])
+            .timeout(Duration::from_secs(60))
+            .batching(batching)
+            .build()
+            .unwrap();
+        // A call gets 60 s here, and its first attempt half of that.
+        let answered = tokio::time::timeout(Duration::from_secs(15), lock(&client)).await;
+        assert!(answered.expect("the other node is asked").unwrap().ok());
+        assert_eq!(hanging.request_ids().last(), good.request_ids().last(), "one request");
+    }
+}
+
+#[tokio::test]
+async fn guards_of_one_owner_know_each_other_whether_they_name_their_table_or_not() {
+    let release = Arc::new(Semaphore::new(0));
+    let done = Step::json(r#"{"status":"ok"}"#);
+    let node = Node::start([Step::granted(), Step::when(&release, done), Step::granted()]).await;
+    let client = client(&[node.url()], 20_000);
+    drop(client.acquire(Acquire::new("a", "x")).await.unwrap());
+    while node.asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // The same table for this handle, and another one for a handle with another default.
+    let named = client.handle(ServiceOptions { table: "t".into(), ..ServiceOptions::default() });
+    let other = tokio::time::timeout(Duration::from_secs(4), named.acquire(Acquire::new("a", "x")));
+    other.await.expect("another table's lock does not wait for it").unwrap();
+    let mut same = Box::pin(client.acquire(Acquire::new("a", "x").table("default")));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut same).await;
+    assert!(early.is_err(), "it waits for the release: {early:?}");
+    release.add_permits(1);
+    same.await.unwrap();
 }
 
 #[tokio::test]

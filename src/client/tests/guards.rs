@@ -14,8 +14,8 @@ use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
     CheckResponse, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,6 +40,58 @@ impl Linked {
             return Err(Error::unavailable("the link is cut"));
         }
         Ok(())
+    }
+}
+
+/// The same, giving a call up after its time as a client does.
+#[derive(Clone)]
+struct Bounded(Linked);
+
+impl LockService for Bounded {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> Result<LockResponse, Error> {
+        let timeout = options.call.timeout.unwrap_or(5 * SECOND);
+        let answer = tokio::time::timeout(timeout, self.0.lock(request, options)).await;
+        answer.unwrap_or_else(|_| Err(Error::unknown("no answer in time")))
+    }
+
+    async fn unlock(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Result<UnlockResponse, Error> {
+        self.0.unlock(request, options).await
+    }
+
+    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
+        self.0.check(signature, options).await
+    }
+
+    async fn list(
+        &self,
+        request: ListRequest,
+        options: ReadOptions,
+    ) -> Result<ListResponse, Error> {
+        self.0.list(request, options).await
+    }
+
+    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
+        self.0.tables(options).await
+    }
+
+    async fn configure_table(
+        &self,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Result<(), Error> {
+        self.0.configure_table(defaults, options).await
+    }
+
+    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        self.0.delete_table(options).await
     }
 }
 
@@ -280,7 +332,7 @@ async fn the_same_owner_waits_for_the_release_of_its_dropped_guard() {
     let world = World::new();
     world.service.slow_release.store(400, Ordering::SeqCst);
     let common = Common::new(world.clock_of_holder());
-    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request);
+    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request, None);
     let mine = || Acquire::new("a", "me").duration(3 * SECOND);
     let first = ask(mine()).await.unwrap();
     let token = first.token();
@@ -299,7 +351,7 @@ async fn the_same_owner_waits_for_the_release_of_its_dropped_guard() {
 async fn a_release_that_is_never_answered_is_waited_for_only_so_long() {
     let world = World::new();
     let common = Common::new(world.clock_of_holder());
-    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request);
+    let ask = |request| Guard::acquire_with(world.service.clone(), common.clone(), request, None);
     let first = ask(Acquire::new("a", "me").duration(60 * SECOND)).await.unwrap();
     world.service.hangs.store(true, Ordering::SeqCst);
     drop(first);
@@ -316,7 +368,7 @@ fn a_release_in_a_runtime_that_nobody_polls_is_waited_for_only_so_long() {
     let common = Common::new(world.clock_of_holder());
     let ask = || {
         let request = Acquire::new("a", "me").duration(60 * SECOND);
-        Guard::acquire_with(world.service.clone(), common.clone(), request)
+        Guard::acquire_with(world.service.clone(), common.clone(), request, None)
     };
     let build = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -359,6 +411,81 @@ async fn a_refusal_is_an_error_and_waiting_ends_with_the_lock_or_with_patience()
     };
     let (ended, ()) = tokio::join!(wait(10 * SECOND), release);
     assert_eq!(ended.unwrap().state(), GuardState::Safe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_lasts_as_long_as_it_says_and_asks_once_more_at_its_end() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let wait = Guard::acquire_within(
+        world.service.clone(),
+        world.clock_of_holder(),
+        Acquire::new("a", "other"),
+        2 * SECOND,
+    );
+    let release = async {
+        world.pass(Duration::from_millis(1990)).await;
+        guard.release().await.unwrap();
+        world.pass(SECOND).await;
+    };
+    let (ended, ()) = tokio::join!(wait, release);
+    assert_eq!(ended.unwrap().state(), GuardState::Safe, "it was free before the time was up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_in_its_time_though_nobody_answers() {
+    let world = World::new();
+    world.service.hangs.store(true, Ordering::SeqCst);
+    let timeouts = [None, Some(60 * SECOND)];
+    for timeout in timeouts {
+        let mut request = Acquire::new("a", "me");
+        request.options.call.timeout = timeout;
+        let wait = Guard::acquire_within(
+            Bounded(world.service.clone()),
+            world.clock_of_holder(),
+            request,
+            SECOND,
+        );
+        let ended = tokio::time::timeout(SECOND + SECOND / 2, wait).await;
+        let ended = ended.expect("a second, and a quarter for the last answer");
+        assert!(matches!(ended, Err(Error::Unknown { .. })), "{ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_open_once_is_open_at_the_end_of_a_wait_unless_it_was_decided() {
+    let world = World::new();
+    world.service.hangs.store(true, Ordering::SeqCst);
+    let wait = |service| {
+        let mut request = Acquire::new("a", "me");
+        request.options.call.timeout = Some(SECOND);
+        Guard::acquire_within(service, world.clock_of_holder(), request, 4 * SECOND)
+    };
+    let change = async {
+        world.pass(2 * SECOND).await;
+        world.service.cut.store(true, Ordering::SeqCst);
+        world.service.hangs.store(false, Ordering::SeqCst);
+        world.pass(3 * SECOND).await;
+    };
+    let (ended, ()) = tokio::join!(wait(Bounded(world.service.clone())), change);
+    assert!(matches!(ended, Err(Error::Unknown { .. })), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_id_of_the_callers_does_not_repeat_a_refusal_for_ever() {
+    let world = World::new();
+    let guard = world.acquire().await;
+    let mut request = Acquire::new("a", "other");
+    request.options.request_id = Some(RequestId { lane: 77, seq: 1 });
+    let wait =
+        Guard::acquire_within(world.service.clone(), world.clock_of_holder(), request, 10 * SECOND);
+    let release = async {
+        world.pass(SECOND).await;
+        guard.release().await.unwrap();
+        world.pass(4 * SECOND).await;
+    };
+    let (ended, ()) = tokio::join!(wait, release);
+    assert_eq!(ended.unwrap().state(), GuardState::Safe, "the lock is free");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! The client against nodes that follow a script, and the guard on a clock of the test.
 
+mod attempts;
 mod batches;
 mod calls;
 mod guards;

@@ -130,7 +130,7 @@ fn mistakes_are_told_before_anything_is_sent() {
         ("lock a --signee b --level x", "a level is an integer"),
         ("lock a --signee b --token 0", "a token is an integer"),
         ("lock a --signee b --endpoints ftp://a", "KEYWARD_ENDPOINTS"),
-        ("lock a --signee b --log =", "--log (KEYWARD_LOG)"),
+        ("lock a --signee b --log =", "KEYWARD_LOG"),
         ("lock a --signee b --log inof", "`inof` is neither a level (error, warn, info"),
         ("serve --id 1 --members 1=a:1 --data-dir x --log keywrd=info", "`keywrd` is neither"),
         ("list --limit 0", "1..=1000"),
@@ -199,5 +199,141 @@ fn completion_is_for_this_program() {
         let script = output(keyward(&format!("completion {shell}")));
         assert_code(&script, 0);
         assert!(stdout(&script).contains("conformance"));
+    }
+}
+
+#[test]
+fn a_new_lock_is_refused_to_its_own_owner() {
+    let server = Server::start();
+    let run = |line: &str| output(server.keyward(line));
+    assert_code(&run("lock a --signee h --new --duration 1h"), 0);
+    let again = run("lock a --signee h --new --duration 2h");
+    assert_code(&again, 1);
+    assert!(stderr(&again).contains("a is held already by h"), "{}", stderr(&again));
+    let problem = document(&run("lock a --signee h --new --json"));
+    assert_eq!(
+        (&problem["code"], &problem["holders"][0]["signee"]),
+        (&json!("forbidden"), &json!("h"))
+    );
+    // Not even renewed.
+    let left = document(&run("check a --json"))["holders"][0]["expires_in_ms"].as_u64().unwrap();
+    assert!(left <= 3_600_000, "{left}");
+    assert_code(&run("lock a --signee h --duration 1h"), 0);
+    assert_code(&run("lock a --signee other --new"), 1);
+    assert_code(&run("lock a --signee h --new --force"), 2);
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let server = Server::start();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for line in [
+        "lock a --signee one",
+        "lock a --signee one --json",
+        "check a",
+        "list",
+        "tables",
+        "unlock a --signee one",
+        "conformance locks --json",
+        "completion bash",
+        "--help",
+        "--version",
+    ] {
+        let mut command = server.keyward(line);
+        if line.starts_with("conformance") {
+            command.env_remove("KEYWARD_ENDPOINTS");
+        }
+        let run = command.stdout(full()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let run = run.wait_with_output().unwrap();
+        assert_eq!(run.status.code(), Some(74), "{line}: {}", stderr(&run));
+    }
+    // A failure is told by its own code.
+    let refused = server.keyward("check nosuch --json").stdout(full()).status().unwrap();
+    assert_eq!(refused.code(), Some(1));
+}
+
+#[test]
+fn a_wrong_command_line_is_a_document_for_a_program() {
+    for line in [
+        "lock a --json",
+        "lock a --signee b --duration 30 --json",
+        "lock a --signee b --json --endpoints ftp://a",
+        "table delete a --json",
+        "lock a --signee b --json --log =",
+        "inspect /nosuch/folder --json",
+    ] {
+        let refused = output(keyward(line));
+        assert_code(&refused, 2);
+        assert_eq!(document(&refused)["code"], "bad_request", "{line}");
+        assert_ne!(stderr(&refused), "", "{line}");
+    }
+    let detail = document(&output(keyward("lock a --json")))["detail"].clone();
+    assert!(detail.as_str().unwrap().contains("--signee"), "it says what is missing: {detail}");
+    // That of a command that is run is not ours.
+    let run = output(keyward("run a --endpoints ftp://a -- echo --json"));
+    assert_code(&run, 2);
+    assert_eq!(stdout(&run), "");
+}
+
+#[test]
+fn a_variable_that_is_wrong_is_named_and_one_that_is_empty_is_not_there() {
+    let with = |name: &str, value: &str, line: &str| {
+        let mut command = keyward(line);
+        command.env(name, value);
+        output(command)
+    };
+    let wrong = with("KEYWARD_ID", "abc", "serve");
+    assert_code(&wrong, 2);
+    assert!(stderr(&wrong).contains("KEYWARD_ID"), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("a whole number from 1"), "{}", stderr(&wrong));
+    let wrong = with("KEYWARD_ID", "7", "serve --id abc");
+    assert!(!stderr(&wrong).contains("KEYWARD_ID"), "{}", stderr(&wrong));
+    let wrong = with("KEYWARD_CONFIG", "/nosuch/file", "serve");
+    assert!(stderr(&wrong).contains("KEYWARD_CONFIG"), "{}", stderr(&wrong));
+    let wrong = with("KEYWARD_TIMEOUT", "5", "check a --json");
+    assert!(stdout(&wrong).contains("KEYWARD_TIMEOUT"), "{}", stdout(&wrong));
+
+    let server = Server::start();
+    for name in ["KEYWARD_INSTANCE", "KEYWARD_TABLE", "KEYWARD_TIMEOUT", "KEYWARD_LOG"] {
+        let mut command = server.keyward("lock a --signee q");
+        command.env(name, "");
+        assert_code(&output(command), 0);
+    }
+    assert_eq!(server.holder("a").as_deref(), Some("q"));
+    assert!(stderr(&with("KEYWARD_SIGNEE", "", "lock a")).contains("--signee"));
+    assert!(stderr(&with("KEYWARD_CONFIG", "", "serve")).contains("the setting id is missing"));
+}
+
+#[test]
+fn a_table_that_is_not_there_is_not_deleted() {
+    let server = Server::start();
+    let run = |line: &str| output(server.keyward(line));
+    let missing = run("table delete nosuch --yes");
+    assert_code(&missing, 1);
+    assert!(stderr(&missing).contains("there is no table nosuch"), "{}", stderr(&missing));
+    assert_eq!(document(&run("table delete nosuch --yes --json"))["code"], "not_found");
+    assert_code(&run("lock a --signee one --table there"), 0);
+    assert_code(&run("table delete there --yes"), 0);
+}
+
+#[test]
+fn endpoints_are_read_as_people_write_them() {
+    let server = Server::start();
+    let port = server.address.port();
+    for endpoints in [
+        format!("http://127.0.0.1:{port},"),
+        format!("127.0.0.1:{port}"),
+        // The first of its addresses may be one that nobody listens on.
+        format!("http://localhost:{port}"),
+    ] {
+        let line = format!("lock a --signee one --endpoints {endpoints}");
+        assert_code(&output(keyward(&line)), 0);
+    }
+    let dead = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
+    let line = format!("check a --timeout 200ms --endpoints {}", dead.join(","));
+    let refused = output(keyward(&line));
+    assert_code(&refused, 3);
+    for endpoint in dead {
+        assert!(stderr(&refused).contains(endpoint), "{}", stderr(&refused));
     }
 }

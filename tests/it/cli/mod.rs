@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use keyward::clock::{Clock as _, SystemClock};
 use keyward::http::{self, Extras};
-use keyward::types::{LockOptions, LockRequest, ReadOptions};
+use keyward::types::{
+    LockOptions, LockRequest, ReadOptions, UnlockOptions, UnlockRequest, UnlockStatus,
+};
 use keyward::{LockService, MemoryLocks};
 use tokio::sync::oneshot;
 
@@ -80,6 +82,15 @@ impl Server {
         assert!(block_on(self.locks.lock(request, options)).unwrap().ok());
     }
 
+    /// Releases a lock behind the program's back.
+    fn release(&self, signature: &str, signee: &str, instance: &str) {
+        let request = UnlockRequest { signature: signature.to_owned(), signee: signee.to_owned() };
+        let instance = Some(instance.to_owned());
+        let options = UnlockOptions { instance, ..UnlockOptions::default() };
+        let response = block_on(self.locks.unlock(request, options)).unwrap();
+        assert_eq!(response.status, UnlockStatus::Ok);
+    }
+
     /// Who holds a lock, if it has a record.
     fn holder(&self, signature: &str) -> Option<String> {
         let checked = block_on(self.locks.check(signature.to_owned(), ReadOptions::default()));
@@ -121,6 +132,21 @@ fn keyward(line: &str) -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// The same through a shell that ignores a signal.
+fn ignoring(signal: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("trap '' {signal}; exec \"$@\"");
+    shell.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null());
+    shell
 }
 
 /// Runs to the end.

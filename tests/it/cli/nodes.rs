@@ -137,16 +137,25 @@ fn a_node_says_where_it_listens_and_when_it_is_ready() {
         output(keyward(&format!("serve --id 1 --members 1=127.0.0.1:{free} --data-dir {what}")))
     };
     let refused = other(&format!("{data} --client-listen {clients}"));
-    assert_code(&refused, 2);
+    assert_code(&refused, 3);
     assert!(stderr(&refused).contains("cannot listen for clients"), "{}", stderr(&refused));
     assert!(stderr(&refused).contains("--client-listen"), "{}", stderr(&refused));
     let refused = other(&format!("{data} --client-listen 127.0.0.1:0"));
-    assert_code(&refused, 2);
+    assert_code(&refused, 3);
     assert!(stderr(&refused).contains("in use by another process"), "{}", stderr(&refused));
+    // An address for documents (RFC 5737), which no machine has.
+    let refused = other(&format!("{data} --client-listen 192.0.2.1:7420"));
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("no such address"), "{}", stderr(&refused));
 
-    node.signal(Signal::TERM);
+    node.signal(Signal::HUP);
     let (code, err) = node.end();
-    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(code, Some(0), "a closed terminal stops it gracefully: {err}");
+    // What never mends itself has another code.
+    let line = format!("serve --id 2 --members 2=127.0.0.1:{free} --data-dir {data}");
+    let foreign = output(keyward(&format!("{line} --client-listen 127.0.0.1:0")));
+    assert_code(&foreign, 2);
+    assert!(stderr(&foreign).contains("belongs to node 1"), "{}", stderr(&foreign));
     assert_code(&ask("check a --timeout 200ms"), 3);
 }
 
@@ -196,4 +205,48 @@ fn a_node_whose_log_nobody_reads_goes_on() {
     let (code, err) = node.end();
     assert_eq!(code, Some(0), "{err}");
     assert!(err.len() > 40_000, "the pipe was full: {} bytes", err.len());
+}
+
+#[test]
+fn dev_ends_with_the_reason_when_a_node_of_it_does() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().display();
+    assert_code(&output(keyward(&format!("dev --data-dir {data} -- true"))), 0);
+    for command in ["", "-- true"] {
+        let other = output(keyward(&format!("dev --data-dir {data} --nodes 1 {command}")));
+        assert_code(&other, 70);
+        assert!(stderr(&other).contains("members"), "{}", stderr(&other));
+    }
+}
+
+#[test]
+fn dev_names_its_own_option_for_a_port_that_is_taken() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let refused = output(keyward(&format!("dev --nodes 1 --port-base {port} -- true")));
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("--port-base"), "{}", stderr(&refused));
+    assert!(!stderr(&refused).contains("--client-listen"), "{}", stderr(&refused));
+}
+
+#[test]
+fn health_asks_every_endpoint_and_prints_one_document() {
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let dead = "http://127.0.0.1:1";
+    let script = |options: &str| {
+        format!(
+            "dev --nodes 1 -- sh -c '{program} health --endpoints {dead},$KEYWARD_ENDPOINTS {options}'"
+        )
+    };
+    let asked = output(keyward(&script("")));
+    assert_code(&asked, 3);
+    let lines: Vec<&str> = stdout(&asked).lines().collect();
+    assert!(lines[0].starts_with(&format!("{dead}: no answer: ")), "{lines:?}");
+    assert_eq!(lines[1..], ["node 1: ready"]);
+    let asked = output(keyward(&script("--json")));
+    assert_code(&asked, 3);
+    let document: serde_json::Value = serde_json::from_str(stdout(&asked)).unwrap();
+    assert_eq!(document["ready"], false);
+    assert_eq!(document["nodes"][0]["ready"], false);
+    assert_eq!(document["nodes"][1]["status"]["id"], 1);
 }

@@ -4,12 +4,15 @@ use keyward::LockService as _;
 use keyward::types::ReadOptions;
 use rustix::process::Signal;
 
-use super::{Running, Server, assert_code, eventually, output, runs, stderr, stdout};
+use super::{
+    Running, Server, assert_code, eventually, ignoring, keyward, output, runs, stderr, stdout,
+};
 
 #[test]
 fn the_command_has_the_lock_its_token_and_its_own_exit_code() {
     let server = Server::start();
-    let script = "echo $KEYWARD_SIGNATURE $KEYWARD_TOKEN $KEYWARD_SIGNEE $KEYWARD_TABLE; exit 7";
+    let script = "echo $KEYWARD_LOCK_SIGNATURE $KEYWARD_LOCK_TOKEN $KEYWARD_LOCK_SIGNEE \
+                  $KEYWARD_LOCK_TABLE; exit 7";
     let run = server.keyward(&format!("run jobs/a --signee me -- sh -c '{script}'"));
     let run = output(run);
     assert_code(&run, 7);
@@ -166,6 +169,7 @@ fn a_lost_and_a_preempted_lock_are_told_apart() {
         let (ended, err) = run.end();
         assert_eq!(ended, Some(code), "{err}");
         assert!(err.contains(why), "{err}");
+        assert_eq!(err.lines().count(), 1, "one loss, one message: {err}");
         assert_eq!(server.holder("a").as_deref(), Some("other"), "it is left alone");
     }
 }
@@ -212,4 +216,122 @@ fn a_duration_that_cannot_be_kept_is_refused() {
         assert_code(&run, 2);
         assert!(stderr(&run).contains(wrong), "{line}: {}", stderr(&run));
     }
+}
+
+/// A script that says `in`, waits until a file is there, and ends with this code.
+fn waits_for(file: &std::path::Path, code: i32) -> String {
+    format!("echo in; while [ ! -e {} ]; do sleep 0.02; done; exit {code}", file.display())
+}
+
+#[test]
+fn a_lock_that_was_lost_before_the_command_ended_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (code, taken, freed)) in
+        [(0, true, false), (0, false, true), (3, true, true)].into_iter().enumerate()
+    {
+        let server = Server::start();
+        let file = folder.path().join(number.to_string());
+        // Long before the first renewal.
+        let line = format!("run a --signee me --instance 1 -- sh -c '{}'", waits_for(&file, code));
+        let mut run = Running::start(server.keyward(&line));
+        assert_eq!(run.line(), "in");
+        if freed {
+            server.release("a", "me", "1");
+        }
+        if taken {
+            server.take("a", "thief", 0, true);
+        }
+        std::fs::write(&file, "").unwrap();
+        let (ended, err) = run.end();
+        assert_eq!(ended, Some(124), "{err}");
+        let expected = format!("a was lost before the command ended (exit code {code})");
+        assert!(err.contains(&expected), "{err}");
+        assert_eq!(server.holder("a").as_deref(), taken.then_some("thief"), "it is left alone");
+    }
+}
+
+#[test]
+fn why_the_lock_was_not_acquired_is_in_the_exit_code() {
+    let mut server = Server::start();
+    server.take("a", "other", 0, false);
+    for wait in ["", "--wait 10ms"] {
+        assert_code(&output(server.keyward(&format!("run a {wait} -- true"))), 120);
+        assert_code(&output(server.keyward(&format!("run '' {wait} -- true"))), 2);
+    }
+    // Whoever connects here is never answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    server.stop();
+    for wait in ["", "--wait 10ms"] {
+        let refused = server.keyward(&format!("run a --timeout 300ms {wait} -- true"));
+        assert_code(&output(refused), 117);
+        let line = format!("run a --timeout 300ms {wait} --endpoints {endpoint} -- true");
+        assert_code(&output(keyward(&line)), 118);
+    }
+}
+
+#[test]
+fn a_wait_without_a_duration_has_no_end() {
+    let server = Server::start();
+    let mut first = Running::start(server.keyward("run a -- sh -c 'echo in; exec sleep 100'"));
+    assert_eq!(first.line(), "in");
+    let mut second = Running::start(server.keyward("run a --wait -- echo mine"));
+    first.signal(Signal::INT);
+    first.end();
+    assert_eq!(second.line(), "mine");
+    assert_eq!(second.end().0, Some(0));
+    let wrong = output(server.keyward("run --wait a -- true"));
+    assert_code(&wrong, 2);
+    assert!(stderr(&wrong).contains("--wait"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn what_the_command_starts_locks_where_it_would_without_a_lock_around_it() {
+    let server = Server::start();
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let nested = format!("{program} run inner -- {program} lock kept --signee other");
+    let line = format!("run outer --table builds --signee me --instance 1 -- {nested}");
+    assert_code(&output(server.keyward(&line)), 0);
+    assert_eq!(server.holder("kept").as_deref(), Some("other"), "in the default table");
+    let without =
+        output(server.keyward(&format!("run outer --signee me -- {program} unlock kept")));
+    assert_code(&without, 2);
+    assert!(stderr(&without).contains("--signee"), "the outer owner is not its: {without:?}");
+}
+
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_so() {
+    let server = Server::start();
+    let shown = ignoring("HUP", &server.keyward("run a -- grep SigIgn /proc/self/status"));
+    let shown = output(shown);
+    assert_code(&shown, 0);
+    let mask = stdout(&shown).split_whitespace().nth(1).unwrap();
+    assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 1, 1, "the command ignores it: {mask}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("end");
+    let line = format!("run a -- sh -c '{}'", waits_for(&file, 0));
+    let mut run = Running::start(ignoring("HUP", &server.keyward(&line)));
+    assert_eq!(run.line(), "in");
+    run.signal(Signal::HUP);
+    std::fs::write(&file, "").unwrap();
+    let (code, err) = run.end();
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn a_lock_may_be_kept_for_a_period_though_the_command_ends_sooner() {
+    let server = Server::start();
+    assert_code(&output(server.keyward("run a --at-least 1h -- sh -c 'exit 3'")), 3);
+    let checked = super::block_on(server.locks.check("a".into(), ReadOptions::default())).unwrap();
+    let left = checked.record.holders[0].expires_in.as_secs();
+    assert!((3500..=3600).contains(&left), "{left} s are left");
+    assert_code(&output(server.keyward("run a --at-least 1h -- true")), 120);
+    // A period that is over when the command ends, and a lock that was lost.
+    assert_code(&output(server.keyward("run b --at-least 1ms -- sleep 0.05")), 0);
+    assert_eq!(server.holder("b"), None);
+    let program = env!("CARGO_BIN_EXE_keyward");
+    let stolen = format!("run c --at-least 1h -- {program} lock c --signee thief --force");
+    assert_code(&output(server.keyward(&stolen)), 124);
+    assert_eq!(server.holder("c").as_deref(), Some("thief"));
 }
