@@ -45,7 +45,7 @@ impl fmt::Display for Token {
 ///
 /// `lane` is a random 128-bit number that belongs to one client (or one of its tasks) with one
 /// request in flight; `seq` rises with each new request. Written as 32 hexadecimal digits, a
-/// hyphen and a decimal number.
+/// hyphen and a decimal number. A UUID is read as the first request of a lane of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId {
     /// The client's own random number.
@@ -64,7 +64,7 @@ impl fmt::Display for RequestId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "a request_id is 32 hexadecimal digits, a hyphen and a decimal number, such as \
-     0123456789abcdef0123456789abcdef-1"
+     0123456789abcdef0123456789abcdef-1, or a UUID"
 )]
 pub struct InvalidRequestId;
 
@@ -72,6 +72,9 @@ impl FromStr for RequestId {
     type Err = InvalidRequestId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(lane) = uuid(text) {
+            return Ok(Self { lane, seq: 1 });
+        }
         let (lane, seq) = text.split_once('-').ok_or(InvalidRequestId)?;
         let plain = |part: &str, digit: fn(&u8) -> bool| part.as_bytes().iter().all(digit);
         if lane.len() != 32
@@ -85,6 +88,19 @@ impl FromStr for RequestId {
         let seq = seq.parse().map_err(|_| InvalidRequestId)?;
         Ok(Self { lane, seq })
     }
+}
+
+/// The number that a UUID in its usual form (RFC 9562: 8-4-4-4-12 hexadecimal digits) stands for.
+fn uuid(text: &str) -> Option<u128> {
+    let mut number = 0;
+    let mut groups = text.split('-');
+    for digits in [8, 4, 4, 4, 12] {
+        let group = groups.next().filter(|group| group.len() == digits)?;
+        for digit in group.chars() {
+            number = number << 4 | u128::from(digit.to_digit(16)?);
+        }
+    }
+    groups.next().is_none().then_some(number)
 }
 
 impl Serialize for RequestId {

@@ -12,6 +12,9 @@ mod answers;
 mod cluster;
 mod problem;
 mod requests;
+#[cfg(feature = "server")]
+pub(crate) mod schemas;
+mod values;
 
 use std::time::Duration;
 
@@ -62,6 +65,9 @@ pub mod headers {
     pub const TIMEOUT_MS: &str = "keyward-timeout-ms";
     /// Request: why the caller asks, for the audit; at most [`super::MAX_CAUSE_BYTES`] bytes.
     pub const CAUSE: &str = "keyward-cause";
+    /// Request: a request id for clients that send one with every write (the draft
+    /// draft-ietf-httpapi-idempotency-key-header); a UUID, or what `request_id` may be.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
     /// Request and answer: follows the request through the logs of every node.
     pub const TRACE_ID: &str = "x-request-id";
     /// Request: the W3C trace context; its trace id is used when [`TRACE_ID`] is absent.

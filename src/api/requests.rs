@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "server")]
+use super::schemas;
+use super::values::{flag, whole, whole_text};
 use crate::error::Error;
 use crate::types::{
     BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId,
@@ -21,40 +24,49 @@ use crate::types::{
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct LockBody {
     /// The lock's name, 1 to 1024 bytes of UTF-8 without NUL, compared as bytes.
-    #[cfg_attr(feature = "server", schema(example = "jobs/nightly"))]
+    #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "jobs/nightly"))]
     pub signature: String,
     /// The owner that asks, same limits. A name, never an authorisation.
-    #[cfg_attr(feature = "server", schema(example = "worker-1"))]
+    #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "worker-1"))]
     pub signee: String,
     /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower
     /// one. Left out of a renewal with a token, the level stays as it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server",
+        schema(minimum = -9_007_199_254_740_991i64, maximum = 9_007_199_254_740_991i64))]
     pub level: Option<i64>,
     /// How long the grant lasts before it is expired: 1 ms to 366 days.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(example = 30000))]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(
+        feature = "server",
+        schema(minimum = 1, maximum = 31_622_400_000i64, example = 30000)
+    )]
     pub duration_ms: Option<u64>,
     /// When the record is removed, counted from this request; never shorter than the duration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
     pub time_to_live_ms: Option<u64>,
     /// Take the lock whoever holds it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "flag")]
     pub force: bool,
     /// Renew only: refused with reason `lost` unless the grant is mine, has this token and is not
     /// expired. Never creates a grant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
     pub token: Option<u64>,
     /// Tells two runs of one signee apart; another instance is another owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub instance: Option<String>,
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub table: Option<String>,
     /// Makes the request safe to repeat: 32 hexadecimal digits (a random number of the client's
-    /// own, one request in flight each), a hyphen, and a decimal number that rises by request.
+    /// own, one request in flight each), a hyphen, and a decimal number that rises by request; or
+    /// a UUID, new for each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server",
-        schema(value_type = Option<String>, example = "0123456789abcdef0123456789abcdef-1"))]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::RequestId>))]
     pub request_id: Option<RequestId>,
 }
 
@@ -105,23 +117,26 @@ impl LockBody {
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct UnlockBody {
     /// The lock's name.
-    #[cfg_attr(feature = "server", schema(example = "jobs/nightly"))]
+    #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "jobs/nightly"))]
     pub signature: String,
     /// The owner that releases it.
-    #[cfg_attr(feature = "server", schema(example = "worker-1"))]
+    #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "worker-1"))]
     pub signee: String,
     /// Release only the grant with this token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
     pub token: Option<u64>,
     /// The run of the signee that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub instance: Option<String>,
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub table: Option<String>,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::RequestId>))]
     pub request_id: Option<RequestId>,
 }
 
@@ -161,6 +176,7 @@ impl UnlockBody {
 pub struct BatchBody {
     /// The requests, 1000 at most; each succeeds or fails by itself, and those that are decided are
     /// decided in this order.
+    #[cfg_attr(feature = "server", schema(max_items = 1000))]
     pub requests: Vec<BatchItem>,
 }
 
@@ -236,16 +252,19 @@ where
 pub struct TableBody {
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub table: Option<String>,
     /// The duration of grants that do not say; left out, the service's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 31_622_400_000i64))]
     pub duration_ms: Option<u64>,
     /// The least time_to_live of records that do not say; left out, they are kept for ever.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
     pub time_to_live_ms: Option<u64>,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::RequestId>))]
     pub request_id: Option<RequestId>,
 }
 
@@ -287,12 +306,14 @@ pub struct AdvanceBody {
 /// The query of `GET /v1/lock`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct CheckQuery {
     /// The lock's name.
+    #[cfg_attr(feature = "server", param(value_type = schemas::Name))]
     pub signature: String,
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = schemas::Name, required = false))]
     pub table: Option<String>,
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -302,19 +323,24 @@ pub struct CheckQuery {
 /// The query of `GET /v1/locks`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct ListQuery {
     /// Only signatures that begin with this.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "server", param(max_length = 1024))]
     pub prefix: String,
     /// Only signatures after this one, in byte order, exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = String, required = false, max_length = 1024))]
     pub after: Option<String>,
     /// How many records at most: 1 to 1000, 100 if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_text")]
+    #[cfg_attr(feature = "server",
+        param(value_type = u32, required = false, minimum = 1, maximum = 1000, default = 100))]
     pub limit: Option<u32>,
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = schemas::Name, required = false))]
     pub table: Option<String>,
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -334,7 +360,7 @@ impl From<&ListQuery> for ListRequest {
 /// The query of `GET /v1/tables`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct TablesQuery {
     /// Only tables after this one, in byte order, exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,13 +382,14 @@ impl From<&TablesQuery> for TablesRequest {
 /// The query of `DELETE /v1/table`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "server", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "server", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct TableQuery {
     /// The table. It has to be named: nothing is deleted by leaving something out.
+    #[cfg_attr(feature = "server", param(value_type = schemas::Name))]
     pub table: String,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", param(value_type = Option<String>))]
+    #[cfg_attr(feature = "server", param(value_type = schemas::RequestId, required = false))]
     pub request_id: Option<RequestId>,
 }
 

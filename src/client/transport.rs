@@ -116,7 +116,9 @@ impl Request {
     }
 
     fn with_query<T: Serialize>(method: Method, path: &str, query: &T, kind: Kind) -> Self {
+        // A plus sign is refused by the server: some readers take it for a space, others do not.
         let query = serde_urlencoded::to_string(query).expect("our queries are flat");
+        let query = query.replace('+', "%20");
         let path_and_query =
             if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         Self { method, path_and_query, body: None, kind }

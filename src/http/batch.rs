@@ -44,6 +44,7 @@ pub(crate) async fn batch<S: LockService>(
 ) -> Answer {
     request::no_query(asked.request.uri())?;
     let call = Call::read(&asked)?;
+    call.no_idempotency_key()?;
     let deadline = call.deadline;
     let limits = Limits { body_bytes: MAX_BATCH_BYTES, ..context.extras.limits.clone() };
     let budget = asked.budget.clone();

@@ -74,6 +74,7 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
     let deadline = call.deadline;
     let body: LockBody = request::json(asked, &context.extras.limits, deadline).await?;
     let (request, mut options) = body.into_words()?;
+    options.request_id = call.request_id(options.request_id)?;
     options.call = call.options();
     let response = write(deadline, context.service.lock(request, options)).await?;
     if let LockStatus::Failed(forbidden) = &response.status {
@@ -100,6 +101,7 @@ pub(crate) async fn unlock<S: LockService, B: Arriving>(
     let deadline = call.deadline;
     let body: UnlockBody = request::json(asked, &context.extras.limits, deadline).await?;
     let (request, mut options) = body.into_words()?;
+    options.request_id = call.request_id(options.request_id)?;
     options.call = call.options();
     let response = write(deadline, context.service.unlock(request, options)).await?;
     if let UnlockStatus::Failed(forbidden) = &response.status {
@@ -183,8 +185,8 @@ pub(crate) async fn configure_table<S: LockService>(
     let deadline = call.deadline;
     let body: TableBody = request::json(asked, &context.extras.limits, deadline).await?;
     let defaults = body.defaults()?;
-    let options =
-        TableOptions { table: body.table, request_id: body.request_id, call: call.options() };
+    let request_id = call.request_id(body.request_id)?;
+    let options = TableOptions { table: body.table, request_id, call: call.options() };
     write(deadline, context.service.configure_table(defaults, options)).await?;
     Ok(json(&DoneAnswer::default(), None))
 }
@@ -203,11 +205,8 @@ pub(crate) async fn delete_table<S: LockService>(
     let call = Call::read(&asked)?;
     let query: TableQuery = request::query(asked.request.uri())?;
     let deadline = call.deadline;
-    let options = TableOptions {
-        table: Some(query.table),
-        request_id: query.request_id,
-        call: call.options(),
-    };
+    let request_id = call.request_id(query.request_id)?;
+    let options = TableOptions { table: Some(query.table), request_id, call: call.options() };
     write(deadline, context.service.delete_table(options)).await?;
     Ok(json(&DoneAnswer::default(), None))
 }

@@ -1,9 +1,13 @@
 //! The API described by itself: generated from the handlers and the types they use.
 
-use utoipa::{IntoParams, IntoResponses, OpenApi};
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::{Content, Object, Ref, RefOr, Server, Type};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 use super::{batch, handlers};
-use crate::api::Problem;
+use crate::api::{PROBLEM_MEDIA_TYPE, Problem, schemas};
 
 /// Headers that every operation on locks understands.
 #[derive(IntoParams)]
@@ -11,13 +15,18 @@ use crate::api::Problem;
 #[allow(dead_code, reason = "read by the derive alone")]
 pub(crate) struct CallHeaders {
     /// How long the caller waits in all, in milliseconds.
-    #[param(rename = "Keyward-Timeout-Ms", default = 5000, minimum = 1, maximum = 60000)]
+    #[param(rename = "Keyward-Timeout-Ms", value_type = u32, required = false,
+        default = 5000, minimum = 1, maximum = 60000)]
     timeout_ms: Option<u32>,
     /// Why the caller asks, for the audit; at most 256 bytes.
-    #[param(rename = "Keyward-Cause")]
+    #[param(rename = "Keyward-Cause", value_type = String, required = false, max_length = 256)]
     cause: Option<String>,
+    /// A `request_id` as a header, for clients that send one with every write; for a write only.
+    #[param(rename = "Idempotency-Key", value_type = schemas::RequestId, required = false)]
+    idempotency_key: Option<String>,
     /// Follows the request through the logs of every node, and comes back in the answer.
-    #[param(rename = "X-Request-Id")]
+    #[param(rename = "X-Request-Id", value_type = String, required = false, max_length = 128,
+        pattern = "^[A-Za-z0-9_.:/+=-]+$")]
     trace_id: Option<String>,
 }
 
@@ -62,6 +71,8 @@ pub(crate) enum ReadProblems {
 
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&EveryOperation),
+    components(schemas(schemas::Name, schemas::RequestId)),
     info(
         title = "Keyward",
         description = "Named locks with fencing tokens. Any node of the cluster takes any request. \
@@ -85,6 +96,77 @@ pub(crate) enum ReadProblems {
     )
 )]
 struct Description;
+
+/// Adds the parts that all operations share: the media type of problem documents, the headers of
+/// answers, and the answer of last resort.
+struct EveryOperation;
+
+impl Modify for EveryOperation {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        document.servers = Some(vec![Server::new("/")]);
+        for path in document.paths.paths.values_mut() {
+            operations(path).for_each(complete);
+        }
+    }
+}
+
+fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, .. } = path;
+    [get, put, post, delete].into_iter().flatten()
+}
+
+fn complete(operation: &mut Operation) {
+    let decided = operation.tags.iter().flatten().any(|tag| tag == "locks");
+    let responses = &mut operation.responses.responses;
+    responses.entry("default".to_owned()).or_insert_with(|| any_other_problem().into());
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        if !status.starts_with('2') {
+            declare_as_problem(response);
+        }
+        add_headers(status, decided, response);
+    }
+}
+
+/// The answer with any other status.
+fn any_other_problem() -> Response {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    ResponseBuilder::new()
+        .description("Any other problem; `code` says which")
+        .content(PROBLEM_MEDIA_TYPE, problem)
+        .build()
+}
+
+/// The derive macros know one media type for all bodies.
+fn declare_as_problem(response: &mut Response) {
+    if let Some(content) = response.content.shift_remove("application/json") {
+        response.content.insert(PROBLEM_MEDIA_TYPE.to_owned(), content);
+    }
+}
+
+fn add_headers(status: &str, decided: bool, response: &mut Response) {
+    let mut add = |name: &str, header: Header| {
+        response.headers.insert(name.to_owned(), header.into());
+    };
+    let trace_id = "The id under which the logs speak of the request: the one sent, or a new one";
+    add("X-Request-Id", text(trace_id));
+    if decided && matches!(status, "200" | "404" | "423") {
+        let position = "Where in the replicated log it was decided, such as `42.0`";
+        add("Keyward-Log-Position", text(position));
+    }
+    if status == "503" {
+        let leader = "The client address of the node believed to lead, if one is known";
+        add("Keyward-Leader", text(leader));
+        let seconds = HeaderBuilder::new()
+            .schema(Some(Object::with_type(Type::Integer)))
+            .description(Some("After how many seconds to try again"));
+        add("Retry-After", seconds.build());
+    }
+}
+
+fn text(description: &str) -> Header {
+    HeaderBuilder::new().description(Some(description)).build()
+}
 
 /// The OpenAPI document.
 pub fn document() -> utoipa::openapi::OpenApi {

@@ -27,7 +27,7 @@ use super::server::Limits;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
-use crate::types::CallOptions;
+use crate::types::{CallOptions, RequestId};
 
 /// How long before the caller gives up the service is asked to give up, so that the caller
 /// still hears its answer.
@@ -66,13 +66,44 @@ pub(crate) struct Call {
     pub(crate) deadline: Deadline,
     trace_id: Option<String>,
     cause: Option<String>,
+    idempotency_key: Option<RequestId>,
 }
 
 impl Call {
     pub(crate) fn read<B>(asked: &Asked<B>) -> Result<Self, Refusal> {
         let fields = asked.request.headers();
         let trace_id = Some(asked.trace_id.0.clone());
-        Ok(Self { deadline: Deadline::after(timeout(fields)?), trace_id, cause: cause(fields)? })
+        let (cause, idempotency_key) = (cause(fields)?, idempotency_key(fields)?);
+        let deadline = Deadline::after(timeout(fields)?);
+        Ok(Self { deadline, trace_id, cause, idempotency_key })
+    }
+
+    /// The request id of a write: the one in its body or query, or else in its headers.
+    pub(crate) fn request_id(
+        &self,
+        named: Option<RequestId>,
+    ) -> Result<Option<RequestId>, Refusal> {
+        match (named, self.idempotency_key) {
+            (Some(named), Some(key)) if named != key => Err(Refusal::new(
+                Code::BadRequest,
+                format!(
+                    "request_id and {} differ; one of them is enough",
+                    headers::IDEMPOTENCY_KEY
+                ),
+            )),
+            (named, key) => Ok(named.or(key)),
+        }
+    }
+
+    /// Refuses the header where each request has an id of its own.
+    pub(crate) fn no_idempotency_key(&self) -> Result<(), Refusal> {
+        match self.idempotency_key {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(
+                Code::BadRequest,
+                "a batch has no id of its own: give each of its requests a request_id",
+            )),
+        }
     }
 
     /// The options of the call, with what is left of its time.
@@ -108,6 +139,17 @@ fn cause(fields: &HeaderMap) -> Result<Option<String>, Refusal> {
             format!("{} is at most {MAX_CAUSE_BYTES} bytes of UTF-8", headers::CAUSE),
         )),
     }
+}
+
+/// The draft's value is a string in quotes; most clients leave them out.
+fn idempotency_key(fields: &HeaderMap) -> Result<Option<RequestId>, Refusal> {
+    let Some(value) = fields.get(headers::IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("");
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    bare.parse().map(Some).map_err(|_| {
+        let what = "is a UUID, or 32 hexadecimal digits, a hyphen and a decimal number";
+        Refusal::new(Code::BadRequest, format!("{} {what}", headers::IDEMPOTENCY_KEY))
+    })
 }
 
 /// Reads the body whole and as JSON, within the limits and the call's own time.
@@ -221,6 +263,11 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
         let detail = "the query is not percent-encoded UTF-8";
         return Err(Refusal::new(Code::BadRequest, detail));
     }
+    // A URL's plus sign is one, a form's is a space: a guess could name another lock.
+    if raw.contains('+') {
+        let detail = "a plus sign in the query is ambiguous: write %20 for a space, %2B for a plus";
+        return Err(Refusal::new(Code::BadRequest, detail));
+    }
     Query::try_from_uri(uri).map(|Query(value)| value).map_err(|rejection| {
         let text = rejection.body_text();
         let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
@@ -240,8 +287,12 @@ fn refuse_text(path: &str, text: &str) -> Refusal {
     // The text is serde's and names the field and the known ones.
     let unknown = text.starts_with("unknown field") || text.contains(": unknown field");
     let code = if unknown { Code::UnknownField } else { Code::BadRequest };
-    let named = path.is_empty() || path == "." || text.contains(&format!("`{path}`"));
-    Refusal::new(code, if named { text.to_owned() } else { format!("{path}: {text}") })
+    let named = matches!(path, "" | "." | "?") || text.contains(&format!("`{path}`"));
+    let text = match text.strip_prefix("EOF while parsing") {
+        Some(rest) => format!("the body ends within{rest}"),
+        None => text.to_owned(),
+    };
+    Refusal::new(code, if named { text } else { format!("{path}: {text}") })
 }
 
 /// Whether every escape is whole and all of it decodes to UTF-8. What reads the query afterwards

@@ -90,7 +90,7 @@ async fn records_are_read_one_by_one_and_in_pages() {
     let holder = &told.json()["holders"][0];
     assert_eq!(holder["signee"], "w");
     assert_eq!((&holder["expired"], &holder["removed_in_ms"]), (&json!(false), &json!(90_000)));
-    assert_eq!(server.get("/v1/lock?signature=b/1+%26%2b%25").await.status, 200);
+    assert_eq!(server.get("/v1/lock?signature=b/1%20%26%2b%25").await.status, 200);
     assert_eq!(server.get("/v1/lock?signature=b/%C3%A9&stale=true").await.status, 200);
 
     let told = server.get("/v1/lock?signature=nowhere").await;
@@ -124,4 +124,50 @@ async fn tables_are_configured_listed_and_deleted() {
     assert_eq!(server.get("/v1/lock?signature=a&table=t").await.status, 404);
     let told = server.ask(Ask { method: "DELETE", path: "/v1/table", ..Ask::default() }).await;
     told.assert_problem(400, "bad_request", "table");
+}
+
+#[tokio::test]
+async fn a_request_id_may_be_a_uuid_and_may_come_as_a_header() {
+    let (server, _) = Server::memory().await;
+    let body = r#"{"signature":"a","signee":"b"}"#;
+    let uuid = "0190b3a8-1c2d-7e3f-8a4b-5c6d7e8f9a0b";
+    let ask = |key: &str| {
+        let (server, key) = (&server, key.to_owned());
+        async move {
+            let headers = &[("content-type", "application/json"), ("idempotency-key", &*key)];
+            let body = Some(body.as_bytes());
+            server.ask(Ask { method: "POST", path: LOCK, headers, body }).await
+        }
+    };
+    let first = ask(uuid).await;
+    let again = ask("\"0190B3A8-1C2D-7E3F-8A4B-5C6D7E8F9A0B\"").await;
+    let position = |told: &super::Told| told.header("keyward-log-position").to_owned();
+    assert_eq!((first.status, position(&first)), (200, position(&again)), "answered once");
+    let named = format!(r#"{{"signature":"a","signee":"b","request_id":"{uuid}"}}"#);
+    assert_eq!(position(&server.send("POST", LOCK, &named).await), position(&first));
+    let lane = "0190b3a81c2d7e3f8a4b5c6d7e8f9a0b-1";
+    assert_eq!(position(&ask(lane).await), position(&first), "the same, spelt as a lane");
+    let other = named.replace(uuid, "0190b3a8-1c2d-7e3f-8a4b-5c6d7e8f9a0c");
+    let headers = &[("content-type", "application/json"), ("idempotency-key", uuid)];
+    let request = Ask { method: "POST", path: LOCK, headers, body: Some(other.as_bytes()) };
+    server.ask(request).await.assert_problem(400, "bad_request", "differ");
+    for wrong in ["", "abc", "\"", &uuid[1..], "0190b3a8-1c2d-7e3f-8a4b-5c6d7e8f9a0b-1"] {
+        ask(Box::leak(wrong.to_owned().into_boxed_str())).await.assert_problem(
+            400,
+            "bad_request",
+            "UUID",
+        );
+    }
+    let batch = br#"{"requests":[]}"#;
+    let request = Ask { method: "POST", path: "/v1/batch", headers, body: Some(batch) };
+    server.ask(request).await.assert_problem(400, "bad_request", "each of its requests");
+}
+
+#[tokio::test]
+async fn numbers_and_nulls_are_read_as_json_means_them() {
+    let (server, _) = Server::memory().await;
+    let body = r#"{"signature":"a","signee":"b","duration_ms":30000.0,"level":1e1,"force":null,
+        "token":null,"time_to_live_ms":null,"instance":null,"table":null,"request_id":null}"#;
+    let told = server.send("POST", LOCK, body).await;
+    assert_eq!((told.status, &told.json()["level"]), (200, &json!(10)), "{told:?}");
 }

@@ -18,7 +18,7 @@ const BODIES: &[(&[u8], &str, &str)] = &[
     (b"null", "bad_request", "JSON object"),
     (b"[\"a\",\"b\"]", "bad_request", "JSON object"),
     (b"\"text\"", "bad_request", "JSON object"),
-    (b"{", "bad_request", "EOF"),
+    (b"{", "bad_request", "the body ends within an object"),
     (b"{}", "bad_request", "missing field `signature`"),
     (b"{\"signature\":\"a\"}", "bad_request", "missing field `signee`"),
     (b"{\"signature\":\"a\",\"signee\":\"b\"} x", "bad_request", "trailing characters"),
@@ -48,14 +48,9 @@ const BODIES: &[(&[u8], &str, &str)] = &[
     (b"{\"signature\":\"\\ud800\",\"signee\":\"b\"}", "bad_request", "signature"),
     (b"{\"signature\":\"\xff\",\"signee\":\"b\"}", "bad_request", "not UTF-8 at byte 14"),
     (
-        b"{\"signature\":\"a\",\"signee\":\"b\",\"level\":1.0}",
+        b"{\"signature\":\"a\",\"signee\":\"b\",\"level\":1.5}",
         "bad_request",
-        "level: invalid type: floating point",
-    ),
-    (
-        b"{\"signature\":\"a\",\"signee\":\"b\",\"level\":1e3}",
-        "bad_request",
-        "level: invalid type: floating point",
+        "level: 1.5 is not a whole number",
     ),
     (
         b"{\"signature\":\"a\",\"signee\":\"b\",\"level\":\"1\"}",
@@ -82,7 +77,11 @@ const BODIES: &[(&[u8], &str, &str)] = &[
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":-1}", "bad_request", "token"),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"token\":9007199254740992}", "bad_request", "token"),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":0}", "bad_request", "duration"),
-    (b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":-5}", "bad_request", "duration_ms"),
+    (
+        b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":-5}",
+        "bad_request",
+        "duration_ms: -5 is not a whole number, 0 or more",
+    ),
     (
         b"{\"signature\":\"a\",\"signee\":\"b\",\"duration_ms\":31622400001}",
         "bad_request",
@@ -102,11 +101,6 @@ const BODIES: &[(&[u8], &str, &str)] = &[
         b"{\"signature\":\"a\",\"signee\":\"b\",\"force\":1}",
         "bad_request",
         "force: invalid type: integer",
-    ),
-    (
-        b"{\"signature\":\"a\",\"signee\":\"b\",\"force\":null}",
-        "bad_request",
-        "force: invalid type: null",
     ),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"table\":\"\"}", "bad_request", "table"),
     (
@@ -210,7 +204,9 @@ async fn a_wrong_query_is_refused_and_says_what_is_wrong() {
         ("/v1/locks?limit=-1", "bad_request", "limit"),
         ("/v1/locks?limit=99999999999", "bad_request", "limit"),
         ("/v1/locks?limit=ten", "bad_request", "limit"),
+        ("/v1/locks?limit=1.0", "bad_request", "`1.0` is not a whole number"),
         ("/v1/locks?page=2", "unknown_field", "`page`"),
+        ("/v1/lock?signature=a+b", "bad_request", "%20 for a space, %2B for a plus"),
         ("/v1/tables?table=x", "unknown_field", "`table`"),
     ];
     for (path, code, detail) in wrong {

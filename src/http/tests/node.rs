@@ -224,3 +224,32 @@ async fn the_description_has_every_route_and_every_field() {
         assert!(parameters.iter().any(|told| told["name"] == name), "{name}: {parameters:?}");
     }
 }
+
+/// The rules of OpenAPI that a derive macro can miss, and what generated clients stumble over.
+#[tokio::test]
+async fn the_description_says_where_parameters_are_and_what_problems_are() {
+    let document = serde_json::to_value(openapi_document()).unwrap();
+    assert_eq!(document["servers"][0]["url"], "/");
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            for parameter in parameters {
+                let place = parameter["in"].as_str().unwrap();
+                assert!(matches!(place, "query" | "header"), "{method} {path}: {parameter}");
+                let kind = &parameter["schema"]["type"];
+                assert!(!kind.is_array(), "{method} {path}: nullable: {parameter}");
+            }
+            let responses = operation["responses"].as_object().unwrap();
+            assert!(responses.contains_key("default"), "{method} {path}");
+            for (status, response) in responses {
+                let place = format!("{method} {path} {status}");
+                assert!(response["headers"]["X-Request-Id"].is_object(), "{place}");
+                let content = response["content"].as_object().unwrap();
+                let problem = content.contains_key("application/problem+json");
+                assert_eq!(problem, !status.starts_with('2'), "{place}: {content:?}");
+            }
+        }
+    }
+    let name = &document["components"]["schemas"]["Name"];
+    assert_eq!((&name["minLength"], &name["maxLength"]), (&json!(1), &json!(1024)));
+}

@@ -1,0 +1,55 @@
+//! Descriptions of values whose bounds their Rust type does not tell, for the OpenAPI document.
+
+use std::borrow::Cow;
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::types::MAX_NAME_BYTES;
+
+/// The name of a lock, an owner, an instance or a table.
+pub(crate) struct Name;
+
+/// The number of a request, which makes it safe to repeat.
+pub(crate) struct RequestId;
+
+impl PartialSchema for Name {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("At most 1024 bytes of UTF-8, without NUL, compared as bytes"))
+            .min_length(Some(1))
+            .max_length(Some(MAX_NAME_BYTES))
+            .pattern(Some("^[^\\u0000]*$"))
+            .into()
+    }
+}
+
+impl ToSchema for Name {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Name")
+    }
+}
+
+impl PartialSchema for RequestId {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "32 hexadecimal digits, a hyphen and a decimal number; or a UUID, which is the \
+                 first request of a lane of its own",
+            ))
+            .pattern(Some(
+                "^([0-9A-Fa-f]{32}-[0-9]{1,19}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$",
+            ))
+            .examples(["0123456789abcdef0123456789abcdef-1"])
+            .into()
+    }
+}
+
+impl ToSchema for RequestId {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("RequestId")
+    }
+}
