@@ -364,9 +364,12 @@ impl From<&ListQuery> for ListRequest {
 pub struct TablesQuery {
     /// Only tables after this one, in byte order, exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = String, required = false, max_length = 1024))]
     pub after: Option<String>,
     /// How many tables at most: 1 to 1000, 100 if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_text")]
+    #[cfg_attr(feature = "server",
+        param(value_type = u32, required = false, minimum = 1, maximum = 1000, default = 100))]
     pub limit: Option<u32>,
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

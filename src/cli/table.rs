@@ -146,7 +146,7 @@ async fn delete(service: &impl LockService, args: DeleteArgs) -> Result<u8, Ende
         call: args.client.call(),
     };
     let read = ReadOptions { table: None, stale: false, call: args.client.call() };
-    let known = service.tables(read).await?;
+    let known = all_tables(service, read).await?;
     if known.iter().all(|info| info.table != args.table) {
         if args.client.json {
             output::print_json(&Problem::from(&Error::NotFound { decided_at: None }));

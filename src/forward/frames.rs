@@ -92,7 +92,9 @@ mod tests {
             defaults: crate::types::TableDefaults::default(),
             locks: 0,
         });
-        let mut frames = encode_answer(1, &Ok(Answer::Tables(tables.collect()))).to_vec();
+        let tables =
+            crate::types::TablesResponse { tables: tables.collect(), ..Default::default() };
+        let mut frames = encode_answer(1, &Ok(Answer::Tables(tables))).to_vec();
         frames.extend_from_slice(&encode_answer(2, &Ok(Answer::Done)));
         let budget = Budget::new(64 << 10);
         let share = budget.take(60 << 10);

@@ -57,8 +57,7 @@ fn look(member: &Member, metrics: &RaftServerMetrics<TypeConfig>) -> Leadership 
 /// Whether this node has won an election, and its own entry of the term is not applied yet.
 pub(crate) fn is_beginning(member: &Member) -> bool {
     member.raft.as_leader().is_ok_and(|leader| {
-        !planted::active(Bug::StampBeforeBlank)
-            && !member.replica.stampers.has_begun(leader.term())
+        !planted::active(Bug::StampBeforeBlank) && !member.replica.stampers.has_begun(leader.term())
     })
 }
 

@@ -16,7 +16,7 @@ use reqwest::header::HeaderValue;
 
 use crate::carriage::{Carriage, Cause, SendError, describe};
 use crate::client::Resolver;
-use crate::lock::FEATURE_LEVEL;
+use crate::lock::{DecodeError, FEATURE_LEVEL};
 use crate::raft::hello::{
     HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
 };
@@ -353,7 +353,7 @@ async fn whole(mut response: reqwest::Response, addr: &str) -> Result<Bytes, Cal
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|source| broken(addr, source))? {
         if body.len() + chunk.len() > MAX_MESSAGE_BYTES {
-            let source = crate::lock::DecodeError::Invalid("length of an answer");
+            let source = DecodeError::Invalid("length of an answer");
             return Err(CallError::Answer { addr: addr.to_owned(), source });
         }
         body.extend_from_slice(&chunk);

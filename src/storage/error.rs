@@ -143,6 +143,8 @@ impl StorageError {
             | Self::WrongNode { .. }
             | Self::WrongCluster { .. }
             | Self::Retired { .. }
+            | Self::Copied { .. }
+            | Self::OldFiles { .. }
             | Self::Misuse(_) => false,
         }
     }

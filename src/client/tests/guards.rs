@@ -78,8 +78,12 @@ impl LockService for Bounded {
         self.0.list(request, options).await
     }
 
-    async fn tables(&self, options: ReadOptions) -> Result<Vec<TableInfo>, Error> {
-        self.0.tables(options).await
+    async fn tables(
+        &self,
+        request: TablesRequest,
+        options: ReadOptions,
+    ) -> Result<TablesResponse, Error> {
+        self.0.tables(request, options).await
     }
 
     async fn configure_table(
