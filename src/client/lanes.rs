@@ -89,7 +89,7 @@ mod tests {
         let first = lanes.take();
         let id = first.id();
         first.give_back();
-        tokio::time::advance(KEEP_IDLE - Duration::from_secs(1)).await;
+        tokio::time::advance(KEEP_IDLE / 2).await;
         let next = lanes.take();
         assert_eq!(next.id().lane, id.lane);
         next.give_back();

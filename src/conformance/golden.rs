@@ -70,11 +70,12 @@ async fn a_run_of_no_scripts_is_not_a_pass() {
 #[tokio::test]
 async fn a_run_leaves_no_table_behind() {
     use crate::conformance::Bootstrap as _;
-    use crate::service::LockService as _;
+    use crate::service::all_tables;
+    use crate::types::ReadOptions;
 
     let bootstrap = Arc::new(MemoryBootstrap::new());
     let report = run(Arc::clone(&bootstrap), Options::default()).await;
     let service = bootstrap.open(crate::ServiceOptions::default()).await.unwrap();
-    let tables = service.tables(Default::default(), Default::default()).await.unwrap().tables;
+    let tables = all_tables(&service, ReadOptions::default()).await.unwrap();
     assert!(tables.is_empty(), "{tables:?} after {report}");
 }

@@ -134,10 +134,10 @@ impl Oracle {
     }
 
     fn say(&self, asked: &Operation, came_of_it: &CameOfIt, at: DecidedAt) -> Said {
-        match came_of_it {
-            CameOfIt::Wrong => Said::BadRequest,
-            judged => Said::Outcome(self.answer(asked, judged), at),
+        if matches!(came_of_it, CameOfIt::Wrong) {
+            return Said::BadRequest;
         }
+        Said::Outcome(self.answer(asked, came_of_it), at)
     }
 
     fn fresh(&mut self, asked: &Operation) -> CameOfIt {

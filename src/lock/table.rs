@@ -96,11 +96,11 @@ impl Table {
     }
 
     /// The records whose keys begin with the bytes `first` and come after the bytes `after`.
-    pub(super) fn range<'a>(
-        &'a self,
+    pub(super) fn range(
+        &self,
         first: Vec<u8>,
         after: Option<Vec<u8>>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
+    ) -> impl Iterator<Item = (&Key, &Record)> {
         let after = after.filter(|after| *after >= first);
         let from = match &after {
             Some(after) => Bound::Excluded(after.as_slice()),

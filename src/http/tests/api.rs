@@ -66,15 +66,28 @@ async fn a_lock_is_granted_renewed_refused_and_released() {
 async fn a_repeated_request_is_answered_the_same_and_says_when_its_grant_is_gone() {
     let (server, _) = Server::memory().await;
     let id = "0123456789abcdef0123456789abcdef";
-    let lock = format!(r#"{{"signature":"a","signee":"x","request_id":"{id}-7"}}"#);
+    let lock = format!(r#"{{"signature":"a","signee":"x","request_id":"{id}-1"}}"#);
     let first = server.send("POST", LOCK, &lock).await.json();
     assert_eq!(server.send("POST", LOCK, &lock).await.json()["token"], first["token"]);
     server.send("POST", "/v1/unlock", r#"{"signature":"a","signee":"x"}"#).await;
     let repeated = server.send("POST", LOCK, &lock).await.json();
     assert_eq!(repeated["token"], first["token"]);
     assert_eq!((&repeated["live"], &repeated["expires_in_ms"]), (&json!(false), &json!(0)));
-    let stale = lock.replace("-7", "-6");
-    server.send("POST", LOCK, &stale).await.assert_problem(400, "bad_request", "");
+    let next = lock.replace("-1", "-2");
+    assert_eq!(server.send("POST", LOCK, &next).await.status, 200);
+    server.send("POST", LOCK, &lock).await.assert_problem(400, "bad_request", "");
+}
+
+#[tokio::test]
+async fn a_request_that_continues_a_lane_which_is_not_remembered_is_refused_by_a_code_of_its_own() {
+    let (server, _) = Server::memory().await;
+    let id = "0123456789abcdef0123456789abcdef";
+    let lock = format!(r#"{{"signature":"a","signee":"x","request_id":"{id}-2"}}"#);
+    let told = server.send("POST", LOCK, &lock).await;
+    told.assert_problem(409, "lane_forgotten", "beginning with 1");
+    assert_eq!(server.get("/v1/lock?signature=a").await.status, 404, "nothing was done");
+    let first = lock.replace("-2", "-1");
+    assert_eq!(server.send("POST", LOCK, &first).await.status, 200);
 }
 
 #[tokio::test]

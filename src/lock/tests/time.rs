@@ -128,7 +128,12 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
     assert_eq!(state.next_deadline(), Some(ClusterTime(1_000_000)));
     // Judged by the clock, all are gone: the worked off, the marked and the untouched.
     assert_eq!(state.check("default", "09999"), None);
-    assert_eq!(state.list("default", &crate::types::ListRequest::default()), (vec![], None));
+    let mut request = crate::types::ListRequest::default();
+    while let (page, Some(next)) = state.list("default", &request) {
+        assert_eq!(page, []);
+        request.after = Some(next);
+    }
+    assert_eq!(state.list("default", &request), (vec![], None));
     let take =
         Command::from(Operation::from(LockCommand { signature: "09999".into(), ..by("bob") }));
     let decisions = state.apply(TERM, 3, &at(TERM, 1_000_000, vec![take]));

@@ -72,7 +72,7 @@ fn dev_keeps_the_data_of_a_named_folder() {
 
 #[test]
 fn a_cluster_starts_and_stops_without_a_warning() {
-    let program = env!("CARGO_BIN_EXE_keyward");
+    let program = program();
     let run = output(keyward(&format!("dev --log warn -- {program} lock a --signee me")));
     assert_code(&run, 0);
     let said = stderr(&run);
