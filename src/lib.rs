@@ -21,6 +21,7 @@ pub mod forward;
 pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
+pub mod limits;
 pub mod lock;
 pub mod memory;
 #[cfg(feature = "server")]

@@ -85,6 +85,8 @@ bugs! {
     SnapshotNotSynced = "snapshot-not-synced",
     /// The log forgets a truncation when it is opened again.
     TruncationForgotten = "truncation-forgotten",
+    /// A read of the log gives fewer entries than its caller wants, and says nothing.
+    ChunkCutShort = "chunk-cut-short",
     /// The log believes records whose checksum does not match.
     ChecksumIgnored = "checksum-ignored",
     /// Damage in the middle of the log is taken for the torn tail of a crash.

@@ -6,7 +6,7 @@
 //! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
 //! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
 //! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
-//! [`check`] judges it, [`register`] is what locks guard, [`chaos`] breaks things by a schedule,
+//! [`check`] judges it, [`limits`] is where clients go to the ends of the list of limits, [`register`] is what locks guard, [`chaos`] breaks things by a schedule,
 //! [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote,
 //! [`walltime`] steps a process's wall clock, [`wait`] polls with a deadline.
 //!
@@ -20,6 +20,7 @@ pub mod check;
 pub mod cluster;
 pub mod damage;
 pub mod history;
+pub mod limits;
 pub mod load;
 #[cfg(feature = "model")]
 pub mod model;

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use std::time::Duration;
 
+use cluster_tests::limits::Seen;
 use cluster_tests::sim::failover::Failovers;
 use cluster_tests::sim::{Schedule, command, many, run};
 use keyward::node::Profile;
@@ -41,6 +42,7 @@ fn every_seed_keeps_the_contract() {
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
     assert_eq!(sum.runs, seeds().end - seeds().start);
+    assert_eq!(sum.reached.missing(Seen::All), Vec::<String>::new(), "{}", sum.reached);
 }
 
 #[test]

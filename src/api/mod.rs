@@ -29,6 +29,9 @@ pub use requests::{
     TablesQuery, UnlockBody,
 };
 
+pub use crate::limits::{
+    MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_CAUSE_BYTES, MAX_TIMEOUT, MAX_TRACE_ID_BYTES,
+};
 use crate::types::DecidedAt;
 
 /// Where each operation is served. No user text ever appears in a path.
@@ -83,28 +86,6 @@ pub mod headers {
 
 /// How long a request waits when it does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest a request may wait. Longer waits hold a connection and a place in the queue for
-/// work whose caller has most likely gone.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The longest trace id that is taken over from a caller; a longer one is replaced.
-pub const MAX_TRACE_ID_BYTES: usize = 128;
-
-/// The longest cause that is kept for the audit.
-pub const MAX_CAUSE_BYTES: usize = 256;
-
-/// The largest request body a client may send. The longest legal request has five names of
-/// 1024 bytes; JSON may spend six bytes on each of theirs (`\u0001`), 30 KiB in all.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// How many requests a batch has at most: far more than it takes to make their way cheap, and few
-/// enough that they are answered together without making anyone wait.
-pub const MAX_BATCH: usize = 1000;
-
-/// The largest body of a batch: a thousand requests with ordinary names several times over, or 32
-/// of the longest there are.
-pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Whether a trace id is one that may be written to logs and headers as it is.
 pub fn is_trace_id(text: &str) -> bool {

@@ -93,7 +93,7 @@ mod tests {
             locks: 0,
         });
         let tables =
-            crate::types::TablesResponse { tables: tables.collect(), ..Default::default() };
+            crate::types::TablesResponse { tables: tables.collect(), next: None, decided_at: None };
         let mut frames = encode_answer(1, &Ok(Answer::Tables(tables))).to_vec();
         frames.extend_from_slice(&encode_answer(2, &Ok(Answer::Done)));
         let budget = Budget::new(64 << 10);

@@ -5,9 +5,12 @@ use std::fs;
 use std::time::Duration;
 
 use super::tests::folder;
+use crate::api::{ListQuery, LockBody};
 use crate::conformance::scripts;
 use crate::error::Error;
 use crate::forward::wire::{self, Answer, Request, encode_answer, encode_requests};
+use crate::limits::tests::{page, request};
+use crate::limits::{ALL, Proof};
 use crate::lock::State;
 use crate::raft::bootstrap::{Introduction, encode_introduction};
 use crate::raft::codec;
@@ -58,13 +61,39 @@ fn seeds() -> Vec<Seed> {
     let named = |target: &'static str, seeds: Vec<(&str, Vec<u8>)>| {
         seeds.into_iter().map(move |(name, bytes)| (target, name.to_owned(), bytes)).collect()
     };
-    let groups: [Vec<Seed>; 4] = [
+    let groups: [Vec<Seed>; 5] = [
+        limits(),
         named("peer_messages", peer_messages()),
         named("forward", forward()),
         named("log", log()),
         named("machine", machine()),
     ];
     seeds.extend(groups.into_iter().flatten());
+    seeds
+}
+
+/// Every limit at both its ends and beyond, from the list.
+fn limits() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for limit in ALL.iter().filter(|limit| limit.proof == Proof::Asked) {
+        let ends = [("smallest", limit.smallest), ("largest", limit.largest)];
+        for (end, value) in ends.into_iter().chain([("beyond", limit.largest + 1)]) {
+            let name = format!("limit-{}-{end}", limit.name);
+            if let Some((request, options)) = request(*limit, value) {
+                let body = LockBody::new(request, &options);
+                seeds.push(("http_lock", name, serde_json::to_vec(&body).unwrap()));
+            } else if let Some(page) = page(*limit, value) {
+                let query = ListQuery {
+                    prefix: page.prefix,
+                    after: page.after,
+                    limit: Some(page.limit),
+                    ..ListQuery::default()
+                };
+                let query = serde_urlencoded::to_string(&query).unwrap();
+                seeds.push(("http_list", name, query.into_bytes()));
+            }
+        }
+    }
     seeds
 }
 

@@ -8,15 +8,12 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::limits::{self, Limit, MAX_AUDIT_BYTES};
 use crate::lock::{Command, LockCommand, Operation, TableCommand, UnlockCommand};
 use crate::types::{
-    CallOptions, DEFAULT_TABLE, ListRequest, LockOptions, LockRequest, MAX_DURATION,
-    MAX_NAME_BYTES, MAX_SAFE_INTEGER, ReadOptions, RequestId, TableDefaults, TableOptions,
-    TablesRequest, Token, UnlockOptions, UnlockRequest,
+    CallOptions, DEFAULT_TABLE, ListRequest, LockOptions, LockRequest, MAX_NAME_BYTES, ReadOptions,
+    RequestId, TableDefaults, TableOptions, TablesRequest, Token, UnlockOptions, UnlockRequest,
 };
-
-/// The longest `actor` or `cause`, in bytes: they travel in every log entry.
-const MAX_AUDIT_BYTES: usize = 1024;
 
 /// The most bytes that a command made here takes in a proposal: four names, actor and cause, and
 /// what has a fixed size.
@@ -28,9 +25,9 @@ pub(crate) const MAX_COMMAND_BYTES: usize = 4 * MAX_NAME_BYTES + 2 * MAX_AUDIT_B
 /// `BadRequest`, saying what is wrong and what is allowed.
 pub fn lock_command(request: &LockRequest, options: &LockOptions) -> Result<Command, Error> {
     let table = table_name(options.table.as_ref())?;
-    name("signature", &request.signature)?;
-    name("signee", &request.signee)?;
-    optional_name("instance", options.instance.as_ref())?;
+    name(limits::SIGNATURE, &request.signature)?;
+    name(limits::SIGNEE, &request.signee)?;
+    optional_name(limits::INSTANCE, options.instance.as_ref())?;
     token(options.token)?;
     let duration_ms = options.duration.map(|value| duration("duration", value)).transpose()?;
     let time_to_live_ms = options.time_to_live.map(time_to_live).transpose()?;
@@ -55,9 +52,9 @@ pub fn lock_command(request: &LockRequest, options: &LockOptions) -> Result<Comm
 /// `BadRequest`, saying what is wrong and what is allowed.
 pub fn unlock_command(request: &UnlockRequest, options: &UnlockOptions) -> Result<Command, Error> {
     let table = table_name(options.table.as_ref())?;
-    name("signature", &request.signature)?;
-    name("signee", &request.signee)?;
-    optional_name("instance", options.instance.as_ref())?;
+    name(limits::SIGNATURE, &request.signature)?;
+    name(limits::SIGNEE, &request.signee)?;
+    optional_name(limits::INSTANCE, options.instance.as_ref())?;
     token(options.token)?;
     let operation = Operation::Unlock(Box::new(UnlockCommand {
         table: table.into(),
@@ -103,7 +100,7 @@ pub fn delete_table_command(options: &TableOptions) -> Result<Command, Error> {
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
 pub fn validate_read<'a>(signature: &str, options: &'a ReadOptions) -> Result<&'a str, Error> {
-    name("signature", signature)?;
+    name(limits::SIGNATURE, signature)?;
     table_name(options.table.as_ref())
 }
 
@@ -115,10 +112,10 @@ pub fn validate_list<'a>(
     request: &ListRequest,
     options: &'a ReadOptions,
 ) -> Result<&'a str, Error> {
-    page_limit(request.limit, ListRequest::MAX_LIMIT)?;
+    page_limit(request.limit)?;
     // Both are compared with names, they need not be one: the empty text is allowed.
-    name_text("prefix", &request.prefix)?;
-    name_text("after", request.after.as_deref().unwrap_or_default())?;
+    name_text(limits::PREFIX, &request.prefix)?;
+    name_text(limits::AFTER, request.after.as_deref().unwrap_or_default())?;
     table_name(options.table.as_ref())
 }
 
@@ -127,13 +124,16 @@ pub fn validate_list<'a>(
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
 pub fn validate_tables(request: &TablesRequest) -> Result<(), Error> {
-    page_limit(request.limit, TablesRequest::MAX_LIMIT)?;
-    name_text("after", request.after.as_deref().unwrap_or_default())
+    page_limit(request.limit)?;
+    name_text(limits::AFTER, request.after.as_deref().unwrap_or_default())
 }
 
-fn page_limit(limit: u32, most: u32) -> Result<(), Error> {
-    if limit == 0 || limit > most {
-        return Err(Error::bad_request(format!("the limit is {limit}; it must be 1 to {most}")));
+fn page_limit(limit: u32) -> Result<(), Error> {
+    let Limit { smallest, largest, .. } = limits::PAGE;
+    if !limits::PAGE.allows(limit.into()) {
+        return Err(Error::bad_request(format!(
+            "the limit is {limit}; it must be {smallest} to {largest}"
+        )));
     }
     Ok(())
 }
@@ -158,28 +158,31 @@ fn command(
 
 fn table_name(table: Option<&String>) -> Result<&str, Error> {
     let table = table.map_or(DEFAULT_TABLE, String::as_str);
-    name("table", table)?;
+    name(limits::TABLE, table)?;
     Ok(table)
 }
 
-fn optional_name(what: &str, text: Option<&String>) -> Result<(), Error> {
-    text.map_or(Ok(()), |text| name(what, text))
+fn optional_name(limit: Limit, text: Option<&String>) -> Result<(), Error> {
+    text.map_or(Ok(()), |text| name(limit, text))
 }
 
-fn name(what: &str, text: &str) -> Result<(), Error> {
+fn name(limit: Limit, text: &str) -> Result<(), Error> {
+    let Limit { name: what, smallest, largest, .. } = limit;
     if text.is_empty() {
         return Err(Error::bad_request(format!(
-            "the {what} is empty; it must have 1 to {MAX_NAME_BYTES} bytes"
+            "the {what} is empty; it must have {smallest} to {largest} bytes"
         )));
     }
-    name_text(what, text)
+    name_text(limit, text)
 }
 
-fn name_text(what: &str, text: &str) -> Result<(), Error> {
-    if text.len() > MAX_NAME_BYTES {
+fn name_text(limit: Limit, text: &str) -> Result<(), Error> {
+    let what = limit.name;
+    if text.len() > limit.most() {
         return Err(Error::bad_request(format!(
-            "the {what} has {} bytes; at most {MAX_NAME_BYTES} are allowed",
-            text.len()
+            "the {what} has {} bytes; at most {} are allowed",
+            text.len(),
+            limit.largest
         )));
     }
     if text.contains('\0') {
@@ -200,9 +203,10 @@ fn audit_text(what: &str, text: Option<&str>) -> Result<Option<Box<str>>, Error>
 }
 
 fn token(token: Option<Token>) -> Result<(), Error> {
+    let Limit { smallest, largest, .. } = limits::TOKEN;
     match token {
-        Some(Token(value)) if value == 0 || value > MAX_SAFE_INTEGER => Err(Error::bad_request(
-            format!("the token is {value}; it must be 1 to {MAX_SAFE_INTEGER}"),
+        Some(Token(value)) if !limits::TOKEN.allows(value.into()) => Err(Error::bad_request(
+            format!("the token is {value}; it must be {smallest} to {largest}"),
         )),
         Some(_) | None => Ok(()),
     }
@@ -210,10 +214,10 @@ fn token(token: Option<Token>) -> Result<(), Error> {
 
 fn duration(what: &str, value: Duration) -> Result<u64, Error> {
     let ms = whole_ms(what, value)?;
-    if value > MAX_DURATION {
+    let Limit { smallest, largest, .. } = limits::DURATION;
+    if !limits::DURATION.allows(ms.into()) {
         return Err(Error::bad_request(format!(
-            "the {what} is {ms} ms; it must be 1 ms to {} ms (366 days)",
-            MAX_DURATION.as_millis()
+            "the {what} is {ms} ms; it must be {smallest} ms to {largest} ms (366 days)"
         )));
     }
     Ok(ms)
@@ -221,9 +225,10 @@ fn duration(what: &str, value: Duration) -> Result<u64, Error> {
 
 fn time_to_live(value: Duration) -> Result<u64, Error> {
     let ms = whole_ms("time_to_live", value)?;
-    if ms > MAX_SAFE_INTEGER {
+    let Limit { smallest, largest, .. } = limits::TIME_TO_LIVE;
+    if !limits::TIME_TO_LIVE.allows(ms.into()) {
         return Err(Error::bad_request(format!(
-            "the time_to_live is {ms} ms; it must be 1 ms to {MAX_SAFE_INTEGER} ms"
+            "the time_to_live is {ms} ms; it must be {smallest} ms to {largest} ms"
         )));
     }
     Ok(ms)

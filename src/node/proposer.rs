@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Deadline;
 use crate::error::Error;
+use crate::limits::MAX_ENTRY_COMMANDS;
 use crate::lock::{self, Command, Decision, Proposal};
 use crate::node::{Leading, leading, not_leading};
 use crate::planted::{self, Bug};
@@ -21,11 +22,8 @@ use crate::raft::member::Member;
 use crate::raft::types::{Callback, TypeConfig};
 use crate::task::of_host;
 
-/// At most this many commands share an entry: with names of full length about 1.6 MiB.
-const MAX_COMMANDS: usize = 256;
-
 const _: () = {
-    let largest = MAX_COMMANDS * lock::MAX_COMMAND_BYTES + 64;
+    let largest = MAX_ENTRY_COMMANDS * lock::MAX_COMMAND_BYTES + 64;
     assert!(largest <= codec::MAX_ENTRY_BYTES, "commands of any length that are accepted fit");
 };
 
@@ -36,7 +34,7 @@ const IN_FLIGHT: usize = 8;
 /// Commands that wait to be proposed, with the one who waits for what comes of them.
 enum Waiting {
     One(Command, oneshot::Sender<Result<Decision, Error>>),
-    /// At most [`MAX_COMMANDS`], decided in this order.
+    /// At most [`MAX_ENTRY_COMMANDS`], decided in this order.
     Many(Vec<Command>, oneshot::Sender<Result<Vec<Decision>, Error>>),
 }
 
@@ -82,7 +80,7 @@ impl Proposer {
         let mut parts = Vec::new();
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
-            let part: Vec<Command> = commands.by_ref().take(MAX_COMMANDS).collect();
+            let part: Vec<Command> = commands.by_ref().take(MAX_ENTRY_COMMANDS).collect();
             let count = part.len();
             let (answer, answered) = oneshot::channel();
             let queued = self.queue.try_send(Waiting::Many(part, answer));
@@ -196,10 +194,10 @@ async fn gather(
 ) -> Option<Waiting> {
     tokio::task::yield_now().await;
     let mut count: usize = batch.iter().map(Waiting::commands).sum();
-    while count < MAX_COMMANDS {
+    while count < MAX_ENTRY_COMMANDS {
         let more = waiting.try_recv().ok()?;
         count += more.commands();
-        if count > MAX_COMMANDS {
+        if count > MAX_ENTRY_COMMANDS {
             return Some(more);
         }
         batch.push(more);
@@ -327,7 +325,7 @@ mod tests {
             lock_command(&request, &options).unwrap()
         };
         let stamp = Stamp { term: u64::MAX, time: ClusterTime(u64::MAX) };
-        let commands = (0..MAX_COMMANDS).map(renewal).collect();
+        let commands = (0..MAX_ENTRY_COMMANDS).map(renewal).collect();
         let data = codec::data_of(&Proposal { stamp, commands });
         let bytes = data.payload().len();
         assert!(bytes <= codec::MAX_ENTRY_BYTES, "{bytes}");

@@ -12,6 +12,8 @@ use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
+use crate::limits::SEND_BYTES;
+use crate::planted::{self, Bug};
 use crate::raft::codec::{self, APPEND_BYTES, MAX_ENTRY_BYTES};
 use crate::raft::config::SEND_ENTRIES;
 use crate::raft::peer::MAX_MESSAGE_BYTES;
@@ -22,14 +24,6 @@ use crate::storage::{self, FolderLock, StorageError};
 
 /// At most this many entries are read at once to be applied.
 const APPLY_ENTRIES: u64 = 512;
-
-/// At most this many bytes are read at once to be applied: enough to keep the disk busy, few enough
-/// that a restart with a long log does not hold all of it in memory.
-const APPLY_BYTES: usize = 8 << 20;
-
-/// At most this many bytes go to a follower at once, or one entry if it is larger: far below what a
-/// message may have, far above what a round trip is worth.
-const SEND_BYTES: usize = 1 << 20;
 
 const _: () = {
     let payloads = if SEND_BYTES > MAX_ENTRY_BYTES { SEND_BYTES } else { MAX_ENTRY_BYTES };
@@ -53,17 +47,21 @@ impl LogStore {
 
     /// Every entry from `from` up to, not including, `to` that the log holds.
     fn read_all(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
-        decoded(self.log.read_all(from, to))
+        let options = self.log.options();
+        if planted::active(Bug::ChunkCutShort) {
+            return self.read_some(from, to, options.apply_bytes);
+        }
+        let entries = self.log.read_all(from, to).map_err(io::Error::other)?;
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        (options.on_whole_read)(entries.len() as u64, bytes as u64);
+        entries.iter().map(decode).collect()
     }
 
     /// The first of these, with at most `max_bytes` together, but at least one if there is one.
     fn read_some(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        decoded(self.log.read_some(from, to, max_bytes))
+        let entries = self.log.read_some(from, to, max_bytes).map_err(io::Error::other)?;
+        entries.iter().map(decode).collect()
     }
-}
-
-fn decoded(read: Result<Vec<storage::LogEntry>, StorageError>) -> io::Result<Vec<Entry>> {
-    read.map_err(io::Error::other)?.iter().map(decode).collect()
 }
 
 /// An entry of ours that does not decode stops the node: it is never skipped.
@@ -102,7 +100,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read_some(start, end, SEND_BYTES)
+        self.read_some(start, end, self.log.options().send_bytes)
     }
 
     async fn entries_stream<RB>(
@@ -116,7 +114,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let log = self.clone();
         let chunks = futures::stream::unfold(from, move |next| {
             let end = to.min(next.saturating_add(APPLY_ENTRIES));
-            let chunk = (next < to).then(|| log.read_some(next, end, APPLY_BYTES));
+            let bytes = log.log.options().apply_bytes;
+            let chunk = (next < to).then(|| log.read_some(next, end, bytes));
             async move {
                 match chunk? {
                     Ok(entries) => {

@@ -27,6 +27,7 @@ pub use chance::Dice;
 pub use disk::Pace;
 pub use host::Death;
 pub use network::{FIRST_CLIENT, Link, MachineId};
+pub use node::SEGMENT_BYTES;
 pub use trace::Digest;
-pub use witness::Witnessed;
+pub use witness::{Amounts, Witnessed};
 pub use world::{Run, Stop, World, WorldOptions, run};

@@ -16,10 +16,11 @@ use crate::http::{self, Extras};
 use crate::node::{Member, Node, NodeConfig, Profile};
 use crate::raft::config::Settings;
 use crate::raft::member;
+use crate::storage::log::OnRead;
 use crate::storage::{Disk, Log, LogOptions};
 
 /// Segments are small, so that runs of a minute begin new ones and recycle old ones.
-const SEGMENT_BYTES: u64 = 32 << 10;
+pub const SEGMENT_BYTES: u64 = 32 << 10;
 
 /// Recent entries are kept in memory only a little, so that the log is read from its files too.
 const CACHE_BYTES: usize = 4 << 10;
@@ -51,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) rho_ppm: u32,
     pub(crate) snapshot_every: u64,
     pub(crate) log_kept: u64,
+    pub(crate) apply_bytes: u64,
+    pub(crate) send_bytes: u64,
     pub(crate) profile: Profile,
 }
 
@@ -86,7 +89,7 @@ impl Boot {
 
     async fn run(self) {
         let Self { id, setup, host, disk, clock, network, running, stopped } = self;
-        let home = home(id, &host, disk, clock.clone(), &network);
+        let home = home(id, &setup, &host, disk, clock.clone(), &network);
         let config = config(id, &setup);
         let mut options = config.options(clock);
         options.home = member::Home::Simulated(home);
@@ -113,6 +116,7 @@ impl Boot {
 
 fn home(
     id: MachineId,
+    setup: &Setup,
     host: &Arc<Host>,
     machine: Arc<MachineDisk>,
     clock: Arc<dyn Clock>,
@@ -123,6 +127,9 @@ fn home(
     let log = LogOptions {
         segment_bytes: SEGMENT_BYTES,
         cache_bytes: CACHE_BYTES,
+        apply_bytes: usize::try_from(setup.apply_bytes).unwrap_or(usize::MAX),
+        send_bytes: usize::try_from(setup.send_bytes).unwrap_or(usize::MAX),
+        on_whole_read: whole_reads(host),
         on_waiting: Arc::new(move || bell.notify_one()),
         clock,
         drive: crate::storage::log::Drive::Manual,
@@ -136,6 +143,16 @@ fn home(
         machine,
         waiting,
     }
+}
+
+/// Tells the witness of reads that want all entries.
+fn whole_reads(host: &Arc<Host>) -> OnRead {
+    let witness = host.witness.clone();
+    Arc::new(move |entries, bytes| {
+        if let Some(witness) = &witness {
+            witness.whole_read(entries, bytes);
+        }
+    })
 }
 
 fn config(id: MachineId, setup: &Setup) -> NodeConfig {

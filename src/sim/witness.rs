@@ -12,6 +12,7 @@ use openraft::EntryPayload;
 
 use super::clock::TrueTime;
 use super::host;
+use crate::limits::REAPPLIED_ENTRIES;
 use crate::lock::{Decision, Proposal};
 use crate::raft::codec;
 use crate::raft::types::Entry;
@@ -23,8 +24,26 @@ pub(crate) struct Witness {
     state: Mutex<State>,
 }
 
+/// The most that nodes did at once, of what has limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amounts {
+    /// Commands of an entry.
+    pub entry_commands: u64,
+    /// Bytes of an entry.
+    pub entry_bytes: u64,
+    /// Entries that were read at once, where all of them were wanted.
+    pub whole_entries: u64,
+    /// Bytes of such entries.
+    pub whole_bytes: u64,
+    /// Segments that a log had when a node started.
+    pub segments: u64,
+    /// Bytes of a snapshot.
+    pub snapshot_bytes: u64,
+}
+
 #[derive(Default)]
 struct State {
+    amounts: Amounts,
     entries: BTreeMap<u64, Seen>,
     /// A digest of the state at an index, and who had it.
     states: BTreeMap<u64, (u32, String)>,
@@ -62,6 +81,26 @@ impl Witness {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The most that nodes did at once.
+    pub(crate) fn amounts(&self) -> Amounts {
+        self.lock().amounts
+    }
+
+    /// A node's log begins with so many segments.
+    pub(crate) fn segments(&self, count: u64) {
+        let amounts = &mut self.lock().amounts;
+        amounts.segments = amounts.segments.max(count);
+    }
+
+    /// So many entries were read at once, with so many bytes, and all of them were wanted.
+    pub(crate) fn whole_read(&self, entries: u64, bytes: u64) {
+        let amounts = &mut self.lock().amounts;
+        if entries >= REAPPLIED_ENTRIES {
+            amounts.whole_bytes = amounts.whole_bytes.max(bytes);
+        }
+        amounts.whole_entries = amounts.whole_entries.max(entries);
+    }
+
     /// What two nodes did not agree on.
     pub(crate) fn disagreements(&self) -> Vec<String> {
         self.lock().disagreements.clone()
@@ -81,9 +120,10 @@ impl Witness {
 
     fn applied(&self, node: &str, entry: &Entry, decisions: &[Decision]) {
         let index = entry.log_id.index();
+        let payload = codec::encode_payload(&entry.payload);
         let seen = Seen {
             term: entry.log_id.committed_leader_id().term,
-            payload: crc32fast::hash(&codec::encode_payload(&entry.payload)),
+            payload: crc32fast::hash(&payload),
             decisions: crc32fast::hash(format!("{decisions:?}").as_bytes()),
             by: node.to_owned(),
             at: self.time.now(),
@@ -101,6 +141,9 @@ impl Witness {
             },
         };
         let mut state = self.lock();
+        let amounts = &mut state.amounts;
+        amounts.entry_commands = amounts.entry_commands.max(seen.requests.len() as u64);
+        amounts.entry_bytes = amounts.entry_bytes.max(payload.len() as u64);
         let Some(known) = state.entries.get(&index) else {
             state.entries.insert(index, seen);
             return;
@@ -129,6 +172,8 @@ impl Witness {
     pub(crate) fn state(&self, node: &str, index: u64, bytes: &[u8]) {
         let digest = crc32fast::hash(bytes);
         let mut state = self.lock();
+        let amounts = &mut state.amounts;
+        amounts.snapshot_bytes = amounts.snapshot_bytes.max(bytes.len() as u64);
         match state.states.get(&index) {
             None => drop(state.states.insert(index, (digest, node.to_owned()))),
             Some((known, _)) if *known == digest => {}

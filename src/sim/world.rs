@@ -12,12 +12,13 @@ use super::host::{Death, Host};
 use super::network::{FIRST_CLIENT, Link, MachineId, Network, Uplink};
 use super::node::{Boot, Setup, client_addr};
 use super::trace::{Digest, Trace};
-use super::witness::{Witness, Witnessed};
+use super::witness::{Amounts, Witness, Witnessed};
 use crate::Client;
 use crate::api::{ClusterStatus, NodeRole};
 use crate::carriage::Carriage;
 use crate::clock::Clock;
 use crate::node::{Node, Profile};
+use crate::storage::Disk as _;
 use crate::storage::disk::{Fault, Unsynced};
 
 /// What a world is made of.
@@ -35,6 +36,10 @@ pub struct WorldOptions {
     pub snapshot_every: u64,
     /// So many entries of a snapshot are kept in the log.
     pub log_kept: u64,
+    /// So many bytes are read at once to be applied, where a part will do.
+    pub apply_bytes: u64,
+    /// So many bytes of entries are in a message to a follower.
+    pub send_bytes: u64,
     /// How fast a dead leader is noticed.
     pub profile: Profile,
     /// Whether the lines of the trace are kept, besides their digest.
@@ -211,6 +216,10 @@ impl World {
             machine.disk.reboot(unsynced);
             machine.clock.stand_at(Duration::from_millis(dice.within(0..=1_000_000_000)));
         }
+        // The first start has no folder yet.
+        let files = machine.disk.bytes.list("log").unwrap_or_default();
+        let segments = files.iter().filter(|file| file.starts_with("segment-"));
+        self.inner.witness.segments(segments.count() as u64);
         let host = Host::new(format!("node {node}"), Some(self.inner.witness.clone()));
         let process = Process { host: host.clone(), node: None };
         let before = state.processes.insert(node, process);
@@ -232,6 +241,8 @@ impl World {
             rho_ppm: options.rho_ppm,
             snapshot_every: options.snapshot_every,
             log_kept: options.log_kept,
+            apply_bytes: options.apply_bytes,
+            send_bytes: options.send_bytes,
             profile: options.profile,
         };
         Boot {
@@ -412,6 +423,11 @@ impl World {
     /// What nodes did not agree on.
     pub fn disagreements(&self) -> Vec<String> {
         self.inner.witness.disagreements()
+    }
+
+    /// The most that nodes did at once, of what has limits.
+    pub fn amounts(&self) -> Amounts {
+        self.inner.witness.amounts()
     }
 
     /// Every entry that was ever applied by any node.

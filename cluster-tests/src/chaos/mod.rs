@@ -12,6 +12,7 @@
 
 pub mod boundary;
 pub mod fault;
+mod fill;
 pub mod hooks;
 mod live;
 pub mod nemesis;

@@ -1,13 +1,18 @@
 //! What each node has when a run is over.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use keyward::service::LockService;
-use keyward::types::{ListRequest, LockRecord, ReadOptions};
+use keyward::client::Client;
+use keyward::limits::{Limit, SEGMENT, SNAPSHOT_CHUNK};
+use keyward::service::{LockService, all_tables};
+use keyward::types::{DEFAULT_TABLE, ListRequest, LockRecord, ReadOptions};
 
 use super::victim::Victim;
 use crate::cluster::{Cluster, NodeId};
 use crate::history::{LockName, Observation, RecordSeen, Recorder};
+use crate::limits::Reach;
 use crate::wait::Stopwatch;
 
 /// How long nodes may take to catch up with one another.
@@ -31,6 +36,27 @@ pub(super) async fn nodes<V: Victim>(victim: &mut V, recorder: &Recorder) -> Res
         });
     }
     Ok(())
+}
+
+/// Measures what the nodes have on their disks, of what has limits.
+pub(super) fn amounts(cluster: &Cluster, reach: &Reach) {
+    let most = |limit: Limit| u64::try_from(limit.largest).unwrap_or(u64::MAX);
+    for id in cluster.ids() {
+        let data = cluster.data_dir(id);
+        let log = sizes(&data.join("log"), "segment-");
+        // In more than one file.
+        let enough = log.iter().min().copied().unwrap_or(u64::MAX).saturating_add(1);
+        reach.worked(SEGMENT, log.iter().sum(), enough);
+        let largest = sizes(&data.join("snapshots"), "").into_iter().max().unwrap_or(0);
+        reach.worked(SNAPSHOT_CHUNK, largest, most(SNAPSHOT_CHUNK) + 1);
+    }
+}
+
+/// The sizes of a folder's files whose names begin so.
+fn sizes(folder: &Path, prefix: &str) -> Vec<u64> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.file_name().to_string_lossy().starts_with(prefix));
+    files.filter_map(|file| file.metadata().ok()).map(|data| data.len()).collect()
 }
 
 /// Waits until every node has applied what the leader had committed when it was asked.
@@ -75,19 +101,46 @@ async fn read(cluster: &Cluster, id: NodeId) -> Result<(u64, Vec<RecordSeen>), S
     }
 }
 
+/// The pages of all tables, and the first and the last index at which one was read.
 async fn pages(cluster: &Cluster, id: NodeId) -> Result<(u64, u64, Vec<RecordSeen>), String> {
     let client = cluster.client(id);
+    let options = ReadOptions { stale: true, ..ReadOptions::default() };
+    let tables = all_tables(&client, options).await;
+    let tables = tables.map_err(|error| format!("node {id} cannot be read: {error}"))?;
+    let mut all = Vec::new();
+    let (mut first, mut last) = (None, 0);
+    for table in [DEFAULT_TABLE.to_owned()]
+        .into_iter()
+        .chain(tables.into_iter().map(|info| info.table).filter(|table| table != DEFAULT_TABLE))
+    {
+        let (from, to, records) = pages_of(&client, id, &table).await?;
+        (first, last) = (first.or(Some(from)), to);
+        all.extend(records);
+    }
+    Ok((first.unwrap_or(last), last, all))
+}
+
+async fn pages_of(
+    client: &Client,
+    id: NodeId,
+    table: &str,
+) -> Result<(u64, u64, Vec<RecordSeen>), String> {
     let mut records = Vec::new();
     let mut after = None;
     let mut first = None;
     loop {
         let limit = ListRequest::MAX_LIMIT;
         let request = ListRequest { prefix: String::new(), after: after.take(), limit };
-        let options = ReadOptions { stale: true, ..ReadOptions::default() };
+        let table = Some(table.to_owned());
+        let options = ReadOptions { table: table.clone(), stale: true, ..ReadOptions::default() };
         let page = client.list(request, options).await;
         let page = page.map_err(|error| format!("node {id} cannot be read: {error}"))?;
         let index = page.decided_at.map_or(0, |decided| decided.index);
-        records.extend(page.locks.into_iter().flat_map(seen));
+        records.extend(
+            page.locks
+                .into_iter()
+                .flat_map(|record| seen(table.as_deref().unwrap_or_default(), record)),
+        );
         after = page.next;
         if after.is_none() {
             return Ok((first.unwrap_or(index), index, records));
@@ -96,8 +149,8 @@ async fn pages(cluster: &Cluster, id: NodeId) -> Result<(u64, u64, Vec<RecordSee
     }
 }
 
-fn seen(record: LockRecord) -> impl Iterator<Item = RecordSeen> {
-    let lock = LockName::new(keyward::types::DEFAULT_TABLE, record.signature);
+fn seen(table: &str, record: LockRecord) -> impl Iterator<Item = RecordSeen> + use<> {
+    let lock = LockName::new(table, record.signature);
     record.holders.into_iter().map(move |holder| RecordSeen {
         lock: lock.clone(),
         signee: holder.signee.into(),

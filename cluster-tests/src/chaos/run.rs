@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::boundary;
 use super::fault::{Fault, Needs};
+use super::fill::Fill;
 use super::hooks::{Hook, Hooks};
 use super::live::Live;
 use super::nemesis::{Breaker, Disks, Nemesis, WallClocks};
@@ -22,6 +23,7 @@ use super::workload::{Crew, Shared, Size, Workload};
 use crate::check::{self, Conclusion, ReportError, Source, State};
 use crate::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::history::{Header, HistoryError, PlannedFault, Recorder};
+use crate::limits::Seen;
 use crate::powercut::Disk;
 use crate::register::Registers;
 use crate::wait::Stopwatch;
@@ -41,6 +43,9 @@ const SHOWN: usize = 10;
 /// How late a lock may be had under faults that must have no effect: longer than anybody waits on a busy
 /// machine, and next to nothing beside what such a fault would cost.
 const LATE: Duration = Duration::from_secs(3);
+
+/// How long a run has to be before it must have gone to every limit.
+const LIMITS: Duration = Duration::from_secs(20);
 
 /// How often it is looked who leads.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,6 +71,8 @@ pub struct Options {
     pub workloads: Vec<Workload>,
     /// How much of it.
     pub size: Size,
+    /// How many locks with long names fill a table meanwhile; on Keyward's own nodes.
+    pub fill: u64,
     /// ρ as the service was told, in parts per million.
     pub rho_ppm: u32,
     /// Where the history is written.
@@ -146,16 +153,35 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
     let subject = Keyward::new(endpoints, recorder.clone(), progress.clone());
+    let fill = (options.fill > 0).then(|| Fill::start(subject.unrecorded(0), options.fill));
     let mut nemesis = Nemesis::new(cluster, recorder, progress)
         .with_disks(disks)
         .with_wall_clocks(wall_clocks)
         .with_other_program(nodes.other_program.clone());
     let worked = run.work(&subject, &mut nemesis).await;
     let changes = watch.stop();
+    let filled = match fill {
+        Some(fill) => fill.finish(&subject.unrecorded(1)).await,
+        None => (0, Vec::new()),
+    };
+    observe::amounts(nemesis.victim(), run.recorder.reach());
     if nemesis.findings().is_empty() {
         observe::nodes(nemesis.victim(), &run.recorder).await.map_err(RunError::Impossible)?;
     }
-    run.judge(&nemesis, worked, changes)
+    let mut summary = run.judge(&nemesis, worked, changes)?;
+    let (taken, lost) = filled;
+    summary.filled = taken;
+    summary.violations.extend(lost);
+    if options.fill > 0 {
+        let missing = summary.reached.missing(Seen::FromOutside);
+        summary.harness_errors.extend(missing);
+        if summary.filled < options.fill / 2 {
+            let why = format!("{} of {} locks were taken", summary.filled, options.fill);
+            summary.harness_errors.push(why);
+        }
+    }
+    summary.judge();
+    Ok(summary)
 }
 
 /// Runs three nodes of another product, through its adapter.
@@ -361,7 +387,10 @@ impl<'a> Run<'a> {
             leader_changes,
             lateness: Quantiles::of(&self.progress.lateness()),
             failovers_ms: self.progress.failovers().iter().map(milliseconds).collect(),
+            reached: self.recorder.reach().reached(),
+            filled: 0,
         };
+        summary.violations.extend(self.recorder.reach().broken());
         if self.options.undisturbed {
             summary.violations.extend(disturbed(&summary));
         }
@@ -373,6 +402,9 @@ impl<'a> Run<'a> {
                 done.skipped, done.indeterminate
             ));
         }
+        if self.goes_to_limits() {
+            summary.harness_errors.extend(summary.reached.missing(Seen::Asked));
+        }
         let freezing = [Workload::Register, Workload::Freeze];
         if self.options.workloads.iter().any(|workload| freezing.contains(workload))
             && summary.counts.freezes == 0
@@ -381,6 +413,13 @@ impl<'a> Run<'a> {
         }
         summary.judge();
         Ok(summary)
+    }
+
+    /// Whether clients go through all limits: those of the mix do, on Keyward, if there is time for it.
+    fn goes_to_limits(&self) -> bool {
+        let keyward = self.service.starts_with("Keyward");
+        let mixed = self.options.workloads.contains(&Workload::Mix);
+        keyward && mixed && self.options.duration >= LIMITS
     }
 
     /// The checks of the history, and what they say.

@@ -73,7 +73,7 @@ impl Keyward {
             .with_open_writes(self.open.clone())
     }
 
-    fn unrecorded(&self, number: usize) -> Client {
+    pub(super) fn unrecorded(&self, number: usize) -> Client {
         let mut endpoints = self.endpoints.clone();
         endpoints.rotate_left(number % self.endpoints.len());
         let client = Client::builder().endpoints(endpoints).timeout(CALL).build();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::boundary::Death;
 use super::nemesis::Done;
 use super::progress::Counts;
+use crate::limits::Reached;
 use crate::register::Tally;
 
 /// How a run ended.
@@ -80,6 +81,12 @@ pub struct Summary {
     /// From the death of each leader to the first lock that was asked for and had after it, in
     /// milliseconds and rising.
     pub failovers_ms: Vec<f64>,
+    /// Locks of a large table that were acknowledged, and read back at the end.
+    #[serde(default)]
+    pub filled: u64,
+    /// Where clients went, of the limits of the service.
+    #[serde(default)]
+    pub reached: Reached,
 }
 
 /// Some of a distribution, in milliseconds.
@@ -188,6 +195,9 @@ impl fmt::Display for Summary {
                 "  failover   {count} leaders killed; the next lock after {half:.0} ms (p50), \
                  {longest:.0} ms (max)"
             )?;
+        }
+        if self.filled > 0 {
+            writeln!(f, "  filled     {} locks with names of full length", self.filled)?;
         }
         for check in &self.checks {
             writeln!(f, "  check      {check}")?;

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use keyward::Error;
+use keyward::limits::{self, Limit};
 use keyward::service::LockService;
 use keyward::types::{
     BatchAnswer, BatchRequest, CheckResponse, DEFAULT_DURATION, DEFAULT_TABLE, DecidedAt,
@@ -192,11 +193,14 @@ impl<S: LockService> LockService for Recorded<S> {
         let call = self.begin_write(action, options.request_id, || {
             BatchRequest::Lock(request.clone(), options.clone())
         });
+        let values = limits::of_lock(&request, &options);
         let result = self.service.lock(request, options).await;
-        match &result {
-            Ok(response) => call.finish(answered_lock(response), response.decided_at),
-            Err(error) => call.finish(failed(error), None),
-        }
+        let (outcome, decided_at) = match &result {
+            Ok(response) => (answered_lock(response), response.decided_at),
+            Err(error) => (failed(error), None),
+        };
+        self.recorder.reach().note(&values, &outcome);
+        call.finish(outcome, decided_at);
         result
     }
 
@@ -210,29 +214,43 @@ impl<S: LockService> LockService for Recorded<S> {
         let call = self.begin_write(action, options.request_id, || {
             BatchRequest::Unlock(request.clone(), options.clone())
         });
+        let values = limits::of_unlock(&request, &options);
         let result = self.service.unlock(request, options).await;
-        match &result {
-            Ok(response) => call.finish(answered_unlock(response), response.decided_at),
-            Err(error) => call.finish(failed(error), None),
-        }
+        let (outcome, decided_at) = match &result {
+            Ok(response) => (answered_unlock(response), response.decided_at),
+            Err(error) => (failed(error), None),
+        };
+        self.recorder.reach().note(&values, &outcome);
+        call.finish(outcome, decided_at);
         result
     }
 
     async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
         let calls: Vec<_> =
             requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
+        let values: Vec<_> = requests.iter().map(values_of).collect();
+        let (size, bytes) = (requests.len(), requests.iter().map(bytes_of).sum::<usize>());
         let answers = self.service.batch(requests).await;
+        let reach = self.recorder.reach();
+        let mut answered = 0;
         // A service that gives fewer answers than it must leaves the others unknown.
-        for (call, answer) in calls.into_iter().zip(&answers) {
-            match answer {
-                Ok(BatchAnswer::Lock(response)) => {
-                    call.finish(answered_lock(response), response.decided_at);
-                }
+        for ((call, values), answer) in calls.into_iter().zip(values).zip(&answers) {
+            let (outcome, decided_at) = match answer {
+                Ok(BatchAnswer::Lock(response)) => (answered_lock(response), response.decided_at),
                 Ok(BatchAnswer::Unlock(response)) => {
-                    call.finish(answered_unlock(response), response.decided_at);
+                    (answered_unlock(response), response.decided_at)
                 }
-                Err(error) => call.finish(failed(error), None),
-            }
+                Err(error) => (failed(error), None),
+            };
+            answered += usize::from(answer.is_ok());
+            reach.note(&values, &outcome);
+            call.finish(outcome, decided_at);
+        }
+        if answered == size {
+            let size = i128::try_from(size).unwrap_or(i128::MAX);
+            reach.note(&[(limits::BATCH, size)], &Outcome::Ok(Answer::Released));
+            let most = u64::try_from(limits::BATCH_BYTES.largest).unwrap_or(u64::MAX);
+            reach.worked(limits::BATCH_BYTES, bytes as u64, most);
         }
         answers
     }
@@ -241,8 +259,10 @@ impl<S: LockService> LockService for Recorded<S> {
         let lock = name_of(options.table.as_deref(), &signature);
         let action = if options.stale { Action::StaleCheck(lock) } else { Action::Check(lock) };
         let call = self.begin(action, None);
+        let values = limits::of_check(&signature, &options);
         let result = self.service.check(signature, options).await;
         let (outcome, decided_at) = answered_check(&result);
+        self.recorder.reach().note(&values, &outcome);
         call.finish(outcome, decided_at);
         result
     }
@@ -252,7 +272,11 @@ impl<S: LockService> LockService for Recorded<S> {
         request: ListRequest,
         options: ReadOptions,
     ) -> Result<ListResponse, Error> {
-        self.service.list(request, options).await
+        let values = limits::of_list(&request, &options);
+        let result = self.service.list(request, options).await;
+        let outcome = result.as_ref().map_or_else(failed, |_| Outcome::Ok(Answer::Record(None)));
+        self.recorder.reach().note(&values, &outcome);
+        result
     }
 
     async fn tables(
@@ -273,6 +297,21 @@ impl<S: LockService> LockService for Recorded<S> {
 
     async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
         self.service.delete_table(options).await
+    }
+}
+
+fn values_of(request: &BatchRequest) -> Vec<(Limit, i128)> {
+    match request {
+        BatchRequest::Lock(request, options) => limits::of_lock(request, options),
+        BatchRequest::Unlock(request, options) => limits::of_unlock(request, options),
+    }
+}
+
+/// The bytes of a request's names: its body has some more.
+fn bytes_of(request: &BatchRequest) -> usize {
+    match request {
+        BatchRequest::Lock(request, _) => request.signature.len() + request.signee.len(),
+        BatchRequest::Unlock(request, _) => request.signature.len() + request.signee.len(),
     }
 }
 

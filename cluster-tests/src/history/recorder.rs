@@ -17,6 +17,7 @@ use super::{
     Action, Applied, Entry, Event, Fault, FaultState, Footer, Header, History, Observation,
     Operation, Outcome,
 };
+use crate::limits::Reach;
 
 /// Writes one history, from as many tasks as there are. Clones write the same one.
 ///
@@ -28,6 +29,7 @@ pub struct Recorder {
 }
 
 struct Shared {
+    reach: Reach,
     now: Box<dyn Fn() -> Duration + Send + Sync>,
     next_id: AtomicU64,
     sink: Mutex<Sink>,
@@ -90,7 +92,13 @@ impl Recorder {
 
     fn new(out: Out, now: Box<dyn Fn() -> Duration + Send + Sync>) -> Self {
         let sink = Mutex::new(Sink { out, operations: 0, failed: None });
-        Self { shared: Arc::new(Shared { now, next_id: AtomicU64::new(0), sink }) }
+        let reach = Reach::default();
+        Self { shared: Arc::new(Shared { reach, now, next_id: AtomicU64::new(0), sink }) }
+    }
+
+    /// Where the requests that are written down have been, of the limits of the service.
+    pub fn reach(&self) -> &Reach {
+        &self.shared.reach
     }
 
     /// Nanoseconds since the start.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Report, Schedule, run};
+use crate::limits::Reached;
 
 /// What many runs gave.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Sum {
     pub operations: u64,
     /// How many faults were installed in them.
     pub faults: u64,
+    /// Where they went, of the limits of the service.
+    pub reached: Reached,
     /// Those that failed.
     pub failed: Vec<Report>,
 }
@@ -62,6 +65,7 @@ pub fn many(
             sum.simulated += report.simulated;
             sum.operations += report.history.operations().count() as u64;
             sum.faults += report.schedule.faults.len() as u64;
+            sum.reached.add(&report.reached);
             if !report.failures.is_empty() {
                 sum.failed.push(report);
             }

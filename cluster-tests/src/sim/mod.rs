@@ -16,9 +16,11 @@ mod workload;
 
 use std::time::Duration;
 
-use keyward::sim::{Digest, WorldOptions};
+use keyward::limits::{self, Limit};
+use keyward::sim::{Amounts, Digest, SEGMENT_BYTES, WorldOptions};
 
 use crate::history::{Clocks, Header, History, Plan, Recorder};
+use crate::limits::{Reach, Reached};
 
 pub use schedule::{Fault, Schedule, Target, Timed};
 pub use shrink::shrink;
@@ -38,6 +40,8 @@ pub struct Report {
     pub simulated: Duration,
     /// What clients saw.
     pub history: History,
+    /// Where it went, of the limits of the service.
+    pub reached: Reached,
 }
 
 /// What repeats the run of a schedule.
@@ -61,6 +65,8 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         rho_ppm: schedule.rho_ppm,
         snapshot_every: schedule.snapshot_every,
         log_kept: schedule.log_kept,
+        apply_bytes: schedule.apply_bytes,
+        send_bytes: schedule.send_bytes,
         profile: schedule.profile,
         keep_trace,
     };
@@ -77,9 +83,12 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         nemesis::run(&world, schedule, &recorder).await;
         let mut failures = judge::settle(&world, schedule, &recorder).await;
         failures.extend(kept.failures());
-        (recorder.into_history(header(schedule), true), failures)
+        let reach = recorder.reach().clone();
+        failures.extend(reach.broken());
+        worked(&reach, world.amounts(), schedule);
+        (recorder.into_history(header(schedule), true), failures, reach.reached())
     });
-    let (history, mut failures) = run.result;
+    let (history, mut failures, reached) = run.result;
     judge::history(&history, &mut failures);
     Report {
         schedule: schedule.clone(),
@@ -88,8 +97,31 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         trace: run.trace,
         simulated: run.simulated,
         history,
+        reached,
     }
 }
+
+/// Counts the work that nodes did; the simulation's own bounds are smaller than production's.
+fn worked(reach: &Reach, amounts: Amounts, schedule: &Schedule) {
+    let Amounts {
+        entry_commands,
+        entry_bytes,
+        whole_entries,
+        whole_bytes,
+        segments,
+        snapshot_bytes,
+    } = amounts;
+    let most = |limit: Limit| u64::try_from(limit.largest).unwrap_or(u64::MAX);
+    reach.worked(limits::ENTRY_COMMANDS, entry_commands, most(limits::ENTRY_COMMANDS));
+    reach.worked(limits::REAPPLIED, whole_entries, most(limits::REAPPLIED));
+    reach.worked(limits::APPLIED_BYTES, whole_bytes, schedule.apply_bytes + 1);
+    reach.worked(limits::SENT_BYTES, entry_bytes, schedule.send_bytes + 1);
+    reach.worked(limits::SEGMENT, segments * SEGMENT_BYTES, MANY_SEGMENTS * SEGMENT_BYTES);
+    reach.worked(limits::SNAPSHOT_CHUNK, snapshot_bytes, most(limits::SNAPSHOT_CHUNK) + 1);
+}
+
+/// A log of many segments has so many of them.
+const MANY_SEGMENTS: u64 = 4;
 
 fn header(schedule: &Schedule) -> Header {
     let service = format!("simulated cluster of {} nodes", schedule.nodes);

@@ -26,6 +26,11 @@ pub struct Schedule {
     pub snapshot_every: u64,
     /// Entries of a snapshot that the log keeps.
     pub log_kept: u64,
+    /// Bytes that are read at once to be applied, where a part will do: a start that applies a chunk of
+    /// entries passes it.
+    pub apply_bytes: u64,
+    /// Bytes of entries in a message to a follower.
+    pub send_bytes: u64,
     /// How fast a dead leader is noticed.
     pub profile: Profile,
     /// How long faults come, in milliseconds.
@@ -138,6 +143,8 @@ impl Schedule {
             rho_ppm,
             snapshot_every,
             log_kept: dice.within(1..=snapshot_every),
+            apply_bytes: *dice.pick(&[2 << 10, 8 << 10, 64 << 10]),
+            send_bytes: *dice.pick(&[1 << 10, 8 << 10, 64 << 10]),
             profile,
             length_ms,
             faults: Vec::new(),

@@ -12,9 +12,16 @@ use keyward::{Error, LockService};
 
 use super::schedule::Schedule;
 use crate::history::{Recorded, Recorder};
+use crate::limits::{Asker, Deck, ask};
 
 /// The table that is configured and deleted, and whose locks are in no history.
 const SIDE_TABLE: &str = "side";
+
+/// How many of a million steps go to the limits.
+const EDGES: u32 = 120_000;
+
+/// How many of a million of those that are heavy are made: each costs as much as some hundred others.
+const HEAVY: u32 = 80_000;
 
 /// Starts one task on each client's machine; they ask until the world ends.
 pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
@@ -27,8 +34,10 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
         let lane = u128::from(dice.number()) << 64 | u128::from(dice.number());
         let service =
             Recorded::new(client, recorder.clone(), format!("client {at}")).with_lane(lane);
+        let deck = Deck::shuffle(|below| dice.within(0..=below - 1));
         let worker = Worker {
             service,
+            deck,
             dice,
             // Some share a name, and are told apart by their instance or not at all.
             signee: format!("signee {}", at % 3),
@@ -43,6 +52,8 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
 
 struct Worker {
     service: Recorded<Client>,
+    /// What it asks for at the limits.
+    deck: Deck,
     dice: Dice,
     signee: String,
     instance: Option<String>,
@@ -63,6 +74,9 @@ impl Worker {
     }
 
     async fn step(&mut self) {
+        if self.dice.hits(EDGES) {
+            return self.edge().await;
+        }
         match self.dice.within(0..=99) {
             0..=39 => self.lock().await,
             40..=57 => self.renew().await,
@@ -81,6 +95,23 @@ impl Worker {
     fn duration(&mut self) -> Duration {
         let longest = *self.dice.pick(&[150, 1_500, 1_500, 8_000]);
         Duration::from_millis(self.dice.within(20..=longest))
+    }
+
+    /// Asks for something at a limit of the service.
+    async fn edge(&mut self) {
+        let card = self.deck.draw();
+        if card.is_heavy() && !self.dice.hits(HEAVY) {
+            return;
+        }
+        let duration = self.duration();
+        let dice = &mut self.dice;
+        let mut asker = Asker {
+            signee: &self.signee,
+            duration,
+            call: CallOptions::default(),
+            below: &mut |below| dice.within(0..=below - 1),
+        };
+        ask(&self.service, card, &mut asker).await;
     }
 
     async fn lock(&mut self) {

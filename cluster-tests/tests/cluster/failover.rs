@@ -89,6 +89,8 @@ async fn one_follower_behind_a_firewall_that_rejects_deposes_nobody() {
     let away = cluster.others(leader)[0];
     let client = cluster.client(leader);
     ask::hold(&client, "firewall/before", "holder", ask::LONG).await;
+    // An open connection would still be answered.
+    cut_once(&cluster, away, leader).await;
     close(&cluster, leader, &[away]);
     // The connections that were open, and for a while every new one, so that it hears nothing.
     cluster.link(leader, away).fault(Fault::Refused);

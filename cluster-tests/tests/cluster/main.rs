@@ -11,6 +11,7 @@ mod failover;
 mod hooks;
 mod identity;
 mod kills;
+mod limits;
 mod partitions;
 mod restarts;
 mod tables;

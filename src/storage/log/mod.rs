@@ -44,6 +44,7 @@ use self::index::{Index, Segment, Source};
 use self::writer::{Request, Writer};
 use super::{Disk, LogEntry, LogId, StorageError, Vote};
 use crate::clock::{Clock, SystemClock};
+use crate::limits::{APPLY_BYTES, SEGMENT_BYTES, SEND_BYTES};
 
 /// The largest payload of an entry. Segments count in 32 bits, and a batch has to fit in memory a
 /// few times over.
@@ -64,6 +65,9 @@ pub type Fatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
 
 /// Called after each sync with the time it took.
 pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// Called with the number of entries of a read, and of their bytes.
+pub type OnRead = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// Called when something has begun to wait for the writer.
 pub type OnWaiting = Arc<dyn Fn() + Send + Sync>;
@@ -90,6 +94,12 @@ pub struct LogOptions {
     /// How many bytes of recent payloads are kept in memory: enough for followers that keep up, whatever
     /// the load is; one that is a second behind has them read from the disk.
     pub cache_bytes: usize,
+    /// How many bytes are read at once to be applied, where a part of what is wanted will do.
+    pub apply_bytes: usize,
+    /// How many bytes go to a follower at once.
+    pub send_bytes: usize,
+    /// Called with how many entries, and bytes, were read where all of them were wanted.
+    pub on_whole_read: OnRead,
     /// Called when a write or sync has failed.
     pub fatal: Fatal,
     /// Called after each sync of entries or of a vote.
@@ -107,8 +117,11 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
-            segment_bytes: 16 << 20,
+            segment_bytes: SEGMENT_BYTES,
             cache_bytes: 4 << 20,
+            apply_bytes: APPLY_BYTES,
+            send_bytes: SEND_BYTES,
+            on_whole_read: Arc::new(|_, _| {}),
             fatal: Arc::new(|_| {}),
             on_sync: Arc::new(|_| {}),
             on_waiting: Arc::new(|| {}),
@@ -349,6 +362,11 @@ impl Log {
     /// together. `None`: all of them have no more.
     pub fn before_bytes(&self, through: u64, max_bytes: u64) -> Option<u64> {
         self.inner.shared.core().index.before_bytes(through, max_bytes)
+    }
+
+    /// How the log is kept.
+    pub(crate) fn options(&self) -> &LogOptions {
+        &self.inner.shared.options
     }
 
     /// The id of an entry that the log holds, or of the last purged one.

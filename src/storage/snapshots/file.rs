@@ -10,14 +10,13 @@
 use std::io::{self, Read, Write};
 
 use super::{Draft, SnapshotMeta};
+use crate::limits::SNAPSHOT_CHUNK_BYTES as CHUNK_BYTES;
 use crate::storage::StorageError;
 use crate::storage::disk::DiskFile;
 use crate::storage::envelope::{self, HEADER_BYTES, Kind, u32_at, u64_at};
 
 /// Version 1 had the body's length in its header, too.
 const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 2 };
-/// How much of the body has a CRC of its own: damage is found after reading this much.
-const CHUNK_BYTES: usize = 256 << 10;
 /// What stands before each chunk.
 const CHUNK_HEADER: usize = 8;
 /// A header or chunk longer than this is damage, not data: no reason to ask for the memory.

@@ -44,6 +44,9 @@ pub(crate) struct LoadArguments {
     /// etcd's store, or `none`
     #[arg(long, default_value = "service", value_parser = ["service", "revision", "none"])]
     pub(crate) tokens: String,
+    /// Locks with names of full length that fill a table meanwhile, on Keyward's own nodes: 2 KiB each
+    #[arg(long, default_value_t = 0, value_name = "LOCKS")]
+    pub(crate) fill: u64,
     /// By how much clocks may be off, as the nodes are told
     #[arg(long, default_value = "1%", value_parser = arguments::percent)]
     pub(crate) rho: u32,
@@ -109,6 +112,7 @@ impl LoadArguments {
                 lease: self.lease,
                 tokens: self.tokens != "none",
             },
+            fill: self.fill,
             rho_ppm: self.rho,
             history: self.history.clone().unwrap_or_else(|| run::history_in(folder.path())),
             report: self.report.clone(),

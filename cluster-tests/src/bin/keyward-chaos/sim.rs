@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use cluster_tests::chaos::prove::{Results, Simulated};
 use cluster_tests::chaos::summary::Verdict;
+use cluster_tests::limits::Seen;
 use cluster_tests::sim::many::{Sum, many, seeds};
 use cluster_tests::sim::{Report, Schedule, command, run, shrink};
 use cluster_tests::wait::Stopwatch;
@@ -122,6 +123,7 @@ fn several(arguments: &SimArguments) -> Result<Verdict, String> {
         simulated: sum.simulated,
         took,
         failed: sum.failed.iter().map(|report| report.schedule.seed).collect(),
+        reached: sum.reached,
     };
     println!("{simulated}");
     if let Some(folder) = &arguments.results {
@@ -132,7 +134,12 @@ fn several(arguments: &SimArguments) -> Result<Verdict, String> {
     for report in &sum.failed {
         println!("{}", described(report));
     }
-    let Some(first) = sum.failed.first() else { return Ok(Verdict::Pass) };
+    println!("{}", simulated.reached);
+    let Some(first) = sum.failed.first() else {
+        // As a fault that was not installed: whatever did not happen shows nothing.
+        let missing = simulated.reached.missing(Seen::All);
+        return if missing.is_empty() { Ok(Verdict::Pass) } else { Err(missing.join("; ")) };
+    };
     if arguments.shrink > 0 {
         println!("leaving faults out of seed {} as long as it fails:", first.schedule.seed);
         println!("{}", described(&shrink(first, arguments.shrink)));

@@ -24,6 +24,7 @@ use super::fault::Fault;
 use super::run::{Nodes, Options};
 use super::summary::Summary;
 use super::workload::{Size, Workload};
+use crate::limits::Reached;
 
 pub use comparison::{Comparison, SERVICES};
 pub use page::page;
@@ -53,7 +54,13 @@ pub enum Item {
     IoSweep,
     /// Wall clocks that are stepped by an hour.
     WallClock,
+    /// All nodes killed, or without power, with a table of many locks with long names.
+    Limits,
 }
+
+/// The locks that fill a table in a round of [`Item::Limits`]: with both names of full length, three
+/// hundred megabytes.
+const FILL: u64 = 150_000;
 
 /// How an item is run.
 #[derive(Clone, Debug)]
@@ -75,7 +82,7 @@ pub struct Programs {
 
 impl Item {
     /// All of them, in the order of the page.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Kills,
         Self::PowerCuts,
         Self::Updates,
@@ -87,6 +94,7 @@ impl Item {
         Self::Upgrades,
         Self::IoSweep,
         Self::WallClock,
+        Self::Limits,
     ];
 
     /// Its name, as it is written.
@@ -103,6 +111,7 @@ impl Item {
             Self::Upgrades => "upgrades",
             Self::IoSweep => "io-sweep",
             Self::WallClock => "wall-clock",
+            Self::Limits => "limits",
         }
     }
 
@@ -120,6 +129,7 @@ impl Item {
             Self::Upgrades => ("restarts and changes of program, node after node, under load", 50),
             Self::IoSweep => ("deaths of nodes before and after calls to their disks", 300),
             Self::WallClock => ("times the wall clock of one node or of all was an hour off", 30),
+            Self::Limits => ("deaths and power cuts with hundreds of megabytes of locks", 30),
         }
     }
 
@@ -132,6 +142,7 @@ impl Item {
             | Self::Network
             | Self::Disks
             | Self::Upgrades
+            | Self::Limits
             | Self::WallClock => summary.done.installed,
             Self::Updates => summary.registers.written,
             Self::Expiries => summary.counts.takeovers,
@@ -170,6 +181,7 @@ impl Item {
             Self::Upgrades => vec![Fault::Upgrade, Fault::Restart],
             Self::IoSweep => vec![Fault::DieAtIo],
             Self::WallClock => vec![Fault::WallClock],
+            Self::Limits => vec![Fault::KillMany, Fault::PowerCut],
         }
     }
 
@@ -177,7 +189,7 @@ impl Item {
         match self {
             Self::Updates => vec![Workload::Register, Workload::Freeze],
             Self::Expiries => vec![Workload::Expiry],
-            Self::Failovers => vec![Workload::Mix],
+            Self::Failovers | Self::Limits => vec![Workload::Mix],
             Self::WallClock => vec![Workload::Mix, Workload::Expiry],
             Self::Kills
             | Self::PowerCuts
@@ -195,6 +207,8 @@ impl Item {
             Self::LeaderChanges => Duration::from_millis(1700),
             Self::WallClock => Duration::from_millis(700),
             Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
+            // A start with all that is there takes its time.
+            Self::Limits => Duration::from_secs(6),
             Self::Kills
             | Self::PowerCuts
             | Self::Updates
@@ -215,7 +229,8 @@ impl Item {
             | Self::Network
             | Self::Disks
             | Self::Upgrades
-            | Self::IoSweep => (6, 4, 1000),
+            | Self::IoSweep
+            | Self::Limits => (6, 4, 1000),
         };
         Size { clients, locks, lease: Duration::from_millis(lease_ms), tokens: true }
     }
@@ -250,6 +265,7 @@ impl Item {
                 every: self.every(),
                 workloads: self.workloads(),
                 size: self.size(),
+                fill: if self == Self::Limits { FILL } else { 0 },
                 rho_ppm,
                 history: results.join(format!("{}-{seed}.jsonl", self.name())),
                 report: None,
@@ -287,6 +303,9 @@ pub struct Simulated {
     pub took: Duration,
     /// The seeds that failed.
     pub failed: Vec<u64>,
+    /// Where they went, of the limits of the service.
+    #[serde(default)]
+    pub reached: Reached,
 }
 
 impl fmt::Display for Simulated {

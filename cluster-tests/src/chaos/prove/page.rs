@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::sweep;
 use super::{Comparison, Item, Results, SERVICES, Simulated};
 use crate::chaos::summary::{Quantiles, Summary, Verdict};
+use crate::limits::{Reached, Seen};
 
 /// The page, from the results. What was not run is said.
 ///
@@ -41,6 +42,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
         );
     }
     simulation(&mut page, results)?;
+    real_limits(&mut page, results)?;
     details(&mut page, results)?;
     sweep::section(&mut page, results)?;
     peers(&mut page, results)?;
@@ -95,12 +97,38 @@ fn simulation(page: &mut String, results: &Results) -> io::Result<()> {
         sum(|round| round.faults),
         if failed.is_empty() { "none".to_owned() } else { failed.join(", ") },
     );
+    let mut reached = Reached::default();
+    rounds.iter().for_each(|round| reached.add(&round.reached));
+    page.push_str("\nWhere they went, of the limits of the service ([limits.md](limits.md)):\n\n");
+    limits(page, &reached, Seen::All);
     Ok(())
+}
+
+/// Where runs have been, and where they should have been and were not.
+fn limits(page: &mut String, reached: &Reached, seen: Seen) {
+    let _ = write!(page, "{reached}");
+    let missing = reached.missing(seen);
+    if !missing.is_empty() {
+        let _ = writeln!(page, "\n**Nothing is shown of these**: {}.", missing.join("; "));
+    }
 }
 
 /// How many seeds are to be run, and how long in the time of their worlds.
 const SIMULATED_SEEDS: u64 = 10_000;
 const SIMULATED_HOURS: u64 = 200;
+
+/// Where real processes have been taken.
+fn real_limits(page: &mut String, results: &Results) -> io::Result<()> {
+    let mut reached = Reached::default();
+    for item in Item::ALL {
+        for round in results.of::<Summary>(item.name())? {
+            reached.add(&round.reached);
+        }
+    }
+    page.push_str("\n## Limits that real processes were taken to\n\n");
+    limits(page, &reached, Seen::FromOutside);
+    Ok(())
+}
 
 fn details(page: &mut String, results: &Results) -> io::Result<()> {
     let kills: Vec<Summary> = results.of(Item::Kills.name())?;

@@ -14,16 +14,28 @@ use super::Hand;
 use crate::chaos::progress::Ended;
 use crate::chaos::service::{CALL, Subject, failure, name};
 use crate::history::Recorded;
+use crate::limits::{Asker, Card, Deck, ask};
 
 /// One operation in so many is one that only Keyward has: with a level, by force, without a token.
 const RICH: u32 = 4;
+
+/// One in so many goes to a limit of the service.
+const EDGE: u32 = 50;
+
+/// One in so many of those that are heavy is made.
+const HEAVY: u32 = 4;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
     let Some(mut session) = hand.session().await else { return };
     let rich = hand.subject.locks(hand.number);
     let mut held: Option<(String, <S::Session as Session>::Held)> = None;
+    let mut deck = Deck::shuffle(|below| hand.random.random_range(0..below));
     while !hand.stopped() {
         let answer = match (&rich, &mut held) {
+            (Some(locks), _) if hand.random.random_ratio(1, EDGE) => {
+                edge(&mut hand, locks, deck.draw()).await;
+                Ok(())
+            }
             (Some(locks), None) if hand.random.random_ratio(1, RICH) => {
                 own_words(&mut hand, locks).await
             }
@@ -81,6 +93,19 @@ async fn next<S: Subject>(
         5..9 => session.release(&signature, grant).await,
         _ => Ok(()),
     }
+}
+
+/// Asks for something at a limit of the service.
+async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, card: Card) {
+    if card.is_heavy() && !hand.random.random_ratio(1, HEAVY) {
+        return;
+    }
+    let signee = name(hand.number);
+    let duration = any_lease(hand);
+    let call = CallOptions { timeout: Some(CALL), ..CallOptions::default() };
+    let random = &mut hand.random;
+    let mut below = |below| random.random_range(0..below);
+    ask(locks, card, &mut Asker { signee: &signee, duration, call, below: &mut below }).await;
 }
 
 /// A request in Keyward's own words, on locks that tokens and levels fight over.

@@ -1,0 +1,150 @@
+//! What is asked for at the limits: a deck of cards, shuffled by a seed and gone through again and again.
+
+use std::fmt;
+
+use keyward::limits::{self, BATCH, BATCH_BYTES, Beyond, Limit, Proof, Unit};
+
+/// Where a value stands to its limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The least that is allowed.
+    Smallest,
+    /// The most that is allowed.
+    Largest,
+    /// More than is allowed, or less.
+    Beyond,
+    /// Allowed, and unusual: text of several bytes a character, quotes, control characters.
+    Odd,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Smallest => "smallest",
+            Self::Largest => "largest",
+            Self::Beyond => "beyond",
+            Self::Odd => "odd",
+        })
+    }
+}
+
+/// Something to be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Card {
+    /// A request with one value at this end of its limit.
+    Value(Limit, End),
+    /// A batch of so many requests.
+    Batch(usize),
+    /// A batch of so many requests with names of full length: the largest body there is, and another.
+    FullBatch(usize),
+}
+
+/// How many requests batches have: one, a few, and about as many as fit into one piece of something.
+const BATCHES: [usize; 5] = [2, 3, 10, 11, 257];
+
+/// Requests of full length: a little more than one body of a batch takes.
+const FULL: usize = 520;
+
+impl Card {
+    /// Every card: from the list of limits.
+    pub fn all() -> Vec<Self> {
+        let mut all: Vec<Self> = BATCHES.into_iter().map(Self::Batch).collect();
+        for &limit in limits::ALL {
+            match limit.proof {
+                Proof::Asked if limit == BATCH => {
+                    let [one, most] = [limit.smallest, limit.largest].map(usize::try_from);
+                    all.extend([one, most].into_iter().flatten().map(Self::Batch));
+                }
+                Proof::Asked => {
+                    all.extend([End::Smallest, End::Largest].map(|end| Self::Value(limit, end)));
+                    if limit.beyond == Beyond::Refused {
+                        all.push(Self::Value(limit, End::Beyond));
+                    }
+                    if limit.unit == Unit::TextBytes {
+                        all.push(Self::Value(limit, End::Odd));
+                    }
+                }
+                Proof::Worked if limit == BATCH_BYTES => all.push(Self::FullBatch(FULL)),
+                Proof::Worked | Proof::Tested(_) => {}
+            }
+        }
+        all
+    }
+
+    /// Whether it costs more than hundreds of others.
+    pub fn is_heavy(self) -> bool {
+        matches!(self, Self::Batch(100..) | Self::FullBatch(_))
+    }
+}
+
+/// Every card, in an order of chance; behind the last comes the first.
+#[derive(Clone, Debug)]
+pub struct Deck {
+    cards: Vec<Card>,
+    next: usize,
+}
+
+impl Deck {
+    /// Shuffles; `below` gives a number below its argument.
+    pub fn shuffle(mut below: impl FnMut(u64) -> u64) -> Self {
+        let mut cards = Card::all();
+        for at in (1..cards.len()).rev() {
+            let with = usize::try_from(below(at as u64 + 1)).unwrap_or(0);
+            cards.swap(at, with.min(at));
+        }
+        Self { cards, next: 0 }
+    }
+
+    /// The next card.
+    pub fn draw(&mut self) -> Card {
+        let card = self.cards[self.next];
+        self.next = (self.next + 1) % self.cards.len();
+        card
+    }
+}
+
+/// Unusual text: characters of one to four bytes, what JSON escapes, what a terminal obeys, what looks
+/// like a path, a query or an escape.
+const ODD: [&str; 12] =
+    ["\u{1}", "\n", "\"", "\\", "\u{7f}", "é", "字", "🔒", "\u{202e}", "%00", "?a=b&", "/../"];
+
+/// A text of so many bytes; `variant` chooses among a few.
+pub(super) fn text(bytes: usize, variant: u64) -> String {
+    let mut text = String::with_capacity(bytes);
+    if variant.is_multiple_of(2) {
+        for piece in ODD.iter().cycle().skip(usize::try_from(variant % 12).unwrap_or(0)) {
+            if text.len() + piece.len() > bytes {
+                break;
+            }
+            text.push_str(piece);
+        }
+    }
+    while text.len() < bytes {
+        text.push('x');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_have_the_length_that_they_are_to_have() {
+        for bytes in [0, 1, 2, 3, 5, 1023, 1024, 1025] {
+            for variant in 0..8 {
+                assert_eq!(text(bytes, variant).len(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_deck_has_each_card_of_the_list() {
+        let mut deck = Deck::shuffle(|below| below / 2);
+        let drawn: Vec<Card> = Card::all().iter().map(|_| deck.draw()).collect();
+        for card in Card::all() {
+            assert!(drawn.contains(&card), "{card:?}");
+        }
+        assert!(drawn.contains(&Card::Batch(1000)) && drawn.contains(&Card::Batch(1)));
+    }
+}

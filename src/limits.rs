@@ -1,0 +1,414 @@
+//! Every limit of the service, in one list.
+//!
+//! Validation refuses by it, `docs/limits.md` is written from it, and the proof draws from it: the
+//! simulation, chaos and the sweep ask at both ends of each limit and one beyond, and a run that did
+//! not reach one shows nothing. A limit that is added here is therefore demanded of the proof
+//! without anybody thinking of it; where it cannot be reached from outside, [`Proof`] says who tests it.
+//!
+//! The limits hold for what comes *in*. Whatever was once accepted stays readable and removable when
+//! a limit changes.
+
+use std::time::Duration;
+
+use crate::types::{
+    CallOptions, ListRequest, LockOptions, LockRequest, MAX_DURATION, MAX_NAME_BYTES,
+    MAX_SAFE_INTEGER, ReadOptions, UnlockOptions, UnlockRequest,
+};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// The longest `actor` or `cause` that a program may pass on, in bytes: they travel in every log
+/// entry.
+pub const MAX_AUDIT_BYTES: usize = 1024;
+
+/// The longest a request may wait. Longer waits hold a connection and a place in the queue for
+/// work whose caller has most likely gone.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest trace id that is taken over from a caller; a longer one is replaced.
+pub const MAX_TRACE_ID_BYTES: usize = 128;
+
+/// The longest cause that HTTP takes for the audit.
+pub const MAX_CAUSE_BYTES: usize = 256;
+
+/// The largest request body a client may send. The longest legal request has five names of
+/// 1024 bytes; JSON may spend six bytes on each of theirs (`\u0001`), 30 KiB in all.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How many requests a batch has at most: far more than it takes to make their way cheap, and few
+/// enough that they are answered together without making anyone wait.
+pub const MAX_BATCH: usize = 1000;
+
+/// The largest body of a batch: a thousand requests with ordinary names several times over, or 32
+/// of the longest there are.
+pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
+
+/// How many commands share a log entry at most: with names of full length about 1.5 MiB.
+pub const MAX_ENTRY_COMMANDS: usize = 256;
+
+/// How many entries openraft applies again at once when a node starts; it wants each piece whole.
+pub const REAPPLIED_ENTRIES: u64 = 64;
+
+/// How many bytes of entries are read at once to be applied: enough to keep the disk busy, few enough
+/// that a restart with a long log does not hold all of it in memory.
+pub const APPLY_BYTES: usize = 8 << 20;
+
+/// How many bytes of entries go to a follower at once, or one entry if it is larger: far below what a
+/// message may have, far above what a round trip is worth.
+pub const SEND_BYTES: usize = 1 << 20;
+
+/// The size of a segment of the log. 16 MiB is filled with zeros in some 20 ms, and a log of a few tens
+/// of thousands of entries has a handful of files.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// How much of a snapshot has a checksum of its own: damage is found after reading this much.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// A bound on something that is asked for, or on a piece of work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// Its name, as refusals and tables say it.
+    pub name: &'static str,
+    /// The thing it bounds, in a few words.
+    pub bounds: &'static str,
+    /// The unit of both ends.
+    pub unit: Unit,
+    /// The least that is allowed.
+    pub smallest: i128,
+    /// The most that is allowed.
+    pub largest: i128,
+    /// The fate of a value beyond.
+    pub beyond: Beyond,
+    /// The file that enforces it.
+    pub enforced_by: &'static str,
+    /// How it is known to hold.
+    pub proof: Proof,
+}
+
+/// The unit in which a limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// Bytes of a text in UTF-8 without NUL.
+    TextBytes,
+    /// Bytes.
+    Bytes,
+    /// Whole milliseconds.
+    Milliseconds,
+    /// A number, or a count of things.
+    Number,
+}
+
+/// The fate of a value beyond a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beyond {
+    /// It is refused with `BadRequest`, and nothing changes.
+    Refused,
+    /// HTTP refuses it with `TooLarge`; Keyward's client never sends it.
+    TooLarge,
+    /// Keyward's client asks in several messages; HTTP refuses it.
+    Split,
+    /// The most that is allowed takes its place.
+    Shortened,
+    /// It is dropped, and another takes its place.
+    Replaced,
+    /// The work is done in several pieces.
+    Pieces,
+    /// It cannot be written down.
+    Impossible,
+}
+
+/// How a limit is known to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// Clients of the proof ask at both ends, and beyond where that is refused.
+    Asked,
+    /// The proof makes work that is as large, in the simulation with a smaller bound.
+    Worked,
+    /// A test, in this file.
+    Tested(&'static str),
+}
+
+impl Limit {
+    /// Whether a value is within both ends.
+    pub fn allows(&self, value: i128) -> bool {
+        (self.smallest..=self.largest).contains(&value)
+    }
+
+    /// The largest value as a length in memory.
+    pub(crate) fn most(&self) -> usize {
+        usize::try_from(self.largest).unwrap_or(usize::MAX)
+    }
+}
+
+const fn name(name: &'static str, bounds: &'static str) -> Limit {
+    text(name, bounds, 1)
+}
+
+const fn text(name: &'static str, bounds: &'static str, smallest: i128) -> Limit {
+    Limit {
+        name,
+        bounds,
+        unit: Unit::TextBytes,
+        smallest,
+        largest: MAX_NAME_BYTES as i128,
+        beyond: Beyond::Refused,
+        enforced_by: "src/lock/validate.rs",
+        proof: Proof::Asked,
+    }
+}
+
+const fn number(name: &'static str, bounds: &'static str, smallest: i128, largest: i128) -> Limit {
+    let unit = Unit::Number;
+    Limit { unit, smallest, largest, ..text(name, bounds, 0) }
+}
+
+const fn work(name: &'static str, bounds: &'static str, unit: Unit, largest: i128) -> Limit {
+    Limit {
+        name,
+        bounds,
+        unit,
+        smallest: 0,
+        largest,
+        beyond: Beyond::Pieces,
+        enforced_by: "",
+        proof: Proof::Worked,
+    }
+}
+
+/// The name of a lock.
+pub const SIGNATURE: Limit = name("signature", "the name of a lock");
+/// The name of an owner.
+pub const SIGNEE: Limit = name("signee", "the owner that asks");
+/// The name of a run of an owner.
+pub const INSTANCE: Limit = name("instance", "the run of the owner");
+/// The name of a table.
+pub const TABLE: Limit = name("table", "the name of a table");
+/// The beginning of names on a page.
+pub const PREFIX: Limit = text("prefix", "the beginning of the signatures of a page", 0);
+/// The name that a page begins behind.
+pub const AFTER: Limit = text("after", "the signature that a page begins behind", 0);
+/// The priority of a request.
+pub const LEVEL: Limit = Limit {
+    enforced_by: "src/api/requests.rs",
+    ..number("level", "the priority", -(MAX_SAFE_INTEGER as i128), MAX_SAFE_INTEGER as i128)
+};
+/// The token of a renewal or a release.
+pub const TOKEN: Limit =
+    number("token", "the token of a renewal or a release", 1, MAX_SAFE_INTEGER as i128);
+/// How long a grant lasts.
+pub const DURATION: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number("duration", "how long a grant lasts", 1, MAX_DURATION.as_millis().cast_signed())
+};
+/// When a record is removed.
+pub const TIME_TO_LIVE: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number("time_to_live", "when the record is removed", 1, MAX_SAFE_INTEGER as i128)
+};
+/// The number of a request on its lane.
+pub const REQUEST_NUMBER: Limit = Limit {
+    beyond: Beyond::Impossible,
+    enforced_by: "src/types.rs",
+    ..number("request_number", "the number of a request on its lane", 0, u64::MAX as i128)
+};
+/// The records on a page.
+pub const PAGE: Limit = number("limit", "the records on a page", 1, ListRequest::MAX_LIMIT as i128);
+/// The requests in a batch.
+pub const BATCH: Limit = Limit {
+    beyond: Beyond::Split,
+    enforced_by: "src/http/batch.rs",
+    ..number("batch", "the requests in a batch", 1, MAX_BATCH as i128)
+};
+/// The bytes of a batch.
+pub const BATCH_BYTES: Limit = Limit {
+    beyond: Beyond::Split,
+    enforced_by: "src/http/batch.rs",
+    ..work("batch_bytes", "the body of a batch", Unit::Bytes, MAX_BATCH_BYTES as i128)
+};
+/// The bytes of a request.
+pub const BODY_BYTES: Limit = Limit {
+    beyond: Beyond::TooLarge,
+    enforced_by: "src/http/request.rs",
+    proof: Proof::Tested("src/http/tests/limits.rs"),
+    ..work("body_bytes", "the body of any other request", Unit::Bytes, MAX_BODY_BYTES as i128)
+};
+/// How long a request waits.
+pub const TIMEOUT: Limit = Limit {
+    unit: Unit::Milliseconds,
+    beyond: Beyond::Shortened,
+    enforced_by: "src/http/request.rs",
+    proof: Proof::Tested("src/http/tests/malformed.rs"),
+    ..number(
+        "timeout",
+        "how long a request waits; HTTP refuses more",
+        1,
+        MAX_TIMEOUT.as_millis().cast_signed(),
+    )
+};
+/// The reason of a request.
+pub const CAUSE: Limit = Limit {
+    largest: MAX_CAUSE_BYTES as i128,
+    beyond: Beyond::Replaced,
+    enforced_by: "src/http/request.rs",
+    proof: Proof::Tested("src/http/tests/malformed.rs"),
+    ..text("cause", "why a request is made; HTTP refuses more", 0)
+};
+/// The name under which a request is followed.
+pub const TRACE_ID: Limit = Limit {
+    largest: MAX_TRACE_ID_BYTES as i128,
+    beyond: Beyond::Replaced,
+    enforced_by: "src/api/mod.rs",
+    proof: Proof::Tested("src/http/tests/malformed.rs"),
+    ..text("trace_id", "the name under which a request is followed", 1)
+};
+/// The commands of a log entry.
+pub const ENTRY_COMMANDS: Limit = Limit {
+    enforced_by: "src/node/proposer.rs",
+    ..work(
+        "entry_commands",
+        "the commands of a log entry",
+        Unit::Number,
+        MAX_ENTRY_COMMANDS as i128,
+    )
+};
+/// The entries that a start applies again in one piece.
+pub const REAPPLIED: Limit = Limit {
+    enforced_by: "openraft",
+    ..work(
+        "reapplied",
+        "the entries that a start applies at once",
+        Unit::Number,
+        REAPPLIED_ENTRIES as i128,
+    )
+};
+
+/// The bytes of entries that are applied in one piece.
+pub const APPLIED_BYTES: Limit = Limit {
+    enforced_by: "src/raft/log_store.rs",
+    ..work(
+        "applied_bytes",
+        "the entries that a start applies at once",
+        Unit::Bytes,
+        APPLY_BYTES as i128,
+    )
+};
+/// The bytes of entries that are sent in one piece.
+pub const SENT_BYTES: Limit = Limit {
+    enforced_by: "src/raft/log_store.rs",
+    ..work("sent_bytes", "the entries of a message to a follower", Unit::Bytes, SEND_BYTES as i128)
+};
+/// The bytes of the log in one file.
+pub const SEGMENT: Limit = Limit {
+    enforced_by: "src/storage/log/segments.rs",
+    ..work("segment_bytes", "the log in one file", Unit::Bytes, SEGMENT_BYTES as i128)
+};
+/// The bytes of a snapshot with one checksum.
+pub const SNAPSHOT_CHUNK: Limit = Limit {
+    enforced_by: "src/storage/snapshots.rs",
+    ..work(
+        "snapshot_chunk",
+        "the part of a snapshot with one checksum",
+        Unit::Bytes,
+        SNAPSHOT_CHUNK_BYTES as i128,
+    )
+};
+
+/// Every limit, in the order of `docs/limits.md`.
+pub const ALL: &[Limit] = &[
+    SIGNATURE,
+    SIGNEE,
+    INSTANCE,
+    TABLE,
+    PREFIX,
+    AFTER,
+    LEVEL,
+    TOKEN,
+    DURATION,
+    TIME_TO_LIVE,
+    REQUEST_NUMBER,
+    PAGE,
+    BATCH,
+    BATCH_BYTES,
+    BODY_BYTES,
+    TIMEOUT,
+    CAUSE,
+    TRACE_ID,
+    ENTRY_COMMANDS,
+    REAPPLIED,
+    APPLIED_BYTES,
+    SENT_BYTES,
+    SEGMENT,
+    SNAPSHOT_CHUNK,
+];
+
+/// The values of a request to which limits apply, with the limit of each. What is left out has none.
+pub fn of_lock(request: &LockRequest, options: &LockOptions) -> Vec<(Limit, i128)> {
+    let LockRequest { signature, signee, level } = request;
+    let LockOptions { table, force: _, duration, time_to_live, token, instance, request_id, call } =
+        options;
+    let mut values = vec![bytes(SIGNATURE, signature), bytes(SIGNEE, signee)];
+    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
+    values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
+    values.extend(level.map(|level| (LEVEL, i128::from(level))));
+    values.extend(duration.map(|duration| ms(DURATION, duration)));
+    values.extend(time_to_live.map(|time| ms(TIME_TO_LIVE, time)));
+    values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
+    values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
+    values.extend(of_call(call));
+    values
+}
+
+/// As [`of_lock`], of a release.
+pub fn of_unlock(request: &UnlockRequest, options: &UnlockOptions) -> Vec<(Limit, i128)> {
+    let UnlockRequest { signature, signee } = request;
+    let UnlockOptions { table, token, instance, request_id, call } = options;
+    let mut values = vec![bytes(SIGNATURE, signature), bytes(SIGNEE, signee)];
+    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
+    values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
+    values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
+    values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
+    values.extend(of_call(call));
+    values
+}
+
+/// As [`of_lock`], of a check.
+pub fn of_check(signature: &str, options: &ReadOptions) -> Vec<(Limit, i128)> {
+    let mut values = of_read(options);
+    values.push(bytes(SIGNATURE, signature));
+    values
+}
+
+/// As [`of_lock`], of a page.
+pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
+    let ListRequest { prefix, after, limit } = request;
+    let mut values = of_read(options);
+    values.push(bytes(PREFIX, prefix));
+    values.extend(after.as_deref().map(|after| bytes(AFTER, after)));
+    values.push((PAGE, i128::from(*limit)));
+    values
+}
+
+fn of_read(options: &ReadOptions) -> Vec<(Limit, i128)> {
+    let ReadOptions { table, stale: _, call } = options;
+    let mut values = of_call(call);
+    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
+    values
+}
+
+fn of_call(call: &CallOptions) -> Vec<(Limit, i128)> {
+    let CallOptions { timeout, trace_id, actor: _, cause } = call;
+    let mut values = Vec::new();
+    values.extend(timeout.map(|timeout| ms(TIMEOUT, timeout)));
+    values.extend(trace_id.as_deref().map(|trace| bytes(TRACE_ID, trace)));
+    values.extend(cause.as_deref().map(|cause| bytes(CAUSE, cause)));
+    values
+}
+
+fn bytes(limit: Limit, text: &str) -> (Limit, i128) {
+    (limit, i128::try_from(text.len()).unwrap_or(i128::MAX))
+}
+
+fn ms(limit: Limit, time: Duration) -> (Limit, i128) {
+    (limit, i128::try_from(time.as_millis()).unwrap_or(i128::MAX))
+}

@@ -1,0 +1,197 @@
+//! The list is whole, validation keeps to it, and the page says it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::lock::{lock_command, validate_list};
+use crate::types::{RequestId, Token};
+
+/// A text of so many bytes.
+fn text(value: i128) -> String {
+    "x".repeat(usize::try_from(value).unwrap())
+}
+
+/// A request with this value of this limit, and everything else as is usual; `None` if a request has no
+/// such value.
+pub(crate) fn request(limit: Limit, value: i128) -> Option<(LockRequest, LockOptions)> {
+    let mut request =
+        LockRequest { signature: "a".to_owned(), signee: "b".to_owned(), level: None };
+    let mut options = LockOptions::default();
+    match limit.name {
+        "signature" => request.signature = text(value),
+        "signee" => request.signee = text(value),
+        "instance" => options.instance = Some(text(value)),
+        "table" => options.table = Some(text(value)),
+        "level" => request.level = Some(i64::try_from(value).unwrap()),
+        "token" => options.token = Some(Token(u64::try_from(value).unwrap())),
+        "duration" => {
+            options.duration = Some(Duration::from_millis(u64::try_from(value).unwrap()));
+        }
+        "time_to_live" => {
+            options.time_to_live = Some(Duration::from_millis(u64::try_from(value).unwrap()));
+        }
+        "request_number" => {
+            let seq = u64::try_from(value).ok()?;
+            options.request_id = Some(RequestId { lane: 1, seq });
+        }
+        _ => return None,
+    }
+    Some((request, options))
+}
+
+/// A page with this value of this limit; `None` if a page has no such value.
+pub(crate) fn page(limit: Limit, value: i128) -> Option<ListRequest> {
+    let mut page = ListRequest::default();
+    match limit.name {
+        "prefix" => page.prefix = text(value),
+        "after" => page.after = Some(text(value)),
+        "limit" => page.limit = u32::try_from(value).unwrap(),
+        _ => return None,
+    }
+    Some(page)
+}
+
+fn is_allowed(limit: Limit, value: i128) -> bool {
+    let page = page(limit, value);
+    match (request(limit, value), page) {
+        (Some((lock, options)), _) => lock_command(&lock, &options).is_ok(),
+        (None, Some(page)) => validate_list(&page, &ReadOptions::default()).is_ok(),
+        (None, None) => panic!("no test asks for {limit:?}"),
+    }
+}
+
+#[test]
+fn validation_allows_both_ends_and_refuses_what_is_beyond() {
+    // Levels are bounded by what JSON carries, where they are read.
+    let asked = ALL.iter().filter(|limit| limit.proof == Proof::Asked && **limit != LEVEL);
+    for &limit in asked.filter(|limit| limit.beyond == Beyond::Refused) {
+        assert!(is_allowed(limit, limit.smallest), "{limit:?}");
+        assert!(is_allowed(limit, limit.largest), "{limit:?}");
+        assert!(!is_allowed(limit, limit.largest + 1), "{limit:?}");
+        if limit.smallest > 0 {
+            assert!(!is_allowed(limit, limit.smallest - 1), "{limit:?}");
+        }
+    }
+}
+
+#[test]
+fn every_value_of_a_request_has_a_limit_of_the_list() {
+    let call = CallOptions {
+        timeout: Some(Duration::from_secs(1)),
+        trace_id: Some("t".to_owned()),
+        actor: None,
+        cause: Some("c".to_owned()),
+    };
+    let lock = LockRequest { signature: "a".into(), signee: "b".into(), level: Some(-3) };
+    let options = LockOptions {
+        table: Some("t".to_owned()),
+        force: true,
+        duration: Some(Duration::from_millis(7)),
+        time_to_live: Some(Duration::from_millis(8)),
+        token: Some(Token(9)),
+        instance: Some("ii".to_owned()),
+        request_id: Some(RequestId { lane: 1, seq: 4 }),
+        call: call.clone(),
+    };
+    let of_lock = of_lock(&lock, &options);
+    let values: Vec<_> = of_lock.iter().map(|(limit, value)| (limit.name, *value)).collect();
+    assert_eq!(
+        values,
+        [
+            ("signature", 1),
+            ("signee", 1),
+            ("table", 1),
+            ("instance", 2),
+            ("level", -3),
+            ("duration", 7),
+            ("time_to_live", 8),
+            ("token", 9),
+            ("request_number", 4),
+            ("timeout", 1000),
+            ("trace_id", 1),
+            ("cause", 1),
+        ]
+    );
+    let page = ListRequest { prefix: "p".into(), after: Some("qq".into()), limit: 5 };
+    let read = ReadOptions { table: Some("t".to_owned()), stale: false, call };
+    let mut all = of_lock;
+    all.extend(of_list(&page, &read));
+    all.extend(of_check("a", &read));
+    assert!(all.iter().all(|(limit, _)| ALL.contains(limit)), "{all:?}");
+    let asked = ALL.iter().filter(|limit| limit.proof == Proof::Asked && **limit != BATCH);
+    for limit in asked {
+        assert!(all.iter().any(|(known, _)| known == limit), "nothing measures {limit:?}");
+    }
+}
+
+#[test]
+fn a_name_stands_for_one_limit_and_its_files_are_there() {
+    for (at, limit) in ALL.iter().enumerate() {
+        assert!(ALL[..at].iter().all(|earlier| earlier.name != limit.name), "{limit:?}");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = |path: &str| path == "openraft" || root.join(path).is_file();
+        assert!(file(limit.enforced_by), "{limit:?}");
+        if let Proof::Tested(path) = limit.proof {
+            assert!(file(path), "{limit:?}");
+        }
+    }
+}
+
+/// `UPDATE_GOLDENFILES=1` writes the page.
+#[test]
+fn the_page_says_the_list() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/limits.md");
+    let page = table();
+    if std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1") {
+        fs::write(&path, &page).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == page, "docs/limits.md is another: UPDATE_GOLDENFILES=1");
+}
+
+const HEAD: &str = "# Limits
+
+Every limit of Keyward, from the list in `src/limits.rs`: validation refuses by it, the proof asks at both ends of each and
+beyond, and this page is written from it (`UPDATE_GOLDENFILES=1 cargo nextest run -p keyward limits`).
+
+*Asked*: clients of [simulation](simulation.md) and [chaos](chaos.md) ask at the smallest, at the largest and beyond, and a run that
+did not reach one of them shows nothing. *Worked*: the proof makes that much work; the simulation has smaller bounds for it.
+
+| limit | bounds | unit | smallest | largest | beyond | enforced by | proof |
+|---|---|---|---|---|---|---|---|
+";
+
+fn table() -> String {
+    let mut page = HEAD.to_owned();
+    for limit in ALL {
+        let Limit { name, bounds, smallest, largest, enforced_by, .. } = limit;
+        let unit = match limit.unit {
+            Unit::TextBytes => "bytes of UTF-8, no NUL",
+            Unit::Bytes => "bytes",
+            Unit::Milliseconds => "ms",
+            Unit::Number => "",
+        };
+        let beyond = match limit.beyond {
+            Beyond::Refused => "refused (400)",
+            Beyond::TooLarge => "refused (413)",
+            Beyond::Split => "the client asks in parts; refused (400, 413) over HTTP",
+            Beyond::Shortened => "the client takes the largest; refused (400) over HTTP",
+            Beyond::Replaced => "the client leaves it out",
+            Beyond::Pieces => "done in pieces",
+            Beyond::Impossible => "cannot be written",
+        };
+        let proof = match limit.proof {
+            Proof::Asked => "asked".to_owned(),
+            Proof::Worked => "worked".to_owned(),
+            Proof::Tested(path) => format!("`{path}`"),
+        };
+        writeln!(
+            page,
+            "| {name} | {bounds} | {unit} | {smallest} | {largest} | {beyond} | `{enforced_by}` | {proof} |"
+        )
+        .unwrap();
+    }
+    page
+}
