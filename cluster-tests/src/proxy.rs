@@ -129,6 +129,7 @@ impl Link {
     ///
     /// # Errors
     /// If there is no free port.
+    #[allow(clippy::unused_async, reason = "it may be called within a runtime only")]
     pub async fn start() -> io::Result<Self> {
         // Bound and not listening, it keeps the port while nobody else has it.
         let keeper = socket_at(SocketAddr::from(([127, 0, 0, 1], 0)))?;

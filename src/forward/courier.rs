@@ -230,6 +230,10 @@ impl Courier {
         Some(self.message(parcels))
     }
 
+    #[cfg_attr(
+        not(feature = "planted-bugs"),
+        allow(clippy::unused_self, reason = "one of the bugs on purpose asks the node")
+    )]
     fn message(&self, parcels: Vec<Parcel>) -> Message {
         let leader = parcels[0].leader.clone();
         let mut open = Vec::with_capacity(parcels.len());

@@ -186,7 +186,7 @@ async fn forwarded(answers: impl Stream<Item = Vec<Bytes>> + Send + 'static) -> 
         return Body::from(only.clone());
     }
     let pieces = futures::stream::iter([first]).chain(answers);
-    let pieces = pieces.flat_map(|pieces| futures::stream::iter(pieces));
+    let pieces = pieces.flat_map(futures::stream::iter);
     Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>))
 }
 

@@ -297,12 +297,12 @@ impl Member {
         // A state takes memory: a second one waits until the first is installed or refused.
         let _alone = self.installing.lock().await;
         let cluster = self.identity.facts().cluster;
-        let prepared = blocking(move || ReceivedSnapshot::prepare(receiver, cluster)).await;
-        let received = prepared.map_err(|_| InboundError::CutOff)??;
-        if received.meta().ok().as_ref() != Some(&meta) {
+        let verified = blocking(move || ReceivedSnapshot::prepare(receiver, cluster)).await;
+        let verified = verified.map_err(|_| InboundError::CutOff)??;
+        if verified.meta().ok().as_ref() != Some(&meta) {
             return Err(DecodeError::Invalid("snapshot header").into());
         }
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(verified)) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
     }

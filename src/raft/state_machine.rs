@@ -254,7 +254,7 @@ pub(crate) enum SnapshotData {
     Stored(Snapshots, StoredSnapshot),
     /// One that has come from the leader: verified, on the disk, decoded, and of no effect before
     /// it is installed.
-    Received(ReceivedSnapshot),
+    Received(Box<ReceivedSnapshot>),
     /// None: it could not be written, and there is no earlier one.
     Unwritten,
 }
@@ -300,7 +300,7 @@ impl SnapshotData {
                 let copy = copied(&source, &stored, snapshots).map_err(io::Error::other)?;
                 ReceivedSnapshot::prepare(copy, cluster).map_err(io::Error::other)?
             }
-            Self::Received(received) => received,
+            Self::Received(received) => *received,
             Self::Unwritten => {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "there is no snapshot"));
             }

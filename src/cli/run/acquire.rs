@@ -108,7 +108,14 @@ fn say_waiting(args: &RunArgs, error: &Error) {
         Error::Forbidden(forbidden) => {
             format!("{name} is held by {}; {patience}", holders(forbidden))
         }
-        error => format!("{name} is not acquired yet: {error}; {patience}"),
+        Error::BadRequest { .. }
+        | Error::NotFound { .. }
+        | Error::Unavailable { .. }
+        | Error::Unknown { .. }
+        | Error::Unauthorized { .. }
+        | Error::LaneForgotten { .. } => {
+            format!("{name} is not acquired yet: {error}; {patience}")
+        }
     });
 }
 

@@ -254,9 +254,8 @@ fn interfaces(host: &str) -> IpAddr {
     match host.parse::<IpAddr>() {
         Ok(ip) if ip.is_loopback() => ip,
         Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        Ok(IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
         Err(_) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+        Ok(IpAddr::V4(_)) | Err(_) => Ipv4Addr::UNSPECIFIED.into(),
     }
 }
 

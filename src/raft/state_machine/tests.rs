@@ -122,7 +122,7 @@ async fn what_came_from_the_leader_is_installed_without_a_look_at_the_disk() {
     assert!(ReceivedSnapshot::prepare(cut, None).is_err());
     let received = ReceivedSnapshot::prepare(come(), None).unwrap();
     node.fail(FaultyCall::Read, u64::MAX);
-    node.machine.install_snapshot(&meta, SnapshotData::Received(received)).await.unwrap();
+    node.machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.unwrap();
     let machine = node.replica.read();
     assert_eq!(machine.state.encode(), leader.replica.read().state.encode());
     assert_eq!((machine.meta(), machine.generation), (meta, 1));

@@ -240,7 +240,7 @@ fn what_was_promised_is_written_now_and_then_and_demanded_at_the_next_start() {
     identity.attach(log.promised()).unwrap();
     let vote = disk.bytes("vote").unwrap();
     log.save_vote(crate::storage::Vote { term: 1, node: 1, committed: false }, |done| {
-        done.unwrap()
+        done.unwrap();
     });
     assert_eq!(identity.start().promised.votes, identity.start().found.votes + 1);
     let before = disk.changes();

@@ -98,7 +98,9 @@ fn simulation(page: &mut String, results: &Results) -> io::Result<()> {
         if failed.is_empty() { "none".to_owned() } else { failed.join(", ") },
     );
     let mut reached = Reached::default();
-    rounds.iter().for_each(|round| reached.add(&round.reached));
+    for round in rounds {
+        reached.add(&round.reached);
+    }
     page.push_str("\nWhere they went, of the limits of the service ([limits.md](limits.md)):\n\n");
     limits(page, &reached, Seen::All);
     Ok(())
