@@ -18,7 +18,7 @@ use keyward::node::Profile;
 use keyward::sim::Death;
 
 /// What is run when nobody says.
-const SEEDS: Range<u64> = 0..200;
+const SEEDS: Range<u64> = 0..120;
 
 /// So many leaders die in each way, where elections are looked at alone.
 const FAILOVERS: u64 = 100;

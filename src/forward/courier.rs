@@ -232,7 +232,7 @@ impl Courier {
 
     #[cfg_attr(
         not(feature = "planted-bugs"),
-        allow(clippy::unused_self, reason = "one of the bugs on purpose asks the node")
+        allow(clippy::unused_self, reason = "only a bug needs it")
     )]
     fn message(&self, parcels: Vec<Parcel>) -> Message {
         let leader = parcels[0].leader.clone();

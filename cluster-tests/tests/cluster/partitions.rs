@@ -144,8 +144,14 @@ async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
     let leader = cluster.leader().await;
     let follower = cluster.others(leader)[0];
     let client = cluster.client(follower);
-    // Now there are connections.
-    ask::hold(&client, "stalled/before", "holder", ask::LONG).await;
+    // Now there are as many connections as are used at once.
+    let before = (0..100).map(|turn| {
+        let (client, name) = (client.clone(), format!("stalled/before/{turn}"));
+        tokio::spawn(async move { ask::hold(&client, &name, "holder", ask::LONG).await })
+    });
+    for hold in before.collect::<Vec<_>>() {
+        hold.await.expect("it is held");
+    }
     cluster.link(follower, leader).fault(Fault::HalfOpen);
     // Both ends of the link have heard of it.
     tokio::time::sleep(Duration::from_millis(300)).await;

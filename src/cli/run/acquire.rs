@@ -104,18 +104,10 @@ fn say_waiting(args: &RunArgs, error: &Error) {
         Some(Duration::MAX) | None => "waiting".to_owned(),
         Some(patience) => format!("waiting up to {}", duration::format(patience)),
     };
-    output::say(&match error {
-        Error::Forbidden(forbidden) => {
-            format!("{name} is held by {}; {patience}", holders(forbidden))
-        }
-        Error::BadRequest { .. }
-        | Error::NotFound { .. }
-        | Error::Unavailable { .. }
-        | Error::Unknown { .. }
-        | Error::Unauthorized { .. }
-        | Error::LaneForgotten { .. } => {
-            format!("{name} is not acquired yet: {error}; {patience}")
-        }
+    output::say(&if let Error::Forbidden(forbidden) = error {
+        format!("{name} is held by {}; {patience}", holders(forbidden))
+    } else {
+        format!("{name} is not acquired yet: {error}; {patience}")
     });
 }
 
