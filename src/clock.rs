@@ -126,6 +126,27 @@ impl Deadline {
     }
 }
 
+/// Measures how long ago something was: for reports, never for a statement about a lock.
+///
+/// It runs on the timers of the runtime, as [`Deadline`] does.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    from: tokio::time::Instant,
+}
+
+impl Stopwatch {
+    /// Begins now.
+    #[allow(clippy::disallowed_methods, reason = "this is the wrapper that others use")]
+    pub fn start() -> Self {
+        Self { from: tokio::time::Instant::now() }
+    }
+
+    /// The time since it began.
+    pub fn elapsed(&self) -> Duration {
+        self.from.elapsed()
+    }
+}
+
 /// The machine's clocks, moved on by tests: `keyward serve --debug-clock` runs on it, so that
 /// the conformance suite need not wait for locks to expire. Clones share one offset.
 #[derive(Clone, Debug, Default)]

@@ -28,6 +28,8 @@ pub mod memory;
 pub mod node;
 #[doc(hidden)]
 pub mod planted;
+#[cfg(feature = "bench")]
+mod processes;
 #[cfg(feature = "server")]
 pub mod raft;
 mod random;

@@ -131,10 +131,31 @@ pub struct NodeFigures {
     pub log_bytes: u64,
     /// Whether a snapshot is due that could not be written.
     pub snapshot_postponed: bool,
+    /// Whether it can serve requests now.
+    pub ready: bool,
+    /// How long ago it was last in contact with a majority, in seconds, as it knows.
+    pub majority_silence_seconds: Option<f64>,
+    /// How many times it has come to know another leader since the process began.
+    pub leader_changes: u64,
+    /// The other members, as a leader knows them; empty on others.
+    pub peers: Vec<PeerFigures>,
+    /// The bytes that are left for its data, if the system tells.
+    pub data_free_bytes: Option<u64>,
     /// Requests sent on to the leader since the process began.
     pub forwarded: u64,
     /// How long each `fdatasync` of the log took.
     pub fsync_seconds: Option<HistogramFigures>,
+}
+
+/// Another member, as the leader knows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerFigures {
+    /// Its id.
+    pub id: u64,
+    /// How many entries it is behind.
+    pub lag: Option<u64>,
+    /// How long ago it last acknowledged anything, in seconds.
+    pub silence_seconds: Option<f64>,
 }
 
 /// A histogram that is kept elsewhere.

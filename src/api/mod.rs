@@ -22,7 +22,9 @@ pub use answers::{
     BatchAnswers, BatchItemAnswer, CheckAnswer, DoneAnswer, HolderAnswer, ListAnswer, LockAnswer,
     LockStatusWord, TableAnswer, TablesAnswer, UnlockAnswer, UnlockStatusWord,
 };
-pub use cluster::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole};
+pub use cluster::{
+    ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
+};
 pub use problem::{Code, MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
 pub use requests::{
     AdvanceBody, BatchBody, BatchItem, CheckQuery, ListQuery, LockBody, TableBody, TableQuery,

@@ -13,7 +13,6 @@ mod keyward;
 mod measurement;
 mod pace;
 mod plan;
-mod processes;
 mod recorder;
 mod run;
 mod target;
@@ -23,6 +22,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use crate::processes::{Usage, listener_of, usage_of};
 pub use http::Http;
 pub use keyward::{Clients, Services};
 pub use measurement::{
@@ -30,7 +30,6 @@ pub use measurement::{
 };
 pub use pace::Pace;
 pub use plan::{Plan, Workload};
-pub use processes::{Usage, listener_of, usage_of};
 pub use recorder::Operation;
 pub use run::{NodeUsage, Observer, run};
 pub use target::{Failure, Session, Target};

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use super::measurement::{Interval, Measurement, NodeFigures, OperationFigures, per_second};
 use super::plan::{Plan, Workload};
-use super::processes::{self, Usage};
 use super::recorder::{Counts, Operation, Shard, Window};
 use super::target::{Failure, Target};
 use super::worker::{Schedule, Shared, Worker};
 use crate::clock::{Clock, SystemClock};
+use crate::processes::{self, Usage};
 
 /// Between two points of the curves over time.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! `keyward cluster`: what the nodes say about themselves.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
 use crate::client::Client;
 use crate::error::Error;
+use crate::types::CallOptions;
 
 const STATUS_HELP: &str = "\
 Examples:
@@ -84,12 +86,19 @@ async fn status(service: &Client, args: &ClientArgs) -> u8 {
     if view.healthy() { exit::OK } else { exit::UNAVAILABLE }
 }
 
+/// How long a node may take to tell its status, which it has at hand.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What was asked where, and what came back.
 type Asked = (String, Result<ClusterStatus, Error>);
 
 async fn ask_all(service: &Client, args: &ClientArgs, endpoints: Vec<String>) -> Vec<Asked> {
+    // A node that is slow is shown as slow, and does not keep the others waiting.
+    let call = args.call();
+    let timeout = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
+    let call = CallOptions { timeout: Some(timeout), ..call };
     let asks = endpoints.into_iter().map(|endpoint| async {
-        let answer = service.cluster_at(&endpoint, args.call()).await;
+        let answer = service.cluster_at(&endpoint, call.clone()).await;
         (endpoint, answer)
     });
     futures::future::join_all(asks).await
@@ -123,7 +132,8 @@ struct View {
     /// Members with a vote, and how many of them answered.
     voters: usize,
     voters_reachable: usize,
-    /// Whether a leader is known and a majority of the voters answered.
+    /// Whether the leader says that it is in contact with a majority; if it cannot be asked, whether
+    /// a majority of the voters says that it hears from it.
     quorum: bool,
     nodes: Vec<NodeView>,
 }
@@ -160,7 +170,7 @@ impl View {
         };
         let voters_reachable = voters.clone().filter(heard).count();
         let voters = voters.count();
-        let quorum = leader.is_some() && voters_reachable > voters / 2;
+        let quorum = leader.is_some_and(|leader| has_majority(leader, members, &nodes));
         Self { leader, term, voters, voters_reachable, quorum, nodes }
     }
 
@@ -208,7 +218,8 @@ impl View {
             (_, 0) => "no node that answered knows the members yet".to_owned(),
             (true, _) => format!("{leader}; {reachable} of {voters} voters answer"),
             (false, _) => format!(
-                "{leader}; {reachable} of {voters} voters answer: the cluster cannot take requests"
+                "{leader}; {reachable} of {voters} voters answer: no majority is in contact, the \
+                 cluster cannot take requests"
             ),
         };
         let statuses = self.nodes.iter().filter_map(|node| node.status.as_ref());
@@ -229,6 +240,19 @@ impl View {
         };
         table.render() + &verdict + "\n" + &differences.collect::<String>()
     }
+}
+
+/// The leader's own word counts; where it cannot be had, that of those who hear from it.
+fn has_majority(leader: u64, members: &[MemberStatus], nodes: &[NodeView]) -> bool {
+    let ready = |id: u64| {
+        let status = nodes.iter().find(|node| node.id == Some(id))?.status.as_ref()?;
+        Some(status.not_ready.is_none())
+    };
+    ready(leader).unwrap_or_else(|| {
+        let voters = members.iter().filter(|member| member.voter);
+        let hearing = voters.clone().filter(|member| ready(member.id) == Some(true)).count();
+        hearing > voters.count() / 2
+    })
 }
 
 /// A row for each member, then for each endpoint that is none of them or did not say who it is.

@@ -60,7 +60,10 @@ pub(crate) async fn batch<S: LockService>(
     let call = call.options();
     let requests = body.requests.into_iter().map(|item| item.into_words(&call)).collect();
     let answers = ask_all(&*context.service, requests, deadline).await;
-    let answers = answers.iter().map(BatchItemAnswer::from).collect();
+    let answers: Vec<_> = answers.iter().map(BatchItemAnswer::from).collect();
+    for answer in &answers {
+        context.metrics.observe_item(answer.problem.as_ref().map(|problem| problem.code));
+    }
     Ok(json(&BatchAnswers { answers }, None))
 }
 

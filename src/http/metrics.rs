@@ -5,7 +5,7 @@
 //! each time the page is read.
 
 use std::convert::Infallible;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::flood::Flood;
 use super::places::{PlaceFigures, Places};
 use crate::api::{Code, HistogramFigures, NodeFigures, routes};
 use crate::budget::Budget;
+use crate::processes;
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
 /// election times; finer or wider would not change what one does about it.
@@ -96,6 +97,8 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     /// Looked up once: by name and labels it would cost a request more than its parsing does.
     series: [[OnceLock<Series>; ROUTES.len()]; METHODS.len()],
+    /// Requests inside batches, as [`Series::totals`].
+    items: [OnceLock<Counter>; OUTCOMES],
     handle: PrometheusHandle,
     in_flight: Arc<AtomicU64>,
     places: Arc<Places>,
@@ -123,6 +126,11 @@ impl Metrics {
             None,
             "Requests by method, route and outcome.".into(),
         );
+        recorder.describe_counter(
+            "keyward_batch_requests_total".into(),
+            None,
+            "Requests inside batches by outcome.".into(),
+        );
         recorder.describe_histogram(
             "keyward_request_seconds".into(),
             None,
@@ -131,7 +139,16 @@ impl Metrics {
         let handle = recorder.handle();
         let series = Default::default();
         let (in_flight, flood) = (Arc::default(), Flood::default());
-        Self { recorder, series, handle, in_flight, places, budget, flood }
+        Self {
+            recorder,
+            items: Default::default(),
+            series,
+            handle,
+            in_flight,
+            places,
+            budget,
+            flood,
+        }
     }
 
     /// The bytes that large bodies and answers share.
@@ -172,9 +189,29 @@ impl Metrics {
         self.recorder.register_counter(&key, &METADATA)
     }
 
+    /// Records one request of a batch.
+    pub(crate) fn observe_item(&self, code: Option<Code>) {
+        let total = &self.items[code.map_or(0, |code| code as usize + 1)];
+        let register = || {
+            let outcome = Label::from_static_parts("outcome", outcome_word(code));
+            let key = Key::from_parts("keyward_batch_requests_total", vec![outcome]);
+            self.recorder.register_counter(&key, &METADATA)
+        };
+        total.get_or_init(register).increment(1);
+    }
+
     /// The page.
     pub(crate) fn render(&self, figures: Option<&NodeFigures>) -> String {
         let mut page = self.handle.render();
+        let help = "The version of the program, as a label.";
+        let version = env!("CARGO_PKG_VERSION");
+        line(
+            &mut page,
+            format_args!(
+                "# HELP keyward_build_info {help}\n# TYPE keyward_build_info gauge\n\
+                 keyward_build_info{{version=\"{version}\"}} 1"
+            ),
+        );
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
         render_places(&mut page, self.places.figures());
@@ -182,6 +219,9 @@ impl Metrics {
         gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
         let help = "Large requests and answers refused because too many bytes were buffered.";
         counter(&mut page, "keyward_buffer_refusals_total", help, self.budget.refusals());
+        if let Some(figures) = processes::own_figures() {
+            render_process(&mut page, &figures);
+        }
         if let Some(figures) = figures {
             render_node(&mut page, figures);
         }
@@ -216,6 +256,20 @@ fn render_places(page: &mut String, figures: &PlaceFigures) {
     counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
 }
 
+/// By the names that Prometheus' own client libraries have.
+fn render_process(page: &mut String, figures: &processes::Figures) {
+    let help = "Processor time of the process, in seconds.";
+    one(page, "process_cpu_seconds_total", "counter", help, figures.cpu_seconds);
+    gauge(page, "process_resident_memory_bytes", "Resident memory.", figures.resident_bytes);
+    gauge(page, "process_virtual_memory_bytes", "Address space.", figures.virtual_bytes);
+    gauge(page, "process_open_fds", "Open descriptors.", figures.open_descriptors);
+    let help = "Descriptors that may be open.";
+    optional_gauge(page, "process_max_fds", help, figures.max_descriptors);
+    let help = "When the process began, in seconds since 1970.";
+    one(page, "process_start_time_seconds", "gauge", help, figures.started_seconds);
+    gauge(page, "process_threads", "Threads of the process.", figures.threads);
+}
+
 fn render_node(page: &mut String, figures: &NodeFigures) {
     gauge(page, "keyward_locks_held", "Unexpired grants.", figures.locks_held);
     gauge(page, "keyward_records", "Records, expired ones included.", figures.records);
@@ -238,11 +292,43 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     gauge(page, "keyward_log_bytes", help, figures.log_bytes);
     let help = "1 if a snapshot is due that could not be written.";
     gauge(page, "keyward_snapshot_postponed", help, u64::from(figures.snapshot_postponed));
+    render_contact(page, figures);
     let help = "Requests sent on to the leader.";
     counter(page, "keyward_forwarded_requests_total", help, figures.forwarded);
     if let Some(fsync) = &figures.fsync_seconds {
         let help = "How long each fdatasync of the log took.";
         histogram(page, "keyward_log_fsync_seconds", help, fsync);
+    }
+}
+
+fn render_contact(page: &mut String, figures: &NodeFigures) {
+    let help = "1 if the node can serve requests: it is in contact with a majority.";
+    gauge(page, "keyward_ready", help, u64::from(figures.ready));
+    if let Some(seconds) = figures.majority_silence_seconds {
+        let help = "Time since the node was last in contact with a majority.";
+        one(page, "keyward_majority_silence_seconds", "gauge", help, seconds);
+    }
+    let help = "Times that another leader came to be known.";
+    counter(page, "keyward_raft_leader_changes_total", help, figures.leader_changes);
+    let help = "Bytes left for the node's data.";
+    optional_gauge(page, "keyward_data_free_bytes", help, figures.data_free_bytes);
+    let help = "Entries that a member is behind; told by the leader.";
+    let lags = figures.peers.iter().filter_map(|peer| Some((peer.id, peer.lag?)));
+    by_peer(page, "keyward_peer_lag_entries", help, lags);
+    let help = "Time since a member last acknowledged anything; told by the leader.";
+    let silences = figures.peers.iter().filter_map(|peer| Some((peer.id, peer.silence_seconds?)));
+    by_peer(page, "keyward_peer_silence_seconds", help, silences);
+}
+
+fn by_peer<V: Display>(
+    page: &mut String,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (u64, V)>,
+) {
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} gauge"));
+    for (peer, value) in values {
+        line(page, format_args!("{name}{{peer=\"{peer}\"}} {value}"));
     }
 }
 
@@ -260,7 +346,7 @@ fn counter(page: &mut String, name: &str, help: &str, value: u64) {
     one(page, name, "counter", help, value);
 }
 
-fn one(page: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+fn one(page: &mut String, name: &str, kind: &str, help: &str, value: impl Display) {
     line(page, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"));
 }
 

@@ -1,14 +1,22 @@
 //! What a node tells about itself.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::{Instant, RaftMetrics};
 
-use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole};
+use crate::api::{
+    ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
+};
 use crate::raft::compaction;
 use crate::raft::member::{Member, Phase};
 use crate::raft::types::{LogId, TypeConfig};
+use crate::storage::log::SYNC_BOUNDS;
+
+/// A node is out of contact after this many leases without it: a lease is within what a busy
+/// machine may take, two are the time in which another leader is found.
+const MISSED_LEASES: u32 = 2;
 
 /// What the node knows about its cluster.
 pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
@@ -45,11 +53,41 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
         Phase::Forming(waiting) => Some(format!("waiting for {waiting}")),
         Phase::Recovering => Some("waiting for a leader, to catch up with it".to_owned()),
         Phase::Stopping => Some("shutting down".to_owned()),
-        Phase::Ready => {
-            let leader = member.metrics_ref(|metrics| metrics.current_leader);
-            leader.is_none().then(|| "no leader is known".to_owned())
-        }
+        Phase::Ready => out_of_contact(member),
     }
+}
+
+/// Why the node has no contact with a majority, if it has none. The leader hears from a majority
+/// itself; a follower hears from a leader that does, or at least did within its lease.
+fn out_of_contact(member: &Member) -> Option<String> {
+    let Some(leader) = member.metrics_ref(|metrics| metrics.current_leader) else {
+        return Some("no leader is known".to_owned());
+    };
+    let silence = majority_silence(member);
+    let most = member.timing.election_max.saturating_mul(MISSED_LEASES);
+    if silence.is_some_and(|silence| silence <= most) {
+        return None;
+    }
+    Some(if leader == member.id {
+        "this node leads but has lost touch with the majority".to_owned()
+    } else {
+        format!("nothing is heard from the leader, node {leader}, or from a new one")
+    })
+}
+
+/// How long ago the node was last in contact with a majority, as it knows: as a leader, of whom a
+/// majority has heard; as a follower, that has heard from a leader.
+pub(super) fn majority_silence(member: &Member) -> Option<Duration> {
+    match member.raft.as_leader() {
+        // A leader that is the majority by itself asks nobody.
+        Ok(_) if is_alone(member) => Some(Duration::ZERO),
+        Ok(leader) => leader.last_quorum_acked().map(|acked| acked.elapsed()),
+        Err(_) => member.vigil.silence(),
+    }
+}
+
+fn is_alone(member: &Member) -> bool {
+    member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() == 1)
 }
 
 /// Numbers for `/metrics`.
@@ -72,13 +110,36 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         applied_index: index(&metrics.last_applied),
         log_bytes: compaction::log_bytes(member),
         snapshot_postponed: member.replica.compaction.is_postponed(),
+        ready: not_ready(member).is_none(),
+        majority_silence_seconds: majority_silence(member).map(|silence| silence.as_secs_f64()),
+        leader_changes: member.leader_changes.load(Ordering::Relaxed),
+        peers: peers(member, &metrics),
+        // What the system does not tell is left out.
+        data_free_bytes: member.snapshots.free_bytes().ok().flatten(),
         forwarded: 0,
         fsync_seconds: Some(HistogramFigures {
-            buckets: Vec::new(),
+            buckets: SYNC_BOUNDS.iter().map(Duration::as_secs_f64).zip(syncs.within).collect(),
             sum: syncs.total.as_secs_f64(),
             count: syncs.count,
         }),
     }
+}
+
+/// The other members, if this node leads.
+fn peers(member: &Member, metrics: &RaftMetrics<TypeConfig>) -> Vec<PeerFigures> {
+    if metrics.state != ServerState::Leader {
+        return Vec::new();
+    }
+    let others = members(member, metrics).into_iter().filter(|peer| peer.id != member.id);
+    others
+        .map(|peer| PeerFigures {
+            id: peer.id,
+            lag: peer.lag,
+            silence_seconds: peer
+                .last_acknowledged_ms
+                .map(|ms| Duration::from_millis(ms).as_secs_f64()),
+        })
+        .collect()
 }
 
 fn role(metrics: &RaftMetrics<TypeConfig>) -> NodeRole {

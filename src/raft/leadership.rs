@@ -5,6 +5,7 @@
 //! look at them is a copy of all of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -25,8 +26,13 @@ pub(crate) struct Leadership {
 /// Feeds `member.leadership` for as long as it is polled.
 pub(crate) async fn follow(member: Arc<Member>) {
     let mut metrics = member.raft.server_metrics();
+    let mut last = None;
     loop {
         let now = look(&member, &metrics.borrow_watched());
+        if now.leader.is_some() && now.leader != last {
+            last = now.leader;
+            member.leader_changes.fetch_add(1, Ordering::Relaxed);
+        }
         member.leadership.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal as RaftFatal, InitializeError, RaftError};
@@ -191,6 +192,8 @@ pub(crate) struct Member {
     pub(crate) vigil: Arc<Vigil>,
     /// Who leads, for whoever waits to know it.
     pub(crate) leadership: watch::Sender<Leadership>,
+    /// How many times another leader came to be known.
+    pub(crate) leader_changes: AtomicU64,
     /// When this node writes snapshots.
     pub(crate) thresholds: Thresholds,
     /// Held while a snapshot from the leader is decoded and installed.
@@ -256,6 +259,7 @@ impl Member {
             stop,
             vigil,
             leadership: watch::Sender::default(),
+            leader_changes: AtomicU64::new(0),
             thresholds,
             installing: tokio::sync::Mutex::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),

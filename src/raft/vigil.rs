@@ -33,7 +33,7 @@ use openraft::errors::Fatal;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use tokio::sync::Notify;
 
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Stopwatch};
 use crate::raft::codec;
 use crate::raft::member::{Member, Phase};
 use crate::raft::peer::{CallError, Lane, paths};
@@ -70,6 +70,8 @@ pub(crate) struct Vigil {
     lost: Notify,
     /// Counts what has been heard from leaders.
     heard: AtomicU64,
+    /// When something was last heard from a leader.
+    last: Mutex<Option<Stopwatch>>,
     exchanges: Mutex<Exchanges>,
     gone: Mutex<Option<Gone>>,
     /// Whether there is something in `gone`.
@@ -99,10 +101,17 @@ impl Vigil {
     /// Something has come from a leader.
     pub(crate) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
         // Hardly ever so: whoever waits for another leader must know.
         if self.noted.load(Ordering::Relaxed) {
             self.judge(None);
         }
+    }
+
+    /// How long ago something came from a leader; `None` if nothing ever did.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|last| last.elapsed())
     }
 
     /// There is a reason to look whether the leader is still there.

@@ -207,9 +207,29 @@ impl PromiseCounter {
     }
 }
 
+/// Upper bounds of the histogram of syncs: from a disk with a cache of its own to one that hangs.
+pub const SYNC_BOUNDS: [Duration; 14] = [
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];
+
 /// What syncing costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncStats {
+    /// How many took no longer than each of [`SYNC_BOUNDS`].
+    pub within: [u64; SYNC_BOUNDS.len()],
     /// How many times the log waited for the disk.
     pub count: u64,
     /// How long in all.
@@ -637,6 +657,9 @@ impl Shared {
         core.stats.count += 1;
         core.stats.total += took;
         core.stats.last = took;
+        for (bound, count) in SYNC_BOUNDS.iter().zip(&mut core.stats.within) {
+            *count += u64::from(took <= *bound);
+        }
         drop(core);
         (self.options.on_sync)(took);
         result

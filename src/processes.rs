@@ -39,8 +39,45 @@ pub fn usage_of(pid: u32) -> Option<Usage> {
     })
 }
 
+/// What Prometheus' own client libraries tell of the process that they are in.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Figures {
+    /// Processor time, in its own code and in the kernel, in seconds.
+    pub(crate) cpu_seconds: f64,
+    /// Resident memory.
+    pub(crate) resident_bytes: u64,
+    /// Address space.
+    pub(crate) virtual_bytes: u64,
+    /// Descriptors that are open.
+    pub(crate) open_descriptors: u64,
+    /// Descriptors that may be open.
+    pub(crate) max_descriptors: Option<u64>,
+    /// When it began, in seconds since 1970.
+    pub(crate) started_seconds: f64,
+    /// Its threads.
+    pub(crate) threads: u64,
+}
+
+/// The figures of this process; `None` if the system does not show them.
+pub(crate) fn own_figures() -> Option<Figures> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let machine = fs::read_to_string("/proc/stat").ok()?;
+    let booted = field(&machine, "btime")?;
+    Some(Figures {
+        cpu_seconds: cpu_in(&stat)?.as_secs_f64(),
+        resident_bytes: field(&status, "VmRSS:")? * 1024,
+        virtual_bytes: field(&status, "VmSize:")? * 1024,
+        open_descriptors: fs::read_dir("/proc/self/fd").ok()?.count() as u64,
+        max_descriptors: field(&limits, "Max open files"),
+        started_seconds: (Duration::from_secs(booted) + started_in(&stat)?).as_secs_f64(),
+        threads: field(&status, "Threads:")?,
+    })
+}
+
 /// The processor time of this process.
-pub(super) fn own_cpu() -> Duration {
+pub(crate) fn own_cpu() -> Duration {
     usage_of(std::process::id()).map_or(Duration::ZERO, |usage| usage.cpu)
 }
 
@@ -101,6 +138,13 @@ fn cpu_in(stat: &str) -> Option<Duration> {
     Some(TICK * user + TICK * system)
 }
 
+/// When the process began, counted from the start of the machine: field 22 of the whole line.
+fn started_in(stat: &str) -> Option<Duration> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: u32 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    Some(TICK * ticks)
+}
+
 /// The number after a label at the beginning of a line.
 fn field(text: &str, label: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
@@ -116,6 +160,7 @@ mod tests {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 1 0 9 9 9";
         assert_eq!(cpu_in(stat), Some(Duration::from_secs(3)));
         assert_eq!(cpu_in("nonsense"), None);
+        assert_eq!(started_in(stat), Some(Duration::from_millis(90)));
     }
 
     #[test]
@@ -126,6 +171,14 @@ mod tests {
         drop(listener);
         assert_eq!(listener_of(address), None);
         assert_eq!(listener_of("192.0.2.1:80".parse().expect("an address")), None);
+    }
+
+    #[test]
+    fn this_process_has_figures() {
+        let figures = own_figures().expect("this process is there");
+        assert!(figures.open_descriptors > 2 && figures.threads > 0, "{figures:?}");
+        assert!(figures.virtual_bytes >= figures.resident_bytes, "{figures:?}");
+        assert!(figures.started_seconds > 1e9, "{figures:?}");
     }
 
     #[test]
