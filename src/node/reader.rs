@@ -97,7 +97,7 @@ fn claim(member: &Member) -> Result<(Claim, Option<LogId>), Error> {
 /// Returns when an entry is applied.
 async fn applied(member: &Member, entry: Option<LogId>, bound: Deadline) -> Result<(), Error> {
     let index = entry.map(|id| id.index());
-    let here = member.replica.read().applied.map(|id| id.index());
+    let here = member.replica.figures().applied.map(|id| id.index());
     if here >= index {
         return Ok(());
     }

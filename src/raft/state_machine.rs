@@ -59,6 +59,8 @@ impl Machine {
 /// What is asked of the state at any time, as of the last entry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
+    /// The last entry in it.
+    pub(crate) applied: Option<LogId>,
     /// How much there is.
     pub(crate) counts: Counts,
     /// The cluster clock.
@@ -69,9 +71,11 @@ pub(crate) struct Figures {
     pub(crate) has_unexpired: bool,
 }
 
-impl From<&State> for Figures {
-    fn from(state: &State) -> Self {
+impl From<&Machine> for Figures {
+    fn from(machine: &Machine) -> Self {
+        let state = &machine.state;
         Self {
+            applied: machine.applied,
             counts: state.counts(),
             clock: state.clock(),
             next_deadline: state.next_deadline(),
@@ -111,7 +115,7 @@ impl Replica {
         let compaction = Compaction::default();
         compaction.applied(machine.applied.as_ref());
         Self {
-            figures: Mutex::new(Figures::from(&machine.state)),
+            figures: Mutex::new(Figures::from(&machine)),
             machine: RwLock::new(machine),
             stampers: CurrentStamper::default(),
             applied_bell: Notify::new(),
@@ -224,7 +228,7 @@ impl Replica {
 
     /// Copies what is asked all the time.
     fn publish(&self, machine: &Machine) {
-        let figures = Figures::from(&machine.state);
+        let figures = Figures::from(machine);
         *self.figures.lock().expect("figures are copied, and nothing else") = figures;
     }
 }

@@ -188,6 +188,7 @@ fn decisions_are_made_where_they_are_wanted_and_the_state_is_the_same() {
     quiet.apply(&entry, false).unwrap();
     assert_eq!(told.read().state, quiet.read().state);
     assert_eq!(quiet.figures().counts, told.read().state.counts());
+    assert_eq!(quiet.figures().applied, Some(entry.log_id));
     assert_eq!(quiet.figures().next_deadline, told.read().state.next_deadline());
 }
 
