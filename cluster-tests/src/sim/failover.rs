@@ -34,6 +34,8 @@ pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
         rho_ppm: 10_000,
         snapshot_every: 50_000,
         log_kept: 10_000,
+        apply_bytes: 64 << 10,
+        send_bytes: 64 << 10,
         profile,
         keep_trace: false,
     };

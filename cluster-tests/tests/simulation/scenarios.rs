@@ -38,6 +38,8 @@ fn simulated<F: Future<Output = ()>>(body: impl FnOnce(World) -> F) {
         rho_ppm: 10_000,
         snapshot_every: 10_000,
         log_kept: 1_000,
+        apply_bytes: 64 << 10,
+        send_bytes: 64 << 10,
         profile: Profile::Stable,
         keep_trace: false,
     };
