@@ -307,3 +307,67 @@ pub(crate) fn reason(endpoint: &str, error: &Error) -> String {
         Error::Forbidden(_) | Error::NotFound { .. } => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(id: u64, leader: Option<u64>, not_ready: Option<&str>) -> ClusterStatus {
+        let members = (1..=3).map(|id| MemberStatus {
+            id,
+            uuid: None,
+            peer_address: format!("n{id}:7421"),
+            client_address: Some(format!("http://n{id}:7420")),
+            voter: true,
+            matched_index: None,
+            lag: None,
+            last_acknowledged_ms: None,
+        });
+        ClusterStatus {
+            cluster_id: None,
+            id,
+            uuid: "u".into(),
+            version: "0".into(),
+            role: if leader == Some(id) { NodeRole::Leader } else { NodeRole::Follower },
+            not_ready: not_ready.map(str::to_owned),
+            leader,
+            leader_address: None,
+            term: 1,
+            vote: None,
+            last_log_index: None,
+            committed_index: None,
+            applied_index: None,
+            snapshot_index: None,
+            purged_index: None,
+            members: members.collect(),
+            differences: Vec::new(),
+        }
+    }
+
+    fn quorum(answers: [Option<ClusterStatus>; 3]) -> bool {
+        let asked: Vec<Asked> = (1..)
+            .zip(answers)
+            .map(|(id, answer)| {
+                let silent = || Error::unavailable("no answer");
+                (format!("http://n{id}:7420"), answer.ok_or_else(silent))
+            })
+            .collect();
+        View::of(&asked).quorum
+    }
+
+    #[test]
+    fn a_majority_is_what_the_leader_says_or_those_who_hear_from_it() {
+        let well = |id| Some(status(id, Some(1), None));
+        let lost = |id| Some(status(id, Some(1), Some("nothing is heard")));
+        assert!(quorum([well(1), well(2), well(3)]));
+        assert!(quorum([well(1), None, None]), "the leader has a majority, whoever is asked");
+        assert!(quorum([None, well(2), well(3)]), "both hear from it");
+        assert!(!quorum([lost(1), None, None]), "a leader that has lost its majority");
+        assert!(!quorum([None, lost(2), lost(3)]), "it is dead, and the others cannot elect");
+        assert!(!quorum([None, well(2), lost(3)]));
+        assert!(!quorum([None, well(2), None]), "one of three is no majority");
+        assert!(!quorum([None, None, None]));
+        let unled = |id| Some(status(id, None, Some("no leader is known")));
+        assert!(!quorum([unled(1), unled(2), unled(3)]));
+    }
+}

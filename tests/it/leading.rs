@@ -217,6 +217,33 @@ async fn an_isolated_leader_refuses_quickly_and_acknowledges_nothing() {
     assert!(matches!(read, Err(Error::NotFound { .. })), "{read:?}");
 }
 
+/// The lone leader and the lone follower: neither is ready, however long nobody asks for a lock.
+#[tokio::test]
+async fn a_node_without_a_majority_is_not_ready_until_it_has_one_again() {
+    for leads in [true, false] {
+        let mut cluster = Cluster::start(3).await;
+        let leader = cluster.leader().await;
+        let follower = *cluster.nodes.keys().find(|id| **id != leader).unwrap();
+        let alone = if leads { leader } else { follower };
+        let others: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != alone).collect();
+        assert_eq!(cluster.nodes[&alone].node().not_ready(), None);
+        for id in &others {
+            cluster.kill(*id).await;
+        }
+        eventually("it says that it has no majority", async || {
+            let reason = cluster.nodes[&alone].node().not_ready();
+            reason.is_some_and(|reason| reason.contains("majority") || reason.contains("leader"))
+        })
+        .await;
+        assert!(!cluster.nodes[&alone].node().figures().ready);
+        cluster.run(others[0]).await;
+        eventually("two of three are ready", async || {
+            cluster.nodes.values().all(|running| running.node().is_ready())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_missed_the_log_gets_a_snapshot() {
     let mut cluster = Cluster::with(3, |config| {
