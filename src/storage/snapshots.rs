@@ -50,9 +50,17 @@ pub struct SnapshotMeta {
 
 impl Body for SnapshotMeta {
     fn decode(version: u32, body: &[u8]) -> Option<Self> {
-        (version == 1).then(|| envelope::plain(body)).flatten()
+        match version {
+            1 => envelope::plain(body).map(|Version1(meta, _body_bytes)| meta),
+            2 => envelope::plain(body),
+            _ => None,
+        }
     }
 }
+
+/// The first version had the body's length in its header, too; it counts at the end of the file.
+#[derive(Deserialize)]
+struct Version1(SnapshotMeta, u64);
 
 /// A complete, durable snapshot file. It can be read as long as this exists, also when a newer
 /// snapshot has taken its place.

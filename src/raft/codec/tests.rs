@@ -144,9 +144,9 @@ fn messages_are_written_the_same_for_ever() {
         entries: vec![],
     };
     assert_eq!(hex(&encode_append(&heartbeat)), format!("1001{VOTE}01{log_id_4}0000000000"));
-    assert_eq!(hex(&encode_confirm(5)), "19010500000000000000");
+    assert_eq!(hex(&encode_confirm(5)), "1a010500000000000000");
     let confirmed = Confirmed { round: 5, vote: Some(vote(2, 1, true)) };
-    assert_eq!(hex(&encode_confirmed(&confirmed)), format!("1a01050000000000000001{VOTE}01"));
+    assert_eq!(hex(&encode_confirmed(&confirmed)), format!("1b01050000000000000001{VOTE}01"));
     let (last, first) = (
         "01".to_owned() + "0300000000000000" + "0900000000000000",
         "01".to_owned() + "0100000000000000" + "0000000000000000",
