@@ -187,6 +187,8 @@ fn written(cluster: &Cluster) -> BTreeMap<PathBuf, SystemTime> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_cluster_without_locks_writes_nothing() {
     const IDLE: Duration = Duration::from_secs(6);
+    // A node notes within ten seconds what it and others have promised.
+    const REST: Duration = Duration::from_secs(11);
     // A debug build does several times the work of a release build; scripts/measure has the figure.
     const CPU_SHARE: f64 = 0.06;
     let cluster = Cluster::start(ClusterOptions::default()).await;
@@ -196,19 +198,17 @@ async fn an_idle_cluster_without_locks_writes_nothing() {
         let grant = ask::hold(&clients, &signature, "holder", ask::LONG).await;
         ask::release(&clients, &signature, "holder", grant.token).await;
     }
-    // What the last requests left to do is done when nothing was written for two seconds.
+    // What the last requests left to do is done when nothing was written for so long.
     let mut before = written(&cluster);
     let mut quiet = Stopwatch::start();
-    eventually("the cluster comes to rest", ELECTION, || {
+    eventually("the cluster comes to rest", 3 * REST, || {
         let now = written(&cluster);
         if now != before {
             before = now;
             quiet = Stopwatch::start();
         }
         let rested = quiet.elapsed();
-        async move {
-            if rested > Duration::from_secs(2) { Ok(()) } else { Err("files are being written") }
-        }
+        async move { if rested > REST { Ok(()) } else { Err("files are being written") } }
     })
     .await;
     let usage: Vec<_> = cluster.ids().into_iter().map(|id| (id, cluster.usage(id))).collect();
