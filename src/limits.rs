@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, MAX_DURATION, MAX_NAME_BYTES,
-    MAX_SAFE_INTEGER, ReadOptions, UnlockOptions, UnlockRequest,
+    MAX_SAFE_INTEGER, ReadOptions, TablesRequest, UnlockOptions, UnlockRequest,
 };
 
 #[cfg(test)]
@@ -384,6 +384,15 @@ pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128
     let ListRequest { prefix, after, limit } = request;
     let mut values = of_read(options);
     values.push(bytes(PREFIX, prefix));
+    values.extend(after.as_deref().map(|after| bytes(AFTER, after)));
+    values.push((PAGE, i128::from(*limit)));
+    values
+}
+
+/// As [`of_lock`], of a page of the tables.
+pub fn of_tables(request: &TablesRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
+    let TablesRequest { after, limit } = request;
+    let mut values = of_read(options);
     values.extend(after.as_deref().map(|after| bytes(AFTER, after)));
     values.push((PAGE, i128::from(*limit)));
     values

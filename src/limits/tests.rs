@@ -119,6 +119,7 @@ fn every_value_of_a_request_has_a_limit_of_the_list() {
     let mut all = of_lock;
     all.extend(of_list(&page, &read));
     all.extend(of_check("a", &read));
+    all.extend(of_tables(&TablesRequest::default(), &read));
     assert!(all.iter().all(|(limit, _)| ALL.contains(limit)), "{all:?}");
     let asked = ALL.iter().filter(|limit| limit.proof == Proof::Asked && **limit != BATCH);
     for limit in asked {

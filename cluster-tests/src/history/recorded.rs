@@ -284,7 +284,11 @@ impl<S: LockService> LockService for Recorded<S> {
         request: TablesRequest,
         options: ReadOptions,
     ) -> Result<TablesResponse, Error> {
-        self.service.tables(request, options).await
+        let values = limits::of_tables(&request, &options);
+        let result = self.service.tables(request, options).await;
+        let outcome = result.as_ref().map_or_else(failed, |_| Outcome::Ok(Answer::Record(None)));
+        self.recorder.reach().note(&values, &outcome);
+        result
     }
 
     async fn configure_table(

@@ -6,7 +6,7 @@ use keyward::limits::{self, BATCH, Beyond, Limit, Unit};
 use keyward::service::LockService;
 use keyward::types::{
     BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId,
-    Token, UnlockOptions, UnlockRequest,
+    TablesRequest, Token, UnlockOptions, UnlockRequest,
 };
 
 use super::deck::text;
@@ -151,7 +151,7 @@ fn name(limit: Limit, end: End, below: &mut dyn FnMut(u64) -> u64) -> String {
     }
 }
 
-/// A page at one of its limits.
+/// A page at one of its limits, of a table or of the tables.
 async fn list<S: LockService>(
     service: &Recorded<S>,
     limit: Limit,
@@ -159,6 +159,7 @@ async fn list<S: LockService>(
     asker: &mut Asker<'_>,
 ) {
     let below = &mut *asker.below;
+    let of_tables = limit != limits::PREFIX && below(2) == 0;
     let mut request = ListRequest { limit: 3, ..ListRequest::default() };
     match limit.name {
         "prefix" => request.prefix = name(limit, end, below),
@@ -166,7 +167,12 @@ async fn list<S: LockService>(
         _ => request.limit = u32::try_from(value(limit, end, below)).unwrap_or(u32::MAX),
     }
     let options = ReadOptions { call: asker.call.clone(), ..ReadOptions::default() };
-    let _ = service.list(request, options).await;
+    if of_tables {
+        let request = TablesRequest { after: request.after, limit: request.limit };
+        let _ = service.tables(request, options).await;
+    } else {
+        let _ = service.list(request, options).await;
+    }
 }
 
 /// A batch of so many requests with names of so many bytes: locks first, and then their releases, or not.
