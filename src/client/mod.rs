@@ -39,6 +39,7 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "server")]
 pub(crate) use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 pub use resolve::Resolver;

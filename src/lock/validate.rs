@@ -17,6 +17,7 @@ use crate::types::{
 
 /// The most bytes that a command made here takes in a proposal: four names, actor and cause, and
 /// what has a fixed size.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "a log is of servers"))]
 pub(crate) const MAX_COMMAND_BYTES: usize = 4 * MAX_NAME_BYTES + 2 * MAX_AUDIT_BYTES + 128;
 
 /// The command of a lock request. Left-out options are left to the table, at apply.

@@ -26,6 +26,9 @@ pub struct Failover {
 
 /// Three nodes, of which the one that leads dies in this way. The seed chooses which one leads, when
 /// it dies, and what network and disks do in between.
+///
+/// # Panics
+/// If no other node leads in time.
 pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
     let options = WorldOptions {
         seed,
@@ -66,7 +69,7 @@ pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
             lock(&client, "after").await;
         }
         let next = leads(&world, |node| node != chosen).await;
-        let took = world.now() - died;
+        let took = world.now().saturating_sub(died);
         let terms = world.status(next).expect("it leads").term - term;
         Failover { terms, took }
     })
@@ -79,7 +82,7 @@ async fn leads(world: &World, one_of: impl Fn(MachineId) -> bool) -> MachineId {
     loop {
         match world.leader() {
             Some(leader) if one_of(leader) => return leader,
-            _ => assert!(world.now() - since < PATIENCE, "no leader"),
+            _ => assert!(world.now().saturating_sub(since) < PATIENCE, "no leader"),
         }
         world.sleep(Duration::from_millis(1)).await;
     }
