@@ -8,7 +8,7 @@
 //! A request is at work until the last byte of its answer is written: cut off before that, a write
 //! that was done would be unknown to its caller. Handlers have deadlines, an answer that nobody
 //! reads is given up by [`super::stall`], and the bytes of all large answers together are bounded
-//! by [`super::budget`]; a small answer fits into the system's own buffers. An exchange between
+//! by [`crate::budget`]; a small answer fits into the system's own buffers. An exchange between
 //! nodes that goes on, such as the log's, is an answer that is still being written.
 
 use std::collections::BTreeMap;
