@@ -40,6 +40,7 @@ pub fn usage_of(pid: u32) -> Option<Usage> {
 }
 
 /// What Prometheus' own client libraries tell of the process that they are in.
+#[cfg(feature = "server")]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Figures {
     /// Processor time, in its own code and in the kernel, in seconds.
@@ -59,6 +60,7 @@ pub(crate) struct Figures {
 }
 
 /// The figures of this process; `None` if the system does not show them.
+#[cfg(feature = "server")]
 pub(crate) fn own_figures() -> Option<Figures> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -139,6 +141,7 @@ fn cpu_in(stat: &str) -> Option<Duration> {
 }
 
 /// When the process began, counted from the start of the machine: field 22 of the whole line.
+#[cfg(feature = "server")]
 fn started_in(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks: u32 = rest.split_whitespace().nth(19)?.parse().ok()?;
@@ -160,6 +163,7 @@ mod tests {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 1 0 9 9 9";
         assert_eq!(cpu_in(stat), Some(Duration::from_secs(3)));
         assert_eq!(cpu_in("nonsense"), None);
+        #[cfg(feature = "server")]
         assert_eq!(started_in(stat), Some(Duration::from_millis(90)));
     }
 
@@ -173,6 +177,7 @@ mod tests {
         assert_eq!(listener_of("192.0.2.1:80".parse().expect("an address")), None);
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn this_process_has_figures() {
         let figures = own_figures().expect("this process is there");
