@@ -232,7 +232,9 @@ impl Forwarding {
 /// it says nothing about the earlier one.
 fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<Answer, Error> {
     match answer {
-        Err(Error::Unavailable { reason, .. }) if open && !is_read => {
+        Err(Error::Unavailable { reason, .. } | Error::LaneForgotten { reason })
+            if open && !is_read =>
+        {
             let reason = format!("the leader changed and may have done it before; now: {reason}");
             Err(lost(false, &reason))
         }

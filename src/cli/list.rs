@@ -78,7 +78,7 @@ async fn execute(service: &impl LockService, args: ListArgs) -> Result<u8, Ended
 }
 
 fn describe(found: &ListResponse, args: &ListArgs) -> String {
-    if found.locks.is_empty() {
+    if found.locks.is_empty() && found.next.is_none() {
         return format!("no locks in table {}\n", output::visible(&args.read.table.table));
     }
     let mut table =

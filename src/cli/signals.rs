@@ -21,7 +21,7 @@ impl Signals {
         let ignored = ignored();
         let streams = signals
             .iter()
-            .filter(|signal| !is_in(ignored, **signal))
+            .filter(|signal| is_own(**signal) || !is_in(ignored, **signal))
             .map(|signal| Ok((*signal, unix::signal(SignalKind::from_raw(signal.as_raw()))?)))
             .collect::<std::io::Result<_>>()
             .map_err(|error| {
@@ -58,6 +58,12 @@ fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Whether the program needs to hear of it whatever it inherited: the end of its command, and the end
+/// of its own stop.
+fn is_own(signal: Signal) -> bool {
+    matches!(signal, Signal::CHILD | Signal::CONT)
 }
 
 fn is_in(mask: u64, signal: Signal) -> bool {

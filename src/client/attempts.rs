@@ -154,8 +154,7 @@ impl<'a, A: Ask> Call<'a, A> {
                     Err(error) if self.asking.kind().may_repeat_after(&error) => {
                         self.note(&endpoint, error);
                     }
-                    Err(error @ Error::LaneForgotten { .. }) => return Err(self.forgotten(error)),
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(self.definite(error)),
                 },
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
                     self.begin();
@@ -165,13 +164,15 @@ impl<'a, A: Ask> Call<'a, A> {
         }
     }
 
-    /// The lane was forgotten before this attempt arrived. Whether an attempt whose fate is open was
-    /// done, nobody knows any more.
-    fn forgotten(&self, error: Error) -> Error {
-        if self.in_flight.is_empty() && self.failures.open.is_empty() {
-            return error;
+    /// The error of an attempt that ends the call. Of a write whose other attempt is open it says
+    /// nothing: that one may be done all the same.
+    fn definite(&self, error: Error) -> Error {
+        let is_open = !self.in_flight.is_empty() || !self.failures.open.is_empty();
+        let decided = matches!(error, Error::Forbidden(_));
+        if is_open && !decided && self.asking.kind() == Kind::Write {
+            return Error::unknown(error.to_string());
         }
-        Error::unknown(error.to_string())
+        error
     }
 
     /// An attempt has failed in a way that lets another follow.

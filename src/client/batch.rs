@@ -192,6 +192,21 @@ struct Asked {
     in_flight: usize,
 }
 
+/// The reason of an answer that is final and leaves open whether another attempt was done.
+fn says_nothing_of_others(told: &Result<BatchAnswer, Error>) -> Option<String> {
+    match told {
+        Err(
+            error @ (Error::LaneForgotten { .. }
+            | Error::BadRequest { .. }
+            | Error::Unauthorized { .. }
+            | Error::NotFound { .. }),
+        ) => Some(error.to_string()),
+        Ok(_) | Err(Error::Forbidden(_) | Error::Unavailable { .. } | Error::Unknown { .. }) => {
+            None
+        }
+    }
+}
+
 impl Asked {
     fn new(request: BatchRequest) -> Self {
         let (verb, request) = match request {
@@ -222,11 +237,11 @@ impl Asked {
             return;
         }
         let is_open = was_open || self.in_flight > 0;
-        if is_open && let Err(Error::LaneForgotten { reason }) = &told {
-            // Whether the other attempt was done, nobody knows any more.
+        if is_open && let Some(reason) = says_nothing_of_others(&told) {
+            // Whether the other attempt was done, nobody says any more.
             self.is_given_up = true;
             if !was_open {
-                self.answer = Some(Err(Error::unknown(reason.clone())));
+                self.answer = Some(Err(Error::unknown(reason)));
             }
             return;
         }

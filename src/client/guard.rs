@@ -245,9 +245,11 @@ impl<S: LockService + Clone> Guard<S> {
                 }
                 Error::Unavailable { .. } => pause,
                 // Whether what was open was done, nobody knows any more.
-                Error::LaneForgotten { .. } => return Err(open.unwrap_or(error)),
-                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
-                    return Err(error);
+                Error::LaneForgotten { .. }
+                | Error::BadRequest { .. }
+                | Error::NotFound { .. }
+                | Error::Unauthorized { .. } => {
+                    return Err(open.unwrap_or(error));
                 }
             };
             let left = deadline.remaining();

@@ -6,16 +6,18 @@
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::header::{HeaderName, USER_AGENT};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Request, Version};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::answer::Refusal;
 use crate::api::{Code, headers, routes};
 
 /// Headers that say how a request is to be made: twice with different values, each reader may
 /// believe another one.
-const SAID_ONCE: [HeaderName; 4] = [
+const SAID_ONCE: [HeaderName; 6] = [
     HeaderName::from_static(headers::TIMEOUT_MS),
     HeaderName::from_static(headers::CAUSE),
+    HeaderName::from_static(headers::IDEMPOTENCY_KEY),
+    HeaderName::from_static(headers::CLUSTER),
     CONTENT_TYPE,
     CONTENT_ENCODING,
 ];
@@ -41,7 +43,7 @@ pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), Ref
             return refuse(format!("{name} is there twice, with different values"));
         }
     }
-    if is_of_a_browser(fields)
+    if is_of_a_browser(request)
         && !PROBES.contains(&request.uri().path())
         && !host.is_some_and(|host| may_be_called(host, hosts))
     {
@@ -93,12 +95,15 @@ fn without_port(authority: &str) -> &str {
 
 /// A page of any origin becomes one of this node's own if its name is made to lead here (DNS
 /// rebinding). Browsers say that they ask for a page in one of these headers, none of which a page
-/// can leave out everywhere: over plain HTTP a read has neither of the first two.
-fn is_of_a_browser(fields: &HeaderMap) -> bool {
-    let agent = fields.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+/// can leave out everywhere: over plain HTTP a read has neither of the first two. `PowerShell` begins
+/// its agent as browsers do.
+fn is_of_a_browser<B>(request: &Request<B>) -> bool {
+    let fields = request.headers();
+    let agent = fields.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     fields.contains_key(ORIGIN)
         || fields.contains_key("sec-fetch-site")
-        || agent.starts_with(b"Mozilla/")
+        || (reads && agent.starts_with("Mozilla/") && !agent.contains("PowerShell"))
 }
 
 /// Whether a page at this host is one that a person meant to open here: nobody else can make a page

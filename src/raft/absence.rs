@@ -94,6 +94,8 @@ fn report(event: &Event, failures: &Failures) {
             "a member is still lost"
         ),
         Event::Back { member, silent } => {
+            // The next time it is lost for another cause.
+            failures.lock().remove(member);
             tracing::info!(member, silent_for = ?silent, "a member is back");
         }
     }

@@ -134,7 +134,10 @@ impl Member {
             Call::Identity => unreachable!("answered above"),
             Call::Append => {
                 let request = codec::decode_append(message)?;
-                self.vigil.hear();
+                // One that was deposed says nothing of the leader.
+                if self.metrics_ref(|metrics| request.vote >= metrics.vote) {
+                    self.vigil.hear();
+                }
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
                 if request.entries.is_empty() {
@@ -295,10 +298,13 @@ impl Member {
     ) -> Result<Bytes, InboundError> {
         tracing::info!(%meta, "a snapshot has come from the leader");
         // A state takes memory: a second one waits until the first is installed or refused.
-        let _alone = self.installing.lock().await;
+        let alone = Arc::clone(&self.installing).lock_owned().await;
         let cluster = self.identity.facts().cluster;
-        let verified = blocking(move || ReceivedSnapshot::prepare(receiver, cluster)).await;
-        let verified = verified.map_err(|_| InboundError::CutOff)??;
+        // The leader may go away meanwhile: the work goes on, and keeps others out until it is done.
+        let verified =
+            blocking(move || (ReceivedSnapshot::prepare(receiver, cluster), alone)).await;
+        let (verified, _alone) = verified.map_err(|_| InboundError::CutOff)?;
+        let verified = verified?;
         if verified.meta().ok().as_ref() != Some(&meta) {
             return Err(DecodeError::Invalid("snapshot header").into());
         }

@@ -197,7 +197,7 @@ pub(crate) struct Member {
     /// When this node writes snapshots.
     pub(crate) thresholds: Thresholds,
     /// Held while a snapshot from the leader is decoded and installed.
-    pub(crate) installing: tokio::sync::Mutex<()>,
+    pub(crate) installing: Arc<tokio::sync::Mutex<()>>,
     phase: watch::Sender<Phase>,
     /// Set once it is on the disk that this node takes part.
     joined: OnceCell<()>,
@@ -261,7 +261,7 @@ impl Member {
             leadership: watch::Sender::default(),
             leader_changes: AtomicU64::new(0),
             thresholds,
-            installing: tokio::sync::Mutex::default(),
+            installing: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: OnceCell::new_with(facts.joined.then_some(())),
             feeder: std::sync::Mutex::new(feeder),
@@ -394,17 +394,21 @@ impl Member {
     }
 
     async fn begin_part(&self) -> Result<(), StorageError> {
+        let (sender, receiver) = oneshot::channel();
+        let done = move |result| {
+            // The receiver is gone if the node is, or who called.
+            let _ = sender.send(result);
+        };
         if self.log.vote().is_none() {
-            let (sender, receiver) = oneshot::channel();
-            let vote = Vote { term: 0, node: self.id, committed: false };
-            self.log.save_vote(vote, move |result| {
-                // The receiver is gone only if the node is.
-                let _ = sender.send(result);
-            });
-            match receiver.await {
-                Ok(result) => result.map_err(StorageError::Failed)?,
-                Err(_) => return Err(StorageError::Closed),
-            }
+            self.log.save_vote(Vote { term: 0, node: self.id, committed: false }, done);
+        } else {
+            // A caller that went away may have left its vote on the way to the disk: this is told
+            // after everything before it.
+            self.log.append(Vec::new(), done);
+        }
+        match receiver.await {
+            Ok(result) => result.map_err(StorageError::Failed)?,
+            Err(_) => return Err(StorageError::Closed),
         }
         let identity = self.identity.clone();
         written(move || identity.set_joined()).await

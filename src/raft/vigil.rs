@@ -81,7 +81,11 @@ pub(crate) struct Vigil {
 /// The append exchanges that leaders have with this node.
 #[derive(Clone, Copy, Default)]
 struct Exchanges {
-    open: usize,
+    /// The number of the newest one: it takes the place of those before, whose other end may have
+    /// vanished without a word.
+    newest: u64,
+    /// Whether the newest one is open.
+    open: bool,
     /// What had been heard when the last one ended.
     ended: Option<u64>,
 }
@@ -134,7 +138,7 @@ impl Vigil {
     pub(crate) fn finds_gone(&self, vote: &Vote) -> bool {
         let gone = *self.gone();
         gone.is_some_and(|gone| gone.vote == *vote && gone.heard == self.heard())
-            && self.exchanges().open == 0
+            && !self.exchanges().open
     }
 
     fn heard(&self) -> u64 {
@@ -168,28 +172,39 @@ impl Vigil {
 }
 
 /// Lives as long as an append exchange that a leader has with this node.
-pub(crate) struct Open(Arc<Vigil>);
+pub(crate) struct Open {
+    vigil: Arc<Vigil>,
+    number: u64,
+}
 
 impl Open {
     pub(crate) fn new(vigil: &Arc<Vigil>) -> Self {
-        vigil.exchanges().open += 1;
-        Self(Arc::clone(vigil))
+        let mut exchanges = vigil.exchanges();
+        exchanges.newest += 1;
+        exchanges.open = true;
+        let number = exchanges.newest;
+        drop(exchanges);
+        Self { vigil: Arc::clone(vigil), number }
     }
 
     /// Something has come over it.
     pub(crate) fn hear(&self) {
-        self.0.hear();
+        self.vigil.hear();
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let heard = self.0.heard();
-        let mut exchanges = self.0.exchanges();
-        exchanges.open -= 1;
+        let heard = self.vigil.heard();
+        let mut exchanges = self.vigil.exchanges();
+        // Where another one has come since, the end of this one says nothing of the leader.
+        if exchanges.newest != self.number {
+            return;
+        }
+        exchanges.open = false;
         exchanges.ended = Some(heard);
         drop(exchanges);
-        self.0.look();
+        self.vigil.look();
     }
 }
 
@@ -294,9 +309,9 @@ impl<'a> Watch<'a> {
         let vigil = &self.member.vigil;
         let mut quiet: Option<(u64, Deadline)> = None;
         while !self.lease.remaining().is_zero() {
-            let Exchanges { open, ended } = *vigil.exchanges();
+            let Exchanges { open, ended, .. } = *vigil.exchanges();
             let heard = vigil.heard();
-            if open > 0 {
+            if open || self.member.metrics_ref(|metrics| metrics.vote) != self.vote {
                 return false;
             }
             match self.ask_port().await {
@@ -480,6 +495,22 @@ mod tests {
         }
         let source = Box::new(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(!is_refused(&CallError::Broken { addr: "a".to_owned(), source }));
+    }
+
+    #[test]
+    fn an_exchange_that_never_ends_does_not_hide_the_end_of_a_newer_one() {
+        let vigil = Arc::<Vigil>::default();
+        let vanished = Open::new(&vigil);
+        let newer = Open::new(&vigil);
+        newer.hear();
+        assert!(vigil.exchanges().open);
+        drop(newer);
+        assert!(!vigil.exchanges().open);
+        assert_eq!(vigil.exchanges().ended, Some(1));
+        let next = Open::new(&vigil);
+        drop(vanished);
+        assert!(vigil.exchanges().open, "only the newest counts");
+        drop(next);
     }
 
     /// Whether a port says that nobody listens; `None`: it says nothing.

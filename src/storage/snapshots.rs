@@ -129,6 +129,8 @@ impl Snapshots {
     /// When the newest snapshot is damaged, or the log needs one that is not there.
     pub fn open(disk: Arc<dyn Disk>, purged: Option<LogId>) -> Result<Self, StorageError> {
         disk.create_dir(FOLDER).map_err(StorageError::io("create", FOLDER))?;
+        // A name that a process killed earlier has given counts from now on: it must not be lost later.
+        disk.sync_dir(FOLDER).map_err(StorageError::io("sync", FOLDER))?;
         let found = list(&*disk)?;
         let latest = match found.files.last() {
             Some(File { path, .. }) => {

@@ -157,7 +157,13 @@ impl Holding {
         tracing::debug!(?signal, "a signal");
         match signal {
             Signal::CONT => self.resume(),
-            Signal::CHILD => self.group.reap_strangers(),
+            Signal::CHILD => {
+                // Before the others: its number must stay its own while it may still be killed by it.
+                if let Some(watchdog) = &mut self.watchdog {
+                    watchdog.reap();
+                }
+                self.group.reap_strangers();
+            }
             signal => self.group.signal(signal),
         }
     }
@@ -200,9 +206,17 @@ impl Holding {
             // There is nothing of ours to release.
             Some(LostReason::Lost | LostReason::Preempted) => {}
             Some(LostReason::Unreachable) => {
-                // The nodes may answer again; nobody waits for that.
-                let released = tokio::time::timeout(LAST_WORD, self.guard.release()).await;
-                tracing::debug!(?released, "release after the command was ended");
+                // The nodes may answer again; nobody waits for that. A job of a period keeps its lock.
+                let released = async {
+                    if keep_until.is_some() {
+                        release(self.guard, keep_until).await;
+                    } else if let Err(error) = self.guard.release().await {
+                        tracing::debug!(%error, "not released after the command was ended");
+                    }
+                };
+                if tokio::time::timeout(LAST_WORD, released).await.is_err() {
+                    tracing::debug!("no node answered the release");
+                }
             }
             None => {
                 // It may have ended while the machine slept, and nobody else have asked for it.

@@ -221,7 +221,7 @@ enum Released {
 async fn release(guard: Box<LockGuard>, keep_until: Option<Duration>) -> Released {
     let name = output::visible(guard.signature());
     let rest = keep_until.map(|until| until.saturating_sub(SystemClock.boottime()));
-    let kept = match rest.filter(|rest| !rest.is_zero()) {
+    let kept = match rest.filter(|rest| rest.as_millis() > 0) {
         Some(rest) => guard.expire_in(rest).await.map(|()| true),
         // A lock that has no record, or another's, had been lost before.
         None => guard.release().await.map(|response| response.status == UnlockStatus::Ok),

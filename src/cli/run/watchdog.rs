@@ -70,6 +70,13 @@ impl Watchdog {
         self.tell(&format!("until {}\n", end.as_millis()));
     }
 
+    /// Takes note of the helper's end, if it has ended.
+    pub(crate) fn reap(&mut self) {
+        if let Err(error) = self.process.try_wait() {
+            tracing::debug!(%error, "the watchdog was reaped by another");
+        }
+    }
+
     /// The group is gone: the helper ends without doing anything.
     pub(crate) fn done(mut self) {
         self.tell("done\n");

@@ -114,6 +114,20 @@ async fn a_second_node_is_asked_when_the_first_is_silent() {
     }
 }
 
+/// An older node that does not know a field says nothing of the newer one that may do it.
+#[tokio::test(start_paused = true)]
+async fn a_final_error_beside_an_open_attempt_leaves_a_write_unknown() {
+    for kind in [Kind::Read, Kind::Write] {
+        let asking = Scripted::new(kind, |node, _| match node {
+            "http://a:1" => hangs(),
+            _ => (MS, Err(Error::bad_request("unknown field"))),
+        });
+        let (ended, _) = call_of(&NODES, &asking).await;
+        let open = matches!(ended, Err(Error::Unknown { .. }));
+        assert_eq!(open, kind == Kind::Write, "{ended:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_wins_whoever_gives_it() {
     let asking = Scripted::new(Kind::Write, |node, _| match node {

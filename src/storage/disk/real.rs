@@ -122,7 +122,9 @@ impl Disk for RealDisk {
     fn born(&self, path: &str) -> io::Result<Option<u128>> {
         // Not every file system remembers it.
         let Ok(born) = fs::metadata(self.at(path))?.created() else { return Ok(None) };
-        Ok(born.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos()))
+        // Btrfs forgets it in a power cut (before Linux 6.17 and its backports): it is 0 then.
+        let born = born.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos());
+        Ok(born.filter(|born| *born != 0))
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {

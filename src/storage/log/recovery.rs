@@ -360,6 +360,8 @@ pub(super) fn open(
 ) -> Result<(Writer, Recovered), StorageError> {
     let folder = manifest::FOLDER;
     disk.create_dir(folder).map_err(StorageError::io("create", folder))?;
+    // Names that a process killed earlier has given count from now on: they must not be lost later.
+    disk.sync_dir(folder).map_err(StorageError::io("sync", folder))?;
     let read = vote::read(&*disk)?;
     let manifest = match Manifest::load(&*disk)? {
         Some(_) if read.is_none() => return Err(missing(vote::FILE, "there is a log")),
