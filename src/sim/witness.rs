@@ -13,7 +13,7 @@ use openraft::EntryPayload;
 use super::clock::TrueTime;
 use super::host;
 use crate::limits::REAPPLIED_ENTRIES;
-use crate::lock::{Decision, Proposal};
+use crate::lock::{Decision, Outcome, Proposal};
 use crate::raft::codec;
 use crate::raft::types::Entry;
 use crate::types::{DecidedAt, RequestId};
@@ -133,8 +133,14 @@ impl Witness {
                     |Proposal { stamp, commands }| {
                         // A stamp of another term: refused whole, so that nothing was decided.
                         let decided = stamp.term == entry.log_id.committed_leader_id().term;
+                        let mut decisions = decisions.iter().map(|decision| &decision.outcome);
                         let ids = commands.iter().map(|command| command.request_id);
-                        ids.map(|id| id.filter(|_| decided)).collect()
+                        ids.map(|id| {
+                            // One that was refused for its form or its lane has done nothing.
+                            let done = !matches!(decisions.next(), Some(Outcome::Refused(_)));
+                            id.filter(|_| decided && done)
+                        })
+                        .collect()
                     },
                 ),
                 EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
