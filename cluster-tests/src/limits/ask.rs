@@ -78,6 +78,12 @@ async fn lock<S: LockService>(
         ..ReadOptions::default()
     };
     let signature = request.signature.clone();
+    // A lane begins with 1: a higher number on one that is not known is refused.
+    if let Some(id) = options.request_id.filter(|id| id.seq > 1) {
+        let request_id = Some(RequestId { seq: 1, ..id });
+        let first = LockOptions { request_id, ..options.clone() };
+        let _ = service.lock(request.clone(), first).await;
+    }
     // A refusal and an open outcome are in the history.
     let _ = service.lock(request, options).await;
     if (asker.below)(2) == 0 {
