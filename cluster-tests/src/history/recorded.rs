@@ -32,9 +32,22 @@ pub struct Recorded<S> {
     client: SmolStr,
     node: Option<SmolStr>,
     lanes: Lanes,
-    /// The last id that was given.
-    last: Mutex<RequestId>,
+    last: Mutex<Last>,
     open: Option<OpenWrites>,
+}
+
+/// The last id that was given, and whether the service knows its lane: until it has judged a request on
+/// it, a higher number is refused for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Last {
+    id: RequestId,
+    judged: bool,
+}
+
+impl Last {
+    fn before(lane: u128) -> Mutex<Self> {
+        Mutex::new(Self { id: RequestId { lane, seq: 0 }, judged: true })
+    }
 }
 
 /// Whether requests that have no id are given one, on which lane.
@@ -56,7 +69,7 @@ impl<S> Recorded<S> {
             client: client.into(),
             node: None,
             lanes: Lanes::None,
-            last: Mutex::new(RequestId { lane: 0, seq: 0 }),
+            last: Last::before(0),
             open: None,
         }
     }
@@ -66,7 +79,7 @@ impl<S> Recorded<S> {
     #[must_use]
     pub fn with_lane(mut self, lane: u128) -> Self {
         self.lanes = Lanes::One;
-        self.last = Mutex::new(RequestId { lane, seq: 0 });
+        self.last = Last::before(lane);
         self
     }
 
@@ -74,7 +87,7 @@ impl<S> Recorded<S> {
     #[must_use]
     pub fn with_lanes(mut self, first: u128) -> Self {
         self.lanes = Lanes::Each;
-        self.last = Mutex::new(RequestId { lane: first, seq: 0 });
+        self.last = Last::before(first);
         self
     }
 
@@ -143,13 +156,28 @@ impl<S> Recorded<S> {
             return;
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_open = self.open.as_ref().is_some_and(|open| open.holds(*last));
-        *last = if is_open || self.lanes == Lanes::Each {
-            RequestId { lane: last.lane.wrapping_add(1), seq: 1 }
+        let RequestId { lane, seq } = last.id;
+        let is_open = self.open.as_ref().is_some_and(|open| open.holds(last.id));
+        if is_open || !last.judged || self.lanes == Lanes::Each {
+            *last = Last { id: RequestId { lane: lane.wrapping_add(1), seq: 1 }, judged: false };
         } else {
-            RequestId { lane: last.lane, seq: last.seq + 1 }
-        };
-        *id = Some(*last);
+            let judged = seq > 0;
+            *last = Last { id: RequestId { lane, seq: seq + 1 }, judged };
+        }
+        *id = Some(last.id);
+    }
+
+    /// A write ended so.
+    fn ended<T>(&self, id: Option<RequestId>, result: &Result<T, Error>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if id.is_none_or(|id| id.lane != last.id.lane) {
+            return;
+        }
+        match result {
+            Ok(_) => last.judged = true,
+            Err(Error::LaneForgotten { .. }) => last.judged = false,
+            Err(_) => {}
+        }
     }
 }
 
@@ -193,8 +221,9 @@ impl<S: LockService> LockService for Recorded<S> {
         let call = self.begin_write(action, options.request_id, || {
             BatchRequest::Lock(request.clone(), options.clone())
         });
-        let values = limits::of_lock(&request, &options);
+        let (values, id) = (limits::of_lock(&request, &options), options.request_id);
         let result = self.service.lock(request, options).await;
+        self.ended(id, &result);
         let (outcome, decided_at) = match &result {
             Ok(response) => (answered_lock(response), response.decided_at),
             Err(error) => (failed(error), None),
@@ -214,8 +243,9 @@ impl<S: LockService> LockService for Recorded<S> {
         let call = self.begin_write(action, options.request_id, || {
             BatchRequest::Unlock(request.clone(), options.clone())
         });
-        let values = limits::of_unlock(&request, &options);
+        let (values, id) = (limits::of_unlock(&request, &options), options.request_id);
         let result = self.service.unlock(request, options).await;
+        self.ended(id, &result);
         let (outcome, decided_at) = match &result {
             Ok(response) => (answered_unlock(response), response.decided_at),
             Err(error) => (failed(error), None),
@@ -228,13 +258,14 @@ impl<S: LockService> LockService for Recorded<S> {
     async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
         let calls: Vec<_> =
             requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
-        let values: Vec<_> = requests.iter().map(values_of).collect();
+        let values: Vec<_> =
+            requests.iter().map(|request| (values_of(request), id_of(request))).collect();
         let (size, bytes) = (requests.len(), requests.iter().map(bytes_of).sum::<usize>());
         let answers = self.service.batch(requests).await;
         let reach = self.recorder.reach();
         let mut answered = 0;
         // A service that gives fewer answers than it must leaves the others unknown.
-        for ((call, values), answer) in calls.into_iter().zip(values).zip(&answers) {
+        for ((call, (values, id)), answer) in calls.into_iter().zip(values).zip(&answers) {
             let (outcome, decided_at) = match answer {
                 Ok(BatchAnswer::Lock(response)) => (answered_lock(response), response.decided_at),
                 Ok(BatchAnswer::Unlock(response)) => {
@@ -242,6 +273,7 @@ impl<S: LockService> LockService for Recorded<S> {
                 }
                 Err(error) => (failed(error), None),
             };
+            self.ended(id, answer);
             answered += usize::from(answer.is_ok());
             reach.note(&values, &outcome);
             call.finish(outcome, decided_at);
@@ -308,6 +340,13 @@ fn values_of(request: &BatchRequest) -> Vec<(Limit, i128)> {
     match request {
         BatchRequest::Lock(request, options) => limits::of_lock(request, options),
         BatchRequest::Unlock(request, options) => limits::of_unlock(request, options),
+    }
+}
+
+fn id_of(request: &BatchRequest) -> Option<RequestId> {
+    match request {
+        BatchRequest::Lock(_, options) => options.request_id,
+        BatchRequest::Unlock(_, options) => options.request_id,
     }
 }
 

@@ -58,6 +58,21 @@ async fn answers_are_written_in_the_words_of_the_contract() {
 }
 
 #[tokio::test]
+async fn a_lane_goes_on_once_a_request_on_it_was_judged() {
+    let recorder = Recorder::in_memory();
+    let client = Recorded::new(MemoryLocks::new(), recorder.clone(), "c1").with_lane(7);
+    let wrong = LockRequest { signature: String::new(), ..request("x") };
+    client.lock(wrong.clone(), LockOptions::default()).await.unwrap_err();
+    client.lock(request("x"), LockOptions::default()).await.unwrap();
+    client.lock(wrong, LockOptions::default()).await.unwrap_err();
+    client.lock(request("x"), LockOptions::default()).await.unwrap();
+    let history = recorder.into_history(Header::new(1, "", ""), false);
+    let ids = history.operations().filter_map(|operation| operation.request_id);
+    let ids: Vec<_> = ids.map(|id| (id.lane, id.seq)).collect();
+    assert_eq!(ids, [(7, 1), (8, 1), (8, 2), (8, 3)]);
+}
+
+#[tokio::test]
 async fn a_call_that_is_dropped_is_unknown_and_never_returns() {
     let recorder = Recorder::in_memory();
     let call = recorder.begin("c1", Action::Check(LockName::new("default", "a")));
