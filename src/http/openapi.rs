@@ -24,9 +24,9 @@ pub(crate) struct CallHeaders {
     /// A `request_id` as a header, for clients that send one with every write; for a write only.
     #[param(rename = "Idempotency-Key", value_type = schemas::RequestId, required = false)]
     idempotency_key: Option<String>,
-    /// Follows the request through the logs of every node, and comes back in the answer.
-    #[param(rename = "X-Request-Id", value_type = String, required = false, max_length = 128,
-        pattern = "^[A-Za-z0-9_.:/+=-]+$")]
+    /// Follows the request through the logs of every node, and comes back in the answer: up to 128
+    /// letters, digits and `-_.:/+=`. Anything else is replaced by a new one.
+    #[param(rename = "X-Request-Id", value_type = String, required = false)]
     trace_id: Option<String>,
 }
 
