@@ -101,7 +101,7 @@ impl Forwarding {
     /// Where the leader is; `None` if it is here.
     async fn leader(&self, deadline: Deadline) -> Result<Option<Leader>, Error> {
         let member = self.node.member();
-        let mut known = member.leadership.borrow().leader;
+        let mut known = member.leadership.get().leader;
         if known.is_none() {
             let wait = LEADER_WAIT.min(deadline.remaining() / 2);
             // Boxed, here and where a request is sent on, so that the futures of the many requests

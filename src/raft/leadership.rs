@@ -4,12 +4,14 @@
 //! small value, which one task feeds: openraft's own metrics change with every entry, and each
 //! look at them is a copy of all of it.
 
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
+use tokio::sync::Notify;
 
 use crate::planted::{self, Bug};
 use crate::raft::member::Member;
@@ -23,6 +25,32 @@ pub(crate) struct Leadership {
     pub(crate) leader: Option<u64>,
 }
 
+/// The leadership as it is known, for whoever waits for it to change: woken in the order in which they
+/// began to wait, so that a simulated run is the same each time.
+#[derive(Default)]
+pub(crate) struct Known {
+    value: Mutex<Leadership>,
+    changed: Notify,
+}
+
+impl Known {
+    /// What is known now.
+    pub(crate) fn get(&self) -> Leadership {
+        *self.lock()
+    }
+
+    fn set(&self, now: Leadership) {
+        let before = std::mem::replace(&mut *self.lock(), now);
+        if before != now {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leadership> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Feeds `member.leadership` for as long as it is polled.
 pub(crate) async fn follow(member: Arc<Member>) {
     let mut metrics = member.raft.server_metrics();
@@ -33,11 +61,7 @@ pub(crate) async fn follow(member: Arc<Member>) {
             last = now.leader;
             member.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
-        member.leadership.send_if_modified(|known| {
-            let changed = *known != now;
-            *known = now;
-            changed
-        });
+        member.leadership.set(now);
         tokio::select! {
             biased;
             changed = metrics.changed() => if changed.is_err() {
@@ -73,15 +97,17 @@ pub(crate) async fn wait_for<T>(
     wait: Duration,
     mut found: impl FnMut(Leadership) -> Option<T>,
 ) -> Option<T> {
-    let mut known = member.leadership.subscribe();
+    let known = &member.leadership;
     let waited = async {
         loop {
-            let now = *known.borrow_and_update();
-            if let Some(found) = found(now) {
-                return Some(found);
+            let mut changed = pin!(known.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(found) = found(known.get()) {
+                return found;
             }
-            known.changed().await.ok()?;
+            changed.await;
         }
     };
-    tokio::time::timeout(wait, waited).await.ok().flatten()
+    tokio::time::timeout(wait, waited).await.ok()
 }

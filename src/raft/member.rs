@@ -21,7 +21,7 @@ use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introdu
 use crate::raft::checkpoint::{self, Feeder};
 use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
-use crate::raft::leadership::Leadership;
+use crate::raft::leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Own, Peers, Ways};
@@ -191,7 +191,7 @@ pub(crate) struct Member {
     /// What is known of the leader's end.
     pub(crate) vigil: Arc<Vigil>,
     /// Who leads, for whoever waits to know it.
-    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) leadership: leadership::Known,
     /// How many times another leader came to be known.
     pub(crate) leader_changes: AtomicU64,
     /// When this node writes snapshots.
@@ -258,7 +258,7 @@ impl Member {
             timing: options.settings.timing,
             stop,
             vigil,
-            leadership: watch::Sender::default(),
+            leadership: leadership::Known::default(),
             leader_changes: AtomicU64::new(0),
             thresholds,
             installing: Arc::default(),
