@@ -35,7 +35,7 @@ struct Pool {
 }
 
 /// A part of a budget; given back when it is dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Share {
     units: Option<OwnedSemaphorePermit>,
 }
@@ -56,16 +56,29 @@ impl Budget {
 
     /// Takes a part; `None` if there is not so much left. What is larger than the whole takes all.
     pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
+        let mut share = Share::default();
+        self.grow(&mut share, bytes).then_some(share)
+    }
+
+    /// Makes a part of this budget as large as this, if it is not. `false` if there is not so much
+    /// left; then it stays as it was.
+    pub(crate) fn grow(&self, share: &mut Share, bytes: usize) -> bool {
         if bytes <= SMALL {
-            return Some(Share { units: None });
+            return true;
         }
         let pool = &*self.0;
-        let units = u32::try_from(bytes.div_ceil(UNIT).min(pool.total)).unwrap_or(u32::MAX);
-        let taken = Arc::clone(&pool.units).try_acquire_many_owned(units).ok();
-        if taken.is_none() {
+        let wanted = bytes.div_ceil(UNIT).min(pool.total);
+        let held = share.units.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
+        let Ok(more) = Arc::clone(&pool.units).try_acquire_many_owned(more) else {
             pool.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        match &mut share.units {
+            Some(units) => units.merge(more),
+            none => *none = Some(more),
         }
-        taken.map(|units| Share { units: Some(units) })
+        true
     }
 
     /// The bytes in use.
@@ -130,6 +143,16 @@ mod tests {
         assert!(budget.take(SMALL + 1).is_none());
         drop((first, second));
         assert_eq!((budget.used(), budget.refusals()), (0, 2));
+        let mut growing = Share::default();
+        for (bytes, used) in [(1, 0), (SMALL, 0), (20 << 10, 20 << 10), (60 << 10, 60 << 10)] {
+            assert!(budget.grow(&mut growing, bytes));
+            assert_eq!(budget.used(), used);
+        }
+        let rest = budget.take(40 << 10).expect("it just fits");
+        assert!(!budget.grow(&mut growing, 61 << 10));
+        assert_eq!(budget.used(), 100 << 10, "it keeps what it has");
+        drop((growing, rest));
+        assert_eq!(budget.used(), 0);
         assert!(budget.take(usize::MAX).is_some(), "the largest has the whole to itself");
     }
 }

@@ -348,6 +348,13 @@ fn request_id_of(request: &mut BatchRequest) -> &mut Option<RequestId> {
     }
 }
 
+fn call_of(request: &mut BatchRequest) -> &mut CallOptions {
+    match request {
+        BatchRequest::Lock(_, options) => &mut options.call,
+        BatchRequest::Unlock(_, options) => &mut options.call,
+    }
+}
+
 impl LockService for Client {
     async fn lock(
         &self,
@@ -385,6 +392,9 @@ impl LockService for Client {
             requests.iter_mut().map(|request| request_id_of(request).is_none()).collect();
         let lane = |ours: &bool| ours.then(|| self.transport.lanes().take());
         let lanes = is_ours.iter().map(lane).collect();
+        let patience = |request: &BatchRequest| self.transport.patience(request.call());
+        let deadlines: Vec<Deadline> =
+            requests.iter().map(|request| Deadline::after(patience(request))).collect();
         let mut answers = self.batch_under(requests.clone(), lanes).await;
         let is_forgotten = |(ours, answer): (&bool, &Result<_, _>)| {
             *ours && matches!(answer, Err(Error::LaneForgotten { .. }))
@@ -393,9 +403,12 @@ impl LockService for Client {
         let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
         if forgotten[from..].iter().all(|forgotten| *forgotten) {
             // None of these was done, and nothing behind them: on new lanes they keep their order.
-            let lanes = forgotten[from..].iter().map(|_| Some(self.transport.lanes().begin()));
-            let again = self.batch_under(requests.split_off(from), lanes.collect()).await;
-            answers.splice(from.., again);
+            let mut again = requests.split_off(from);
+            for (request, deadline) in again.iter_mut().zip(&deadlines[from..]) {
+                call_of(request).timeout = Some(deadline.remaining());
+            }
+            let lanes = again.iter().map(|_| Some(self.transport.lanes().begin())).collect();
+            answers.splice(from.., self.batch_under(again, lanes).await);
         } else {
             // Behind one of them another was decided: it would now be decided out of its order.
             for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)

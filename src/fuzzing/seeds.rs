@@ -152,6 +152,9 @@ fn forward() -> Vec<(&'static str, Vec<u8>)> {
         request_id: Some(RequestId { lane: 7, seq: 1 }),
         ..LockOptions::default()
     };
+    let later = RequestId { lane: 7, seq: 2 };
+    let forgotten = LockOptions { request_id: Some(later), ..locked.clone() };
+    let forgotten = Request::Lock(by.clone(), forgotten);
     let lock = Request::Lock(by, locked);
     let released =
         UnlockOptions { table: table.clone(), token: Some(Token(1)), ..Default::default() };
@@ -165,6 +168,7 @@ fn forward() -> Vec<(&'static str, Vec<u8>)> {
     let several = several.map(|request| (request, CallOptions::default()));
     vec![
         ("lock", one(lock)),
+        ("lock-of-a-forgotten-lane", one(forgotten)),
         ("unlock", one(unlock)),
         ("check", one(Request::Check("a".to_owned(), read.clone()))),
         ("list", one(Request::List(page, read))),
@@ -205,6 +209,8 @@ fn answers() -> Vec<Result<Answer, Error>> {
         Err(Error::Forbidden(forbidden)),
         Err(Error::NotFound { decided_at: at }),
         Err(Error::Unavailable { reason: "r".to_owned(), leader: Some("l".to_owned()) }),
+        Err(Error::unknown("r")),
+        Err(Error::LaneForgotten { reason: "r".to_owned() }),
     ]
 }
 

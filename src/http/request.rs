@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Uri};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as HttpBody;
@@ -205,10 +205,7 @@ async fn read_body(
     if declared.is_some_and(|declared| declared > limits.body_bytes) {
         return Err(too_large());
     }
-    // A body without a declared length may become as large as any.
-    let at_most = declared.unwrap_or(limits.body_bytes);
-    let share = budget.take(at_most).ok_or_else(|| Refusal::from(budget::exhausted()))?;
-    let mut body = pin!(Limited::new(request.into_body(), limits.body_bytes).collect());
+    let mut body = pin!(collect(Limited::new(request.into_body(), limits.body_bytes), &budget));
     // A small body has mostly come with its head.
     let read = if let Some(read) = body.as_mut().now_or_never() {
         Ok(read)
@@ -220,12 +217,48 @@ async fn read_body(
     };
     match read {
         Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(Uncollected::Budget)) => Err(Refusal::from(budget::exhausted())),
+        Ok(Err(Uncollected::Body(error))) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(Uncollected::Body(error))) => {
             Err(Refusal::new(Code::BadRequest, format!("the body did not arrive whole: {error}")))
         }
-        Ok(Ok(body)) => Ok((body.to_bytes(), share)),
     }
+}
+
+/// Why a body is not here.
+enum Uncollected {
+    /// There is no memory left for it.
+    Budget,
+    Body(BoxError),
+}
+
+/// Collects a body as it comes. What has not come yet takes nothing from the budget: a length that
+/// is only declared costs its sender nothing.
+async fn collect<B>(mut body: Limited<B>, budget: &Budget) -> Result<(Bytes, Share), Uncollected>
+where
+    B: Arriving,
+    Limited<B>: HttpBody<Data = Bytes, Error = BoxError>,
+{
+    let mut body = pin!(body);
+    let mut share = Share::default();
+    let mut whole = Bytes::new();
+    // From the second part on: many small parts must not cost more than one large one.
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.map_err(Uncollected::Body)?.into_data() else { continue };
+        let bytes = whole.len() + joined.len() + part.len();
+        if !budget.grow(&mut share, bytes) {
+            return Err(Uncollected::Budget);
+        }
+        if whole.is_empty() && joined.is_empty() {
+            whole = part;
+        } else {
+            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&part);
+        }
+    }
+    Ok((if joined.is_empty() { whole } else { joined.freeze() }, share))
 }
 
 /// Parses a JSON object. An array would also do for a struct of serde, in the order of its fields,

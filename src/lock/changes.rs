@@ -7,7 +7,7 @@
 //! whoever else has it: which of them must be removed is found where the changes are written out.
 //! Nothing is remembered unless somebody wants it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::lock::State;
@@ -56,21 +56,23 @@ impl Changed {
     /// As [`Changes::records`], one by one.
     pub fn into_records(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> + Send + 'static {
         let Self { state, touched: Touched { keys, deleted } } = self;
-        let touched = keys.keys().filter(|key| deleted.iter().any(|records| key.is_in(records)));
-        let touched: BTreeSet<RecordKey> = touched.cloned().collect();
-        // Tokens are never given twice, so what was deleted has not come back since.
+        let keys: Arc<[(RecordKey, Origin)]> = keys.into_iter().collect();
+        let known = Arc::clone(&keys);
+        let changed = (0..keys.len()).filter_map(move |at| {
+            let (key, origin) = &keys[at];
+            let value = state.encoded_record(key);
+            let was_never_told = value.is_none() && *origin == Origin::New;
+            (!was_never_told).then(|| (key.encode(), value))
+        });
+        // Tokens are never given twice, so what was deleted has not come back since. Whether it is
+        // told is settled above, if it had come or changed before.
         let deleted = deleted.into_iter().flatten().flat_map(|(key, record)| {
             let tokens: Vec<Token> = record.grants.iter().map(|grant| grant.token).collect();
             tokens.into_iter().map(move |token| RecordKey::Grant(key.clone(), token))
         });
-        let deleted = deleted.filter(move |key| !touched.contains(key));
-        let deleted = deleted.map(|key| (key.encode(), None));
-        let changed = keys.into_iter().filter_map(move |(key, origin)| {
-            let value = state.encoded_record(&key);
-            let was_never_told = value.is_none() && origin == Origin::New;
-            (!was_never_told).then(|| (key.encode(), value))
-        });
-        changed.chain(deleted)
+        let deleted =
+            deleted.filter(move |key| known.binary_search_by(|(known, _)| known.cmp(key)).is_err());
+        changed.chain(deleted.map(|key| (key.encode(), None)))
     }
 }
 
@@ -98,14 +100,6 @@ pub(super) enum RecordKey {
     Lane(u128),
     /// One table's defaults.
     Table(Arc<str>),
-}
-
-impl RecordKey {
-    fn is_in(&self, records: &Records) -> bool {
-        let Self::Grant(key, token) = self else { return false };
-        let record = records.get(key);
-        record.is_some_and(|record| record.grants.iter().any(|grant| grant.token == *token))
-    }
 }
 
 /// What changed since the last take.

@@ -58,7 +58,7 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
 }
 
 /// Why the node has no contact with a majority, if it has none. The leader hears from a majority
-/// itself; a follower hears from a leader that does, or at least did within its lease.
+/// itself; a follower hears from a leader how long ago that was.
 fn out_of_contact(member: &Member) -> Option<String> {
     let Some(leader) = member.metrics_ref(|metrics| metrics.current_leader) else {
         return Some("no leader is known".to_owned());
@@ -70,19 +70,20 @@ fn out_of_contact(member: &Member) -> Option<String> {
     }
     Some(if leader == member.id {
         "this node leads but has lost touch with the majority".to_owned()
+    } else if member.vigil.silence().is_some_and(|silence| silence <= most) {
+        format!("the leader, node {leader}, has lost touch with the majority")
     } else {
         format!("nothing is heard from the leader, node {leader}, or from a new one")
     })
 }
 
-/// How long ago the node was last in contact with a majority, as it knows: as a leader, of whom a
-/// majority has heard; as a follower, that has heard from a leader.
+/// How long ago a majority followed the leader, as the node knows.
 pub(super) fn majority_silence(member: &Member) -> Option<Duration> {
     match member.raft.as_leader() {
         // A leader that is the majority by itself asks nobody.
         Ok(_) if is_alone(member) => Some(Duration::ZERO),
         Ok(leader) => leader.last_quorum_acked().map(|acked| acked.elapsed()),
-        Err(_) => member.vigil.silence(),
+        Err(_) => member.vigil.majority_silence(),
     }
 }
 

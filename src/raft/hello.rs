@@ -48,6 +48,8 @@ pub(crate) struct Hello {
     pub(crate) client_addr: Option<String>,
     /// By how much the sender lets clocks be off, in parts per million.
     pub(crate) rho_ppm: Option<u32>,
+    /// From a leader: how long ago a majority followed it, in milliseconds.
+    pub(crate) majority_ms: Option<u64>,
     /// The starts of other members that the sender knows of.
     pub(crate) known: BTreeMap<Uuid, Seen>,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Hello {
         line.put_some("to_folder", self.to_uuid);
         line.put_text("client", self.client_addr.as_deref());
         line.put_some("rho_ppm", self.rho_ppm);
+        line.put_some("majority_ms", self.majority_ms);
         line.put_list("known", self.known.iter().map(|(uuid, seen)| said(*uuid, seen)));
         f.write_str(&line.finish())
     }
@@ -144,6 +147,7 @@ impl FromStr for Hello {
                 to_uuid: fields.optional("to_folder", fields::uuid)?,
                 client_addr: fields.optional("client", fields::unescaped)?,
                 rho_ppm: fields.optional("rho_ppm", fields::number)?,
+                majority_ms: fields.optional("majority_ms", fields::number)?,
                 known: fields.list("known", heard)?.into_iter().collect(),
             })
         };
@@ -350,6 +354,7 @@ mod tests {
             to_uuid: None,
             client_addr: Some("http://10.0.0.1:7420".to_owned()),
             rho_ppm: Some(10_000),
+            majority_ms: Some(70),
             known: [(Uuid(12), seen), (Uuid(14), Seen { lacks: true, ..seen })].into(),
         }
     }
@@ -367,7 +372,7 @@ mod tests {
             "protocol=1 oldest=1 level=1 cluster=00000000000000000000000000000007 from=1 \
              folder=0000000000000000000000000000000b boot=3 run=ffffffffffffffffffffffffffffffff \
              found=4.5 promised=6.7 to=2 client=http://10.0.0.1:7420 rho_ppm=10000 \
-             known=0000000000000000000000000000000c:9:0000000000000000000000000000000d:1.2:0.0,\
+             majority_ms=70 known=0000000000000000000000000000000c:9:0000000000000000000000000000000d:1.2:0.0,\
              0000000000000000000000000000000e:9:0000000000000000000000000000000d:1.2:0.0:lacks"
         );
     }

@@ -97,6 +97,9 @@ impl Member {
             self.peers.say_once(&refusal);
             return Err(refusal.into());
         }
+        if let Some(ms) = hello.majority_ms {
+            self.vigil.hear_of_majority(Duration::from_millis(ms));
+        }
         self.peers.note_client_addr(hello.from, hello.client_addr.as_deref());
         Ok(Caller::Member)
     }

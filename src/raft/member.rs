@@ -244,6 +244,11 @@ impl Member {
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
         .await?;
+        let metrics = raft.metrics();
+        peers.tell_of_majority(Box::new(move || {
+            let metrics = metrics.borrow_watched();
+            Some(metrics.last_quorum_acked?.into_inner().elapsed())
+        }));
         Ok(Self {
             id: options.id,
             addrs: options.addrs,
@@ -417,13 +422,24 @@ impl Member {
     /// Writes every few seconds what was promised and what was heard of others' promises, until
     /// the node stops.
     pub(crate) async fn keep_identity(&self) {
+        let mut is_full = false;
         loop {
             tokio::time::sleep(KEEP_EVERY).await;
             let identity = self.identity.clone();
-            if let Err(error) = written(move || identity.keep()).await {
-                self.stop.stop(format!("the data folder cannot be written: {error}"));
-                return;
-            }
+            let was_full = is_full;
+            is_full = match written(move || identity.keep()).await {
+                Ok(()) => false,
+                Err(error) if error.is_full_disk() => {
+                    if !was_full {
+                        tracing::warn!(%error, "what peers have promised is not written down");
+                    }
+                    true
+                }
+                Err(error) => {
+                    self.stop.stop(format!("the data folder cannot be written: {error}"));
+                    return;
+                }
+            };
         }
     }
 

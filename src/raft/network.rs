@@ -565,8 +565,10 @@ impl<'s> Exchange<'s> {
     fn counted(&self, frame: Bytes) -> Result<StreamAppendResult<TypeConfig>, CallError> {
         let Connection { peers, node, acknowledged, target, .. } = self.connection;
         let (promised, answer) = self.connection.decoded(codec::decode_promised(frame))?;
-        if let Some(run) = self.run {
-            peers.own().identity.heard(node.uuid, run, promised);
+        let identity = &peers.own().identity;
+        if !self.run.is_some_and(|run| identity.heard(node.uuid, run, promised)) {
+            let reason = format!("node {target} was started anew since it acknowledged this");
+            return Err(CallError::Distrusted { addr: self.connection.addr.clone(), reason });
         }
         let answer = self.connection.decoded(codec::decode_appended(answer))?;
         match &answer {

@@ -7,8 +7,8 @@
 //! HTTP/1.1 answers in order, and a heartbeat must not wait behind a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -118,7 +118,12 @@ pub(crate) struct Peers {
     retired: AtomicBool,
     /// What was said of refusals.
     said: Said,
+    /// How long ago a majority followed this node, if it leads.
+    majority: OnceLock<Majority>,
 }
+
+/// Tells how long ago a majority followed this node; `None` if it does not lead, or none has yet.
+pub(crate) type Majority = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 impl Peers {
     /// `stop` is told when a peer says that this node's folder must not be used.
@@ -131,7 +136,14 @@ impl Peers {
             stop,
             retired: AtomicBool::new(false),
             said: Said::default(),
+            majority: OnceLock::new(),
         }
+    }
+
+    /// Tells the members, from now on, how long ago a majority followed this node. Called once.
+    pub(crate) fn tell_of_majority(&self, majority: Majority) {
+        let told = self.majority.set(majority);
+        debug_assert!(told.is_ok(), "there is one core");
     }
 
     /// This node, as it describes itself.
@@ -262,6 +274,8 @@ impl Peers {
         // What cannot be an address or a header has gone nowhere.
         let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
         let own = &self.own;
+        // Or a vote: heartbeats carry this to everybody.
+        let is_heartbeat = lane == Lane::Control;
         let hello = Hello {
             level: FEATURE_LEVEL,
             cluster: own.identity.facts().cluster,
@@ -271,11 +285,8 @@ impl Peers {
             to_uuid: uuid,
             client_addr: own.client_addr.clone(),
             rho_ppm: Some(own.rho_ppm),
-            // Heartbeats carry it to everybody.
-            known: match lane {
-                Lane::Control => own.identity.remembered(),
-                Lane::Append | Lane::Snapshot | Lane::Forward => BTreeMap::new(),
-            },
+            majority_ms: is_heartbeat.then(|| self.majority_ms()).flatten(),
+            known: if is_heartbeat { own.identity.remembered() } else { BTreeMap::new() },
         };
         let url = reqwest::Url::parse(&format!("http://{addr}{path}"));
         let url = url.map_err(|error| unsendable(error.into()))?;
@@ -285,6 +296,11 @@ impl Peers {
         request.headers_mut().insert(HELLO_HEADER, hello);
         *request.body_mut() = Some(body);
         Ok(request)
+    }
+
+    fn majority_ms(&self) -> Option<u64> {
+        let silence = (self.majority.get()?)()?;
+        u64::try_from(silence.as_millis()).ok()
     }
 
     /// Sends one message and waits for the one that answers it.

@@ -72,10 +72,25 @@ pub(crate) struct Vigil {
     heard: AtomicU64,
     /// When something was last heard from a leader.
     last: Mutex<Option<Stopwatch>>,
+    /// What a leader last said of its majority.
+    majority: Mutex<Option<Followed>>,
     exchanges: Mutex<Exchanges>,
     gone: Mutex<Option<Gone>>,
     /// Whether there is something in `gone`.
     noted: AtomicBool,
+}
+
+/// A majority followed a leader so long before the watch began.
+#[derive(Clone, Copy)]
+struct Followed {
+    before: Duration,
+    since: Stopwatch,
+}
+
+impl Followed {
+    fn ago(&self) -> Duration {
+        self.before.saturating_add(self.since.elapsed())
+    }
 }
 
 /// The append exchanges that leaders have with this node.
@@ -116,6 +131,21 @@ impl Vigil {
     pub(crate) fn silence(&self) -> Option<Duration> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map(|last| last.elapsed())
+    }
+
+    /// A leader says that a majority followed it so long ago.
+    pub(crate) fn hear_of_majority(&self, ago: Duration) {
+        let mut known = self.majority.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none_or(|known| ago < known.ago()) {
+            *known = Some(Followed { before: ago, since: Stopwatch::start() });
+        }
+    }
+
+    /// How long ago a majority followed a leader from which something came since; `None` if no
+    /// leader has said so. A leader that has lost its majority goes on sending for a while.
+    pub(crate) fn majority_silence(&self) -> Option<Duration> {
+        let known = *self.majority.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map(|known| known.ago())
     }
 
     /// There is a reason to look whether the leader is still there.
@@ -554,6 +584,22 @@ mod tests {
         });
         assert_eq!(asked(addr).await, Some(false));
         resets.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_without_a_majority_does_not_renew_what_it_had_said_of_one() {
+        let vigil = Vigil::default();
+        assert_eq!(vigil.majority_silence(), None);
+        let ms = Duration::from_millis;
+        vigil.hear_of_majority(ms(30));
+        tokio::time::advance(ms(100)).await;
+        assert_eq!(vigil.majority_silence(), Some(ms(130)));
+        // It goes on sending, and what it says grows older.
+        vigil.hear();
+        vigil.hear_of_majority(ms(140));
+        assert_eq!((vigil.silence(), vigil.majority_silence()), (Some(ms(0)), Some(ms(130))));
+        vigil.hear_of_majority(ms(20));
+        assert_eq!(vigil.majority_silence(), Some(ms(20)));
     }
 
     #[test]

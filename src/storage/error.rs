@@ -149,6 +149,11 @@ impl StorageError {
         }
     }
 
+    /// Whether there was no room for what was written, which may be tried again.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full_disk(source))
+    }
+
     /// For `map_err`: adds what was tried on which file.
     pub(crate) fn io(action: &'static str, file: impl Into<String>) -> impl Fn(io::Error) -> Self {
         let file = file.into();
@@ -173,14 +178,17 @@ pub(crate) fn io_may_pass(error: &io::Error) -> bool {
     )
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of errors need no hint")]
+fn is_full_disk(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full; free some space and start again"
-        }
-        io::ErrorKind::PermissionDenied => ": check the owner and the mode of the data folder",
-        _ => "",
+    if is_full_disk(source) {
+        ": the disk is full; free some space and start again"
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
+        ": check the owner and the mode of the data folder"
+    } else {
+        ""
     }
 }
 

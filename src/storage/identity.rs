@@ -41,6 +41,10 @@ use super::{StorageError, Uuid};
 use crate::planted::{self, Bug};
 
 const FILE: &str = "identity";
+
+/// What the file is called before it takes the place of the one that is there.
+const BESIDE: &str = "identity.tmp";
+
 const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 2 };
 
 /// The contents of the identity file.
@@ -333,11 +337,16 @@ impl Identity {
         Ok(Ok(()))
     }
 
-    /// Remembers what a peer has promised in a run of which it is known.
-    pub fn heard(&self, peer: Uuid, run: Uuid, promised: Promises) {
-        if let Some(seen) = self.inner.seen.lock().get_mut(&peer).filter(|seen| seen.run == run) {
-            seen.promised = seen.promised.max_with(promised);
-        }
+    /// Remembers what a peer has promised in this run. `false` if another run of it is known: then
+    /// the promise is of a folder that may have been put back since, and must not be counted.
+    #[must_use]
+    pub fn heard(&self, peer: Uuid, run: Uuid, promised: Promises) -> bool {
+        let mut seen = self.inner.seen.lock();
+        let Some(seen) = seen.get_mut(&peer).filter(|seen| seen.run == run) else {
+            return judge::is_blind();
+        };
+        seen.promised = seen.promised.max_with(promised);
+        true
     }
 
     /// Notes that a peer lacks what it has acknowledged: none of its starts is accepted any more.
@@ -374,12 +383,21 @@ impl Identity {
     }
 
     /// Writes what was promised and heard since the last write, if anything was; durable when it
-    /// returns.
+    /// returns. On a full disk nothing changes, and it may be tried again: no promise waits for
+    /// this, and a node whose log has room in its segment must not end for it.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written. Any other than [`StorageError::is_full_disk`] is the last write.
     pub fn keep(&self) -> Result<(), StorageError> {
-        self.change(|_| Ok(()))
+        let mut writer = self.inner.writer.lock();
+        let mut facts = self.current();
+        if facts == *self.facts() {
+            return Ok(());
+        }
+        match self.prepare(&writer, &mut facts) {
+            Err(error) if error.is_full_disk() => Err(error),
+            prepared => self.replace(&mut writer, facts, prepared),
+        }
     }
 
     /// Notes that the node has stopped in good order: the log is closed and nothing is promised any
@@ -420,10 +438,32 @@ impl Identity {
         failed: &mut Option<Arc<StorageError>>,
         mut facts: Facts,
     ) -> Result<(), StorageError> {
-        if let Some(error) = failed {
-            return Err(StorageError::Failed(error.clone()));
+        let prepared = self.prepare(failed, &mut facts);
+        self.replace(failed, facts, prepared)
+    }
+
+    fn prepare(
+        &self,
+        failed: &Option<Arc<StorageError>>,
+        facts: &mut Facts,
+    ) -> Result<(), StorageError> {
+        match failed {
+            Some(error) => Err(StorageError::Failed(error.clone())),
+            None => prepare(&*self.inner.disk, facts),
         }
-        if let Err(error) = store(&*self.inner.disk, &mut facts) {
+    }
+
+    /// Puts the prepared file in the place of the present one, if it could be prepared.
+    fn replace(
+        &self,
+        failed: &mut Option<Arc<StorageError>>,
+        facts: Facts,
+        prepared: Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        if let Err(error) = prepared.and_then(|()| replace(&*self.inner.disk)) {
+            if let StorageError::Failed(_) = error {
+                return Err(error);
+            }
             let error = failed.insert(Arc::new(error));
             if let Some(fatal) = self.inner.fatal.get() {
                 fatal(error);
@@ -446,16 +486,25 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
 
 /// Replaces the file as [`super::disk::replace`] does, with the new file's own birth in it.
 fn store(disk: &dyn Disk, facts: &mut Facts) -> Result<(), StorageError> {
-    let beside = format!("{FILE}.tmp");
-    let replace = |facts: &mut Facts| {
-        let file = disk.create(&beside)?;
-        facts.births = Births { identity: disk.born(&beside)?, vote: vote_birth(disk)? };
+    prepare(disk, facts)?;
+    replace(disk)
+}
+
+/// Writes the new file beside the present one.
+fn prepare(disk: &dyn Disk, facts: &mut Facts) -> Result<(), StorageError> {
+    let write = |facts: &mut Facts| {
+        let file = disk.create(BESIDE)?;
+        facts.births = Births { identity: disk.born(BESIDE)?, vote: vote_birth(disk)? };
         file.write_at(&envelope::seal(KIND, &*facts), 0)?;
-        file.sync_all()?;
-        disk.rename(&beside, FILE)?;
-        disk.sync_dir("")
+        file.sync_all()
     };
-    replace(facts).map_err(StorageError::io("replace", FILE))
+    write(facts).map_err(StorageError::io("write", BESIDE))
+}
+
+/// Puts the new file in the place of the present one.
+fn replace(disk: &dyn Disk) -> Result<(), StorageError> {
+    let replaced = disk.rename(BESIDE, FILE).and_then(|()| disk.sync_dir(""));
+    replaced.map_err(StorageError::io("replace", FILE))
 }
 
 fn vote_birth(disk: &dyn Disk) -> io::Result<Option<u128>> {

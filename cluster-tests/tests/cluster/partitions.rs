@@ -7,7 +7,7 @@ use cluster_tests::cluster::{Cluster, ClusterOptions, ELECTION, NodeId};
 use cluster_tests::load::Load;
 use cluster_tests::proxy::Fault;
 use cluster_tests::seed::seeded;
-use cluster_tests::wait::Stopwatch;
+use cluster_tests::wait::{Stopwatch, eventually};
 use keyward::api::{headers, routes};
 use keyward::service::LockService;
 use rand::Rng;
@@ -176,4 +176,36 @@ async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
     for lost in lost {
         lost.abort();
     }
+}
+
+/// Two of five are no majority, also where one of them leads and the other hears from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_and_a_follower_without_the_other_three_are_not_ready() {
+    let cluster = Cluster::start(ClusterOptions { nodes: 5, ..Default::default() }).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.others(leader)[0];
+    let here = [leader, follower];
+    let away: Vec<NodeId> = cluster.ids().into_iter().filter(|id| !here.contains(id)).collect();
+    for (&one, &other) in here.iter().flat_map(|one| away.iter().map(move |other| (one, other))) {
+        cluster.link(one, other).fault(Fault::Silent);
+        cluster.link(other, one).fault(Fault::Silent);
+    }
+    for id in here {
+        let told = async || match cluster.readiness(id).await {
+            Ok(()) => Err("it says that it is ready"),
+            Err(_) => Ok(()),
+        };
+        eventually(&format!("node {id} is not ready"), ELECTION, told).await;
+    }
+    // The leader goes on sending for a while, more than once.
+    for turn in 0..40 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for id in here {
+            assert!(cluster.readiness(id).await.is_err(), "node {id} is ready at turn {turn}");
+        }
+    }
+    let new = cluster.leader_among(&away).await;
+    assert!(cluster.readiness(new).await.is_ok());
+    cluster.heal();
+    cluster.wait_ready(ELECTION).await;
 }

@@ -457,6 +457,26 @@ async fn the_end_of_a_batch_whose_lanes_were_forgotten_is_asked_again_in_its_ord
 }
 
 #[tokio::test]
+async fn the_second_round_of_a_batch_has_the_time_that_is_left() {
+    let answers = json!({ "answers": [forgotten()] });
+    let let_through = Arc::new(Semaphore::new(0));
+    let late = Step::when(&let_through, Step::json(&answers.to_string()));
+    let node = Node::start([late, Step::Each]).await;
+    let client = client(&node);
+    let delay = async {
+        tokio::time::sleep(SECOND / 4).await;
+        let_through.add_permits(1);
+    };
+    assert_eq!(tokio::join!(batch(&client, 1..=1), delay).0, [Ok(Token(1))]);
+    let timeout = |asked: &String| {
+        let line = asked.lines().find_map(|line| line.strip_prefix("keyward-timeout-ms: "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let timeouts: Vec<u64> = node.asked().iter().map(timeout).collect();
+    assert!(timeouts[1] <= timeouts[0] - 250, "{timeouts:?}");
+}
+
+#[tokio::test]
 async fn one_of_a_batch_whose_lane_was_forgotten_is_not_decided_behind_a_later_one() {
     let answers = json!({ "answers": [forgotten(), granted()] });
     let node = Node::start([Step::json(&answers.to_string()), Step::Each]).await;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Extras, Failing, Server};
+use crate::budget::Budget;
 use crate::http::Limits;
 use crate::memory::MemoryLocks;
 use crate::service::LockService as _;
@@ -92,6 +93,39 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
                 content-length: 30\r\n\r\n{\"sign";
     let told = exchange(&server, head).await;
     assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("\"code\":\"timeout\""), "{told}");
+}
+
+#[tokio::test]
+async fn a_length_that_is_only_declared_takes_no_memory_from_others() {
+    let extras = Extras { budget: Budget::new(100 << 10), ..Extras::default() };
+    let server = Server::start(MemoryLocks::new(), extras).await;
+    let head = |length: usize| {
+        format!(
+            "POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n"
+        )
+    };
+    let mut declaring = Vec::new();
+    for _ in 0..8 {
+        let mut stream = connect(&server).await;
+        stream.write_all(format!("{}{{", head(90 << 10)).as_bytes()).await.unwrap();
+        declaring.push(stream);
+    }
+    let body = |bytes: usize| format!("{{\"requests\":[{}]}}", " ".repeat(bytes));
+    let large = body(80 << 10);
+    let told = exchange(&server, &format!("{}{large}", head(large.len()))).await;
+    assert!(told.starts_with("HTTP/1.1 400 "), "it is read, and wrong in what it says: {told}");
+    // What comes is counted as it comes: there is room for three of them.
+    let (sender, mut refused) = tokio::sync::mpsc::channel(8);
+    for mut stream in declaring {
+        stream.write_all(" ".repeat(30 << 10).as_bytes()).await.unwrap();
+        let sender = sender.clone();
+        tokio::spawn(async move { sender.send(answer(&mut stream).await).await });
+    }
+    for _ in 0..5 {
+        let told = refused.recv().await.expect("five have no room");
+        assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    }
 }
 
 #[tokio::test]

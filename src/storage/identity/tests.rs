@@ -1,7 +1,7 @@
 //! Whose folder it is, across crashes and mix-ups.
 
 use super::*;
-use crate::storage::disk::{MemDisk, Unsynced};
+use crate::storage::disk::{Fault, FaultyCall, MemDisk, Unsynced};
 use crate::storage::log::{Drive, Log, LogOptions};
 
 fn open(disk: &MemDisk, node: u64) -> Result<Identity, StorageError> {
@@ -144,8 +144,8 @@ fn a_copy_made_while_a_peer_ran_is_recognised_by_what_it_had_promised() {
     let first = Start { found: promises(2, 10), promised: promises(2, 10), ..start(8, 5, 100) };
     assert_eq!(identity.observe(&first).unwrap(), Ok(()));
     // The copy is made here, and the node goes on.
-    identity.heard(Uuid(8), Uuid(100), promises(2, 11));
-    identity.heard(Uuid(8), Uuid(101), promises(9, 99));
+    assert!(identity.heard(Uuid(8), Uuid(100), promises(2, 11)));
+    assert!(!identity.heard(Uuid(8), Uuid(101), promises(9, 99)), "no such run is known");
     let copy = Start { found: promises(2, 10), promised: promises(7, 70), ..start(8, 6, 102) };
     let refused = identity.observe(&copy).unwrap().unwrap_err();
     assert!(refused.to_string().contains("2.10") && refused.to_string().contains("2.11"));
@@ -155,6 +155,7 @@ fn a_copy_made_while_a_peer_ran_is_recognised_by_what_it_had_promised() {
     assert!(identity.observe(&copy).unwrap().is_err(), "it lacks a vote");
     let whole = Start { found: promises(3, 11), ..copy };
     assert_eq!(identity.observe(&whole).unwrap(), Ok(()));
+    assert!(!identity.heard(Uuid(8), Uuid(100), promises(3, 12)), "an earlier run does not count");
     assert_eq!(
         identity.knows(&whole),
         Some(Ok(())),
@@ -173,7 +174,7 @@ fn members_tell_each_other_what_was_promised() {
         identity.set_cluster(Uuid(9), members.clone()).unwrap();
     }
     leader.observe(&start(8, 5, 100)).unwrap().unwrap();
-    leader.heard(Uuid(8), Uuid(100), promises(4, 40));
+    assert!(leader.heard(Uuid(8), Uuid(100), promises(4, 40)));
     follower.learn(&leader.remembered()).unwrap();
     let copy = Start { found: promises(4, 39), ..start(8, 6, 101) };
     assert!(follower.observe(&copy).unwrap().is_err(), "the leader need not be asked");
@@ -369,4 +370,41 @@ fn a_second_process_is_kept_out() {
     assert!(matches!(FolderLock::acquire(&path), Err(StorageError::Locked { .. })));
     drop(lock);
     FolderLock::acquire(&path).unwrap();
+}
+
+#[test]
+fn a_full_disk_puts_off_what_nothing_waits_for() {
+    let disk = MemDisk::new(1);
+    let identity = open(&disk, 1).unwrap();
+    let ended = Arc::new(Mutex::new(None));
+    let note = Arc::clone(&ended);
+    identity.on_failure(Arc::new(move |error| *note.lock() = Some(error.to_string())));
+    identity.observe(&start(8, 5, 100)).unwrap().unwrap();
+    assert!(identity.heard(Uuid(8), Uuid(100), promises(2, 11)));
+    let full = |call, after| Fault {
+        call,
+        path: "identity".to_owned(),
+        after,
+        times: 1,
+        kind: io::ErrorKind::StorageFull,
+    };
+    for (call, after) in [(FaultyCall::Write, 0), (FaultyCall::Write, 1), (FaultyCall::Sync, 0)] {
+        disk.fail(full(call, after));
+        let error = identity.keep().expect_err("there is no room");
+        assert!(error.is_full_disk(), "{error}");
+        assert_eq!(*ended.lock(), None, "{call:?}");
+    }
+    identity.keep().unwrap();
+    disk.crash(Unsynced::Lost);
+    let identity = open(&disk, 1).unwrap();
+    assert_eq!(identity.facts().seen[&Uuid(8)].promised, promises(2, 11));
+    // What somebody waits for ends the node, as a full log does.
+    identity.on_failure(Arc::new({
+        let note = Arc::clone(&ended);
+        move |error| *note.lock() = Some(error.to_string())
+    }));
+    disk.fail(full(FaultyCall::Write, 0));
+    assert!(identity.observe(&start(9, 1, 200)).is_err());
+    assert!(ended.lock().as_ref().is_some_and(|said| said.contains("full")), "{ended:?}");
+    assert!(!identity.keep().expect_err("it was the last").is_full_disk());
 }
