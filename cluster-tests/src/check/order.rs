@@ -23,6 +23,8 @@ pub(super) struct Order {
     recent: VecDeque<(u64, DecidedAt)>,
     /// Everything up to here has been let go; the time at which the operation that showed it ended.
     passed: Option<(DecidedAt, u64)>,
+    /// When the last one that has arrived ended.
+    now: u64,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Ord for Placed {
 impl Order {
     pub(super) fn new(latency: u64) -> Self {
         let (waiting, recent) = (BinaryHeap::new(), VecDeque::new());
-        Self { latency, waiting, recent, passed: None }
+        Self { latency, waiting, recent, passed: None, now: 0 }
     }
 
     /// Takes an operation.
@@ -93,6 +95,7 @@ impl Order {
             return Err((operation, returned));
         }
         if let Some(returned) = operation.returned {
+            self.now = returned;
             self.recent.push_back((returned, place));
             while let Some(&(earlier, place)) = self.recent.front()
                 && earlier.saturating_add(self.latency) < returned
@@ -110,7 +113,15 @@ impl Order {
     /// The next operation whose turn has come.
     pub(super) fn next(&mut self) -> Option<(DecidedAt, Arc<Operation>)> {
         let Reverse(first) = self.waiting.peek()?;
-        let due = self.passed.is_some_and(|(passed, _)| first.place <= passed);
+        // At one place are any number of reads, as long as nothing is written. One that was decided
+        // earlier was asked for before this one had ended.
+        let alone = first
+            .operation
+            .returned
+            .is_none_or(|returned| returned.saturating_add(self.latency) < self.now);
+        let due = self
+            .passed
+            .is_some_and(|(passed, _)| first.place < passed || (first.place == passed && alone));
         if due { self.last() } else { None }
     }
 

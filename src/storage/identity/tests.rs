@@ -406,5 +406,6 @@ fn a_full_disk_puts_off_what_nothing_waits_for() {
     disk.fail(full(FaultyCall::Write, 0));
     assert!(identity.observe(&start(9, 1, 200)).is_err());
     assert!(ended.lock().as_ref().is_some_and(|said| said.contains("full")), "{ended:?}");
+    assert!(identity.heard(Uuid(8), Uuid(100), promises(2, 12)));
     assert!(!identity.keep().expect_err("it was the last").is_full_disk());
 }
