@@ -235,7 +235,7 @@ enum Uncollected {
 
 /// Collects a body as it comes. What has not come yet takes nothing from the budget: a length that
 /// is only declared costs its sender nothing.
-async fn collect<B>(mut body: Limited<B>, budget: &Budget) -> Result<(Bytes, Share), Uncollected>
+async fn collect<B>(body: Limited<B>, budget: &Budget) -> Result<(Bytes, Share), Uncollected>
 where
     B: Arriving,
     Limited<B>: HttpBody<Data = Bytes, Error = BoxError>,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use keyward::limits::{self, BATCH, BATCH_BYTES, Beyond, Limit, Proof, Unit};
 
+use super::Reached;
+
 /// Where a value stands to its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -71,6 +73,19 @@ impl Card {
         all
     }
 
+    /// The end of a limit that it is there for; `None` if for none, or for the work that it makes.
+    pub fn goal(self) -> Option<(Limit, End)> {
+        match self {
+            Self::Value(_, End::Odd) | Self::FullBatch(_) => None,
+            Self::Value(limit, end) => Some((limit, end)),
+            Self::Batch(size) => {
+                let ends = [(BATCH.smallest, End::Smallest), (BATCH.largest, End::Largest)];
+                let end = ends.into_iter().find(|(value, _)| i128::try_from(size) == Ok(*value));
+                end.map(|(_, end)| (BATCH, end))
+            }
+        }
+    }
+
     /// Whether it costs more than hundreds of others.
     pub fn is_heavy(self) -> bool {
         matches!(self, Self::Batch(100..) | Self::FullBatch(_))
@@ -101,6 +116,15 @@ impl Deck {
         self.next = (self.next + 1) % self.cards.len();
         card
     }
+
+    /// The next card that goes where the run has not been; `None` if it has been everywhere. In a short
+    /// run not every card would come up by chance.
+    pub fn draw_missing(&mut self, reached: &Reached) -> Option<Card> {
+        let is_missing =
+            |card: Card| card.goal().is_some_and(|(limit, end)| !reached.has(limit, end));
+        let turns = self.cards.len();
+        (0..turns).map(|_| self.draw()).find(|card| is_missing(*card))
+    }
 }
 
 /// Unusual text: characters of one to four bytes, what JSON escapes, what a terminal obeys, what looks
@@ -128,6 +152,8 @@ pub(super) fn text(bytes: usize, variant: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::{Answer, Outcome, Refusal};
+    use crate::limits::{Reach, Seen};
 
     #[test]
     fn texts_have_the_length_that_they_are_to_have() {
@@ -146,5 +172,24 @@ mod tests {
             assert!(drawn.contains(&card), "{card:?}");
         }
         assert!(drawn.contains(&Card::Batch(1000)) && drawn.contains(&Card::Batch(1)));
+    }
+
+    #[test]
+    fn what_a_run_has_to_reach_is_drawn_until_it_is() {
+        let reach = Reach::default();
+        let mut deck = Deck::shuffle(|below| below / 2);
+        let missing = |reach: &Reach| reach.reached().missing(Seen::Asked).len();
+        let all = missing(&reach);
+        for left in (0..all).rev() {
+            let (limit, end) = deck.draw_missing(&reach.reached()).unwrap().goal().unwrap();
+            let (value, outcome) = match end {
+                End::Smallest => (limit.smallest, Outcome::Ok(Answer::Released)),
+                End::Largest => (limit.largest, Outcome::Ok(Answer::Released)),
+                _ => (limit.largest + 1, Outcome::Refused(Refusal::BadRequest)),
+            };
+            reach.note(&[(limit, value)], &outcome);
+            assert_eq!(missing(&reach), left, "{} {end}", limit.name);
+        }
+        assert_eq!(deck.draw_missing(&reach.reached()), None);
     }
 }

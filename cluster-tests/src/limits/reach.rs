@@ -140,13 +140,17 @@ impl Reached {
         self.0.get(limit.name).copied().unwrap_or_default()
     }
 
+    /// Whether it has been at this end of a limit.
+    pub fn has(&self, limit: Limit, end: End) -> bool {
+        self.of(limit).at(end) > 0
+    }
+
     /// The ends of limits where it has not been and has to be, each in words.
     pub fn missing(&self, seen: Seen) -> Vec<String> {
         let mut missing = Vec::new();
         for &limit in limits::ALL {
-            let tally = self.of(limit);
             for end in required(limit, seen) {
-                if tally.at(end) == 0 {
+                if !self.has(limit, end) {
                     missing.push(format!("the {end} {} was not reached", limit.name));
                 }
             }

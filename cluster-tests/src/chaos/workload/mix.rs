@@ -14,7 +14,7 @@ use super::Hand;
 use crate::chaos::progress::Ended;
 use crate::chaos::service::{CALL, Subject, failure, name};
 use crate::history::Recorded;
-use crate::limits::{Asker, Card, Deck, ask};
+use crate::limits::{Asker, Deck, ask};
 
 /// One operation in so many is one that only Keyward has: with a level, by force, without a token.
 const RICH: u32 = 4;
@@ -22,7 +22,7 @@ const RICH: u32 = 4;
 /// One in so many goes to a limit of the service.
 const EDGE: u32 = 50;
 
-/// One in so many of those that are heavy is made.
+/// One in so many of those that are heavy is made, once the run has been at every limit.
 const HEAVY: u32 = 4;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
@@ -33,7 +33,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
     while !hand.stopped() {
         let answer = match (&rich, &mut held) {
             (Some(locks), _) if hand.random.random_ratio(1, EDGE) => {
-                edge(&mut hand, locks, deck.draw()).await;
+                edge(&mut hand, locks, &mut deck).await;
                 Ok(())
             }
             (Some(locks), None) if hand.random.random_ratio(1, RICH) => {
@@ -95,9 +95,11 @@ async fn next<S: Subject>(
     }
 }
 
-/// Asks for something at a limit of the service.
-async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, card: Card) {
-    if card.is_heavy() && !hand.random.random_ratio(1, HEAVY) {
+/// Asks for something at a limit of the service, first of all where nobody has been.
+async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, deck: &mut Deck) {
+    let missing = deck.draw_missing(&hand.shared.recorder.reach().reached());
+    let card = missing.unwrap_or_else(|| deck.draw());
+    if missing.is_none() && card.is_heavy() && !hand.random.random_ratio(1, HEAVY) {
         return;
     }
     let signee = name(hand.number);
