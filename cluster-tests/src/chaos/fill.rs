@@ -10,7 +10,8 @@ use keyward::client::Client;
 use keyward::limits::{BATCH_BYTES, SIGNATURE};
 use keyward::service::LockService;
 use keyward::types::{
-    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, Token,
+    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, TableOptions,
+    Token,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -43,22 +44,27 @@ impl Fill {
         Self { stop, task: tokio::spawn(run(client, locks, stopped)) }
     }
 
-    /// Stops, and reads back what was acknowledged: how many locks that were, and what is wrong with them.
+    /// Stops, reads back what was acknowledged and deletes the table, so that what is left can be read
+    /// at one index: how many locks were acknowledged, and what is wrong.
     pub(super) async fn finish(self, client: &Client) -> (u64, Vec<String>) {
         self.stop.send_replace(true);
         let Ok(acknowledged) = self.task.await else {
             return (0, vec!["the task that fills a table ended early".to_owned()]);
         };
         let count = acknowledged.iter().flatten().count() as u64;
-        match read_back(client, acknowledged).await {
-            Ok(0) => (count, Vec::new()),
+        let mut wrong = match read_back(client, acknowledged).await {
+            Ok(0) => Vec::new(),
             Ok(lost) => {
-                let what =
-                    format!("{lost} of {count} acknowledged locks of a large table are lost");
-                (count, vec![what])
+                vec![format!("{lost} of {count} acknowledged locks of a large table are lost")]
             }
-            Err(why) => (count, vec![format!("the large table cannot be read: {why}")]),
+            Err(why) => vec![format!("the large table cannot be read: {why}")],
+        };
+        let call = CallOptions { timeout: Some(CALL), ..CallOptions::default() };
+        let options = TableOptions { table: Some(TABLE.to_owned()), call, ..Default::default() };
+        if let Err(error) = client.delete_table(options).await {
+            wrong.push(format!("the large table cannot be deleted: {error}"));
         }
+        (count, wrong)
     }
 }
 
