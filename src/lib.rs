@@ -33,6 +33,7 @@ mod processes;
 #[cfg(feature = "server")]
 pub mod raft;
 mod random;
+mod resolve;
 pub mod service;
 #[cfg(feature = "simulation")]
 pub mod sim;

@@ -30,7 +30,6 @@ mod lanes;
 mod pulse;
 mod releases;
 mod renewal;
-mod resolve;
 mod transport;
 
 #[cfg(test)]
@@ -39,10 +38,10 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use crate::resolve::Resolver;
 #[cfg(feature = "server")]
 pub(crate) use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
-pub use resolve::Resolver;
 
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DoneAnswer, ListAnswer, ListQuery,

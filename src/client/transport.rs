@@ -18,7 +18,6 @@ use super::batch::{Batched, Message};
 use super::endpoints::{Endpoints, normalize};
 use super::gather::{Gathered, Gathering};
 use super::lanes::Lanes;
-use super::resolve::Resolver;
 use crate::api::{
     BatchAnswers, BatchItemAnswer, Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem,
     headers, is_trace_id, parse_log_position, routes, to_ms,
@@ -26,6 +25,7 @@ use crate::api::{
 use crate::carriage::{Carriage, Cause, SendError, describe};
 use crate::clock::Deadline;
 use crate::error::Error;
+use crate::resolve::Resolver;
 use crate::types::{CallOptions, DecidedAt, Forbidden};
 
 /// The largest answer that is read: a full page of the longest names, each byte escaped.

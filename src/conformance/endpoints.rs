@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{AdvanceBody, routes};
-use crate::client::{Client, Resolver};
+use crate::client::Client;
 use crate::error::Error;
+use crate::resolve::Resolver;
 use crate::service::{DebugLockService as _, ServiceOptions};
 
 use super::{Bootstrap, LiveService, Options, Time};

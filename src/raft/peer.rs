@@ -15,13 +15,13 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
 use crate::carriage::{Carriage, Cause, SendError, describe};
-use crate::client::Resolver;
 use crate::lock::{DecodeError, FEATURE_LEVEL};
 use crate::raft::hello::{
     HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
 };
 use crate::raft::said::Said;
 use crate::raft::stop::StopSignal;
+use crate::resolve::Resolver;
 use crate::storage::identity::Seen;
 use crate::storage::{Identity, Uuid};
 use crate::task::{blocking, of_host};

@@ -8,5 +8,6 @@ mod cluster;
 mod conformance;
 mod forming;
 mod forwarding;
+mod house;
 mod leading;
 mod planted;

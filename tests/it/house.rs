@@ -1,0 +1,151 @@
+//! The order of the house: each module of the library uses those below it alone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of `src/`, from the lowest to the highest. A module imports only from those before it
+/// in this list.
+const ORDER: [&str; 27] = [
+    "types",
+    "error",
+    "planted",
+    "limits",
+    "clock",
+    "random",
+    "task",
+    "budget",
+    "processes",
+    "carriage",
+    "resolve",
+    "service",
+    "api",
+    "lock",
+    "memory",
+    "storage",
+    "client",
+    "raft",
+    "node",
+    "forward",
+    "advance",
+    "http",
+    "bench",
+    "conformance",
+    "sim",
+    "cli",
+    "fuzzing",
+];
+
+/// Arrows that still climb: a file, and the module above it that it imports. The simulation's are
+/// compiled with its feature alone; they go when what it needs is handed in.
+const CLIMBING: [(&str, &str); 6] = [
+    ("carriage.rs", "sim"),
+    ("raft/member.rs", "sim"),
+    ("raft/peer.rs", "sim"),
+    ("raft/state_machine.rs", "sim"),
+    ("raft/types.rs", "sim"),
+    ("random.rs", "sim"),
+];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every Rust file below a folder, but those of tests.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if name == "tests" {
+            continue;
+        }
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of a file without comments and without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().take_while(|line| *line != "mod tests {");
+    let lines = lines.map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The modules of the library that the code names: `crate::name`, `crate::{name, name::part}`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        let names: Vec<&str> = match rest.strip_prefix('{') {
+            Some(group) => top_level(group),
+            None => vec![rest],
+        };
+        for name in names {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let name = name.trim_start();
+            let end = name.find(|c| !word(c)).unwrap_or(name.len());
+            found.insert(name[..end].to_owned());
+        }
+    }
+    found
+}
+
+/// The parts of a group of imports, up to its closing brace.
+fn top_level(group: &str) -> Vec<&str> {
+    let (mut parts, mut depth, mut from) = (Vec::new(), 0_u32, 0);
+    for (at, sign) in group.char_indices() {
+        match sign {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                parts.push(&group[from..at]);
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&group[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+#[test]
+fn no_import_climbs() {
+    let source = source();
+    let mut all = Vec::new();
+    files(&source, &mut all);
+    let rank = |module: &str| ORDER.iter().position(|known| *known == module);
+    let mut climbing = BTreeSet::new();
+    for path in &all {
+        let name = path.strip_prefix(&source).unwrap().to_string_lossy().into_owned();
+        let own = name.split('/').next().unwrap().trim_end_matches(".rs");
+        if ["lib", "main"].contains(&own) {
+            continue;
+        }
+        let own = rank(own).unwrap_or_else(|| panic!("{name}: the module has no place in ORDER"));
+        for import in imports(&code(path)) {
+            if rank(&import).is_some_and(|other| other > own) {
+                climbing.insert((name.clone(), import));
+            }
+        }
+    }
+    let known: BTreeSet<(String, String)> =
+        CLIMBING.iter().map(|(file, module)| ((*file).into(), (*module).into())).collect();
+    for (file, module) in climbing.difference(&known) {
+        panic!("src/{file} imports {module}, which stands above it");
+    }
+    for (file, module) in known.difference(&climbing) {
+        panic!("src/{file} imports {module} no more: take it off the list");
+    }
+}
+
+#[test]
+fn imports_are_read_as_they_are_written() {
+    let found = imports("use crate::{a, b::{c, d}, e::f};\nuse crate::g::h; crate::i::j()");
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a", "b", "e", "g", "i"]);
+}
