@@ -161,7 +161,7 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let worked = run.work(&subject, &mut nemesis).await;
     let changes = watch.stop();
     let filled = match fill {
-        Some(fill) => fill.finish(&subject.unrecorded(1)).await,
+        Some(fill) => fill.finish(&subject.unrecorded(1), options.fill / 2).await,
         None => (0, Vec::new()),
     };
     observe::amounts(nemesis.victim(), run.recorder.reach());

@@ -73,10 +73,11 @@ impl Card {
         all
     }
 
-    /// The end of a limit that it is there for; `None` if for none, or for the work that it makes.
+    /// The end of a limit that it is there for, if there is one.
     pub fn goal(self) -> Option<(Limit, End)> {
         match self {
-            Self::Value(_, End::Odd) | Self::FullBatch(_) => None,
+            Self::Value(_, End::Odd) => None,
+            Self::FullBatch(_) => Some((BATCH_BYTES, End::Largest)),
             Self::Value(limit, end) => Some((limit, end)),
             Self::Batch(size) => {
                 let ends = [(BATCH.smallest, End::Smallest), (BATCH.largest, End::Largest)];
@@ -179,17 +180,23 @@ mod tests {
         let reach = Reach::default();
         let mut deck = Deck::shuffle(|below| below / 2);
         let missing = |reach: &Reach| reach.reached().missing(Seen::Asked).len();
-        let all = missing(&reach);
-        for left in (0..all).rev() {
-            let (limit, end) = deck.draw_missing(&reach.reached()).unwrap().goal().unwrap();
+        let mut left = missing(&reach);
+        while let Some(card) = deck.draw_missing(&reach.reached()) {
+            let (limit, end) = card.goal().unwrap();
+            if limit == BATCH_BYTES {
+                reach.worked(limit, 1, 1);
+                continue;
+            }
             let (value, outcome) = match end {
                 End::Smallest => (limit.smallest, Outcome::Ok(Answer::Released)),
                 End::Largest => (limit.largest, Outcome::Ok(Answer::Released)),
                 _ => (limit.largest + 1, Outcome::Refused(Refusal::BadRequest)),
             };
             reach.note(&[(limit, value)], &outcome);
+            left -= 1;
             assert_eq!(missing(&reach), left, "{} {end}", limit.name);
         }
-        assert_eq!(deck.draw_missing(&reach.reached()), None);
+        assert_eq!(left, 0);
+        assert!(reach.reached().has(BATCH_BYTES, End::Largest));
     }
 }
