@@ -1,4 +1,4 @@
-//! The wrapping of small files and headers: magic, version, length, checksum, body.
+//! The envelope of small files and headers: magic, version, length, checksum, body.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,17 +8,17 @@ use super::StorageError;
 /// Bytes before the body: magic (8), version (4), body length (4), CRC of all of it (4).
 pub(crate) const HEADER_BYTES: usize = 20;
 
-/// What kind of file, and its latest format version.
+/// A kind of file, with its latest format version.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) magic: [u8; 8],
     pub(crate) version: u32,
 }
 
-/// A body that can be read in every format that it was ever written in.
+/// A body that can be read in every format it was ever written in.
 pub(crate) trait Body: Serialize + Sized {
-    /// Reads a body of `version`, which is the kind's or an earlier one. `None` if it does not
-    /// decode.
+    /// Decodes a body of `version`, which is the kind's version or an earlier one. Returns `None`
+    /// if it does not decode.
     fn decode(version: u32, body: &[u8]) -> Option<Self>;
 }
 
@@ -40,8 +40,8 @@ pub(crate) fn seal(kind: Kind, body: &impl Body) -> Vec<u8> {
     bytes
 }
 
-/// Unwraps what [`seal`] wrapped, at `offset` of `file` (which only the messages use). Bytes after
-/// the body are ignored; says how many were used.
+/// Unwraps the output of [`seal`], found at `offset` of `file` (both are used only in messages).
+/// Bytes after the body are ignored. Returns the body and the number of bytes used.
 pub(crate) fn unseal<T: Body>(
     kind: Kind,
     bytes: &[u8],

@@ -1,22 +1,22 @@
-//! What can be wrong with the data folder, said so that a person knows what to do.
+//! Errors of the data folder, worded so that an operator knows what to do.
 
 use std::io;
 use std::sync::Arc;
 
 use super::{Promises, Uuid};
 
-/// Why the data folder cannot be used, or can no longer be used.
+/// The reason why the data folder cannot be used, or can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The file system refused. After a failed write or fsync nobody knows what is on the disk, so
-    /// it is never tried again.
+    /// A call to the file system failed. After a failed write or fsync the contents of the disk are
+    /// unknown, so it is never retried.
     #[error("cannot {action} {file}{}", hint(.source))]
     Io {
-        /// What was tried: "write", "sync", "read"…
+        /// The operation that failed: "write", "sync", "read"…
         action: &'static str,
         /// The file, relative to the data folder.
         file: String,
-        /// What the system said.
+        /// The error from the operating system.
         #[source]
         source: io::Error,
     },
@@ -25,11 +25,11 @@ pub enum StorageError {
     Damaged {
         /// The file, relative to the data folder.
         file: String,
-        /// Where the first unreadable part begins.
+        /// The offset at which the first unreadable part begins.
         offset: u64,
-        /// What is wrong there.
+        /// The damage found there.
         what: String,
-        /// What to do.
+        /// Advice to the operator.
         advice: &'static str,
     },
     /// A file that must exist does not.
@@ -37,9 +37,9 @@ pub enum StorageError {
     Missing {
         /// The file, relative to the data folder.
         file: String,
-        /// Why it must exist.
+        /// The reason why it must exist.
         because: &'static str,
-        /// What to do.
+        /// Advice to the operator.
         advice: &'static str,
     },
     /// The file was written by a later version of the program.
@@ -63,9 +63,9 @@ pub enum StorageError {
         "the data folder belongs to node {found}, not to node {wanted}; check --id and --data-dir"
     )]
     WrongNode {
-        /// Whose folder it is.
+        /// The node that owns the folder.
         found: u64,
-        /// Who asked.
+        /// The node that tried to open it.
         wanted: u64,
     },
     /// The folder belongs to another cluster.
@@ -76,7 +76,7 @@ pub enum StorageError {
     WrongCluster {
         /// The folder's cluster.
         found: Uuid,
-        /// The cluster that was asked for.
+        /// The cluster that was expected.
         wanted: Uuid,
     },
     /// The folder is a copy that may lack what its node had promised.
@@ -87,7 +87,7 @@ pub enum StorageError {
          more, stop it in good order and copy it then; see docs/operations.md#replacing-a-node"
     )]
     Copied {
-        /// The file that is another one.
+        /// The file that is not the original.
         file: String,
     },
     /// Some files of the folder are older than others.
@@ -108,7 +108,7 @@ pub enum StorageError {
          docs/operations.md#replacing-a-node"
     )]
     Retired {
-        /// What was found.
+        /// The peer's finding.
         reason: String,
     },
     /// The caller broke a rule of the interface; nothing was done.
@@ -125,13 +125,13 @@ pub enum StorageError {
     Checkpoint(String),
 }
 
-/// What to do about a damaged or missing part of a node that has acknowledged things.
+/// Advice for a damaged or missing part of a node that has acknowledged entries or votes.
 pub(crate) const REPLACE_NODE: &str = "do not edit or remove it: restore the file from this same \
      disk if that is possible, otherwise see docs/operations.md#replacing-a-node";
 
 impl StorageError {
-    /// Whether the same may succeed later, with this folder and these settings: the disk is full, or
-    /// another process is still using it.
+    /// Whether a later attempt may succeed with this folder and these settings: the disk is full,
+    /// or another process is still using the folder.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Io { source, .. } => io_may_pass(source),
@@ -149,12 +149,12 @@ impl StorageError {
         }
     }
 
-    /// Whether there was no room for what was written, which may be tried again.
+    /// Whether the disk was full, in which case the write may be retried.
     pub(crate) fn is_full_disk(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_full_disk(source))
     }
 
-    /// For `map_err`: adds what was tried on which file.
+    /// Returns a closure for `map_err` that adds the operation and the file.
     pub(crate) fn io(action: &'static str, file: impl Into<String>) -> impl Fn(io::Error) -> Self {
         let file = file.into();
         move |source| Self::Io { action, file: file.clone(), source }
@@ -165,8 +165,8 @@ impl StorageError {
     }
 }
 
-/// Whether the system may allow later what it has refused. A missing right is no such thing, and
-/// neither are contents that are wrong.
+/// Whether the system may later allow what it has refused. A missing permission and wrong contents
+/// do not pass.
 pub(crate) fn io_may_pass(error: &io::Error) -> bool {
     !matches!(
         error.kind(),

@@ -1,24 +1,24 @@
-//! Whose data folder it is: the identity file, and the lock that keeps a second process out.
+//! The identity of a data folder: the identity file, and the lock that keeps a second process out.
 //!
-//! A node that has acknowledged anything may never come back with less than it had: not with an
-//! empty folder under its old id, not with an old copy of its folder, not twice at once. Three
-//! things stand against it, and each covers what the others cannot.
+//! A node that has acknowledged anything must never return with less than it had: not with an empty
+//! folder under its old id, not with an old copy of its folder, not as two processes at once. Three
+//! checks prevent this, and each covers what the others cannot.
 //!
-//! - *The place.* The file says when the file system made it and the vote file ([`Births`]). A copy
-//!   is made of other files, at another time. A copy is accepted only if the node had stopped in
-//!   good order when it was made: then it has all that was promised.
-//! - *The count.* The log counts what the folder has promised ([`Promises`]), and the file remembers
-//!   the count. A folder with fewer promises than its identity knows of was put together from
-//!   several times.
+//! - *The place.* The file records when the file system created it and the vote file ([`Births`]).
+//!   The files of a copy were created at another time. A copy is accepted only if the node had
+//!   stopped cleanly when it was made: then it holds all promises.
+//! - *The count.* The log counts the promises that the folder has made ([`Promises`]), and the file
+//!   records the count. A folder with fewer promises than its identity file records was assembled
+//!   from files of different times.
 //! - *The peers.* The folder has a random uuid and a boot number that is raised and durable before
-//!   anything else happens. Each call and answer of a node names both, the promises it was opened
+//!   anything else happens. Each call and answer of a node carries both, the promises it was opened
 //!   with and those it has made since ([`Start`]), and each promise that counts towards a majority
-//!   is counted with its number. Peers remember them ([`Seen`]), tell each other, and refuse a start
-//!   that was opened with less.
+//!   carries its number. Peers remember them ([`Seen`]), exchange them, and refuse a start that was
+//!   opened with fewer.
 //!
-//! New starts and the retirement of a folder are durable before they count. Promises of others are
-//! remembered at once and written every few seconds ([`Identity::keep`]), so that acknowledging an
-//! entry costs no write of this file.
+//! New starts and the retirement of a folder are durable before they take effect. Promises of other
+//! nodes are remembered at once and written every few seconds ([`Identity::keep`]), so that
+//! acknowledging an entry costs no write of this file.
 
 mod judge;
 
@@ -42,7 +42,7 @@ use crate::planted::{self, Bug};
 
 const FILE: &str = "identity";
 
-/// What the file is called before it takes the place of the one that is there.
+/// The name of the new file until it replaces the present one.
 const BESIDE: &str = "identity.tmp";
 
 const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 2 };
@@ -54,7 +54,7 @@ pub struct Facts {
     pub node: u64,
     /// The folder's own random number.
     pub uuid: Uuid,
-    /// How many times the node has started on this folder.
+    /// The number of times the node has started on this folder.
     pub boot: u64,
     /// The cluster, once known.
     pub cluster: Option<Uuid>,
@@ -62,24 +62,24 @@ pub struct Facts {
     pub joined: bool,
     /// The initial members.
     pub members: BTreeMap<u64, Uuid>,
-    /// The latest start of each peer that was heard of.
+    /// The latest known start of each peer.
     pub seen: BTreeMap<Uuid, Seen>,
-    /// Why the folder must never be used again, if so.
+    /// The reason why the folder must never be used again, if it is retired.
     pub retired: Option<String>,
-    /// How much the folder had promised when this was written, or more recently.
+    /// The number of promises the folder had made when this was written, or later.
     pub promised: Promises,
-    /// Whether the node has stopped in good order, after its last promise.
+    /// Whether the node has stopped cleanly, after its last promise.
     pub stopped: bool,
-    /// When the files were made.
+    /// The creation times of the files.
     pub births: Births,
 }
 
-/// When the file system made files that a copy has to make anew.
+/// The creation times of files that a copy has to create anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Births {
-    /// The identity file itself, which is made anew at each change.
+    /// The identity file itself, which is created anew at each change.
     pub identity: Option<u128>,
-    /// The vote file, which is made once.
+    /// The vote file, which is created once.
     pub vote: Option<u128>,
 }
 
@@ -128,7 +128,7 @@ impl From<FactsV1> for Facts {
 /// The exclusive lock on a data folder, held until dropped.
 #[derive(Debug)]
 pub struct FolderLock {
-    /// The system holds the lock as long as the file is open, and no longer than the process runs.
+    /// The system holds the lock while the file is open, and at most until the process ends.
     _file: File,
 }
 
@@ -142,21 +142,21 @@ struct Inner {
     disk: Arc<dyn Disk>,
     run: Uuid,
     fatal: OnceLock<Fatal>,
-    /// The contents of the file: readers copy the pointer and never wait for a disk.
+    /// The contents of the file. Readers clone the pointer and never wait for the disk.
     facts: RwLock<Arc<Facts>>,
-    /// What is known of the peers, durable or not.
+    /// The latest start of each peer, durable or not.
     seen: Mutex<BTreeMap<Uuid, Seen>>,
-    /// Held by the one that writes: the write that failed, if one has.
+    /// Held while the file is written. It contains the error of the write that failed, if one has.
     writer: Mutex<Option<Arc<StorageError>>>,
-    /// The promises that the folder was opened with, and those it makes.
+    /// The promises that the folder was opened with, and the counter of those it makes.
     promises: OnceLock<(Promises, PromiseCounter)>,
 }
 
 impl FolderLock {
-    /// Takes the lock, creating the folder if need be.
+    /// Acquires the lock, creating the folder if need be.
     ///
     /// # Errors
-    /// [`StorageError::Locked`] when another process has it.
+    /// [`StorageError::Locked`] when another process holds it.
     pub fn acquire(folder: &Path) -> Result<Self, StorageError> {
         let name = || folder.display().to_string();
         fs::create_dir_all(folder).map_err(StorageError::io("create", name()))?;
@@ -175,12 +175,12 @@ impl FolderLock {
 }
 
 impl Identity {
-    /// Opens the folder of node `node`, or makes an empty folder one. The boot number is raised
-    /// and durable when it returns. Call it after [`FolderLock::acquire`] and before anything else
-    /// is opened, and [`Identity::attach`] as soon as the log is.
+    /// Opens the folder of node `node`, or initialises an empty one. The boot number is raised and
+    /// durable when this returns. Call it after [`FolderLock::acquire`] and before anything else is
+    /// opened, and [`Identity::attach`] as soon as the log is open.
     ///
     /// # Errors
-    /// When the folder is another node's, lacks something it must have, or is a copy.
+    /// When the folder belongs to another node, lacks a required file, or is a copy.
     pub fn open(disk: Arc<dyn Disk>, node: u64) -> Result<Self, StorageError> {
         let mut facts = match load(&*disk)? {
             Some(facts) if facts.node != node => {
@@ -211,22 +211,22 @@ impl Identity {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Calls `fatal` when the file cannot be written: the node must not go on.
+    /// Registers `fatal`, which is called when the file cannot be written: the node must not go on.
     pub fn on_failure(&self, fatal: Fatal) {
-        // The first counts: there is one node in a folder.
+        // The first registration wins: there is one node in a folder.
         let _ = self.inner.fatal.set(fatal);
     }
 
-    /// Counts what the log promises from now on.
+    /// Attaches the counter of the log's promises.
     ///
     /// # Errors
-    /// [`StorageError::OldFiles`] when the log has promised less than the identity knows of.
+    /// [`StorageError::OldFiles`] when the log has made fewer promises than the identity records.
     pub fn attach(&self, counter: PromiseCounter) -> Result<(), StorageError> {
         let (found, known) = (counter.get(), self.facts().promised);
         if !found.cover(known) && !planted::active(Bug::CopyOfRunningFolderAccepted) {
             return Err(StorageError::OldFiles { found, known });
         }
-        // The first counts: there is one log in a folder.
+        // The first counter wins: there is one log in a folder.
         let _ = self.inner.promises.set((found, counter));
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Identity {
         self.inner.run
     }
 
-    /// What this node says of itself in each call and answer.
+    /// The start that this node reports in each call and answer.
     pub fn start(&self) -> Start {
         let facts = self.facts();
         let (found, promised) = match self.inner.promises.get() {
@@ -251,11 +251,11 @@ impl Identity {
         Start { uuid: facts.uuid, boot: facts.boot, run: self.run(), found, promised }
     }
 
-    /// Notes the cluster and its initial members; durable when it returns. Nothing is written if
-    /// they are noted already.
+    /// Records the cluster and its initial members; durable when this returns. Nothing is written
+    /// if they are recorded already.
     ///
     /// # Errors
-    /// [`StorageError::WrongCluster`] when another one is noted already.
+    /// [`StorageError::WrongCluster`] when another one is recorded already.
     pub fn set_cluster(
         &self,
         cluster: Uuid,
@@ -273,9 +273,9 @@ impl Identity {
         })
     }
 
-    /// Notes that the node takes part from now on: to be called when log and vote file exist, and
+    /// Records that the node takes part from now on. It is called when log and vote file exist, and
     /// before the first vote or acknowledgement. From then on a folder without them is refused.
-    /// Durable when it returns.
+    /// Durable when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -286,9 +286,9 @@ impl Identity {
         })
     }
 
-    /// Notes that the folder must never be used again, because a peer has found that it is an old
-    /// copy. Without that, starting it often enough would raise its boot number past the one the
-    /// peers remember. Durable when it returns.
+    /// Records that the folder must never be used again, because a peer has found that it is an old
+    /// copy. Otherwise, starting it often enough would raise its boot number past the one the peers
+    /// remember. Durable when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -299,8 +299,8 @@ impl Identity {
         })
     }
 
-    /// Judges a peer's start without a write; `None` if it is new and must be noted by
-    /// [`Identity::observe`]. What it has promised is remembered.
+    /// Judges a peer's start without a write. Returns `None` if the start is new and must be
+    /// recorded by [`Identity::observe`]. The peer's promises are remembered.
     pub fn knows(&self, start: &Start) -> Option<Result<(), StaleFolder>> {
         let mut seen = self.inner.seen.lock();
         match judge::judge(seen.get(&start.uuid), start) {
@@ -315,14 +315,14 @@ impl Identity {
         }
     }
 
-    /// Judges and notes a peer's start; durable when it returns, and a write only when it is new.
-    /// Only for members: each uuid ever given is remembered.
+    /// Judges and records a peer's start; durable when this returns. It writes only when the start
+    /// is new. It is only for members, because every uuid passed in is remembered.
     ///
     /// # Errors
-    /// When it cannot be written. The inner error: the peer must be refused.
+    /// When it cannot be written. The inner error means that the peer must be refused.
     pub fn observe(&self, start: &Start) -> Result<Result<(), StaleFolder>, StorageError> {
         let mut writer = self.inner.writer.lock();
-        // Perhaps noted while the writer was waited for.
+        // It may have been recorded while this call waited for the writer lock.
         if let Some(verdict) = self.knows(start) {
             return Ok(verdict);
         }
@@ -330,15 +330,15 @@ impl Identity {
         let next = Seen::next(facts.seen.get(&start.uuid), start);
         facts.seen.insert(start.uuid, next);
         self.write(&mut writer, facts)?;
-        // Others may have said more of it meanwhile.
+        // Other calls may have added to it meanwhile.
         let mut seen = self.inner.seen.lock();
         let next = Seen::next(seen.get(&start.uuid), start);
         seen.insert(start.uuid, next);
         Ok(Ok(()))
     }
 
-    /// Remembers what a peer has promised in this run. `false` if another run of it is known: then
-    /// the promise is of a folder that may have been put back since, and must not be counted.
+    /// Remembers the promises of a peer's run. Returns `false` if another run of the peer is known:
+    /// the folder may have been restored from a copy since, and the promise must not be counted.
     #[must_use]
     pub fn heard(&self, peer: Uuid, run: Uuid, promised: Promises) -> bool {
         let mut seen = self.inner.seen.lock();
@@ -349,8 +349,8 @@ impl Identity {
         true
     }
 
-    /// Notes that a peer lacks what it has acknowledged: none of its starts is accepted any more.
-    /// `false` where nothing may be noted, because nothing is known of the peer.
+    /// Records that a peer lacks an entry it has acknowledged: none of its starts is accepted any
+    /// more. Returns `false` if nothing is recorded, because the peer is unknown.
     pub fn condemn(&self, peer: Uuid) -> bool {
         if judge::is_blind() {
             return false;
@@ -359,15 +359,15 @@ impl Identity {
         seen.get_mut(&peer).map(|seen| seen.lacks = true).is_some()
     }
 
-    /// All that is known of the members' starts, to be told to the others.
+    /// The known starts of all members, to be sent to the others.
     pub fn remembered(&self) -> BTreeMap<Uuid, Seen> {
         self.inner.seen.lock().clone()
     }
 
-    /// Takes over what a member knows of the others' starts.
+    /// Merges the starts of other nodes that a member knows.
     ///
     /// # Errors
-    /// When it knows of this folder what makes it an old copy.
+    /// When its knowledge of this folder shows that the folder is an old copy.
     pub fn learn(&self, told: &BTreeMap<Uuid, Seen>) -> Result<(), StaleFolder> {
         let facts = self.facts();
         let mut seen = self.inner.seen.lock();
@@ -382,12 +382,13 @@ impl Identity {
         Ok(())
     }
 
-    /// Writes what was promised and heard since the last write, if anything was; durable when it
-    /// returns. On a full disk nothing changes, and it may be tried again: no promise waits for
-    /// this, and a node whose log has room in its segment must not end for it.
+    /// Writes the promises made and received since the last write, if there are any; durable when
+    /// this returns. On a full disk nothing changes and the call may be retried: no promise waits
+    /// for this write, and a node whose log has room in its segment must not end for it.
     ///
     /// # Errors
-    /// When it cannot be written. Any other than [`StorageError::is_full_disk`] is the last write.
+    /// When it cannot be written. After any error other than [`StorageError::is_full_disk`] the
+    /// file is not written again.
     pub fn keep(&self) -> Result<(), StorageError> {
         let mut writer = self.inner.writer.lock();
         let mut facts = self.current();
@@ -400,8 +401,8 @@ impl Identity {
         }
     }
 
-    /// Notes that the node has stopped in good order: the log is closed and nothing is promised any
-    /// more. Durable when it returns.
+    /// Records that the node has stopped cleanly: the log is closed and nothing is promised any
+    /// more. Durable when this returns.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -412,8 +413,8 @@ impl Identity {
         })
     }
 
-    /// Changes the file if `change` or what was heard changes the facts. They count only once they
-    /// are durable.
+    /// Writes the file if `change`, or what peers have reported, changes the facts. Changes take
+    /// effect only once they are durable.
     fn change(
         &self,
         change: impl FnOnce(&mut Facts) -> Result<(), StorageError>,
@@ -432,7 +433,7 @@ impl Identity {
         facts
     }
 
-    /// Replaces the file. A write that fails is the last one.
+    /// Replaces the file. After a write that fails, the file is not written again.
     fn write(
         &self,
         failed: &mut Option<Arc<StorageError>>,
@@ -453,7 +454,7 @@ impl Identity {
         }
     }
 
-    /// Puts the prepared file in the place of the present one, if it could be prepared.
+    /// Renames the prepared file over the present one, if it could be prepared.
     fn replace(
         &self,
         failed: &mut Option<Arc<StorageError>>,
@@ -484,7 +485,8 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
     Ok(Some(envelope::unseal(KIND, &bytes, FILE, 0)?.0))
 }
 
-/// Replaces the file as [`super::disk::replace`] does, with the new file's own birth in it.
+/// Replaces the file as [`super::disk::replace`] does, and records the new file's own creation time
+/// in it.
 fn store(disk: &dyn Disk, facts: &mut Facts) -> Result<(), StorageError> {
     prepare(disk, facts)?;
     replace(disk)
@@ -501,7 +503,7 @@ fn prepare(disk: &dyn Disk, facts: &mut Facts) -> Result<(), StorageError> {
     write(facts).map_err(StorageError::io("write", BESIDE))
 }
 
-/// Puts the new file in the place of the present one.
+/// Renames the new file over the present one.
 fn replace(disk: &dyn Disk) -> Result<(), StorageError> {
     let replaced = disk.rename(BESIDE, FILE).and_then(|()| disk.sync_dir(""));
     replaced.map_err(StorageError::io("replace", FILE))
@@ -511,7 +513,7 @@ fn vote_birth(disk: &dyn Disk) -> io::Result<Option<u128>> {
     if disk.exists("vote")? { disk.born("vote") } else { Ok(None) }
 }
 
-/// The identity of a folder that has none, if it holds nothing of ours.
+/// Creates the identity of a folder that has none, if it holds no data of a node.
 fn new_facts(disk: &dyn Disk, node: u64) -> Result<Facts, StorageError> {
     for folder in ["log", "snapshots", "checkpoint"] {
         if !disk.list(folder).map_err(StorageError::io("list", folder))?.is_empty() {
@@ -536,7 +538,8 @@ fn new_facts(disk: &dyn Disk, node: u64) -> Result<Facts, StorageError> {
     })
 }
 
-/// A node that has taken part has a log and a vote: without them it would forget what it promised.
+/// Checks that a node that has taken part has a log and a vote: without them it would forget what
+/// it promised.
 fn check_complete(disk: &dyn Disk) -> Result<(), StorageError> {
     for file in ["log/manifest", "vote"] {
         if !disk.exists(file).map_err(StorageError::io("look for", file))? {
@@ -546,8 +549,8 @@ fn check_complete(disk: &dyn Disk) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// A copy has files that were made later than those it is a copy of. One that was made while the
-/// node ran, or after it was killed, may lack promises; nobody can know which.
+/// Checks that the folder is not a copy, whose files were created later than the originals. A copy
+/// made while the node ran, or after it was killed, may lack promises, and nobody can know which.
 fn check_place(disk: &dyn Disk, facts: &Facts) -> Result<(), StorageError> {
     if facts.stopped || planted::active(Bug::CopyOfRunningFolderAccepted) {
         return Ok(());

@@ -1,7 +1,7 @@
-//! A look at a data folder, offline and without changing anything: what a person reads before
-//! deciding what to do with a node that does not start.
+//! Offline, read-only inspection of a data folder, for an operator who must decide what to do with
+//! a node that does not start.
 //!
-//! Damage is part of the report. The checkpoint is looked at in a copy, because sled writes when it
+//! Damage is part of the report. The checkpoint is inspected in a copy, because sled writes when it
 //! opens.
 
 use std::collections::BTreeMap;
@@ -23,11 +23,11 @@ use super::{LogEntry, LogId, StorageError, Uuid, Vote, checkpoint, identity, sna
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part<T> {
-    /// It is not there.
+    /// The part does not exist.
     Absent,
-    /// What it holds.
+    /// The contents of the part.
     Found(T),
-    /// It cannot be read; why.
+    /// The part cannot be read, for this reason.
     Damaged(String),
 }
 
@@ -44,14 +44,14 @@ impl<T> Part<T> {
     }
 }
 
-/// What a data folder holds.
+/// The contents of a data folder.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The folder.
     pub folder: String,
-    /// Whether a process has it open: then the rest may be in motion.
+    /// Whether a process has it open: then the rest may be changing.
     pub in_use: bool,
-    /// Whose folder it is.
+    /// The identity of the folder.
     pub identity: Part<IdentityReport>,
     /// The vote, if one was ever saved.
     pub vote: Part<Option<Vote>>,
@@ -63,14 +63,14 @@ pub struct Report {
     pub checkpoint: Part<CheckpointReport>,
 }
 
-/// Whose folder it is.
+/// The identity of the folder.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdentityReport {
     /// The node's id.
     pub node: u64,
-    /// The folder's random number, in hexadecimal, as all of them here.
+    /// The folder's random number, in hexadecimal like all such numbers here.
     pub uuid: String,
-    /// How many times the node has started.
+    /// The number of times the node has started.
     pub boot: u64,
     /// The cluster, once known.
     pub cluster: Option<String>,
@@ -87,37 +87,37 @@ pub struct IdentityReport {
 pub struct SnapshotReport {
     /// The file, relative to the data folder.
     pub file: String,
-    /// What it is of.
+    /// The contents of the snapshot.
     pub contents: Part<SnapshotContents>,
 }
 
-/// What a snapshot is of.
+/// The contents of a snapshot.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotContents {
     /// The cluster.
     pub cluster: Option<String>,
-    /// The last entry it has seen.
+    /// The last entry applied to the state.
     pub last: Option<LogId>,
     /// The entry that set the membership.
     pub membership_log: Option<LogId>,
     /// The state's feature level.
     pub feature_level: u32,
-    /// How many bytes the state has.
+    /// The size of the state in bytes.
     pub body_bytes: u64,
 }
 
-/// What the checkpoint says of itself, once it has been added up.
+/// The meta data of a checkpoint whose records match its totals.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckpointReport {
-    /// The node it is of.
+    /// The node it belongs to.
     pub node: String,
-    /// The entry it is as of.
+    /// The last entry applied to it.
     pub applied: LogId,
-    /// How many records it has.
+    /// The number of its records.
     pub records: u64,
 }
 
-/// Reads a data folder. `describe` says what an entry's payload is.
+/// Reads a data folder. `describe` renders an entry's payload as text.
 pub fn inspect(folder: &Path, describe: &dyn Fn(&LogEntry) -> String) -> Report {
     let disk = RealDisk::existing(folder);
     Report {
@@ -134,7 +134,7 @@ pub fn inspect(folder: &Path, describe: &dyn Fn(&LogEntry) -> String) -> Report 
 /// Reads the state in a snapshot file that [`Report::snapshots`] names.
 ///
 /// # Errors
-/// When it cannot be read, or does not hold what was written.
+/// When it cannot be read, or its contents are not what was written.
 pub fn snapshot_body(folder: &Path, file: &str) -> Result<Vec<u8>, StorageError> {
     snapshots::read_body(&snapshots::load(&RealDisk::existing(folder), file)?)
 }
@@ -154,8 +154,8 @@ pub fn load_checkpoint<S: Send + 'static>(
 }
 
 impl Report {
-    /// What is damaged, one line each; empty if the node would start. A checkpoint that will be
-    /// rebuilt, and a torn tail that will be cut, are not damage.
+    /// The damage found, one line each; empty if the node would start. A checkpoint that will be
+    /// rebuilt and a torn tail that will be cut are not damage.
     pub fn damage(&self) -> Vec<String> {
         let mut damage = Vec::new();
         let mut part = |why: Option<&String>| damage.extend(why.cloned());
@@ -177,7 +177,7 @@ impl Report {
 
 fn in_use(folder: &Path) -> bool {
     let Ok(file) = File::open(folder.join("LOCK")) else { return false };
-    // The lock is given back when the file is closed.
+    // The lock is released when the file is closed.
     !matches!(file.try_lock_exclusive(), Ok(true))
 }
 
@@ -239,7 +239,7 @@ fn checkpoint_report(folder: &Path) -> Part<CheckpointReport> {
     }
 }
 
-/// Does something with a copy of a folder, which is removed afterwards.
+/// Runs `act` on a copy of a folder, which is removed afterwards.
 fn with_copy<T>(folder: &Path, act: impl FnOnce(&Path) -> Result<T, String>) -> Result<T, String> {
     let copy = std::env::temp_dir().join(format!("keyward-inspect-{}", Uuid::random()));
     let result = copy_folder(folder, &copy)

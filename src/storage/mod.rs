@@ -1,16 +1,16 @@
-//! What a node keeps: the Raft log and vote, snapshot files, the checkpoint of the replicated
-//! state, and the folder's identity.
+//! The durable data of a node: the Raft log and vote, snapshot files, the checkpoint of the
+//! replicated state, and the identity of the data folder.
 //!
-//! Everything here is bytes: no consensus library and no lock rule is known. Calls are synchronous;
-//! the log and the checkpoint each have one thread that writes. All of it but the checkpoint runs
-//! over [`Disk`], so that a test can pull the plug after any write.
+//! This module handles bytes and knows neither the consensus library nor the lock rules. Calls are
+//! synchronous; the log and the checkpoint each have one writer thread. Everything except the
+//! checkpoint runs over [`Disk`], so that a test can cut the power after any write.
 //!
-//! The rules every file keeps:
-//! - What was reported durable is there after a crash, or the node stops with a message that names
-//!   the file and what to do. Nothing that fails its checksum is skipped.
-//! - A write or fsync that failed is never tried again: after it, nobody knows what the disk
-//!   holds. The log reports it, refuses everything from then on, and the program ends.
-//! - The checkpoint is the one exception: it is a copy, so it is accepted whole or thrown away.
+//! The rules that every file follows:
+//! - Data that was reported durable is there after a crash, or the node stops with a message that
+//!   names the file and what to do. Nothing that fails its checksum is skipped.
+//! - A write or fsync that failed is never retried: after it, the contents of the disk are unknown.
+//!   The log reports the failure, refuses everything from then on, and the program ends.
+//! - The checkpoint is the one exception: it is a copy, so it is accepted whole or discarded.
 //!
 //! Start reading with [`log`], then [`disk`].
 
@@ -41,7 +41,7 @@ pub use inspect::inspect;
 pub use log::{Log, LogOptions, LogState, PromiseCounter, Promises, Recovered};
 pub use snapshots::Snapshots;
 
-/// Names a log entry: the term it was proposed in and its place in the log.
+/// The id of a log entry: the term it was proposed in and its index in the log.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
@@ -61,9 +61,9 @@ impl fmt::Display for LogId {
 /// An entry of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogEntry {
-    /// Where it belongs.
+    /// The entry's id.
     pub id: LogId,
-    /// What it says; the log does not look inside.
+    /// The entry's contents; the log does not interpret them.
     pub payload: Bytes,
 }
 

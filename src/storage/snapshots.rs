@@ -1,14 +1,15 @@
-//! Snapshot files: the replicated state as of one entry, whole and checked.
+//! Snapshot files: the whole replicated state as of one entry, with checksums.
 //!
-//! A file is written beside its name, synced, renamed, and the folder synced, before anyone hears
-//! of it; older ones are removed only then. So whenever the log is purged up to a snapshot, that
-//! snapshot is on the disk. The same bytes are sent to followers, who check them as a whole before
-//! they use them.
+//! A file is written under a temporary name, synced, renamed, and the folder synced, before it is
+//! announced; older files are removed only after that. So whenever the log is purged up to a
+//! snapshot, that snapshot is on the disk. The same bytes are sent to followers, which verify the
+//! whole file before they use it.
 //!
-//! A damaged snapshot always stops the node, also one that the log could do without: nothing tells
-//! whether the disk that damaged it left the rest alone. The message says what is safe to do.
+//! A damaged snapshot always stops the node, even one that the log could do without: it is unknown
+//! whether the disk that damaged it left the rest intact. The error message says what is safe to
+//! do.
 //!
-//! The format of the files is in `file`.
+//! The file format is described in `file`.
 
 mod file;
 
@@ -29,12 +30,12 @@ use crate::planted::{self, Bug};
 
 pub(super) const FOLDER: &str = "snapshots";
 
-/// What a snapshot is of.
+/// The meta data of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotMeta {
     /// The cluster whose state it is.
     pub cluster: Option<Uuid>,
-    /// The last entry that the state has seen.
+    /// The last entry applied to the state.
     pub last: Option<LogId>,
     /// The membership as of that entry, encoded by the caller.
     pub membership: Vec<u8>,
@@ -42,7 +43,7 @@ pub struct SnapshotMeta {
     pub membership_log: Option<LogId>,
     /// The state's feature level.
     pub feature_level: u32,
-    /// How many bytes the state has. It stands at the end of the file, and is set by
+    /// The size of the state in bytes. It is stored at the end of the file, and set by
     /// [`Snapshots::write`].
     #[serde(skip)]
     pub body_bytes: u64,
@@ -58,18 +59,19 @@ impl Body for SnapshotMeta {
     }
 }
 
-/// The first version had the body's length in its header, too; it counts at the end of the file.
+/// The first version had the body's length in its header, too; the length at the end of the file is
+/// the one that is used.
 #[derive(Deserialize)]
 struct Version1(SnapshotMeta, u64);
 
-/// A complete, durable snapshot file. It can be read as long as this exists, also when a newer
-/// snapshot has taken its place.
+/// A complete, durable snapshot file. It stays readable while this value exists, even after a newer
+/// snapshot has replaced it.
 #[derive(Clone)]
 pub struct StoredSnapshot {
-    /// What it is of.
+    /// The snapshot's meta data.
     pub meta: SnapshotMeta,
-    /// Its file, relative to the data folder; also a name for it that no other snapshot ever has
-    /// on this node.
+    /// The file's path, relative to the data folder. It also serves as a name that no other
+    /// snapshot on this node ever has.
     pub file: String,
     /// The file's length.
     pub file_bytes: u64,
@@ -96,19 +98,19 @@ impl State {
     }
 }
 
-/// Receives a snapshot file from another node, piece by piece. Dropped unfinished, it leaves
-/// nothing behind.
+/// Receives a snapshot file from another node, piece by piece. If it is dropped unfinished, the
+/// temporary file is removed.
 pub struct SnapshotReceiver {
     snapshots: Snapshots,
     draft: Draft,
 }
 
-/// A snapshot file from another node that is whole and on the disk, and counts for nothing until it
-/// is kept. Dropped, it leaves nothing behind.
+/// A complete, durable snapshot file from another node that is not in use until it is kept. If it
+/// is dropped, the file is removed.
 pub struct VerifiedSnapshot {
     snapshots: Snapshots,
     draft: Draft,
-    /// What it is of.
+    /// The snapshot's meta data.
     pub meta: SnapshotMeta,
 }
 
@@ -122,14 +124,15 @@ struct Draft {
 }
 
 impl Snapshots {
-    /// Opens the snapshots of a data folder; the newest is read and checked whole. `purged` is the
-    /// last entry that the log lacks.
+    /// Opens the snapshots of a data folder, and verifies the newest one. `purged` is the last
+    /// entry that was purged from the log.
     ///
     /// # Errors
-    /// When the newest snapshot is damaged, or the log needs one that is not there.
+    /// When the newest snapshot is damaged, or the log needs one that does not exist.
     pub fn open(disk: Arc<dyn Disk>, purged: Option<LogId>) -> Result<Self, StorageError> {
         disk.create_dir(FOLDER).map_err(StorageError::io("create", FOLDER))?;
-        // A name that a process killed earlier has given counts from now on: it must not be lost later.
+        // A name created by a process that was killed before the sync is used from now on, so it
+        // must be durable.
         disk.sync_dir(FOLDER).map_err(StorageError::io("sync", FOLDER))?;
         let found = list(&*disk)?;
         let latest = match found.files.last() {
@@ -162,17 +165,17 @@ impl Snapshots {
     /// Writes a snapshot of this state; see [`Snapshots::write`].
     ///
     /// # Errors
-    /// When it cannot be written. The one before it is as it was.
+    /// When it cannot be written. The previous snapshot is unchanged.
     pub fn save(&self, meta: SnapshotMeta, body: &[u8]) -> Result<StoredSnapshot, StorageError> {
         self.write(meta, |out| out.write_all(body))
     }
 
-    /// Writes a snapshot of the state that `encode` writes piece by piece; durable when it returns.
-    /// Older ones are removed then. If a newer one has come in the meantime (from the leader), that
-    /// one is given back and stays.
+    /// Writes a snapshot of the state that `encode` writes piece by piece; durable when this
+    /// returns. Older ones are then removed. If a newer one has arrived from the leader in the
+    /// meantime, it is kept and returned instead.
     ///
     /// # Errors
-    /// When it cannot be written. The one before it is as it was.
+    /// When it cannot be written. The previous snapshot is unchanged.
     pub fn write(
         &self,
         mut meta: SnapshotMeta,
@@ -186,26 +189,26 @@ impl Snapshots {
         self.keep(draft, meta)
     }
 
-    /// How much room the disk has left; `None` if nothing tells.
+    /// The free space on the disk; `None` if it is unknown.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     pub fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
         self.disk.free_bytes().map_err(StorageError::io("look at the room on", FOLDER))
     }
 
-    /// Reads the state in a snapshot, checked.
+    /// Reads and verifies the state in a snapshot.
     ///
     /// # Errors
-    /// When the file does not hold what was written.
+    /// When the contents of the file are not what was written.
     pub fn body(&self, snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
         read_body(snapshot)
     }
 
-    /// Makes something of the state in a snapshot, which is checked as it is read.
+    /// Passes the state in a snapshot to `read`, and verifies it as it is read.
     ///
     /// # Errors
-    /// When the file does not hold what was written, or `read` cannot use it.
+    /// When the contents of the file are not what was written, or `read` cannot use them.
     pub fn read<T>(
         &self,
         snapshot: &StoredSnapshot,
@@ -217,7 +220,7 @@ impl Snapshots {
         Ok(made)
     }
 
-    /// A piece of the snapshot's file as it is, to send to another node; empty at its end.
+    /// A piece of the raw snapshot file, to send to another node; empty at the end of the file.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -241,7 +244,7 @@ impl Snapshots {
     /// Begins to receive a snapshot file that another node sends with [`Snapshots::piece`].
     ///
     /// # Errors
-    /// When the temporary file cannot be made.
+    /// When the temporary file cannot be created.
     pub fn receive(&self) -> Result<SnapshotReceiver, StorageError> {
         Ok(SnapshotReceiver { snapshots: self.clone(), draft: self.draft()? })
     }
@@ -256,15 +259,16 @@ impl Snapshots {
     /// Makes a complete and durable draft the newest snapshot, unless there is a newer one.
     fn keep(&self, mut draft: Draft, meta: SnapshotMeta) -> Result<StoredSnapshot, StorageError> {
         let last = meta.last.unwrap_or_default();
-        // Held while the files change, so that of two snapshots at once the newer one stays.
+        // The lock is held while the files change, so that of two concurrent snapshots the newer
+        // one stays.
         let mut state = self.state();
         if let Some(latest) = &state.latest
             && latest.meta.last > meta.last
         {
             return Ok(latest.clone());
         }
-        // A number of its own: the draft's is older than that of a snapshot which was begun after
-        // it and kept before.
+        // The final name takes a new number: a snapshot may have been begun after this draft and
+        // kept before it, with a higher number.
         let number = state.take_number();
         let file = format!("{FOLDER}/snapshot-{number:010}-{}-{}", last.index, last.term);
         self.disk.rename(&draft.path, &file).map_err(StorageError::io("rename", &draft.path))?;
@@ -275,7 +279,7 @@ impl Snapshots {
         if let Some(older) = state.latest.replace(stored.clone())
             && let Err(error) = self.disk.remove(&older.file)
         {
-            // The newer one counts whether it is there or not; the next start removes it.
+            // The newer snapshot is used either way; the next start removes the older one.
             tracing::warn!(file = older.file, %error, "could not remove an older snapshot");
         }
         Ok(stored)
@@ -287,12 +291,12 @@ impl Snapshots {
 }
 
 impl SnapshotReceiver {
-    /// How many bytes have come: where the next piece belongs.
+    /// The number of bytes received: the offset of the next piece.
     pub fn received(&self) -> u64 {
         self.draft.len
     }
 
-    /// Takes the next piece.
+    /// Writes the next piece.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -300,11 +304,11 @@ impl SnapshotReceiver {
         self.draft.append(piece)
     }
 
-    /// Verifies the whole file while `read` makes of its body what is needed, and makes its bytes
-    /// durable. It is no snapshot of this node's yet.
+    /// Verifies the whole file while `read` builds a value from its body, and makes its bytes
+    /// durable. The file is not a snapshot of this node yet.
     ///
     /// # Errors
-    /// When it is damaged, of another cluster, of no use to `read`, or cannot be made durable.
+    /// When it is damaged, of another cluster, not usable by `read`, or cannot be made durable.
     /// Nothing has changed then.
     pub fn verify<T>(
         self,
@@ -325,7 +329,7 @@ impl SnapshotReceiver {
     }
 
     /// Verifies the whole file and makes it the newest snapshot, durably; older ones are removed.
-    /// If a newer one has come in the meantime, that one is given back and stays.
+    /// If a newer one has arrived in the meantime, it is kept and returned instead.
     ///
     /// # Errors
     /// When it is damaged, of another cluster, or cannot be made durable. Nothing has changed then.
@@ -335,8 +339,8 @@ impl SnapshotReceiver {
 }
 
 impl VerifiedSnapshot {
-    /// Makes it the newest snapshot, durably; older ones are removed. If a newer one has come in
-    /// the meantime, that one is given back and stays.
+    /// Makes it the newest snapshot, durably; older ones are removed. If a newer one has arrived in
+    /// the meantime, it is kept and returned instead.
     ///
     /// # Errors
     /// When it cannot be made durable under its name.
@@ -364,7 +368,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Left behind, it is removed when the folder is opened again.
+        // A file that is left behind is removed when the folder is opened again.
         if !self.kept && self.disk.remove(&self.path).is_err() {
             tracing::warn!(file = %self.path, "could not remove an unfinished snapshot");
         }
@@ -386,17 +390,17 @@ impl fmt::Debug for StoredSnapshot {
     }
 }
 
-/// A complete snapshot, by its name.
+/// The name of a complete snapshot.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct File {
-    /// The last entry that it has seen: of two, the one that has seen more is newer.
+    /// The last entry it covers: of two snapshots, the one that covers more is newer.
     index: u64,
-    /// Of two that have seen the same, the one with the larger number is newer.
+    /// Of two that cover the same, the one with the larger number is newer.
     number: u64,
     pub(super) path: String,
 }
 
-/// What is in the folder.
+/// The files in the folder.
 pub(super) struct Listing {
     /// Complete snapshots, oldest first.
     pub(super) files: Vec<File>,
@@ -422,14 +426,14 @@ pub(super) fn list(disk: &dyn Disk) -> Result<Listing, StorageError> {
     Ok(listing)
 }
 
-/// Opens a snapshot and checks it whole.
+/// Opens a snapshot and verifies the whole file.
 pub(super) fn load(disk: &dyn Disk, path: &str) -> Result<StoredSnapshot, StorageError> {
     let open = disk.open(path).map_err(StorageError::io("open", path))?;
     let (meta, file_bytes) = file::verify(&*open, path)?;
     Ok(StoredSnapshot { meta, file: path.to_owned(), file_bytes, open })
 }
 
-/// Reads the state in a snapshot, checked.
+/// Reads and verifies the state in a snapshot.
 pub(super) fn read_body(snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageError> {
     let mut body = Vec::with_capacity(usize::try_from(snapshot.meta.body_bytes).unwrap_or(0));
     let mut scan = Scan::begin(&*snapshot.open, &snapshot.file)?;
@@ -439,7 +443,7 @@ pub(super) fn read_body(snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageErr
     Ok(body)
 }
 
-/// Says what to do about a damaged snapshot, which depends on what else there is.
+/// Adds advice about a damaged snapshot, which depends on what else exists.
 fn advise(error: StorageError, purged: Option<LogId>) -> StorageError {
     match (error, purged) {
         (StorageError::Damaged { file, offset, what, .. }, None) => {

@@ -1,14 +1,14 @@
-//! A node's storage dies at every I/O boundary of a scripted life, and comes back with what it
-//! promised.
+//! Kills a node's storage at every I/O boundary of a scripted life, and checks that it comes back
+//! with what it promised.
 //!
 //! The life has everything a data folder goes through: identity, votes, appends across segments,
-//! truncations, snapshots made and received, purges with recycled segments, a clean end and a second
-//! start. A boundary is a call that changes the disk: each write, sync, creation, rename, removal
-//! and folder sync. Death comes before each of them (which is after the one before it), and then the
-//! bytes and names that were not synced are all lost, all kept, or torn as a seed says, which covers
-//! a write or a sync that was cut in its middle.
+//! truncations, snapshots made and received, purges with recycled segments, a clean shutdown and a
+//! second start. A boundary is a call that changes the disk: each write, sync, creation, rename,
+//! removal and folder sync. The power is cut before each of them (which is after the previous one),
+//! and then the unsynced bytes and names are all lost, all kept, or torn as a seed says, which
+//! covers a write or a sync that was interrupted.
 //!
-//! The checkpoint is left out: sled does its own I/O, and whatever comes of it is thrown away or
+//! The checkpoint is left out: sled does its own I/O, and its contents are either discarded or
 //! proven whole.
 
 use std::collections::BTreeMap;
@@ -30,10 +30,10 @@ const NODE: u64 = 3;
 const CLUSTER: Uuid = Uuid(77);
 const PEER: Uuid = Uuid(5);
 const SEEDS: u64 = 3;
-/// How often a death is repeated with other unsynced sectors surviving.
+/// The number of times a death is repeated with other unsynced sectors surviving.
 const TORN: u64 = 3;
 
-/// What a folder holds, as far as somebody was told that it does.
+/// The contents of a folder that were reported durable.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Promised {
     cluster: Option<Uuid>,
@@ -46,7 +46,7 @@ struct Promised {
     snapshot: Option<(LogId, Vec<u8>)>,
 }
 
-/// Something that is promised when it returns.
+/// An operation whose result is promised when it returns.
 #[derive(Clone, Debug)]
 enum Step {
     SetCluster,
@@ -93,8 +93,8 @@ impl Promised {
         }
     }
 
-    /// What may be found when it died in the middle of a step: before it, after it, and of an
-    /// append any beginning.
+    /// The contents that may be found when it died in the middle of a step: those before it, those
+    /// after it, and for an append any prefix.
     fn possible(&self, step: Option<&Step>) -> Vec<Self> {
         let after = |step: &Step| {
             let mut after = self.clone();
@@ -164,7 +164,7 @@ impl Open {
         })
     }
 
-    /// Does a step; an error if it is not promised.
+    /// Runs a step; an error if it is not promised.
     fn run(&self, step: &Step) -> Result<(), StorageError> {
         match step {
             Step::SetCluster => self.identity.set_cluster(CLUSTER, BTreeMap::new()),
@@ -202,7 +202,7 @@ impl Open {
 
 type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
-/// What the log reported before the call returned, as it does when the caller drives it.
+/// The result that the log reported before the call returned, as it does when the caller drives it.
 fn logged(start: impl FnOnce(Done)) -> Result<(), StorageError> {
     let done = Arc::new(AtomicBool::new(false));
     let report = done.clone();
@@ -225,7 +225,7 @@ fn bytes(number: u64, len: u64) -> Vec<u8> {
     (0..len).map(|at| mix(number ^ mix(at)).to_le_bytes()[0]).collect()
 }
 
-/// Draws a life: what comes when is fixed, how long things are is the seed's.
+/// Draws a life: the order of steps is fixed, the sizes come from the seed.
 struct Life {
     seed: u64,
     steps: Vec<Step>,
@@ -258,7 +258,7 @@ impl Life {
         life.snapshot();
         life.steps.push(Step::Purge(LogId { term: 3, index: life.last }));
         life.append(2);
-        // As when the leader sends a snapshot to a node that is far behind.
+        // The leader sends a snapshot to a node that is far behind.
         (life.term, life.last) = (4, life.last + 9);
         let last = LogId { term: 4, index: life.last };
         life.steps.push(Step::Receive(last, bytes(9, 900)));
@@ -298,14 +298,14 @@ impl Life {
     }
 }
 
-/// How a life ended.
+/// The end of a life.
 struct End {
     promised: Promised,
-    /// The boot number that the last start was told.
+    /// The boot number of the last start.
     boot: u64,
-    /// How much the log had counted.
+    /// The promises that the log had counted.
     counted: Promises,
-    /// What was being done.
+    /// The step that was interrupted.
     during: Option<Step>,
 }
 
@@ -340,8 +340,8 @@ fn live(disk: &MemDisk, life: &[Step]) -> End {
     end
 }
 
-/// Starts again after a death: the folder opens, what was promised is there, nothing else is, and it
-/// can be lived with.
+/// Starts again after a death: the folder opens, everything promised is there, nothing else is, and
+/// it can be used.
 fn come_back(disk: &MemDisk, end: &End, case: &str) {
     let (open, found) = Open::new(disk).unwrap_or_else(|error| panic!("{case}: {error}"));
     let possible = end.promised.possible(end.during.as_ref());
@@ -383,7 +383,7 @@ fn come_back(disk: &MemDisk, end: &End, case: &str) {
     assert_eq!(found, promised, "{case}, again");
 }
 
-/// The fates of what was not synced, with a seed for the disk.
+/// The possible fates of unsynced data, with a seed for the disk.
 fn fates(at: u64) -> impl Iterator<Item = (Unsynced, u64)> {
     let torn = (0..TORN).map(move |number| (Unsynced::Torn, mix(at) ^ number));
     [(Unsynced::Lost, 0), (Unsynced::Kept, 0)].into_iter().chain(torn)

@@ -1,16 +1,16 @@
-//! The replicated state kept in sled, so that a restart need not replay everything: a copy that is
-//! accepted whole or thrown away.
+//! The checkpoint: a copy of the replicated state kept in sled, so that a restart need not replay
+//! everything. It is accepted whole or discarded.
 //!
-//! Apply hands over what changed, *as of an index*, and goes on; one thread writes it behind, each
-//! time as one atomic batch together with the meta data: which entry it is as of, how many records
-//! there are, and a 128-bit sum over them. It writes only what the local log has synced. So
-//! whatever sled comes back with after a crash is the state as of some entry, or it does not add
-//! up, and then the folder is deleted and filled again from snapshot and log. None of sled's
-//! known failures (a tail lost in silence, a panic at open, a file that fails every open) can do
-//! more harm than that.
+//! Apply submits its changes *as of an index* and goes on. One thread writes them later, each time
+//! as one atomic batch together with the meta data: the entry it is as of, the number of records,
+//! and a 128-bit sum over them. It writes only changes whose entry the local log has synced. So the
+//! contents of sled after a crash are either the state as of some entry, or do not match the sum;
+//! then the folder is deleted and filled again from snapshot and log. None of sled's known failures
+//! (a tail lost silently, a panic at open, a file that fails every open) can do more harm than
+//! that.
 //!
 //! This is the one part of storage that may fail without stopping the node: when sled fails while
-//! running, the checkpoint is given up until the next start.
+//! running, the checkpoint is abandoned until the next start.
 
 mod store;
 #[cfg(test)]
@@ -32,25 +32,25 @@ pub(crate) use self::store::Values;
 use self::writer::{Many, Refill};
 use super::{Log, LogId, StorageError, Uuid};
 
-/// How long [`Checkpoint::submit`] waits for the writer when too much waits for it. Long enough
-/// that the writer, not the memory, sets the pace; short enough that apply never stands still.
+/// The longest time that [`Checkpoint::submit`] waits for the writer when the backlog is full. Long
+/// enough that the writer, not the memory, sets the pace; short enough that apply never stalls.
 const SUBMIT_WAIT: Duration = Duration::from_millis(50);
 
-/// How many changes are written as one batch, if they come in smaller portions. Until a batch is
-/// done, sled keeps every version of every page it touches, some 8 KiB for each change.
+/// The number of changes in a batch, if they arrive in smaller portions. Until a batch is done,
+/// sled keeps every version of every page it touches, some 8 KiB for each change.
 const BATCH: usize = 1024;
 
-/// The most bytes of key and value that sled keeps in its pages; what is larger goes to a file of
-/// its own, which it syncs and recovers badly.
+/// The largest size of key and value that sled keeps in its pages. Larger records go to separate
+/// files, which sled syncs and recovers badly.
 pub(crate) const MAX_RECORD_BYTES: usize = 7 << 10;
 
-/// How long sled may take to open before the start is given up: it is known to deadlock.
+/// The time that sled may take to open before the start is abandoned: it is known to deadlock.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the checkpoint says of itself.
+/// The checkpoint's meta data.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CheckpointMeta {
-    /// The last entry whose effects it has.
+    /// The last entry applied to it.
     pub applied: LogId,
     /// The membership as of that entry, encoded by the caller.
     pub membership: Vec<u8>,
@@ -58,31 +58,32 @@ pub struct CheckpointMeta {
     pub state: Vec<u8>,
 }
 
-/// A changed record: key, and value unless it was removed.
+/// A changed record: its key, and its value unless it was removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// Changed records.
 pub type Records = Vec<Change>;
 
-/// How the checkpoint is kept.
+/// The checkpoint's options.
 #[derive(Clone, Debug)]
 pub struct CheckpointOptions {
     /// Its folder; nothing else may be in it.
     pub folder: PathBuf,
     /// The node whose state it is.
     pub node: Uuid,
-    /// How many bytes sled may cache, by its own count, which leaves out most of what a cached page
-    /// costs: the process grows by several times as much. What is not cached comes from the page
+    /// The size of sled's cache in bytes by its own count, which leaves out most of what a cached
+    /// page costs: the process grows by several times as much. Uncached data comes from the page
     /// cache of the system.
     pub cache_bytes: u64,
-    /// How many changed records may wait before `submit` waits, too.
+    /// The number of changed records that may wait before `submit` waits, too.
     pub max_waiting: usize,
-    /// How long changes are gathered before they are written: what a restart may have to replay,
-    /// against records that come and go in between and then are never written.
+    /// The time for which changes are collected before they are written. A longer interval means
+    /// that a restart may have to replay more, but that records which come and go within it are
+    /// never written.
     pub interval: Duration,
-    /// How long nothing may change before sled is closed, so that an idle node writes nothing. The
-    /// next change opens it again, which takes a quarter of a second for 100,000 records and, when
-    /// sled opens, some writing: not after every short pause.
+    /// The idle time after which sled is closed, so that an idle node writes nothing. The next
+    /// change opens it again, which takes a quarter of a second for 100,000 records and, when sled
+    /// opens, some writing; so it is not closed after every short pause.
     pub park_after: Duration,
 }
 
@@ -100,19 +101,19 @@ impl CheckpointOptions {
     }
 }
 
-/// What was found when it was opened.
+/// The result of opening the checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Opened<S> {
-    /// It is whole and plausible.
+    /// It is intact and belongs to the log and the snapshot.
     Accepted(CheckpointMeta, S),
     /// There was none.
     Empty,
-    /// There was one, and it was thrown away; why, for the program's log.
+    /// There was one, and it was discarded, for this reason (for the program's log).
     Discarded(String),
 }
 
-/// A handle on the checkpoint; clones share it. When the last one is dropped, what waits is
-/// written, if the log has it, and sled is closed.
+/// A handle on the checkpoint; clones share it. When the last one is dropped, waiting changes are
+/// written, if the log has synced them, and sled is closed.
 #[derive(Clone)]
 pub struct Checkpoint {
     owner: Arc<Owner>,
@@ -132,38 +133,38 @@ struct Shared {
     progress: Condvar,
 }
 
-/// What is written as one batch.
+/// Changes that are written as one batch.
 struct Group {
-    /// What the checkpoint is then.
+    /// The checkpoint's meta data after the batch.
     meta: CheckpointMeta,
-    /// What the records are to become; a later change of a record replaces an earlier one.
+    /// The new values of the records; a later change of a record replaces an earlier one.
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// What is to be written, in this order.
+    /// The waiting batches, in order.
     groups: VecDeque<Group>,
-    /// How many changes are in them.
+    /// The number of changes in them.
     changes: usize,
-    /// Replaces everything, before the changes.
+    /// A refill, which is written before the groups.
     refill: Option<Refill>,
-    /// Comes before the groups.
+    /// A long list of changes, which is written before the groups.
     many: Option<Many>,
-    /// Whether the writer has taken something that it has not written yet.
+    /// Whether the writer has taken work that it has not finished.
     writing: bool,
-    /// Somebody wants what waits to be written now.
+    /// Whether a flush waits, so that the writer must not delay.
     hurry: bool,
     closing: bool,
     failed: Option<String>,
 }
 
-/// Whether a checkpoint belongs to the log and the snapshot beside it: it must not be older than
-/// the snapshot (entries between may be gone), nor ahead of the log (they may never be committed),
-/// and it must be as of an entry that one of them has.
+/// Checks that a checkpoint belongs to the log and the snapshot beside it: it must not be older
+/// than the snapshot (entries between may be gone), nor ahead of the log (they may never be
+/// committed), and it must be as of an entry that one of them has.
 ///
 /// # Errors
-/// The reason why not.
+/// The reason why it does not.
 pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), String> {
     let last = log.state().last;
     if snapshot.is_some_and(|snapshot| snapshot.index > applied.index) {
@@ -180,8 +181,8 @@ pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), S
     }
 }
 
-/// Looks at a copy of a checkpoint: what it says of itself, and what `load` makes of its records,
-/// if they add up.
+/// Reads a copy of a checkpoint. Returns its meta data and the result of `load`, if the records
+/// match their totals.
 pub(super) fn look<S: Send + 'static>(
     copy: &Path,
     load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>
@@ -197,8 +198,8 @@ pub(super) fn look<S: Send + 'static>(
 
 impl Checkpoint {
     /// Opens the checkpoint. If it may be used (see [`judge`]), `load` builds the state from all
-    /// its records; what it returns is dropped unless count and sum match. Otherwise the folder is
-    /// deleted and begun anew.
+    /// its records; the result is dropped unless count and sum match. Otherwise the folder is
+    /// deleted and a new database is begun.
     ///
     /// After anything but [`Opened::Accepted`] the caller calls [`Checkpoint::refill`] once it has
     /// a state, unless it submits everything since the very first entry.
@@ -230,7 +231,7 @@ impl Checkpoint {
         let (theirs, watch) = (shared.clone(), log.watch());
         let run = move || match Store::open_or_discard(&theirs.options, judge, load) {
             Ok((store, opened)) => {
-                // Nobody listens any more if opening took too long: then nothing is to be written.
+                // The receiver is gone if opening took too long: then nothing must be written.
                 if report.send(Ok(opened)).is_ok() {
                     writer::run(&theirs, &watch, store);
                 }
@@ -250,8 +251,8 @@ impl Checkpoint {
         Ok((Self { owner: Arc::new(Owner { shared, thread: Some(thread) }) }, opened))
     }
 
-    /// Hands over what changed since the last call, as of `meta.applied`. Returns at once, or
-    /// after at most 50 ms if the writer is far behind.
+    /// Submits the changes since the last call, as of `meta.applied`. Returns at once, or after at
+    /// most 50 ms if the writer is far behind.
     ///
     /// # Errors
     /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
@@ -268,7 +269,7 @@ impl Checkpoint {
     }
 
     /// Replaces everything, as after installing a snapshot or after replaying from an empty state.
-    /// `records` are taken one by one by the writer; what is submitted afterwards comes on top.
+    /// The writer consumes `records` one by one; later submissions are applied on top.
     ///
     /// # Errors
     /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
@@ -286,9 +287,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// As [`Checkpoint::submit`] for more than one batch should hold: taken one by one by the
-    /// writer, and written in several batches. Until all are, the checkpoint counts for nothing.
-    /// Waits for what was handed over before.
+    /// Does the same as [`Checkpoint::submit`] for more changes than one batch should hold: the
+    /// writer consumes them one by one and writes several batches. Until all are written, the
+    /// checkpoint is not valid. Blocks until everything submitted before is written.
     ///
     /// # Errors
     /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
@@ -306,7 +307,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Blocks until all that was handed over is written; for tests and for a clean end.
+    /// Blocks until everything submitted is written; for tests and for a clean shutdown.
     ///
     /// # Errors
     /// [`StorageError::Checkpoint`] once sled has failed.
@@ -322,7 +323,7 @@ impl Checkpoint {
         waiting.check()
     }
 
-    /// How many changed records wait to be written.
+    /// The number of changed records that wait to be written.
     pub fn waiting(&self) -> usize {
         self.owner.shared.lock().changes
     }
@@ -341,14 +342,15 @@ impl Drop for Owner {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing panics between two halves of a change.
+        // No code panics between the two halves of a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiting {
-    /// Adds changes to the newest group, or as a new one if that has enough. Past the limit they
-    /// are added in any case: then a record that changes again costs no more memory.
+    /// Adds changes to the newest group, or to a new one if that is large enough. Past the limit
+    /// they are added to the newest in any case: then a record that changes again costs no more
+    /// memory.
     fn add(&mut self, meta: CheckpointMeta, changes: Records, limit: usize) {
         let full = self.changes >= limit;
         let fits = |group: &Group| full || group.changes.len() + changes.len() <= BATCH;

@@ -1,11 +1,11 @@
-//! The sled database: what is in it, and whether to believe it.
+//! The sled database: its contents, and whether they can be trusted.
 //!
 //! Each database has a folder of its own within the checkpoint's, with a number that is not used
-//! again: one that panicked may leave threads behind that go on writing by name, and what takes its
-//! place must not be in their way.
+//! again: a database that panicked may leave threads behind that go on writing by name, and its
+//! replacement must not get in their way.
 //!
-//! One tree. Keys that begin with `r` are records, the key `m` holds the meta data: format, node,
-//! the entry it is as of, how many records there are and the sum over them. Every batch changes
+//! It has one tree. Keys that begin with `r` are records; the key `m` holds the meta data: format,
+//! node, the entry it is as of, the number of records and the sum over them. Every batch changes
 //! records and meta data together.
 
 use std::any::Any;
@@ -31,24 +31,25 @@ use crate::storage::{LogId, StorageError, Uuid};
 pub(super) const THREAD: &str = "keyward-checkpoint";
 
 const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 1 };
-/// What the folder of a database is called, before its number.
+/// The prefix of a database folder's name, before its number.
 const DATABASE: &str = "sled-";
 const META_KEY: &[u8] = b"m";
 const RECORD_PREFIX: u8 = b'r';
 
-/// How much of its file sled manages as one; fixed when the database is made. A page of more than
-/// a quarter of it would go to a file of its own, which sled syncs and recovers badly; pages of
-/// records below 7 KiB stay far below it.
+/// The size of sled's segments; fixed when the database is created. A page larger than a quarter of
+/// it would go to a file of its own, which sled syncs and recovers badly; pages of records below 7
+/// KiB stay far below it.
 const SEGMENT_BYTES: usize = 512 << 10;
 
-/// How often sled's own thread writes what is left and collects garbage. It does the latter only
-/// there, so it cannot be switched off; the checkpoint is closed when nothing changes instead.
+/// The interval at which sled's own thread flushes and collects garbage. It collects garbage only
+/// there, so it cannot be switched off; instead the checkpoint is closed when nothing changes.
 const FLUSH_EVERY_MS: u64 = 1000;
 
-/// How many records are written at once when everything is: sled's memory grows with the batch.
+/// The number of records in a batch when a whole list is written: sled's memory grows with the
+/// batch.
 const FILL_BATCH: usize = 128;
 
-/// How often, and after how long each time, a database that was just closed is tried again: five
+/// The number and length of the waits for the file lock of a database that was just closed: five
 /// seconds together, in which any thread of this process gets its turn.
 const LOCK_WAITS: u32 = 500;
 const LOCK_WAIT: Duration = Duration::from_millis(10);
@@ -67,12 +68,12 @@ impl Body for StoredMeta {
     }
 }
 
-/// What the records add up to.
+/// The totals over all records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(in crate::storage) struct Totals {
-    /// How many there are.
+    /// The number of records.
     pub(in crate::storage) count: u64,
-    /// The sum of their hashes, whatever their order.
+    /// The sum of their hashes, independent of their order.
     pub(in crate::storage) sum: u128,
 }
 
@@ -88,8 +89,8 @@ impl Totals {
     }
 }
 
-/// FNV-1a with 128 bits over the key's length, the key and the value: fast enough, the same for
-/// ever, and good enough against accidents, which is all that a sum over one's own files is for.
+/// FNV-1a with 128 bits over the key's length, the key and the value. It is fast enough, never
+/// changes, and is good enough against accidental damage, which is its only purpose.
 fn hash(key: &[u8], value: &[u8]) -> u128 {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
@@ -106,7 +107,7 @@ pub(super) struct Store {
     name: String,
     node: Uuid,
     totals: Totals,
-    /// The meta data as they were written last.
+    /// The meta data as last written.
     sealed: Vec<u8>,
 }
 
@@ -165,7 +166,7 @@ impl Store {
         Ok((store, stored.meta, state))
     }
 
-    /// Makes an empty database, and removes what was there before.
+    /// Creates an empty database, and removes the previous one.
     pub(super) fn create(options: &CheckpointOptions) -> Result<Self, String> {
         let found = contents(&options.folder).map_err(said)?;
         remove(&options.folder).map_err(said)?;
@@ -177,7 +178,7 @@ impl Store {
         Ok(Self { db, name, node: options.node, totals, sealed })
     }
 
-    /// Writes changed records and the meta data that go with them, all or nothing.
+    /// Writes changed records and the meta data that go with them, atomically.
     pub(super) fn write(
         &mut self,
         meta: &CheckpointMeta,
@@ -193,8 +194,8 @@ impl Store {
         Ok(())
     }
 
-    /// As [`Store::write`], in several batches. The meta data go first and come last, so that what
-    /// was written by half counts for nothing.
+    /// Does the same as [`Store::write`] in several batches. The meta data are removed first and
+    /// written last, so that a half-written database is not valid.
     pub(super) fn write_many(
         &mut self,
         meta: &CheckpointMeta,
@@ -214,7 +215,7 @@ impl Store {
         Ok(())
     }
 
-    /// Adds what really changes to a batch, and to the totals.
+    /// Adds the changes that differ from the stored records to a batch, and to the totals.
     fn add_to(
         &self,
         batch: &mut Batch,
@@ -241,8 +242,8 @@ impl Store {
         Ok(())
     }
 
-    /// Fills an empty database. The meta data come last, so that one filled by half counts for
-    /// nothing. Ends early if `stop` says so; says whether it came to the end.
+    /// Fills an empty database. The meta data are written last, so that a half-filled database is
+    /// not valid. Ends early if `stop` returns true; returns whether it reached the end.
     pub(super) fn fill(
         &mut self,
         meta: &CheckpointMeta,
@@ -270,7 +271,7 @@ impl Store {
         envelope::seal(KIND, &StoredMeta { node: self.node, meta: meta.clone(), totals })
     }
 
-    /// Closes the database until something changes: open, sled goes on rewriting and syncing its
+    /// Closes the database until something changes. An open sled goes on rewriting and syncing its
     /// file for minutes, and keeps its cache.
     pub(super) fn park(self) -> Result<Parked, String> {
         let Self { db, name, node, totals, sealed } = self;
@@ -279,14 +280,14 @@ impl Store {
         Ok(Parked { name, node, totals, sealed })
     }
 
-    /// Writes what sled still holds in memory, and ends its threads.
+    /// Flushes what sled still holds in memory, and ends its threads.
     pub(super) fn close(self) -> Result<(), String> {
         self.db.flush().map(drop).map_err(said)
     }
 }
 
 impl Parked {
-    /// Opens the database again. It must be as it was left: what is written next counts on it.
+    /// Opens the database again. It must be unchanged, because the next write relies on it.
     pub(super) fn resume(self, options: &CheckpointOptions) -> Result<Store, String> {
         let Self { name, node, totals, sealed } = self;
         let db = open_db(options, &name)?;
@@ -298,8 +299,8 @@ impl Parked {
     }
 }
 
-/// Reads a database that nobody uses: what it says of itself, and what `load` makes of its records,
-/// if they add up. Writes to it, as sled does when it opens.
+/// Reads a database that is not in use. Returns its meta data and the result of `load`, if the
+/// records match their totals. Writes to it, as sled does when it opens.
 pub(super) fn look<S>(
     folder: &Path,
     load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
@@ -315,8 +316,8 @@ pub(super) fn look<S>(
     })
 }
 
-/// Opens the database of this name in the checkpoint's folder. Its last user was this process: sled's
-/// own threads may hold its file for a moment after it was closed, and are waited for.
+/// Opens the database of this name in the checkpoint's folder. Its last user was this process:
+/// sled's own threads may hold its file for a moment after it was closed, so this waits for them.
 pub(super) fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     let config = Config::new()
         .path(options.folder.join(name))
@@ -347,7 +348,7 @@ fn unseal(bytes: &[u8]) -> Result<StoredMeta, String> {
     Ok(envelope::unseal(KIND, bytes, "checkpoint", 0).map_err(said)?.0)
 }
 
-/// Hands all records to `load`, and believes its result only if they add up.
+/// Passes all records to `load`, and accepts its result only if they match their totals.
 fn verified<S, T: AsRef<[u8]>>(
     items: impl Iterator<Item = sled::Result<(T, T)>>,
     expected: Totals,
@@ -367,7 +368,7 @@ fn verified<S, T: AsRef<[u8]>>(
         }
     });
     let state = load(&mut records)?;
-    // What `load` did not take counts, too.
+    // Records that `load` did not take are counted, too.
     while records.next().is_some() {}
     drop(records);
     if let Some(reason) = failed.into_inner() {
@@ -423,10 +424,10 @@ fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Runs something that calls sled. A panic is a failure like another: sled panics on damage.
+/// Runs a closure that calls sled. A panic is treated as an error: sled panics on damage.
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     quiet_panics();
-    // What is left half-done is thrown away with the database.
+    // Half-finished work is discarded with the database.
     panic::catch_unwind(AssertUnwindSafe(run))
         .unwrap_or_else(|panic| Err(format!("sled panicked: {}", panic_text(&*panic))))
 }
@@ -437,7 +438,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Keeps panics that are caught here from looking like a crash of the program: they are logged at
-/// debug level instead of being printed. All others go on to the hook that was there before.
+/// debug level instead of being printed. All others go to the previous hook.
 fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -452,7 +453,7 @@ fn quiet_panics() {
     });
 }
 
-/// What a database would hold, without one: for fuzzing.
+/// The contents of a database in memory: for fuzzing.
 #[cfg(any(test, feature = "fuzzing"))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Values {
@@ -462,7 +463,7 @@ pub(crate) struct Values {
 
 #[cfg(any(test, feature = "fuzzing"))]
 impl Values {
-    /// What is written for these.
+    /// Encodes the meta data for these records.
     pub(crate) fn new(meta: CheckpointMeta, records: BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
         let mut totals = Totals::default();
         for (key, value) in &records {
@@ -472,7 +473,7 @@ impl Values {
         Self { meta, records }
     }
 
-    /// What a start makes of them.
+    /// Reads them as a start would.
     pub(crate) fn read<S>(
         &self,
         load: impl FnOnce(

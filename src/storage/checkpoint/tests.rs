@@ -1,5 +1,5 @@
-//! The checkpoint on a real folder: kept, coalesced, refused when it does not belong, and thrown
-//! away when it is damaged.
+//! The checkpoint on a real folder: kept, coalesced, refused when it does not belong, and discarded
+//! when it is damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,8 @@ fn set(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
     (key.into(), Some(value.into()))
 }
 
-/// A checkpoint with some hundred records, as of entry 9. Gives the states as of each entry.
+/// Makes a checkpoint with some hundred records, as of entry 9. Returns the states as of each
+/// entry.
 fn filled(folder: &Path) -> (Log, Vec<Map>) {
     let log = log(10);
     let mut states = Vec::new();
@@ -316,7 +317,7 @@ fn right_or_thrown_away(folder: &Path, log: &Log, states: &[Map], case: &str) ->
             false
         }
         Opened::Discarded(_) | Opened::Empty => {
-            // What takes its place works.
+            // The replacement works.
             checkpoint.refill(meta(9), states[9].clone().into_iter()).unwrap();
             checkpoint.flush().unwrap();
             drop(checkpoint);

@@ -1,8 +1,8 @@
-//! The thread that writes behind apply.
+//! The thread that writes to the checkpoint, behind apply.
 //!
-//! It gathers for an interval, takes the oldest group of changes, waits until the log has synced the
-//! entry it is as of, and writes it as one batch. While it writes, changes gather again, at most one
-//! value per record and group. It does nothing while nothing changes.
+//! It collects changes for an interval, takes the oldest group, waits until the log has synced the
+//! entry it is as of, and writes it as one batch. While it writes, new changes are collected, at
+//! most one value per record and group. It is idle while nothing changes.
 
 use std::sync::PoisonError;
 
@@ -10,7 +10,7 @@ use super::store::{self, Parked, Store};
 use super::{Change, CheckpointMeta, Group, Shared, Waiting};
 use crate::storage::log::SyncWatch;
 
-/// Everything there is to be, instead of what the checkpoint holds.
+/// The complete new contents, which replace those of the checkpoint.
 pub(super) struct Refill {
     pub(super) meta: CheckpointMeta,
     pub(super) records: Box<dyn Iterator<Item = (Vec<u8>, Vec<u8>)> + Send>,
@@ -22,7 +22,7 @@ pub(super) struct Many {
     pub(super) changes: Box<dyn Iterator<Item = Change> + Send>,
 }
 
-/// What the writer does next.
+/// The next task of the writer.
 enum Work {
     Refill(Refill),
     Many(Many),
@@ -31,11 +31,11 @@ enum Work {
     Park,
 }
 
-/// The database, as the writer has it.
+/// The state of the writer's database.
 enum Held {
     Open(Store),
     Parked(Parked),
-    /// A refill was cut short: there is nothing that changes could be added to.
+    /// A refill was interrupted: there is no database to add changes to.
     Nothing,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn run(shared: &Shared, log: &SyncWatch, store: Store) {
     }
 }
 
-/// Waits for work; `None` when there is none and the checkpoint is closed.
+/// Waits for a task; `None` when there is none and the checkpoint is closed.
 fn next(shared: &Shared, is_open: bool) -> Option<Work> {
     let mut waiting = shared.lock();
     let idle = |waiting: &mut Waiting| !waiting.has_work() && !waiting.closing;
@@ -106,7 +106,7 @@ fn next(shared: &Shared, is_open: bool) -> Option<Work> {
     group.map(Work::Changes)
 }
 
-/// Does one piece of work. What fails half-way leaves [`Held::Nothing`].
+/// Runs one task. A task that fails half-way leaves [`Held::Nothing`].
 fn write(shared: &Shared, log: &SyncWatch, held: &mut Held, work: Work) -> Result<(), String> {
     let options = &shared.options;
     match work {
@@ -144,8 +144,8 @@ fn write(shared: &Shared, log: &SyncWatch, held: &mut Held, work: Work) -> Resul
     Ok(())
 }
 
-/// The database to write changes to, out of [`Held`], once the log has synced the entry they are as
-/// of; `None` if it never will, or if there is nothing that changes could be added to.
+/// Takes the database to write changes to out of [`Held`], once the log has synced the entry they
+/// are as of. Returns `None` if it never will, or if there is no database to add changes to.
 fn open_for(
     shared: &Shared,
     log: &SyncWatch,

@@ -1,8 +1,9 @@
-//! A disk in memory that forgets, tears and fails on demand.
+//! A disk in memory that loses unsynced data, tears writes and fails on demand.
 //!
-//! It keeps apart what a program sees and what would be there after a power cut: sectors written
-//! and not synced, names made and not synced. [`MemDisk::crash`] goes back to the second, and a
-//! seed decides what of the rest survived by luck. Equal seeds and equal calls give equal disks.
+//! It distinguishes what a program sees from what would be there after a power cut: sectors written
+//! and not synced, names created and not synced. [`MemDisk::crash`] goes back to the second, and a
+//! seed decides which of the unsynced changes survive. Equal seeds and equal calls give equal
+//! disks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Disk, DiskFile, split};
 use crate::storage::mix;
 
-/// The unit that is written whole or not at all: what the oldest disks still in use promise.
+/// The unit that is written whole or not at all, as the oldest disks still in use guarantee.
 const SECTOR: usize = 512;
 
 /// A disk in memory. Clones share it.
@@ -21,7 +22,7 @@ pub struct MemDisk {
     state: Arc<Mutex<State>>,
 }
 
-/// What a crash does to bytes and names that were not synced.
+/// The effect of a crash on bytes and names that were not synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unsynced {
     /// All are lost.
@@ -39,33 +40,33 @@ pub enum FaultyCall {
     Read,
     /// Writing bytes, creating or growing a file.
     Write,
-    /// Syncing a file or a folder. What it was to make durable never becomes durable, also if a
-    /// later sync succeeds.
+    /// Syncing a file or a folder. The data being synced never becomes durable, even if a later
+    /// sync succeeds.
     Sync,
 }
 
 /// Makes calls fail from some point on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// Which calls.
+    /// The calls that fail.
     pub call: FaultyCall,
     /// Only on paths that contain this.
     pub path: String,
-    /// How many such calls still succeed.
+    /// The number of such calls that still succeed.
     pub after: u64,
-    /// How many fail then; `u64::MAX` is for ever.
+    /// The number of calls that fail after that; `u64::MAX` is for ever.
     pub times: u64,
-    /// With which error.
+    /// The error they fail with.
     pub kind: io::ErrorKind,
 }
 
 struct State {
     random: u64,
-    /// Counts crashes; a file opened before one is dead.
+    /// The number of crashes; a file opened before the last one is dead.
     boot: u64,
-    /// Calls that change something, so far.
+    /// The number of calls that changed something so far.
     changes: u64,
-    /// The power goes before this change.
+    /// The power is cut before this change.
     power_off_at: Option<u64>,
     faults: Vec<Fault>,
     free_bytes: Option<u64>,
@@ -88,9 +89,10 @@ struct NameChange {
 struct Content {
     bytes: Vec<u8>,
     durable_len: usize,
-    /// What the unsynced sectors held before.
+    /// The contents of the unsynced sectors before they were written.
     before: BTreeMap<usize, Vec<u8>>,
-    /// What sectors hold that a failed sync left behind: visible, but never to be durable.
+    /// The durable contents of sectors whose sync failed. Their new contents are visible, but never
+    /// become durable.
     doomed: BTreeMap<usize, Vec<u8>>,
 }
 
@@ -115,7 +117,8 @@ impl MemDisk {
         }
     }
 
-    /// How many calls changed something so far: the boundaries at which the power can go.
+    /// The number of calls that changed something so far: the boundaries at which the power can be
+    /// cut.
     pub fn changes(&self) -> u64 {
         self.lock().changes
     }
@@ -131,7 +134,7 @@ impl MemDisk {
         self.lock().faults.push(fault);
     }
 
-    /// Makes the disk tell this much room. Writes do not heed it.
+    /// Makes the disk report this much free space. Writes ignore it.
     pub fn set_free_bytes(&self, free: Option<u64>) {
         self.lock().free_bytes = free;
     }
@@ -141,8 +144,8 @@ impl MemDisk {
         self.lock().faults.clear();
     }
 
-    /// Restarts the machine: what was not synced is treated as said, files opened before are dead,
-    /// and the power is on again.
+    /// Restarts the machine: unsynced data is treated as `unsynced` says, files opened before are
+    /// dead, and the power is on again.
     pub fn crash(&self, unsynced: Unsynced) {
         self.lock().crash(unsynced);
     }
@@ -174,7 +177,7 @@ impl MemDisk {
         Some(state.files[state.names.get(path)?].bytes.clone())
     }
 
-    /// Replaces a file's bytes, or makes the file, durably and past all faults: damage.
+    /// Replaces a file's bytes, or creates the file, durably and regardless of faults: damage.
     pub fn set_bytes(&self, path: &str, bytes: Vec<u8>) {
         let mut state = self.lock();
         let id = state.next_file;

@@ -1,7 +1,7 @@
-//! The files of a data folder, as the log, the snapshots and the identity see them.
+//! The file interface of a data folder that the log, the snapshots and the identity use.
 //!
 //! Paths are relative to the data folder, with `/` between parts. The trait says what is durable
-//! when each call returns, and promises nothing more: [`MemDisk`] forgets everything else when it
+//! when each call returns, and promises nothing more: [`MemDisk`] loses everything else when it
 //! crashes, so code that passes its tests relies on nothing more either.
 
 mod mem;
@@ -21,62 +21,61 @@ pub trait Disk: Send + Sync + 'static {
     /// Opens an existing file to read and write.
     ///
     /// # Errors
-    /// `NotFound` if there is none, and whatever the system says.
+    /// `NotFound` if there is none, and any error of the operating system.
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Creates an empty file, cutting an existing one to nothing. Neither name nor bytes are
-    /// durable.
+    /// Creates an empty file, truncating an existing one. Neither name nor bytes are durable.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, replacing a file of that name. After a crash one of the two is
-    /// found under the name, never neither. Durable only after [`Disk::sync_dir`] of both folders.
+    /// Renames a file, replacing a file of that name. After a crash one of the two is found under
+    /// the name, never neither. Durable only after [`Disk::sync_dir`] of both folders.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a name. Durable only after [`Disk::sync_dir`]; until then a crash may bring the
     /// file back, with all, some or none of its bytes.
     ///
     /// # Errors
-    /// `NotFound` if there is none, and whatever the system says.
+    /// `NotFound` if there is none, and any error of the operating system.
     fn remove(&self, path: &str) -> io::Result<()>;
 
     /// The names in a folder, sorted; folders too. A folder that does not exist has none.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
 
     /// Creates a folder unless it exists. Its name is durable when this returns.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn create_dir(&self, folder: &str) -> io::Result<()>;
 
     /// Makes the names in a folder durable: creations, renames, removals. `""` is the data folder.
     ///
     /// # Errors
-    /// Whatever the system says. What is durable then is unknown.
+    /// Any error of the operating system. What is durable then is unknown.
     fn sync_dir(&self, folder: &str) -> io::Result<()>;
 
-    /// When the file system made the file, in nanoseconds: a number that a copy of the file does
-    /// not have, compared and never reckoned with. `None` where the file system does not tell.
+    /// The creation time of the file in nanoseconds: a number that a copy of the file does not
+    /// share, used only for comparison. `None` where the file system does not record it.
     ///
     /// # Errors
-    /// `NotFound` if there is none, and whatever the system says.
+    /// `NotFound` if there is none, and any error of the operating system.
     fn born(&self, path: &str) -> io::Result<Option<u128>> {
         let _ = path;
         Ok(None)
     }
 
-    /// How many bytes can still be written, as the system tells; `None` if nothing tells.
+    /// The free space in bytes, as the operating system reports it; `None` if it is unknown.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn free_bytes(&self) -> io::Result<Option<u64>> {
         Ok(None)
     }
@@ -84,7 +83,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Whether there is a file of this name.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn exists(&self, path: &str) -> io::Result<bool> {
         let (folder, name) = split(path);
         Ok(self.list(folder)?.iter().any(|found| found == name))
@@ -93,47 +92,47 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file. Renaming or removing its name does not close it.
 pub trait DiskFile: Send + Sync {
-    /// Fills `buffer` from `offset` on as far as the file goes; says how many bytes that was.
+    /// Fills `buffer` from `offset` on as far as the file goes. Returns the number of bytes read.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all of `bytes` at `offset`, growing the file if need be. Nothing of it is durable;
     /// after a crash each sector may hold the old or the new bytes.
     ///
     /// # Errors
-    /// Whatever the system says; some of the bytes may have been written.
+    /// Any error of the operating system; some of the bytes may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// The file's length in bytes.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn len(&self) -> io::Result<u64>;
 
     /// Whether the file has no bytes.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Cuts the file, or grows it with zeros. Durable after [`DiskFile::sync_all`].
+    /// Truncates the file, or grows it with zeros. Durable after [`DiskFile::sync_all`].
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// All bytes written before it are durable when this returns, and the length they need.
+    /// Makes all bytes written before it durable, and the length they need.
     ///
     /// # Errors
-    /// Whatever the system says. What is durable then is unknown, and a second call that succeeds
-    /// proves nothing.
+    /// Any error of the operating system. What is durable then is unknown, and a second call that
+    /// succeeds proves nothing.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// As [`DiskFile::sync_data`], and all of the file's metadata.
+    /// Does the same as [`DiskFile::sync_data`], and makes all of the file's metadata durable.
     ///
     /// # Errors
     /// As [`DiskFile::sync_data`].
@@ -143,7 +142,7 @@ pub trait DiskFile: Send + Sync {
 /// Reads a whole file.
 ///
 /// # Errors
-/// Whatever the system says.
+/// Any error of the operating system.
 pub fn read_all(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
     let file = disk.open(path)?;
     let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
@@ -157,7 +156,7 @@ pub fn read_all(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
 /// beside it, synced, renamed over it, folder synced. Durable when it returns.
 ///
 /// # Errors
-/// Whatever the system says; either file may be found afterwards.
+/// Any error of the operating system; either file may be found afterwards.
 pub fn replace(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
     let beside = format!("{path}.tmp");
     let file = disk.create(&beside)?;

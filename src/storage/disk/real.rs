@@ -23,14 +23,14 @@ impl RealDisk {
     /// Uses a folder, creating it if need be.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Any error of the operating system.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         create_durably(&root)?;
         Ok(Self { root, read_only: false })
     }
 
-    /// Looks at a folder as it is: every call that would change it is refused.
+    /// Opens a folder read-only: every call that would change it is refused.
     pub fn existing(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), read_only: true }
     }
@@ -49,8 +49,8 @@ impl RealDisk {
     }
 }
 
-/// Makes a folder and those above it that are missing, and syncs their names: whatever is synced
-/// below a folder is lost with it if a power cut takes its own name.
+/// Creates a folder and its missing ancestors, and syncs their names: everything synced below a
+/// folder is lost with it if a power cut takes the folder's own name.
 fn create_durably(folder: &Path) -> io::Result<()> {
     let absolute = std::path::absolute(folder)?;
     let Some(parent) = absolute.parent() else { return Ok(()) };
@@ -60,9 +60,10 @@ fn create_durably(folder: &Path) -> io::Result<()> {
         }
         fs::create_dir_all(&absolute)?;
     }
-    // Also if it was there: an earlier start may have died right behind making it.
+    // The parent is synced even if the folder existed: an earlier start may have died right after
+    // creating it.
     match File::open(parent).and_then(|parent| parent.sync_all()) {
-        // Who may not read the folder above did not make this one.
+        // A process that cannot read the parent folder did not create this one.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
@@ -120,16 +121,16 @@ impl Disk for RealDisk {
     }
 
     fn born(&self, path: &str) -> io::Result<Option<u128>> {
-        // Not every file system remembers it.
+        // Not every file system records it.
         let Ok(born) = fs::metadata(self.at(path))?.created() else { return Ok(None) };
-        // Btrfs forgets it in a power cut (before Linux 6.17 and its backports): it is 0 then.
+        // Btrfs loses it in a power cut (before Linux 6.17 and its backports): it is 0 then.
         let born = born.duration_since(UNIX_EPOCH).ok().map(|since| since.as_nanos());
         Ok(born.filter(|born| *born != 0))
     }
 
     fn free_bytes(&self) -> io::Result<Option<u64>> {
         let room = rustix::fs::statvfs(&self.root)?;
-        // Without what is kept back for root.
+        // Excludes the space reserved for root.
         Ok(Some(room.f_bavail.saturating_mul(room.f_frsize)))
     }
 

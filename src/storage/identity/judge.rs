@@ -1,7 +1,7 @@
-//! Judging a start of a peer's data folder by what is remembered of earlier ones.
+//! Judges a start of a peer's data folder by the earlier starts that are remembered.
 //!
-//! Everything remembered only grows: the order in which messages come does not matter, and two that
-//! tell each other what they know come to the same.
+//! Remembered values only grow. So the order in which messages arrive does not matter, and two
+//! nodes that exchange their knowledge end up with the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,29 +9,29 @@ use super::super::Uuid;
 use super::super::log::Promises;
 use crate::planted::{self, Bug};
 
-/// A start of a data folder, as the node says it.
+/// A start of a data folder, as its node reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Start {
     /// The folder.
     pub uuid: Uuid,
-    /// How often it has been started.
+    /// The number of times it has been started.
     pub boot: u64,
     /// The random number of this start.
     pub run: Uuid,
     /// The promises that the folder held when it was started.
     pub found: Promises,
-    /// Those it holds now.
+    /// The promises it holds now.
     pub promised: Promises,
 }
 
-/// The latest start of a folder that was heard of.
+/// The latest known start of a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// Its boot number.
     pub boot: u64,
     /// The random number of that run.
     pub run: Uuid,
-    /// The promises that earlier runs have made: a start must have found them.
+    /// The promises that earlier runs have made: a later start must hold them.
     pub owed: Promises,
     /// The promises this run has made.
     pub promised: Promises,
@@ -50,9 +50,9 @@ pub enum StaleFolder {
     Boot {
         /// The folder.
         uuid: Uuid,
-        /// The boot number it gave.
+        /// The boot number it reported.
         boot: u64,
-        /// The run it gave.
+        /// The run it reported.
         run: Uuid,
         /// The highest boot number seen before.
         seen: u64,
@@ -66,11 +66,11 @@ pub enum StaleFolder {
     Promises {
         /// The folder.
         uuid: Uuid,
-        /// The boot number it gave.
+        /// The boot number it reported.
         boot: u64,
-        /// What it held.
+        /// The promises it held.
         found: Promises,
-        /// What it has promised.
+        /// The promises it had made.
         owed: Promises,
     },
     /// A leader has found that it lacks an entry that it had acknowledged.
@@ -85,24 +85,24 @@ pub enum StaleFolder {
 }
 
 impl Seen {
-    /// A start of which nothing else is known.
+    /// A start about which nothing else is known.
     pub fn of(boot: u64, run: Uuid) -> Self {
         Self { boot, run, ..Self::default() }
     }
 
-    /// Whether it is this start.
+    /// Whether this is the given start.
     pub fn is(&self, start: &Start) -> bool {
         self.boot == start.boot && self.run == start.run
     }
 
-    /// What is known once a start was accepted.
+    /// The record of a folder after a start was accepted.
     pub(super) fn next(known: Option<&Self>, start: &Start) -> Self {
         let Start { boot, run, promised, .. } = *start;
         let next = Self { promised, ..Self::of(boot, run) };
         known.map_or(next, |known| known.merge(&next))
     }
 
-    /// What two know together.
+    /// Merges two records of the same folder.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
         let lacks = self.lacks || other.lacks;
@@ -112,7 +112,7 @@ impl Seen {
         }
         let (late, early) = if self.boot < other.boot { (other, self) } else { (self, other) };
         let mut owed = late.owed.max_with(early.owed);
-        // Two runs with one number: one of them is refused, and it is not known here which.
+        // Two runs with one boot number: one of them is refused, and it is not known here which.
         if early.boot < late.boot {
             owed = owed.max_with(early.promised);
         }
@@ -120,7 +120,8 @@ impl Seen {
     }
 }
 
-/// What is known of a start that is known, with what it has promised since; `None` if it is new.
+/// Judges a start by the record of its folder. Returns the record with the promises made since, or
+/// `None` if the start is new.
 pub(super) fn judge(known: Option<&Seen>, start: &Start) -> Result<Option<Seen>, StaleFolder> {
     let Start { uuid, boot, run, found, promised } = *start;
     let Some(seen) = known else { return Ok(None) };
@@ -138,7 +139,7 @@ pub(super) fn judge(known: Option<&Seen>, start: &Start) -> Result<Option<Seen>,
     Ok(same.then(|| Seen { promised: seen.promised.max_with(promised), ..*seen }))
 }
 
-/// Whether a bug is planted that would be found out by the promises.
+/// Whether a planted bug is active that the promises would reveal.
 pub(super) fn is_blind() -> bool {
     planted::active(Bug::BootNumberIgnored) || planted::active(Bug::CopyOfRunningFolderAccepted)
 }

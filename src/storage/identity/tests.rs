@@ -1,4 +1,4 @@
-//! Whose folder it is, across crashes and mix-ups.
+//! The identity of a data folder, across crashes and mix-ups.
 
 use super::*;
 use crate::storage::disk::{Fault, FaultyCall, MemDisk, Unsynced};
@@ -143,7 +143,7 @@ fn a_copy_made_while_a_peer_ran_is_recognised_by_what_it_had_promised() {
     let identity = open(&MemDisk::new(1), 1).unwrap();
     let first = Start { found: promises(2, 10), promised: promises(2, 10), ..start(8, 5, 100) };
     assert_eq!(identity.observe(&first).unwrap(), Ok(()));
-    // The copy is made here, and the node goes on.
+    // The copy is made here, while the node goes on.
     assert!(identity.heard(Uuid(8), Uuid(100), promises(2, 11)));
     assert!(!identity.heard(Uuid(8), Uuid(101), promises(9, 99)), "no such run is known");
     let copy = Start { found: promises(2, 10), promised: promises(7, 70), ..start(8, 6, 102) };
@@ -268,7 +268,7 @@ fn a_copy_is_accepted_only_if_it_was_made_after_a_stop_in_good_order() {
         ["folder", "running", "killed", "stopped"].map(|name| scratch.path().join(name));
     let disk = |path: &Path| Arc::new(crate::storage::RealDisk::new(path).unwrap());
     if disk(&folder).born("").unwrap().is_none() {
-        // This file system does not tell: peers alone can know.
+        // This file system has no creation times: only peers can detect the copy.
         return;
     }
     let identity = Identity::open(disk(&folder), 1).unwrap();
@@ -398,7 +398,7 @@ fn a_full_disk_puts_off_what_nothing_waits_for() {
     disk.crash(Unsynced::Lost);
     let identity = open(&disk, 1).unwrap();
     assert_eq!(identity.facts().seen[&Uuid(8)].promised, promises(2, 11));
-    // What somebody waits for ends the node, as a full log does.
+    // A failed write that a caller waits for ends the node, as a full log does.
     identity.on_failure(Arc::new({
         let note = Arc::clone(&ended);
         move |error| *note.lock() = Some(error.to_string())

@@ -1,4 +1,4 @@
-//! The report on a real folder, whole and damaged.
+//! The report on a real folder, intact and damaged.
 
 use std::fs;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ fn id(index: u64) -> LogId {
     LogId { term: 1, index }
 }
 
-/// A folder with something in every part, closed.
+/// A closed folder with data in every part.
 fn filled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let _lock = FolderLock::acquire(folder.path()).unwrap();

@@ -1,10 +1,10 @@
-//! The bytes of the log: frames, each one batch, and the records in them.
+//! The format of the log: frames, each of which is one batch, and the records in them.
 //!
-//! A segment is a row of frames. A frame is written by one write and synced before the next one is
-//! written, so a frame proves that the one before it was durable. A frame says which segment it
-//! was written for (`salt`, a number that no other use of the file shares, so that what a recycled
-//! file held before never counts), its place (`sequence`) and the checksum of the header before
-//! it (`chain`). Numbers are little-endian. Version 1:
+//! A segment is a sequence of frames. A frame is written by one write and synced before the next
+//! one is written, so a frame proves that the one before it was durable. A frame contains the
+//! segment it was written for (`salt`, a number that no other use of the file shares, so that the
+//! old contents of a recycled file are never taken for frames), its position (`sequence`) and the
+//! checksum of the header before it (`chain`). Numbers are little-endian. Version 1:
 //!
 //! ```text
 //! header, 64 bytes                          record, 28 bytes and its payload
@@ -16,9 +16,9 @@
 //! 24 chain           56 zero, 60 checksum of bytes 0 to 59
 //! ```
 //!
-//! Frames begin at multiples of 512 bytes. So no sector holds parts of two frames: writing one never
-//! touches what was acknowledged before it, a lost sector costs one frame, and the search for a
-//! frame behind a damaged one has few places to look at.
+//! Frames begin at multiples of 512 bytes. So no sector holds parts of two frames: writing one
+//! never touches acknowledged data before it, a lost sector costs one frame, and the search for a
+//! frame after a damaged one has few places to check.
 
 use std::ops::Range;
 
@@ -26,20 +26,20 @@ use crate::planted::{self, Bug};
 use crate::storage::envelope::{u32_at, u64_at};
 use crate::storage::{LogEntry, LogId};
 
-/// Where frames begin: a sector, the unit that disks write whole or not at all.
+/// The alignment of frames: a sector, the unit that disks write whole or not at all.
 pub(super) const ALIGN: usize = 512;
-/// How long a frame's header is.
+/// The length of a frame's header.
 pub(super) const HEADER: usize = 64;
-/// What is before a record's payload.
+/// The length of the header before a record's payload.
 pub(super) const RECORD_HEADER: usize = 28;
 
 const MAGIC: [u8; 4] = *b"KWB1";
 /// The latest version of frames.
 pub(super) const VERSION: u16 = 1;
-/// The frame carries a commit hint.
+/// The flag of a frame that carries a commit hint.
 const HAS_COMMITTED: u16 = 1;
 
-/// What a frame is about.
+/// The header of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     pub(super) version: u16,
@@ -55,7 +55,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads a header, if these bytes are one that was written for the segment of this salt.
+    /// Reads a header, if these bytes are one written for the segment with this salt.
     pub(super) fn parse(bytes: &[u8], salt: u64) -> Option<Self> {
         let bytes = bytes.get(..HEADER)?;
         if bytes[..4] != MAGIC || u64_at(bytes, 8) != salt {
@@ -80,25 +80,25 @@ impl Header {
         })
     }
 
-    /// The bytes of the body within `bytes`, which begin with the header, if they are whole.
+    /// The body within `bytes`, which begin with the header, if its checksum matches.
     pub(super) fn body<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let body = bytes.get(HEADER..HEADER.checked_add(self.body_len as usize)?)?;
         let whole = crc32fast::hash(body) == self.body_checksum;
         (whole || planted::active(Bug::ChecksumIgnored)).then_some(body)
     }
 
-    /// How many bytes the frame takes.
+    /// The size of the frame in bytes.
     pub(super) fn frame_len(&self) -> usize {
         frame_len(self.body_len as usize)
     }
 }
 
-/// How many bytes a frame with such a body takes.
+/// The size in bytes of a frame with a body of this length.
 pub(super) fn frame_len(body_len: usize) -> usize {
     (HEADER + body_len).next_multiple_of(ALIGN)
 }
 
-/// What a frame's header takes over from the frame before it and from its segment.
+/// The fields that a frame's header takes over from the frame before it and from its segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) salt: u64,
@@ -106,7 +106,7 @@ pub(super) struct Place {
     pub(super) chain: u32,
 }
 
-/// A frame in the making.
+/// A frame under construction.
 #[derive(Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
@@ -119,21 +119,21 @@ impl Batch {
     }
 
     fn body_len(&self) -> usize {
-        // After a seal the bytes are those of the frame before.
+        // After a seal, the buffer still holds the previous frame.
         if self.is_empty() { 0 } else { self.bytes.len() - HEADER }
     }
 
-    /// How many bytes the frame would take with another record.
+    /// The size in bytes the frame would have with another record.
     pub(super) fn len_with(&self, payload: usize) -> usize {
         frame_len(self.body_len() + RECORD_HEADER + payload)
     }
 
-    /// How many bytes the frame takes.
+    /// The size of the frame in bytes.
     pub(super) fn len(&self) -> usize {
         frame_len(self.body_len())
     }
 
-    /// Adds an entry; says where in the frame its record begins.
+    /// Adds an entry. Returns the offset of its record in the frame.
     pub(super) fn entry(&mut self, entry: &LogEntry) -> usize {
         self.record(1, entry.id, &entry.payload)
     }
@@ -146,7 +146,7 @@ impl Batch {
         };
     }
 
-    /// Adds nothing but the fact that the frames before were durable.
+    /// Adds a mark, which only proves that the frames before it were durable.
     pub(super) fn mark(&mut self) {
         self.record(4, LogId::default(), &[]);
     }
@@ -170,7 +170,8 @@ impl Batch {
         start
     }
 
-    /// Completes the frame; gives its bytes and its header's checksum. The batch is empty then.
+    /// Completes the frame. Returns its bytes and its header's checksum; the batch is empty
+    /// afterwards.
     pub(super) fn seal(&mut self, place: Place, committed: Option<LogId>) -> (&mut Vec<u8>, u32) {
         let body_len = self.bytes.len() - HEADER;
         let body_checksum = crc32fast::hash(&self.bytes[HEADER..]);
@@ -198,22 +199,22 @@ impl Batch {
     }
 }
 
-/// What a record says.
+/// The meaning of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Record {
-    /// An entry follows the last one.
+    /// Appends an entry.
     Entry(LogId),
-    /// The entries after this one are gone.
+    /// Removes the entries after this one.
     Truncate(Option<LogId>),
-    /// Nothing.
+    /// No change; proves that the frames before it were durable.
     Mark,
 }
 
-/// A record found in bytes.
+/// A record decoded from bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Found {
     pub(super) record: Record,
-    /// Where the payload is within the bytes.
+    /// The range of the payload within the bytes.
     pub(super) payload: Range<usize>,
 }
 

@@ -1,11 +1,11 @@
-//! What the log knows without reading files: where each entry is, and the latest payloads.
+//! The log's index in memory: the place of each entry, and the latest payloads.
 //!
-//! The index runs ahead of the files: an entry is in it as soon as it is appended, and gets its
-//! place when the writer has written it. Until then its payload stays in the cache whatever the
-//! cache's bound. 32 bytes per retained entry, and the payloads of the latest ones.
+//! The index is ahead of the files: an entry is in it as soon as it is appended, and gets its place
+//! when the writer has written it. Until then its payload stays in the cache, even beyond the
+//! cache's limit. It takes 32 bytes per retained entry, and the payloads of the latest ones.
 //!
-//! A few segments are open, whatever the length of the log; the others are opened when an entry of
-//! theirs is read.
+//! A few segments are open, however long the log is; the others are opened when one of their
+//! entries is read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -16,8 +16,8 @@ use super::frame::RECORD_HEADER;
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::{LogEntry, LogId, StorageError};
 
-/// This many segments stay open: the one that is written, and for each of four followers the one
-/// that it reads.
+/// The number of segments that stay open: the one being written, and for each of four followers the
+/// one it reads.
 const OPEN_SEGMENTS: usize = 5;
 
 /// The place of an entry that no file holds yet.
@@ -32,21 +32,21 @@ pub(super) struct Segment {
 /// A segment file, open or not.
 struct Known {
     path: String,
-    /// Whether it is open, here or in the hands of a reader.
+    /// The open file, if it is open here or used by a reader.
     open: Weak<Segment>,
 }
 
-/// A segment that no entry is in any more.
+/// A segment that holds no entry any more.
 pub(super) struct Dropped {
     pub(super) path: String,
-    /// Whether somebody still reads it.
+    /// Whether a reader still uses it.
     pub(super) is_read: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Slot {
     term: u64,
-    /// The bytes of all entries up to this one; the count begins anywhere.
+    /// The number of bytes of all entries up to this one; the count starts at an arbitrary number.
     end: u64,
     segment: u32,
     offset: u32,
@@ -59,15 +59,15 @@ impl Slot {
     }
 }
 
-/// Where an entry's bytes are.
+/// The place of an entry's bytes.
 pub(super) enum Source {
     /// In memory.
     Cached(Bytes),
-    /// In a file: where its record begins, and the length of its payload.
+    /// In a file: the offset of its record, and the length of its payload.
     Stored { segment: Arc<Segment>, offset: u64, len: usize },
 }
 
-/// The log as it is seen now, written or not.
+/// The log as readers see it, written or not.
 pub(super) struct Index {
     purged: Option<LogId>,
     last: Option<LogId>,
@@ -76,12 +76,12 @@ pub(super) struct Index {
     slots: VecDeque<Slot>,
     disk: Arc<dyn Disk>,
     segments: BTreeMap<u32, Known>,
-    /// The open ones; the one used last is at the end.
+    /// The open segments; the last used is at the end.
     open: VecDeque<(u32, Arc<Segment>)>,
     /// Entries from here on are not written.
     unwritten: u64,
-    /// For each truncation that the writer has not come to: the first index it removes. An entry
-    /// at or past one of these that the writer writes now is not the one in the index.
+    /// For each truncation not yet written: the first index it removes. An entry at or past one of
+    /// these that the writer writes now is not the one in the index.
     truncations: VecDeque<u64>,
     cache: VecDeque<Bytes>,
     /// The index of the first cached payload.
@@ -131,14 +131,14 @@ impl Index {
         Some(LogId { term: slot.term, index })
     }
 
-    /// Whether an entry of this id may come next; the reason if not.
+    /// Checks that an entry with this id may come next; returns the reason if not.
     pub(super) fn may_follow(&self, id: LogId) -> Result<(), String> {
         if self.next().is_some_and(|next| next != id.index) {
             let last = self.last.map_or(String::from("nothing"), |last| last.to_string());
             return Err(format!("entry {id} does not follow {last}"));
         }
         if id.index == u64::MAX {
-            // There would be no next one.
+            // It would have no successor.
             return Err(format!("entry {id} is past the last there can be"));
         }
         if self.last.is_some_and(|last| last.term > id.term) {
@@ -147,7 +147,7 @@ impl Index {
         Ok(())
     }
 
-    /// Adds an entry that [`Index::may_follow`] allows, not written yet.
+    /// Adds an entry that [`Index::may_follow`] allows and that is not written yet.
     pub(super) fn append(&mut self, entry: &LogEntry) {
         if self.slots.is_empty() {
             self.first = entry.id.index;
@@ -179,7 +179,7 @@ impl Index {
         self.slots.push_back(Slot { end: before + slot.bytes(), ..slot });
     }
 
-    /// The bytes of the entries after `after`, up to and including `through`; those that there are.
+    /// The size in bytes of the entries in the index after `after`, up to and including `through`.
     pub(super) fn bytes_between(&self, after: Option<u64>, through: u64) -> u64 {
         let from = after.map_or(0, |after| after.saturating_add(1)).max(self.first);
         let through = through.min(self.last.map_or(0, |last| last.index));
@@ -198,13 +198,13 @@ impl Index {
         self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
-    /// Says that the log's last entry is this one although it is not in the index: it lies before
-    /// the first segment.
+    /// Sets the log's last entry to one that is not in the index because it lies before the first
+    /// segment.
     pub(super) fn begin_after(&mut self, last: Option<LogId>) {
         self.last = last;
     }
 
-    /// Notes where the writer has put an entry.
+    /// Records where the writer has put an entry.
     pub(super) fn written(&mut self, index: u64, segment: u32, offset: u32) {
         if self.truncations.iter().any(|first| *first <= index) {
             return;
@@ -220,13 +220,14 @@ impl Index {
         }
     }
 
-    /// Removes the entries after `last`; the writer will say so with [`Index::truncated`].
+    /// Removes the entries after `last`; the writer reports the truncation later with
+    /// [`Index::truncated`].
     pub(super) fn truncate(&mut self, last: Option<LogId>) {
         self.remove_after(last);
         self.truncations.push_back(last.map_or(0, |last| last.index + 1));
     }
 
-    /// Notes that the writer has written the oldest truncation it had not come to.
+    /// Records that the oldest pending truncation is written.
     pub(super) fn truncated(&mut self) {
         self.truncations.pop_front();
     }
@@ -260,7 +261,7 @@ impl Index {
         self.purged = Some(through);
     }
 
-    /// Whether every entry between the purged and the last one has a place.
+    /// Whether the index holds every entry between the purged and the last one.
     pub(super) fn is_whole(&self) -> bool {
         let next = self.next().unwrap_or(0);
         match self.purged {
@@ -270,14 +271,14 @@ impl Index {
         }
     }
 
-    /// Takes in a segment that was just opened.
+    /// Adds a segment that was just opened.
     pub(super) fn add_segment(&mut self, number: u32, segment: Arc<Segment>) {
         let known = Known { path: segment.path.clone(), open: Arc::downgrade(&segment) };
         self.segments.insert(number, known);
         self.keep_open(number, segment);
     }
 
-    /// Forgets a segment that no slot refers to.
+    /// Removes a segment that no slot refers to.
     pub(super) fn drop_segment(&mut self, number: u32) -> Option<Dropped> {
         self.open.retain(|(open, _)| *open != number);
         let Known { path, open } = self.segments.remove(&number)?;
@@ -292,8 +293,8 @@ impl Index {
         self.open.push_back((number, segment));
     }
 
-    /// The segment, opened if it was closed. The log is locked meanwhile: no purge can have given
-    /// its file away.
+    /// The segment, opened if it was closed. The log is locked meanwhile, so no purge can have
+    /// released its file.
     fn segment(&mut self, number: u32) -> Result<Arc<Segment>, StorageError> {
         let known = self.segments.get_mut(&number).expect("an entry's segment is known");
         let segment = if let Some(segment) = known.open.upgrade() {
@@ -309,8 +310,8 @@ impl Index {
         Ok(segment)
     }
 
-    /// Where the entries from `from` up to `to`, exclusive, are; those that there are, until they
-    /// exceed `max_bytes` (but at least one).
+    /// The sources of the entries from `from` up to, but not including, `to`: those in the index,
+    /// until they exceed `max_bytes` (but at least one).
     ///
     /// # Errors
     /// When a segment cannot be opened.

@@ -1,4 +1,4 @@
-//! Reads a log without opening it: nothing is repaired, and damage is part of what is told.
+//! Reads a log without opening it: nothing is repaired, and damage is part of the report.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::storage::disk::Disk;
 use crate::storage::inspect::Part;
 use crate::storage::{LogEntry, LogId, Vote};
 
-/// What the log's files hold.
+/// The contents of the log's files.
 #[derive(Clone, Debug, Serialize)]
 pub struct LogReport {
     /// The last entry that was purged.
@@ -26,37 +26,37 @@ pub struct LogReport {
     pub entries: Vec<EntryReport>,
 }
 
-/// What one segment file holds.
+/// The contents of one segment file.
 #[derive(Clone, Debug, Serialize)]
 pub struct SegmentReport {
     /// The file, relative to the data folder.
     pub file: String,
-    /// How long it was made.
+    /// The length it was created with.
     pub bytes: u64,
-    /// How many frames can be read.
+    /// The number of frames that can be read.
     pub frames: u64,
-    /// Where they end.
+    /// The offset at which they end.
     pub end: u64,
     /// Whether the last frame is the mark of a clean end.
     pub closed: bool,
-    /// What is damaged, and where: the log does not open.
+    /// The damage, and its place: the log does not open.
     pub damage: Option<String>,
-    /// What a crash left unfinished: it is cut when the log is opened.
+    /// The torn tail that a crash left: it is cut when the log is opened.
     pub torn: Option<String>,
 }
 
-/// An entry, and where it is.
+/// An entry and its place.
 #[derive(Clone, Debug, Serialize)]
 pub struct EntryReport {
     /// Its id.
     pub id: LogId,
-    /// How long its payload is.
+    /// The length of its payload.
     pub bytes: usize,
     /// The file.
     pub file: String,
-    /// Where its record begins in the file.
+    /// The offset of its record in the file.
     pub offset: u64,
-    /// What the payload says.
+    /// The payload as text.
     pub payload: String,
 }
 
@@ -176,7 +176,7 @@ fn note(
     }
 }
 
-/// Says what the place is where the frames end.
+/// Judges the place where the frames end.
 fn judge_end(report: &mut SegmentReport, scan: &Scan<'_>, next: Option<&SegmentMeta>) {
     let end = scan.offset;
     if let Some(next) = next {

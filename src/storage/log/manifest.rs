@@ -1,8 +1,8 @@
-//! The manifest: which segment files make up the log, and where it begins.
+//! The manifest: the list of the log's segment files, and the last purged entry.
 //!
-//! It is replaced whole, so a crash leaves the old or the new one. A segment's file is durable
-//! before the manifest names it, and is given away only after the manifest that no longer names it
-//! is durable.
+//! It is replaced atomically, so a crash leaves the old or the new one. A segment's file is durable
+//! before the manifest names it, and is released only after the manifest that no longer names it is
+//! durable.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub(super) const FOLDER: &str = "log";
 pub(super) const FILE: &str = "log/manifest";
 const KIND: Kind = Kind { magic: *b"KWMANIF\n", version: 1 };
 
-/// What the manifest says.
+/// The contents of the manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Manifest {
     /// The last entry that was purged.
@@ -27,14 +27,14 @@ pub(super) struct Manifest {
     pub(super) segments: Vec<SegmentMeta>,
 }
 
-/// What the manifest says of a segment.
+/// A segment's entry in the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct SegmentMeta {
     /// The number in the file's name.
     pub(super) file: u64,
     /// The file's length.
     pub(super) bytes: u64,
-    /// Tells this use of the file from every other.
+    /// A number that distinguishes this use of the file from every other.
     pub(super) salt: u64,
     /// The sequence of its first frame.
     pub(super) first_sequence: u64,

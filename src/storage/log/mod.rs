@@ -1,20 +1,20 @@
-//! The Raft log and the vote: what every promise of the service stands on.
+//! The Raft log and the vote, on which every promise of the service rests.
 //!
-//! The log is a row of segment files (`log/segment-N`) named by a manifest (`log/manifest`); the
-//! vote has a file of its own (`vote`). One thread writes: it drains all that waits, writes it as
-//! one frame, syncs once, and calls back in order. Readers never wait for it.
+//! The log is a sequence of segment files (`log/segment-N`) named by a manifest (`log/manifest`);
+//! the vote has a file of its own (`vote`). One thread writes: it drains the queue, writes the
+//! requests as one frame, syncs once, and calls back in order. Readers never wait for it.
 //!
-//! What it promises:
-//! - What was called back as done is there after a crash, or the log does not open and says which
-//!   file is damaged where. The rule that tells damage from the torn tail of a crash is in
-//!   [`recovery`](self), with its limit: damage to the last frame alone, without a clean end.
-//! - Entries continue each other: never a hole. A truncation is a record in the log, so it is as
-//!   durable and as ordered as the entries; a purge is a new manifest, which remembers the purged
-//!   id, and only then are files given away.
-//! - After a failed write or sync nothing is accepted and nothing read.
+//! The log promises:
+//! - Everything reported done is there after a crash, or the log does not open and says which file
+//!   is damaged where. The rule that distinguishes damage from the torn tail of a crash is in
+//!   [`recovery`](self), with its limit: damage to the last frame alone, without a clean shutdown.
+//! - Entries are contiguous. A truncation is a record in the log, so it is as durable and as
+//!   ordered as the entries; a purge is a new manifest, which records the purged id, and only then
+//!   are files released.
+//! - After a failed write or sync, nothing is accepted and nothing is read.
 //!
-//! What it refuses: to look into payloads, to know terms other than by their order, to repair
-//! anything but a torn tail.
+//! The log does not interpret payloads, knows terms only by their order, and repairs nothing but a
+//! torn tail.
 //!
 //! Read on in `frame` (the bytes), `recovery` (opening), `writer` (writing), `index` (reading).
 
@@ -46,18 +46,18 @@ use super::{Disk, LogEntry, LogId, StorageError, Vote};
 use crate::clock::{Clock, SystemClock};
 use crate::limits::{APPLY_BYTES, SEGMENT_BYTES, SEND_BYTES};
 
-/// The largest payload of an entry. Segments count in 32 bits, and a batch has to fit in memory a
-/// few times over.
+/// The largest payload of an entry. Offsets within segments have 32 bits, and a batch has to fit in
+/// memory a few times over.
 pub const MAX_PAYLOAD_BYTES: usize = 256 << 20;
 
-/// How many bytes may wait for the writer before [`Log::append`] blocks: a backstop against a disk
-/// that stalls; the consensus layer has bounds of its own far below it.
+/// The number of bytes that may wait for the writer before [`Log::append`] blocks: a backstop
+/// against a disk that stalls. The consensus layer has its own limits far below it.
 const MAX_WAITING_BYTES: usize = 256 << 20;
 
-/// How many bytes of neighbouring entries are read from a file at once.
+/// The number of bytes of neighbouring entries that are read from a file at once.
 const READ_AHEAD_BYTES: u64 = 1 << 20;
 
-/// Called once, in the order of the calls, when what was asked for is durable or has failed.
+/// Called once, in the order of the calls, when the operation is durable or has failed.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
 /// Called when a write or sync has failed; the program ends the process here.
@@ -66,51 +66,51 @@ pub type Fatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
 /// Called after each sync with the time it took.
 pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 
-/// Called with the number of entries of a read, and of their bytes.
+/// Called with the number of entries read and the number of their bytes.
 pub type OnRead = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
-/// Called when something has begun to wait for the writer.
+/// Called when a request has been queued for the writer.
 pub type OnWaiting = Arc<dyn Fn() + Send + Sync>;
 
-/// Who does the log's writing.
+/// The thread that does the log's writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Drive {
-    /// A thread of the log's own.
+    /// A thread owned by the log.
     #[default]
     Thread,
     /// The caller, before each call returns: for tests that sweep over every write.
     Inline,
-    /// Whoever calls [`Log::drive`]: for a simulation that decides when the disk is done. It is
-    /// told by [`LogOptions::on_waiting`] that something waits.
+    /// The caller of [`Log::drive`]: for a simulation that decides when the disk is done.
+    /// [`LogOptions::on_waiting`] notifies it of waiting requests.
     Manual,
 }
 
-/// How the log is kept.
+/// The log's options.
 #[derive(Clone)]
 pub struct LogOptions {
     /// The size of a segment file in bytes; a payload may be larger. 16 MiB is filled with zeros
     /// in some 20 ms, and a log of a few tens of thousands of entries has a handful of files.
     pub segment_bytes: u64,
-    /// How many bytes of recent payloads are kept in memory: enough for followers that keep up, whatever
-    /// the load is; one that is a second behind has them read from the disk.
+    /// The number of bytes of recent payloads kept in memory: enough for followers that keep up, at
+    /// any load. A follower that is a second behind has them read from the disk.
     pub cache_bytes: usize,
-    /// How many bytes are read at once to be applied, where a part of what is wanted will do.
+    /// The number of bytes read at once for applying, where a part of the range suffices.
     pub apply_bytes: usize,
-    /// How many bytes go to a follower at once.
+    /// The number of bytes sent to a follower at once.
     pub send_bytes: usize,
-    /// Called with how many entries, and bytes, were read where all of them were wanted.
+    /// Called with the number of entries and bytes of each read that had to return its whole range.
     pub on_whole_read: OnRead,
     /// Called when a write or sync has failed.
     pub fatal: Fatal,
     /// Called after each sync of entries or of a vote.
     pub on_sync: OnSync,
-    /// Called when something has begun to wait for the writer.
+    /// Called when a request has been queued for the writer.
     pub on_waiting: OnWaiting,
-    /// What the time of a sync is measured with.
+    /// The clock that measures syncs.
     pub clock: Arc<dyn Clock>,
-    /// Who writes.
+    /// The thread that writes.
     pub drive: Drive,
-    /// What the numbers that tell segments apart are made from; `None` is a random number.
+    /// The seed of the salts that distinguish segments; `None` draws a random one.
     pub seed: Option<u64>,
 }
 
@@ -132,50 +132,50 @@ impl Default for LogOptions {
     }
 }
 
-/// What was found when the log was opened.
+/// The state found when the log was opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Recovered {
     /// The vote, if one was ever saved.
     pub vote: Option<Vote>,
-    /// The last commit hint that reached the disk: an entry the log holds, or the purged one.
+    /// The last commit hint that reached the disk: an entry the log holds, or the last purged one.
     pub committed: Option<LogId>,
     /// The last entry that was purged.
     pub purged: Option<LogId>,
-    /// The last entry; the purged one, if there is none after it.
+    /// The last entry; the last purged one, if there is none after it.
     pub last: Option<LogId>,
-    /// What was repaired, for the program's log.
+    /// The repairs that were made, for the program's log.
     pub warnings: Vec<String>,
 }
 
-/// Where the log begins and ends.
+/// The bounds of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
     /// The last entry that was purged.
     pub purged: Option<LogId>,
-    /// The last entry; the purged one, if there is none after it.
+    /// The last entry; the last purged one, if there is none after it.
     pub last: Option<LogId>,
 }
 
-/// How much a folder has promised: two numbers that only grow, each durable with the promise that
-/// raised it. A folder that has smaller ones than it once told has forgotten promises.
+/// The promises a folder has made, as two numbers that only grow, each durable with the promise
+/// that raised it. A folder with smaller numbers than it once reported has lost promises.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
 pub struct Promises {
-    /// How many times a vote was saved.
+    /// The number of times a vote was saved.
     pub votes: u64,
     /// The end of the last frame of the log: the number of its segment in the upper 32 bits, its
-    /// place there in the lower ones. Also a truncation and a purge past the end raise it.
+    /// offset there in the lower ones. A truncation and a purge past the end raise it, too.
     pub log: u64,
 }
 
 impl Promises {
-    /// Whether a folder with these promises can have made the `others`.
+    /// Whether a folder with these promises can have made `others`.
     pub fn cover(self, others: Self) -> bool {
         self.votes >= others.votes && self.log >= others.log
     }
 
-    /// The larger of each.
+    /// The larger of each number.
     #[must_use]
     pub fn max_with(self, others: Self) -> Self {
         Self { votes: self.votes.max(others.votes), log: self.log.max(others.log) }
@@ -188,12 +188,12 @@ impl fmt::Display for Promises {
     }
 }
 
-/// Reads how much has been promised, without waiting for anybody.
+/// Reads the current promises without blocking.
 #[derive(Clone, Debug, Default)]
 pub struct PromiseCounter(Arc<(AtomicU64, AtomicU64)>);
 
 impl PromiseCounter {
-    /// At least what was called back as durable before.
+    /// The promises so far: at least those reported durable before the call.
     pub fn get(&self) -> Promises {
         Promises { votes: self.0.0.load(Ordering::Acquire), log: self.0.1.load(Ordering::Acquire) }
     }
@@ -225,34 +225,35 @@ pub const SYNC_BOUNDS: [Duration; 14] = [
     Duration::from_secs(10),
 ];
 
-/// What syncing costs.
+/// The cost of syncing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncStats {
-    /// How many took no longer than each of [`SYNC_BOUNDS`].
+    /// The number of syncs that took no longer than each of [`SYNC_BOUNDS`].
     pub within: [u64; SYNC_BOUNDS.len()],
-    /// How many times the log waited for the disk.
+    /// The number of syncs.
     pub count: u64,
-    /// How long in all.
+    /// The total time of all syncs.
     pub total: Duration,
-    /// How long the last time.
+    /// The time of the last sync.
     pub last: Duration,
 }
 
-/// A handle on the log; clones share it. When the last one is dropped, the log does what waits and
-/// is closed.
+/// A handle on the log; clones share it. When the last one is dropped, the log finishes the waiting
+/// requests and is closed.
 #[derive(Clone)]
 pub struct Log {
     inner: Arc<Inner>,
 }
 
-/// Sees what is durable; does not keep the log open.
+/// Watches which entries are durable; does not keep the log open.
 #[derive(Clone)]
 pub struct SyncWatch {
     shared: Arc<Shared>,
 }
 
 impl SyncWatch {
-    /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
+    /// Blocks until the entry at `index` is durable. Returns `false` if the log was closed or
+    /// failed first.
     pub fn wait_synced(&self, index: u64) -> bool {
         let mut core = self.shared.core();
         loop {
@@ -269,18 +270,18 @@ impl SyncWatch {
 
 struct Inner {
     shared: Arc<Shared>,
-    /// The writer, unless a thread has it.
+    /// The writer, unless a thread owns it.
     writer: Mutex<Option<Writer>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What handles and writer share.
+/// The state shared by handles and writer.
 struct Shared {
     options: LogOptions,
     promised: PromiseCounter,
     core: Mutex<Core>,
-    /// The writer waits here for work. The standard library's would make a system call for each
-    /// notification, also when nobody waits.
+    /// The writer waits here for work. The standard library's condition variable would make a
+    /// system call for each notification, even when no thread waits.
     work: Condvar,
     /// Others wait here for the writer.
     progress: Condvar,
@@ -289,7 +290,7 @@ struct Shared {
 struct Core {
     index: Index,
     queue: VecDeque<Request>,
-    /// Bytes that the writer was handed and has not finished.
+    /// Bytes that were handed to the writer and are not finished.
     waiting_bytes: usize,
     committed: Option<LogId>,
     vote: Option<Vote>,
@@ -300,11 +301,11 @@ struct Core {
 }
 
 impl Log {
-    /// Opens the log of a data folder, creating an empty one where there is none. What it then
-    /// holds is durable.
+    /// Opens the log of a data folder, creating an empty one if there is none. Its contents are
+    /// durable when this returns.
     ///
     /// # Errors
-    /// When the log cannot be used as it is: damage, a missing file, a disk that fails.
+    /// When the log cannot be used: damage, a missing file, a disk that fails.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: LogOptions,
@@ -321,7 +322,7 @@ impl Log {
     }
 
     /// Appends entries that continue the log. They can be read when this returns; `done` is called
-    /// once they are durable. Entries that do not continue the log are refused, all of them.
+    /// once they are durable. If they do not continue the log, all of them are refused.
     ///
     /// Blocks only while hundreds of MiB wait for the disk.
     pub fn append(
@@ -341,21 +342,22 @@ impl Log {
         });
     }
 
-    /// The entries from `from` up to, not including, `to`: every one that the log holds, in memory
-    /// at once. The caller bounds their number; whoever can go on piece by piece takes
-    /// [`Log::read_some`].
+    /// The entries from `from` up to, but not including, `to`: every one that the log holds, in
+    /// memory at once. The caller bounds their number; a caller that can proceed piece by piece
+    /// uses [`Log::read_some`].
     ///
     /// # Errors
-    /// When an entry cannot be read as it was written.
+    /// When an entry cannot be read, or is not what was written.
     pub fn read_all(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
         self.read_some(from, to, usize::MAX)
     }
 
-    /// The first of the entries from `from` up to, not including, `to`: as many as have `max_bytes`
-    /// of payload together, and at least one if there is one. The caller asks again for the rest.
+    /// The first of the entries from `from` up to, but not including, `to`: as many as have
+    /// `max_bytes` of payload together, and at least one if there is one. The caller calls again
+    /// for the rest.
     ///
     /// # Errors
-    /// When an entry cannot be read as it was written.
+    /// When an entry cannot be read, or is not what was written.
     pub fn read_some(
         &self,
         from: u64,
@@ -372,19 +374,19 @@ impl Log {
         read_sources(&sources)
     }
 
-    /// How many bytes the entries after `after` have, up to and including `through`; those that the
-    /// log holds.
+    /// The size in bytes of the entries that the log holds after `after`, up to and including
+    /// `through`.
     pub fn bytes_between(&self, after: Option<u64>, through: u64) -> u64 {
         self.inner.shared.core().index.bytes_between(after, through)
     }
 
-    /// The last entry that is not among those which end with `through` and have at most `max_bytes`
-    /// together. `None`: all of them have no more.
+    /// The last entry before those that end with `through` and have at most `max_bytes` together.
+    /// `None` if there is none: all entries together do not exceed it.
     pub fn before_bytes(&self, through: u64, max_bytes: u64) -> Option<u64> {
         self.inner.shared.core().index.before_bytes(through, max_bytes)
     }
 
-    /// How the log is kept.
+    /// The log's options.
     pub(crate) fn options(&self) -> &LogOptions {
         &self.inner.shared.options
     }
@@ -394,7 +396,7 @@ impl Log {
         self.inner.shared.core().index.id_at(index)
     }
 
-    /// Saves the vote, after all that was appended before. One that takes back the vote saved last
+    /// Saves the vote, after everything appended before. A vote that takes back the last one saved
     /// is refused: this node could vote twice in a term.
     pub fn save_vote(
         &self,
@@ -411,30 +413,31 @@ impl Log {
         });
     }
 
-    /// The vote saved last, durable or not.
+    /// The last vote saved, durable or not.
     pub fn vote(&self) -> Option<Vote> {
         self.inner.shared.core().vote
     }
 
-    /// Notes what is committed: it travels with the next batch and costs no write of its own.
+    /// Records the last committed entry: it is written with the next batch and costs no write of
+    /// its own.
     pub fn save_committed(&self, id: Option<LogId>) {
         self.inner.shared.core().committed = id;
     }
 
-    /// What was noted last.
+    /// The committed entry last recorded.
     pub fn committed(&self) -> Option<LogId> {
         self.inner.shared.core().committed
     }
 
     /// Removes every entry after `last`, which the log must hold or have purged; `None` removes
-    /// all. They are gone for readers when this returns.
+    /// all. Readers do not see them once this returns.
     pub fn truncate_after(
         &self,
         last: Option<LogId>,
         done: impl FnOnce(Result<(), Arc<StorageError>>) + Send + 'static,
     ) {
         self.inner.submit(Box::new(done), |core, done| {
-            // What was purged is committed, and cannot be removed but by a purge.
+            // Purged entries are committed, and only a purge may remove them.
             let purged = core.index.purged();
             let last = if last.map(|last| last.index) < purged.map(|purged| purged.index) {
                 purged
@@ -474,7 +477,7 @@ impl Log {
         });
     }
 
-    /// Where the log begins and ends now, durable or not.
+    /// The bounds of the log now, durable or not.
     pub fn state(&self) -> LogState {
         let core = self.inner.shared.core();
         LogState { purged: core.index.purged(), last: core.index.last() }
@@ -485,33 +488,34 @@ impl Log {
         self.inner.shared.core().synced
     }
 
-    /// Watches what is durable, without keeping the log open.
+    /// Returns a watch of the durable entries that does not keep the log open.
     pub fn watch(&self) -> SyncWatch {
         SyncWatch { shared: self.inner.shared.clone() }
     }
 
-    /// Blocks until the entry at `index` is durable. `false`: the log was closed or failed first.
+    /// Blocks until the entry at `index` is durable. Returns `false` if the log was closed or
+    /// failed first.
     pub fn wait_synced(&self, index: u64) -> bool {
         self.watch().wait_synced(index)
     }
 
-    /// Counts what is promised and durable.
+    /// Returns the counter of durable promises.
     pub fn promised(&self) -> PromiseCounter {
         self.inner.shared.promised.clone()
     }
 
-    /// What syncing has cost so far.
+    /// The cost of syncing so far.
     pub fn sync_stats(&self) -> SyncStats {
         self.inner.shared.core().stats
     }
 
-    /// Under [`Drive::Manual`]: does what waits. Says whether there was anything.
+    /// Under [`Drive::Manual`]: processes the waiting requests. Returns whether there were any.
     pub fn drive(&self) -> bool {
         self.inner.drive()
     }
 
-    /// Ends the log as a crash of the process would: what waits is not written, and is called back
-    /// as failed.
+    /// Ends the log as a crash of the process would: waiting requests are not written, and are
+    /// reported as failed.
     pub fn abandon(&self) {
         let mut core = self.inner.shared.core();
         core.failed.get_or_insert_with(|| Arc::new(StorageError::Closed));
@@ -524,16 +528,16 @@ impl Log {
         self.inner.close();
     }
 
-    /// Does what waits, then ends the writer; everything after it is refused. Dropping the last
-    /// handle does the same.
+    /// Finishes the waiting requests, then ends the writer; later requests are refused. Dropping
+    /// the last handle does the same.
     pub fn close(&self) {
         self.inner.close();
     }
 }
 
 impl Inner {
-    /// Lets `enter` check a request and change the index, and queues what it makes of it, in one
-    /// step, so that index and queue have the same order.
+    /// Runs `enter`, which checks a request and changes the index, and queues the result. Both
+    /// happen under one lock, so that index and queue have the same order.
     fn submit(
         &self,
         done: Done,
@@ -572,8 +576,9 @@ impl Inner {
     fn drive(&self) -> bool {
         let mut worked = false;
         loop {
-            // Taken by another thread, or by this one further up the stack (a callback that calls
-            // the log): then that one finds what was queued, at the latest when it has let go.
+            // The writer is held by another thread, or by this one further up the stack (a callback
+            // that calls the log): that holder finds the queued request, at the latest when it has
+            // released the writer.
             match self.writer.try_lock() {
                 None => return worked,
                 Some(mut writer) => {
@@ -647,7 +652,7 @@ impl Shared {
         self.core.lock()
     }
 
-    /// Runs something that syncs, and counts it.
+    /// Runs a sync and counts it.
     fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
         let clock = &self.options.clock;
         let begin = clock.raw();
@@ -665,7 +670,7 @@ impl Shared {
         result
     }
 
-    /// Lets the writer do what is queued. Says whether there was anything.
+    /// Lets the writer process the queue. Returns whether there was anything in it.
     fn work_off(&self, writer: &mut Writer) -> bool {
         let requests = std::mem::take(&mut self.core().queue);
         if requests.is_empty() {
@@ -701,7 +706,7 @@ fn spawn(mut writer: Writer) -> Result<JoinHandle<()>, StorageError> {
         .map_err(StorageError::io("start the thread that writes", manifest::FOLDER))
 }
 
-/// Whether a vote takes back an earlier one. Within a term, a vote gives way only to one that a
+/// Whether a vote takes back an earlier one. Within a term, a vote is replaced only by one that a
 /// majority has given.
 fn takes_back(last: Vote, vote: Vote) -> bool {
     let other = vote.node != last.node && (last.committed || !vote.committed);
@@ -742,7 +747,7 @@ fn read_sources(sources: &[(LogId, Source)]) -> Result<Vec<LogEntry>, StorageErr
     Ok(entries)
 }
 
-/// Where a read that begins at `offset` should end, so that the entries next to it come with it.
+/// The end of a read that begins at `offset`, chosen so that it includes the entries next to it.
 fn span(sources: &[(LogId, Source)], of: &Arc<Segment>, offset: u64) -> u64 {
     let mut end = offset;
     for (_, source) in sources {

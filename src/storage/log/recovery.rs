@@ -1,13 +1,13 @@
 //! Reading the segment files when the log is opened.
 //!
 //! A frame is written only after the frame before it was synced. So:
-//! - A place where no frame can be read, *with a valid frame of this segment anywhere behind it*,
-//!   was durable once: damage. The log does not open.
+//! - A place where no frame can be read, *with a valid frame of this segment anywhere after it*,
+//!   was durable once: this is damage, and the log does not open.
 //! - In a segment that is not the last one, the manifest says how many frames there are: fewer are
 //!   damage, too.
-//! - With nothing valid behind it, it is the tail that the last crash tore: never reported
-//!   durable, cut with a warning. The limit of this rule: damage that hits only the very last
-//!   frame looks the same. A clean end writes a mark as the last frame, so that even this is
+//! - With nothing valid after it, it is the tail that the last crash tore: it was never reported
+//!   durable, and is cut with a warning. The limit of this rule: damage to only the very last frame
+//!   looks the same. A clean shutdown writes a mark as the last frame, so that even this damage is
 //!   recognised after it.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::storage::disk::Disk;
 use crate::storage::error::REPLACE_NODE;
 use crate::storage::{LogId, StorageError};
 
-/// What the segments held.
+/// The contents of the segments.
 pub(super) struct Replayed {
     pub(super) index: Index,
     /// The last commit hint.
@@ -36,7 +36,7 @@ pub(super) struct Replayed {
     active: Option<Arc<Segment>>,
     /// The largest entry index in each segment, truncated ones included.
     pub(super) largest: Vec<Option<u64>>,
-    /// Where the next frame goes: its place in the last segment, and what it continues.
+    /// The place of the next frame in the last segment, and the frame it continues.
     pub(super) end: u64,
     pub(super) sequence: u64,
     pub(super) chain: u32,
@@ -47,7 +47,7 @@ pub(super) struct Replayed {
 
 /// A frame read from a segment.
 pub(super) struct Frame {
-    /// Where it begins.
+    /// Its offset in the segment.
     pub(super) offset: usize,
     pub(super) header: Header,
     pub(super) records: Vec<Found>,
@@ -58,7 +58,7 @@ pub(super) struct Scan<'a> {
     path: String,
     bytes: &'a [u8],
     salt: u64,
-    /// What comes next.
+    /// The expected offset, sequence and chain of the next frame.
     pub(super) offset: usize,
     pub(super) sequence: u64,
     pub(super) chain: u32,
@@ -76,10 +76,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The next frame; `None` where none can be read.
+    /// Reads the next frame; `None` where none can be read.
     ///
     /// # Errors
-    /// When there is one that cannot be what was written here.
+    /// When there is a frame that cannot be what was written here.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, StorageError> {
         let offset = self.offset;
         let rest = self.bytes.get(offset..).unwrap_or_default();
@@ -111,7 +111,7 @@ impl<'a> Scan<'a> {
     fn records(&self, header: &Header) -> Result<Vec<Found>, StorageError> {
         let end = self.offset + HEADER + header.body_len as usize;
         let mut at = self.offset + HEADER;
-        // What the header says of itself asks for no more memory than its bytes could fill.
+        // The header's own record count must not allocate more memory than its bytes could fill.
         let most = header.body_len as usize / RECORD_HEADER;
         let mut records = Vec::with_capacity(most.min(header.records as usize));
         while at < end {
@@ -128,7 +128,7 @@ impl<'a> Scan<'a> {
         Ok(records)
     }
 
-    /// Where the first valid frame behind the unreadable place is.
+    /// The offset of the first valid frame after the unreadable place.
     pub(super) fn later_frame(&self) -> Option<usize> {
         let places = (self.offset + ALIGN..self.bytes.len()).step_by(ALIGN);
         places.into_iter().find(|place| {
@@ -137,14 +137,14 @@ impl<'a> Scan<'a> {
         })
     }
 
-    /// Whether the place of the next frame is as the writer leaves it.
+    /// Whether the place of the next frame is blank, as the writer leaves it.
     pub(super) fn ends_blank(&self) -> bool {
         let end = self.bytes.len().min(self.offset + HEADER);
         self.bytes[self.offset.min(end)..end].iter().all(|byte| *byte == 0)
     }
 }
 
-/// Reads a segment's file whole.
+/// Reads a whole segment file.
 pub(super) fn load(
     disk: &dyn Disk,
     meta: &SegmentMeta,
@@ -257,8 +257,8 @@ impl Replayed {
         Ok(())
     }
 
-    /// Whether everything after an entry can have been removed: the log had that one, or had purged
-    /// it. The reason if not.
+    /// Checks that everything after an entry can have been removed: the log held that entry, or had
+    /// purged it. Returns the reason if not.
     fn may_end_with(&self, after: Option<LogId>) -> Result<(), String> {
         let Some(after) = after else { return Ok(()) };
         let is_behind = self.last.is_none_or(|last| last.index < after.index);
@@ -268,7 +268,7 @@ impl Replayed {
         Ok(())
     }
 
-    /// Decides between a torn tail and damage; makes what was read durable.
+    /// Decides between a torn tail and damage, and makes the frames read durable.
     fn repair_tail(
         &mut self,
         scan: &Scan<'_>,
@@ -290,8 +290,8 @@ impl Replayed {
                 segment.path, scan.offset
             ));
         }
-        // The last frame may be in the page cache and on no disk, even after a sync that failed in
-        // the process before this one. It is written again, and the place behind it made blank.
+        // The last frame may be in the page cache and not on the disk, even after a sync that
+        // failed in the previous process. It is written again, and the place after it is blanked.
         let mut bytes = scan.bytes[tail..scan.offset].to_vec();
         bytes.resize((bytes.len() + HEADER).min(scan.bytes.len() - tail), 0);
         let io = |action| StorageError::io(action, &segment.path);
@@ -321,7 +321,7 @@ impl Replayed {
         Ok(())
     }
 
-    /// The commit hint, as far as the log bears it out.
+    /// The commit hint, as far as the log confirms it.
     fn committed(&self) -> Option<LogId> {
         let held = self.committed.filter(|id| self.index.id_at(id.index) == Some(*id));
         held.max(self.index.purged())
@@ -353,14 +353,15 @@ pub(super) fn number(meta: &SegmentMeta) -> u32 {
     u32::try_from(meta.file).expect("nobody fills four thousand million segments")
 }
 
-/// Opens or creates everything; gives the writer, ready to go on.
+/// Opens or creates all files. Returns the writer, ready to continue.
 pub(super) fn open(
     disk: Arc<dyn Disk>,
     options: LogOptions,
 ) -> Result<(Writer, Recovered), StorageError> {
     let folder = manifest::FOLDER;
     disk.create_dir(folder).map_err(StorageError::io("create", folder))?;
-    // Names that a process killed earlier has given count from now on: they must not be lost later.
+    // Names created by a process that was killed before the sync are used from now on, so they must
+    // be durable.
     disk.sync_dir(folder).map_err(StorageError::io("sync", folder))?;
     let read = vote::read(&*disk)?;
     let manifest = match Manifest::load(&*disk)? {
@@ -390,7 +391,7 @@ pub(super) fn open(
     Ok((Writer::new(disk, shared, files, vote, manifest, tail), recovered))
 }
 
-/// Makes an empty log, unless there is something that it would hide.
+/// Creates an empty log, unless that would hide existing data.
 fn create(disk: &dyn Disk, vote: Option<&vote::Read>) -> Result<Manifest, StorageError> {
     let folder = manifest::FOLDER;
     let names = disk.list(folder).map_err(StorageError::io("list", folder))?;
@@ -401,7 +402,7 @@ fn create(disk: &dyn Disk, vote: Option<&vote::Read>) -> Result<Manifest, Storag
         Some(read) if read.vote().is_some() => {
             return Err(missing(manifest::FILE, "the node has voted"));
         }
-        // A crash came between making the two.
+        // A crash came between creating the two.
         Some(_) => {}
         // The vote file comes first: where there is a manifest, there is a vote file.
         None => vote::create(disk)?,
@@ -415,7 +416,7 @@ fn missing(file: &str, because: &'static str) -> StorageError {
     StorageError::Missing { file: file.to_owned(), because, advice: REPLACE_NODE }
 }
 
-/// Segments are counted in 32 bits and hold at least a few frames.
+/// The size of segments: limited because offsets have 32 bits, and at least a few frames.
 fn segment_bytes(options: &LogOptions) -> u64 {
     options.segment_bytes.clamp(4 * ALIGN as u64, 1 << 30).next_multiple_of(ALIGN as u64)
 }

@@ -1,8 +1,8 @@
-//! Segment files: made full of zeros, given to the log, taken back, used again.
+//! Segment files: filled with zeros, given to the log, taken back, reused.
 //!
 //! Overwriting bytes that exist changes no metadata, so one `fdatasync` is one disk write; that is
-//! what the zeros are for. A file that was used before keeps its old bytes: the salt of the new
-//! use tells them from frames.
+//! the purpose of the zeros. A reused file keeps its old bytes: the salt of the new use
+//! distinguishes them from frames.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use super::manifest::{FOLDER, Manifest, segment_path};
 use crate::storage::disk::Disk;
 use crate::storage::{StorageError, mix};
 
-/// How many emptied files are kept for reuse: one is being filled while a purge frees others; more
-/// than a few would only hold disk space.
+/// The number of emptied files kept for reuse: one is being filled while a purge frees others; more
+/// than a few would only take disk space.
 const SPARES: usize = 2;
-/// How many zeros are written at once.
+/// The number of zeros written at once.
 const ZEROS: usize = 256 << 10;
 
-/// Makes and recycles segment files.
+/// Creates and recycles segment files.
 pub(super) struct Segments {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
@@ -28,8 +28,9 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Looks through the folder: files kept for reuse, and files that no manifest names, which a
-    /// crash left between making a file and naming it, or between no longer naming and removing.
+    /// Scans the folder for files kept for reuse, and removes files that no manifest names, which a
+    /// crash left between creating a file and naming it, or between no longer naming and removing
+    /// it.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         manifest: &Manifest,
@@ -66,18 +67,18 @@ impl Segments {
         self.disk.remove(path).map_err(StorageError::io("remove", path))
     }
 
-    /// What tells the use of file `number` from every other use of a file. Numbers are not used
-    /// again once the manifest names them.
+    /// The number that distinguishes the use of file `number` from every other use of a file.
+    /// Numbers are not reused once the manifest names them.
     pub(super) fn salt(&self, number: u64) -> u64 {
         mix(self.seed ^ mix(number))
     }
 
-    /// How long a segment must be to hold a frame of `frame` bytes.
+    /// The size that a segment needs to hold a frame of `frame` bytes.
     pub(super) fn size_for(&self, frame: usize) -> u64 {
         self.segment_bytes.max((frame as u64).next_multiple_of(ALIGN as u64))
     }
 
-    /// Makes file `number`, durably, of this size and blank at its beginning.
+    /// Creates file `number`, durably, of this size and blank at its beginning.
     pub(super) fn prepare(&mut self, number: u64, bytes: u64) -> Result<Segment, StorageError> {
         let path = segment_path(number);
         let file = match self.spares.pop() {
@@ -115,7 +116,7 @@ impl Segments {
         is_read: bool,
         bytes: u64,
     ) -> Result<(), StorageError> {
-        // Somebody may be reading the file: it must not be overwritten under them.
+        // A reader may still use the file: it must not be overwritten.
         if is_read || bytes != self.segment_bytes || self.spares.len() >= SPARES {
             return self.remove(path);
         }

@@ -13,7 +13,7 @@ use super::{Drive, Log, LogOptions, LogState, Recovered};
 use crate::storage::disk::{Fault, FaultyCall, MemDisk, Unsynced};
 use crate::storage::{LogEntry, LogId, StorageError, Vote, mix};
 
-/// What a log should hold.
+/// The expected contents of a log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Model {
     entries: BTreeMap<u64, LogEntry>,
@@ -108,7 +108,7 @@ fn script(seed: u64, steps: usize) -> Vec<Step> {
                 Step::Truncate(held.get(at).copied().unwrap_or(model.purged))
             }
             13 => {
-                // As after a snapshot was installed.
+                // A snapshot was installed.
                 let next = model.last.map_or(0, |last| last.index + 1);
                 term += 1;
                 Step::Purge(LogId { term, index: next + random.below(5) })
@@ -146,7 +146,7 @@ fn open(disk: &MemDisk) -> Result<(Log, Recovered), StorageError> {
     Log::open(Arc::new(disk.clone()), options())
 }
 
-/// Runs a step; says whether the log reported it done.
+/// Runs a step. Returns whether the log reported it done.
 fn run(log: &Log, step: &Step) -> bool {
     let reported = Arc::new(AtomicBool::new(false));
     let report = reported.clone();
@@ -167,8 +167,8 @@ fn run(log: &Log, step: &Step) -> bool {
     reported.load(Ordering::SeqCst)
 }
 
-/// Runs the script until it ends or the power does. Gives what was reported done, and what was
-/// being done then.
+/// Runs the script until it ends or the power is cut. Returns the contents reported done, and the
+/// step in progress.
 fn play(disk: &MemDisk, script: &[Step]) -> (Model, Option<Step>) {
     let mut model = Model::default();
     let Ok((mut log, _)) = open(disk) else { return (model, None) };
@@ -188,8 +188,8 @@ fn play(disk: &MemDisk, script: &[Step]) -> (Model, Option<Step>) {
     (model, None)
 }
 
-/// What may be found after a crash in the middle of a step: all of it, none, or (of an append) a
-/// beginning.
+/// The contents that may be found after a crash in the middle of a step: all of it, none, or (for
+/// an append) a prefix.
 fn possible(model: &Model, step: Option<&Step>) -> Vec<Model> {
     let mut possible = vec![model.clone()];
     let mut and_after = |step: &Step| {
@@ -252,7 +252,7 @@ fn nothing_reported_is_lost_when_the_power_goes_at_any_change() {
     assert!(crashes > 1000, "only {crashes} crashes");
 }
 
-/// The log that was found works, and keeps what it is given through another crash.
+/// Checks that the recovered log works, and keeps its entries through another crash.
 fn go_on(disk: &MemDisk, log: Log, mut model: Model, case: &str) {
     let next = model.last.map_or(0, |last| last.index + 1);
     let term = model.last.map_or(1, |last| last.term + 1);

@@ -1,10 +1,10 @@
 //! The vote file: two slots that hold the same vote, a page apart.
 //!
 //! A vote is written to the first slot and synced, then to the second and synced, and only then
-//! reported. So at any time one slot is whole: a crash in between leaves the old vote in the second
-//! (nothing was reported) or the new one in the first. Damage to one slot later leaves the other,
-//! and the answer is right either way. Both bad: the node must not vote, because it may have voted
-//! in the term it would vote in again.
+//! reported. So at any time one slot is intact: a crash in between leaves the old vote in the
+//! second (nothing was reported) or the new one in the first. Later damage to one slot leaves the
+//! other, and the result is right either way. If both are damaged, the node must not vote, because
+//! it may already have voted in the term it would vote in again.
 
 use std::sync::Arc;
 
@@ -39,15 +39,15 @@ pub(super) struct VoteFile {
     sequence: u64,
 }
 
-/// What the vote file holds.
+/// The contents of the vote file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Read {
     slot: Slot,
-    /// The slot that cannot be read, if one cannot.
+    /// The slot that cannot be read, if any.
     pub(super) bad: Option<usize>,
-    /// The slot to rewrite first when the file is opened to be written. A bad one, because until
-    /// it is whole the other is all there is; else the newer, because the older is the vote that
-    /// counts as long as the newer is not durable.
+    /// The slot to rewrite first when the file is opened for writing. A bad one comes first,
+    /// because until it is intact the other is the only copy. Otherwise it is the newer one,
+    /// because the older holds the vote that is valid as long as the newer is not durable.
     rewrite_first: usize,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn read(disk: &dyn Disk) -> Result<Option<Read>, StorageError> {
     Ok(Some(read))
 }
 
-/// Makes the file, with no vote in it; durable when it returns.
+/// Creates the file, with no vote in it; durable when this returns.
 pub(super) fn create(disk: &dyn Disk) -> Result<(), StorageError> {
     let mut bytes = encode(Slot { sequence: 0, vote: None });
     bytes.resize(SLOT_BYTES, 0);
@@ -98,8 +98,8 @@ pub(super) fn create(disk: &dyn Disk) -> Result<(), StorageError> {
 }
 
 impl VoteFile {
-    /// Opens the file. What is read is made durable in both slots: it may have come from a cache
-    /// that no disk has seen, or from one slot alone.
+    /// Opens the file. The vote that was read is made durable in both slots: it may have come from
+    /// a cache that was never written to the disk, or from one slot alone.
     pub(super) fn open(disk: &dyn Disk) -> Result<Self, StorageError> {
         let read = read(disk)?.ok_or_else(|| {
             let lost = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -113,7 +113,7 @@ impl VoteFile {
         Ok(this)
     }
 
-    /// How many votes were saved.
+    /// The number of votes saved.
     pub(super) fn count(&self) -> u64 {
         self.sequence
     }
@@ -138,7 +138,7 @@ impl VoteFile {
 }
 
 fn encode(slot: Slot) -> Vec<u8> {
-    // Padded to a sector: an encoding shorter than the last one leaves nothing of it behind.
+    // Padded to a sector, so that an encoding shorter than the last one overwrites all of it.
     let mut bytes = envelope::seal(KIND, &slot);
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes

@@ -1,4 +1,4 @@
-//! The one that writes: it drains what waits, writes it as one frame, syncs once, and reports in
+//! The writer: it drains the queue, writes the requests as one frame, syncs once, and reports in
 //! order.
 //!
 //! After a failed write or sync it never writes again: the kernel may have dropped the pages it
@@ -18,20 +18,21 @@ use crate::planted::{self, Bug};
 use crate::storage::disk::Disk;
 use crate::storage::{LogEntry, LogId, StorageError, Vote};
 
-/// A frame grows to about this: beyond it, one write more costs nothing next to the bytes.
+/// The approximate limit of a frame: beyond it, one write more costs nothing compared with the
+/// bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What the writer is asked for.
+/// A request to the writer.
 pub(super) enum Request {
     Append(Vec<LogEntry>, Done),
     Truncate(Option<LogId>, Done),
     Purge(LogId, Done),
     Vote(Vote, Done),
-    /// Only to be reported after what was asked before.
+    /// Nothing to write; it is only reported after the requests before it.
     Nothing(Done),
 }
 
-/// What a record of the batch changes in the index once it is written.
+/// The change of the index when a record of the batch is written.
 enum Change {
     Entry { index: u64, at: usize },
     Truncated,
@@ -48,22 +49,22 @@ pub(super) struct Writer {
     failed: Option<Arc<StorageError>>,
 }
 
-/// Where the log goes on.
+/// The place where the log continues.
 pub(super) struct Tail {
     /// The largest entry index in each segment of the manifest, truncated ones included.
     pub(super) largest: Vec<Option<u64>>,
     /// The segment being written; `None` before the first entry.
     pub(super) segment: Option<Arc<Segment>>,
-    /// Where in it the next frame goes.
+    /// The offset of the next frame in it.
     pub(super) offset: u64,
     pub(super) place: Place,
-    /// The last entry that was taken into a batch.
+    /// The last entry added to a batch.
     pub(super) last: Option<LogId>,
     /// Whether the last frame is the mark of a clean end.
     pub(super) marked: bool,
 }
 
-/// The batch in the making.
+/// The batch under construction.
 #[derive(Default)]
 struct Pending {
     frame: Batch,
@@ -89,7 +90,7 @@ impl Writer {
         this
     }
 
-    /// Does all that is asked, in order.
+    /// Processes all requests, in order.
     pub(super) fn process(&mut self, requests: VecDeque<Request>) {
         let mut requests = requests.into_iter();
         while self.failed.is_none() {
@@ -115,7 +116,7 @@ impl Writer {
         match request {
             Request::Nothing(done) => self.batch.waiting.push(done),
             Request::Append(entries, done) => {
-                // If the batch before these fails, they fail with it.
+                // If the previous batch fails, these entries fail with it.
                 let mut result = Ok(());
                 for entry in &entries {
                     result = result.and_then(|()| self.add_entry(entry));
@@ -163,7 +164,7 @@ impl Writer {
         }
     }
 
-    /// Makes everything taken so far durable, and reports it.
+    /// Makes everything added so far durable, and reports it.
     fn flush(&mut self) -> Result<(), StorageError> {
         if !self.batch.frame.is_empty() {
             self.write_batch()?;
@@ -185,7 +186,8 @@ impl Writer {
         let committed = self.shared.core().committed;
         let (bytes, checksum) = self.batch.frame.seal(self.tail.place, committed);
         let len = bytes.len();
-        // What follows the frame is made blank with it, so that an end is known from a torn frame.
+        // The bytes after the frame are blanked with it, so that an end can be distinguished from a
+        // torn frame.
         bytes.resize(len + HEADER, 0);
         let written = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let write = segment.file.write_at(written, self.tail.offset);
@@ -202,12 +204,12 @@ impl Writer {
         self.tail.place.chain = checksum;
         self.tail.marked = false;
         self.publish(start);
-        // Those who wait for entries of this batch alone need not wait for the next one.
+        // Callers that wait only for entries of this batch need not wait for the next one.
         self.report();
         Ok(())
     }
 
-    /// Tells readers where the batch's entries are, and everyone that they are durable.
+    /// Publishes where the batch's entries are, and that they are durable.
     fn publish(&mut self, start: u64) {
         let segment = number(self.active());
         let start = usize::try_from(start).expect("a segment fits in memory");
@@ -229,8 +231,8 @@ impl Writer {
         self.shared.progress.notify_all();
     }
 
-    /// Tells how far the log is durable. File numbers are never used again, so what follows a jump
-    /// that leaves no segment is past all that was before.
+    /// Publishes how far the log is durable. File numbers are never reused, so the position after a
+    /// jump that leaves no segment is past all earlier ones.
     fn count_log(&self) {
         let (file, place) = match &self.tail.segment {
             Some(_) => (self.active().file, self.tail.offset),
@@ -274,13 +276,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets the entries up to `through`, which a durable snapshot covers, and the segments that
+    /// Removes the entries up to `through`, which a durable snapshot covers, and the segments that
     /// hold nothing else.
     fn purge(&mut self, through: LogId) -> Result<(), StorageError> {
         let all = self.manifest.segments.len();
         let jump = self.tail.last.is_none_or(|last| last.index < through.index);
         let dropped = if jump {
-            // The next entry does not continue the last one: it begins a segment of its own.
+            // The next entry does not continue the last one, so it begins a new segment.
             all
         } else {
             let largest = self.tail.largest.iter().take(all.saturating_sub(1));
@@ -315,14 +317,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the log cleanly: one frame more, so that damage to the last batch is told from a torn
-    /// tail when the log is opened again.
+    /// Ends the log cleanly with one more frame, so that damage to the last batch is distinguished
+    /// from a torn tail when the log is opened again.
     pub(super) fn close(&mut self) {
         let failed = self.failed.is_some() || self.shared.core().failed.is_some();
         if failed || self.tail.marked || self.tail.segment.is_none() {
             return;
         }
-        // Where the segment is full, the mark is the first frame of the next one.
+        // If the segment is full, the mark is the first frame of the next one.
         self.begin_batch();
         self.batch.frame.mark();
         match self.write_batch() {
@@ -341,7 +343,7 @@ impl Writer {
 }
 
 impl Request {
-    /// How many bytes wait with it.
+    /// The number of payload bytes that wait with it.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append(entries, _) => entries.iter().map(|entry| entry.payload.len()).sum(),

@@ -1,5 +1,5 @@
-//! The bytes of a snapshot file, written and read piece by piece: the state in it may be larger
-//! than what one wants to have in memory twice.
+//! The format of a snapshot file, written and read chunk by chunk, because the state in it may be
+//! too large to hold in memory twice.
 //!
 //! ```text
 //! header   as in `envelope`: magic "KWSNAP1\n", version, length, CRC; SnapshotMeta in postcard
@@ -17,9 +17,9 @@ use crate::storage::envelope::{self, HEADER_BYTES, Kind, u32_at, u64_at};
 
 /// Version 1 had the body's length in its header, too.
 const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 2 };
-/// What stands before each chunk.
+/// The length of the header before each chunk.
 const CHUNK_HEADER: usize = 8;
-/// A header or chunk longer than this is damage, not data: no reason to ask for the memory.
+/// A header or chunk longer than this is treated as damage, so that no memory is allocated for it.
 const MAX_PART_BYTES: usize = 64 << 20;
 const END_BYTES: usize = 16;
 
@@ -29,7 +29,7 @@ const _: () = assert!(CHUNK_BYTES <= MAX_PART_BYTES, "every chunk can be read ag
 pub(super) struct BodyWriter {
     draft: Draft,
     whole: crc32fast::Hasher,
-    /// The next chunk, behind the room for its header.
+    /// The next chunk, after the space reserved for its header.
     chunk: Vec<u8>,
     body_bytes: u64,
 }
@@ -61,7 +61,7 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// Writes the end; gives the complete file and the length of its body.
+    /// Writes the end. Returns the complete file and the length of its body.
     pub(super) fn end(mut self) -> Result<(Draft, u64), StorageError> {
         self.end_chunk()?;
         let mut end = [0; END_BYTES];
@@ -71,7 +71,8 @@ impl BodyWriter {
         Ok((self.draft, self.body_bytes))
     }
 
-    /// Why the body could not be written: what the disk said, if it was the disk.
+    /// The reason why the body could not be written: the error of the disk, if it came from the
+    /// disk.
     pub(super) fn unwritable(&self, error: io::Error) -> StorageError {
         error.downcast().unwrap_or_else(StorageError::io("encode", &self.draft.path))
     }
@@ -96,7 +97,7 @@ impl Write for BodyWriter {
 /// Reads a snapshot file chunk by chunk, checking everything.
 pub(super) struct Scan<'a> {
     parts: Parts<'a>,
-    /// What it is of. The length of the body is that of what was read so far.
+    /// The snapshot's meta data. The length of the body counts what was read so far.
     meta: SnapshotMeta,
 }
 
@@ -110,7 +111,8 @@ impl<'a> Scan<'a> {
         Ok(Self { parts, meta })
     }
 
-    /// The next chunk of the body; `None` at the end of the file, which is whole then.
+    /// Reads the next chunk of the body. Returns `None` at the end of the file, once the whole file
+    /// is verified.
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
         let whole = self.parts.whole.clone().finalize();
         let head = self.parts.take(CHUNK_HEADER)?;
@@ -141,7 +143,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Checks a whole file; gives what it is of and its length.
+/// Verifies a whole file. Returns its meta data and its length.
 pub(super) fn verify(file: &dyn DiskFile, path: &str) -> Result<(SnapshotMeta, u64), StorageError> {
     let mut scan = Scan::begin(file, path)?;
     while scan.next()?.is_some() {}
@@ -191,12 +193,12 @@ impl<'a> BodyReader<'a> {
         Ok(Self { scan, chunk: Vec::new(), at: 0, ended: false })
     }
 
-    /// What it is of. The length of the body is known at its end.
+    /// The snapshot's meta data. The length of the body is known at its end.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.scan.meta
     }
 
-    /// Checks what was not read; gives what the file is of.
+    /// Verifies the rest of the file. Returns its meta data.
     pub(super) fn finish(mut self) -> Result<SnapshotMeta, StorageError> {
         while !self.ended {
             self.advance()?;
@@ -225,7 +227,7 @@ impl Read for BodyReader<'_> {
     }
 }
 
-/// Why a body could not be used: what is wrong with the file, if it is the file.
+/// The reason why a body could not be used: the damage in the file, if there is any.
 pub(super) fn unreadable(path: &str, error: io::Error) -> StorageError {
     error.downcast().unwrap_or_else(|error| {
         StorageError::damaged(path, 0, format!("the state in it does not decode: {error}"))

@@ -1,4 +1,4 @@
-//! Snapshots on a disk that forgets and is damaged.
+//! Snapshots on a disk that loses unsynced data and is damaged.
 
 use std::io::{ErrorKind, Read};
 
@@ -59,7 +59,7 @@ fn one_that_is_being_sent_can_be_read_to_its_end() {
             break;
         }
         receiving.write(&piece).unwrap();
-        // A newer one takes its place meanwhile.
+        // A newer snapshot replaces it meanwhile.
         sender.save(meta(6), &body(6, 10)).unwrap();
     }
     let installed = receiving.finish(Some(Uuid(7))).unwrap();
@@ -105,13 +105,13 @@ fn of_two_that_are_both_there_the_one_that_has_seen_more_counts() {
     let (from, to) = (MemDisk::new(1), MemDisk::new(2));
     let (sender, receiver) = (open(&from, None).unwrap(), open(&to, None).unwrap());
     let newer = sender.save(meta(9), b"newer").unwrap();
-    // The leader's is begun first, and complete after one of the node's own.
+    // The leader's snapshot is begun first, and completes after one of the node's own.
     let mut receiving = receiver.receive().unwrap();
     receiver.save(meta(5), b"older").unwrap();
     receiving.write(&sender.piece(&newer, 0, usize::MAX).unwrap()).unwrap();
     let older = receiver.latest().unwrap().file;
     receiving.finish(Some(Uuid(7))).unwrap();
-    // The older one's removal is lost with the power.
+    // The removal of the older one is lost in the power cut.
     to.crash(Unsynced::Lost);
     assert!(to.paths().contains(&older), "{:?}", to.paths());
     assert_eq!(open(&to, Some(9)).unwrap().latest().unwrap().meta, newer.meta);
@@ -208,7 +208,7 @@ fn one_from_another_node_is_verified_first_and_kept_later() {
     let (file, read) = verified();
     assert_eq!((file.meta.clone(), read), (stored.meta.clone(), body(5, 600_000)));
     assert_eq!(receiver.latest(), None);
-    // Refused.
+    // Dropped without being kept.
     drop(file);
     assert_eq!(files(&to), 0);
     let (file, _) = verified();
@@ -228,7 +228,7 @@ fn what_cannot_be_used_is_told_apart_from_damage_of_the_file() {
     let useless = |_: &mut BodyReader<'_>| Err::<(), _>(io::Error::other("of no use"));
     let error = snapshots.read(&stored, useless).unwrap_err().to_string();
     assert!(error.contains("of no use") && error.contains(&stored.file), "{error}");
-    // What was not looked at is checked as well.
+    // The part that was not read is verified as well.
     let mut bytes = disk.bytes(&stored.file).unwrap();
     let end = bytes.len() - 9;
     bytes[end] ^= 1;

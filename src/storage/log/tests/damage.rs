@@ -5,14 +5,14 @@ use crate::storage::disk::{MemDisk, Unsynced};
 use crate::storage::log::{Log, LogOptions, Recovered};
 use crate::storage::{LogEntry, LogId, StorageError, Vote, mix};
 
-/// What damage did.
+/// The effect of damage.
 #[derive(PartialEq, Eq, Debug)]
 enum Found {
     /// Everything is there.
     Whole,
     /// The last batch was cut, with a warning.
     Cut,
-    /// It did not open.
+    /// The log did not open.
     Stopped,
 }
 
@@ -145,8 +145,8 @@ fn zeroed_and_shortened_files_are_found() {
     }
 }
 
-/// As [`judge`], but a last batch whose sector came back blank cannot be told from one that was
-/// never written: it may be cut without a warning.
+/// Does the same as [`judge`], but a last batch whose sector came back blank cannot be
+/// distinguished from one that was never written: it may be cut without a warning.
 fn judge_zeroed(disk: &MemDisk, before: &Model, after: &Model, case: &str) -> Found {
     let Ok((log, recovered)) = open(disk) else { return Found::Stopped };
     let found = Model::of(&log, &recovered);
@@ -174,7 +174,7 @@ fn after_a_clean_end_damage_to_the_last_batch_stops_the_log() {
         damaged.set_bytes(&path, bytes);
         match open(&damaged) {
             Err(_) => {}
-            // The padding behind a body says nothing.
+            // The padding after a body has no meaning.
             Ok((log, _)) => assert_eq!(log.state().last.unwrap().index, 2, "flipped at {at}"),
         }
     }
@@ -184,7 +184,7 @@ fn after_a_clean_end_damage_to_the_last_batch_stops_the_log() {
 fn a_clean_end_is_marked_behind_a_segment_that_is_full() {
     let disk = MemDisk::new(1);
     let (log, _) = open(&disk).unwrap();
-    // Longer than a segment, and so alone in one of its own size.
+    // An entry longer than a segment, which is alone in a segment of its own size.
     assert!(run(&log, &Step::Append(vec![entry(0, 1, 100_000)])));
     log.close();
     let size = |path: &String| disk.bytes(path).unwrap().len();
@@ -264,7 +264,7 @@ fn a_later_version_is_refused_by_name() {
 
 #[test]
 fn the_played_model_is_what_is_found() {
-    // The damage tests rest on this: an untouched disk gives the model back.
+    // The damage tests rely on this: an untouched disk gives the model back.
     for seed in 0..6 {
         let disk = MemDisk::new(seed);
         let (model, stopped) = play(&disk, &script(seed, 30));

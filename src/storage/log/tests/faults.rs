@@ -26,7 +26,7 @@ fn after_a_failed_write_or_sync_nothing_is_accepted_and_nothing_read() {
     }
 }
 
-/// The fault hits once; what comes after it would succeed if it were tried.
+/// The fault hits once; later calls would succeed if they were made.
 fn one_fault(fault: &Fault) {
     let disk = MemDisk::new(5);
     let fatal = Arc::new(AtomicU64::new(0));
@@ -187,7 +187,7 @@ fn a_thread_writes_in_order_on_a_real_disk() {
     let vote = Vote { term: 7, node: 3, committed: true };
     log.save_vote(vote, move |result| send.send(result).unwrap());
     assert!(log.wait_synced(1999));
-    // What was asked for last is called back last.
+    // The last request is called back last.
     receive.recv().unwrap().unwrap();
     assert!(*order.lock().unwrap() == (0..2000).collect::<Vec<_>>());
     assert!(log.sync_stats().count > 0);
@@ -265,7 +265,7 @@ fn a_long_log_has_few_open_files_and_all_its_entries() {
         let read = log.read_all(entry.id.index, entry.id.index + 1).unwrap();
         assert_eq!(read, std::slice::from_ref(entry));
     }
-    // Closed ones are given away as open ones are.
+    // Closed segments are released as open ones are.
     assert!(run(&log, &Step::Purge(LogId { term: 1, index: 150 })));
     assert!(run(&log, &Step::Append(vec![entry(200, 1, 1000)])));
     assert!(log.read_all(0, 200).unwrap() == entries[151..]);
