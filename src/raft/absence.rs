@@ -1,9 +1,9 @@
-//! Says in the log which members the leader has lost, and when they are back.
+//! Logs which members the leader has lost, and when they are back.
 //!
-//! openraft reports every message that fails, ten a second for each member that is down; its own
-//! lines are off unless they are asked for. Here a member is lost once it has acknowledged nothing
-//! for [`LOST`]: one warning then, one a minute while it stays lost, and one line when it is back.
-//! Only the leader hears of all members, so only it reports them.
+//! openraft logs every message that fails, ten a second for each member that is down; its own
+//! messages are off by default. Here a member is lost once it has acknowledged nothing for
+//! [`LOST`]: this logs one warning then, one a minute while it stays lost, and one line when it is
+//! back. Only the leader receives acknowledgements from all members, so only it reports them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,17 +15,17 @@ use crate::raft::member::Member;
 use crate::raft::peer::CallError;
 use crate::raft::vigil::is_refused;
 
-/// How long a member may acknowledge nothing before it is reported: beyond an election and a slow
-/// answer, and sooner than a person would ask.
+/// The time without acknowledgement after which a member is reported: longer than an election and a
+/// slow answer, and shorter than a person would wait before asking.
 const LOST: Duration = Duration::from_secs(3);
 
-/// How often the acknowledgements are looked at.
+/// The interval at which acknowledgements are checked.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often a member that stays lost is reported.
+/// The interval at which a member that stays lost is reported.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// Why the latest message to each member failed, in words for a person.
+/// The reason why the latest message to each member failed, as text for a person.
 #[derive(Default)]
 pub(crate) struct Failures(Mutex<BTreeMap<u64, String>>);
 
@@ -59,7 +59,7 @@ fn in_words(error: &CallError) -> String {
     }
 }
 
-/// Watches for as long as it is polled.
+/// Watches the members for as long as it is polled.
 pub(crate) async fn keep(member: Arc<Member>) {
     let mut absences = Absences::default();
     loop {
@@ -70,7 +70,7 @@ pub(crate) async fn keep(member: Arc<Member>) {
     }
 }
 
-/// How long ago each other member acknowledged something; `None` unless this node leads.
+/// The time since each other member acknowledged something; `None` unless this node leads.
 fn heard(member: &Member) -> Option<BTreeMap<u64, Option<Duration>>> {
     member.metrics_ref(|metrics| {
         let acknowledged = metrics.heartbeat.as_ref()?;
@@ -94,14 +94,14 @@ fn report(event: &Event, failures: &Failures) {
             "a member is still lost"
         ),
         Event::Back { member, silent } => {
-            // The next time it is lost for another cause.
+            // The next loss has another cause.
             failures.lock().remove(member);
             tracing::info!(member, silent_for = ?silent, "a member is back");
         }
     }
 }
 
-/// What there is to report; silences in whole seconds.
+/// An event to report; silences are in whole seconds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Event {
     Lost { member: u64, silent: Duration },
@@ -109,10 +109,10 @@ enum Event {
     Back { member: u64, silent: Duration },
 }
 
-/// Which members are lost.
+/// The members that are lost.
 #[derive(Default)]
 struct Absences {
-    /// When this node was first seen to lead, if it does.
+    /// The time when this node was first seen to lead, if it does.
     leads_since: Option<Duration>,
     looked: Option<Duration>,
     lost: BTreeMap<u64, Lost>,
@@ -124,7 +124,7 @@ struct Lost {
 }
 
 impl Absences {
-    /// Compares what was heard, as of now, with what was reported.
+    /// Compares the current silences with the reported ones.
     fn look(
         &mut self,
         now: Duration,
@@ -136,7 +136,7 @@ impl Absences {
             return Vec::new();
         };
         let leads_since = *self.leads_since.get_or_insert(now);
-        // A process that stood still has heard of nobody; its members are asked first.
+        // A process that was paused has received nothing; its members are contacted first.
         if before.is_some_and(|before| now.saturating_sub(before) > 2 * EVERY) {
             return Vec::new();
         }
@@ -176,7 +176,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What a leader reports that looks once a second; member 2 is silent while `silent` says so.
+    /// The reports of a leader that checks once a second; member 2 is silent when `silent` returns
+    /// true.
     fn reports(length: u64, silent: impl Fn(u64) -> bool) -> Vec<(u64, Event)> {
         let (mut absences, mut reported, mut last) = (Absences::default(), Vec::new(), 0);
         for at in 100..100 + length {
@@ -219,7 +220,7 @@ mod tests {
         }
         let lost = Event::Lost { member: 2, silent: LOST };
         assert_eq!(absences.look(seconds(54), silent()), std::slice::from_ref(&lost));
-        // Another node leads for a moment: its members are its own to report.
+        // Another node leads for a moment, and reports its members itself.
         assert_eq!(absences.look(seconds(55), None), []);
         for at in 56..59 {
             assert_eq!(absences.look(seconds(at), silent()), [], "{at}");

@@ -1,12 +1,13 @@
-//! How a cluster comes into being, and how a node finds out whether it belongs to one.
+//! Forming a cluster, and finding out whether a node belongs to one.
 //!
-//! A node with an empty data folder takes no part in anything until it knows one of two things:
-//! that *every* initial member has an empty folder too, in one and the same round of questions —
-//! then they are a new cluster, named after their uuids; or that a peer's cluster lists this node's
-//! uuid — then it joins that. Only the initial member with the lowest id ever initialises the log,
-//! and only while its own is empty: a folder that is listed and empty has promised nothing yet. A peer's cluster that does not
-//! list it is the cluster of a node that lost its folder: this node stops and says so. So no
-//! majority can come into being that does not know what an earlier one has acknowledged.
+//! A node with an empty data folder takes no part in anything until it knows one of two things.
+//! Either *every* initial member has an empty folder too, in one and the same round of requests:
+//! then they are a new cluster, named after their uuids. Or a peer's cluster lists this node's
+//! uuid: then it joins that cluster. Only the initial member with the lowest id ever initialises
+//! the log, and only while its own log is empty: a folder that is listed and empty has promised
+//! nothing yet. If a peer's cluster does not list this node's uuid, this node has lost its folder:
+//! it stops with an error. So no majority can form that does not know what an earlier one has
+//! acknowledged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,31 +22,31 @@ use crate::raft::peer::{Lane, Peers, paths};
 use crate::raft::said::Said;
 use crate::storage::{StorageError, Uuid};
 
-/// How long one member may take to say who it is.
+/// The timeout for one member's introduction.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the members are asked.
+/// The pause between two rounds of requests.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a member says about itself.
+/// A member's introduction of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Introduction {
     /// The feature level of its program.
     pub(crate) level: u32,
     pub(crate) node: u64,
     pub(crate) uuid: Uuid,
-    /// The cluster it belongs to; `None`: its folder is empty.
+    /// The cluster it belongs to; `None` if its folder is empty.
     pub(crate) cluster: Option<Uuid>,
     /// The members of that cluster.
     pub(crate) members: BTreeMap<u64, Uuid>,
     /// The peer addresses that it was configured with.
     pub(crate) configured: BTreeMap<u64, String>,
-    /// By how much it lets clocks be off, in parts per million.
+    /// The bound on clock drift that it assumes, in parts per million.
     pub(crate) rho_ppm: Option<u32>,
     pub(crate) client_addr: Option<String>,
 }
 
-/// An introduction as a message: a line of `key=value` words; see [`super::fields`].
+/// Encodes an introduction as a line of `key=value` words; see [`super::fields`].
 pub(crate) fn encode_introduction(introduction: &Introduction) -> Bytes {
     let mut line = Line::default();
     line.put("level", introduction.level);
@@ -61,7 +62,7 @@ pub(crate) fn encode_introduction(introduction: &Introduction) -> Bytes {
     line.finish().into()
 }
 
-/// What [`encode_introduction`] wrote.
+/// Decodes the output of [`encode_introduction`].
 pub(crate) fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
     let read = || {
         let fields = Fields::parse(std::str::from_utf8(bytes).ok()?)?;
@@ -101,14 +102,14 @@ pub(crate) fn cluster_id(members: &BTreeMap<u64, Uuid>) -> Uuid {
     Uuid(bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)))
 }
 
-/// What an empty node found out: the cluster it belongs to, and its initial members.
+/// The cluster that an empty node has found to be its own, and its initial members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Found {
     pub(crate) cluster: Uuid,
     pub(crate) members: BTreeMap<u64, Uuid>,
 }
 
-/// Why an empty node must not go on.
+/// The reason why a node must not continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootstrapError {
     #[error(
@@ -120,13 +121,13 @@ pub(crate) enum BootstrapError {
         known = known.map_or("of nobody".to_owned(), |uuid| uuid.to_string())
     )]
     NotListed { peer: u64, node: u64, cluster: Uuid, uuid: Uuid, known: Option<Uuid> },
-    /// The folder is of a cluster with other members than the node was started with.
+    /// The folder belongs to a cluster with other members than the node was started with.
     #[error(
         "this data folder belongs to a cluster of the members {folder:?}, but the node was started \
          with the members {configured:?}: check --data-dir and --members"
     )]
     OtherMembers { folder: Vec<u64>, configured: Vec<u64> },
-    /// Most of the members that the node was started with are of another cluster.
+    /// Most of the members that the node was started with belong to another cluster.
     #[error(
         "this data folder belongs to cluster {own}, but most of the nodes that --members names \
          belong to cluster {theirs}: check --data-dir and --members"
@@ -136,22 +137,22 @@ pub(crate) enum BootstrapError {
     Storage(#[from] StorageError),
 }
 
-/// The node that asks.
+/// The node that searches for its cluster.
 pub(crate) struct Asker<'a> {
     pub(crate) id: u64,
     pub(crate) uuid: Uuid,
     pub(crate) rho_ppm: u32,
-    /// How this node introduces itself to members of its cluster.
+    /// This node's introduction to members of its cluster.
     pub(crate) introduction: Bytes,
     /// Peer addresses of all initial members.
     pub(crate) addrs: &'a BTreeMap<u64, String>,
     pub(crate) peers: &'a Peers,
-    /// Told for whom the node waits.
+    /// Called with the members that the node waits for.
     pub(crate) waiting: &'a (dyn Fn(String) + Send + Sync),
 }
 
 impl Asker<'_> {
-    /// Asks until it is known what this node belongs to.
+    /// Queries the members until it is known which cluster this node belongs to.
     pub(crate) async fn find_out(&self) -> Result<Found, BootstrapError> {
         let said = Said::default();
         loop {
@@ -169,7 +170,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Notes where clients reach those who have turned out to be members.
+    /// Records the client addresses of those that have turned out to be members.
     fn note_members(&self, round: &Round, found: &Found) {
         for answer in round.values().flatten() {
             if found.members.get(&answer.node) == Some(&answer.uuid) {
@@ -180,11 +181,12 @@ impl Asker<'_> {
     }
 
     /// Presents this start of the data folder to the other members of its cluster, until one of
-    /// them has accepted it. A member that knows a later start says so, which retires this folder
-    /// (see [`Peers`]); one that cannot be reached will notice when it is called or calls.
+    /// them has accepted it. A member that knows a later start answers with a refusal, which
+    /// retires this folder (see [`Peers`]); an unreachable member will notice at the next call in
+    /// either direction.
     ///
     /// # Errors
-    /// When the folder is of another cluster than the nodes at the configured addresses.
+    /// When the folder belongs to another cluster than the nodes at the configured addresses.
     pub(crate) async fn present(
         &self,
         cluster: Uuid,
@@ -205,7 +207,8 @@ impl Asker<'_> {
             let calls = others.iter().map(|(id, uuid, addr)| async move {
                 (*id, self.introduce((*id, Some(*uuid), *addr)).await)
             });
-            // All are heard before any counts: each may know that this folder is an old copy.
+            // All answers are awaited before any is used: each may show that this folder is an old
+            // copy.
             let round: Round = futures::future::join_all(calls).await.into_iter().collect();
             for answer in round.values().flatten() {
                 self.peers.compare_members(answer.node, &answer.configured);
@@ -225,7 +228,7 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Introduces this node to a member of its cluster, which introduces itself.
+    /// Sends this node's introduction to a member of its cluster. Returns the member's own.
     async fn introduce(&self, target: (u64, Option<Uuid>, &str)) -> Result<Introduction, String> {
         let message = self.introduction.clone();
         let answer = self.peers.call(Lane::Control, target, paths::IDENTITY, message, ASK_TIMEOUT);
@@ -233,8 +236,8 @@ impl Asker<'_> {
         decode_introduction(&answer).map_err(|error| error.to_string())
     }
 
-    /// One peer of another cluster may itself be the one with the wrong folder; most of them are
-    /// not.
+    /// Fails if most of the configured nodes belong to another cluster. A single such peer may
+    /// itself be the one with the wrong folder.
     async fn compare_clusters(&self, own: Uuid) -> Result<(), BootstrapError> {
         let round = self.ask_all().await;
         let clusters = round.values().flatten().filter_map(|answer| answer.cluster);
@@ -248,7 +251,7 @@ impl Asker<'_> {
         }
     }
 
-    /// One round: every other member at once.
+    /// Runs one round: queries every other member concurrently.
     async fn ask_all(&self) -> Round {
         let others = self.addrs.iter().filter(|(id, _)| **id != self.id);
         let asked = others.map(|(id, addr)| async move { (*id, self.ask(*id, addr).await) });
@@ -303,7 +306,7 @@ impl Asker<'_> {
         Ok(Some(Found { cluster: cluster_id(&members), members }))
     }
 
-    /// What keeps this node and another from forming a cluster, in words.
+    /// The difference that keeps this node and another from forming a cluster, as text.
     fn difference(&self, answer: &Introduction) -> Option<String> {
         let (node, here) = (answer.node, self.id);
         if !answer.configured.keys().eq(self.addrs.keys()) {
@@ -319,10 +322,10 @@ impl Asker<'_> {
     }
 }
 
-/// What all other members have answered, or why they have not.
+/// The answers of all other members, or the reasons why there are none.
 type Round = BTreeMap<u64, Result<Introduction, String>>;
 
-/// For whom the node waits, and why.
+/// The members that the node waits for, and why.
 fn missing(round: &Round) -> String {
     let missing: Vec<String> = round
         .iter()

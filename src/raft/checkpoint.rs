@@ -1,11 +1,12 @@
-//! Feeds the checkpoint: between two entries, takes what changed and hands it over.
+//! Feeds the checkpoint: takes the changes between two entries and submits them.
 //!
-//! One thread, because handing over waits while the disk is behind. It holds up no entry: what it
-//! takes is a list of keys and a clone of the state, and what they are is written out beside apply.
-//! It paces itself by what the writing cost, so that it never uses more than a small share of a
-//! core: what changes meanwhile is taken together the next time, a record that changed often once,
-//! and one that came and went not at all. The checkpoint is a copy: when it fails, that is said
-//! once and the node goes on without it; the next start replays the log instead.
+//! It has a thread of its own, because submitting waits while the disk is behind. It delays no
+//! entry: it takes a list of keys and a clone of the state, and encodes the records concurrently
+//! with apply. It paces itself by the time that writing took, so that it never uses more than a
+//! small share of a core. Changes in the meantime are taken together the next time: a record that
+//! changed often is written once, and one that came and went not at all. The checkpoint is a copy:
+//! a failure is logged once and the node goes on without it; the next start replays the log
+//! instead.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,51 +23,53 @@ use crate::storage::checkpoint::{CheckpointMeta, MAX_RECORD_BYTES};
 use crate::storage::{Checkpoint, StorageError};
 use crate::types::MAX_NAME_BYTES;
 
-/// Changes are collected for this long at least, and for this long at most. What was not written
-/// is replayed from the log after a crash: a second of it when little changes between two times,
-/// half a minute when each of a hundred thousand locks is renewed in that time.
+/// The shortest and the longest time for which changes are collected. Unwritten changes are
+/// replayed from the log after a crash: a second of it at a low rate of changes, half a minute when
+/// each of a hundred thousand locks is renewed in that time.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// In between, it rests for so many times as long as writing took: it uses a twentieth of a core.
+/// The rest between these limits, as a multiple of the time that writing took: it uses a twentieth
+/// of a core.
 const REST: u32 = 20;
 
-/// So many changes are written as one batch, which is all there or not. A longer list is written in
-/// several, and a crash in the middle throws the checkpoint away: sled's memory grows with a batch.
+/// The number of changes that are written as one atomic batch. A longer list is written in several,
+/// because sled's memory grows with a batch; a crash in the middle discards the checkpoint.
 const AT_ONCE: usize = 1024;
 
-/// So many records wait between the state that is walked and the thread that writes them.
+/// The number of records buffered between the walk over the state and the thread that writes them.
 const REFILL_WINDOW: usize = 1024;
 
 /// A key has two names, the value of a grant two more.
 const _: () = assert!(4 * MAX_NAME_BYTES + 128 <= MAX_RECORD_BYTES, "sled keeps records in pages");
 
-/// The feeding thread; it ends when this is dropped, after handing over what is left.
+/// The feeding thread. It ends when this is dropped, after submitting the remaining changes.
 pub(crate) struct Feeder {
     bell: Sender<()>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Rings when there may be something to take.
+/// Notifies the thread that there may be changes.
 #[derive(Clone)]
 pub(crate) struct Bell(Sender<()>);
 
 impl Bell {
     pub(crate) fn ring(&self) {
-        // Full: it rings already. Disconnected: the checkpoint has failed, which was said.
+        // Full: a notification is pending. Disconnected: the checkpoint has failed, which was
+        // logged.
         let _ = self.0.try_send(());
     }
 }
 
-/// A bell and what hears it.
+/// Creates a bell and its receiver.
 pub(crate) fn bell() -> (Bell, Receiver<()>) {
     let (sender, receiver) = bounded(1);
     (Bell(sender), receiver)
 }
 
 impl Feeder {
-    /// Starts to feed `checkpoint`, whose content is the state of generation `fed`.
+    /// Starts to feed `checkpoint`, which contains the state of generation `fed`.
     pub(crate) fn start(
         replica: Arc<Replica>,
         checkpoint: Checkpoint,
@@ -88,7 +91,7 @@ impl Feeder {
         Self { bell: bell.0, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Hands over what is left and waits until it is written.
+    /// Submits the remaining changes and waits until they are written.
     pub(crate) fn finish(&mut self) {
         self.stop = None;
         let _ = self.bell.try_send(());
@@ -109,7 +112,8 @@ impl Drop for Feeder {
 struct Feeding {
     replica: Arc<Replica>,
     checkpoint: Checkpoint,
-    /// Which state the checkpoint continues; `None`: it must be filled first.
+    /// The generation of the state that the checkpoint continues; `None` if it must be filled
+    /// first.
     generation: Option<u64>,
     applied: Option<LogId>,
 }
@@ -134,7 +138,7 @@ impl Feeding {
         }
     }
 
-    /// Hands over what there is, and waits until it is written.
+    /// Submits the current changes, and waits until they are written.
     fn feed(&mut self) -> Result<(), StorageError> {
         match self.take() {
             None => return Ok(()),
@@ -165,7 +169,7 @@ impl Feeding {
                 return Some(Taken::Changes(meta, changed));
             }
             let state = machine.state.clone();
-            // It may hold the last copy of a deleted table, which takes long to free.
+            // It may hold the last copy of a deleted table, which takes long to drop.
             drop(machine);
             drop(changed);
             return Some(Taken::Whole(meta, state));
@@ -176,8 +180,8 @@ impl Feeding {
     }
 }
 
-/// Whether filling the checkpoint anew is less to write than what changed: so it is when a large
-/// table was deleted.
+/// Whether refilling the checkpoint writes less than the changes do, as when a large table was
+/// deleted.
 fn is_less_to_fill(changed: &Changed, counts: Counts) -> bool {
     changed.len() > AT_ONCE && changed.len() as u64 > counts.records + counts.lanes + counts.tables
 }
@@ -191,7 +195,7 @@ fn checkpoint_meta(machine: &Machine, applied: LogId, state: Vec<u8>) -> Checkpo
     CheckpointMeta { applied: stored_log_id(&applied), membership, state }
 }
 
-/// What the checkpoint's own meta says was applied, and under which membership.
+/// The last applied entry and the membership in the checkpoint's meta data.
 pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, String> {
     let decoded = codec::decode_snapshot_meta(meta.membership.clone().into())
         .map_err(|error| format!("its membership does not decode: {error}"))?;
@@ -201,8 +205,8 @@ pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, St
     Ok(decoded)
 }
 
-/// Walks a state on a thread of its own: the walk borrows the state, the writer needs to own what
-/// it reads from, and a copy of all records would double the memory.
+/// Iterates over a state on a thread of its own: the walk borrows the state, the writer needs to
+/// own its source, and a copy of all records would double the memory.
 fn records_of(state: State) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
     let (sender, receiver) = bounded(REFILL_WINDOW);
     let walk = move || {

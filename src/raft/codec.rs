@@ -1,12 +1,12 @@
-//! Entries, membership and peer messages as bytes.
+//! The encodings of entries, membership and peer messages.
 //!
-//! Our own encodings, not those of the consensus library: what stands on a disk or crosses the
-//! wire must be readable by later versions of this program, whatever the library does to its types.
-//! Integers are little-endian and of fixed width; texts and byte strings carry a 32-bit length;
-//! an optional value is preceded by one byte, 0 or 1. Every payload and message begins with its tag
+//! These encodings are our own, not those of the consensus library: data on a disk or on the wire
+//! must be readable by later versions of this program, whatever the library does to its types.
+//! Integers are little-endian and of fixed width; texts and byte strings carry a 32-bit length; an
+//! optional value is preceded by one byte, 0 or 1. Every payload and message begins with its tag
 //! and a version.
 //!
-//! Decoding is total: hostile bytes give a [`DecodeError`], never a panic, and allocate no more
+//! Decoding is total: hostile bytes yield a [`DecodeError`], never a panic, and allocate no more
 //! than a small multiple of their own length.
 
 mod bytes;
@@ -49,11 +49,11 @@ mod message_tag {
     pub(super) const CONFIRMED: u8 = 27;
 }
 
-/// The most bytes an entry's payload has. The log and a message have room for it; whoever makes
-/// proposals keeps to it.
+/// The largest size of an entry's payload in bytes. The log and a message have room for it; the
+/// proposer respects it.
 pub(crate) const MAX_ENTRY_BYTES: usize = 2 << 20;
 
-/// What an append request takes beside payloads: for each entry, and once.
+/// An upper bound in bytes of an append request's overhead: for each entry, and once per request.
 pub(crate) const APPEND_BYTES: usize = 64;
 
 const _: () = assert!(MAX_ENTRY_BYTES <= MAX_PAYLOAD_BYTES, "the log takes every entry");
@@ -71,7 +71,7 @@ pub(crate) fn proposal_of(data: &Data) -> Result<Proposal, DecodeError> {
     Proposal::decode(&input.rest())
 }
 
-/// An entry's payload as the log keeps it.
+/// Encodes an entry's payload for the log.
 pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
     match payload {
         Payload::Blank => Writer::tagged(payload_tag::BLANK).finish(),
@@ -84,8 +84,8 @@ pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
     }
 }
 
-/// What [`encode_payload`] wrote. The commands of a normal entry are not looked at: they are
-/// decoded where they are applied.
+/// Decodes the output of [`encode_payload`]. The commands of a normal entry are not checked: they
+/// are decoded when they are applied.
 pub(crate) fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
     let mut input = Reader::new(bytes.clone());
     let tag = input.u8("payload tag")?;
@@ -100,7 +100,7 @@ pub(crate) fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
     Ok(payload)
 }
 
-/// An append request.
+/// Encodes an append request.
 pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::APPEND);
     out.vote(&request.vote);
@@ -114,8 +114,8 @@ pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes
     out.finish()
 }
 
-/// An append request from a peer. Proposals in it are checked to be decodable, so that nothing
-/// that would stop every node at apply gets into a log.
+/// Decodes an append request from a peer. Its proposals are checked to be decodable, so that
+/// nothing that would stop every node at apply gets into a log.
 pub(crate) fn decode_append(bytes: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::APPEND, "append request")?;
     let vote = input.vote()?;
@@ -137,8 +137,8 @@ pub(crate) fn decode_append(bytes: Bytes) -> Result<AppendEntriesRequest<TypeCon
     Ok(AppendEntriesRequest { vote, prev_log_id, leader_commit, entries })
 }
 
-/// Entries of one request are consecutive and begin right after the previous log id; openraft
-/// relies on it.
+/// Checks that the entries of a request are consecutive and begin right after the previous log id;
+/// openraft relies on it.
 fn follow_each_other(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), DecodeError> {
     let mut next = match prev {
         Some(id) => id.index().checked_add(1).ok_or(DecodeError::Invalid("log index"))?,
@@ -153,7 +153,7 @@ fn follow_each_other(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Deco
     Ok(())
 }
 
-/// The answer to an append request.
+/// Encodes the answer to an append request.
 pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::APPENDED);
     match result {
@@ -173,8 +173,8 @@ pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes 
     out.finish()
 }
 
-/// An answer of an append exchange: how much the follower has promised, this answer among it, and
-/// the answer.
+/// Encodes an answer of an append exchange: the follower's promises, including those of this
+/// answer, and the answer.
 pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
     let mut out = Writer::tagged(message_tag::PROMISED);
     out.u64(promised.votes);
@@ -183,14 +183,14 @@ pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
     out.finish()
 }
 
-/// What [`encode_promised`] wrote.
+/// Decodes the output of [`encode_promised`].
 pub(crate) fn decode_promised(bytes: Bytes) -> Result<(Promises, Bytes), DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::PROMISED, "promised answer")?;
     let promised = Promises { votes: input.u64("votes")?, log: input.u64("end of the log")? };
     Ok((promised, input.rest()))
 }
 
-/// What [`encode_appended`] wrote.
+/// Decodes the output of [`encode_appended`].
 pub(crate) fn decode_appended(bytes: Bytes) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::APPENDED, "append answer")?;
     let result = match input.u8("append answer")? {
@@ -203,7 +203,7 @@ pub(crate) fn decode_appended(bytes: Bytes) -> Result<StreamAppendResult<TypeCon
     Ok(result)
 }
 
-/// A vote or pre-vote request.
+/// Encodes a vote or pre-vote request.
 pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::VOTE);
     out.vote(&request.vote);
@@ -212,7 +212,7 @@ pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
     out.finish()
 }
 
-/// What [`encode_vote_request`] wrote.
+/// Decodes the output of [`encode_vote_request`].
 pub(crate) fn decode_vote_request(bytes: Bytes) -> Result<VoteRequest<TypeConfig>, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::VOTE, "vote request")?;
     let vote = input.vote()?;
@@ -222,7 +222,7 @@ pub(crate) fn decode_vote_request(bytes: Bytes) -> Result<VoteRequest<TypeConfig
     Ok(VoteRequest { vote, last_log_id, leadership_transfer })
 }
 
-/// The answer to a vote or pre-vote request.
+/// Encodes the answer to a vote or pre-vote request.
 pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::VOTED);
     out.vote(&response.vote);
@@ -231,7 +231,7 @@ pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes
     out.finish()
 }
 
-/// What [`encode_vote_response`] wrote.
+/// Decodes the output of [`encode_vote_response`].
 pub(crate) fn decode_vote_response(bytes: Bytes) -> Result<VoteResponse<TypeConfig>, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::VOTED, "vote answer")?;
     let vote = input.vote()?;
@@ -241,7 +241,7 @@ pub(crate) fn decode_vote_response(bytes: Bytes) -> Result<VoteResponse<TypeConf
     Ok(VoteResponse { vote, vote_granted, last_log_id })
 }
 
-/// A request to take over the leadership.
+/// Encodes a request to take over the leadership.
 pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::TRANSFER);
     out.vote(request.from_leader());
@@ -250,7 +250,7 @@ pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> By
     out.finish()
 }
 
-/// What [`encode_transfer`] wrote.
+/// Decodes the output of [`encode_transfer`].
 pub(crate) fn decode_transfer(
     bytes: Bytes,
 ) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
@@ -262,7 +262,7 @@ pub(crate) fn decode_transfer(
     Ok(TransferLeaderRequest::new(from, to, last_log_id))
 }
 
-/// The answer to a request to take over the leadership.
+/// Encodes the answer to a request to take over the leadership.
 pub(crate) fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::TRANSFERRED);
     match response {
@@ -281,7 +281,7 @@ pub(crate) fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) 
     out.finish()
 }
 
-/// What [`encode_transferred`] wrote.
+/// Decodes the output of [`encode_transferred`].
 pub(crate) fn decode_transferred(
     bytes: Bytes,
 ) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
@@ -301,23 +301,24 @@ pub(crate) fn decode_transferred(
     Ok(response)
 }
 
-/// A member's answer to the question which vote it holds.
+/// A member's answer to a confirmation request: the vote it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Confirmed {
-    /// The round of the question.
+    /// The round of the request.
     pub(crate) round: u64,
-    /// The vote when the question was answered, durable or not; `None` before the first.
+    /// The vote when the request was answered, durable or not; `None` before the first.
     pub(crate) vote: Option<Vote>,
 }
 
-/// A leader's question which vote a member holds. The round tells its answer from earlier ones.
+/// Encodes a leader's confirmation request, which asks for the vote that a member holds. The round
+/// distinguishes its answer from earlier ones.
 pub(crate) fn encode_confirm(round: u64) -> Bytes {
     let mut out = Writer::tagged(message_tag::CONFIRM);
     out.u64(round);
     out.finish()
 }
 
-/// What [`encode_confirm`] wrote.
+/// Decodes the output of [`encode_confirm`].
 pub(crate) fn decode_confirm(bytes: Bytes) -> Result<u64, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::CONFIRM, "leadership question")?;
     let round = input.u64("round")?;
@@ -325,7 +326,7 @@ pub(crate) fn decode_confirm(bytes: Bytes) -> Result<u64, DecodeError> {
     Ok(round)
 }
 
-/// The answer to a leader's question.
+/// Encodes the answer to a confirmation request.
 pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
     let mut out = Writer::tagged(message_tag::CONFIRMED);
     out.u64(answer.round);
@@ -336,7 +337,7 @@ pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
     out.finish()
 }
 
-/// What [`encode_confirmed`] wrote.
+/// Decodes the output of [`encode_confirmed`].
 pub(crate) fn decode_confirmed(bytes: Bytes) -> Result<Confirmed, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::CONFIRMED, "leadership answer")?;
     let round = input.u64("round")?;
@@ -345,7 +346,8 @@ pub(crate) fn decode_confirmed(bytes: Bytes) -> Result<Confirmed, DecodeError> {
     Ok(Confirmed { round, vote })
 }
 
-/// What precedes a snapshot's bytes on the wire: the leader's vote and what the snapshot holds.
+/// Encodes the header that precedes a snapshot on the wire: the leader's vote and the snapshot's
+/// meta data.
 pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes {
     let mut out = Writer::tagged(message_tag::SNAPSHOT);
     out.vote(vote);
@@ -353,7 +355,7 @@ pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes 
     out.finish()
 }
 
-/// What [`encode_snapshot_header`] wrote.
+/// Decodes the output of [`encode_snapshot_header`].
 pub(crate) fn decode_snapshot_header(bytes: Bytes) -> Result<(Vote, SnapshotMeta), DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::SNAPSHOT, "snapshot header")?;
     let vote = input.vote()?;
@@ -362,14 +364,14 @@ pub(crate) fn decode_snapshot_header(bytes: Bytes) -> Result<(Vote, SnapshotMeta
     Ok((vote, meta))
 }
 
-/// The answer to a snapshot.
+/// Encodes the answer to a snapshot.
 pub(crate) fn encode_installed(response: &SnapshotResponse<TypeConfig>) -> Bytes {
     let mut out = Writer::tagged(message_tag::INSTALLED);
     out.vote(&response.vote);
     out.finish()
 }
 
-/// What [`encode_installed`] wrote.
+/// Decodes the output of [`encode_installed`].
 pub(crate) fn decode_installed(bytes: Bytes) -> Result<SnapshotResponse<TypeConfig>, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::INSTALLED, "snapshot answer")?;
     let vote = input.vote()?;
@@ -377,8 +379,7 @@ pub(crate) fn decode_installed(bytes: Bytes) -> Result<SnapshotResponse<TypeConf
     Ok(SnapshotResponse::new(vote))
 }
 
-/// Which entries and which membership a state contains: stands before a snapshot and in the
-/// checkpoint.
+/// Encodes the last entry and the membership of a state; used in snapshots and in the checkpoint.
 pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
     let mut out = Writer::tagged(message_tag::SNAPSHOT_META);
     out.optional_log_id(meta.last_log_id.as_ref());
@@ -387,7 +388,7 @@ pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
     out.finish()
 }
 
-/// What [`encode_snapshot_meta`] wrote.
+/// Decodes the output of [`encode_snapshot_meta`].
 pub(crate) fn decode_snapshot_meta(bytes: Bytes) -> Result<SnapshotMeta, DecodeError> {
     let mut input = Reader::tagged(bytes, message_tag::SNAPSHOT_META, "snapshot meta")?;
     let last_log_id = input.optional_log_id()?;

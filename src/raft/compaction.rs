@@ -1,15 +1,15 @@
-//! When a node writes a snapshot, and how much of the log it keeps behind it.
+//! Snapshot scheduling and log retention.
 //!
-//! By bytes as well as by entries: an entry has one command or hundreds, and a restart reads the
-//! log by its bytes. A snapshot is due when the log since the last one is twice as large as that
-//! one: so writing snapshots costs about half of what writing the log does, whatever the state's
-//! size.
+//! Both depend on bytes as well as on entries: an entry has one command or hundreds, and the time
+//! of a restart depends on the log's bytes. A snapshot is due when the log since the last one is
+//! twice as large as that one: so writing snapshots costs about half as much as writing the log,
+//! whatever the state's size.
 //!
 //! Replicas apply the same entries at nearly the same moment. They must not write their snapshots
-//! at the same moment, too, or a majority would be busy with it: each has a threshold of its own.
+//! at the same moment, too, or a majority would be busy with it: so each has a different threshold.
 //!
-//! A snapshot needs room beside the last one. Where the disk has too little, none is begun: the log
-//! still has everything, and what it needs is left to it.
+//! A snapshot needs disk space beside the last one. If there is too little, none is begun: the log
+//! still has everything, and the remaining space is left to it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,41 +22,42 @@ use crate::raft::types::LogId;
 use crate::storage::snapshots::StoredSnapshot;
 use crate::storage::{Log, Snapshots, StorageError};
 
-/// Below this no snapshot is due by its bytes: it is read again in a second.
+/// The log size below which no snapshot is due by bytes: that much is read again in a second.
 const MIN_BYTES: u64 = 64 << 20;
 
-/// The log grows to this many times the last snapshot.
+/// The size of the log at which a snapshot is due, as a multiple of the last snapshot.
 const TIMES: u64 = 2;
 
-/// Room for this many times the last snapshot must be free: for the next one, larger by then, and
-/// for the log meanwhile.
+/// The free space required, as a multiple of the last snapshot: for the next one, larger by then,
+/// and for the log meanwhile.
 const FREE_TIMES: u64 = 2;
 
-/// The log keeps this much of what a snapshot has, or as much as the snapshot itself is large, for
-/// followers that are behind: those further behind are better off with the snapshot.
+/// The bytes of log kept after a snapshot covers them (or as much as the snapshot's size, if
+/// larger), so that a follower slightly behind can catch up from the log: for those further behind
+/// the snapshot is better.
 const KEPT_BYTES: u64 = 64 << 20;
 
-/// It is looked at most this often whether one is due.
+/// The shortest interval between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// After one that was begun it is looked again after this long. Asking twice does no harm.
+/// The pause after a snapshot was begun. A second request does no harm.
 const BEGUN: Duration = Duration::from_secs(1);
 
-/// After one that could not be written the next one is begun after this long.
+/// The pause after a snapshot that could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Whose turn it is with snapshots, among replicas that all apply the same.
+/// A replica's snapshot thresholds, which differ among replicas that all apply the same entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Thresholds {
-    /// Entries after which the replica of the lowest rank writes one.
+    /// The number of entries after which the replica of the lowest rank writes one.
     pub(crate) entries: u64,
-    /// Which of the members this is, counted from 0.
+    /// This member's rank, counted from 0.
     pub(crate) rank: u64,
-    /// How many members there are.
+    /// The number of members.
     pub(crate) members: u64,
 }
 
-/// How much log there is since the last snapshot.
+/// The size of the log since the last snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Since {
     entries: u64,
@@ -71,29 +72,29 @@ impl Thresholds {
         since.entries >= self.own(self.entries) || since.bytes > self.own(bytes)
     }
 
-    /// The replica's own threshold: up to half as much more than that of the lowest rank. The
-    /// periods differ, so that replicas which once came together part again.
+    /// The replica's own threshold: up to half as much again as that of the lowest rank. Since the
+    /// periods differ, replicas whose snapshots once coincided diverge again.
     fn own(self, lowest: u64) -> u64 {
         let more = u128::from(lowest) * u128::from(self.rank) / u128::from(2 * self.members.max(1));
         lowest.saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
     }
 }
 
-/// What the state machine and the one who watches over snapshots share.
+/// The state shared by the state machine and the snapshot scheduler.
 #[derive(Default)]
 pub(crate) struct Compaction {
-    /// Rings after entries were applied or a snapshot was installed.
+    /// Notified after entries were applied or a snapshot was installed.
     bell: Notify,
-    /// The entry after the last that was applied.
+    /// The index after the last applied entry.
     next: AtomicU64,
-    /// The last one could not be written.
+    /// Whether the last snapshot could not be written.
     failed: AtomicBool,
-    /// One is due and cannot be written.
+    /// Whether a snapshot is due and cannot be written.
     postponed: AtomicBool,
 }
 
 impl Compaction {
-    /// Says up to where entries were applied.
+    /// Records the last applied entry.
     pub(crate) fn applied(&self, last: Option<&LogId>) {
         self.next.store(last.map_or(0, |last| last.index() + 1), Ordering::Relaxed);
         self.bell.notify_one();
@@ -103,7 +104,7 @@ impl Compaction {
         self.next.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// Says how writing a snapshot has ended.
+    /// Records the result of writing a snapshot.
     pub(crate) fn written(&self, error: Option<&StorageError>) {
         self.failed.store(error.is_some(), Ordering::Relaxed);
         match error {
@@ -117,7 +118,7 @@ impl Compaction {
         self.postponed.load(Ordering::Relaxed)
     }
 
-    /// Says once why there is none.
+    /// Logs once why there is none.
     fn postpone(&self, reason: &str) {
         if !self.postponed.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -128,7 +129,7 @@ impl Compaction {
     }
 }
 
-/// Watches over snapshots and log until the node ends.
+/// Schedules snapshots and purges until the node ends.
 pub(crate) async fn keep(member: Arc<Member>) {
     let compaction = &member.replica.compaction;
     let mut purging = None;
@@ -138,17 +139,17 @@ pub(crate) async fn keep(member: Arc<Member>) {
         let rest = look(&member).await;
         tokio::time::sleep(rest).await;
         if rest != LOOK_EVERY {
-            // What is due is due, whether more is applied or not.
+            // A due snapshot must be checked again even if nothing more is applied.
             compaction.bell.notify_one();
         }
     }
 }
 
-/// Has the log forget what it need not keep beside the snapshot; `asked` is the last request.
+/// Purges log entries that need not be kept beside the snapshot; `asked` is the last request.
 async fn purge(member: &Member, asked: &mut Option<u64>) {
     let Some(latest) = member.snapshots.latest() else { return };
     let Some(last) = latest.meta.last else { return };
-    // openraft hears of a snapshot a moment after it is on the disk.
+    // openraft learns of a snapshot a moment after it is on the disk.
     let known = member.metrics_ref(|metrics| metrics.snapshot.as_ref().map(LogId::index));
     if known < Some(last.index) {
         return;
@@ -156,13 +157,13 @@ async fn purge(member: &Member, asked: &mut Option<u64>) {
     let through = member.log.before_bytes(last.index, KEPT_BYTES.max(latest.file_bytes));
     if through > *asked {
         *asked = through;
-        // openraft waits until no follower is being sent these entries. Without openraft there is
-        // nothing to look after.
+        // openraft waits until these entries are not being sent to any follower. An error means
+        // that openraft has stopped, and there is nothing to do.
         let _ = member.raft.trigger().purge_log(through.unwrap_or_default()).await;
     }
 }
 
-/// Has a snapshot written if it is due; says for how long to rest then.
+/// Requests a snapshot if it is due. Returns the pause before the next check.
 async fn look(member: &Member) -> Duration {
     let compaction = &member.replica.compaction;
     let Some(applied) = compaction.last_applied() else { return LOOK_EVERY };
@@ -178,12 +179,12 @@ async fn look(member: &Member) -> Duration {
         compaction.postpone(&reason);
         return RETRY;
     }
-    // Without openraft there is nothing to look after.
+    // An error means that openraft has stopped, and there is nothing to do.
     let _ = member.raft.trigger().snapshot().await;
     BEGUN
 }
 
-/// The bytes of the log since the last snapshot, as far as they are applied.
+/// The size in bytes of the applied log since the last snapshot.
 pub(crate) fn log_bytes(member: &Member) -> u64 {
     let Some(applied) = member.replica.compaction.last_applied() else { return 0 };
     since(&member.log, member.snapshots.latest().as_ref(), applied).bytes
@@ -199,14 +200,14 @@ fn since(log: &Log, latest: Option<&StoredSnapshot>, applied: u64) -> Since {
     Since { entries, bytes, snapshot_bytes: latest.map_or(0, |latest| latest.file_bytes) }
 }
 
-/// Why there is no room for a snapshot.
+/// The reason why there is no room for a snapshot, if there is none.
 fn lacks_room(snapshots: &Snapshots, latest: Option<&StoredSnapshot>) -> Option<String> {
     let needed = latest?.file_bytes.saturating_mul(FREE_TIMES);
     match snapshots.free_bytes() {
         Ok(Some(free)) if free < needed => {
             Some(format!("the disk has {free} bytes left, a snapshot wants {needed}"))
         }
-        // Without an answer it is tried: a snapshot that fails does no harm.
+        // If the free space is unknown, a snapshot is tried: one that fails does no harm.
         Ok(_) | Err(_) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Log entries in words, for a person who looks at a data folder.
+//! Log entries as text, for a person who inspects a data folder.
 
 use std::fmt::Write as _;
 
@@ -8,8 +8,8 @@ use crate::lock::{Command, DecodeError, Operation, Proposal};
 use crate::raft::codec;
 use crate::raft::types::{Membership, Payload};
 
-/// What an entry's payload says, on one line. Names are quoted, so that none can pass for more than
-/// a name.
+/// Describes an entry's payload on one line. Names are quoted, so that none can be mistaken for
+/// other text.
 pub(crate) fn payload(bytes: &Bytes) -> String {
     match describe(bytes) {
         Ok(text) => text,

@@ -1,14 +1,14 @@
-//! What members say of themselves, as `key=value` words in a line.
+//! Messages of members about themselves, as `key=value` words in a line.
 //!
-//! A reader takes the keys it knows and passes over the others, so that a later version can say
-//! more. Values have no spaces and lists no commas: both are escaped as in a URL.
+//! A reader ignores unknown keys, so that a later version can add some. Values have no spaces and
+//! lists no commas: both are escaped as in a URL.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use crate::storage::{Promises, Uuid};
 
-/// A line in the making.
+/// A line under construction.
 #[derive(Default)]
 pub(super) struct Line(String);
 
@@ -30,7 +30,7 @@ impl Line {
         self.put_some(key, value.map(escaped));
     }
 
-    /// A list is left out if it is empty.
+    /// Adds a list, unless it is empty.
     pub(super) fn put_list<T: Display>(&mut self, key: &str, items: impl Iterator<Item = T>) {
         let items: Vec<String> = items.map(|item| item.to_string()).collect();
         self.put_some(key, (!items.is_empty()).then(|| items.join(",")));
@@ -41,7 +41,7 @@ impl Line {
     }
 }
 
-/// A text as it stands in a value: its bytes, those that have a meaning there as `%XX`.
+/// Escapes a text for use as a value: bytes with a special meaning become `%XX`.
 pub(super) fn escaped(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_graphic() && !b"%,@".contains(&byte) {
@@ -53,7 +53,7 @@ pub(super) fn escaped(text: &str) -> String {
     })
 }
 
-/// What [`escaped`] wrote.
+/// Decodes the output of [`escaped`].
 pub(super) fn unescaped(value: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
@@ -70,12 +70,12 @@ pub(super) fn unescaped(value: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The fields of a line. Readers give `None` for what is missing or is not what it should be; those
-/// of optional fields give `Some(None)` where it is missing.
+/// The fields of a line. Readers return `None` for a missing or invalid field; readers of optional
+/// fields return `Some(None)` for a missing one.
 pub(super) struct Fields<'a>(BTreeMap<&'a str, &'a str>);
 
 impl<'a> Fields<'a> {
-    /// Takes a line apart; a word without `=` and a key twice are none.
+    /// Parses a line; `None` if a word has no `=` or a key is repeated.
     pub(super) fn parse(line: &'a str) -> Option<Self> {
         let mut fields = BTreeMap::new();
         for word in line.split(' ') {
@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
         self.0.get(key).map_or(Some(None), |value| read(value).map(Some))
     }
 
-    /// The items of a list; none if it is missing.
+    /// The items of a list; empty if it is missing.
     pub(super) fn list<T>(&self, key: &str, read: impl Fn(&'a str) -> Option<T>) -> Option<Vec<T>> {
         let value = self.0.get(key).copied().unwrap_or_default();
         value.split(',').filter(|item| !item.is_empty()).map(read).collect()
@@ -115,7 +115,7 @@ pub(super) fn uuid(value: &str) -> Option<Uuid> {
     u128::from_str_radix(value, 16).ok().map(Uuid)
 }
 
-/// As [`Promises`] are displayed.
+/// Parses [`Promises`] as they are displayed.
 pub(super) fn promises(value: &str) -> Option<Promises> {
     let (votes, log) = value.split_once('.')?;
     Some(Promises { votes: number(votes)?, log: number(log)? })

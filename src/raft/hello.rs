@@ -1,14 +1,15 @@
-//! Who speaks to whom, in every call between members and in every answer.
+//! The handshake: the sender and the receiver of every call between members, and the sender of
+//! every answer.
 //!
-//! A call names the protocol's version, the cluster, both ends' ids and uuids, which start of its
-//! data folder the sender is and what that has promised, and, where it costs nothing, what the
-//! sender knows of the other members' starts. The receiver refuses a call that is not meant for it,
-//! comes from another cluster, or comes from a folder that was put back from an old copy, and says
-//! so; see [`Hello::judge_sender`]. Answers are signed, and judged by the caller before anything in
-//! them counts; see [`Signature`].
+//! A call contains the protocol's version, the cluster, both ends' ids and uuids, the start of the
+//! sender's data folder and its promises, and, where it costs nothing, the known starts of the
+//! other members. The receiver refuses a call that is meant for another node, comes from another
+//! cluster, or comes from a folder that was restored from an old copy, and gives the reason; see
+//! [`Hello::judge_sender`]. Answers are signed, and the caller judges the signature before it uses
+//! an answer; see [`Signature`].
 //!
-//! Both are lines of `key=value` words (see [`super::fields`]). A reader passes over keys it does
-//! not know, so a later version can say more.
+//! Both are lines of `key=value` words (see [`super::fields`]). A reader ignores unknown keys, so
+//! that a later version can add some.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,14 +25,14 @@ use crate::task::blocking;
 /// The version of the protocol between members.
 const PROTOCOL: u32 = 1;
 
-/// The oldest version that this program still speaks. Two members understand each other if each
-/// speaks a version that the other does.
+/// The oldest version that this program still supports. Two members understand each other if each
+/// supports a version that the other does.
 const OLDEST_PROTOCOL: u32 = 1;
 
-/// The header in which a call says who speaks to whom.
+/// The HTTP header of the handshake.
 pub(crate) const HELLO_HEADER: &str = "keyward-peer";
 
-/// Who speaks to whom.
+/// The handshake of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Hello {
     /// The feature level of the sender's program.
@@ -39,18 +40,18 @@ pub(crate) struct Hello {
     /// The cluster, unless the sender has none yet.
     pub(crate) cluster: Option<Uuid>,
     pub(crate) from: u64,
-    /// Which start of which data folder speaks.
+    /// The start of the sender's data folder.
     pub(crate) start: Start,
     pub(crate) to: u64,
-    /// Which data folder is meant; left out only while the sender cannot know.
+    /// The data folder of the receiver; omitted only while the sender cannot know it.
     pub(crate) to_uuid: Option<Uuid>,
-    /// Where clients reach the sender.
+    /// The sender's address for clients.
     pub(crate) client_addr: Option<String>,
-    /// By how much the sender lets clocks be off, in parts per million.
+    /// The bound on clock drift that the sender assumes, in parts per million.
     pub(crate) rho_ppm: Option<u32>,
-    /// From a leader: how long ago a majority followed it, in milliseconds.
+    /// From a leader: the time since a majority followed it, in milliseconds.
     pub(crate) majority_ms: Option<u64>,
-    /// The starts of other members that the sender knows of.
+    /// The starts of other members that the sender knows.
     pub(crate) known: BTreeMap<Uuid, Seen>,
 }
 
@@ -91,7 +92,7 @@ fn start(fields: &Fields<'_>) -> Option<Start> {
     })
 }
 
-/// What is known of a folder, as an item of a list.
+/// Formats the known start of a folder as an item of a list.
 fn said(uuid: Uuid, seen: &Seen) -> String {
     let Seen { boot, run, owed, promised, lacks } = seen;
     let lacks = if *lacks { ":lacks" } else { "" };
@@ -111,13 +112,13 @@ fn heard(item: &str) -> Option<(Uuid, Seen)> {
     Some((fields::uuid(uuid)?, seen))
 }
 
-/// The header is missing or not one of this protocol.
+/// The error for a header that is missing or not one of this protocol.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a call of peer protocol {PROTOCOL}: {0}")]
 pub(crate) struct NotAHello(String);
 
 impl NotAHello {
-    /// For a forwarded request of another version: nothing was done.
+    /// The error for a forwarded request of another version: nothing was done.
     pub(crate) fn forwarded() -> Self {
         Self("a forwarded request that this version does not know".to_owned())
     }
@@ -155,7 +156,7 @@ impl FromStr for Hello {
     }
 }
 
-/// Why a call is refused. The code is what the other end decides by, the text is for its log.
+/// The reason why a call is refused. The other end decides by the code; the text is for its log.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("{0}")]
@@ -188,18 +189,18 @@ fn cluster_name(cluster: Option<Uuid>) -> String {
     cluster.map_or("none".to_owned(), |cluster| format!("cluster {cluster}"))
 }
 
-/// Parts per million as `--rho` takes them.
+/// Formats parts per million as `--rho` accepts them.
 pub(crate) fn percent(ppm: u32) -> String {
     format!("{}%", f64::from(ppm) / 10_000.0)
 }
 
-/// The header in which a refusal's code is said.
+/// The HTTP header of a refusal's code.
 pub(crate) const REFUSAL_HEADER: &str = "keyward-refusal";
 
 /// The code of the refusal after which a node must not go on with its data folder.
 pub(crate) const STALE_BOOT: &str = "stale_boot";
 
-/// The code of the refusal of a node that reckons with clocks in another way.
+/// The code of the refusal of a node with another bound on clock drift.
 pub(crate) const OTHER_RHO: &str = "other_rho";
 
 impl Refusal {
@@ -220,7 +221,7 @@ impl Refusal {
 }
 
 impl Hello {
-    /// Whether the call is for this node. Anybody may ask for an introduction.
+    /// Checks that the call is for this node. Any caller may ask for an introduction.
     pub(crate) fn judge_target(&self, id: u64, identity: &Identity) -> Result<(), Refusal> {
         if self.to != id {
             return Err(Refusal::WrongNode { here: id, meant: self.to });
@@ -234,8 +235,8 @@ impl Hello {
         }
     }
 
-    /// Whether the call is from this cluster, and from the newest start of the sender's folder. A
-    /// new start is noted durably before the call is answered.
+    /// Checks that the call is from this cluster, and from the newest start of the sender's folder.
+    /// A new start is recorded durably before the call is answered.
     pub(crate) async fn judge_sender(
         &self,
         identity: &Identity,
@@ -256,7 +257,7 @@ impl Hello {
         Ok(judged.map_err(|stale| Refusal::StaleBoot(stale.to_string())))
     }
 
-    /// Whether the sender reckons with clocks as this node does.
+    /// Checks that the sender assumes the same bound on clock drift as this node.
     pub(crate) fn judge_rho(&self, node: u64, here: u32) -> Result<(), Refusal> {
         match self.rho_ppm {
             Some(theirs) if theirs != here => {
@@ -267,7 +268,7 @@ impl Hello {
     }
 }
 
-/// Judges a start of a peer's folder; one that is new is durable when this returns.
+/// Judges a start of a peer's folder; a new start is durable when this returns.
 async fn judge_start(
     identity: &Identity,
     start: Start,
@@ -280,7 +281,7 @@ async fn judge_start(
     noted.map_err(StorageError::io("note a start of a peer in", "identity"))?
 }
 
-/// Which start of which data folder gives an answer. It stands in the same header: whoever asks
+/// The start of the data folder that gives an answer. It uses the same header as a call: the caller
 /// refuses the answers of an old copy as it refuses its calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Signature(Start);
@@ -290,12 +291,12 @@ impl Signature {
         Self(identity.start())
     }
 
-    /// The run that has answered.
+    /// The run that gave the answer.
     pub(crate) fn run(&self) -> Uuid {
         self.0.run
     }
 
-    /// Whether the answer is from the folder that was asked, and from its newest start.
+    /// Checks that the answer is from the folder `asked`, and from its newest start.
     pub(crate) async fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
         let Self(start) = self;
         if start.uuid != asked && !planted::active(Bug::IdReusedAfterWipe) {

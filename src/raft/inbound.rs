@@ -1,4 +1,4 @@
-//! What the other members ask of this one, without the HTTP around it.
+//! Incoming requests from the other members, without the HTTP around them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
 
-/// A snapshot that makes no progress for this long is given up with what has come of it: the
-/// leader is gone, and another one will send its own.
+/// The timeout for the next piece of a snapshot. After it the snapshot is abandoned with all
+/// received pieces: the leader is gone, and another one will send its own.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the leader is told that its snapshot is still being taken.
+/// The interval at which the leader is notified that its snapshot is still being received.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// Why a member's call has no answer.
+/// The reason why a member's call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InboundError {
     #[error(transparent)]
@@ -46,23 +46,23 @@ pub(crate) enum InboundError {
     CutOff,
 }
 
-/// Who calls.
+/// The kind of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caller {
     /// A member of this node's cluster, on the newest start of its data folder.
     Member,
-    /// Anybody else.
+    /// Any other caller.
     Stranger,
 }
 
 impl InboundError {
-    /// Whether it belongs to a member's orderly stop, here or at the other end.
+    /// Whether the error is part of a member's clean shutdown, here or at the other end.
     pub(crate) fn is_of_a_stop(&self) -> bool {
         matches!(self, Self::Stopped(Fatal::Stopped) | Self::CutOff)
     }
 }
 
-/// Which small call it is.
+/// The kind of a small call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
     Identity,
@@ -74,16 +74,17 @@ pub(crate) enum Call {
 }
 
 impl Member {
-    /// Whether the caller may speak to this node at all; every call asks this first. A node that
-    /// has no cluster yet may ask who this is, and nothing else: such a stranger changes nothing
-    /// that anybody is told.
+    /// Checks whether the caller may call this node at all; every call does this first. A node that
+    /// has no cluster yet may ask for this node's identity, and nothing else: such a caller changes
+    /// no state that is reported to others.
     pub(crate) async fn greet(
         &self,
         hello: &Hello,
         call: Option<Call>,
     ) -> Result<Caller, InboundError> {
         hello.judge_target(self.id, &self.identity)?;
-        // So may one of another cluster: it learns from the answer that its folder belongs there.
+        // A node of another cluster may, too: it learns from the answer that its folder belongs
+        // there.
         let here = self.identity.facts().cluster;
         if call == Some(Call::Identity) && (here.is_none() || hello.cluster != here) {
             return Ok(Caller::Stranger);
@@ -104,7 +105,7 @@ impl Member {
         Ok(Caller::Member)
     }
 
-    /// Whether this node may make promises now.
+    /// Checks that this node may make promises now.
     fn admit(&self) -> Result<(), Refusal> {
         if self.peers.is_retired() {
             return Err(Refusal::Stopping);
@@ -124,7 +125,7 @@ impl Member {
         message: Bytes,
     ) -> Result<Bytes, InboundError> {
         if call == Call::Identity {
-            // A member introduces itself with the question.
+            // A member sends its own introduction with the request.
             if caller == Caller::Member && !message.is_empty() {
                 let theirs = decode_introduction(&message)?;
                 self.peers.compare_members(theirs.node, &theirs.configured);
@@ -137,7 +138,7 @@ impl Member {
             Call::Identity => unreachable!("answered above"),
             Call::Append => {
                 let request = codec::decode_append(message)?;
-                // One that was deposed says nothing of the leader.
+                // A deposed leader's request is no sign of the current leader.
                 if self.metrics_ref(|metrics| request.vote >= metrics.vote) {
                     self.vigil.hear();
                 }
@@ -148,7 +149,7 @@ impl Member {
                 }
                 let response = self.raft.append_entries(request).await.map_err(fatal)?;
                 if response.is_conflict() && prev.is_none() {
-                    // Nothing conflicts with the beginning; openraft never says so.
+                    // Nothing conflicts with the beginning of the log; openraft never reports that.
                     return Err(DecodeError::Invalid("append request").into());
                 }
                 Ok(codec::encode_appended(&response.into_stream_result(prev, last)))
@@ -169,7 +170,8 @@ impl Member {
             }
             Call::Confirm => {
                 let round = codec::decode_confirm(message)?;
-                // The vote in memory: a later one is there before anybody hears of its grant.
+                // The vote in memory: a later one is there before any node learns that it was
+                // granted.
                 let vote = self.log.vote().map(raft_vote);
                 Ok(codec::encode_confirmed(&Confirmed { round, vote }))
             }
@@ -183,22 +185,22 @@ impl Member {
 
     /// Answers a heartbeat: whether this node follows the leader.
     ///
-    /// openraft answers once everything it has accepted is synced. A follower whose disk needs longer
-    /// than the leader's lease would then be counted as gone, and with a majority of such followers
-    /// nothing at all would be done. So a heartbeat is answered as soon as the core has taken it,
-    /// which renews the leader's lease here, if the vote in memory is the leader's and the vote on
-    /// the disk is, too. It acknowledges no entry: the leader hears back the one that it knows this
-    /// node to have, and takes nothing from it but that the leadership stands.
+    /// openraft answers once everything it has accepted is synced. A follower whose disk needs
+    /// longer than the leader's lease would then be considered gone, and with a majority of such
+    /// followers nothing would be committed. So a heartbeat is answered as soon as the core has
+    /// received it, which renews the leader's lease here, if both the vote in memory and the vote
+    /// on the disk are the leader's. The answer acknowledges no entry: it returns the entry that
+    /// the leader knows this node to have, and confirms only the leadership.
     async fn heartbeat(
         &self,
         request: AppendEntriesRequest<TypeConfig>,
     ) -> Result<Bytes, InboundError> {
         let (vote, matching) = (request.vote, request.prev_log_id);
         let mut answered = pin!(self.raft.append_entries(request));
-        // The core takes requests in their order: it sees the vote after the heartbeat.
+        // The core processes requests in order: it reads the vote after the heartbeat.
         let (sender, follows) = oneshot::channel();
         let look = self.raft.external_request(move |state| {
-            // Its receiver is gone when the core's own answer came first.
+            // The receiver is gone if the core's own answer came first.
             let _ = sender.send(*state.vote_ref() == vote);
         });
         let taken = async move { look.await.is_ok() && follows.await == Ok(true) };
@@ -219,7 +221,7 @@ impl Member {
         Ok(codec::encode_appended(&response.into_stream_result(matching, matching)))
     }
 
-    /// Takes entries from one leader in the order of `requests`; the answers come in that order.
+    /// Appends entries from one leader in the order of `requests`; the answers come in that order.
     /// Ends with the first refusal, or when a request does not decode.
     pub(crate) async fn append_stream(
         &self,
@@ -247,15 +249,15 @@ impl Member {
             .filter_map(|request| std::future::ready(request.ok()));
         let answers = self.raft.stream_append(requests);
         let promised = self.log.promised();
-        // The promises are read after the entries were synced: the answer is among them.
+        // The promises are read after the entries were synced, so they include those of the answer.
         let counted = move |answer| {
             Ok(codec::encode_promised(promised.get(), &codec::encode_appended(&answer?)))
         };
         Ok(answers.map(counted).boxed())
     }
 
-    /// Takes a snapshot: a header, the bytes of its file, and an empty message at the end. Gives an
-    /// empty message every second, as a sign of life, and then the answer.
+    /// Receives a snapshot: a header, the bytes of its file, and an empty message at the end.
+    /// Yields an empty message every second, as a sign of life, and then the answer.
     pub(crate) async fn take_snapshot(
         self: &Arc<Self>,
         messages: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin + 'static,
@@ -291,8 +293,8 @@ impl Member {
         self.install(vote, meta, receiver).await
     }
 
-    /// Everything that takes long is done before openraft hears of the snapshot: from then on it
-    /// answers nothing until the snapshot is installed.
+    /// Installs a received snapshot. All slow work is done before openraft receives it: from then
+    /// on openraft answers nothing until the snapshot is installed.
     async fn install(
         &self,
         vote: Vote,
@@ -300,10 +302,12 @@ impl Member {
         receiver: SnapshotReceiver,
     ) -> Result<Bytes, InboundError> {
         tracing::info!(%meta, "a snapshot has come from the leader");
-        // A state takes memory: a second one waits until the first is installed or refused.
+        // A decoded state takes memory: a second snapshot waits until the first is installed or
+        // refused.
         let alone = Arc::clone(&self.installing).lock_owned().await;
         let cluster = self.identity.facts().cluster;
-        // The leader may go away meanwhile: the work goes on, and keeps others out until it is done.
+        // The leader may disconnect meanwhile: the work goes on, and holds the lock until it is
+        // done.
         let verified =
             blocking(move || (ReceivedSnapshot::prepare(receiver, cluster), alone)).await;
         let (verified, _alone) = verified.map_err(|_| InboundError::CutOff)?;
@@ -317,7 +321,7 @@ impl Member {
     }
 }
 
-/// The next message of a transfer that must go on.
+/// Waits for the next message of a transfer, with a timeout.
 async fn next_piece(
     messages: &mut (impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin),
 ) -> Result<Bytes, InboundError> {
@@ -327,7 +331,7 @@ async fn next_piece(
     }
 }
 
-/// Writes where waiting for the disk holds up nobody.
+/// Writes a piece on a thread that may block on the disk.
 async fn write_piece(
     mut receiver: SnapshotReceiver,
     piece: Bytes,

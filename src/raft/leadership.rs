@@ -1,8 +1,8 @@
-//! Who leads, for whoever waits to know it.
+//! The current leader, for requests that wait for one.
 //!
-//! Requests that meet an election wait for its end, thousands of them perhaps. They all watch one
-//! small value, which one task feeds: openraft's own metrics change with every entry, and each
-//! look at them is a copy of all of it.
+//! Requests that arrive during an election wait for its end, perhaps thousands of them. They all
+//! watch one small value, which one task updates: openraft's own metrics change with every entry,
+//! and each read copies all of them.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -17,16 +17,16 @@ use crate::planted::{self, Bug};
 use crate::raft::member::Member;
 use crate::raft::types::TypeConfig;
 
-/// What a request must know of the leadership.
+/// The leadership as requests need it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Leadership {
-    /// Who leads, unless its process is known to have ended. Of this node only once its own entry
-    /// of the term is applied: before that it answers nothing.
+    /// The leader, unless its process is known to have ended. This node is named only once its own
+    /// entry of the term is applied: before that it answers nothing.
     pub(crate) leader: Option<u64>,
 }
 
-/// The leadership as it is known, for whoever waits for it to change: woken in the order in which they
-/// began to wait, so that a simulated run is the same each time.
+/// The known leadership, with notification of changes. Waiting tasks are woken in the order in
+/// which they began to wait, so that a simulated run is the same each time.
 #[derive(Default)]
 pub(crate) struct Known {
     value: Mutex<Leadership>,
@@ -34,7 +34,7 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What is known now.
+    /// The leadership now.
     pub(crate) fn get(&self) -> Leadership {
         *self.lock()
     }
@@ -51,7 +51,7 @@ impl Known {
     }
 }
 
-/// Feeds `member.leadership` for as long as it is polled.
+/// Updates `member.leadership` for as long as it is polled.
 pub(crate) async fn follow(member: Arc<Member>) {
     let mut metrics = member.raft.server_metrics();
     let mut last = None;
@@ -84,14 +84,14 @@ fn look(member: &Member, metrics: &RaftServerMetrics<TypeConfig>) -> Leadership 
     Leadership { leader }
 }
 
-/// Whether this node has won an election, and its own entry of the term is not applied yet.
+/// Whether this node has won an election and its own entry of the term is not applied yet.
 pub(crate) fn is_beginning(member: &Member) -> bool {
     member.raft.as_leader().is_ok_and(|leader| {
         !planted::active(Bug::StampBeforeBlank) && !member.replica.stampers.has_begun(leader.term())
     })
 }
 
-/// Waits until `found` finds something, looking at each change; `None`: not in time.
+/// Waits until `found` returns something, calling it at each change. Returns `None` on timeout.
 pub(crate) async fn wait_for<T>(
     member: &Member,
     wait: Duration,

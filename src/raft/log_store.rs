@@ -1,7 +1,7 @@
 //! openraft's log over [`storage::Log`].
 //!
-//! It adds nothing to what the log promises: an append is reported when it is durable, and a
-//! failure is passed on and never retried, after which openraft stops and the process ends.
+//! It adds no promises to those of the log: an append is reported when it is durable, and a failure
+//! is passed on and never retried, after which openraft stops and the process ends.
 
 use std::fmt::Debug;
 use std::io;
@@ -22,7 +22,7 @@ use crate::raft::types::{
 };
 use crate::storage::{self, FolderLock, StorageError};
 
-/// At most this many entries are read at once to be applied.
+/// The most entries that are read at once for applying.
 const APPLY_ENTRIES: u64 = 512;
 
 const _: () = {
@@ -31,21 +31,21 @@ const _: () = {
     assert!(payloads + others <= MAX_MESSAGE_BYTES, "whatever is read to be sent is one message");
 };
 
-/// The log as openraft wants it. Clones share it.
+/// The implementation of openraft's log. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: storage::Log,
-    /// Nobody else may use the folder while openraft can write to it.
+    /// The folder lock, held while openraft can write to the folder.
     _folder: Option<Arc<FolderLock>>,
 }
 
 impl LogStore {
-    /// `folder` is the lock on the data folder; a disk in memory has none.
+    /// Creates the store. `folder` is the lock on the data folder; a disk in memory has none.
     pub(crate) fn new(log: storage::Log, folder: Option<Arc<FolderLock>>) -> Self {
         Self { log, _folder: folder }
     }
 
-    /// Every entry from `from` up to, not including, `to` that the log holds.
+    /// Reads every entry that the log holds from `from` up to, but not including, `to`.
     fn read_all(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         let options = self.log.options();
         if planted::active(Bug::ChunkCutShort) {
@@ -57,14 +57,15 @@ impl LogStore {
         entries.iter().map(decode).collect()
     }
 
-    /// The first of these, with at most `max_bytes` together, but at least one if there is one.
+    /// Reads the first of these, with at most `max_bytes` together, but at least one if there is
+    /// one.
     fn read_some(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let entries = self.log.read_some(from, to, max_bytes).map_err(io::Error::other)?;
         entries.iter().map(decode).collect()
     }
 }
 
-/// An entry of ours that does not decode stops the node: it is never skipped.
+/// Decodes an entry. One that does not decode stops the node: it is never skipped.
 fn decode(entry: &storage::LogEntry) -> io::Result<Entry> {
     let payload = codec::decode_payload(&entry.payload).map_err(|error| {
         let what = format!("log entry {} does not decode: {error}", entry.id);
@@ -73,7 +74,7 @@ fn decode(entry: &storage::LogEntry) -> io::Result<Entry> {
     Ok(Entry { log_id: raft_log_id(entry.id), payload })
 }
 
-/// The half-open range of indexes that `range` names.
+/// Converts `range` to a half-open range of indexes.
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
         Bound::Included(index) => *index,
@@ -93,8 +94,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
-        // openraft takes what is missing at the end for entries that do not exist: at a start it
-        // would refuse to go on, or overlook the newest membership. Its ranges have 64 entries.
+        // openraft treats missing entries at the end as nonexistent: at a start it would refuse to
+        // continue, or miss the newest membership. Its ranges have 64 entries.
         let (from, to) = bounds(&range);
         self.read_all(from, to)
     }
@@ -122,7 +123,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
                         let last = entries.last()?.log_id.index();
                         Some((entries.into_iter().map(Ok).collect(), last + 1))
                     }
-                    // After an error nothing follows.
+                    // Nothing follows an error.
                     Err(error) => Some((vec![Err(error)], u64::MAX)),
                 }
             }
@@ -151,7 +152,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        // A vote counts once it is durable, so this waits; appends before it are durable then too.
+        // A vote is valid only once it is durable, so this waits; earlier appends are durable then,
+        // too.
         durable(|done| self.log.save_vote(stored_vote(vote), done)).await
     }
 
@@ -194,11 +196,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 type Done = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
-/// Starts something and waits until it is durable.
+/// Starts an operation and waits until it is durable.
 async fn durable(start: impl FnOnce(Done)) -> io::Result<()> {
     let (sender, receiver) = oneshot::channel();
     start(Box::new(move |result| {
-        // Nobody waits any more only when the whole node is being torn down.
+        // The receiver is gone only when the whole node is being torn down.
         let _ = sender.send(result);
     }));
     match receiver.await {

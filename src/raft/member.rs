@@ -1,8 +1,8 @@
-//! One member's consensus: its storage, its raft, and whether it may take part yet.
+//! One member's consensus: its storage, its raft core, and the state of its joining.
 //!
 //! [`Member::open`] opens the folder and starts openraft; [`Member::join`] finds out which cluster
-//! the node belongs to and opens the gate. Until then nothing that could be a promise, no vote and
-//! no append, is answered.
+//! the node belongs to and lets it take part. Until then no vote, no append and nothing else that
+//! could be a promise is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,16 +38,17 @@ use crate::storage::{
 };
 use crate::task::blocking;
 
-/// So many changed records wait for the checkpoint's writer before the next are held back.
+/// The number of changed records that wait for the checkpoint's writer before further ones are held
+/// back.
 const CHECKPOINT_WAITING: usize = 16 << 10;
 
-/// How often the identity is written while the node makes promises. So much of what others have
-/// promised is forgotten by a node that is killed.
+/// The interval at which the identity file is written while the node makes promises. A node that is
+/// killed forgets the promises of others from up to this interval.
 const KEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(crate) type KeywardRaft = Raft<TypeConfig, StateMachine>;
 
-/// What a member is opened with.
+/// The options of a member.
 pub(crate) struct Options {
     pub(crate) id: u64,
     /// Peer addresses of the initial members, this one among them.
@@ -59,12 +60,12 @@ pub(crate) struct Options {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// What a member keeps its data on, and how it reaches the others.
+/// The storage of a member, and its connections to the others.
 pub(crate) enum Home {
-    /// A folder of this machine, its own alone, and connections of this machine.
+    /// A folder of this machine, used by this member alone, and connections of this machine.
     Folder {
         path: PathBuf,
-        /// How large a segment of the log is.
+        /// The size of a segment of the log.
         segment_bytes: u64,
     },
     /// A disk and a network of a simulation. No copy of the state is kept there: the node starts
@@ -73,12 +74,12 @@ pub(crate) enum Home {
     Simulated(crate::sim::node::Home),
 }
 
-/// A home that was entered.
+/// A home that was opened.
 struct Entered {
     disk: Arc<dyn Disk>,
-    /// The lock on the folder, if others could use it.
+    /// The lock on the folder, if other processes could use it.
     folder: Option<Arc<FolderLock>>,
-    /// Where the copy of the state is, if one is kept.
+    /// The folder for the copy of the state, if one is kept.
     checkpoint: Option<PathBuf>,
     log: LogOptions,
     ways: Ways,
@@ -110,10 +111,10 @@ impl Home {
         }
     }
 
-    /// Told of the log as soon as it is open: recovery may already wait for it to write.
+    /// Called as soon as the log is open: recovery may already wait for it to write.
     fn opened(&self, #[allow(unused_variables)] log: &Log) {
         match self {
-            // It has a thread of its own.
+            // Its log has a thread of its own.
             Self::Folder { .. } => {}
             #[cfg(feature = "simulation")]
             Self::Simulated(home) => home.write_log(log.clone()),
@@ -121,7 +122,7 @@ impl Home {
     }
 }
 
-/// Why a member does not open.
+/// The reason why a member does not open.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error(transparent)]
@@ -153,19 +154,19 @@ impl OpenError {
         match self {
             Self::Storage(error) => error.may_pass(),
             Self::Folder { source, .. } | Self::Snapshot(source) => io_may_pass(source),
-            // It does not say what kept it from being recovered; a full disk is among the reasons.
+            // The error does not contain the cause; a full disk is among the possible ones.
             Self::Connections(_) | Self::Raft(_) => true,
             Self::Settings(_) | Self::VoteMissing => false,
         }
     }
 }
 
-/// How far a node is with taking part.
+/// The stage of a node's start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
-    /// It does not know its cluster yet; says for whom it waits.
+    /// It does not know its cluster yet; contains the members it waits for.
     Forming(String),
-    /// It takes part, but does not know yet that its state is as new as before the start.
+    /// It takes part, but does not know yet whether its state is as new as before the start.
     Recovering,
     /// It serves.
     Ready,
@@ -183,30 +184,30 @@ pub(crate) struct Member {
     pub(crate) snapshots: Snapshots,
     pub(crate) identity: Identity,
     pub(crate) peers: Arc<Peers>,
-    /// Why messages to the other members failed.
+    /// The reasons why messages to the other members failed.
     pub(crate) failures: Arc<Failures>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
-    /// What is known of the leader's end.
+    /// The watch for the end of the leader's process.
     pub(crate) vigil: Arc<Vigil>,
-    /// Who leads, for whoever waits to know it.
+    /// The current leader, for requests that wait for one.
     pub(crate) leadership: leadership::Known,
-    /// How many times another leader came to be known.
+    /// The number of times that another leader became known.
     pub(crate) leader_changes: AtomicU64,
-    /// When this node writes snapshots.
+    /// The thresholds at which this node writes snapshots.
     pub(crate) thresholds: Thresholds,
     /// Held while a snapshot from the leader is decoded and installed.
     pub(crate) installing: Arc<tokio::sync::Mutex<()>>,
     phase: watch::Sender<Phase>,
-    /// Set once it is on the disk that this node takes part.
+    /// Set once it is durable that this node takes part.
     joined: OnceCell<()>,
     feeder: std::sync::Mutex<Option<Feeder>>,
 }
 
 impl Member {
-    /// Opens the folder and recovers what is in it. The member answers introductions from now on,
-    /// and nothing else before [`Member::join`] is done.
+    /// Opens the folder and recovers its contents. From now on the member answers introductions,
+    /// and nothing else until [`Member::join`] is done.
     pub(crate) async fn open(options: Options) -> Result<Self, OpenError> {
         let stop = StopSignal::new();
         let store = Store::open(&options, &stop)?;
@@ -273,8 +274,8 @@ impl Member {
         })
     }
 
-    /// Finds out which cluster this is, takes part in it from then on, and waits until the state
-    /// is at least as new as it was before the start.
+    /// Finds out which cluster the node belongs to, takes part in it from then on, and waits until
+    /// the state is at least as new as before the start.
     pub(crate) async fn join(&self) -> Result<(), BootstrapError> {
         let waiting = |text: String| self.still_forming(text);
         let asker = Asker {
@@ -301,7 +302,7 @@ impl Member {
         }
         self.advance_phase(Phase::Recovering);
         self.initialize().await;
-        // Ends when there is a leader that has committed what this node had; without a time-out,
+        // Resolves when a leader has committed everything this node had. There is no timeout,
         // because a node may be the first of its cluster to come back.
         match self.raft.wait_for_recovery(None).await {
             Ok(_) => self.advance_phase(Phase::Ready),
@@ -320,7 +321,8 @@ impl Member {
         });
     }
 
-    /// Writes the first entry of the log, if that is this node's part and it was not done before.
+    /// Writes the first entry of the log, if this node is the one to do so and it was not done
+    /// before.
     async fn initialize(&self) {
         let facts = self.identity.facts();
         if facts.members.keys().next() != Some(&self.id) {
@@ -345,8 +347,8 @@ impl Member {
             .collect();
         match self.raft.initialize(members).await {
             Ok(()) => tracing::info!("the cluster is formed"),
-            // A vote of another member came first; it has nothing to elect with but this node's
-            // own log, which is empty, so this is told and tried again with the next start.
+            // A vote of another member came first. Nothing but this node's own log, which is empty,
+            // could have elected it, so this is logged and retried at the next start.
             Err(RaftError::APIError(InitializeError::NotAllowed(error))) => {
                 tracing::info!(%error, "the log was begun already");
             }
@@ -354,7 +356,7 @@ impl Member {
         }
     }
 
-    /// What this node says about itself.
+    /// This node's introduction of itself.
     pub(crate) fn introduction(&self) -> Introduction {
         let facts = self.identity.facts();
         Introduction {
@@ -369,17 +371,17 @@ impl Member {
         }
     }
 
-    /// How far the node is.
+    /// The node's current phase.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
 
-    /// Follows how far the node is.
+    /// Watches the node's phase.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
-    /// A phase is never gone back to, and nothing follows the last one.
+    /// Sets the phase, unless the node is stopping: no phase follows that one.
     pub(crate) fn advance_phase(&self, next: Phase) {
         self.phase.send_if_modified(|phase| {
             let advance = *phase != Phase::Stopping;
@@ -391,8 +393,8 @@ impl Member {
     }
 
     /// Makes it durable that this node takes part, before its first promise. The vote is written
-    /// first, as openraft would begin with: a folder that says it has taken part and has no vote
-    /// has lost something. The first call does it and the others wait for that: two at once could
+    /// first, as openraft would begin with: a folder that is marked as having taken part and has no
+    /// vote has lost data. The first call does it and the others wait for it: two at once could
     /// write this vote after one that was given.
     pub(crate) async fn take_part(&self) -> Result<(), StorageError> {
         self.joined.get_or_try_init(|| self.begin_part()).await.copied()
@@ -401,14 +403,14 @@ impl Member {
     async fn begin_part(&self) -> Result<(), StorageError> {
         let (sender, receiver) = oneshot::channel();
         let done = move |result| {
-            // The receiver is gone if the node is, or who called.
+            // The receiver is gone if the node or the caller is.
             let _ = sender.send(result);
         };
         if self.log.vote().is_none() {
             self.log.save_vote(Vote { term: 0, node: self.id, committed: false }, done);
         } else {
-            // A caller that went away may have left its vote on the way to the disk: this is told
-            // after everything before it.
+            // A caller that went away may have left its vote in flight to the disk: this is
+            // reported after everything before it.
             self.log.append(Vec::new(), done);
         }
         match receiver.await {
@@ -419,8 +421,7 @@ impl Member {
         written(move || identity.set_joined()).await
     }
 
-    /// Writes every few seconds what was promised and what was heard of others' promises, until
-    /// the node stops.
+    /// Writes this node's promises and those of others every few seconds, until the node stops.
     pub(crate) async fn keep_identity(&self) {
         let mut is_full = false;
         loop {
@@ -443,17 +444,18 @@ impl Member {
         }
     }
 
-    /// What openraft knows about itself, at this moment.
+    /// A copy of openraft's current metrics.
     pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Looks at what openraft knows about itself, without copying it.
+    /// Reads openraft's current metrics without copying them.
     pub(crate) fn metrics_ref<T>(&self, look: impl FnOnce(&RaftMetrics<TypeConfig>) -> T) -> T {
         look(&self.raft.metrics().borrow_watched())
     }
 
-    /// Ends when openraft has stopped by itself, which the node must not survive.
+    /// Stops the node when openraft has failed, which the node must not survive; resolves when
+    /// openraft has stopped.
     pub(crate) async fn watch_core(&self) {
         let mut metrics = self.raft.metrics();
         loop {
@@ -472,7 +474,7 @@ impl Member {
         }
     }
 
-    /// Hands the leadership over whenever this machine's clocks have come apart.
+    /// Hands the leadership over whenever this machine's clocks have diverged.
     pub(crate) async fn watch_clocks(&self) {
         loop {
             self.replica.clocks_bell.notified().await;
@@ -480,8 +482,8 @@ impl Member {
         }
     }
 
-    /// Hands the leadership, if it is here, to the voter that is furthest of those that were heard
-    /// lately; waits for it a little.
+    /// Hands the leadership, if this node has it, to the most advanced of the voters that have
+    /// recently acknowledged a heartbeat; waits briefly for it.
     pub(crate) async fn hand_over(&self) {
         let metrics = self.metrics();
         let Some(replication) = metrics.replication.as_ref().filter(|_| self.raft.is_leader())
@@ -507,14 +509,13 @@ impl Member {
             .wait(Some(self.timing.election_max))
             .metrics(move |m| m.current_leader.is_some_and(|leader| leader != id), "another leader")
             .await;
-        // Without what openraft knew at that moment, which fills a screen.
+        // The error is not logged, because it contains openraft's metrics, which fill a screen.
         if waited.is_err() {
             tracing::info!("no other leader yet; an election will find one");
         }
     }
 
-    /// Stops openraft and closes the storage; everything that was acknowledged is on the disk
-    /// before that.
+    /// Stops openraft and closes the storage; everything acknowledged is on the disk before that.
     pub(crate) async fn close(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "openraft did not end well");
@@ -525,7 +526,7 @@ impl Member {
         let closing = blocking(move || {
             drop(feeder);
             log.close();
-            // Only a folder of which all is known may be copied.
+            // Only a folder that stopped without an error may be copied.
             if in_order { identity.close() } else { Ok(()) }
         });
         match closing.await {
@@ -536,14 +537,14 @@ impl Member {
     }
 }
 
-/// The member to hand the leadership to, of those with what they have and whether they were heard
-/// lately: the one that is furthest and lives.
+/// Chooses the member to hand the leadership to, given each member's last matching entry and
+/// whether it was heard from recently: the most advanced live one.
 fn successor(members: impl Iterator<Item = (u64, Option<u64>, bool)>) -> Option<u64> {
     let alive = members.filter(|(_, matched, heard)| *heard && matched.is_some());
     alive.max_by_key(|(_, matched, _)| *matched).map(|(id, ..)| id)
 }
 
-/// A data folder that was opened, and the state that was in it.
+/// An opened data folder, with the state that was in it.
 struct Store {
     folder: Option<Arc<FolderLock>>,
     log: Log,
@@ -554,10 +555,10 @@ struct Store {
     copy: Option<Copy>,
 }
 
-/// The copy of the state.
+/// The checkpoint.
 struct Copy {
     checkpoint: Checkpoint,
-    /// The generation the checkpoint continues, if it does.
+    /// The generation of the state that the checkpoint continues, if it does.
     fed: Option<u64>,
 }
 
@@ -595,14 +596,14 @@ impl Store {
     }
 }
 
-/// Writes to the identity where that holds up nobody.
+/// Writes the identity file on a thread that may block.
 async fn written(
     write: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
 ) -> Result<(), StorageError> {
     blocking(write).await.map_err(StorageError::io("write", "identity"))?
 }
 
-/// The state in a checkpoint.
+/// Builds the state from a checkpoint.
 pub(crate) fn load(
     meta: &CheckpointMeta,
     records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>,
@@ -615,8 +616,8 @@ pub(crate) fn load(
     Ok((state, checkpoint::snapshot_meta_of(meta)?))
 }
 
-/// The state to begin with: the checkpoint's, else the snapshot's, else none. The log is replayed
-/// on top of it.
+/// The state to start with: the checkpoint's, else the snapshot's, else an empty one. The log is
+/// replayed on top of it.
 fn machine_of(
     opened: Opened<(State, SnapshotMeta)>,
     snapshots: &Snapshots,

@@ -1,18 +1,21 @@
-//! Consensus: the adaptor between openraft and the rest of the house.
+//! Consensus: the adaptor between openraft and the rest of the program.
 //!
-//! With [`crate::node`] the only user of openraft. Its own versioned encodings go to the disk and
-//! over the wire; no openraft type is serialised as it comes. It decides nothing about locks.
+//! Only this module and [`crate::node`] use openraft. The adaptor's own versioned encodings go to
+//! the disk and over the wire; no openraft type is serialised directly. It knows nothing of the
+//! lock rules.
 //!
-//! What holds it together, and where to look next:
-//! - [`member`]: one member from the data folder to the running core; [`bootstrap`]: how it finds
-//!   out which cluster it belongs to; [`config`]: how openraft is set up; [`stop`]: why it ends.
+//! The main parts:
+//! - [`member`]: one member, from the data folder to the running core; [`bootstrap`]: finding out
+//!   which cluster it belongs to; [`config`]: openraft's configuration; [`stop`]: the signal that
+//!   ends the node, with its reason.
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
-//!   copy of the state; [`compaction`] says when a snapshot is due and what the log keeps;
-//!   [`stamper`] tells the cluster clock.
-//! - Members among each other: [`hello`] says who speaks, [`peer`] calls, [`network`] is what
-//!   openraft sends and [`sparing`] what of it need not go, [`inbound`] what it is asked; [`codec`] is what all that is as bytes; [`vigil`]
-//!   notices a leader's end, [`leadership`] tells who waits for the next, and [`absence`] reports the
-//!   members that a leader has lost.
+//!   copy of the state; [`compaction`] decides when a snapshot is due and what the log keeps;
+//!   [`stamper`] is the cluster clock.
+//! - Messages between members: [`hello`] identifies the sender, [`peer`] sends calls, [`network`]
+//!   sends openraft's requests, [`sparing`] suppresses those that need not be sent, [`inbound`]
+//!   serves incoming requests, and [`codec`] is their encoding. [`vigil`] detects the end of a
+//!   leader's process, [`leadership`] notifies requests that wait for a leader, and [`absence`]
+//!   reports the members that a leader has lost.
 
 pub(crate) mod absence;
 pub(crate) mod bootstrap;

@@ -1,12 +1,12 @@
-//! What openraft sends to the other members.
+//! Requests from openraft to the other members.
 //!
 //! Heartbeats and votes are single calls. The log travels over one long exchange per follower:
-//! requests go out in the body of one HTTP request while their answers come back in the body of its
+//! requests are sent in the body of one HTTP request while their answers arrive in the body of its
 //! response, in order, so that the next entries need not wait for the last answer. Snapshots are
 //! sent piece by piece from their file.
 //!
-//! A member that cannot be connected to is `Unreachable`, which makes openraft wait before it tries
-//! again; everything else is tried again at once.
+//! A member that cannot be connected to, refuses the call or is not trusted is `Unreachable`, which
+//! makes openraft wait before it retries; everything else is retried at once.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -44,28 +44,29 @@ use crate::storage::snapshots::StoredSnapshot;
 use crate::storage::{Snapshots, Uuid};
 use crate::task::blocking;
 
-/// So many requests of one exchange may be on their way into the socket; openraft's follower side
-/// works on as many at once.
+/// The number of requests of one exchange that may be queued for the socket; openraft's follower
+/// side works on as many at once.
 const WINDOW: usize = 64;
 
-/// An exchange that has requests without an answer must see one within this long. Longer than any
-/// healthy sync of a disk, shorter than people's patience with a half-open connection. The leadership
-/// does not depend on it: heartbeats have their own connection, and a follower answers them while a
-/// sync is in progress (see `heartbeat` in [`super::inbound`]). Committing does: a follower whose
-/// syncs take longer than this, and twice at worst, acknowledges nothing before the exchange is
-/// begun anew.
+/// The timeout of an exchange that has unanswered requests. It is longer than any healthy sync of a
+/// disk, and shorter than people's patience with a half-open connection. The leadership does not
+/// depend on it: heartbeats have their own connection, and a follower answers them while a sync is
+/// in progress (see `heartbeat` in [`super::inbound`]). Committing does: a follower whose syncs
+/// take longer than this, or at worst twice this, acknowledges nothing before the exchange is
+/// restarted.
 const STALLED: Duration = Duration::from_secs(2);
 
-/// Whoever takes a snapshot says so every second, also while it is installed. After this long without
-/// a word it is gone, perhaps without having closed the connection, and is sent another one.
+/// The timeout for a sign of life from the receiver of a snapshot, which sends one every second,
+/// even during installation. After it the receiver is considered gone, perhaps without having
+/// closed the connection, and the snapshot is sent again.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// A snapshot goes out in pieces of this many bytes.
+/// The size of a snapshot's pieces in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(PIECE_BYTES <= MAX_MESSAGE_BYTES, "every piece is taken");
 
-/// Makes the connections to members.
+/// Creates the connections to members.
 pub(crate) struct Network {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
@@ -73,10 +74,10 @@ pub(crate) struct Network {
     vigil: Arc<Vigil>,
 }
 
-/// The last entry that each member has acknowledged in a term of this node's.
+/// The last entry that each member has acknowledged in a term of this node.
 ///
-/// A member that then denies it has lost it. openraft would ask it again at once, for ever, and a
-/// debug build would end; so it is noticed here, and the member is told to stop.
+/// A member that later denies it has lost it. openraft would retry at once, for ever, and a debug
+/// build would end; so it is detected here, and the member is told to stop.
 #[derive(Default)]
 struct Acknowledged(Mutex<BTreeMap<u64, (u64, LogId)>>);
 
@@ -129,7 +130,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// What is sent to one member.
+/// A connection to one member.
 pub(crate) struct Connection {
     target: u64,
     addr: String,
@@ -138,7 +139,7 @@ pub(crate) struct Connection {
     acknowledged: Arc<Acknowledged>,
     failures: Arc<Failures>,
     vigil: Arc<Vigil>,
-    /// Whether appends are the log, rather than heartbeats.
+    /// Whether appends carry the log, rather than heartbeats.
     pipelined: bool,
 }
 
@@ -151,7 +152,7 @@ impl Connection {
         (self.target, Some(self.node.uuid), &self.addr)
     }
 
-    /// One small message and its answer.
+    /// Sends one small message and waits for its answer.
     async fn exchange<T>(
         &self,
         path: &str,
@@ -164,8 +165,8 @@ impl Connection {
         self.decoded(decode(answer))
     }
 
-    /// An entry that the member denies although it had acknowledged it before it was asked: its
-    /// data folder is not accepted any more.
+    /// The error if a member denies an entry that it had acknowledged before the request: its data
+    /// folder is not accepted any more.
     fn denied(&self, before: Option<LogId>, conflict: &LogId) -> Option<CallError> {
         let acknowledged = denied(before, conflict)?;
         let reason = format!(
@@ -187,11 +188,11 @@ impl Connection {
         self.failures.note(self.target, error);
         match error {
             CallError::Timeout { timeout, .. } => {
-                // The sender's id is only printed; openraft does not look at it.
+                // The sender's id is only printed; openraft does not use it.
                 let (id, target, timeout) = (0, self.target, *timeout);
                 RPCError::Timeout(Timeout { action, id, target, timeout })
             }
-            // A refusal does not go away by asking again at once.
+            // An immediate retry does not resolve a refusal.
             CallError::Connect { .. }
             | CallError::Refused { .. }
             | CallError::Distrusted { .. } => {
@@ -227,7 +228,7 @@ impl Connection {
         let pieces = send_pieces(snapshot.snapshot, header, frames);
         let body = reqwest::Body::wrap(body);
         let answer = pin!(self.installed(body));
-        // The pieces end first, unless the other end refuses them.
+        // The pieces end before the answer, unless the other end refuses them.
         let pieces = pin!(pieces.then(|()| std::future::pending::<Infallible>()));
         match futures::future::select(answer, pieces).await {
             Either::Left((answer, _)) => answer,
@@ -235,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Sends a snapshot's pieces, and reads signs of life until the answer comes.
+    /// Sends a snapshot's pieces, and reads signs of life until the answer arrives.
     async fn installed(
         &self,
         body: reqwest::Body,
@@ -260,9 +261,9 @@ impl Connection {
     }
 }
 
-/// Reads a snapshot's file and puts it into a request's body: a frame that says what it is, then
-/// frames of the file's bytes, then an empty one, so that a cut connection is not taken for the
-/// end. Stops when nobody reads any more.
+/// Reads a snapshot's file and sends it as a request's body: a frame with the header, then frames
+/// of the file's bytes, then an empty one, so that a broken connection is not taken for the end.
+/// Stops when the receiver is gone.
 async fn send_pieces(snapshot: SnapshotData, header: Bytes, frames: mpsc::Sender<Bytes>) {
     let SnapshotData::Stored(snapshots, stored) = snapshot else {
         tracing::error!("openraft asked to send a snapshot that was not installed yet");
@@ -276,7 +277,7 @@ async fn send_pieces(snapshot: SnapshotData, header: Bytes, frames: mpsc::Sender
         let piece = match read_piece(&snapshots, &stored, offset).await {
             Ok(piece) => piece,
             Err(error) => {
-                // Without the empty frame the receiver throws away what it has.
+                // Without the empty frame the receiver discards the pieces.
                 tracing::warn!(%error, file = stored.file, "cannot read the snapshot to send it");
                 return;
             }
@@ -340,11 +341,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            // openraft waits out its backoff inside the stream of requests. Were a connection
-            // opened before the first is asked for, a member that is down would be called
+            // openraft waits for its backoff inside the stream of requests. If a connection were
+            // opened before the first request is polled, a member that is down would be called
             // thousands of times a second.
             let Some(first) = input.next().await else {
-                // It has ended: asking it again would be a panic, and so the end of the process.
+                // The stream has ended: polling it again would panic, and so end the process.
                 let nothing: AppendResults<'s> = Box::pin(futures::stream::empty());
                 return Ok(nothing);
             };
@@ -414,12 +415,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The last entry that was acknowledged, if a conflict denies one that was.
+/// The last acknowledged entry, if a conflict denies it or an earlier one.
 fn denied(before: Option<LogId>, conflict: &LogId) -> Option<LogId> {
     before.filter(|before| conflict.index() <= before.index())
 }
 
-/// One message in a body that carries many: its length, then its bytes.
+/// Encodes one message of a body that carries many: its length, then its bytes.
 pub(crate) fn frame(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(4 + message.len());
     out.put_u32_le(u32::try_from(message.len()).expect("messages stay far below 4 GiB"));
@@ -427,12 +428,12 @@ pub(crate) fn frame(message: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// A message that is longer than any of ours.
+/// The error for a message that is longer than any of this protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("a message of {0} bytes is longer than any of this protocol")]
 pub(crate) struct TooLong(usize);
 
-/// Takes bodies apart into messages.
+/// Splits bodies into messages.
 #[derive(Default)]
 pub(crate) struct Frames(BytesMut);
 
@@ -441,7 +442,7 @@ impl Frames {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The next whole message.
+    /// The next complete message.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
         let Some(head) = self.0.first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
@@ -456,7 +457,7 @@ impl Frames {
     }
 }
 
-/// A request body that is fed while it is sent.
+/// A request body that is produced while it is sent.
 pub(crate) struct FrameBody(mpsc::Receiver<Bytes>);
 
 impl FrameBody {
@@ -480,10 +481,11 @@ impl hyper::body::Body for FrameBody {
     }
 }
 
-/// The log on its way to one follower, and the answers on their way back.
+/// An append exchange with one follower: the requests and their answers.
 struct Exchange<'s> {
     connection: &'s Connection,
-    /// Turns openraft's requests into frames until there are no more; dropping it ends the request.
+    /// Turns openraft's requests into frames until there are no more; dropping it ends the HTTP
+    /// request.
     requests: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     unanswered: Arc<AtomicUsize>,
     response: reqwest::Response,
@@ -494,9 +496,9 @@ struct Exchange<'s> {
     /// The last entry that the follower had acknowledged before the exchange.
     before: Option<LogId>,
     frames: Frames,
-    /// Ends every [`STALLED`].
+    /// Ticks every [`STALLED`].
     period: Interval,
-    /// How many were unanswered when it last ended, if no answer has come since.
+    /// The number of unanswered requests at the last tick, if no answer has arrived since.
     overdue: usize,
 }
 
@@ -527,7 +529,7 @@ impl<'s> Exchange<'s> {
             connection,
             requests: Some(requests),
             unanswered,
-            // It was accepted, so it is signed.
+            // The response was accepted, so it is signed.
             run: signature(&response).ok().map(|signature| signature.run()),
             term,
             before,
@@ -561,7 +563,7 @@ impl<'s> Exchange<'s> {
         })
     }
 
-    /// An answer, once it is remembered how much the follower has promised with it.
+    /// Decodes an answer, and records the follower's promises that came with it.
     fn counted(&self, frame: Bytes) -> Result<StreamAppendResult<TypeConfig>, CallError> {
         let Connection { peers, node, acknowledged, target, .. } = self.connection;
         let (promised, answer) = self.connection.decoded(codec::decode_promised(frame))?;
@@ -595,8 +597,8 @@ impl<'s> Exchange<'s> {
                 self.overdue = 0;
                 return self.counted(frame).map(Some);
             }
-            // Its end is not waited for: the other end may be gone without a word, and nothing more
-            // would be sent that could find that out.
+            // The end of the response is not awaited: the other end may be gone without closing the
+            // connection, and nothing more would be sent that could reveal that.
             if self.requests.is_none() && self.unanswered.load(Ordering::Relaxed) == 0 {
                 return Ok(None);
             }
@@ -615,7 +617,8 @@ impl<'s> Exchange<'s> {
                     Err(source) => return Err(broken(addr, source)),
                 },
                 _ = self.period.tick() => {
-                    // Unanswered now and a whole period ago, with no answer in between.
+                    // There are unanswered requests now and there were a whole period ago, with no
+                    // answer in between.
                     let unanswered = self.unanswered.load(Ordering::Relaxed);
                     if self.overdue > 0 && unanswered > 0 {
                         return Err(CallError::Timeout { addr: addr.clone(), timeout: STALLED });
@@ -645,7 +648,7 @@ mod tests {
         known.raise(2, 5, None);
         assert_eq!(known.get(2, 5), Some(id(4, 9)));
         assert_eq!(known.get(3, 5), None, "another member");
-        // Entries that no majority had may be cut off by the next leader.
+        // Entries without a majority may be removed by the next leader.
         known.raise(2, 6, Some(id(4, 7)));
         assert_eq!((known.get(2, 5), known.get(2, 6)), (None, Some(id(4, 7))));
         assert_eq!(denied(known.get(2, 6), &id(4, 7)), Some(id(4, 7)));

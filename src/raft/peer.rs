@@ -1,6 +1,6 @@
-//! How members speak to each other: HTTP/1.1 with keep-alive, and who is speaking in every call.
+//! Calls between members: HTTP/1.1 with keep-alive, with a handshake in every call.
 //!
-//! Who speaks is said in every call and in every answer, and judged by the other end; see
+//! Every call and every answer identifies its sender, and the other end judges it; see
 //! [`super::hello`].
 //!
 //! Heartbeats and votes, appends, snapshots and forwarded requests use connections of their own:
@@ -26,7 +26,7 @@ use crate::storage::identity::Seen;
 use crate::storage::{Identity, Uuid};
 use crate::task::{blocking, of_host};
 
-/// Where each kind of call is served on the peer listener.
+/// The path of each kind of call on the peer listener.
 pub(crate) mod paths {
     pub(crate) const IDENTITY: &str = "/peer/v1/identity";
     pub(crate) const APPEND: &str = "/peer/v1/append";
@@ -39,94 +39,98 @@ pub(crate) mod paths {
     pub(crate) const FORWARD: &str = "/peer/v2/forward";
 }
 
-/// No message between members is longer: appends are bounded by what is read from the log at once.
+/// The largest message between members in bytes: appends are bounded by the size of a read from the
+/// log.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// What goes wrong with a call.
+/// The errors of a call.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// No byte of the request has left.
+    /// Connecting failed: no byte of the request was sent.
     #[error("cannot connect to {addr}: {}", describe(.source.as_ref()))]
     Connect {
         addr: String,
         #[source]
         source: Cause,
     },
-    /// Something of the request may have arrived.
+    /// The connection failed: part of the request may have arrived.
     #[error("the connection to {addr} failed: {}", describe(.source.as_ref()))]
     Broken {
         addr: String,
         #[source]
         source: Cause,
     },
-    /// It did not answer in time.
+    /// The peer did not answer in time.
     #[error("{addr} did not answer within {timeout:?}")]
     Timeout { addr: String, timeout: Duration },
-    /// It refused the call; nothing was done.
+    /// The peer refused the call; nothing was done.
     #[error("{addr} refused the call ({code}): {reason}")]
     Refused { addr: String, code: String, reason: String },
-    /// It may not answer: it runs on an old copy of its data folder, or on another one.
+    /// The peer's answer is not accepted: it runs on an old copy of its data folder, or on another
+    /// one.
     #[error("the answer of {addr} is not accepted: {reason}")]
     Distrusted { addr: String, reason: String },
-    /// Its answer is not one.
+    /// The peer's answer does not decode.
     #[error("the answer of {addr} does not decode: {source}")]
     Answer {
         addr: String,
         #[source]
         source: DecodeError,
     },
-    /// It answered with a status that this protocol does not have.
+    /// The peer answered with a status that this protocol does not have.
     #[error("{addr} answered with status {status}")]
     Status { addr: String, status: u16 },
 }
 
-/// Which connections a call uses.
+/// The connections that a call uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lane {
-    /// Heartbeats, votes, identity: small, and late is as bad as lost.
+    /// Heartbeats, votes, identity: small messages for which late is as bad as lost.
     Control,
     /// The log.
     Append,
-    /// Snapshots: large, and in no hurry.
+    /// Snapshots: large, and not urgent.
     Snapshot,
-    /// Clients' requests, passed on to the leader.
+    /// Clients' requests, forwarded to the leader.
     Forward,
 }
 
-/// What this node tells its peers about itself.
+/// The description of this node that its peers receive.
 pub(crate) struct Own {
     pub(crate) id: u64,
     pub(crate) identity: Identity,
     pub(crate) client_addr: Option<String>,
-    /// Where this node's configuration says each member is; it goes before what the log says,
-    /// because it is what a person can change.
+    /// The address of each member in this node's configuration. It takes precedence over the
+    /// address in the log, because an operator can change it.
     pub(crate) addrs: BTreeMap<u64, String>,
-    /// By how much clocks may be off, in parts per million.
+    /// The bound on clock drift, in parts per million.
     pub(crate) rho_ppm: u32,
 }
 
-/// Speaks to the other members.
+/// Sends calls to the other members.
 pub(crate) struct Peers {
     own: Own,
-    /// Where each member said that clients reach it.
+    /// Each member's reported address for clients.
     client_addrs: Mutex<BTreeMap<u64, String>>,
-    /// How each member that was started with other members or addresses differs, in words.
+    /// The differences of each member that was started with other members or addresses, as text.
     differences: Mutex<BTreeMap<u64, String>>,
     ways: Ways,
     stop: StopSignal,
     /// Whether this node's folder must not be used any more.
     retired: AtomicBool,
-    /// What was said of refusals.
+    /// The messages about refusals that were logged recently.
     said: Said,
-    /// How long ago a majority followed this node, if it leads.
+    /// The time since a majority followed this node, if it leads.
     majority: OnceLock<Majority>,
 }
 
-/// Tells how long ago a majority followed this node; `None` if it does not lead, or none has yet.
+/// Returns the time since a majority followed this node; `None` if it does not lead, or no majority
+/// has followed it yet.
 pub(crate) type Majority = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 impl Peers {
-    /// `stop` is told when a peer says that this node's folder must not be used.
+    /// Creates the peers. `stop` is triggered when a peer reports that this node's folder must not
+    /// be used.
     pub(crate) fn new(own: Own, ways: Ways, stop: StopSignal) -> Self {
         Self {
             own,
@@ -140,23 +144,24 @@ impl Peers {
         }
     }
 
-    /// Tells the members, from now on, how long ago a majority followed this node. Called once.
+    /// Reports to the members, from now on, the time since a majority followed this node. Called
+    /// once.
     pub(crate) fn tell_of_majority(&self, majority: Majority) {
         let told = self.majority.set(majority);
         debug_assert!(told.is_ok(), "there is one core");
     }
 
-    /// This node, as it describes itself.
+    /// This node's description of itself.
     pub(crate) fn own(&self) -> &Own {
         &self.own
     }
 
-    /// Where a member is; `logged` is what the membership in the log says.
+    /// A member's address; `logged` is its address in the log's membership.
     pub(crate) fn addr<'a>(&'a self, node: u64, logged: Option<&'a str>) -> Option<&'a str> {
         self.own.addrs.get(&node).map(String::as_str).or(logged)
     }
 
-    /// Where clients reach a member, if it has said so to this node.
+    /// A member's address for clients, if it has reported one to this node.
     pub(crate) fn client_addr(&self, node: u64) -> Option<String> {
         if node == self.own.id {
             return self.own.client_addr.clone();
@@ -164,7 +169,7 @@ impl Peers {
         self.lock_client_addrs().get(&node).cloned()
     }
 
-    /// Notes where clients reach a member.
+    /// Records a member's address for clients.
     pub(crate) fn note_client_addr(&self, node: u64, addr: Option<&str>) {
         let Some(addr) = addr else { return };
         let mut known = self.lock_client_addrs();
@@ -173,8 +178,8 @@ impl Peers {
         }
     }
 
-    /// Compares what a member was started with to what this node was; what differs is said once,
-    /// and kept until it is mended.
+    /// Compares the members and addresses that a member was started with to this node's. A
+    /// difference is logged once, and kept until it is resolved.
     pub(crate) fn compare_members(&self, node: u64, configured: &BTreeMap<u64, String>) {
         let difference = difference(node, configured, &self.own.addrs);
         let mut known = self.differences.lock().expect("nothing panics while it holds them");
@@ -190,14 +195,14 @@ impl Peers {
         }
     }
 
-    /// How members that were started with other members or addresses differ from this node.
+    /// The differences of all members that were started with other members or addresses.
     pub(crate) fn differences(&self) -> Vec<String> {
         let known = self.differences.lock().expect("nothing panics while it holds them");
         known.values().cloned().collect()
     }
 
-    /// Ends this node, whose data folder is an old copy: no start on it is tried again. Goes on
-    /// when the caller is dropped.
+    /// Stops this node, whose data folder is an old copy, and marks the folder so that no later
+    /// start uses it. The work goes on when the caller is dropped.
     pub(crate) async fn retire(&self, reason: String) {
         if self.retired.swap(true, Ordering::SeqCst) {
             return;
@@ -216,29 +221,29 @@ impl Peers {
             }
             stop.stop(reason);
         }));
-        // It has ended, or the runtime has.
+        // The task has ended, or the runtime has.
         let _ = retiring.await;
     }
 
-    /// Notes that a member lacks what it had acknowledged, which it is told with the next
-    /// heartbeat. Whether it was to be noted.
+    /// Records that a member lacks an entry it had acknowledged, of which the next heartbeat
+    /// informs it. Returns whether it was recorded.
     pub(crate) fn condemn(&self, member: Uuid) -> bool {
         self.own.identity.condemn(member)
     }
 
-    /// Whether this node's folder must not be used any more: it makes no promise.
+    /// Whether this node's folder must not be used any more: then it makes no promise.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::SeqCst)
     }
 
-    /// Takes over what a member knows of others' data folders, and of this node's own.
+    /// Merges a member's knowledge of others' data folders, and of this node's own.
     pub(crate) async fn learn(&self, from: u64, known: &BTreeMap<Uuid, Seen>) {
         if let Err(stale) = self.own.identity.learn(known) {
             self.retire(format!("node {from} knows more of this data folder: {stale}")).await;
         }
     }
 
-    /// Says why a member is refused, not more than once in a few seconds.
+    /// Logs why a member is refused, at most once in a few seconds.
     pub(crate) fn say_once(&self, refusal: &Refusal) {
         let text = refusal.to_string();
         if self.said.is_due(&text) {
@@ -250,8 +255,8 @@ impl Peers {
         self.client_addrs.lock().expect("nothing panics while it holds the addresses")
     }
 
-    /// Sends a call to `node`, and waits for the head of the response; `uuid` is the folder that is
-    /// meant.
+    /// Sends a call to `node`, and waits for the head of the response; `uuid` is the folder that
+    /// must receive it.
     pub(crate) async fn send(
         &self,
         lane: Lane,
@@ -271,10 +276,10 @@ impl Peers {
         path: &str,
         body: reqwest::Body,
     ) -> Result<reqwest::Request, CallError> {
-        // What cannot be an address or a header has gone nowhere.
+        // An invalid address or header means that nothing was sent.
         let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
         let own = &self.own;
-        // Or a vote: heartbeats carry this to everybody.
+        // A vote, too, uses this lane: heartbeats carry these fields to all members.
         let is_heartbeat = lane == Lane::Control;
         let hello = Hello {
             level: FEATURE_LEVEL,
@@ -303,7 +308,7 @@ impl Peers {
         u64::try_from(silence.as_millis()).ok()
     }
 
-    /// Sends one message and waits for the one that answers it.
+    /// Sends one message and waits for its answer.
     pub(crate) async fn call(
         &self,
         lane: Lane,
@@ -323,7 +328,7 @@ impl Peers {
         }
     }
 
-    /// The response, if the call was accepted, by the folder that was meant and its newest start.
+    /// Returns the response if the call was accepted, by the intended folder and its newest start.
     async fn accepted(
         &self,
         (_, uuid, addr): (u64, Option<Uuid>, &str),
@@ -364,7 +369,7 @@ impl Peers {
     }
 }
 
-/// The body of a response, which is no longer than a message.
+/// Reads the body of a response, which must be no longer than a message.
 async fn whole(mut response: reqwest::Response, addr: &str) -> Result<Bytes, CallError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|source| broken(addr, source))? {
@@ -381,7 +386,7 @@ pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
     CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 
-/// Who has answered.
+/// The signature of a response.
 pub(crate) fn signature(response: &reqwest::Response) -> Result<Signature, NotAHello> {
     let header = response.headers().get(HELLO_HEADER).and_then(|value| value.to_str().ok());
     header.unwrap_or_default().parse()
@@ -396,7 +401,7 @@ async fn judge_answer(
     signature.judge(asked, identity).await
 }
 
-/// How a member's list of members differs from this node's, in words; `None` if it does not.
+/// The difference of a member's list of members from this node's, as text; `None` if there is none.
 fn difference(
     node: u64,
     theirs: &BTreeMap<u64, String>,
@@ -416,7 +421,7 @@ fn difference(
         .then(|| format!("node {node} was started with {}: check --members", parts.join("; with ")))
 }
 
-/// The way that each kind of call takes.
+/// The carrier of each kind of call.
 pub(crate) struct Ways {
     control: Carriage,
     append: Carriage,
@@ -425,19 +430,19 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    /// A pool of connections for each.
+    /// Creates a pool of connections for each kind.
     pub(crate) fn http() -> Result<Self, reqwest::Error> {
         Ok(Self {
             control: connections()?,
             append: connections()?,
             snapshot: connections()?,
-            // As many as are used at once. All of them may be dead without a sign; then the first
-            // messages stall, and those that overtake them find new connections.
+            // As many as are used at once. All idle connections may be dead without a sign; then
+            // the first messages stall, and later ones open new connections.
             forward: connections_kept(2)?,
         })
     }
 
-    /// A network of a simulation for all of them.
+    /// Uses a simulated network for all of them.
     #[cfg(feature = "simulation")]
     pub(crate) fn simulated(uplink: &std::sync::Arc<crate::sim::network::Uplink>) -> Self {
         let way = |lane| Carriage::Simulated(uplink.lane(lane));
@@ -464,22 +469,22 @@ fn connections() -> Result<Carriage, reqwest::Error> {
     connections_kept(usize::MAX)
 }
 
-/// As [`connections`], of which so many to a peer are kept when they are not used.
+/// Does the same as [`connections`], but keeps at most `idle` unused connections to a peer.
 fn connections_kept(idle: usize) -> Result<Carriage, reqwest::Error> {
     let client = reqwest::Client::builder()
-        // Members reach each other directly, whatever the environment says about proxies, and a
-        // peer never sends a caller elsewhere.
+        // Members connect directly, whatever proxies the environment names, and a peer never
+        // redirects a caller.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        // A member's machine may get another address, or its name be made known only later.
+        // A member's machine may get another address, or its name may be registered only later.
         .dns_resolver(Resolver::default())
         .http1_only()
-        // Small messages, each waited for: Nagle's algorithm would hold them back.
+        // Messages are small and each is awaited: Nagle's algorithm would delay them.
         .tcp_nodelay(true)
-        // A peer that is gone without a word is noticed by connect and call time-outs; this bounds
-        // the former for callers that have a longer time-out of their own.
+        // Connect and call timeouts detect a peer that is gone without closing its connections;
+        // this bounds connecting for callers with a longer timeout of their own.
         .connect_timeout(Duration::from_secs(1))
-        // Shorter than the other end keeps them; see http::peers.
+        // Shorter than the other end's timeout; see http::peers.
         .pool_idle_timeout(Duration::from_secs(20))
         .pool_max_idle_per_host(idle)
         .build()?;

@@ -1,4 +1,4 @@
-//! Saying the same thing not more than once in five seconds.
+//! A filter for log messages: each text passes at most once in five seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use parking_lot::Mutex;
 
 use crate::clock::Deadline;
 
-/// How often the same is said.
+/// The interval at which the same text passes again.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// No more than this many texts are remembered: they come from configurations and do not vary.
+/// The most texts that are remembered: they come from configurations and do not vary.
 const REMEMBERED: usize = 256;
 
-/// The texts that were said lately.
+/// The texts that were logged recently.
 #[derive(Default)]
 pub(super) struct Said(Mutex<BTreeMap<String, Deadline>>);
 
 impl Said {
-    /// Whether it is time to say `text`, perhaps again.
+    /// Whether `text` should be logged now.
     pub(super) fn is_due(&self, text: &str) -> bool {
         let mut said = self.0.lock();
         if said.get(text).is_some_and(|until| !until.remaining().is_zero()) {

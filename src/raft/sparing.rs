@@ -1,8 +1,9 @@
-//! Which of openraft's requests to a follower are sent.
+//! Suppression of commit-only append requests to followers.
 //!
-//! openraft tells a follower that an entry is committed as soon as it is, in a request that
-//! says nothing else. That costs both ends as much as entries do, and after it the next entries come,
-//! which say it again. So it is held for a moment, and left out where entries come.
+//! openraft sends a follower a request with nothing but the commit index as soon as an entry is
+//! committed. That costs both ends as much as entries do, and the next entries, which follow soon,
+//! carry the commit index, too. So such a request is held back for a moment, and dropped if entries
+//! come.
 
 use std::time::Duration;
 
@@ -13,32 +14,31 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::raft::types::{LogId, TypeConfig};
 
-/// So long, and at most twice, a follower waits to be told that entries it has are committed. What
-/// it answers by itself, from its copy, is that much older; all else is the leader's to answer.
+/// The time, at most doubled, for which a commit-only request is held back. A follower's own
+/// answers, from its copy, are that much older; everything else is answered by the leader.
 const COMMIT_HELD: Duration = Duration::from_millis(10);
 
-/// Periods, one after the other. Looked at again and again, they cost less than a time-out that
-/// begins anew each time.
+/// A ticking interval. Polling it repeatedly costs less than a timeout that starts anew each time.
 pub(crate) fn periods(period: Duration) -> Interval {
     let mut periods = tokio::time::interval(period);
     periods.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first would end at once.
+    // The first tick would be immediate.
     periods.reset();
     periods
 }
 
-/// openraft's requests to one follower, without those that only say what is committed while
-/// entries come soon.
+/// openraft's requests to one follower, without those that only carry the commit index when entries
+/// follow soon.
 ///
-/// To openraft an answer is one to all requests up to the entry that it names, so what is left
-/// out needs none.
+/// openraft takes an answer as one to all requests up to the entry that it names, so a dropped
+/// request needs none.
 pub(crate) struct Sparing<S> {
     input: Fuse<S>,
-    /// The last entry of what was sent, or the one before it if that had none.
+    /// The last entry that was sent, or the previous log id if the request had no entries.
     sent: Option<LogId>,
-    /// Says what is committed and nothing else.
+    /// A held commit-only request.
     held: Option<AppendEntriesRequest<TypeConfig>>,
-    /// Whether something was held already when the last period ended.
+    /// Whether a request was already held at the last tick.
     ripe: bool,
     periods: Interval,
 }
@@ -52,7 +52,7 @@ where
         Self { input, sent: None, held: None, ripe: false, periods: periods(COMMIT_HELD) }
     }
 
-    /// The next that is to be sent now; nothing after the last.
+    /// The next request to send now; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
         loop {
             let request = tokio::select! {
@@ -73,7 +73,7 @@ where
                     self.held.take()?
                 }
             };
-            // What is sent says at least as much.
+            // The request being sent carries at least the same commit index.
             self.held = None;
             let last = request.entries.last().map(|entry| entry.log_id);
             self.sent = last.or(request.prev_log_id);
@@ -81,7 +81,7 @@ where
         }
     }
 
-    /// Whether the follower learns nothing from it but what is committed.
+    /// Whether the request carries nothing new but the commit index.
     fn only_commits(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         request.entries.is_empty() && self.sent.is_some() && self.sent == request.prev_log_id
     }
@@ -104,7 +104,7 @@ mod tests {
         raft_log_id(storage::LogId { term: TERM, index })
     }
 
-    /// The entries after `prev` up to `last`, and word that `committed` is.
+    /// A request with the entries after `prev` up to `last` and the commit index `committed`.
     fn request(prev: u64, last: u64, committed: u64) -> Request {
         let entry = |index| Entry { log_id: log_id(index), payload: Payload::Blank };
         AppendEntriesRequest {
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// The last entry and what is committed, of the next request that is sent.
+    /// The last entry and the commit index of the next request that is sent.
     async fn next(sparing: &mut Sparing<UnboundedReceiver<Request>>) -> (u64, u64) {
         let request = sparing.next().await.expect("there is another");
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
@@ -147,12 +147,12 @@ mod tests {
     async fn a_commit_that_no_entries_follow_is_told_in_time_and_the_newest_alone() {
         let (feed, mut sparing) = fed([request(0, 5, 0), request(5, 5, 4)]);
         assert_eq!(next(&mut sparing).await, (5, 0));
-        // The period it was held in for a part does not count.
+        // The period in which it was held only partly does not count.
         assert!(timeout(COMMIT_HELD, sparing.next()).await.is_err(), "it was not held");
         feed.unbounded_send(request(5, 5, 5)).expect("it is read");
         let told = timeout(COMMIT_HELD, next(&mut sparing)).await;
         assert_eq!(told.expect("the older has waited for long enough"), (5, 5));
-        // The next one waits its own time.
+        // The next one waits for its full time.
         sleep(COMMIT_HELD * 10).await;
         feed.unbounded_send(request(5, 5, 5)).expect("it is read");
         assert!(timeout(COMMIT_HELD / 2, sparing.next()).await.is_err(), "it was not held");

@@ -1,13 +1,13 @@
-//! How a leader tells the cluster clock.
+//! The leader's cluster clock.
 //!
 //! A stamp is `base + (1 - ρ) · (raw time since)`, where `base` is the cluster clock at the moment
 //! the leader's own blank entry of the term was applied. By then every stamp of earlier terms has
-//! been applied too, so the clock goes on from where they left it; and however much faster than
-//! real time this machine's clock runs, within ρ, a stamp never runs ahead of real time. No grant
-//! ends early, then; an election only makes it longer.
+//! been applied, too, so the clock continues from there. However much faster than real time this
+//! machine's clock runs, within ρ, a stamp never runs ahead of real time. So no grant ends early;
+//! an election only makes it longer.
 //!
-//! A raw clock that jumps would end everything at once, and move the cluster clock on for ever. So
-//! before each stamp it is compared with the boot time clock, see [`Watch`].
+//! A jump of the raw clock would end all grants at once, and advance the cluster clock for ever. So
+//! before each stamp it is compared with the boot time clock; see [`Watch`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -29,22 +29,22 @@ pub(crate) struct Stamper {
 }
 
 impl Stamper {
-    /// Begins at the cluster time `base`, which is now.
+    /// Creates a stamper whose base is the current cluster time `base`.
     pub(crate) fn new(term: u64, base: ClusterTime, rho_ppm: u32, clock: &dyn Clock) -> Self {
         Self { term, base, raw_base: clock.raw(), rho_ppm }
     }
 
-    /// A stamper that goes on now from what this one said when the raw clock stood at `agreed`.
+    /// A stamper that continues now from this one's time when the raw clock stood at `agreed`.
     fn resumed(self, agreed: Duration, clock: &dyn Clock) -> Self {
         let since = agreed.saturating_sub(self.raw_base);
         let base = self.base.saturating_add(slowed(since, self.rho_ppm));
         Self { base, raw_base: clock.raw(), ..self }
     }
 
-    /// What the cluster clock should say now.
+    /// The cluster clock's current time, as a stamp.
     pub(crate) fn now(self, clock: &dyn Clock) -> Stamp {
-        // A raw clock never goes back; should one do so, time stands still rather than being taken
-        // away from a holder or added to the clock.
+        // A raw clock never goes back; if one did, the cluster clock would stand still: no time is
+        // taken from a holder or added to the clock.
         #[cfg(feature = "planted-bugs")]
         if planted::active(Bug::WallClockStamps) {
             let time = ClusterTime::default().saturating_add(planted::wall_clock());
@@ -55,46 +55,47 @@ impl Stamper {
         Stamp { term: self.term, time }
     }
 
-    /// How long on this machine's clock until the cluster clock says `time`; rounded up.
+    /// The time on this machine's clock until the cluster clock reaches `time`; rounded up.
     pub(crate) fn until(self, time: ClusterTime, clock: &dyn Clock) -> Duration {
         real_time_for(time.since(self.now(clock).time), self.rho_ppm)
     }
 }
 
-/// How much the cluster clock moves on in `real` time; rounded down.
+/// The time by which the cluster clock advances in `real` time; rounded down.
 fn slowed(real: Duration, rho_ppm: u32) -> Duration {
     let micros = real.as_micros() * (MILLION - u128::from(rho_ppm).min(MILLION - 1)) / MILLION;
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// How much real time the cluster clock needs to move on by `cluster` time; rounded up.
+/// The real time that the cluster clock needs to advance by `cluster` time; rounded up.
 pub(crate) fn real_time_for(cluster: Duration, rho_ppm: u32) -> Duration {
     let rate = MILLION - u128::from(rho_ppm).min(MILLION - 1);
     let micros = (cluster.as_micros() * MILLION).div_ceil(rate);
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// How far apart the clocks may come whatever time has passed: a little jump ends no lock by much.
+/// The difference that the clocks may have regardless of the elapsed time: a small jump ends no
+/// lock by much.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// And by how much of the time that has passed: one in twenty. A time daemon slews the boot time
-/// clock by up to one in twelve, but never for long.
+/// The additional difference as a share of the elapsed time: one in twenty. A time daemon slews the
+/// boot time clock by up to one in twelve, but never for long.
 const SHARE: u32 = 20;
 
-/// For how long they are compared from one reading on: a share of hours would be minutes.
+/// The time for which they are compared from one reading on: a share of hours would be minutes.
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// Compares a leader's raw clock with its boot time clock.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
-    /// Both clocks when the comparison began.
+    /// Both clocks at the start of the comparison.
     raw: Duration,
     boottime: Duration,
-    /// The raw clock when they were last found to agree.
+    /// The raw clock when the two were last found to agree.
     agreed: Duration,
 }
 
-/// How far two clocks moved on that should have moved on together.
+/// The advances of two clocks that should have been equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Apart {
     pub(crate) raw: Duration,
@@ -107,8 +108,8 @@ impl Watch {
         Self { raw, boottime, agreed: raw }
     }
 
-    /// Looks at both clocks: twice if they seem to be apart, because this thread may have been
-    /// stopped between the one and the other.
+    /// Compares both clocks, a second time if they seem to differ, because this thread may have
+    /// been suspended between the two readings.
     fn look(&mut self, clock: &dyn Clock) -> Result<(), Apart> {
         self.compare(clock).or_else(|_| self.compare(clock))
     }
@@ -139,7 +140,7 @@ struct Current {
 }
 
 impl CurrentStamper {
-    /// Begins a term, unless it was begun already: a base never moves.
+    /// Begins a term, unless it was begun already: the base of a term is not replaced.
     pub(crate) fn begin(&self, stamper: Stamper, clock: &dyn Clock) {
         let mut current = self.lock();
         if planted::active(Bug::OldBaseReused)
@@ -152,7 +153,7 @@ impl CurrentStamper {
         }
     }
 
-    /// Takes another node's word for what time it is, which no node may.
+    /// Adopts another node's time, which no node may.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn believe(&self, time: ClusterTime) {
         if let Some(current) = self.lock().as_mut() {
@@ -161,8 +162,8 @@ impl CurrentStamper {
     }
 
     /// The stamper of `term`, if its blank entry was applied and no later one. If the clocks have
-    /// come apart, that is said once: the time since they last agreed counts for nothing, and the
-    /// base moves to now.
+    /// diverged, that is reported once: the time since they last agreed is ignored, and the stamper
+    /// continues from that point.
     pub(crate) fn of_term(&self, term: u64, clock: &dyn Clock) -> Option<(Stamper, Option<Apart>)> {
         let mut current = self.lock();
         let current = current.as_mut().filter(|current| current.stamper.term == term)?;
@@ -224,7 +225,7 @@ mod tests {
         assert!(current.of_term(3, &clock).is_some());
     }
 
-    /// A leader that asks for its stamper every second: what it stamps after each.
+    /// A leader that gets its stamper every second: its last stamp, and the reported differences.
     fn stamps(clock: &ManualClock, current: &CurrentStamper, seconds: u64) -> (u64, Vec<Apart>) {
         let mut aparts = Vec::new();
         let mut time = 0;

@@ -1,13 +1,14 @@
 //! openraft's state machine over [`crate::lock::State`].
 //!
-//! The state lives in memory behind a lock that is held for one entry at a time; readers see it
-//! between two entries, with the index it was read at. Nobody blocks a thread of the runtime while an
-//! entry is applied: readers come again, and what is asked all the time is copied after each entry.
+//! The state is in memory behind a lock that is held for one entry at a time; readers see it
+//! between two entries, with the index it was read at. No task blocks a thread of the runtime while
+//! an entry is applied: readers retry, and frequently read figures are copied after each entry.
 //! Every entry that a client waits for is answered, whatever it was, or the client would wait for
-//! ever; where nobody waits, no answer is made.
+//! ever; if no client waits, no answer is built.
 //!
-//! Two copies reach the disk, neither on the way of an answer: snapshots, encoded from a clone that
-//! shares structure with the live state, and the checkpoint, fed by [`super::checkpoint`].
+//! Two copies are written to the disk, and no answer waits for either: snapshots, encoded from a
+//! clone that shares structure with the live state, and the checkpoint, fed by
+//! [`super::checkpoint`].
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
@@ -35,39 +36,39 @@ use crate::storage::snapshots::{
 use crate::storage::{Identity, Snapshots, StorageError, Uuid};
 use crate::task::{DroppedAside, blocking, of_host};
 
-/// The state and how far it has come.
+/// The state and its last applied entry.
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     /// The locks.
     pub(crate) state: State,
-    /// The last entry in it.
+    /// The last applied entry.
     pub(crate) applied: Option<LogId>,
     /// The membership as of that entry.
     pub(crate) membership: StoredMembership,
-    /// Counts the times the state was replaced by a snapshot's: changes of one generation mean
-    /// nothing to a copy of another.
+    /// The number of times the state was replaced by a snapshot's: changes of one generation do not
+    /// apply to a copy of another.
     pub(crate) generation: u64,
 }
 
 impl Machine {
-    /// What a snapshot of it is of.
+    /// The meta data of a snapshot of it.
     pub(crate) fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
     }
 }
 
-/// What is asked of the state at any time, as of the last entry.
+/// Frequently read figures of the state, as of the last entry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
-    /// The last entry in it.
+    /// The last applied entry.
     pub(crate) applied: Option<LogId>,
-    /// How much there is.
+    /// The numbers of records, grants, lanes and tables.
     pub(crate) counts: Counts,
     /// The cluster clock.
     pub(crate) clock: ClusterTime,
-    /// The first deadline that is not worked off.
+    /// The first deadline that is not processed.
     pub(crate) next_deadline: Option<ClusterTime>,
-    /// Whether any grant is not expired.
+    /// Whether there is an unexpired grant.
     pub(crate) has_unexpired: bool,
 }
 
@@ -84,27 +85,27 @@ impl From<&Machine> for Figures {
     }
 }
 
-/// How often a reader steps back for an entry that is being applied before it sleeps: most entries
-/// take a few microseconds.
+/// The number of times that a reader yields to an entry being applied before it sleeps: most
+/// entries take a few microseconds.
 const STEPS_BACK: usize = 16;
 
-/// How long it sleeps then: an entry that works off much takes some milliseconds.
+/// The time it sleeps then: an entry that processes many deadlines takes some milliseconds.
 const NAP: Duration = Duration::from_millis(1);
 
-/// What the state machine shares with the node: the state to read from, the stamper, and a bell
-/// that rings when the next deadline may have changed.
+/// The part of the state machine that is shared with the node: the state to read from, the stamper,
+/// and notifications.
 pub(crate) struct Replica {
     machine: RwLock<Machine>,
     figures: Mutex<Figures>,
     /// Stamps of the current term.
     pub(crate) stampers: CurrentStamper,
-    /// Rings after entries were applied.
+    /// Notified after entries were applied.
     pub(crate) applied_bell: Notify,
-    /// When the next snapshot is written.
+    /// Decides when the next snapshot is written.
     pub(crate) compaction: Compaction,
-    /// Rings when a leader has found that its clocks have come apart.
+    /// Notified when a leader has found that its clocks have diverged.
     pub(crate) clocks_bell: Notify,
-    /// Rings when a term has begun here, after which its leader may stamp.
+    /// Notified when a term has begun here, after which its leader may stamp.
     pub(crate) term_begun: Notify,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
@@ -127,13 +128,13 @@ impl Replica {
         }
     }
 
-    /// What is asked all the time, without waiting for an entry that is being applied.
+    /// The frequently read figures, without waiting for an entry that is being applied.
     pub(crate) fn figures(&self) -> Figures {
         *self.figures.lock().expect("figures are copied, and nothing else")
     }
 
-    /// Reads the state between two entries. While an entry is applied the task waits, not its
-    /// thread.
+    /// Reads the state between two entries. While an entry is applied the task waits without
+    /// blocking its thread.
     pub(crate) async fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
         let mut steps = 0;
         loop {
@@ -159,12 +160,12 @@ impl Replica {
         }
     }
 
-    /// The state between two entries, on a thread that may wait.
+    /// Locks the state for reading between two entries, on a thread that may block.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Machine> {
         self.machine.read().expect("a panic in the lock machine ends the process")
     }
 
-    /// The state between two entries, to be changed.
+    /// Locks the state for writing between two entries.
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Machine> {
         self.machine.write().expect("a panic in the lock machine ends the process")
     }
@@ -186,15 +187,15 @@ impl Replica {
         Some(stamper)
     }
 
-    /// Begins to stamp in a term, from this cluster time on, which is now.
+    /// Begins to stamp in a term, from the current cluster time `base`.
     pub(crate) fn begin_term(&self, term: u64, base: ClusterTime) {
         self.stampers.begin(Stamper::new(term, base, self.rho_ppm, &*self.clock), &*self.clock);
         self.term_begun.notify_one();
     }
 
-    /// Applies one entry; its decisions are empty if nobody wants them. Data of ours that does not
-    /// decode, or that this program is too old for, stops the node: that is found out before
-    /// anything is changed, so that state and index never come apart.
+    /// Applies one entry; its decisions are empty unless they are wanted. Data that does not
+    /// decode, or that needs a newer program, stops the node. That is checked before anything is
+    /// changed, so that state and index never diverge.
     fn apply(&self, entry: &Entry, wanted: bool) -> io::Result<(Vec<Decision>, Deleted)> {
         let (term, index) = (entry.log_id.committed_leader_id().term, entry.log_id.index());
         let mut machine = self.write();
@@ -206,7 +207,7 @@ impl Replica {
             EntryPayload::Normal(data) => {
                 let proposal = decode(data, index)?;
                 understood(machine.state.level_after(term, &proposal))?;
-                // The simulation's judge wants to know them all.
+                // The simulation's checker needs all of them.
                 if wanted || cfg!(feature = "simulation") {
                     machine.state.apply(term, index, &proposal)
                 } else {
@@ -226,14 +227,14 @@ impl Replica {
         Ok((decisions, machine.state.take_deleted()))
     }
 
-    /// Copies what is asked all the time.
+    /// Copies the frequently read figures.
     fn publish(&self, machine: &Machine) {
         let figures = Figures::from(machine);
         *self.figures.lock().expect("figures are copied, and nothing else") = figures;
     }
 }
 
-/// A state whose rules are newer than this program must not be touched by it.
+/// Checks the feature level: a state whose rules are newer than this program must not be touched.
 pub(crate) fn understood(level: u32) -> io::Result<()> {
     if level <= FEATURE_LEVEL {
         return Ok(());
@@ -252,25 +253,25 @@ fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
     })
 }
 
-/// A snapshot as openraft hands it about.
+/// A snapshot as openraft passes it around.
 pub(crate) enum SnapshotData {
-    /// A file, and the folder it is in.
+    /// A file, and its folder.
     Stored(Snapshots, StoredSnapshot),
-    /// One that has come from the leader: verified, on the disk, decoded, and of no effect before
-    /// it is installed.
+    /// One received from the leader: verified, on the disk, decoded, and not in use until it is
+    /// installed.
     Received(Box<ReceivedSnapshot>),
-    /// None: it could not be written, and there is no earlier one.
+    /// No snapshot: it could not be written, and there is no earlier one.
     Unwritten,
 }
 
-/// A snapshot from the leader that only has to take its place.
+/// A snapshot from the leader that is ready to be installed.
 pub(crate) struct ReceivedSnapshot {
     file: VerifiedSnapshot,
     state: DroppedAside<State>,
 }
 
 impl ReceivedSnapshot {
-    /// Verifies what has come, decodes it and makes it durable.
+    /// Verifies the received file, decodes it and makes it durable.
     pub(crate) fn prepare(
         receiver: SnapshotReceiver,
         cluster: Option<Uuid>,
@@ -279,13 +280,13 @@ impl ReceivedSnapshot {
         Ok(Self { file, state: DroppedAside::new(state) })
     }
 
-    /// What it is of, as it says itself.
+    /// The meta data in the file.
     pub(crate) fn meta(&self) -> io::Result<SnapshotMeta> {
         snapshot_meta(&self.file.meta)
     }
 }
 
-/// The bytes that are copied at once from one folder's snapshot to another's.
+/// The number of bytes copied at once from one folder's snapshot to another's.
 const COPY_BYTES: usize = 1 << 20;
 
 impl SnapshotData {
@@ -313,7 +314,7 @@ impl SnapshotData {
     }
 }
 
-/// A snapshot of another folder, as if it had come over the network.
+/// Copies a snapshot of another folder, as if it had arrived over the network.
 fn copied(
     source: &Snapshots,
     stored: &StoredSnapshot,
@@ -329,7 +330,7 @@ fn copied(
     }
 }
 
-/// The state machine as openraft wants it.
+/// The implementation of openraft's state machine.
 pub(crate) struct StateMachine {
     replica: Arc<Replica>,
     snapshots: Snapshots,
@@ -347,7 +348,7 @@ impl StateMachine {
         Self { replica, snapshots, identity, checkpoint }
     }
 
-    /// Tells everyone who follows the state.
+    /// Notifies all observers of the state.
     fn changed(&self, applied: Option<&LogId>) {
         self.replica.applied_bell.notify_one();
         self.replica.compaction.applied(applied);
@@ -373,7 +374,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let (decisions, deleted) = self.replica.apply(&entry, responder.is_some())?;
             last = Some(entry.log_id);
             if !deleted.is_empty() {
-                // It may be millions of records: not here, where entries wait.
+                // It may be millions of records, so it is not dropped here, where entries wait.
                 tokio::spawn(of_host(async move { blocking(move || drop(deleted)).await }));
             }
             if let Some(responder) = responder {
@@ -404,8 +405,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
         let cluster = self.identity.facts().cluster;
-        // openraft answers neither votes nor heartbeats before this is done. What came from the
-        // leader was decoded before: what is left is a name and a swap.
+        // openraft answers neither votes nor heartbeats before this is done. A snapshot from the
+        // leader is already decoded: only a rename and a swap are left.
         let (stored, mut state) = blocking(move || snapshot.keep(&snapshots, cluster)).await??;
         if stored.meta.last != meta.last_log_id.as_ref().map(stored_log_id) {
             let what = format!("a snapshot of {:?} came as one of {meta}", stored.meta.last);
@@ -454,8 +455,8 @@ impl SnapshotBuilder {
         }
     }
 
-    /// The newest snapshot that there is. openraft takes it for the one it asked for, sees that it
-    /// is not newer than what it knew, and goes on as before.
+    /// The newest existing snapshot. openraft takes it for the requested one, sees that it is not
+    /// newer than the last known one, and continues as before.
     fn earlier(&self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
         let Some(stored) = self.snapshots.latest() else {
             let meta = SnapshotMeta::default();
@@ -469,8 +470,8 @@ impl SnapshotBuilder {
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
-    /// A snapshot that cannot be written is not the end of the node: nothing depends on it before
-    /// it has its name, and the log has all that is in it.
+    /// Writes the snapshot. A failure does not end the node: nothing depends on the snapshot before
+    /// it has its name, and the log has everything in it.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
         let meta = self.stored_meta();
         let state = std::mem::take(&mut self.state);
@@ -492,7 +493,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// What a snapshot of ours contains, as openraft has it.
+/// Converts a stored snapshot's meta data to openraft's type.
 pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
     let meta = codec::decode_snapshot_meta(stored.membership.clone().into()).map_err(|error| {
         let what = format!("the membership in the snapshot does not decode: {error}");
@@ -505,7 +506,7 @@ pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
     Ok(meta)
 }
 
-/// A snapshot's body as a state.
+/// Decodes a state from a snapshot's body.
 pub(crate) fn read_state(body: &mut impl Read) -> io::Result<State> {
     let state = State::decode_from(body)?;
     understood(state.feature_level())?;

@@ -1,8 +1,8 @@
-//! Why a node stops by itself: the first reason counts, and the process ends.
+//! The signal by which a node stops itself: the first reason is kept, and the process ends.
 
 use tokio::sync::watch;
 
-/// Says that the node must stop. Clones say it for the same node.
+/// The stop signal of a node. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct StopSignal(watch::Sender<Option<String>>);
 
@@ -11,7 +11,7 @@ impl StopSignal {
         Self(watch::Sender::new(None))
     }
 
-    /// Stops the node; later reasons follow from the first.
+    /// Stops the node. Only the first reason is kept; later ones follow from it.
     pub(crate) fn stop(&self, reason: impl Into<String>) {
         let reason = reason.into();
         self.0.send_if_modified(|first| {
@@ -29,7 +29,7 @@ impl StopSignal {
         self.0.borrow().clone()
     }
 
-    /// Waits for a reason.
+    /// Resolves with the reason when the node stops.
     pub(crate) async fn stopped(&self) -> String {
         let mut receiver = self.0.subscribe();
         let reason =

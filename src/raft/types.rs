@@ -1,7 +1,7 @@
-//! The types consensus is configured with, and what the rest of the adaptor calls them.
+//! The types that openraft is configured with, and our aliases for them.
 //!
-//! A log entry's data stays in its encoded form from the leader's proposal to the disk, over the
-//! wire and to the follower's disk: it is encoded once, and decoded where it is applied.
+//! A log entry's data keeps its encoded form from the leader's proposal to the disk, over the wire
+//! and to the follower's disk: it is encoded once, and decoded when it is applied.
 
 use std::fmt;
 
@@ -20,8 +20,8 @@ use openraft_rt_tokio::TokioRuntime as Runtime;
 #[cfg(feature = "simulation")]
 use crate::sim::runtime::Runtime;
 
-/// The types that openraft is given. Standard Raft: at most one leader per term, so that an entry's
-/// term names its leader and a stamp's term can be checked against it.
+/// The type parameters of openraft. Standard Raft: at most one leader per term, so that an entry's
+/// term identifies its leader and a stamp's term can be checked against it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct TypeConfig;
 
@@ -56,18 +56,18 @@ pub(crate) type Membership = openraft::Membership<u64, MemberNode>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 
-/// The data of a normal entry: an encoded payload of [`crate::raft::codec`], tag and version
-/// included, exactly as it stands in the log.
+/// The data of a normal entry: an encoded payload of [`crate::raft::codec`], with tag and version,
+/// exactly as it is in the log.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Data(Bytes);
 
 impl Data {
-    /// From a payload that the codec made or has checked.
+    /// Wraps a payload that the codec has produced or checked.
     pub(crate) fn from_payload(payload: Bytes) -> Self {
         Self(payload)
     }
 
-    /// The payload as it stands in the log.
+    /// The payload as it is in the log.
     pub(crate) fn payload(&self) -> &Bytes {
         &self.0
     }
@@ -85,7 +85,7 @@ impl fmt::Display for Data {
     }
 }
 
-/// What applying an entry gave: one decision per command of its proposal, in their order; none for
+/// The result of applying an entry: one decision per command of its proposal, in order; none for
 /// blank and membership entries.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Applied {
@@ -93,8 +93,8 @@ pub(crate) struct Applied {
     pub(crate) decisions: Vec<Decision>,
 }
 
-/// Called with what has come of a write, where that is known first: after an entry was applied, in
-/// the task that applies. Dropped uncalled if openraft ends before.
+/// A callback for the result of a write. It is called as soon as the result is known: after the
+/// entry was applied, in the applying task. It is dropped uncalled if openraft ends first.
 pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Callback<T> {
@@ -109,18 +109,18 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Callback<T> {
     }
 }
 
-/// A member as the log names it.
+/// A member in the log's membership.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct MemberNode {
-    /// The random number of its data folder: a member that lost its folder is another member.
+    /// The uuid of its data folder: a member that lost its folder is another member.
     pub(crate) uuid: Uuid,
-    /// Where its peers reach it.
+    /// Its address for peers.
     pub(crate) peer_addr: String,
-    /// Where clients reach it, if it has said so.
+    /// Its address for clients, if it has reported one.
     pub(crate) client_addr: Option<String>,
 }
 
-/// openraft's own tests of a storage ask for it.
+/// Required by openraft's own tests of a storage.
 #[cfg(test)]
 impl Default for MemberNode {
     fn default() -> Self {
@@ -134,17 +134,17 @@ impl fmt::Display for MemberNode {
     }
 }
 
-/// An entry's name as openraft has it.
+/// Converts an entry's id to openraft's type.
 pub(crate) fn raft_log_id(id: storage::LogId) -> LogId {
     LogId::new(leader_id_std::CommittedLeaderId::new(id.term), id.index)
 }
 
-/// An entry's name as the storage has it.
+/// Converts an entry's id to the storage's type.
 pub(crate) fn stored_log_id(id: &LogId) -> storage::LogId {
     storage::LogId { term: id.committed_leader_id().term, index: id.index() }
 }
 
-/// A vote as openraft has it.
+/// Converts a vote to openraft's type.
 pub(crate) fn raft_vote(vote: storage::Vote) -> Vote {
     if vote.committed {
         Vote::new_committed(vote.term, vote.node)
@@ -153,7 +153,7 @@ pub(crate) fn raft_vote(vote: storage::Vote) -> Vote {
     }
 }
 
-/// A vote as the storage has it.
+/// Converts a vote to the storage's type.
 pub(crate) fn stored_vote(vote: &Vote) -> storage::Vote {
     storage::Vote {
         term: vote.leader_id.term,

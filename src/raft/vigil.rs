@@ -1,26 +1,27 @@
-//! Notices that the leader's process has ended, long before the election's timer does.
+//! Detects that the leader's process has ended, long before the election timeout does.
 //!
 //! When a process ends, its connections are closed at once, and its port refuses new ones; when a
 //! machine or a network fails, there is only silence. So whenever the leader's append exchange
-//! ends, this asks the leader's port who is there. Refused means that nobody listens. A leader that
-//! works notices the same end, and says with a heartbeat that it is still there. A node that has no
-//! exchange with the leader any more, is refused again and again, and hears nothing meanwhile,
-//! *finds the leader gone*. Silence, and any answer, are left to the timer.
+//! ends, this connects to the leader's port. A refused connection means that no process listens. A
+//! working leader notices the same end, and sends a heartbeat to show that it is still there. A
+//! node that has no exchange with the leader any more, whose connections are refused repeatedly,
+//! and that receives nothing meanwhile, *finds the leader gone*. Silence, and any answer, are left
+//! to the election timeout.
 //!
-//! A port may refuse for another reason while its leader works: a firewall, a proxy. What a node
-//! finds alone therefore changes nothing. It asks the other voters whether they would vote for it,
-//! as before any election. They refuse while they have heard from the leader within its lease,
-//! unless they find it gone too. Only when a majority would vote does a node drop the lease that it
+//! A port may refuse for another reason while its leader works: a firewall, a proxy. So the finding
+//! of a single node changes nothing. It asks the other voters whether they would vote for it, as
+//! before any election. They refuse while they have heard from the leader within its lease, unless
+//! they find it gone, too. Only when a majority would vote does a node drop the lease that it
 //! granted; a voter drops its own only for the vote that follows, and only if it finds the leader
 //! gone itself.
 //!
-//! Nothing that was acknowledged rests on a lease: votes are durable and by majority, and so is
-//! every commit and the confirmation of every read. A lease only keeps elections from being held
-//! without need. A mistake would cost an election, and nothing else.
+//! No acknowledgement depends on a lease: votes are durable and by majority, and so are every
+//! commit and the confirmation of every read. A lease only prevents unnecessary elections. A
+//! mistake would cost an election, and nothing else.
 //!
-//! openraft has no call to drop a lease. It does so when it is told that the leader hands over to
-//! another node, and that message changes nothing else here: it never makes its receiver a
-//! candidate unless it names the receiver.
+//! openraft has no call to drop a lease. It drops one when it receives a message that the leader
+//! hands over to another node. That message changes nothing else here: it never makes its receiver
+//! a candidate unless it names the receiver.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,48 +40,48 @@ use crate::raft::member::{Member, Phase};
 use crate::raft::peer::{CallError, Lane, paths};
 use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote};
 
-/// How long the leader's port may take to refuse, and a voter to answer: a round trip, with room
+/// The timeout for the leader's port to refuse, and for a voter to answer: a round trip, with room
 /// for a busy machine.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Between two probes, and between two rounds of asking the voters.
+/// The pause between two probes, and between two rounds of requests to the voters.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// For so long the port must have refused and nothing have been heard since the exchange ended: time
-/// for the heartbeat of a leader that works, on a busy machine. If the exchange ended at some
-/// earlier time, a heartbeat is waited for besides.
+/// The time for which the port must have refused, with nothing received, since the exchange ended:
+/// enough for the heartbeat of a working leader on a busy machine. If the exchange ended earlier, a
+/// heartbeat interval is added.
 const QUIET: Duration = Duration::from_millis(40);
 
-/// Beyond the lease: what had come from the leader before its end is being dealt with.
+/// A margin beyond the lease, in which the last messages from the leader are processed.
 const MARGIN: Duration = Duration::from_millis(10);
 
-/// The voters campaign one after the other, so that they do not split the votes: a campaign of two
-/// rounds and a sync each is over by then, unless its log is behind.
+/// The time between the campaigns of two voters, so that they do not split the votes: a campaign of
+/// two rounds and a sync each is over by then, unless its log is behind.
 const APART: Duration = Duration::from_millis(60);
 
-/// What a node knows of its leader's end.
+/// A node's knowledge about the end of its leader's process.
 #[derive(Default)]
 pub(crate) struct Vigil {
-    /// Rings when the leader's append exchange has ended, for whatever reason, and when another
-    /// voter says that it would end the leader's term.
+    /// Notified when the leader's append exchange has ended, for any reason, and when another voter
+    /// asks to end the leader's term.
     look: Notify,
-    /// Rings when [`Vigil::finds_gone`] may answer otherwise than before.
+    /// Notified when the result of [`Vigil::finds_gone`] may have changed.
     judged: Notify,
-    /// Rings on the leader when one of its exchanges has ended.
+    /// Notified on the leader when one of its exchanges has ended.
     lost: Notify,
-    /// Counts what has been heard from leaders.
+    /// The number of messages received from leaders.
     heard: AtomicU64,
-    /// When something was last heard from a leader.
+    /// The time of the last message from a leader.
     last: Mutex<Option<Stopwatch>>,
-    /// What a leader last said of its majority.
+    /// A leader's last report of its majority.
     majority: Mutex<Option<Followed>>,
     exchanges: Mutex<Exchanges>,
     gone: Mutex<Option<Gone>>,
-    /// Whether there is something in `gone`.
+    /// Whether `gone` is set.
     noted: AtomicBool,
 }
 
-/// A majority followed a leader so long before the watch began.
+/// A report that a majority followed a leader, `before` the time it was received.
 #[derive(Clone, Copy)]
 struct Followed {
     before: Duration,
@@ -96,44 +97,44 @@ impl Followed {
 /// The append exchanges that leaders have with this node.
 #[derive(Clone, Copy, Default)]
 struct Exchanges {
-    /// The number of the newest one: it takes the place of those before, whose other end may have
-    /// vanished without a word.
+    /// The number of the newest one. It replaces earlier ones, whose other end may have vanished
+    /// without closing the connection.
     newest: u64,
     /// Whether the newest one is open.
     open: bool,
-    /// What had been heard when the last one ended.
+    /// The message count when the last one ended.
     ended: Option<u64>,
 }
 
-/// Nobody listens where a leader was.
+/// The finding that no process listens on a leader's port.
 #[derive(Clone, Copy)]
 struct Gone {
     /// The leader's vote.
     vote: Vote,
-    /// What had been heard by then.
+    /// The message count at that time.
     heard: u64,
-    /// Whether a voter whose turn comes earlier has asked and cannot win.
+    /// Whether a voter whose turn is earlier has asked for a vote and cannot win.
     passed_on: bool,
 }
 
 impl Vigil {
-    /// Something has come from a leader.
+    /// Records a message from a leader.
     pub(crate) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
-        // Hardly ever so: whoever waits for another leader must know.
+        // This is rare: tasks that wait for another leader must be notified.
         if self.noted.load(Ordering::Relaxed) {
             self.judge(None);
         }
     }
 
-    /// How long ago something came from a leader; `None` if nothing ever did.
+    /// The time since the last message from a leader; `None` if there was none.
     pub(crate) fn silence(&self) -> Option<Duration> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map(|last| last.elapsed())
     }
 
-    /// A leader says that a majority followed it so long ago.
+    /// Records a leader's report of the time since a majority followed it.
     pub(crate) fn hear_of_majority(&self, ago: Duration) {
         let mut known = self.majority.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none_or(|known| ago < known.ago()) {
@@ -141,30 +142,30 @@ impl Vigil {
         }
     }
 
-    /// How long ago a majority followed a leader from which something came since; `None` if no
-    /// leader has said so. A leader that has lost its majority goes on sending for a while.
+    /// The time since a majority followed a leader that has sent messages since; `None` if no
+    /// leader has reported one. A leader that has lost its majority goes on sending for a while.
     pub(crate) fn majority_silence(&self) -> Option<Duration> {
         let known = *self.majority.lock().unwrap_or_else(PoisonError::into_inner);
         known.map(|known| known.ago())
     }
 
-    /// There is a reason to look whether the leader is still there.
+    /// Requests a check whether the leader is still there.
     pub(crate) fn look(&self) {
         self.look.notify_one();
     }
 
-    /// One of this node's own exchanges, as a leader, has ended.
+    /// Records that one of this node's own exchanges, as a leader, has ended.
     pub(crate) fn lose(&self) {
         self.lost.notify_one();
     }
 
-    /// Returns when [`Vigil::finds_gone`] may answer otherwise than before.
+    /// Resolves when the result of [`Vigil::finds_gone`] may have changed.
     pub(crate) async fn judged(&self) {
         self.judged.notified().await;
     }
 
-    /// Whether the port of the leader with this vote refuses, it has no exchange with this node, and
-    /// nothing has been heard since.
+    /// Whether the port of the leader with this vote refuses, it has no exchange with this node,
+    /// and no message has been received since.
     pub(crate) fn finds_gone(&self, vote: &Vote) -> bool {
         let gone = *self.gone();
         gone.is_some_and(|gone| gone.vote == *vote && gone.heard == self.heard())
@@ -175,7 +176,7 @@ impl Vigil {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Notes that whose turn comes earlier cannot win.
+    /// Records that the voter whose turn is earlier cannot win.
     fn pass_on(&self) {
         if let Some(gone) = &mut *self.gone() {
             gone.passed_on = true;
@@ -201,7 +202,7 @@ impl Vigil {
     }
 }
 
-/// Lives as long as an append exchange that a leader has with this node.
+/// A guard that lives as long as an append exchange that a leader has with this node.
 pub(crate) struct Open {
     vigil: Arc<Vigil>,
     number: u64,
@@ -217,7 +218,7 @@ impl Open {
         Self { vigil: Arc::clone(vigil), number }
     }
 
-    /// Something has come over it.
+    /// Records a message received over it.
     pub(crate) fn hear(&self) {
         self.vigil.hear();
     }
@@ -227,7 +228,8 @@ impl Drop for Open {
     fn drop(&mut self) {
         let heard = self.vigil.heard();
         let mut exchanges = self.vigil.exchanges();
-        // Where another one has come since, the end of this one says nothing of the leader.
+        // If another exchange was opened since, the end of this one implies nothing about the
+        // leader.
         if exchanges.newest != self.number {
             return;
         }
@@ -238,14 +240,14 @@ impl Drop for Open {
     }
 }
 
-/// Watches for as long as it is polled.
+/// Watches for the leader's end for as long as it is polled.
 pub(crate) async fn keep(member: Arc<Member>) {
     loop {
         tokio::select! {
             biased;
             () = member.vigil.look.notified() => {}
             () = member.vigil.lost.notified() => {
-                // Of no effect on a node that does not lead. A core that has stopped is noticed
+                // This has no effect on a node that does not lead. A stopped core is noticed
                 // elsewhere.
                 if member.raft.trigger().heartbeat().await.is_err() {
                     return;
@@ -256,27 +258,27 @@ pub(crate) async fn keep(member: Arc<Member>) {
         if let Some(watch) = Watch::over_the_leader(&member)
             && let Err(stopped) = watch.keep().await
         {
-            // A core that has stopped is noticed elsewhere.
+            // A stopped core is noticed elsewhere.
             tracing::debug!(%stopped, "there is no core left to campaign");
         }
     }
 }
 
-/// One leader that may have ended.
+/// The check of one leader that may have ended.
 struct Watch<'a> {
     member: &'a Member,
     vote: Vote,
     leader: u64,
     node: Option<MemberNode>,
-    /// The voters but this node and the leader.
+    /// The voters except this node and the leader.
     others: Vec<(u64, MemberNode)>,
     quorum: usize,
-    /// Until the lease that was granted has run out: then it need not be dropped.
+    /// The end of the lease that was granted, after which it need not be dropped.
     lease: Deadline,
 }
 
 impl<'a> Watch<'a> {
-    /// `None` if there is no leader that this node follows as a voter.
+    /// Starts the check. `None` if this node follows no leader as a voter.
     fn over_the_leader(member: &'a Member) -> Option<Self> {
         let may_campaign = matches!(member.phase(), Phase::Recovering | Phase::Ready);
         let lease = Deadline::after(member.timing.election_max.saturating_add(MARGIN));
@@ -319,7 +321,7 @@ impl<'a> Watch<'a> {
             }
             tokio::time::sleep(BETWEEN).await;
         }
-        // Too few find the leader gone, but the lease does not hold for ever.
+        // Too few voters find the leader gone, but the lease ends at some time.
         tokio::time::sleep(apart).await;
         if self.is_unchanged() {
             return self.member.raft.trigger().elect(true).await;
@@ -327,14 +329,14 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Whether this is still the newest leader that is known, and it is still found gone.
+    /// Whether this is still the newest known leader, and it is still found gone.
     fn is_unchanged(&self) -> bool {
         let vote = self.member.metrics_ref(|metrics| metrics.vote);
         vote == self.vote && self.member.vigil.finds_gone(&vote)
     }
 
-    /// Asks the leader's port until it has refused for long enough with nothing heard meanwhile, or
-    /// says something else, or the lease has run out.
+    /// Probes the leader's port until it has refused for long enough with nothing received
+    /// meanwhile, gives another result, or the lease has ended.
     async fn finds_gone(&self) -> bool {
         let vigil = &self.member.vigil;
         let mut quiet: Option<(u64, Deadline)> = None;
@@ -378,7 +380,7 @@ impl<'a> Watch<'a> {
         let logged = self.node.as_ref().map(|node| node.peer_addr.as_str());
         let Some(addr) = self.member.peers.addr(self.leader, logged) else { return Port::Answers };
         let target = (self.leader, self.node.as_ref().map(|node| node.uuid), addr);
-        // Connections of a pool which ended with the process are told as broken, each once.
+        // Pooled connections that ended with the process are reported as broken, each once.
         for _ in 0..MOST_POOLED {
             let path = paths::IDENTITY;
             let peers = &self.member.peers;
@@ -418,32 +420,32 @@ impl<'a> Watch<'a> {
         1 + asked.into_iter().flatten().count() >= self.quorum
     }
 
-    /// Ends the lease that this node granted the leader.
+    /// Drops the lease that this node granted to the leader.
     async fn drop_lease(&self) -> Result<(), Fatal<TypeConfig>> {
         self.member.drop_lease(self.vote, self.leader).await
     }
 }
 
-/// What a leader's port says.
+/// The result of probing a leader's port.
 enum Port {
-    /// Nobody listens.
+    /// No process listens.
     Refuses,
-    /// Somebody does, or nobody said otherwise.
+    /// A process listens, or there was no result to the contrary.
     Answers,
-    /// To be asked again.
+    /// Unknown; probe again.
     Unclear,
 }
 
-/// A pool keeps fewer unused connections to one member than this.
+/// An upper bound on the unused connections that a pool keeps to one member.
 const MOST_POOLED: usize = 8;
 
 impl Member {
-    /// Whether this node would vote for whoever asks, in spite of a lease: it finds the leader gone,
-    /// and the other's log has all that its own has.
+    /// Whether this node would vote for the sender in spite of a lease: it finds the leader gone,
+    /// and the sender's log has everything that its own has.
     pub(crate) fn would_vote_after_the_end(&self, request: &VoteRequest<TypeConfig>) -> bool {
         let vote = self.metrics_ref(|metrics| metrics.vote);
         if !self.finds_gone_before(&vote, request) {
-            // Somebody thinks that the leader's term should end.
+            // Another node wants to end the leader's term.
             self.vigil.look();
             return false;
         }
@@ -454,7 +456,7 @@ impl Member {
         complete
     }
 
-    /// Before this node votes: drops the lease of a leader that it finds gone.
+    /// Drops the lease of a leader that this node finds gone, before it votes.
     pub(crate) async fn drop_lease_after_the_end(
         &self,
         request: &VoteRequest<TypeConfig>,
@@ -470,8 +472,8 @@ impl Member {
         request.vote.leader_id().term > vote.leader_id().term && self.vigil.finds_gone(vote)
     }
 
-    /// Ends the lease that this node granted to the leader with this vote, if that is still the
-    /// newest it knows. `to` is any other node.
+    /// Drops the lease that this node granted to the leader with this vote, if that is still the
+    /// newest known. `to` is any other node.
     async fn drop_lease(&self, vote: Vote, to: u64) -> Result<(), Fatal<TypeConfig>> {
         debug_assert!(to != self.id, "it would make this node a candidate without a pre-vote");
         let handed_over = TransferLeaderRequest::new(vote, to, None);
@@ -487,7 +489,7 @@ fn last_log_id(member: &Member) -> Option<LogId> {
     member.raft.data_metrics().borrow_watched().last_log
 }
 
-/// Whether the system of the other machine said that nobody listens.
+/// Whether the operating system of the other machine reported that no process listens.
 pub(super) fn is_refused(error: &CallError) -> bool {
     let CallError::Connect { source, .. } = error else { return false };
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
@@ -543,7 +545,7 @@ mod tests {
         drop(next);
     }
 
-    /// Whether a port says that nobody listens; `None`: it says nothing.
+    /// Whether a port refuses connections; `None` if there is no answer.
     async fn asked(addr: SocketAddr) -> Option<bool> {
         let url = format!("http://{addr}/").parse().unwrap();
         let request = reqwest::Request::new(reqwest::Method::POST, url);
@@ -566,7 +568,7 @@ mod tests {
         };
         let closed = bound();
         assert_eq!(asked(closed.local_addr().unwrap()).await, Some(true));
-        // Nobody takes what waits, and there is room for few.
+        // Waiting connections are not accepted, and the queue is short.
         let listener = bound().listen(1).unwrap();
         let addr = listener.local_addr().unwrap();
         let mut waiting = Vec::new();
@@ -574,7 +576,7 @@ mod tests {
             waiting.extend(TcpStream::connect_timeout(&addr, Duration::from_millis(50)));
         }
         assert_eq!(asked(addr).await, None, "{} wait", waiting.len());
-        // Whoever stands in between takes the connection and resets it.
+        // A proxy accepts the connection and resets it.
         let listener = bound().listen(1).unwrap();
         let addr = listener.local_addr().unwrap();
         let resets = tokio::spawn(async move {
@@ -594,7 +596,7 @@ mod tests {
         vigil.hear_of_majority(ms(30));
         tokio::time::advance(ms(100)).await;
         assert_eq!(vigil.majority_silence(), Some(ms(130)));
-        // It goes on sending, and what it says grows older.
+        // The leader goes on sending, and its report grows older.
         vigil.hear();
         vigil.hear_of_majority(ms(140));
         assert_eq!((vigil.silence(), vigil.majority_silence()), (Some(ms(0)), Some(ms(130))));

@@ -1,6 +1,6 @@
-//! The alphabet of the encodings: integers, texts, log ids, votes, memberships.
+//! The primitives of the encodings: integers, texts, log ids, votes, memberships.
 //!
-//! Reading is total, and asks for no more memory than the bytes at hand could fill.
+//! Reading is total, and allocates no more memory than the available bytes could fill.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,11 @@ use crate::raft::types::{
 };
 use crate::storage::{self, Uuid};
 
-/// The version of every encoding. A reader refuses a later one: guessing what a newer program
-/// meant would be worse than stopping.
+/// The version of every encoding. A reader refuses a later one: guessing the meaning of newer data
+/// would be worse than stopping.
 pub(super) const VERSION: u8 = 1;
 
-/// Collects an encoding.
+/// Writes an encoding.
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
@@ -103,7 +103,7 @@ impl Writer {
     }
 }
 
-/// Takes an encoding apart.
+/// Reads an encoding.
 pub(crate) struct Reader(Bytes);
 
 impl Reader {
@@ -111,7 +111,7 @@ impl Reader {
         Self(bytes)
     }
 
-    /// Begins after the tag, which must be this one, and the version.
+    /// Starts after the tag, which must be this one, and the version.
     pub(crate) fn tagged(bytes: Bytes, tag: u8, what: &'static str) -> Result<Self, DecodeError> {
         let mut reader = Self(bytes);
         if reader.u8(what)? != tag {
@@ -128,7 +128,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Nothing may be left: a longer encoding is another one.
+    /// Checks that nothing is left: a longer encoding is invalid.
     pub(crate) fn end(&self, what: &'static str) -> Result<(), DecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Invalid(what)) }
     }
@@ -165,8 +165,8 @@ impl Reader {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// The next id of a set or a map. They are written in ascending order: another order, or an id
-    /// twice, would be a second way to write the same.
+    /// Reads the next id of a set or a map. Ids are written in ascending order: another order, or a
+    /// repeated id, would be a second encoding of the same value.
     pub(crate) fn id_after(
         &mut self,
         last: Option<u64>,
@@ -183,8 +183,8 @@ impl Reader {
         self.array("uuid").map(|bytes| Uuid(u128::from_le_bytes(bytes)))
     }
 
-    /// A number of things that take at least `size` bytes each, so that a false number cannot ask
-    /// for more memory than there are bytes.
+    /// Reads a count of items that take at least `size` bytes each, so that a false count cannot
+    /// allocate more memory than there are bytes.
     pub(crate) fn count(&mut self, size: usize, what: &'static str) -> Result<usize, DecodeError> {
         let count = usize::try_from(u32::from_le_bytes(self.array(what)?))
             .map_err(|_| DecodeError::Invalid(what))?;
@@ -214,7 +214,7 @@ impl Reader {
     pub(super) fn log_id(&mut self) -> Result<LogId, DecodeError> {
         let term = self.u64("term")?;
         let index = self.u64("log index")?;
-        // openraft computes the next index; no cluster gets there in this universe.
+        // openraft computes the next index, which must not overflow.
         if index == u64::MAX {
             return Err(DecodeError::Invalid("log index"));
         }

@@ -1,4 +1,4 @@
-//! The encodings are what they were, and hostile bytes do no harm.
+//! The encodings do not change, and hostile bytes do no harm.
 
 use proptest::prelude::*;
 
@@ -94,7 +94,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     digits.map(|digit| char::from_digit(digit.into(), 16).expect("a digit")).collect()
 }
 
-/// A vote of term 2 for node 1, without what says whether it is committed.
+/// A vote of term 2 for node 1, without the byte for whether it is committed.
 const VOTE: &str = "02000000000000000100000000000000";
 
 /// [`membership`] in bytes.
@@ -216,13 +216,13 @@ fn entries_that_do_not_follow_each_other_are_refused() {
 #[test]
 fn a_membership_whose_ids_are_out_of_order_is_refused() {
     let bytes = encode_payload(&Payload::Membership(membership()));
-    // Tag, version, how many sets, how many voters: then the two voters.
+    // Tag, version, number of sets, number of voters: then the two voters.
     for voters in [[2, 1], [1, 1], [2, 2]] {
         let mut other = bytes.to_vec();
         (other[10], other[18]) = (voters[0], voters[1]);
         assert!(decode_payload(&other.into()).is_err(), "{voters:?}");
     }
-    // How many members, then each behind its id.
+    // The number of members, then each after its id.
     for member in [1, 0] {
         let mut other = bytes.to_vec();
         other[30 + 8 + 16 + 4 + 3 + 1] = member;

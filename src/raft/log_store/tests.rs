@@ -13,7 +13,7 @@ use crate::raft::state_machine::{Machine, Replica, StateMachine};
 use crate::raft::types::{MemberNode, Membership, Payload};
 use crate::storage::{Identity, Log, LogOptions, MemDisk, Snapshots};
 
-/// Entries that openraft reads at once when it starts.
+/// The number of entries that openraft reads at once when it starts.
 const CHUNK: u64 = 64;
 
 /// An entry of 256 KiB: a chunk of them has 16 MiB.
@@ -29,7 +29,7 @@ fn membership() -> Payload {
 }
 
 /// A log that holds these entries, the first `committed` of them committed, and a machine that has
-/// seen none.
+/// applied none.
 fn storage(payloads: &[Payload], committed: u64) -> (LogStore, StateMachine, Arc<Replica>) {
     let disk: Arc<dyn storage::Disk> = Arc::new(MemDisk::new(1));
     let identity = Identity::open(disk.clone(), 1).unwrap();
@@ -79,6 +79,6 @@ async fn whoever_wants_all_gets_all_and_a_follower_gets_a_messageful() {
     let streamed: Vec<_> = log.entries_stream(0..100).await.collect().await;
     let streamed = streamed.into_iter().map(|entry| entry.unwrap().log_id.index());
     assert_eq!(streamed.collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
-    // Three of a little more than 256 KiB are below 1 MiB, four are not.
+    // Three entries of a little more than 256 KiB are below 1 MiB, four are not.
     assert_eq!(log.limited_get_log_entries(0, 100).await.unwrap().len(), 3);
 }

@@ -1,4 +1,4 @@
-//! openraft's own tests of a storage, over ours.
+//! openraft's own tests of a storage, run on ours.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let snapshots = Snapshots::open(disk, recovered.purged).unwrap();
         let clock = Arc::new(ManualClock::default());
         let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
-        // Nobody hears the bell: these tests are about log and state machine.
+        // The notifications have no receiver: these tests are about log and state machine.
         let (bell, _) = checkpoint::bell();
         let machine = StateMachine::new(replica, snapshots, identity, bell);
         Ok(((), LogStore::new(log, None), machine))
@@ -57,7 +57,7 @@ impl Alone {
         Self { disk, snapshots, replica, machine }
     }
 
-    /// Applies an entry that takes a lock.
+    /// Applies an entry that acquires a lock.
     async fn apply(&mut self, index: u64) {
         let (signature, signee) = (format!("lock/{index}"), "owner".to_owned());
         let request = LockRequest { signature, signee, level: None };
@@ -134,7 +134,7 @@ fn replica() -> Replica {
     Replica::new(Machine::default(), Arc::new(ManualClock::default()), 0)
 }
 
-/// An entry of term 2 whose proposal was stamped in `stamped`.
+/// An entry of term 2 whose proposal was stamped in term `stamped`.
 fn entry(index: u64, stamped: u64, operations: Vec<Operation>) -> Entry {
     let stamp = Stamp { term: stamped, time: ClusterTime(index * 1000) };
     let commands = operations.into_iter().map(Command::from).collect();
@@ -175,7 +175,7 @@ fn an_entry_that_needs_a_newer_program_has_no_effect_at_all() {
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert_eq!(seen(), before, "what the checkpoint takes is as of the entry before");
     }
-    // Stamped in another term it raises nothing, and stops nobody.
+    // A proposal stamped in another term raises nothing, and does not stop the node.
     replica.apply(&entry(2, 1, vec![lock("bob"), raise()]), true).unwrap();
     assert_eq!(replica.read().state.feature_level(), FEATURE_LEVEL);
 }
@@ -201,7 +201,7 @@ async fn figures_wait_for_no_entry_and_a_read_waits_as_a_task() {
     assert_eq!(replica.figures().counts.records, 1);
     let reader = Arc::clone(&replica);
     let read = tokio::spawn(async move { reader.look(|machine| machine.state.counts()).await });
-    // This thread goes on while an entry is applied: it is the only one that the runtime has.
+    // This thread, the only one of the runtime, goes on while an entry is applied.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
