@@ -1,16 +1,16 @@
-//! Asks the voters whether this node still leads, before a read.
+//! Confirms with the voters that this node still leads, before a read.
 //!
-//! A leader may have been deposed without knowing it. So it asks every voter which vote it holds,
-//! and believes that it leads when a majority, itself included, has answered with the vote that it
-//! was elected by. A voter holds a later vote, in memory at least, before it tells anybody that it
-//! has granted one. A majority that held this leader's vote *after the question was sent* had
-//! therefore elected nobody else by then: whatever was acknowledged before the question is in this
-//! leader's log, and in its state once its own first entry of the term is applied.
+//! A leader may have been deposed without knowing it. So it asks every voter for the vote it holds,
+//! and considers itself the leader when a majority, itself included, has answered with the vote by
+//! which it was elected. A voter holds a later vote, at least in memory, before it reports to
+//! anyone that it has granted one. A majority that held this leader's vote *after the request was
+//! sent* had therefore elected no other leader by then: everything acknowledged before the request
+//! is in this leader's log, and in its state once its own first entry of the term is applied.
 //!
-//! An answer counts for the round of its question alone, however late it comes. openraft's own
-//! confirmation is not used: it credits a follower's acknowledgement of entries with the time at
-//! which a later request was made for that follower, so that an old one can confirm a new read; see
-//! decision 0013.
+//! An answer counts only for the round of its request, however late it arrives. openraft's own
+//! confirmation is not used: it dates a follower's acknowledgement of entries by the time at which
+//! a later request was made for that follower, so that an old acknowledgement can confirm a new
+//! read; see decision 0013.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,35 +26,35 @@ use crate::raft::member::Member;
 use crate::raft::peer::{Lane, paths};
 use crate::raft::types::{MemberNode, StoredMembership, Vote};
 
-/// The pause before a voter that gave no useful answer is asked again: a fraction of the time that
-/// a round may take.
+/// The pause before a voter that gave no useful answer is asked again: a fraction of the timeout of
+/// a round.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// What a leader claims, and who has to agree.
+/// A leader's claim to lead, and the members that have to agree.
 pub(super) struct Claim {
     /// The leader's id.
     pub(super) leader: u64,
-    /// The vote that it was elected by.
+    /// The vote by which it was elected.
     pub(super) vote: Vote,
     /// The vote that it holds itself now.
     pub(super) own: Option<Vote>,
-    /// The members, and which of them vote.
+    /// The members, including which of them are voters.
     pub(super) membership: Arc<StoredMembership>,
 }
 
-/// A question to one voter.
+/// A request to one voter.
 pub(super) struct Question {
     pub(super) voter: u64,
     node: MemberNode,
     pub(super) round: u64,
-    /// How long to wait before it is sent.
+    /// The pause before it is sent.
     pause: Duration,
 }
 
-/// Sends a question; `None`: there is no answer to it.
+/// Sends a request; resolves with `None` if there is no answer.
 pub(super) type Ask = Box<dyn Fn(Question) -> BoxFuture<'static, Option<Confirmed>> + Send>;
 
-/// Asks over the connections to the members.
+/// Sends requests over the connections to the members.
 pub(super) fn by_peers(member: Arc<Member>) -> Ask {
     Box::new(move |question| ask(member.clone(), question).boxed())
 }
@@ -74,7 +74,7 @@ async fn ask(member: Arc<Member>, question: Question) -> Option<Confirmed> {
         .ok()
 }
 
-/// What has come of a round.
+/// The outcome of a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     /// A majority holds the leader's vote.
@@ -83,11 +83,11 @@ pub(super) enum Outcome {
     Deposed,
 }
 
-/// Asks round after round; at most one question to each voter is in flight.
+/// Runs one round after another; at most one request to each voter is in flight.
 pub(super) struct Confirmer {
     ask: Ask,
     round: u64,
-    /// The questions in flight, each with the voter it went to.
+    /// The requests in flight, each with the voter it was sent to.
     questions: FuturesUnordered<BoxFuture<'static, (u64, Option<Confirmed>)>>,
     in_flight: BTreeSet<u64>,
 }
@@ -97,7 +97,7 @@ impl Confirmer {
         Self { ask, round: 0, questions: FuturesUnordered::new(), in_flight: BTreeSet::new() }
     }
 
-    /// One round. Goes on until it has an outcome, so it is bounded by the caller, who may drop it.
+    /// Runs one round until it has an outcome. The caller bounds it, and may drop it.
     pub(super) async fn confirm(&mut self, claim: &Claim) -> Outcome {
         self.round += 1;
         let mut round = Round { number: self.round, vote: claim.vote, holders: BTreeSet::new() };
@@ -112,7 +112,7 @@ impl Confirmer {
                 return outcome;
             }
             let Some((from, answer)) = self.answered().await else {
-                // Nobody else votes, and the leader's own vote is not what it was.
+                // There is no other voter, and the leader's own vote has changed.
                 return Outcome::Deposed;
             };
             let Some(node) = voters.get(&from) else { continue };
@@ -124,14 +124,14 @@ impl Confirmer {
         }
     }
 
-    /// Takes the answers that come between two rounds; never resolves while none is in flight.
+    /// Receives the answers that arrive between two rounds; never resolves while none is in flight.
     pub(super) async fn settle(&mut self) {
         if self.answered().await.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Asks a voter in the current round, unless a question to it is in flight.
+    /// Sends a request of the current round to a voter, unless one to it is in flight.
     fn question(&mut self, voter: u64, node: &MemberNode, pause: Duration) {
         if self.in_flight.insert(voter) {
             let question = Question { voter, node: node.clone(), round: self.round, pause };
@@ -140,7 +140,7 @@ impl Confirmer {
         }
     }
 
-    /// The next answer of any round; `None` when no question is in flight.
+    /// Waits for the next answer of any round; `None` when no request is in flight.
     async fn answered(&mut self) -> Option<(u64, Option<Confirmed>)> {
         let (voter, answer) = self.questions.next().await?;
         self.in_flight.remove(&voter);
@@ -154,7 +154,7 @@ fn voters(membership: &StoredMembership, leader: u64) -> BTreeMap<u64, &MemberNo
     others.filter_map(|id| Some((id, membership.get_node(&id)?))).collect()
 }
 
-/// Who has answered a round with the leader's vote.
+/// A round, with the voters that have answered with the leader's vote.
 struct Round {
     number: u64,
     vote: Vote,
@@ -162,7 +162,7 @@ struct Round {
 }
 
 impl Round {
-    /// Takes an answer, and says what the round has come to with it, if anything.
+    /// Records an answer. Returns the outcome of the round, if it is decided.
     fn take(
         &mut self,
         from: u64,
@@ -171,13 +171,13 @@ impl Round {
     ) -> Option<Outcome> {
         let asked_now = answer.round == self.number || planted::active(Bug::OldAckConfirmsRead);
         if answer.vote.is_some_and(|vote| vote > self.vote) {
-            // However old the question: a vote never goes back.
+            // This holds for answers of any round: a vote never goes back.
             return Some(Outcome::Deposed);
         }
         if asked_now && answer.vote == Some(self.vote) {
             self.holders.insert(from);
         }
-        // With a joint configuration, a majority of each half.
+        // In a joint configuration, a majority of each half is needed.
         let majority =
             |voters: &BTreeSet<u64>| 2 * voters.intersection(&self.holders).count() > voters.len();
         membership.get_joint_config().iter().all(majority).then_some(Outcome::Leads)

@@ -1,7 +1,7 @@
-//! Makes sure, before a read, that this node still leads: ReadIndex, never a lease.
+//! Confirms before a read that this node still leads: ReadIndex, never a lease.
 //!
 //! Reads that arrive while a round is in flight wait for the next one together; a round that began
-//! before a read arrived proves nothing about it. What a round asks is in [`super::confirm`].
+//! before a read arrived proves nothing about it. The confirmation itself is in [`super::confirm`].
 
 use std::sync::Arc;
 
@@ -17,25 +17,27 @@ use crate::raft::types::{LogId, raft_vote};
 use crate::storage;
 use crate::task::of_host;
 
-/// The most reads that share a round: only a bound for the memory of one round.
+/// The most reads that share a round, which only bounds the memory of a round.
 const MAX_READS: usize = 4096;
 
 type Answer = oneshot::Sender<Result<(), Error>>;
 
-/// Hands reads to the task that confirms the leadership.
+/// Passes reads to the task that confirms the leadership.
 pub(super) struct Reader {
     queue: mpsc::Sender<Answer>,
 }
 
 impl Reader {
-    /// Starts the task. `capacity` is what the node admits, so the queue never fills.
+    /// Starts the task. `capacity` is the number of requests that the node admits, so the queue
+    /// never fills.
     pub(super) fn start(member: Arc<Member>, capacity: usize, tasks: &mut JoinSet<()>) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
         tasks.spawn(of_host(run(member, waiting)));
         Self { queue }
     }
 
-    /// Returns when the state here has everything that was acknowledged anywhere before the call.
+    /// Resolves when the state here includes everything that was acknowledged anywhere before the
+    /// call.
     pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         if self.queue.try_send(answer).is_err() {
@@ -60,16 +62,18 @@ async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Answer>) {
         }
         let result = confirm(&member, &mut confirmer).await;
         for answer in reads.drain(..) {
-            // A caller that has gone away is not answered.
+            // A caller that has gone away gets no answer.
             let _ = answer.send(result.clone());
         }
     }
 }
 
-/// One round: a majority confirms the leadership, then what was committed when it began is applied.
+/// Runs one round: a majority confirms the leadership, then everything committed when the round
+/// began is applied.
 async fn confirm(member: &Member, confirmer: &mut Confirmer) -> Result<(), Error> {
     let (claim, committed) = claim(member)?;
-    // A leader that gets no answer for as long as its lease would not be confirmed by waiting on.
+    // A leader that gets no answer for the length of its lease would not be confirmed by waiting
+    // longer.
     let bound = Deadline::after(member.timing.election_max);
     match bound.bound(confirmer.confirm(&claim)).await {
         Some(Outcome::Leads) => applied(member, committed, bound).await,
@@ -78,12 +82,12 @@ async fn confirm(member: &Member, confirmer: &mut Confirmer) -> Result<(), Error
     }
 }
 
-/// What this node claims as the leader it is now, and the last entry that it knows to be committed.
+/// This node's claim as the current leader, and the last entry that it knows to be committed.
 ///
-/// The claim is of a term whose first entry is applied, or this node would not be [`leading`]. All
-/// that was acknowledged before a read is applied here then: by this leader, which acknowledges
+/// The claim is for a term whose first entry is applied, or this node would not be [`leading`]. So
+/// everything acknowledged before a read is applied here: by this leader, which acknowledges only
 /// what it has applied, or by an earlier one, whose committed entries precede the first entry. The
-/// committed entry is waited for besides, so that a read is not behind what a follower has shown
+/// committed entry is awaited in addition, so that a read is not behind what a follower has shown
 /// to a stale one.
 fn claim(member: &Member) -> Result<(Claim, Option<LogId>), Error> {
     let term = leading(member)?.term;
@@ -94,7 +98,7 @@ fn claim(member: &Member) -> Result<(Claim, Option<LogId>), Error> {
     Ok((Claim { leader: member.id, vote, own, membership }, committed))
 }
 
-/// Returns when an entry is applied.
+/// Resolves when an entry is applied.
 async fn applied(member: &Member, entry: Option<LogId>, bound: Deadline) -> Result<(), Error> {
     let index = entry.map(|id| id.index());
     let here = member.replica.figures().applied.map(|id| id.index());
