@@ -5,8 +5,8 @@
 //! replacement must not get in their way.
 //!
 //! It has one tree. Keys that begin with `r` are records; the key `m` holds the meta data: format,
-//! node, the entry it is as of, the number of records and the sum over them. Every batch changes
-//! records and meta data together.
+//! node, the entry it is as of, the number of records and the sum over them. A batch of
+//! [`Store::write`] changes records and meta data together.
 
 use std::any::Any;
 use std::cell::RefCell;
