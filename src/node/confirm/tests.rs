@@ -1,4 +1,4 @@
-//! Rounds of questions, driven answer by answer.
+//! Rounds of requests, driven answer by answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -35,7 +35,7 @@ fn claim(configs: &[&[u64]]) -> Claim {
 
 type Sent = (Question, oneshot::Sender<Option<Confirmed>>);
 
-/// The questions that were sent and are not answered.
+/// The unanswered requests.
 #[derive(Clone, Default)]
 struct Wire(Arc<Mutex<Vec<Sent>>>);
 
@@ -49,13 +49,13 @@ impl Wire {
         }))
     }
 
-    /// Who was asked and has not answered, and in which round.
+    /// The voters with an unanswered request, and its round.
     fn asked(&self) -> BTreeSet<(u64, u64)> {
         let sent = self.0.lock().unwrap();
         sent.iter().map(|(question, _)| (question.voter, question.round)).collect()
     }
 
-    /// `voter` answers the question that was sent to it, with this vote.
+    /// Answers the request in flight to `voter` with this vote.
     fn answer(&self, voter: u64, vote: Option<Vote>) {
         let (question, answer) = self.take(voter);
         answer.send(Some(Confirmed { round: question.round, vote })).expect("it is waited for");
@@ -97,7 +97,8 @@ async fn an_answer_to_an_earlier_question_confirms_nothing() {
     wire.answer(2, Some(vote(2, LEADER)));
     assert_eq!(poll!(&mut round), Poll::Ready(Outcome::Leads));
     drop(round);
-    // A read arrives. The answer of 3 is older than it: another leader may have been elected since.
+    // A read arrives. The answer of 3 is older than the read: another leader may have been elected
+    // since.
     let mut round = Box::pin(confirmer.confirm(&claim));
     assert!(poll!(&mut round).is_pending());
     assert_eq!(wire.asked(), [(2, 2), (3, 1)].into());
