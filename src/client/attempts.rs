@@ -1,12 +1,13 @@
-//! One call: attempts at the nodes until one is answered or no time is left.
+//! One call: attempts at the nodes until one answers or the time is up.
 //!
-//! The first attempt goes to the node that answered last. When an attempt fails, the next node is
-//! asked. When it is not answered within [`HEDGE_AFTER`], and the request may be repeated, another
-//! node is asked beside it (a hedged request, as in "The Tail at Scale", Dean and Barroso, 2013). The
-//! first decided answer wins, and at most two attempts of one call are in flight.
+//! The first attempt is sent to the node that answered last. When an attempt fails, the next node
+//! is tried. When it has no answer within [`HEDGE_AFTER`] and the request may be repeated, the
+//! request is also sent to another node (a hedged request, as in "The Tail at Scale", Dean and
+//! Barroso, 2013). The first decided answer wins. At most two attempts of one call are in flight.
 //!
-//! A call is `Unavailable` only if every attempt was certainly not done. One attempt whose fate is
-//! open makes the call `Unknown`, whatever the others said, until a node answers a repetition.
+//! A call is `Unavailable` only if every attempt was certainly not done. One attempt whose outcome
+//! is open makes the call `Unknown`, whatever the other attempts returned, until a node answers a
+//! repetition.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,26 +22,26 @@ use crate::error::Error;
 use crate::random;
 use crate::types::CallOptions;
 
-/// The first pause after every node was asked once, and the longest. An election takes a few
-/// hundred milliseconds; asking less often than this would make it longer by as much, and asking
-/// more often only loads a cluster that has trouble.
+/// The first and the longest backoff after every node was tried once. An election takes a few
+/// hundred milliseconds: retrying less often would prolong the outage by as much, and retrying more
+/// often only loads a cluster that has trouble.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 /// An attempt that could be followed by another gets at least this much of the call's time.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// With less time than this left, nothing is repeated: the repetition would most likely not be
-/// answered, and turn what was certainly not done into something unknown.
+/// The remaining time below which nothing is retried: the retry would most likely not be answered,
+/// and would turn what was certainly not done into an unknown outcome.
 const LEAST_REPETITION: Duration = Duration::from_millis(10);
 
-/// After this long without an answer another node is asked as well. Longer than a round trip around
-/// the world and than most syncs of a busy disk, and shorter than the cluster takes to replace a
-/// leader that fell silent.
+/// The delay after which an unanswered request is also sent to another node. Longer than a round
+/// trip around the world and than most syncs of a busy disk, and shorter than the cluster takes to
+/// replace a leader that fell silent.
 const HEDGE_AFTER: Duration = Duration::from_millis(400);
 
 impl Transport {
-    /// Asks until there is an answer or no time left.
+    /// Makes attempts until there is an answer or the time is up.
     pub(super) async fn repeat<A: Ask>(
         &self,
         asking: &A,
@@ -65,24 +66,24 @@ impl Transport {
             Some(error) => call.note(&endpoint, error),
             None => call.goes_on(&endpoint, first),
         }
-        // Boxed: most calls end above, and hold no room for what comes now.
+        // Boxed: most calls end above, and need no room for the rest.
         Box::pin(call.finish()).await
     }
 }
 
-/// One attempt, with the node that it asks.
+/// One attempt, with the node that it is sent to.
 type Attempt<'a, T> = BoxFuture<'a, (Arc<str>, Result<T, Error>)>;
 
-/// A call whose first attempt was not answered at once.
+/// A call whose first attempt did not succeed at once.
 struct Call<'a, A: Ask> {
     transport: &'a Transport,
     asking: &'a A,
     deadline: Deadline,
     in_flight: FuturesUnordered<Attempt<'a, A::Answer>>,
-    /// The nodes that the attempts in flight ask.
+    /// The nodes of the attempts in flight.
     busy: Vec<Arc<str>>,
-    /// The node that the newest attempt asked, of those that the client knows: others in its list
-    /// have their turn after it, wherever hints led meanwhile.
+    /// The endpoint of the newest attempt, among those of the client's list. The rotation through
+    /// the list continues after it, wherever hints led meanwhile.
     newest: Arc<str>,
     /// Nodes that failed since the last pause.
     failed: Vec<Arc<str>>,
@@ -92,7 +93,7 @@ struct Call<'a, A: Ask> {
     hint: Option<String>,
     ended: u32,
     hedges: u32,
-    /// When another attempt begins; `None` if none does before one in flight has ended.
+    /// When another attempt begins; `None` if that has to wait until one in flight ends.
     next: Option<Deadline>,
     failures: Failures,
 }
@@ -121,7 +122,8 @@ impl<'a, A: Ask> Call<'a, A> {
         }
     }
 
-    /// The first attempt stays in flight; another node is asked now, if the request may be repeated.
+    /// Keeps the first attempt in flight and sends a hedged one at once, if the request may be
+    /// repeated.
     fn goes_on(
         &mut self,
         endpoint: &Arc<str>,
@@ -164,8 +166,8 @@ impl<'a, A: Ask> Call<'a, A> {
         }
     }
 
-    /// The error of an attempt that ends the call. Of a write whose other attempt is open it says
-    /// nothing: that one may be done all the same.
+    /// The error that ends the call. A write with another attempt whose outcome is open becomes
+    /// `Unknown`, unless a node decided the refusal: that attempt may take effect all the same.
     fn definite(&self, error: Error) -> Error {
         let is_open = !self.in_flight.is_empty() || !self.failures.open.is_empty();
         let decided = matches!(error, Error::Forbidden(_));
@@ -175,7 +177,7 @@ impl<'a, A: Ask> Call<'a, A> {
         error
     }
 
-    /// An attempt has failed in a way that lets another follow.
+    /// Records a failed attempt that another may follow.
     fn note(&mut self, endpoint: &Arc<str>, error: Error) {
         tracing::debug!(%error, "asking again");
         self.busy.retain(|busy| busy != endpoint);
@@ -189,8 +191,9 @@ impl<'a, A: Ask> Call<'a, A> {
         self.next = has_time.then(|| Deadline::after(pause));
     }
 
-    /// None until each node was asked once; then longer and longer, less up to a half by chance,
-    /// so that clients which failed together do not come back together.
+    /// The backoff before the next attempt. It is zero until each node was tried once, and when the
+    /// first failure names the leader. Then it grows, less up to a half at random, so that clients
+    /// that failed together do not retry together.
     fn pause_after(&self, hinted: bool) -> Duration {
         let asked_all = self.ended as usize + 1 >= self.transport.endpoints().known().len();
         if !asked_all || (hinted && self.ended == 0) {
@@ -200,12 +203,12 @@ impl<'a, A: Ask> Call<'a, A> {
         pause.mul_f64(random::factor(0.5..=1.0))
     }
 
-    /// Asks the next node, alone or beside an attempt that is in flight.
+    /// Starts an attempt at the next node, alone or beside one in flight.
     fn begin(&mut self) {
         self.next = None;
         let Some(endpoint) = self.choose() else { return };
         if std::mem::take(&mut self.paused) {
-            // After a pause, whoever failed is worth another try.
+            // After a pause, nodes that failed are worth another try.
             self.failed.clear();
         }
         let (asking, kind) = (self.asking, self.asking.kind());
@@ -214,8 +217,8 @@ impl<'a, A: Ask> Call<'a, A> {
         let wait = if is_alone {
             share
         } else {
-            // One that is not answered either makes room for the next node, later each time: a
-            // cluster that is only slow must not be asked more and more.
+            // A hedged attempt times out in favour of the next node, later each time: a cluster
+            // that is only slow must not get more and more requests.
             self.hedges += 1;
             share.min(HEDGE_AFTER * self.hedges)
         };
@@ -227,7 +230,8 @@ impl<'a, A: Ask> Call<'a, A> {
         self.next = (is_alone && kind.is_hedged()).then(|| Deadline::after(HEDGE_AFTER));
     }
 
-    /// The node to ask: the hinted one or the next, but none that is being asked.
+    /// The node to try next: the hinted one or the next of the list, but none with an attempt in
+    /// flight.
     fn choose(&self) -> Option<Arc<str>> {
         if self.deadline.remaining() <= LEAST_REPETITION {
             return None;
@@ -245,8 +249,8 @@ impl<'a, A: Ask> Call<'a, A> {
     }
 }
 
-/// How much of the time that is left one attempt gets: half, as long as that is enough, so that a
-/// node that hangs does not use up what another needs.
+/// The timeout of one attempt: half of the remaining time, as long as that is enough, so that a
+/// node that hangs does not use up the time that another needs.
 fn share_of(remaining: Duration, kind: Kind) -> Duration {
     match kind {
         Kind::Once => remaining,
@@ -269,7 +273,7 @@ fn leader_in(error: &Error) -> Option<String> {
 /// The reasons of a call's failed attempts, the last of each node.
 #[derive(Default)]
 struct Failures {
-    /// Attempts whose fate is open.
+    /// Attempts whose outcome is open.
     open: Vec<(Arc<str>, String)>,
     /// Attempts that were certainly not done.
     not_done: Vec<(Arc<str>, String)>,
@@ -306,8 +310,8 @@ impl Failures {
     }
 }
 
-/// One node's reason as it is; several in one line, with the nodes. What a node itself said comes
-/// before what happened on the way to one.
+/// Formats the reasons: a single one as it is, several in one line with their nodes. Reasons that a
+/// node itself gave come before failures to reach one.
 fn in_words(mut reasons: Vec<(Arc<str>, String)>) -> String {
     if let [(_, reason)] = &mut reasons[..] {
         return std::mem::take(reason);

@@ -1,11 +1,11 @@
-//! Many writes in one message: how it is written and read, and batches that a program makes itself.
+//! Many writes in one message: its encoding and decoding, and batches that a program makes itself.
 //!
-//! A batch is a way to travel. Each write in it has its own id and its own end; what is told about
-//! the message as a whole (no connection, a cut answer, a node that is unavailable) is so for each.
-//! A node that does not know batches, or refuses one as such, has done nothing: then the writes
-//! are asked one by one.
+//! A batch is only a transport. Each write in it has its own id and its own outcome; a failure of
+//! the message as a whole (no connection, a truncated answer, a node that is unavailable) holds for
+//! each of them. A node that does not support batches, or refuses one as such, has done nothing:
+//! the writes are then sent one by one.
 //!
-//! Look next at [`super::gather`], which makes batches of a client's writes by itself.
+//! See also [`super::gather`], which coalesces a client's writes into batches by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::types::{
     UnlockStatus,
 };
 
-/// What a write asks for.
+/// The operation of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verb {
     Lock,
@@ -48,12 +48,12 @@ impl Verb {
     }
 }
 
-/// The answer to a write that may travel in a batch.
+/// The answer to a write that may be sent in a batch.
 pub(super) trait Batched: DeserializeOwned + Send {
-    /// What was asked for.
+    /// The operation that it answers.
     const VERB: Verb;
 
-    /// The answer in one of a batch; `None` if that is to something else.
+    /// Takes the answer from an item of a batch's answer; `None` if it answers another operation.
     fn of(answer: BatchItemAnswer) -> Option<Self>;
 }
 
@@ -89,11 +89,11 @@ impl Item {
     }
 }
 
-/// What is before and behind the items of a batch.
+/// The text before and after the items of a batch.
 const BEFORE: &[u8] = br#"{"requests":["#;
 const BEHIND: &[u8] = b"]}";
 
-/// What more a message takes: a batch is refused whole beyond these bounds.
+/// The space left in a message: a batch beyond these bounds is refused whole.
 pub(super) struct Room {
     items: usize,
     bytes: usize,
@@ -113,12 +113,12 @@ impl Room {
 /// The batch as it is sent.
 pub(super) struct Message {
     pub(super) request: Request,
-    /// How many answers there must be.
+    /// The number of answers that must come back.
     pub(super) items: usize,
 }
 
 impl Message {
-    /// What an empty message takes.
+    /// The space in an empty message.
     pub(super) fn room() -> Room {
         Room { items: MAX_BATCH, bytes: MAX_BATCH_BYTES - BEFORE.len() - BEHIND.len() }
     }
@@ -139,7 +139,7 @@ impl Message {
     }
 }
 
-/// The answer to one write of a batch, as its own message would have told it.
+/// The answer to one write of a batch, in the form that it would have had alone.
 pub(super) fn answer_of<T: Batched>(
     endpoint: &str,
     answer: BatchItemAnswer,
@@ -158,7 +158,7 @@ pub(super) fn answer_of<T: Batched>(
     Ok((Ok(answer), decided_at))
 }
 
-/// A lock request's answer in words.
+/// The answer to a lock request, in the public types.
 pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<LockResponse, Error> {
     match reply {
         (Ok(answer), decided_at) => answer
@@ -170,7 +170,7 @@ pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<Lock
     }
 }
 
-/// An unlock request's answer in words.
+/// The answer to an unlock request, in the public types.
 pub(super) fn unlocked(reply: Reply<Result<UnlockAnswer, Forbidden>>) -> UnlockResponse {
     match reply {
         (Ok(answer), decided_at) => answer.into_words(decided_at),
@@ -180,19 +180,19 @@ pub(super) fn unlocked(reply: Reply<Result<UnlockAnswer, Forbidden>>) -> UnlockR
     }
 }
 
-/// One write of a batch that a program has made.
+/// One write of a batch that a program made.
 struct Asked {
     item: Item,
-    /// The write alone, for nodes that know no batches.
+    /// The write as a request of its own, for nodes that do not support batches.
     request: Request,
     answer: Option<Result<BatchAnswer, Error>>,
-    /// Whether its outcome will stay open, because its lane was forgotten meanwhile.
+    /// Whether its outcome will stay open: a final answer said nothing about an earlier attempt.
     is_given_up: bool,
-    /// How many attempts were made at it whose end is not known.
+    /// The number of attempts at it whose result is not known.
     in_flight: usize,
 }
 
-/// The reason of an answer that is final and leaves open whether another attempt was done.
+/// The reason in an answer that is final but leaves open whether another attempt took effect.
 fn says_nothing_of_others(told: &Result<BatchAnswer, Error>) -> Option<String> {
     match told {
         Err(
@@ -228,8 +228,8 @@ impl Asked {
         }
     }
 
-    /// The end of one attempt. A decision stays, and an outcome that was open stays so until a node
-    /// answers the repetition.
+    /// Records the result of one attempt. A decision is kept, and an open outcome stays open until
+    /// a node answers the repetition.
     fn note(&mut self, told: Result<BatchAnswer, Error>) {
         self.in_flight -= 1;
         let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
@@ -238,7 +238,7 @@ impl Asked {
         }
         let is_open = was_open || self.in_flight > 0;
         if is_open && let Some(reason) = says_nothing_of_others(&told) {
-            // Whether the other attempt was done, nobody says any more.
+            // No later answer can tell whether the other attempt took effect.
             self.is_given_up = true;
             if !was_open {
                 self.answer = Some(Err(Error::unknown(reason)));
@@ -251,8 +251,8 @@ impl Asked {
         }
     }
 
-    /// What its caller is told. An attempt that was dropped when another one was answered may still
-    /// be done.
+    /// The answer for the caller. An attempt that was dropped when another one was answered may
+    /// still take effect.
     fn into_answer(self) -> Option<Result<BatchAnswer, Error>> {
         match self.answer {
             Some(Err(Error::Unavailable { reason, .. })) if self.in_flight > 0 => {
@@ -262,7 +262,7 @@ impl Asked {
         }
     }
 
-    /// Whether a node has decided about it, in whichever way, or asking again would be in vain.
+    /// Whether a node has decided it, either way, or a retry would be in vain.
     fn is_decided(&self) -> bool {
         self.is_given_up
             || !matches!(
@@ -279,10 +279,10 @@ impl Asked {
     }
 }
 
-/// A part of a program's batch that travels as one message, in its order.
+/// A part of a program's batch that is sent as one message, in order.
 ///
-/// What is repeated after an attempt are those behind the last one that was decided: one before it
-/// that was not would be decided out of turn.
+/// A retry repeats only the writes after the last decided one: an undecided write before that one
+/// would be decided out of order.
 struct Part<'a> {
     transport: &'a Arc<Transport>,
     asked: Mutex<Vec<Asked>>,
@@ -329,7 +329,7 @@ impl Ask for Part<'_> {
 
 impl Part<'_> {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Asked>> {
-        // Nothing panics between two halves of a change.
+        // Nothing panics in the middle of a change.
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -339,7 +339,8 @@ impl Part<'_> {
         }
     }
 
-    /// In their order; what comes after one that was not decided has to wait for it.
+    /// Sends the writes one by one, in order, and stops at the first that is not decided: the later
+    /// ones have to wait for it.
     async fn ask_one_by_one(&self, endpoint: &Arc<str>, from: usize, wait: Duration) {
         let requests: Vec<(Verb, Request)> = {
             let asked = self.lock();
@@ -373,13 +374,13 @@ impl Part<'_> {
     }
 }
 
-/// Where those begin that are asked once more.
+/// The index of the first write that is retried.
 fn undecided(asked: &[Asked]) -> usize {
     asked.iter().rposition(Asked::is_decided).map_or(0, |last| last + 1)
 }
 
 impl Transport {
-    /// Asks for all of them, in their order, in as few messages as they fit.
+    /// Sends all requests, in order, in as few messages as they fit in.
     pub(super) async fn batch(
         self: &Arc<Self>,
         requests: Vec<BatchRequest>,
@@ -401,7 +402,8 @@ impl Transport {
         answers
     }
 
-    /// The options of a message: it is answered as a whole, when its most patient request is.
+    /// The options of a message. Its timeout is the longest of its requests: it is answered as a
+    /// whole.
     fn common_call(&self, part: &[BatchRequest]) -> CallOptions {
         let timeout = part.iter().map(|one| self.patience(one.call())).max();
         let first = part.first().map(|first| first.call().clone()).unwrap_or_default();
@@ -409,7 +411,7 @@ impl Transport {
     }
 }
 
-/// The requests in runs that fit a message and whose headers say the same.
+/// Splits the requests into runs that fit in a message and have the same headers.
 fn parts(requests: Vec<BatchRequest>) -> Vec<Vec<BatchRequest>> {
     let mut parts: Vec<Vec<BatchRequest>> = Vec::new();
     let mut bytes = 0;
@@ -434,7 +436,7 @@ fn says_the_same(one: &CallOptions, other: &CallOptions) -> bool {
     one.trace_id == other.trace_id && one.cause == other.cause
 }
 
-/// An upper bound of what a request's body takes: names with each byte escaped, and the rest.
+/// An upper bound of the size of a request's body: names with each byte escaped, and the rest.
 fn largest_body(request: &BatchRequest) -> usize {
     let names = match request {
         BatchRequest::Lock(request, options) => [

@@ -1,10 +1,10 @@
-//! What a holder believes about its grant, by its own clock alone.
+//! A holder's view of its grant, by its own clock alone.
 //!
 //! The rule: a grant is certain until (1 − ρ) of its time after the request that gave it was
 //! *sent*, on a clock that goes on while the machine sleeps. While a renewal is unanswered the end
-//! is the earlier of the old one and the one it asked for, because it may have been done. What was
-//! lost once stays lost: an answer that comes after the end gives nothing back, since the program
-//! may have been told.
+//! is the earlier of the old one and the one it requested, because it may have taken effect. A lost
+//! grant stays lost: an answer that arrives after the end restores nothing, since the program may
+//! have been notified.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,23 +19,23 @@ use crate::planted::{self, Bug};
 pub enum LostReason {
     /// No renewal was answered in time; the lock may be another's by now.
     Unreachable,
-    /// The cluster says that the grant is gone: expired, released or taken by force.
+    /// The cluster reports that the grant is gone: expired, released or taken by force.
     Lost,
-    /// The cluster says that one with a higher level has the lock now.
+    /// The cluster reports that a holder of a higher level has the lock now.
     Preempted,
 }
 
 /// Whether a lock is held, as far as its holder can know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GuardState {
-    /// It is.
+    /// The lock is held.
     Safe,
-    /// It is, but less than a third of its time is left: at least one renewal has failed. Finish
-    /// or stop.
+    /// The lock is held, but less than a third of its time is left: at least one renewal has
+    /// failed. Finish or stop.
     Danger,
-    /// It may be another's. Stop.
+    /// The lock may be another's. Stop.
     Lost(LostReason),
-    /// It was given back.
+    /// The lock was released.
     Released,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Belief {
     clock: Arc<dyn Clock>,
     /// 1 − ρ.
     certain: f64,
-    /// What each renewal asks for.
+    /// The duration that each renewal requests.
     duration: Duration,
     inner: Mutex<Inner>,
     states: watch::Sender<GuardState>,
@@ -58,7 +58,7 @@ struct Inner {
 }
 
 impl Belief {
-    /// A belief in nothing yet.
+    /// A view without a grant yet.
     pub(super) fn new(clock: Arc<dyn Clock>, certain: f64, duration: Duration) -> Self {
         let inner = Mutex::new(Inner { end: Duration::MAX, ended: None });
         let (states, _) = watch::channel(GuardState::Safe);
@@ -73,7 +73,8 @@ impl Belief {
         self.states.subscribe()
     }
 
-    /// A renewal is being sent, now: until it is answered its end counts if it is the earlier one.
+    /// Records that a renewal is sent now: until it is answered, its end counts if it is the
+    /// earlier one.
     pub(super) fn asked(&self, sent: Duration) {
         if planted::active(Bug::RenewalNotFeared) {
             return;
@@ -82,19 +83,20 @@ impl Belief {
         self.update(|inner| inner.end = inner.end.min(asked));
     }
 
-    /// A request sent at this time was granted, with this much left when it was decided.
+    /// Records that a request sent at this time was granted, with this much left when it was
+    /// decided.
     pub(super) fn answered(&self, sent: Duration, expires_in: Duration) {
         let sent = if planted::active(Bug::CountedFromAnswer) { self.now() } else { sent };
         let end = self.end_of(sent, expires_in);
         self.update(|inner| inner.end = end);
     }
 
-    /// It is over, for this reason unless it was over before.
+    /// Ends the grant in this state, unless it has ended before.
     pub(super) fn end(&self, state: GuardState) {
         self.update(|inner| inner.ended = Some(state));
     }
 
-    /// Looks at the clock, and tells the watchers what is new.
+    /// Updates the state by the clock, and notifies the watchers of a change.
     pub(super) fn judge(&self) -> GuardState {
         self.update(|_| {})
     }
@@ -123,7 +125,7 @@ impl Belief {
         self.duration.mul_f64(self.certain) / 3
     }
 
-    /// Changes the belief unless it is over, by the clock too, before the change.
+    /// Applies a change, unless the grant ended before it, also by the clock.
     fn update(&self, change: impl FnOnce(&mut Inner)) -> GuardState {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.judge_end(&mut inner);

@@ -1,7 +1,7 @@
-//! Which node is asked next.
+//! The choice of the node for the next attempt.
 //!
-//! The one that answered last is asked first. A refusal's hint is followed, unless the node it
-//! names has just failed; without one, the next endpoint of the list has its turn.
+//! A call starts with the node that answered last. The hint of a refusal is followed, unless the
+//! node it names has just failed; without a hint, the next endpoint of the list is tried.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,12 +31,12 @@ impl Endpoints {
         &self.known
     }
 
-    /// Who is asked first.
+    /// The node that a call tries first.
     pub(super) fn preferred(&self) -> Arc<str> {
         Arc::clone(&self.preferred.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Remembers who answered.
+    /// Remembers the node that answered.
     pub(super) fn prefer(&self, endpoint: &Arc<str>) {
         let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
         if *preferred != *endpoint {
@@ -44,7 +44,8 @@ impl Endpoints {
         }
     }
 
-    /// Who is asked after this one failed, within one call. `failed` are those that did so far.
+    /// The node to try after this one failed, within one call. `failed` are the nodes that failed
+    /// so far.
     pub(super) fn after(
         &self,
         endpoint: &Arc<str>,
@@ -61,14 +62,14 @@ impl Endpoints {
     }
 }
 
-/// An endpoint that a person wrote, with [`DEFAULT_PORT`] if it names none: nobody means port 80 of a
-/// lock service by `http://a`. What a node says about itself is taken as it is.
+/// An endpoint that a person wrote, with [`DEFAULT_PORT`] if it names none: nobody means port 80 of
+/// a lock service by `http://a`. The address that a node reports is taken as it is.
 pub(crate) fn with_port(text: &str) -> String {
     let text = text.trim();
     let after_scheme = text.find("://").map_or(0, |at| at + 3);
     let (start, rest) = text.split_at(after_scheme);
     let (authority, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    // Behind the bracket of an IPv6 address, if it is one.
+    // After the bracket of an IPv6 address, if it is one.
     let host_end = authority.rfind(']').map_or(0, |at| at + 1);
     if authority.is_empty() || authority[host_end..].contains(':') {
         return text.to_owned();
@@ -76,7 +77,8 @@ pub(crate) fn with_port(text: &str) -> String {
     format!("{start}{authority}:{DEFAULT_PORT}{tail}")
 }
 
-/// An endpoint as it is compared and put before a path: scheme, host and port, no slash.
+/// Normalizes an endpoint for comparison and for use before a path: scheme, host and port, no
+/// slash.
 pub(super) fn normalize(text: &str) -> Result<Arc<str>, Error> {
     let wrong = |why: &str| Err(Error::bad_request(format!("endpoint {text:?}: {why}")));
     let trimmed = text.trim();

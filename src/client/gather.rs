@@ -1,16 +1,16 @@
-//! Writes of one client that wait at the same moment travel in one message.
+//! Coalescing: writes of one client that wait at the same time are sent in one message.
 //!
-//! Nothing waits for company: a write leaves at once and alone while no other is under way to its
-//! node. While others are, later writes gather, and leave together when one is answered; so the
-//! busier the client, the more of them share a message, its connection and its log entry. There is
-//! no timer that holds anything back.
+//! No write waits for others to join it: it is sent at once and alone while few messages to its
+//! node are in flight. Otherwise it is queued, and the queued writes are sent together when a
+//! message is answered. The busier the client, the more writes share a message, its connection and
+//! its log entry. No timer delays anything.
 //!
-//! Each write keeps what it is alone: its id, its time, its repetitions. Only the attempt is shared.
-//! Who gives up while waiting has certainly not been sent; who gives up afterwards does not disturb
-//! the others. A node that does not know batches is asked one by one, for a while.
+//! Each write keeps its own id, timeout and retries; only the attempt is shared. A write that is
+//! cancelled while it is queued was certainly not sent; one that is cancelled later does not
+//! disturb the others. A node that does not support batches gets its writes one by one for a while.
 //!
-//! Look next at [`super::transport`] (what an attempt's end means) and [`super::batch`] (a batch that
-//! the program itself has made).
+//! See also [`super::transport`] (the meaning of an attempt's result) and [`super::batch`] (a batch
+//! that the program itself made).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,39 +28,38 @@ use crate::error::Error;
 use crate::task;
 use crate::types::{CallOptions, Forbidden};
 
-/// So many messages to one node are under way before writes gather, while they carry little or take
-/// long: one to be worked on there, while the next is on its way.
+/// Messages to one node that are in flight before writes are queued, while the messages carry
+/// little or take long: the node works on one while the next is in transit.
 const UNDER_WAY: usize = 2;
 
-/// A message that carries as many writes as this has the next wait for it: those that it answers are
-/// about to ask again, and leave together with what has gathered.
+/// The number of writes from which on a message makes the next one wait for its answer: the callers
+/// that it answers are about to send again, together with the queued writes.
 const MANY: usize = 3;
 
-/// Unless it takes longer than this, as it does over a distance, where waiting for it costs more than
-/// sharing saves.
+/// The longest wait for such an answer. Over a distance, waiting costs more than sharing saves.
 const SOON: Duration = Duration::from_millis(5);
 
-/// After this long without an answer, a message no longer holds up those that gather behind it: its
-/// connection may be broken while another would do. Longer than a round trip around the world.
+/// The time after which queued writes no longer wait for the messages before them: their connection
+/// may be broken while another would work. Longer than a round trip around the world.
 const STALLED: Duration = Duration::from_millis(300);
 
-/// So many messages to one node are under way at most, stalled ones included.
+/// The maximum number of messages to one node in flight, stalled ones included.
 const MOST_UNDER_WAY: usize = 8;
 
-/// So many writes share a message at most: as many as share an entry of the log.
+/// The maximum number of writes in a message: as many as share an entry of the log.
 const MOST_ITEMS: usize = 256;
 
-/// How often a carrier steps back for those that it has just answered: enough for their tasks to
-/// ask again, and over at once when they do not.
+/// How often a sending task yields to the callers that it has just answered: enough for their tasks
+/// to send again, and over at once when they do not.
 const STEPS_BACK: usize = 8;
 
-/// The writes of one client that have not left yet.
+/// The queued writes of one client.
 #[derive(Default)]
 pub(super) struct Gathering {
     queues: Mutex<HashMap<Way, Queue>>,
 }
 
-/// What writes must have in common to share a message: the node, and what the headers say.
+/// The key by which writes share a message: the node, and the contents of the headers.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Way {
     endpoint: Arc<str>,
@@ -72,36 +71,37 @@ struct Way {
 struct Queue {
     under_way: usize,
     waiting: VecDeque<Waiting>,
-    /// The message that left last.
+    /// The message that was sent last.
     newest: Option<Newest>,
 }
 
 struct Newest {
     carries: usize,
-    /// Until then it is no wonder that it has not been answered.
+    /// Until then, the next message may wait for its answer.
     soon: Deadline,
 }
 
-/// A write that has not left.
+/// A queued write.
 struct Waiting {
     item: Item,
     until: Deadline,
-    /// Set by whoever is first: the carrier that takes it along, or the caller that gives up.
+    /// Set by the first of two: the sending task that takes the write, or the caller whose time is
+    /// up.
     settled: Arc<AtomicBool>,
     told: oneshot::Sender<Told>,
 }
 
-/// What a waiting write is told.
+/// The outcome of a queued write.
 enum Told {
-    /// What the node said about it.
+    /// The node's answer to it.
     Answered(Box<BatchItemAnswer>),
-    /// The message had no answer of its own for each; what that means for the write.
+    /// The message as a whole failed; the error for the write.
     Failed(Error),
-    /// It is to ask alone. The place is given back with that attempt's end.
+    /// It is to be sent alone. The place is released when that attempt ends.
     Alone(Option<Place>),
 }
 
-/// The right to have one message under way; given back when it is dropped, to those that wait.
+/// The permit for one message in flight. On drop it passes to the queued writes.
 struct Place {
     transport: Arc<Transport>,
     way: Way,
@@ -121,7 +121,7 @@ impl Drop for Place {
     }
 }
 
-/// One write of a client that gathers.
+/// One write of a client that coalesces its writes.
 pub(super) struct Gathered<'a, T> {
     transport: &'a Arc<Transport>,
     gathering: &'a Gathering,
@@ -132,7 +132,7 @@ pub(super) struct Gathered<'a, T> {
 }
 
 impl<'a, T: Batched> Gathered<'a, T> {
-    /// `None` if the client does not gather.
+    /// Returns `None` if the client does not coalesce its writes.
     pub(super) fn new(
         transport: &'a Arc<Transport>,
         request: &'a Request,
@@ -188,7 +188,7 @@ impl<T: Batched> Ask for Gathered<'_, T> {
     }
 }
 
-/// When a write may leave.
+/// The time to send a write: now, or later from the queue.
 enum Turn {
     Now(Place),
     Later(oneshot::Receiver<Told>, Arc<AtomicBool>),
@@ -217,8 +217,8 @@ impl<T: Batched> Gathered<'_, T> {
         Turn::Later(receiver, settled)
     }
 
-    /// Waits for what becomes of the write. When nothing has for long, those that wait leave
-    /// beside what holds them up.
+    /// Waits for the outcome of the write. If there is none for long, the queued writes are sent
+    /// beside the messages that hold them up.
     async fn await_turn(
         &self,
         endpoint: &Arc<str>,
@@ -242,11 +242,11 @@ impl<T: Batched> Gathered<'_, T> {
 
 impl Gathering {
     fn lock(&self) -> MutexGuard<'_, HashMap<Way, Queue>> {
-        // Nothing panics between two halves of a change.
+        // Nothing panics in the middle of a change.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a place back; those that leave in it, if any wait.
+    /// Releases a place. Returns the writes that are sent in it, if any are queued.
     fn give_back(&self, way: &Way) -> Option<Vec<Waiting>> {
         let mut queues = self.lock();
         let queue = queues.get_mut(way).expect("a place is of a queue");
@@ -259,15 +259,15 @@ impl Gathering {
         next
     }
 
-    /// Those that leave next, in a place that is kept.
+    /// The writes that are sent next, in a place that is kept.
     fn next(&self, way: &Way) -> Option<Vec<Waiting>> {
         let mut queues = self.lock();
         let queue = queues.get_mut(way)?;
-        // One that was overtaken while it was stalled gives its place back instead.
+        // A place that was overtaken while it was stalled is released instead.
         if queue.under_way > queue.places() { None } else { queue.take() }
     }
 
-    /// Those that leave beside what is stalled.
+    /// The writes that are sent beside stalled messages.
     fn overtake(&self, way: &Way) -> Option<Vec<Waiting>> {
         let mut queues = self.lock();
         let queue = queues.get_mut(way).filter(|queue| queue.under_way < MOST_UNDER_WAY)?;
@@ -280,8 +280,8 @@ impl Gathering {
         self.lock().get(way).map_or(0, |queue| queue.waiting.len())
     }
 
-    /// Lets those that were just answered ask again, so that they leave together. Ends when no
-    /// more of them come.
+    /// Yields to the callers that were just answered, so that their next writes are sent together.
+    /// Ends when no more of them come.
     async fn step_back(&self, way: &Way, answered: usize) {
         let mut waiting = 0;
         for step in 0..STEPS_BACK {
@@ -296,7 +296,7 @@ impl Gathering {
 }
 
 impl Queue {
-    /// How many messages may be under way now before writes gather.
+    /// The number of messages that may now be in flight before writes are queued.
     fn places(&self) -> usize {
         let waits = |newest: &Newest| newest.carries >= MANY && !newest.soon.remaining().is_zero();
         if self.newest.as_ref().is_some_and(waits) { 1 } else { UNDER_WAY }
@@ -310,7 +310,8 @@ impl Queue {
         self.newest = Some(Newest { carries, soon: Deadline::after(SOON) });
     }
 
-    /// The oldest that wait, as many as fit a message; those that have given up are left behind.
+    /// Takes the oldest queued writes, as many as fit in a message; drops those that were
+    /// cancelled.
     fn take(&mut self) -> Option<Vec<Waiting>> {
         let mut taken = Vec::new();
         let mut room = Message::room();
@@ -333,17 +334,17 @@ impl Queue {
 }
 
 impl Transport {
-    /// Has these leave in a place that is theirs already: one alone, by its own task, and several
-    /// with a task that carries them, so that none of them depends on another's caller.
+    /// Sends these writes in a place that they have already: a single one in its caller's task,
+    /// several in a task of their own, so that none of them depends on another's caller.
     fn send_off(self: &Arc<Self>, way: Way, mut next: Vec<Waiting>) {
         let place = Place { transport: Arc::clone(self), way };
         if next.len() == 1
             && let Some(only) = next.pop()
         {
-            // Whoever gave up just now has not been sent; its place goes on to the next.
+            // A write that was cancelled just now is not sent; its place passes to the next.
             return drop(only.told.send(Told::Alone(Some(place))));
         }
-        // Without a runtime those that wait are told by their closed channels.
+        // Without a runtime the callers find their channels closed.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(task::of_host(place.carry(next)));
         }
@@ -351,7 +352,7 @@ impl Transport {
 }
 
 impl Place {
-    /// Sends these, and then those that have gathered meanwhile, as long as there are any.
+    /// Sends these writes, and then those queued meanwhile, as long as there are any.
     async fn carry(self, mut next: Vec<Waiting>) {
         loop {
             let count = next.len();
@@ -381,7 +382,7 @@ impl Place {
         match result {
             Ok(Some(answers)) => {
                 for (waiting, answer) in batch.into_iter().zip(answers) {
-                    // Whoever has given up is told nothing.
+                    // A caller that was cancelled gets no answer.
                     let _ = waiting.told.send(Told::Answered(Box::new(answer)));
                 }
             }

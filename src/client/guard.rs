@@ -1,12 +1,12 @@
 //! A lock that is held while a value lives.
 //!
-//! A [`Guard`] renews its grant in the background, only ever by token, so that a late renewal
-//! revives nothing. It tells by its own clock whether the grant can still be there, counted from
-//! before each request was sent; see [`super::belief`]. It works over anything that answers lock
-//! requests: a cluster, or [`crate::MemoryLocks`] within a process.
+//! A [`Guard`] renews its grant in the background, always by token, so that a late renewal revives
+//! nothing. It decides by its own clock whether the grant can still be valid, counted from before
+//! each request was sent; see [`super::belief`]. It works over anything that answers lock requests:
+//! a cluster, or [`crate::MemoryLocks`] within a process.
 //!
-//! What it cannot do: stop a program that was frozen after it last looked. Only handing the token
-//! to what the lock guards, and having smaller ones refused there, helps against that.
+//! A guard cannot stop a program that was frozen after its last check. Only fencing helps against
+//! that: pass the token to the resource that the lock guards, and let it refuse smaller ones.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,77 +36,77 @@ use crate::types::{
 /// A guard of a lock in a cluster.
 pub type LockGuard = Guard<Client>;
 
-/// How far the clocks of holder and cluster may drift apart, if nobody says: 1 %, as the cluster
+/// The default bound on the drift between the clocks of holder and cluster: 1 %, as the cluster
 /// itself assumes.
 const RATE_ERROR: f64 = 0.01;
 
-/// How long a dropped guard's release may take.
+/// The timeout of a dropped guard's release.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last attempt of a wait may take that begins when its time is up.
+/// The timeout of the last attempt of a wait, which begins when the time is up.
 const LAST_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// A wait with less than this left, in which nobody was reached, is over: a client that asked until
-/// then has tried for as long as that makes sense.
+/// The remaining time below which a wait ends if its last request was not decided: the client has
+/// retried for as long as that makes sense.
 const NEARLY_OVER: Duration = Duration::from_millis(100);
 
-/// The first and the longest pause between two requests for a lock that another holds.
+/// The first and the longest backoff between two requests for a lock that another holds.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a guard is asked for.
+/// The request for a guard.
 ///
-/// The owner of a lock is its signee, with its instance if it has one: two guards of one owner
-/// are *one* holder, and the second one is given what the first one has. Programs that run twice
-/// under one name, and want to exclude each other, need an [`Acquire::instance`] each.
+/// The owner of a lock is its signee, with its instance if it has one: two guards of one owner are
+/// *one* holder, and the second one gets the grant of the first. Programs that run twice under one
+/// name, and want to exclude each other, need an [`Acquire::instance`] each.
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    /// Which lock, for whom, at which level.
+    /// The lock, its owner and its level.
     pub request: LockRequest,
-    /// How. Renewals repeat table, duration, time_to_live, instance and the audit's words.
+    /// The options. Renewals repeat table, duration, time_to_live, instance and the audit fields.
     pub options: LockOptions,
-    /// ρ: how far the clocks of holder and cluster may drift apart, as a fraction. The guard
-    /// gives a grant up after (1 − ρ) of its time.
+    /// ρ: the bound on the drift between the clocks of holder and cluster, as a fraction. The guard
+    /// treats a grant as lost after (1 − ρ) of its time.
     pub rate_error: f64,
 }
 
 impl Acquire {
-    /// This lock for this owner, with the defaults of the table.
+    /// Requests this lock for this owner, with the defaults of the table.
     pub fn new(signature: impl Into<String>, signee: impl Into<String>) -> Self {
         let request =
             LockRequest { signature: signature.into(), signee: signee.into(), level: None };
         Self { request, options: LockOptions::default(), rate_error: RATE_ERROR }
     }
 
-    /// At this level.
+    /// Sets the level.
     #[must_use]
     pub fn level(mut self, level: i64) -> Self {
         self.request.level = Some(level);
         self
     }
 
-    /// With grants of this duration, renewed at a third of it.
+    /// Sets the duration of each grant, which is renewed at a third of it.
     #[must_use]
     pub fn duration(mut self, duration: Duration) -> Self {
         self.options.duration = Some(duration);
         self
     }
 
-    /// As this run of the owner; another instance is another owner.
+    /// Sets the run of the owner; another instance is another owner.
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.options.instance = Some(instance.into());
         self
     }
 
-    /// In this table.
+    /// Sets the table.
     #[must_use]
     pub fn table(mut self, table: impl Into<String>) -> Self {
         self.options.table = Some(table.into());
         self
     }
 
-    /// Whoever holds it.
+    /// Takes the lock even if another holds it.
     #[must_use]
     pub fn force(mut self) -> Self {
         self.options.force = true;
@@ -114,14 +114,14 @@ impl Acquire {
     }
 }
 
-/// What the guards of one client have in common.
+/// State that the guards of one client share.
 #[derive(Clone)]
 pub(super) struct Common {
-    /// What holders count with.
+    /// The clock that holders count with.
     pub(super) clock: Arc<dyn Clock>,
-    /// What wakes them.
+    /// Wakes guards when the clock has jumped.
     pub(super) pulse: Arc<Pulse>,
-    /// What dropped ones have not given back yet.
+    /// The releases of dropped guards that are in flight.
     pub(super) releases: Arc<Releases>,
 }
 
@@ -134,10 +134,10 @@ impl Common {
 /// Holds a lock until it is released, dropped, or lost.
 ///
 /// Dropping it stops the renewals and never blocks: the lock is released by a task of the runtime
-/// in which it was acquired, if that is still there, and otherwise runs out by itself. A
-/// [`Client`] (with its clones and handles) that is asked to acquire the lock again for the same owner
-/// waits for that release, for five seconds at most. [`Guard::acquire`] knows of no other guard: there,
-/// whoever takes a lock again at once uses [`Guard::release`] first, or a new [`Acquire::instance`].
+/// in which it was acquired, if that is still there, and otherwise expires. A [`Client`] (with its
+/// clones and handles) that acquires the lock again for the same owner waits for that release, for
+/// five seconds at most. [`Guard::acquire`] knows of no other guard: a caller that acquires a lock
+/// again at once uses [`Guard::release`] first, or a new [`Acquire::instance`].
 pub struct Guard<S: LockService + Clone> {
     service: S,
     releases: Arc<Releases>,
@@ -150,10 +150,10 @@ pub struct Guard<S: LockService + Clone> {
 }
 
 impl<S: LockService + Clone> Guard<S> {
-    /// Takes a lock and keeps it. Must be called within a tokio runtime.
+    /// Acquires a lock and keeps it. Must be called within a tokio runtime.
     ///
-    /// When the future is dropped before it is ready, or ends with `Unknown`, the lock may have
-    /// been granted; it then runs out by itself.
+    /// If the future is dropped before it resolves, or resolves to `Unknown`, the lock may have
+    /// been granted; it then expires by itself.
     ///
     /// # Errors
     /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
@@ -165,8 +165,8 @@ impl<S: LockService + Clone> Guard<S> {
         Self::acquire_with(service, Common::new(clock), request, None).await
     }
 
-    /// As [`Guard::acquire`], with what several guards may share, and answered or given up by this
-    /// time if there is one.
+    /// Acquires as [`Guard::acquire`] does, with state that several guards may share, and by a
+    /// deadline if there is one.
     pub(super) async fn acquire_with(
         service: S,
         common: Common,
@@ -177,7 +177,7 @@ impl<S: LockService + Clone> Guard<S> {
         let left = || until.map(|until| until.remaining().max(LAST_ATTEMPT));
         let owner = Owner::asking(asked, options);
         let patience = left().map_or(RELEASE_TIMEOUT, |left| left.min(RELEASE_TIMEOUT));
-        // Also when nobody polls the runtime any more in which the release is to be made.
+        // Bounded, because the runtime that makes the release may no longer be polled.
         let ended = tokio::time::timeout(patience, common.releases.ended(&owner)).await;
         if ended.is_err() && patience < RELEASE_TIMEOUT {
             return Err(Error::unavailable(
@@ -194,11 +194,11 @@ impl<S: LockService + Clone> Guard<S> {
         Self::hold(service, common, request, grant, sent)
     }
 
-    /// Asks for a lock until it is free, for this long, and once more at the end. Nobody is promised
-    /// a turn: whoever asks first after it became free has it.
+    /// Retries until the lock is acquired, for this long, and once more at the end. There is no
+    /// queue: the first request after the lock became free acquires it.
     ///
-    /// A `request_id` of the caller's is that of the first decided request: repeated after a refusal
-    /// it would be told that refusal again, also when the lock is free.
+    /// A `request_id` of the caller is used up to the first decision: repeated after a refusal, it
+    /// would get that refusal again, even when the lock is free.
     ///
     /// # Errors
     /// As [`Guard::acquire`], when the time is up; `BadRequest` and `Unauthorized` at once.
@@ -212,8 +212,8 @@ impl<S: LockService + Clone> Guard<S> {
         Self::acquire_within_with(service, common, request, patience, &mut |_: &Error| {}).await
     }
 
-    /// As [`Guard::acquire_within`], with what several guards may share; tells each error that does
-    /// not end the wait.
+    /// Acquires as [`Guard::acquire_within`] does, with state that several guards may share;
+    /// reports each error that does not end the wait.
     pub(super) async fn acquire_within_with(
         service: S,
         common: Common,
@@ -233,18 +233,18 @@ impl<S: LockService + Clone> Guard<S> {
             };
             let wait = match &error {
                 Error::Forbidden(forbidden) => {
-                    // Decided: what was open before has been answered by this, too.
+                    // Decided: this also settles an earlier outcome that was open.
                     open = None;
                     request.options.request_id = None;
                     until_free(forbidden).min(pause)
                 }
-                // Asking again as the same owner finds out what an open outcome was.
+                // A retry as the same owner finds out an open outcome.
                 Error::Unknown { .. } => {
                     open = Some(error.clone());
                     pause
                 }
                 Error::Unavailable { .. } => pause,
-                // Whether what was open was done, nobody knows any more.
+                // An open outcome can no longer be found out.
                 Error::LaneForgotten { .. }
                 | Error::BadRequest { .. }
                 | Error::NotFound { .. }
@@ -258,13 +258,13 @@ impl<S: LockService + Clone> Guard<S> {
                 return Err(open.unwrap_or(error));
             }
             tell(&error);
-            // The last request leaves when the time is up, not a pause before.
+            // The last request is sent when the time is up, not a pause before.
             tokio::time::sleep(wait.mul_f64(random::factor(0.75..=1.0)).min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// The fencing token: hand it to whatever the lock guards.
+    /// The fencing token: pass it to the resource that the lock guards.
     pub fn token(&self) -> Token {
         self.grant.token
     }
@@ -289,13 +289,14 @@ impl<S: LockService + Clone> Guard<S> {
         self.belief.remaining()
     }
 
-    /// Tells each change of the state. Noticed within a second after the machine was asleep; ask
-    /// [`Guard::state`] where it matters.
+    /// A channel of the changes of the state. After the machine was asleep, a change is noticed
+    /// within a second; call [`Guard::state`] where it matters.
     pub fn states(&self) -> watch::Receiver<GuardState> {
         self.belief.states()
     }
 
-    /// Is ready when the lock is lost; never, if it is released before. Does not borrow the guard.
+    /// Resolves when the lock is lost; stays pending if the guard is released first. Does not
+    /// borrow the guard.
     pub fn lost(&self) -> impl Future<Output = LostReason> + Send + use<S> {
         let mut states = self.states();
         async move {
@@ -304,7 +305,7 @@ impl<S: LockService + Clone> Guard<S> {
                     return reason;
                 }
                 if states.changed().await.is_err() {
-                    // Released: nobody is left who could lose it.
+                    // Released: the lock can no longer be lost.
                     std::future::pending::<()>().await;
                 }
             }
@@ -317,7 +318,7 @@ impl<S: LockService + Clone> Guard<S> {
     /// As [`LockService::unlock`]. The release is then tried once more in the background.
     pub async fn release(mut self) -> Result<UnlockResponse, Error> {
         self.renewer.abort();
-        // It ends at its next await, cancelled; after that no renewal is sent.
+        // The task ends at its next await; after that no renewal is sent.
         let _ = (&mut self.renewer).await;
         self.belief.end(GuardState::Released);
         let (request, options) = self.release.clone();
@@ -326,18 +327,18 @@ impl<S: LockService + Clone> Guard<S> {
         Ok(response)
     }
 
-    /// Stops the renewals and leaves the lock to run out this long from now, instead of releasing it:
-    /// for what may be done once in a period, whoever does it.
+    /// Stops the renewals and lets the lock expire this long from now, instead of releasing it: for
+    /// work that may be done once in a period, by any owner.
     ///
     /// # Errors
-    /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then runs out by
-    /// itself, at the end of the duration that it was acquired with.
+    /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then expires
+    /// at the end of the duration that it was acquired with.
     pub async fn expire_in(mut self, time: Duration) -> Result<(), Error> {
         self.renewer.abort();
         // As for a release: after that no renewal is sent.
         let _ = (&mut self.renewer).await;
         self.belief.end(GuardState::Released);
-        // Whatever comes of this request, the lock is not given back.
+        // The lock is not released, whatever the result of this request.
         self.released = true;
         let Self { release: (request, options), .. } = &self;
         let UnlockRequest { signature, signee } = request.clone();
@@ -361,7 +362,7 @@ impl<S: LockService + Clone> Guard<S> {
         sent: Duration,
     ) -> Result<Self, Error> {
         let Acquire { request, options, rate_error } = request;
-        // Renewals ask for what was granted, also when the table's default has changed since.
+        // Renewals request the granted duration, even if the table's default has changed since.
         let duration = options.duration.unwrap_or(grant.expires_in);
         let certain = (1.0 - rate_error).clamp(0.0, 1.0);
         let belief = Arc::new(Belief::new(clock, certain, duration));
@@ -443,14 +444,14 @@ fn granted(answer: LockResponse) -> Result<Grant, Error> {
         LockStatus::Ok(grant)
         | LockStatus::Renewed(grant)
         | LockStatus::Transferred { grant, .. } => {
-            // Only a repeated answer is not live: what it gave has ended since.
+            // Only a repeated answer is not live: its grant has ended since.
             let lost = Forbidden { reason: ForbiddenReason::Lost, holders: Vec::new() };
             if grant.live { Ok(grant) } else { Err(Error::Forbidden(lost)) }
         }
     }
 }
 
-/// When asking again may help at the earliest, as the refusal tells it.
+/// The earliest time at which a retry may succeed, according to the refusal.
 fn until_free(forbidden: &Forbidden) -> Duration {
     let soonest = forbidden.holders.iter().map(|holder| holder.expires_in).min();
     soonest.unwrap_or(Duration::ZERO).max(FIRST_PAUSE / 2)

@@ -1,9 +1,10 @@
-//! Lanes: what makes each request of a client repeatable.
+//! Lanes: sequences of request ids that make each request of a client repeatable.
 //!
 //! A lane is a random number with one request in flight and a rising sequence. A lane that is not
 //! given back, because its request's outcome is open or its call was dropped, is never used again:
-//! a copy of that request may still be under way. The cluster may forget a lane that is idle here: it
-//! refuses its next request then, which was never sent before, so it is asked again on a new lane.
+//! a copy of that request may still be in flight. The cluster may forget a lane that is idle here.
+//! It then refuses the lane's next request, which was never sent before, so that request is sent
+//! again on a new lane.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +13,9 @@ use crate::clock::Deadline;
 use crate::random;
 use crate::types::RequestId;
 
-/// How many idle lanes are kept: as many as ever were in use at once, within reason. The cluster
-/// remembers a lane for ten minutes whether it is kept here or not, and would have to remember
-/// another one instead.
+/// The maximum number of idle lanes: as many as were ever in use at once, within reason. The
+/// cluster remembers a lane for ten minutes whether it is kept here or not, and would have to
+/// remember another one instead.
 const MAX_IDLE: usize = 16 * 1024;
 
 /// How long an idle lane is kept: half of the time that the cluster remembers it.
@@ -23,7 +24,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(300);
 /// The lanes of one client.
 #[derive(Default)]
 pub(super) struct Lanes {
-    /// Those that were used last come last.
+    /// The idle lanes, the most recently used one last.
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -34,7 +35,7 @@ struct Idle {
 }
 
 impl Lanes {
-    /// A lane with the id of its next request.
+    /// Takes a lane, with the id of its next request.
     pub(super) fn take(&self) -> Lane<'_> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         match idle.pop() {
@@ -42,7 +43,7 @@ impl Lanes {
                 Lane { lanes: self, next }
             }
             Some(_) => {
-                // Those below it have been idle for longer yet.
+                // The lanes below it have been idle for even longer.
                 idle.clear();
                 self.begin()
             }
@@ -50,7 +51,7 @@ impl Lanes {
         }
     }
 
-    /// A lane that was never used.
+    /// Begins a lane that was never used.
     pub(super) fn begin(&self) -> Lane<'_> {
         Lane { lanes: self, next: RequestId { lane: random::number(), seq: 1 } }
     }
@@ -68,7 +69,7 @@ impl Lane<'_> {
         self.next
     }
 
-    /// The request was answered: the lane may be used for another.
+    /// Returns the lane after its request was answered, for use by another.
     pub(super) fn give_back(self) {
         let Some(seq) = self.next.seq.checked_add(1) else { return };
         let mut idle = self.lanes.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,13 @@
 //! A client of the HTTP API, for programs that want locks.
 //!
-//! [`Client`] answers lock requests by asking a cluster: it knows several nodes, stays with the
-//! one that answers, asks another beside one that is silent, follows the hint to a leader, and
-//! repeats what may be repeated under the same `request_id` until the call's time is up. [`Guard`] holds a lock while a value lives.
+//! [`Client`] sends lock requests to a cluster: it knows several nodes, stays with the one that
+//! answers, sends a hedged request to another when a node is silent, follows the hint to a leader,
+//! and retries what may be repeated under the same `request_id` until the call's time is up.
+//! [`Guard`] holds a lock while a value lives.
 //!
-//! It never guesses: what a node did not say in its own problem document is [`Error::Unknown`]
-//! for a write once a byte has left, and [`Error::Unavailable`] for a read. It imports the words
-//! and [`crate::api`] only, so that it can become a crate of its own.
+//! It never guesses: an outcome that no node reported is [`Error::Unknown`] for a write once a byte
+//! was sent, and [`Error::Unavailable`] for a read. It imports only the public types,
+//! [`crate::api`] and small helpers, so that it can become a crate of its own.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), keyward::Error> {
@@ -60,17 +61,17 @@ use guard::Common;
 use lanes::Lane;
 use transport::{Request, Settings, Transport};
 
-/// The port where a node listens for clients when nobody says otherwise.
+/// The default port where a node listens for clients.
 pub const DEFAULT_PORT: u16 = 7420;
 
-/// Where a node listens for clients when nobody says otherwise.
+/// The default endpoint where a node listens for clients.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
 
-/// How long a connection may take to come about. A node that is there answers within a round
+/// The default timeout for establishing a connection. A node that is there answers within a round
 /// trip; one that is not must not use up the time of the call.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a [`Client`] is made.
+/// Builds a [`Client`].
 #[derive(Clone)]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
@@ -82,8 +83,8 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The nodes that are asked, as `http://host:port`. Left out: [`DEFAULT_ENDPOINT`]; a port that
-    /// is left out is [`DEFAULT_PORT`].
+    /// The nodes of the cluster, as `http://host:port`. The default is [`DEFAULT_ENDPOINT`]; the
+    /// default port is [`DEFAULT_PORT`].
     #[must_use]
     pub fn endpoints<T: Into<String>>(mut self, endpoints: impl IntoIterator<Item = T>) -> Self {
         self.endpoints = endpoints.into_iter().map(Into::into).collect();
@@ -97,7 +98,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The duration of grants whose requests name none; left out, the table decides.
+    /// The duration of grants whose requests name none; without it, the table decides.
     #[must_use]
     pub fn default_duration(mut self, duration: Duration) -> Self {
         self.options.default_duration = Some(duration);
@@ -111,23 +112,23 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call that does not say is tried in all: 5 seconds if left out.
+    /// The timeout of a call that sets none, retries included: 5 seconds by default.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a connection may take: [`CONNECT_TIMEOUT`] if left out.
+    /// The timeout for establishing a connection: [`CONNECT_TIMEOUT`] by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Whether writes that wait at the same moment travel in one message, as they do if left out.
-    /// Each is still answered, repeated and given up by itself, and one that is alone leaves at
-    /// once. Without it, each has a connection of its own while it is under way.
+    /// Whether writes that wait at the same time are coalesced into one message; they are by
+    /// default. Each is still answered, retried and cancelled by itself, and a single one is sent
+    /// at once. Without it, each has a connection of its own while it is in flight.
     #[must_use]
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
@@ -141,7 +142,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client. Nothing is connected yet.
+    /// Builds the client. Nothing is connected yet.
     ///
     /// # Errors
     /// `BadRequest` if an endpoint is no `http://host:port`.
@@ -150,7 +151,7 @@ impl ClientBuilder {
         Ok(self.build_over(transport))
     }
 
-    /// As [`ClientBuilder::build`], with requests that go through a simulated network.
+    /// Builds as [`ClientBuilder::build`] does, with requests that go through a simulated network.
     #[cfg(feature = "simulation")]
     pub(crate) fn build_simulated(self, way: crate::carriage::Carriage) -> Result<Client, Error> {
         let transport = Transport::over(way, &self.endpoints, &self.settings())?;
@@ -183,7 +184,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the node on this machine, or of the cluster that is named.
+    /// Starts a client of the node on this machine, or of the cluster that is named.
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             endpoints: vec![DEFAULT_ENDPOINT.to_owned()],
@@ -206,7 +207,7 @@ impl Client {
         self.transport.endpoints().known().iter().map(ToString::to_string).collect()
     }
 
-    /// Takes a lock and keeps it until the guard is released or dropped.
+    /// Acquires a lock and keeps it until the guard is released or dropped.
     ///
     /// # Errors
     /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
@@ -215,8 +216,8 @@ impl Client {
         Guard::acquire_with(self.clone(), self.common.clone(), request, None).await
     }
 
-    /// Asks for a lock until it is free, for this long, and once more at the end. Nobody is promised
-    /// a turn. It ends within a quarter of a second after its time, whatever the nodes do.
+    /// Retries until the lock is acquired, for this long, and once more at the end. There is no
+    /// queue. The call ends within a quarter of a second after its time, whatever the nodes do.
     ///
     /// # Errors
     /// As [`Client::acquire`]; `Forbidden` names the holders when the time was up.
@@ -228,7 +229,7 @@ impl Client {
         self.acquire_telling(request, patience, &mut |_: &Error| {}).await
     }
 
-    /// As [`Client::acquire_within`]; tells each error that does not end the wait.
+    /// Acquires as [`Client::acquire_within`] does; reports each error that does not end the wait.
     pub(crate) async fn acquire_telling(
         &self,
         request: Acquire,
@@ -248,7 +249,7 @@ impl Client {
         request
     }
 
-    /// What any node that answers knows of the cluster.
+    /// The cluster as any node that answers knows it.
     ///
     /// # Errors
     /// `Unavailable`; `BadRequest` if the endpoint is no node of a cluster.
@@ -257,7 +258,7 @@ impl Client {
         self.transport.call(&request, &call).await.map(|(status, _)| status)
     }
 
-    /// What the node at this endpoint knows of the cluster. No other node is asked.
+    /// The cluster as the node at this endpoint knows it. No other node is tried.
     ///
     /// # Errors
     /// As [`Client::cluster`].
@@ -271,7 +272,7 @@ impl Client {
     }
 
     fn options(&self) -> ServiceOptions {
-        // The options are replaced whole, so what a panicking thread left is still whole.
+        // The options are replaced whole, so they are intact even after a panic.
         self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -279,7 +280,7 @@ impl Client {
         table.or_else(|| Some(self.options().table))
     }
 
-    /// The caller's own request id, or the next of a lane that is ours while the call lasts.
+    /// The caller's own request id, or the next of a lane that is reserved while the call lasts.
     fn request_id(&self, given: Option<RequestId>) -> (RequestId, Option<Lane<'_>>) {
         if let Some(id) = given {
             return (id, None);
@@ -288,9 +289,9 @@ impl Client {
         (lane.id(), Some(lane))
     }
 
-    /// Asks under the caller's own request id, or under the next of a lane. If the cluster has
-    /// forgotten that lane, the request was not done by this call, nor could it have been by
-    /// another: it is asked under the first id of a new lane.
+    /// Sends a request under the caller's own id, or under the next of a lane. If the cluster has
+    /// forgotten that lane, the request was not applied by this call, nor can it have been by
+    /// another: it is sent again under the first id of a new lane.
     async fn under_id<T, F: Future<Output = Result<T, Error>>>(
         &self,
         given: Option<RequestId>,
@@ -311,7 +312,7 @@ impl Client {
         result
     }
 
-    /// The answers to a batch, asked under these ids.
+    /// Sends a batch under the ids of these lanes, and returns its answers.
     async fn batch_under(
         &self,
         mut requests: Vec<BatchRequest>,
@@ -330,8 +331,8 @@ impl Client {
     }
 }
 
-/// Gives the lane back unless the outcome is open: a copy of the request may then still be on its
-/// way, and must not meet a later request on its lane. One that was forgotten is of no use.
+/// Returns the lane unless the outcome is open: a copy of the request may then still be in flight,
+/// and must not meet a later request on its lane. A forgotten lane is not returned either.
 fn settle<T>(lane: Option<Lane<'_>>, result: &Result<T, Error>) {
     if let Some(lane) = lane
         && !matches!(result, Err(Error::Unknown { .. } | Error::LaneForgotten { .. }))
@@ -401,7 +402,8 @@ impl LockService for Client {
         let forgotten: Vec<bool> = is_ours.iter().zip(&answers).map(is_forgotten).collect();
         let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
         if forgotten[from..].iter().all(|forgotten| *forgotten) {
-            // None of these was done, and nothing behind them: on new lanes they keep their order.
+            // None of these took effect, and nothing after them: on new lanes they keep their
+            // order.
             let mut again = requests.split_off(from);
             for (request, deadline) in again.iter_mut().zip(&deadlines[from..]) {
                 call_of(request).timeout = Some(deadline.remaining());
@@ -409,7 +411,7 @@ impl LockService for Client {
             let lanes = again.iter().map(|_| Some(self.transport.lanes().begin())).collect();
             answers.splice(from.., self.batch_under(again, lanes).await);
         } else {
-            // Behind one of them another was decided: it would now be decided out of its order.
+            // After one of them another was decided: it would now be decided out of order.
             for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)
             {
                 let reason = "the cluster had forgotten the lane of the request";
@@ -491,7 +493,8 @@ impl DebugLockService for Client {
         Ok(())
     }
 
-    /// Asks the node to move its clock, which only one started for tests does; otherwise waits.
+    /// Requests that the node advances its clock, which only one started for tests does; otherwise
+    /// waits.
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
         let body = AdvanceBody { by_ms: crate::api::to_ms(by) };
         let request = Request::once("POST", routes::DEBUG_ADVANCE, &body);

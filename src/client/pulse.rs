@@ -1,8 +1,8 @@
-//! Wakes guards when the clock has moved on without the timers.
+//! Wakes guards when the clock has advanced without the timers.
 //!
-//! Timers stop while the machine is asleep, and grants do not. One task of a client compares the
-//! two, so that each guard may sleep until its own next renewal instead of looking again and again.
-//! It runs while there are guards.
+//! Timers stop while the machine is asleep, and grants do not. One task of a client compares clock
+//! and timers, so that each guard can sleep until its own next renewal instead of polling. It runs
+//! while there are guards.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,11 @@ use crate::task;
 /// How often the clock is compared with the timers.
 const BEAT: Duration = Duration::from_millis(500);
 
-/// By how much the clock is ahead when the machine has slept; less is a busy machine's delay.
+/// The lead of the clock over the timers that means that the machine has slept; less is the delay
+/// of a busy machine.
 const JUMP: Duration = Duration::from_millis(400);
 
-/// What the guards of one client are woken by.
+/// Wakes the guards of one client.
 pub(super) struct Pulse {
     clock: Arc<dyn Clock>,
     jumps: watch::Sender<()>,
@@ -31,8 +32,8 @@ impl Pulse {
         Arc::new(Self { clock, jumps: watch::Sender::new(()), task: Mutex::default() })
     }
 
-    /// Changes when the clock has jumped. Must be called within a runtime; called again now and
-    /// then, it outlives the runtime in which it was called first.
+    /// A channel that changes when the clock has jumped. Must be called within a runtime; repeated
+    /// calls start the task again if the runtime in which it ran has ended.
     pub(super) fn feel(self: &Arc<Self>) -> watch::Receiver<()> {
         let receiver = self.jumps.subscribe();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);

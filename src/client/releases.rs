@@ -1,7 +1,7 @@
-//! Releases of dropped guards that are still under way.
+//! Releases of dropped guards that are still in flight.
 //!
-//! Two guards of one owner are one holder, so a release that is overtaken by the owner's next request
-//! would end what that request was given. Whoever acquires waits for it.
+//! Two guards of one owner are one holder, so a release that is overtaken by the owner's next
+//! request would end the grant of that request. An acquisition therefore waits for the release.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::types::{LockOptions, LockRequest, UnlockOptions, UnlockRequest};
 
-/// Who holds a lock, and which.
+/// A lock and its owner.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Owner {
     table: Option<String>,
@@ -39,7 +39,7 @@ impl Owner {
     }
 }
 
-/// Those of the guards that know of each other.
+/// The releases of the guards that share this value.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     under_way: Mutex<HashMap<Owner, usize>>,
@@ -47,16 +47,16 @@ pub(super) struct Releases {
 }
 
 impl Releases {
-    /// One begins; it ends when what this gives is dropped.
+    /// Begins a release; it ends when the returned value is dropped.
     pub(super) fn begin(self: &Arc<Self>, owner: Owner) -> UnderWay {
         *self.lock().entry(owner.clone()).or_insert(0) += 1;
         UnderWay { releases: Arc::clone(self), owner }
     }
 
-    /// Is ready when none of this owner is under way.
+    /// Resolves when no release of this owner is in flight.
     pub(super) async fn ended(&self, owner: &Owner) {
         loop {
-            // From here on an end is noticed, also before it is waited for.
+            // From here on an end is noticed, even before the await.
             let ended = self.ended.notified();
             if !self.lock().contains_key(owner) {
                 return;

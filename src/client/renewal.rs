@@ -13,18 +13,18 @@ use crate::random;
 use crate::service::LockService;
 use crate::types::{Forbidden, Grant, LockOptions, LockRequest, LockResponse, LockStatus};
 
-/// The shortest and the longest pause after a renewal that failed.
+/// The shortest and the longest backoff after a renewal that failed.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
-/// Renewals become due at moments this far apart at most, so that those of one client that come close
-/// together share a message and an entry of the log.
+/// The largest step between the moments at which renewals become due: those of one client that are
+/// close together share a message and an entry of the log.
 const LONGEST_STEP: Duration = Duration::from_millis(25);
 const SHORTEST_STEP: Duration = Duration::from_millis(1);
-/// The step as a part of the time between two renewals of one guard.
+/// The number of steps between two renewals of one guard.
 const STEPS: u32 = 400;
 
-/// What is renewed, how, and how often.
+/// The renewals of one grant.
 pub(super) struct Renewal<S> {
     pub(super) service: S,
     pub(super) belief: Arc<Belief>,
@@ -35,7 +35,7 @@ pub(super) struct Renewal<S> {
     pub(super) every: Duration,
 }
 
-/// The last moment up to this time at which others renew, too.
+/// Rounds the time down to a moment at which other guards renew, too.
 fn in_company(time: Duration, every: Duration) -> Duration {
     let step = (every / STEPS).clamp(SHORTEST_STEP, LONGEST_STEP).as_nanos();
     let beyond = u64::try_from(time.as_nanos() % step).unwrap_or_default();
@@ -43,7 +43,7 @@ fn in_company(time: Duration, every: Duration) -> Duration {
 }
 
 impl<S: LockService> Renewal<S> {
-    /// Renews until the lock is lost. `sent` is when the grant was asked for.
+    /// Renews until the lock is lost. `sent` is when the grant was requested.
     pub(super) async fn keep(self, sent: Duration) {
         let mut next = sent.saturating_add(self.every);
         while self.nap_until(next).await {
@@ -51,7 +51,7 @@ impl<S: LockService> Renewal<S> {
             self.belief.asked(sent);
             let answer = tokio::select! {
                 biased;
-                // Boxed: a guard that sleeps, as most do, holds no request.
+                // Boxed: a sleeping guard, as most are, holds no request.
                 answer = Box::pin(self.ask()) => answer,
                 () = self.lost() => return,
             };
@@ -59,8 +59,8 @@ impl<S: LockService> Renewal<S> {
                 Ok(response) => match self.judge(&response) {
                     Ok(grant) => {
                         self.belief.answered(sent, grant.expires_in);
-                        // Guards that were renewed together, after a cluster was away for
-                        // instance, do not stay together.
+                        // Jitter: guards that were renewed together, after an outage for instance,
+                        // do not stay together.
                         let pause = self.every.mul_f64(random::factor(0.9..=1.0));
                         in_company(sent.saturating_add(pause), self.every)
                     }
@@ -83,7 +83,7 @@ impl<S: LockService> Renewal<S> {
         self.service.lock(self.request.clone(), options).await
     }
 
-    /// The renewed grant, or why there is none.
+    /// The renewed grant, or the reason why there is none.
     fn judge<'a>(&self, response: &'a LockResponse) -> Result<&'a Grant, LostReason> {
         match &response.status {
             LockStatus::Renewed(grant) if grant.token == self.grant.token && grant.live => {
@@ -99,8 +99,8 @@ impl<S: LockService> Renewal<S> {
         }
     }
 
-    /// Whether another of a higher level has the lock. One of the same level or a lower one took
-    /// it by force, or after it had expired.
+    /// Whether a holder of a higher level has the lock. One of the same or a lower level took it by
+    /// force, or after it had expired.
     fn is_outranked(&self, forbidden: &Forbidden) -> bool {
         let outranks = |level| level > self.grant.level;
         let mine = self.grant.token;
@@ -121,7 +121,7 @@ impl<S: LockService> Renewal<S> {
         }
     }
 
-    /// Is ready when the lock is lost.
+    /// Resolves when the lock is lost.
     async fn lost(&self) {
         while !matches!(self.belief.judge(), GuardState::Lost(_) | GuardState::Released) {
             self.nap(Duration::MAX).await;
@@ -135,7 +135,7 @@ impl<S: LockService> Renewal<S> {
         tokio::select! {
             biased;
             () = tokio::time::sleep(nap) => {}
-            // Its sender is this renewal's own.
+            // The sender lives as long as this renewal.
             _ = jumped.changed() => {}
         }
     }

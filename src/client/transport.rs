@@ -1,8 +1,8 @@
-//! One attempt: a request to one node, and the meaning of its end.
+//! One attempt: a request to one node, and the meaning of its result.
 //!
-//! A connection that never came about is `Unavailable`. Once a byte has left, only our own problem
-//! document says what happened; everything else is `Unknown` for a write and `Unavailable` for a
-//! read. [`super::attempts`] makes a call of attempts.
+//! A connection that was never established is `Unavailable`. Once a byte was sent, only our own
+//! problem document tells the outcome; everything else is `Unknown` for a write and `Unavailable`
+//! for a read. [`super::attempts`] combines attempts into a call.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -35,11 +35,11 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// written to a connection that is just being closed.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
 
-/// How long a node that knows no batches is asked one by one before it is tried again: it may have
-/// been replaced by a newer one.
+/// How long a node that does not support batches gets writes one by one before a batch is tried
+/// again: it may have been replaced by a newer one.
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
 
-/// Connections to nodes, and what is remembered from call to call.
+/// Connections to nodes, and the state that is kept from call to call.
 pub(super) struct Transport {
     way: Carriage,
     endpoints: Endpoints,
@@ -47,30 +47,30 @@ pub(super) struct Transport {
     cluster: OnceLock<HeaderValue>,
     timeout: Duration,
     lanes: Lanes,
-    /// `None` if each write goes by itself.
+    /// `None` if each write is sent by itself.
     gathering: Option<Gathering>,
-    /// Nodes that know no batches, and until when that is believed.
+    /// Nodes that do not support batches, and until when that is assumed.
     one_by_one: Mutex<HashMap<Arc<str>, Deadline>>,
 }
 
-/// How a client is connected.
+/// The settings of a client's connections.
 pub(super) struct Settings {
     pub(super) connect_timeout: Duration,
-    /// How long a call is tried that does not say.
+    /// The timeout of a call that sets none.
     pub(super) timeout: Duration,
-    /// Whether writes that wait at the same moment travel together.
+    /// Whether writes that wait at the same time are coalesced.
     pub(super) gathers: bool,
 }
 
-/// One way to ask one node once.
+/// A request that can be sent to one node once.
 pub(super) trait Ask: Sync {
-    /// What a node answers.
+    /// The answer of a node.
     type Answer: Send;
 
-    /// What may be done when the answer is missing.
+    /// Whether a request may be repeated when its answer is missing.
     fn kind(&self) -> Kind;
 
-    /// Asks this node, and gives up after this long.
+    /// Sends the request to this node, with this timeout.
     fn ask(
         &self,
         endpoint: &Arc<str>,
@@ -78,7 +78,7 @@ pub(super) trait Ask: Sync {
     ) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
 }
 
-/// What is sent; the same bytes each time.
+/// A request as it is sent; the same bytes each time.
 #[derive(Clone)]
 pub(super) struct Request {
     method: Method,
@@ -87,7 +87,7 @@ pub(super) struct Request {
     kind: Kind,
 }
 
-/// What may be done when the answer is missing.
+/// Whether a request may be repeated when its answer is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Changes nothing.
@@ -116,7 +116,7 @@ impl Request {
     }
 
     fn with_query<T: Serialize>(method: Method, path: &str, query: &T, kind: Kind) -> Self {
-        // A plus sign is refused by the server: some readers take it for a space, others do not.
+        // A plus sign is refused by the server: some parsers take it for a space, others do not.
         let query = serde_urlencoded::to_string(query).expect("our queries are flat");
         let query = query.replace('+', "%20");
         let path_and_query =
@@ -130,13 +130,14 @@ impl Request {
         Self { method, path_and_query: path.to_owned(), body: Some(body.into()), kind }
     }
 
-    /// A write whose body is written already.
+    /// A write whose body is encoded already.
     pub(super) fn post(path: &str, body: Bytes) -> Self {
         let path_and_query = path.to_owned();
         Self { method: Method::POST, path_and_query, body: Some(body), kind: Kind::Write }
     }
 
-    /// Whether only a node of the client's cluster may answer: all but questions about the node.
+    /// Whether only a node of the client's cluster may answer: all but requests about the node
+    /// itself.
     fn is_of_one_cluster(&self) -> bool {
         let about_node = [routes::CLUSTER, routes::HEALTHZ, routes::READYZ];
         !about_node.contains(&self.path_and_query.as_str())
@@ -147,7 +148,7 @@ impl Request {
         self.body.clone().unwrap_or_default()
     }
 
-    /// The error when something has left and no answer of ours has come back.
+    /// The error for a request that was sent, at least in part, and got no answer of a node.
     fn unanswered(&self, reason: impl Into<String>) -> Error {
         match self.kind {
             Kind::Read => Error::unavailable(reason),
@@ -157,8 +158,8 @@ impl Request {
 }
 
 impl Kind {
-    /// Whether the same may be sent once more: what was certainly not done always, what may have
-    /// been done only if its id makes the repetition the same request.
+    /// Whether the request may be sent again: always if it was certainly not done; if it may have
+    /// been done, only if its id makes the repetition the same request.
     pub(super) fn may_repeat_after(self, error: &Error) -> bool {
         match error {
             Error::Unavailable { .. } => true,
@@ -171,25 +172,25 @@ impl Kind {
         }
     }
 
-    /// Whether a second node may be asked while the first has not answered.
+    /// Whether the request may be sent to a second node while the first has not answered.
     pub(super) fn is_hedged(self) -> bool {
         self != Self::Once
     }
 }
 
-/// What came back of one attempt, with where it was decided.
+/// The answer to one attempt, with the position in the log where it was decided.
 pub(super) type Reply<T> = (T, Option<DecidedAt>);
 
-/// What a node has sent, before it is known what it means.
+/// A node's response, before it is interpreted.
 struct Heard {
     status: StatusCode,
     decided_at: Option<DecidedAt>,
-    /// If it is a problem document of ours.
+    /// The body, if it is a problem document of ours.
     problem: Option<Problem>,
     body: Vec<u8>,
 }
 
-/// A request on its own.
+/// A request that is not coalesced with others.
 struct Alone<'a, T> {
     transport: &'a Transport,
     request: &'a Request,
@@ -214,7 +215,7 @@ impl Transport {
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            // Repeating is decided here, by what the request is, not below.
+            // Retries are decided here, by the kind of the request, not below.
             .retry(reqwest::retry::never())
             .dns_resolver(Resolver::default())
             .tcp_nodelay(true)
@@ -225,7 +226,7 @@ impl Transport {
         Self::over(Carriage::Http(http), endpoints, settings)
     }
 
-    /// A transport whose requests go this way.
+    /// A transport over this carrier.
     pub(super) fn over(
         way: Carriage,
         endpoints: &[String],
@@ -253,18 +254,18 @@ impl Transport {
         &self.lanes
     }
 
-    /// The writes that have not left yet, of a client that gathers them.
+    /// The queued writes of a client that coalesces them.
     pub(super) fn gathering(&self) -> Option<&Gathering> {
         self.gathering.as_ref()
     }
 
-    /// How long a call is tried in all.
+    /// The timeout of a call, retries included.
     pub(super) fn patience(&self, call: &CallOptions) -> Duration {
         call.timeout.unwrap_or(self.timeout).min(MAX_TIMEOUT)
     }
 
-    /// As [`Transport::call`] for a write that may travel with others, with a refusal as an answer
-    /// instead of an error.
+    /// Sends a write as [`Transport::call`] does, possibly coalesced with others, with a refusal as
+    /// an answer instead of an error.
     pub(super) async fn write_or_refusal<T: Batched>(
         self: &Arc<Self>,
         request: &Request,
@@ -276,7 +277,7 @@ impl Transport {
         }
     }
 
-    /// Asks until there is an answer or no time left.
+    /// Sends a request until there is an answer or the time is up.
     pub(super) async fn call<T: DeserializeOwned + Send>(
         &self,
         request: &Request,
@@ -289,7 +290,7 @@ impl Transport {
         Alone { transport: self, request, call, answer: std::marker::PhantomData }
     }
 
-    /// Asks this node, once.
+    /// Sends a request to this node, once.
     pub(super) async fn ask_one<T: DeserializeOwned>(
         &self,
         endpoint: &str,
@@ -300,7 +301,7 @@ impl Transport {
         granted(self.attempt(&endpoint, request, call, self.patience(call)).await?)
     }
 
-    /// Asks this node once, with a refusal as an answer.
+    /// Sends a request to this node once, with a refusal as an answer.
     pub(super) async fn attempt<T: DeserializeOwned>(
         &self,
         endpoint: &Arc<str>,
@@ -323,8 +324,8 @@ impl Transport {
         }
     }
 
-    /// Sends a batch to this node once. `None`: it knows no batches, or not this one, and has done
-    /// nothing.
+    /// Sends a batch to this node once. `None`: the node does not support batches, or not this one,
+    /// and has done nothing.
     pub(super) async fn attempt_batch(
         &self,
         endpoint: &Arc<str>,
@@ -336,13 +337,13 @@ impl Transport {
         let Heard { status, problem, body, .. } =
             self.exchange(endpoint, request, call, wait).await?;
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
-            // Also what stands between here and the node may not let batches through.
+            // A proxy on the way to the node may not let batches through either.
             let mut nodes = self.one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
             nodes.insert(Arc::clone(endpoint), Deadline::after(ONE_BY_ONE));
         }
         if let Some(problem) = problem {
             return match problem.code {
-                // What is refused here is the batch; one of its requests may be to blame.
+                // The batch as such is refused here; one of its requests may be to blame.
                 Code::NoSuchPath
                 | Code::MethodNotAllowed
                 | Code::BadRequest
@@ -366,7 +367,7 @@ impl Transport {
         }
     }
 
-    /// Whether this node is known to know no batches.
+    /// Whether this node is known not to support batches.
     pub(super) fn asks_one_by_one(&self, endpoint: &Arc<str>) -> bool {
         let nodes = self.one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.get(endpoint).is_some_and(|until| !until.remaining().is_zero())
@@ -385,8 +386,8 @@ impl Transport {
         }
     }
 
-    /// Whether the node belongs to the cluster of the one that answered first. The first answers of
-    /// two may come at once, so what was asked of the second may have been done.
+    /// Checks that the node belongs to the cluster of the one that answered first. The first
+    /// answers of two nodes may come at once, so the request to the second may have been done.
     fn judge_cluster(
         &self,
         endpoint: &str,
@@ -415,7 +416,7 @@ impl Transport {
         wait: Duration,
     ) -> Result<Heard, Error> {
         let mut built = build(endpoint, request, call, wait)?;
-        // A node of another cluster does nothing then.
+        // With this header, a node of another cluster does nothing.
         if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
             built.headers_mut().insert(headers::CLUSTER, cluster.clone());
         }
@@ -443,7 +444,7 @@ impl Transport {
     }
 }
 
-/// The request as HTTP has it.
+/// Builds the HTTP request.
 fn build(
     endpoint: &str,
     request: &Request,
@@ -453,8 +454,7 @@ fn build(
     let url = Url::parse(&format!("{endpoint}{}", request.path_and_query));
     let url = url.map_err(|error| Error::bad_request(format!("endpoint {endpoint:?}: {error}")))?;
     let mut built = reqwest::Request::new(request.method.clone(), url);
-    // The node is given a little less time than it is waited for, so that it can still say how it
-    // ended.
+    // The node gets a slightly shorter timeout than ours, so that it can still report the outcome.
     let timeout = to_ms(wait.mul_f64(0.9)).max(1);
     let fields = built.headers_mut();
     fields.insert(headers::TIMEOUT_MS, timeout.into());
@@ -463,7 +463,7 @@ fn build(
         (headers::CAUSE, call.cause.as_deref().filter(|cause| is_cause(cause))),
     ];
     for (name, text) in words {
-        // What is no header is left out, as what does not keep to the bounds is.
+        // A value that is no valid header is left out, as one beyond the bounds is.
         if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
             fields.insert(name, value);
         }
@@ -475,12 +475,12 @@ fn build(
     Ok(built)
 }
 
-/// Where a refusal is no answer, it is an error.
+/// Turns a refusal into an error.
 fn granted<T>((answer, decided_at): Reply<Result<T, Forbidden>>) -> Result<Reply<T>, Error> {
     answer.map(|answer| (answer, decided_at)).map_err(Error::Forbidden)
 }
 
-/// A read is never unknown, whatever a node says.
+/// Keeps a read from being unknown, whatever a node reports.
 fn told(request: &Request, error: Error) -> Error {
     match error {
         Error::Unknown { reason } => request.unanswered(reason),

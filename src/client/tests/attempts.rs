@@ -1,4 +1,5 @@
-//! How a call makes its attempts: in which order, how many at once, and what it makes of their ends.
+//! The attempts of a call: their order, how many are in flight at once, and the meaning of their
+//! results.
 //!
 //! Nodes are scripted and the runtime's timers are paused, so that nothing here waits.
 
@@ -34,7 +35,7 @@ impl Scripted {
         Self { kind, answers, asked: Mutex::default(), running, most_running }
     }
 
-    /// The hosts in the order in which they were asked.
+    /// The hosts in the order in which they got requests.
     fn asked(&self) -> String {
         let asked = self.asked.lock().unwrap();
         asked.iter().map(|node| &node["http://".len()..=7]).collect()
@@ -81,7 +82,7 @@ impl Ask for Scripted {
     }
 }
 
-/// Makes the call; how it ended and how long it took.
+/// Makes the call; returns how it ended and how long it took.
 async fn call_of(nodes: &[&str], asking: &Scripted) -> (Result<&'static str, Error>, Duration) {
     let endpoints: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let settings = Settings { connect_timeout: MS, timeout: TIMEOUT, gathers: false };
@@ -114,7 +115,8 @@ async fn a_second_node_is_asked_when_the_first_is_silent() {
     }
 }
 
-/// An older node that does not know a field says nothing of the newer one that may do it.
+/// A refusal by an older node that does not know a field says nothing about a newer one that may
+/// accept it.
 #[tokio::test(start_paused = true)]
 async fn a_final_error_beside_an_open_attempt_leaves_a_write_unknown() {
     for kind in [Kind::Read, Kind::Write] {
@@ -232,7 +234,7 @@ async fn one_node_is_quoted_as_it_is_and_the_leader_that_was_named_is_told() {
         Scripted::new(Kind::Write, |_, _| refuses("there is no leader", Some("http://c:1")));
     let (ended, _) = call_of(&NODES[..1], &asking).await;
     let Err(Error::Unavailable { reason, leader }) = ended else { panic!("{ended:?}") };
-    // The leader is asked too: its word counts as another node's.
+    // The leader is tried too: its reason counts as another node's.
     assert!(reason.contains("http://c:1: there is no leader"), "{reason}");
     assert_eq!(leader.as_deref(), Some("http://c:1"));
     let asking = Scripted::new(Kind::Write, |_, _| refuses("there is no leader", None));

@@ -1,4 +1,4 @@
-//! Writes that travel together: who shares a message, and what becomes of each.
+//! Coalesced writes: which of them share a message, and the outcome of each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn token(response: &LockResponse) -> Token {
     response.grant().unwrap().token
 }
 
-/// Waits until the node was asked this often.
+/// Waits until the node has received this many requests.
 async fn asked(node: &Node, times: usize) {
     while node.asked().len() < times {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -74,8 +74,8 @@ fn ids(request: &str) -> Vec<RequestId> {
     items.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect()
 }
 
-/// A client with two messages under way that the node answers when it is let, and then four more
-/// writes that gather. The node has this script for what comes then.
+/// A client with two messages in flight, which the node answers once it is released, and then four
+/// more writes that are queued. The node follows the script for the messages after that.
 struct Busy {
     node: Node,
     client: Client,
@@ -473,7 +473,7 @@ async fn the_second_round_of_a_batch_has_the_time_that_is_left() {
         line.unwrap().parse::<u64>().unwrap()
     };
     let timeouts: Vec<u64> = node.asked().iter().map(timeout).collect();
-    // An attempt has half of the time.
+    // An attempt gets half of the time.
     assert!(timeouts[1] <= timeouts[0] - 100, "{timeouts:?}");
 }
 

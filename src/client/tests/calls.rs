@@ -1,4 +1,4 @@
-//! What the client makes of each way a call can end.
+//! The client's result for each way a call can end.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -26,7 +26,7 @@ struct Linked {
     locks: MemoryLocks,
     cut: Arc<AtomicBool>,
     hangs: Arc<AtomicBool>,
-    /// How long a release is under way, in milliseconds.
+    /// How long a release takes, in milliseconds.
     slow_release: Arc<AtomicU64>,
     renewals: Arc<AtomicUsize>,
 }
@@ -43,7 +43,7 @@ impl Linked {
     }
 }
 
-/// The same, giving a call up after its time as a client does.
+/// The same, with a timeout for each call as a client has.
 #[derive(Clone)]
 struct Bounded(Linked);
 

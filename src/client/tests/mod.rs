@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-/// What a scripted node does with one request.
+/// The reaction of a scripted node to one request.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// Answers with a status, a media type, further header lines and a body.
@@ -29,7 +29,7 @@ pub(super) enum Step {
     /// Grants each lock of a batch, with the number in its signature as the token, and releases
     /// each.
     Each,
-    /// Does the step once it is let.
+    /// Does the step once the semaphore lets it.
     Once(Arc<Semaphore>, Box<Step>),
 }
 
@@ -55,7 +55,7 @@ impl Step {
     }
 }
 
-/// A node that does what it is told, and remembers what it was asked.
+/// A node that follows a script, and records its requests.
 pub(super) struct Node {
     pub(super) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -69,7 +69,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// The last step is repeated for ever.
+    /// Starts a node. The last step is repeated for ever.
     pub(super) async fn start(script: impl IntoIterator<Item = Step>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
