@@ -1,8 +1,8 @@
-//! Dice: every number of a run comes from its seed.
+//! Dice: the random numbers of a run, all of them from its seed.
 //!
-//! Each purpose has dice of its own, so that one more throw for one of them changes no other. What
-//! production code draws through [`crate::random`], and openraft for its election time-outs, comes
-//! from the dice that were dealt to the thread; a thread without any draws from the system.
+//! Each purpose has a generator of its own, so that one more draw for one purpose changes no other.
+//! Production code, through [`crate::random`], and openraft, for its election timeouts, draw from
+//! the generator of the thread; a thread without one draws from the system.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -10,12 +10,12 @@ use std::ops::RangeInclusive;
 
 use crate::storage::mix;
 
-/// A row of numbers that is the same for ever for the same seed: `SplitMix64`.
+/// A generator whose sequence is always the same for a seed: `SplitMix64`.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// The dice of one purpose in the run of `seed`.
+    /// The generator for one purpose in the run of `seed`.
     pub fn new(seed: u64, purpose: &str) -> Self {
         Self(purpose.bytes().fold(mix(seed), |dice, byte| mix(dice ^ u64::from(byte))))
     }
@@ -26,7 +26,7 @@ impl Dice {
         mix(self.0)
     }
 
-    /// A number of this range; its ends are among them.
+    /// A number in this range, both ends included.
     ///
     /// # Panics
     /// If the range is empty.
@@ -34,18 +34,18 @@ impl Dice {
         let (low, high) = range.into_inner();
         assert!(low <= high, "{low}..={high} is empty");
         match (high - low).checked_add(1) {
-            // The remainder prefers small numbers by less than one in 2^32 for the ranges in use.
+            // The remainder favours small numbers by less than one in 2^32 for the ranges in use.
             Some(width) => low + self.number() % width,
             None => self.number(),
         }
     }
 
-    /// True in so many of a million throws.
+    /// Returns true with this probability, in parts per million.
     pub fn hits(&mut self, per_million: u32) -> bool {
         self.number() % 1_000_000 < u64::from(per_million)
     }
 
-    /// One of them.
+    /// Picks one of the elements.
     ///
     /// # Panics
     /// If there is none.
@@ -59,7 +59,7 @@ thread_local! {
     static DEALT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Deals the thread the dice for production code until the guard is dropped.
+/// Gives the thread a generator for production code until the guard is dropped.
 pub(crate) fn deal(seed: u64) -> Dealt {
     DEALT.set(Some(Dice::new(seed, "production").0));
     Dealt(())
@@ -70,7 +70,7 @@ pub(crate) fn is_dealt() -> bool {
     DEALT.get().is_some()
 }
 
-/// While it lives, the thread draws from dice.
+/// A guard: while it lives, the thread draws from its generator.
 pub(crate) struct Dealt(());
 
 impl Drop for Dealt {
@@ -79,12 +79,12 @@ impl Drop for Dealt {
     }
 }
 
-/// What production code draws from.
+/// The source of random numbers for production code.
 pub(crate) fn source() -> Source {
     Source
 }
 
-/// Draws from the thread's dice if it has any, else from the system.
+/// Draws from the thread's generator if it has one, else from the system.
 #[derive(Debug)]
 pub struct Source;
 
@@ -104,7 +104,7 @@ impl Source {
     }
 }
 
-/// As `rand` 0.9 has it, which Keyward uses.
+/// The interface of `rand` 0.9, which Keyward uses.
 impl rand::RngCore for Source {
     fn next_u32(&mut self) -> u32 {
         (Self::number() >> 32) as u32
@@ -119,7 +119,7 @@ impl rand::RngCore for Source {
     }
 }
 
-/// As `rand` 0.10 has it, which openraft uses.
+/// The interface of `rand` 0.10, which openraft uses.
 impl rand_core::TryRng for Source {
     type Error = Infallible;
 

@@ -1,4 +1,4 @@
-//! The clocks of a machine: each runs at a rate of its own.
+//! The clocks of simulated machines, each with a rate of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,13 @@ use crate::clock::Clock;
 /// One, in parts per million.
 const MILLION: u128 = 1_000_000;
 
-/// The true time of the simulation: how long it has been running. What a machine's clocks run
-/// slower or faster than.
+/// The true time of the simulation: how long it has been running. The clocks of machines run slower
+/// or faster than it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrueTime(tokio::time::Instant);
 
 impl TrueTime {
-    /// Begins now. The runtime's clock is paused: it moves only when nothing is left to do.
+    /// Begins now. The runtime's clock is paused: it advances only when nothing is left to do.
     #[allow(clippy::disallowed_methods, reason = "this is the clock that others use")]
     pub(crate) fn begin() -> Self {
         Self(tokio::time::Instant::now())
@@ -26,14 +26,14 @@ impl TrueTime {
     }
 }
 
-/// A machine's clocks. Clones are the same machine's.
+/// A machine's clocks. Clones share them.
 #[derive(Clone)]
 pub(crate) struct MachineClock {
     time: TrueTime,
     anchor: Arc<Mutex<Anchor>>,
 }
 
-/// Where the clock stood at some true time, and how fast it runs since.
+/// The reading of the clock at some true time, and its rate since then.
 struct Anchor {
     at: Duration,
     stood: Duration,
@@ -41,20 +41,20 @@ struct Anchor {
 }
 
 impl MachineClock {
-    /// A clock that stands at `stood` now.
+    /// A clock that reads `stood` now.
     pub(crate) fn new(time: TrueTime, stood: Duration, rate_ppm: u32) -> Self {
         let anchor = Anchor { at: time.now(), stood, rate_ppm };
         Self { time, anchor: Arc::new(Mutex::new(anchor)) }
     }
 
-    /// From now on it counts from here, as after a start of the machine.
+    /// Sets the reading of the clock, as a start of the machine does.
     pub(crate) fn stand_at(&self, stood: Duration) {
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         anchor.at = self.time.now();
         anchor.stood = stood;
     }
 
-    /// From now on it moves on by this many millionths of the true time.
+    /// Sets the rate of the clock, in parts per million of the true time.
     pub(crate) fn set_rate(&self, rate_ppm: u32) {
         let (at, stood) = (self.time.now(), self.raw());
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) =

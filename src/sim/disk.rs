@@ -1,8 +1,8 @@
-//! A machine's disk as one process sees it: over a [`MemDisk`], which forgets what was not synced.
+//! A machine's disk as one process sees it: over a [`MemDisk`], which loses what was not synced.
 //!
-//! A process that has died changes nothing any more. The power can be cut in the middle of what a
-//! process does to its disk: after so many changes from now. A full disk takes what fits into files
-//! as they are, and nothing that makes them longer.
+//! A process that has died changes nothing any more. The power can be cut in the middle of a
+//! process's disk operations: after a given number of changes. A full disk accepts what fits into
+//! files as they are, and nothing that makes them longer.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,17 +17,17 @@ use crate::storage::{Disk, MemDisk};
 /// How long a sync takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
-    /// At least, in milliseconds.
+    /// The shortest time, in milliseconds.
     pub min_ms: u64,
-    /// At most, in milliseconds.
+    /// The longest time, in milliseconds.
     pub max_ms: u64,
 }
 
-/// A machine's disk: what outlives its processes.
+/// A machine's disk, which outlives its processes.
 pub(crate) struct MachineDisk {
     pub(crate) bytes: MemDisk,
     full: AtomicBool,
-    /// How many changes are left until the power is cut; `u64::MAX`: it is not.
+    /// The number of changes left until the power is cut; `u64::MAX` if it is not.
     fuse: AtomicU64,
     pace: Mutex<(Pace, Dice)>,
 }
@@ -69,7 +69,7 @@ impl MachineDisk {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Whether one more change is made before the power is cut.
+    /// Counts one more change; `false` if the power is cut before it.
     fn burn(&self) -> bool {
         let left = self.fuse.load(Ordering::Relaxed);
         if left == 0 {
@@ -82,7 +82,7 @@ impl MachineDisk {
     }
 }
 
-/// The disk of a machine, in the hands of one process.
+/// The disk of a machine, as used by one process.
 #[derive(Clone)]
 pub(crate) struct HostDisk {
     host: Arc<Host>,

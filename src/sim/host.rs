@@ -3,7 +3,7 @@
 //! Every task that is started while one of a host's tasks is polled belongs to that host. A frozen
 //! host's tasks are not polled, though timers and messages go on around it, as for a process that
 //! was sent SIGSTOP. A host that has died never runs again: its tasks are dropped where they stand,
-//! and whatever they do while they are dropped reaches neither disk nor network.
+//! and nothing that they do on drop reaches disk or network.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,21 +17,21 @@ use std::time::Duration;
 use super::chance;
 use super::witness::Witness;
 
-/// How a host has died.
+/// The way in which a host has died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
-    /// The process was killed: the machine lives on, says that nobody listens, and keeps what was
+    /// The process was killed: the machine stays up, refuses connections, and keeps what was
     /// written.
     Killed,
-    /// The machine lost power: it says nothing, and forgets what was not synced.
+    /// The machine lost power: it does not respond, and loses what was not synced.
     PowerCut,
 }
 
 /// A process on a machine.
 pub(crate) struct Host {
-    /// For the trace.
+    /// The name in the trace.
     pub(crate) name: String,
-    /// Sees what it applies, if it is a node's.
+    /// Observes what the host applies, if it is a node's.
     pub(crate) witness: Option<Arc<Witness>>,
     state: Mutex<State>,
 }
@@ -96,12 +96,12 @@ impl Host {
         self.death().is_none()
     }
 
-    /// What one of its tasks panicked with.
+    /// The message of the first panic of its tasks.
     pub(crate) fn panic(&self) -> Option<String> {
         self.lock().panic.clone()
     }
 
-    /// Ends it. The first death counts.
+    /// Ends the host. The first death counts.
     pub(crate) fn die(&self, death: Death) {
         let mut state = self.lock();
         state.death.get_or_insert(death);
@@ -129,7 +129,7 @@ fn wake_all(state: MutexGuard<'_, State>) {
     }
 }
 
-/// The future as a task of the current host; as it is, where there is none.
+/// Wraps the future as a task of the current host; without a host it runs as it is.
 pub(crate) fn of_host<F: Future>(future: F) -> OfHost<F> {
     OfHost { host: current(), slot: None, future: Some(Box::pin(future)) }
 }
@@ -157,7 +157,7 @@ impl<F> OfHost<F> {
         !state.frozen
     }
 
-    /// Drops the future as its host's, and leaves the host.
+    /// Drops the future as a task of its host, and removes the task from the host.
     fn end(&mut self) {
         let Some(host) = &self.host else { return };
         let _entered = Entered::new(host);
@@ -212,8 +212,8 @@ impl<F> Drop for OfHost<F> {
     }
 }
 
-/// Runs what waits for the disk or computes for long: a little later, and at once. Outside of a
-/// simulation on a thread of its own.
+/// Runs work that waits for the disk or computes for long: in a simulation on this thread, after a
+/// short random delay; otherwise on a thread for blocking work.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {

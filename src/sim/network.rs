@@ -1,11 +1,11 @@
 //! The simulated network: it delays, loses, reorders, repeats, cuts and resets.
 //!
-//! What it carries are the requests and responses that production code would hand to its HTTP
-//! client, and it hands them to the routers that production code would serve. What it leaves out is
-//! what TCP and HTTP do with bytes. It keeps to what they promise: a connection has to come about
-//! before anything is sent; a body that is streamed arrives in order or is cut off, noticeably or
-//! not; requests on different connections overtake each other. What is lost on a connection is
-//! either never heard of again, or the connection is reset.
+//! The network carries the requests and responses that production code would pass to its HTTP
+//! client, and delivers them to the routers that production code would serve. It leaves out what
+//! TCP and HTTP do with bytes, but keeps their promises: a connection has to be established before
+//! anything is sent; a streamed body arrives in order or is cut off, noticeably or not; requests on
+//! different connections overtake each other. A loss on a connection either goes unnoticed, or the
+//! connection is reset.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -34,16 +34,16 @@ pub type MachineId = u64;
 /// The first client's number.
 pub const FIRST_CLIENT: MachineId = 101;
 
-/// How long a connection that cannot come about is waited for, as production code's pools do.
+/// The timeout for establishing a connection, as in production code's pools.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often what is held up by a cut link is tried again, as TCP would.
+/// The time after which data held up by a cut link is sent again, as TCP would.
 const RETRANSMIT: Duration = Duration::from_millis(200);
 
-/// So many pieces of a streamed body are on their way at once.
+/// The number of pieces of a streamed body in flight at once.
 const IN_FLIGHT: usize = 64;
 
-/// What a link does in one direction.
+/// The behaviour of a link in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Link {
     /// Nothing arrives.
@@ -52,13 +52,13 @@ pub struct Link {
     pub min_ms: u64,
     /// The usual largest delay, in milliseconds.
     pub max_ms: u64,
-    /// So many of a million are late…
+    /// The share of messages that are late, in parts per million.
     pub late_ppm: u32,
-    /// …by up to this many milliseconds.
+    /// The largest additional delay of a late message, in milliseconds.
     pub late_ms: u64,
-    /// So many of a million are lost.
+    /// The share of messages that are lost, in parts per million.
     pub loss_ppm: u32,
-    /// So many of a million requests arrive twice.
+    /// The share of requests that arrive twice, in parts per million.
     pub repeat_ppm: u32,
 }
 
@@ -90,7 +90,7 @@ struct State {
     delivered: u64,
 }
 
-/// Who answers at an address.
+/// The process that answers at an address.
 #[derive(Clone)]
 struct Listener {
     machine: MachineId,
@@ -98,7 +98,7 @@ struct Listener {
     router: Router,
 }
 
-/// From where to where.
+/// The direction of a message.
 #[derive(Clone, Copy, Debug)]
 struct Route {
     from: MachineId,
@@ -111,7 +111,7 @@ impl Route {
     }
 }
 
-/// What came of a request.
+/// The outcome of a request.
 enum Fate {
     Answered(http::Response<Arriving>),
     Reset,
@@ -141,7 +141,7 @@ impl Network {
         self.lock().links.insert((from, to), link);
     }
 
-    /// From now on this router answers at this address, as long as the host lives.
+    /// Registers the router that answers at this address, as long as the host lives.
     pub(crate) fn listen(
         &self,
         address: String,
@@ -153,7 +153,7 @@ impl Network {
         self.lock().listeners.insert(address, listener);
     }
 
-    /// How long what is sent now is under way; `None`: it does not arrive.
+    /// The delay of a message that is sent now; `None` if it does not arrive.
     fn leg(&self, route: Route) -> Option<Duration> {
         let mut state = self.lock();
         let link = state.links.get(&(route.from, route.to)).copied().unwrap_or_default();
@@ -176,7 +176,7 @@ impl Network {
     }
 }
 
-/// Waits out a leg; what is lost is never waited for to the end.
+/// Waits for a leg to pass; never resolves for a lost message.
 async fn cross(leg: Option<Duration>) {
     match leg {
         Some(delay) if delay.is_zero() => tokio::task::yield_now().await,
@@ -199,7 +199,7 @@ impl Uplink {
         Arc::new(Self { network, machine, host, open: Mutex::default() })
     }
 
-    /// Connections of their own for a kind of call.
+    /// Separate connections for a kind of call.
     pub(crate) fn lane(self: &Arc<Self>, _: Lane) -> Arc<Self> {
         Self::new(self.network.clone(), self.machine, self.host.clone())
     }
@@ -252,8 +252,8 @@ impl Uplink {
         tokio::spawn(delivery.run(fate));
         let close = CloseOnDrop(gone);
         match told.await.unwrap_or(Fate::Silence) {
-            // Its copy may be done all the same: who repeats a client's request must not pass on what
-            // only one of the two was told.
+            // The copy may be done all the same: a proxy that repeats a client's request must not
+            // pass on an answer that holds for only one of the two.
             Fate::Answered(response)
                 if repeated && response.status() == http::StatusCode::SERVICE_UNAVAILABLE =>
             {
@@ -276,7 +276,7 @@ impl Uplink {
         }
     }
 
-    /// A connection that is open, or comes about.
+    /// Uses an open connection, or establishes one.
     async fn connect(&self, address: &str) -> Result<(Listener, Route), SendError> {
         let failed = |why: &str| Err(SendError::Connect(why.to_owned().into()));
         let listener = self.network.lock().listeners.get(address).cloned();
@@ -288,7 +288,7 @@ impl Uplink {
         }
         let handshake = async {
             cross(self.network.leg(route)).await;
-            // Who listens is decided when the request for a connection arrives.
+            // The listener is looked up when the request for a connection arrives.
             let listener = self.network.lock().listeners.get(address).cloned();
             let Some(listener) = listener else { return Ok(None) };
             match listener.host.death() {
@@ -311,24 +311,25 @@ impl Uplink {
     }
 }
 
-/// As the system of a machine says it on which nobody listens.
+/// The error of a machine where no process listens.
 fn refused() -> std::io::Error {
     std::io::ErrorKind::ConnectionRefused.into()
 }
 
-/// TCP repeats no request, but whoever stands between a client and a node may, and openraft is to bear
-/// it. A node that forwards a request has nobody between itself and the leader, and hears in one
-/// answer what of it was certainly not done: that must not be of one of two copies.
+/// Whether a request may arrive twice. TCP repeats no request, but a proxy between a client and a
+/// node may, and openraft has to tolerate it. There is no proxy between a node that forwards a
+/// request and the leader, and one answer reports which parts were certainly not done: that must
+/// not be the answer to one of two copies.
 fn may_be_repeated(head: &http::request::Parts) -> bool {
     head.uri.path() != paths::FORWARD
 }
 
-/// Host and port of an address.
+/// The host and port of a URL.
 fn authority(url: &reqwest::Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(80))
 }
 
-/// A request on its way.
+/// A request in transit.
 struct Delivery {
     network: Arc<Network>,
     route: Route,
@@ -339,7 +340,7 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// The same way for another request.
+    /// A second delivery with the same head, and an empty body.
     fn shared(&self) -> Self {
         Self {
             network: self.network.clone(),
@@ -353,7 +354,7 @@ impl Delivery {
 
     async fn run(self, fate: oneshot::Sender<Fate>) {
         let Some(delay) = self.network.leg(self.route) else {
-            // Whoever loses it says so, or nobody does.
+            // The loss is noticed as a reset, or not at all.
             let reset = self.network.hits(500_000);
             if reset {
                 cross(Some(RETRANSMIT)).await;
@@ -384,15 +385,15 @@ impl Delivery {
         host.spawn(self.answer(fate, number));
     }
 
-    /// What the process does with a request that has arrived: a task of its host.
+    /// Handles a request that has arrived, as a task of the process's host.
     async fn answer(self, fate: oneshot::Sender<Fate>, number: u64) {
         let Self { network, route, listener, head, body, gone } = self;
         let back = route.back();
-        // Told when the process dies before it has answered.
+        // Reports it when the process dies before it has answered.
         let mut fate =
             Untold { network: network.clone(), back, host: listener.host, fate: Some(fate) };
         let request = http::Request::from_parts(head, body);
-        // A server may or may not notice that nobody waits for its answer any more.
+        // A server may or may not notice that its client no longer waits for the answer.
         let notices = network.hits(500_000);
         let response = tokio::select! {
             biased;
@@ -417,7 +418,7 @@ impl Delivery {
     }
 }
 
-/// Tells the sender what came of its request; when it is dropped, that its other end is gone.
+/// Reports the outcome of a request to its sender; on drop, that the other end is gone.
 struct Untold {
     network: Arc<Network>,
     back: Route,
@@ -432,7 +433,7 @@ impl Untold {
         }
         let Some(fate) = self.fate.take() else { return };
         let (network, back) = (self.network.clone(), self.back);
-        // On its way it is no longer the process's.
+        // In transit, the response no longer belongs to the process.
         tokio::spawn(async move {
             let Some(delay) = network.leg(back) else {
                 let reset = network.hits(500_000);
@@ -514,7 +515,7 @@ impl Body for Arriving {
     }
 }
 
-/// A response's body, in the hands of who asked.
+/// A response's body, as the requester holds it.
 struct Kept {
     body: Arriving,
     _close: CloseOnDrop,
@@ -545,7 +546,7 @@ struct CutOff;
 struct PipeIn {
     network: Arc<Network>,
     route: Route,
-    /// The process that makes the body.
+    /// The process that produces the body.
     host: Arc<Host>,
     pieces: mpsc::Sender<Piece>,
     last: Duration,
@@ -554,13 +555,13 @@ struct PipeIn {
 /// The receiving end.
 struct PipeOut {
     time: TrueTime,
-    /// The process that makes the body.
+    /// The process that produces the body.
     host: Arc<Host>,
     pieces: mpsc::Receiver<Piece>,
     next: Option<(Pin<Box<tokio::time::Sleep>>, Step)>,
 }
 
-/// What a body goes on with.
+/// The next event of a body.
 enum Step {
     Bytes(Bytes),
     End,
@@ -594,10 +595,10 @@ impl PipeIn {
             if self.pieces.is_closed() {
                 return false;
             }
-            // What is lost holds up what follows, or ends the connection.
+            // A loss holds up what follows, or ends the connection.
             if self.network.hits(100_000) {
                 let piece = Piece { arrives: self.last, step: Step::CutOff };
-                // Nobody reads any more: then nobody has to know.
+                // If the reader is gone, it need not know.
                 let _ = self.pieces.send(piece).await;
                 return false;
             }
@@ -618,7 +619,7 @@ impl Body for PipeOut {
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         if self.next.is_none() {
             let Some(piece) = ready!(self.pieces.poll_recv(context)) else {
-                // The other end is gone without an end. After a power cut nobody says so.
+                // The other end is gone without an end. After a power cut there is no sign of it.
                 return match self.host.death() {
                     Some(Death::PowerCut) => Poll::Pending,
                     Some(Death::Killed) | None => Poll::Ready(Some(Err(CutOff))),
@@ -637,7 +638,7 @@ impl Body for PipeOut {
     }
 }
 
-/// Who makes a body, and whether it is heard of that nobody reads it.
+/// The producer of a body, and whether it notices that the reader is gone.
 enum Reader {
     /// The client: it stops when it has dropped the response.
     Told(Gone),
@@ -654,7 +655,7 @@ impl Reader {
     }
 }
 
-/// Pours a body into a pipe until it ends, or nobody is left at either end.
+/// Copies a body into a pipe until it ends, or until the reader is known to be gone.
 async fn pour<B>(body: B, mut pipe: PipeIn, reader: Reader)
 where
     B: Body<Data = Bytes> + Send + 'static,

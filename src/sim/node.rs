@@ -19,16 +19,17 @@ use crate::raft::member;
 use crate::storage::log::OnRead;
 use crate::storage::{Disk, Log, LogOptions};
 
-/// Segments are small, so that runs of a minute begin new ones and recycle old ones.
+/// The size of a segment of the log: small, so that runs of a minute begin new ones and recycle old
+/// ones.
 pub const SEGMENT_BYTES: u64 = 32 << 10;
 
-/// Recent entries are kept in memory only a little, so that the log is read from its files too.
+/// The memory for recent entries: little, so that the log is read from its files too.
 const CACHE_BYTES: usize = 4 << 10;
 
 /// How long a process that has stopped itself may still run: the end of a real one takes a moment.
 const LAST_MOMENT_MS: u64 = 20;
 
-/// What a member has in a simulation instead of a folder and connections.
+/// The resources of a member in a simulation, in place of a folder and connections.
 pub(crate) struct Home {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) log: LogOptions,
@@ -39,13 +40,13 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Has the log written in the disk's own time, as long as the process lives.
+    /// Starts the task that writes the log at the pace of the disk, as long as the process lives.
     pub(crate) fn write_log(&self, log: Log) {
         self.host.spawn(write_log(log, self.machine.clone(), self.waiting.clone()));
     }
 }
 
-/// How nodes are set up.
+/// The settings of the nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) nodes: u64,
@@ -57,17 +58,17 @@ pub(crate) struct Setup {
     pub(crate) profile: Profile,
 }
 
-/// Where peers reach a node.
+/// The address at which peers reach a node.
 fn peer_addr(id: MachineId) -> String {
     format!("n{id}:7421")
 }
 
-/// Where clients reach a node.
+/// The address at which clients reach a node.
 pub(crate) fn client_addr(id: MachineId) -> String {
     format!("http://n{id}:7420")
 }
 
-/// What a process of a node needs.
+/// Everything that a process of a node needs.
 pub(crate) struct Boot {
     pub(crate) id: MachineId,
     pub(crate) setup: Setup,
@@ -75,9 +76,9 @@ pub(crate) struct Boot {
     pub(crate) disk: Arc<MachineDisk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) network: Arc<Network>,
-    /// Told the node when it runs.
+    /// Called with the node when it runs.
     pub(crate) running: Box<dyn FnOnce(Node) + Send>,
-    /// Told why the process has stopped by itself.
+    /// Called with the reason when the process has stopped by itself.
     pub(crate) stopped: Box<dyn FnOnce(String) + Send>,
 }
 
@@ -145,7 +146,7 @@ fn home(
     }
 }
 
-/// Tells the witness of reads that want all entries.
+/// Reports reads that want all entries to the witness.
 fn whole_reads(host: &Arc<Host>) -> OnRead {
     let witness = host.witness.clone();
     Arc::new(move |entries, bytes| {
@@ -165,7 +166,7 @@ fn config(id: MachineId, setup: &Setup) -> NodeConfig {
     }
 }
 
-/// Lets the log's writer do what waits, in the disk's own time.
+/// Lets the log's writer do its pending work, at the pace of the disk.
 async fn write_log(log: Log, disk: Arc<MachineDisk>, waiting: Arc<Notify>) {
     loop {
         waiting.notified().await;

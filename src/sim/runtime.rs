@@ -1,4 +1,5 @@
-//! What openraft runs on: tokio, with the tasks of the host and the numbers of the seed.
+//! The runtime of openraft: tokio, with tasks that belong to a host and random numbers from the
+//! seed.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use openraft_rt_tokio::TokioRuntime;
 use super::chance::Source;
 use super::host;
 
-/// tokio's runtime as a simulation needs it; outside of one, just that.
+/// tokio's runtime as a simulation needs it; outside of a simulation, the plain one.
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);
 

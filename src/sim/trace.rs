@@ -1,9 +1,9 @@
-//! What happened in a run, line by line; two runs of a seed have the same.
+//! The trace of a run, line by line; two runs of a seed have the same.
 
 use std::fmt::{Arguments, Write};
 use std::sync::{Mutex, PoisonError};
 
-/// The lines of a run: kept whole if asked for, and always as one number.
+/// The lines of a run: kept whole if requested, and always as a digest.
 pub(crate) struct Trace(Mutex<State>);
 
 struct State {
@@ -12,12 +12,12 @@ struct State {
     digest: Digest,
 }
 
-/// What a run was, in short.
+/// The digest of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Digest {
     /// FNV-1a over all lines.
     pub hash: u64,
-    /// How many lines there were.
+    /// The number of lines.
     pub lines: u64,
 }
 

@@ -1,7 +1,7 @@
 //! A watched value whose watchers are woken in the order in which they began to wait.
 //!
-//! tokio's own spreads its watchers over several lists by chance, from a source that no seed
-//! reaches; the order in which they wake is the order in which a run goes on.
+//! tokio's own spreads its watchers over several lists at random, from a source that is not seeded
+//! here; the order in which they wake is the order in which a run goes on.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use openraft::OptionalSend;
 use openraft::async_runtime::watch::{self, RecvError, SendError};
 use tokio::sync::Notify;
 
-/// The channel, as openraft asks for it.
+/// The channel type that openraft requires.
 pub(crate) struct Watch;
 
 struct Shared<T> {
@@ -25,13 +25,13 @@ struct Shared<T> {
 /// Changes the value.
 pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
-/// Sees its changes.
+/// Observes its changes.
 pub(crate) struct Receiver<T> {
     shared: Arc<Shared<T>>,
     seen: u64,
 }
 
-/// The value while it is looked at.
+/// The value while it is borrowed.
 pub(crate) struct Ref<'a, T>(RwLockReadGuard<'a, (T, u64)>);
 
 impl<T> Deref for Ref<'_, T> {

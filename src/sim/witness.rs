@@ -1,8 +1,8 @@
-//! Sees what every node applies, and that it is the same everywhere.
+//! Observes what every node applies, and checks that it is the same everywhere.
 //!
-//! It knows more than any node does: each entry that was ever applied anywhere, whatever became of
-//! the log since. So it can tell, long after entries were purged, whether what was acknowledged is
-//! there, and at once when two nodes disagree.
+//! It knows more than any node does: each entry that was ever applied anywhere, whatever happened
+//! to the log since. So it can tell whether an acknowledged write is there long after its entry was
+//! purged, and detects at once when two nodes disagree.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,13 @@ use crate::raft::codec;
 use crate::raft::types::Entry;
 use crate::types::{DecidedAt, RequestId};
 
-/// What all nodes of a world have applied.
+/// The entries that all nodes of a world have applied.
 pub(crate) struct Witness {
     time: TrueTime,
     state: Mutex<State>,
 }
 
-/// The most that nodes did at once, of what has limits.
+/// The largest amounts that occurred in nodes, of what has limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Amounts {
     /// Commands of an entry.
@@ -45,7 +45,7 @@ pub struct Amounts {
 struct State {
     amounts: Amounts,
     entries: BTreeMap<u64, Seen>,
-    /// A digest of the state at an index, and who had it.
+    /// A digest of the state at an index, and the node that had it.
     states: BTreeMap<u64, (u32, String)>,
     disagreements: Vec<String>,
 }
@@ -62,7 +62,7 @@ struct Seen {
 /// An entry that was applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Witnessed {
-    /// Its place in the log.
+    /// Its index in the log.
     pub index: u64,
     /// The term of the leader that proposed it.
     pub term: u64,
@@ -81,18 +81,18 @@ impl Witness {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most that nodes did at once.
+    /// The largest amounts that occurred in nodes.
     pub(crate) fn amounts(&self) -> Amounts {
         self.lock().amounts
     }
 
-    /// A node's log begins with so many segments.
+    /// Records the number of segments that a node's log starts with.
     pub(crate) fn segments(&self, count: u64) {
         let amounts = &mut self.lock().amounts;
         amounts.segments = amounts.segments.max(count);
     }
 
-    /// So many entries were read at once, with so many bytes, and all of them were wanted.
+    /// Records a read that wanted all of its entries, with their number and bytes.
     pub(crate) fn whole_read(&self, entries: u64, bytes: u64) {
         let amounts = &mut self.lock().amounts;
         if entries >= REAPPLIED_ENTRIES {
@@ -101,12 +101,12 @@ impl Witness {
         amounts.whole_entries = amounts.whole_entries.max(entries);
     }
 
-    /// What two nodes did not agree on.
+    /// The differences between nodes.
     pub(crate) fn disagreements(&self) -> Vec<String> {
         self.lock().disagreements.clone()
     }
 
-    /// All that was applied, in the order of the log.
+    /// All applied entries, in the order of the log.
     pub(crate) fn entries(&self) -> Vec<Witnessed> {
         let state = self.lock();
         let entry = |(index, seen): (&u64, &Seen)| Witnessed {
@@ -131,12 +131,13 @@ impl Witness {
                 EntryPayload::Normal(data) => codec::proposal_of(data).map_or_else(
                     |_| Vec::new(),
                     |Proposal { stamp, commands }| {
-                        // A stamp of another term: refused whole, so that nothing was decided.
+                        // With a stamp of another term it is refused whole, so that nothing was
+                        // decided.
                         let decided = stamp.term == entry.log_id.committed_leader_id().term;
                         let mut decisions = decisions.iter().map(|decision| &decision.outcome);
                         let ids = commands.iter().map(|command| command.request_id);
                         ids.map(|id| {
-                            // One that was refused for its form or its lane has done nothing.
+                            // A command that was refused for its form or its lane has done nothing.
                             let done = !matches!(decisions.next(), Some(Outcome::Refused(_)));
                             id.filter(|_| decided && done)
                         })
@@ -174,7 +175,7 @@ impl Witness {
         }
     }
 
-    /// Notes the bytes of a node's state at an index.
+    /// Records the bytes of a node's state at an index.
     pub(crate) fn state(&self, node: &str, index: u64, bytes: &[u8]) {
         let digest = crc32fast::hash(bytes);
         let mut state = self.lock();
@@ -197,7 +198,7 @@ fn requests(index: u64, ids: &[Option<RequestId>]) -> Vec<(RequestId, DecidedAt)
     places.collect()
 }
 
-/// The current host has applied an entry.
+/// Records that the current host has applied an entry.
 pub(crate) fn applied(entry: &Entry, decisions: &[Decision]) {
     if let Some(host) = host::current()
         && let Some(witness) = &host.witness
@@ -206,7 +207,7 @@ pub(crate) fn applied(entry: &Entry, decisions: &[Decision]) {
     }
 }
 
-/// The current host has this state at an index.
+/// Records the state of the current host at an index.
 pub(crate) fn state(index: Option<u64>, bytes: &[u8]) {
     if let Some(host) = host::current()
         && let Some(witness) = &host.witness

@@ -21,52 +21,52 @@ use crate::node::{Node, Profile};
 use crate::storage::Disk as _;
 use crate::storage::disk::{Fault, Unsynced};
 
-/// What a world is made of.
+/// The options of a world.
 #[derive(Clone, Debug)]
 pub struct WorldOptions {
-    /// What every number of the run comes from.
+    /// The seed of every random number of the run.
     pub seed: u64,
-    /// How many nodes; their ids begin at 1.
+    /// The number of nodes; their ids begin at 1.
     pub nodes: u64,
-    /// How many machines of clients.
+    /// The number of client machines.
     pub clients: u64,
-    /// By how much clocks may be off, in parts per million.
+    /// The bound on clock drift, in parts per million.
     pub rho_ppm: u32,
-    /// A snapshot is written after this many entries.
+    /// The number of entries after which a snapshot is written.
     pub snapshot_every: u64,
-    /// So many entries of a snapshot are kept in the log.
+    /// Log entries kept after a snapshot covers them.
     pub log_kept: u64,
-    /// So many bytes are read at once to be applied, where a part will do.
+    /// Bytes of entries read at once to be applied, where a part is enough.
     pub apply_bytes: u64,
-    /// So many bytes of entries are in a message to a follower.
+    /// Bytes of entries in a message to a follower.
     pub send_bytes: u64,
-    /// How fast a dead leader is noticed.
+    /// The profile: how fast a dead leader is detected.
     pub profile: Profile,
     /// Whether the lines of the trace are kept, besides their digest.
     pub keep_trace: bool,
 }
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Run<T> {
-    /// What the body returned.
+    /// The value that the body returned.
     pub result: T,
-    /// What happened, in short.
+    /// The digest of the trace.
     pub digest: Digest,
-    /// What happened, line by line, if it was to be kept.
+    /// The lines of the trace, if they were kept.
     pub trace: String,
-    /// How long it took in the world.
+    /// How long it took in simulated time.
     pub simulated: Duration,
 }
 
 /// A process that has stopped by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stop {
-    /// When.
+    /// The time of the stop.
     pub at: Duration,
-    /// Which node.
+    /// The node.
     pub node: MachineId,
-    /// Why, in its own words.
+    /// The reason that the process gave.
     pub reason: String,
 }
 
@@ -88,7 +88,7 @@ pub fn run<T, F: Future<Output = T>>(
         let world = World::new(options);
         let result = body(world.clone()).await;
         let inner = &world.inner;
-        // What is taken down afterwards is not part of the run.
+        // The teardown afterwards is not part of the run.
         let (digest, trace) = (inner.trace.digest(), inner.trace.take());
         Run { result, digest, trace, simulated: inner.time.now() }
     })
@@ -111,7 +111,7 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// A machine of a node: what outlives its processes, and its process.
+/// A machine of a node: the parts that outlive its processes.
 struct Machine {
     disk: Arc<MachineDisk>,
     clock: MachineClock,
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// Starts a node's process, unless it runs. After a power cut the machine is started with it:
-    /// it has forgotten what was not synced, and its clock counts from somewhere else.
+    /// it has lost what was not synced, and its clock starts at another reading.
     pub fn start(&self, node: MachineId) {
         let mut state = self.state();
         let died = match state.processes.get(&node) {
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    /// Ends a node's process, or its machine.
+    /// Ends a node's process, or cuts the power of its machine.
     pub fn kill(&self, node: MachineId, death: Death) {
         let host = self.state().processes.get(&node).map(|process| process.host.clone());
         if let Some(host) = host.filter(|host| host.is_alive()) {
@@ -281,7 +281,7 @@ impl World {
         self.state().processes.get(&node).is_some_and(|process| process.host.is_alive())
     }
 
-    /// Asks a node to shut down in good order; it is dead soon afterwards.
+    /// Shuts a node down gracefully; its process ends soon afterwards.
     pub fn shut_down(&self, node: MachineId) {
         let Some((host, running)) = self.running(node) else { return };
         self.say(format_args!("node {node} shuts down"));
@@ -321,17 +321,17 @@ impl World {
         Some((process.host.clone(), process.node.clone()?))
     }
 
-    /// What a link does now.
+    /// The current behaviour of a link.
     pub fn link(&self, from: MachineId, to: MachineId) -> Link {
         self.inner.network.link(from, to)
     }
 
-    /// Changes what a link does.
+    /// Changes the behaviour of a link.
     pub fn set_link(&self, from: MachineId, to: MachineId, link: Link) {
         self.inner.network.set_link(from, to, link);
     }
 
-    /// The rate of a machine's clocks from now on, in millionths of the true time.
+    /// Sets the rate of a machine's clocks, in parts per million of the true time.
     pub fn set_clock_rate(&self, machine: MachineId, rate_ppm: u32) {
         self.say(format_args!("the clock of {machine} runs at {rate_ppm}"));
         match (self.inner.nodes.get(&machine), self.inner.clients.get(&machine)) {
@@ -341,13 +341,13 @@ impl World {
         }
     }
 
-    /// How long a node's syncs take from now on.
+    /// Sets how long a node's syncs take.
     pub fn set_disk_pace(&self, node: MachineId, pace: Pace) {
         self.say(format_args!("a sync of {node} takes {} to {} ms", pace.min_ms, pace.max_ms));
         self.machine(node).disk.set_pace(pace);
     }
 
-    /// Whether a node's disk has no room from now on.
+    /// Sets whether a node's disk is full.
     pub fn set_disk_full(&self, node: MachineId, full: bool) {
         self.say(format_args!("the disk of {node} is full: {full}"));
         self.machine(node).disk.set_full(full);
@@ -364,13 +364,13 @@ impl World {
         self.machine(node).disk.bytes.heal();
     }
 
-    /// Cuts a node's power after so many more changes to its disk.
+    /// Cuts a node's power after this many more changes to its disk.
     pub fn cut_power_after(&self, node: MachineId, changes: u64) {
         self.say(format_args!("the power of {node} is cut after {changes} changes"));
         self.machine(node).disk.set_fuse(changes);
     }
 
-    /// Asks the leader to hand its leadership to `to`.
+    /// Triggers a transfer of the leadership to `to`.
     pub fn transfer(&self, to: MachineId) {
         let Some((host, node)) = self.leader().and_then(|leader| self.running(leader)) else {
             return;
@@ -384,7 +384,7 @@ impl World {
         });
     }
 
-    /// What a node that runs knows of its cluster.
+    /// The cluster as a running node knows it.
     pub fn status(&self, node: MachineId) -> Option<ClusterStatus> {
         self.running(node).map(|(_, node)| node.status())
     }
@@ -411,7 +411,8 @@ impl World {
         self.state().stops.clone()
     }
 
-    /// What tasks have panicked with: those of processes that run, or ended by it.
+    /// The panics of tasks, with the process of each: of running processes and of those that ended
+    /// by it.
     pub fn panics(&self) -> Vec<String> {
         let state = self.state();
         let hosts = state.processes.values().map(|process| &process.host);
@@ -420,12 +421,12 @@ impl World {
         state.panics.iter().cloned().chain(panics).collect()
     }
 
-    /// What nodes did not agree on.
+    /// The differences between nodes.
     pub fn disagreements(&self) -> Vec<String> {
         self.inner.witness.disagreements()
     }
 
-    /// The most that nodes did at once, of what has limits.
+    /// The largest amounts that occurred in nodes, of what has limits.
     pub fn amounts(&self) -> Amounts {
         self.inner.witness.amounts()
     }
@@ -435,10 +436,10 @@ impl World {
         self.inner.witness.entries()
     }
 
-    /// A client on a machine of clients, that asks `first` first.
+    /// A client on a client machine; it tries the node `first` first.
     ///
     /// # Panics
-    /// If the machine is none of clients.
+    /// If it is no client machine.
     pub fn client(&self, machine: MachineId, first: MachineId, timeout: Duration) -> Client {
         let ClientMachine { host, clock } = &self.inner.clients[&machine];
         let uplink = Uplink::new(self.inner.network.clone(), machine, host.clone());
@@ -463,10 +464,10 @@ impl World {
         }
     }
 
-    /// Starts a task on a machine of clients: it is frozen with it.
+    /// Starts a task on a client machine: it is frozen with it.
     ///
     /// # Panics
-    /// If the machine is none of clients.
+    /// If it is no client machine.
     pub fn spawn_on<F>(&self, machine: MachineId, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
