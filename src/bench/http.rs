@@ -1,8 +1,8 @@
 //! Keyward through plain HTTP/1.1: one connection for each client, kept alive, and no more work on
-//! this side than a request needs, so that what is measured is the server.
+//! this side than a request needs, so that the server is what is measured.
 //!
-//! It is what a program without the client library does: it asks one node, sends no `request_id`,
-//! and repeats nothing. A broken connection is made anew by the next request.
+//! It does the same as a program without the client library: it talks to one node, sends no
+//! `request_id`, and retries nothing. The next request replaces a broken connection.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::api::{
 use crate::client::CONNECT_TIMEOUT;
 use crate::error::Error;
 
-/// Nodes that are asked over plain HTTP.
+/// Nodes that are reached over plain HTTP.
 #[derive(Clone, Debug)]
 pub struct Http {
     addresses: Vec<String>,
@@ -99,7 +99,8 @@ impl HttpSession {
         stream.set_nodelay(true).map_err(|error| not_done(&error))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| not_done(&error))?;
-        // It ends when its sender is dropped, or says through the sender why it ended before.
+        // The connection ends when its sender is dropped; if it fails before, the sender reports
+        // it.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -217,7 +218,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::Unknown(format!("not an answer of a Keyward node: {error}")))
 }
 
-/// What an answer that is no success says; only our own problem documents are believed.
+/// The failure that an unsuccessful answer reports; only our own problem documents are trusted.
 fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     match serde_json::from_slice::<Problem>(body).ok().filter(Problem::is_ours) {
         Some(problem) => failure(problem.into_error(None)),
@@ -225,7 +226,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     }
 }
 
-/// The same for a request that changes nothing.
+/// The same failure for a request that changes nothing.
 fn as_read(failure: Failure) -> Failure {
     match failure {
         Failure::Unknown(why) => Failure::Unavailable(why),

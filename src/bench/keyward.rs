@@ -11,7 +11,7 @@ use crate::types::{
     UnlockOptions, UnlockRequest, UnlockStatus,
 };
 
-/// Services that are there already; clients are spread over them by their number.
+/// Existing services; clients are spread over them by their number.
 #[derive(Clone, Debug)]
 pub struct Services<S> {
     services: Vec<S>,
@@ -48,8 +48,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Clients of these nodes, each beginning with the one of its number. A request is tried for
-    /// `timeout` in all.
+    /// Clients of these nodes, each beginning with the one of its number. `timeout` bounds a
+    /// request, retries included.
     pub fn new(endpoints: Vec<String>, table: impl Into<String>, timeout: Duration) -> Self {
         Self { endpoints, table: table.into(), timeout }
     }
@@ -64,13 +64,13 @@ impl Target for Clients {
         endpoints.rotate_left(first);
         let service = Client::builder().endpoints(endpoints).timeout(self.timeout).build();
         let service = service.map_err(failure)?;
-        // Connecting is lazy; this is the first word.
+        // Connecting is lazy; this is the first request.
         service.cluster(CallOptions::default()).await.map_err(failure)?;
         Ok(ServiceSession::new(service, client, &self.table))
     }
 }
 
-/// One owner that asks a service.
+/// One owner that uses a service.
 #[derive(Debug)]
 pub struct ServiceSession<S> {
     service: S,
@@ -153,7 +153,7 @@ fn granted(response: Result<LockResponse, Error>) -> Result<Token, Failure> {
     }
 }
 
-/// What an error of the contract says about whether it was done.
+/// Classifies an error of the contract by whether the request was done.
 #[allow(clippy::needless_pass_by_value, reason = "errors are given away where they end")]
 pub(super) fn failure(error: Error) -> Failure {
     match error {

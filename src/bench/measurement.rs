@@ -1,4 +1,5 @@
-//! What was measured, as numbers: what the JSON report holds, and what the others are drawn from.
+//! The numbers of a measurement: the contents of the JSON report, and the source of the other
+//! reports.
 //!
 //! Times are in microseconds, processor time in seconds, memory in bytes.
 
@@ -18,11 +19,11 @@ const BARS_PER_DECADE: i32 = 20;
 /// A run, measured.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Measurement {
-    /// What each client did.
+    /// The workload of each client.
     pub workload: Workload,
-    /// How many clients there were.
+    /// The number of clients.
     pub clients: usize,
-    /// How many threads the clients shared.
+    /// The number of threads that the clients shared.
     pub threads: usize,
     /// When operations were due.
     pub pace: Pace,
@@ -34,10 +35,10 @@ pub struct Measurement {
     pub interrupted: bool,
     /// Each kind of operation that occurred.
     pub operations: Vec<OperationFigures>,
-    /// How often a second a lock went from one client to another.
+    /// Hand-overs of a lock from one client to another, per second.
     pub handovers_per_second: f64,
-    /// Open loop: operations that were due and that nobody was free to begin. They are among the
-    /// times of their operation with the time that they had waited by the end, a lower bound.
+    /// Open loop: operations that were due while no client was free to begin them. They are among
+    /// the times of their operation with the time that they had waited by the end, a lower bound.
     pub never_begun: u64,
     /// Processor time of the load generator itself.
     pub generator_cpu_seconds: f64,
@@ -50,40 +51,40 @@ pub struct Measurement {
 /// How the operations of one kind went.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OperationFigures {
-    /// Which.
+    /// The kind of operation.
     pub operation: Operation,
-    /// Successes answered within the measured time, a second.
+    /// Successes answered within the measured time, per second.
     pub per_second: f64,
-    /// Successes that were under way within it: those that the times are of.
+    /// Successes in flight at any moment of the measured time: the times are theirs.
     pub count: u64,
     /// The mean time, in microseconds.
     pub mean_us: f64,
-    /// Half of them took at most so many microseconds.
+    /// The median, in microseconds.
     pub p50_us: u64,
-    /// Nine of ten.
+    /// The 90th percentile.
     pub p90_us: u64,
-    /// 99 of a hundred.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// 999 of a thousand.
+    /// The 99.9th percentile.
     pub p999_us: u64,
     /// The slowest.
     pub max_us: u64,
     /// Refusals: another held the lock, or it was lost.
     pub refused: u64,
-    /// Failures after which it was certainly not done.
+    /// Failures after which the operation was certainly not done.
     pub not_done: u64,
-    /// Failures after which it may have been done.
+    /// Failures after which the operation may have been done.
     pub unknown: u64,
     /// The longest wait that ended with such a failure, in microseconds; no part of the times.
     pub slowest_failure_us: u64,
-    /// What the first such failure said.
+    /// The text of the first such failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_failure: Option<String>,
     /// How the times are distributed.
     pub distribution: Distribution,
 }
 
-/// Times in bars that widen with them.
+/// A histogram of times whose bars widen with the time.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Distribution {
     /// The upper end of each bar in microseconds, rising, and how many times are in it; empty bars
@@ -98,7 +99,7 @@ pub struct Interval {
     pub at_seconds: f64,
     /// How long it was.
     pub seconds: f64,
-    /// Whether it is before what is measured.
+    /// Whether it is part of the warm-up.
     pub warmup: bool,
     /// Each kind of operation that was answered in it.
     pub operations: Vec<IntervalFigures>,
@@ -107,13 +108,13 @@ pub struct Interval {
 /// How the operations of one kind went in an interval.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct IntervalFigures {
-    /// Which.
+    /// The kind of operation.
     pub operation: Operation,
-    /// Successes a second.
+    /// Successes per second.
     pub per_second: f64,
-    /// In microseconds, as in [`OperationFigures`].
+    /// The median, in microseconds, as in [`OperationFigures`].
     pub p50_us: u64,
-    /// See above.
+    /// The 99th percentile.
     pub p99_us: u64,
     /// The slowest.
     pub max_us: u64,
@@ -123,7 +124,7 @@ pub struct IntervalFigures {
     pub failed: u64,
 }
 
-/// What one node used while it was measured.
+/// The resources that one node used while it was measured.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeFigures {
     /// The node.
@@ -138,12 +139,12 @@ pub struct NodeFigures {
     pub resident_before_bytes: u64,
     /// Resident memory after.
     pub resident_after_bytes: u64,
-    /// What it caused to be written to storage.
+    /// Bytes that it caused to be written to storage.
     pub written_bytes: u64,
 }
 
 impl Measurement {
-    /// What this workload is counted in, a second: pairs, hand-overs, or its operations.
+    /// The rate of this workload, per second: of pairs, hand-overs, or its operations.
     pub fn per_second(&self) -> f64 {
         let of = |operation| self.of(operation).map_or(0.0, |figures| figures.per_second);
         match self.workload {
@@ -156,7 +157,7 @@ impl Measurement {
         }
     }
 
-    /// What that is called.
+    /// The name of what that rate counts.
     pub fn unit(&self) -> &'static str {
         match self.workload {
             Workload::Pairs => "pairs",
@@ -181,7 +182,7 @@ impl Measurement {
         (!self.nodes.is_empty() && done > 0.0).then(|| cpu / done * 1000.0)
     }
 
-    /// Failures that were no refusals.
+    /// The number of failures that were no refusals.
     pub fn failures(&self) -> u64 {
         self.operations.iter().map(|figures| figures.not_done + figures.unknown).sum()
     }
@@ -221,8 +222,8 @@ impl OperationFigures {
 }
 
 impl Distribution {
-    /// The curve through the bars: what share of all, from nothing to 1, took at most so many
-    /// microseconds. It rises evenly within a bar, and jumps over the times that nothing took.
+    /// The curve through the bars: the share of all, from nothing to 1, that took at most a number
+    /// of microseconds. It rises evenly within a bar, and jumps over times that did not occur.
     #[expect(clippy::cast_precision_loss, reason = "a curve to look at")]
     pub fn curve(&self) -> Vec<(f64, f64)> {
         let all: u64 = self.bars.iter().map(|(_, count)| count).sum();
@@ -287,7 +288,7 @@ impl Interval {
 }
 
 impl NodeFigures {
-    /// What each process that was there before and after has used in between.
+    /// The resources that each process used in between, if it was there before and after.
     pub(super) fn between(before: &[NodeUsage], after: &[NodeUsage]) -> Vec<Self> {
         let pairs = after.iter().filter_map(|node| {
             let earlier = before.iter().find(|earlier| earlier.pid == node.pid)?;

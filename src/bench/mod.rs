@@ -1,12 +1,13 @@
 //! Workloads on lock services, and their measurement.
 //!
 //! `keyward bench` runs them on Keyward; anything that implements [`Target`] can be measured by the
-//! same workloads, in the same run. [`run()`] takes a [`Plan`] and gives a [`Measurement`]; `pace`
-//! says when an operation is due, `worker` what a client does next, `recorder` what is counted.
+//! same workloads, in the same run. [`run()`] takes a [`Plan`] and returns a [`Measurement`];
+//! `pace` decides when an operation is due, `worker` what a client does next, `recorder` what is
+//! counted.
 //!
-//! What is measured must not flatter: an operation counts from when it was due, what waits when the
-//! time is up is counted with the time it has waited, failures are told apart and never dropped,
-//! and the load generator's own processor time stands beside the servers'.
+//! A measurement must not flatter: an operation is timed from when it was due, an operation that
+//! still waits when the time is up counts with the time it has waited, failures are classified and
+//! never dropped, and the load generator's own processor time stands beside the servers'.
 
 mod http;
 mod keyward;

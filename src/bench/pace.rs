@@ -1,19 +1,20 @@
-//! When an operation is due.
+//! The pace of a load: when an operation is due.
 //!
-//! In a closed loop a client asks again as soon as it is answered, so a service that stalls is
-//! asked less: its stall shows in the rate, and as one slow answer for each client. In an open loop
-//! operations are due at a rate that the service has no say in, as users' are, and each counts from
-//! when it was due: whoever had to wait because all clients were stuck in a stall has waited.
+//! In a closed loop a client sends its next request as soon as it has an answer, so a service that
+//! stalls gets fewer requests: its stall shows in the rate, and as one slow answer for each client.
+//! In an open loop operations are due at a rate that the service does not influence, as with users,
+//! and each is timed from when it was due: an operation that waited because all clients were stuck
+//! in a stall counts with that wait.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// The step of the runtime's timers. A client that slept until its operation was due wakes up to
-/// so much too late; that is the load generator's lateness, not the service's.
+/// this much too late; that is the load generator's lateness, not the service's.
 const TIMER_STEP: Duration = Duration::from_millis(2);
 
-/// When the next operation is due.
+/// The rule for when the next operation is due.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pace {
@@ -21,7 +22,7 @@ pub enum Pace {
     Closed,
     /// At this rate, by all clients together.
     Open {
-        /// Operations a second; more than nothing.
+        /// Operations per second; more than zero.
         per_second: f64,
     },
 }
@@ -52,8 +53,8 @@ impl Pace {
     }
 }
 
-/// What an operation's time is counted from: when it was due. A client that was free in time and
-/// slept is forgiven what the timer woke it too late, and no more than its step.
+/// The time from which an operation is timed: when it was due. If a client was free in time and
+/// slept, it is when the timer woke it, unless that was late by more than the timer's step.
 pub(super) fn counts_from(due: Duration, free: Duration, awake: Duration) -> Duration {
     if free <= due && awake <= due + TIMER_STEP { awake } else { due }
 }

@@ -1,4 +1,4 @@
-//! What is to be run.
+//! The plan of a run.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use super::pace::Pace;
 
-/// What each client does, again and again.
+/// The operations that each client repeats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// Takes a lock of its own and releases it.
     Pairs,
-    /// Takes the one lock that all want, trying again while it is refused, and releases it.
+    /// Takes the one lock that all clients want, retrying while it is refused, and releases it.
     Contended,
     /// Renews a lock of its own.
     Renew,
     /// Reads a lock of its own, by the strongest read there is.
     Check,
-    /// Takes locks until so many are held, and keeps them.
+    /// Takes locks until this many are held, and keeps them.
     Hold {
-        /// How many, by all clients together.
+        /// The number of locks, held by all clients together.
         locks: u64,
     },
     /// Takes a lock of its own, renews it and reads it in turn four times each, and releases it.
@@ -44,12 +44,12 @@ impl fmt::Display for Workload {
 /// A load, and how it is measured.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
-    /// What each client does.
+    /// The workload of each client.
     pub workload: Workload,
-    /// How many clients, each with one request under way at a time.
+    /// The number of clients, each with one request in flight at a time.
     pub clients: usize,
-    /// How many threads the clients share. Each has a runtime of its own, so that no client's
-    /// answer has to be carried from one processor to another.
+    /// The number of threads that the clients share. Each has a runtime of its own, so that no
+    /// client's answer has to be carried from one processor to another.
     pub threads: usize,
     /// When the next operation is due.
     pub pace: Pace,
@@ -57,16 +57,16 @@ pub struct Plan {
     pub warmup: Duration,
     /// How long it is measured. [`Workload::Hold`] ends when all locks are taken.
     pub duration: Duration,
-    /// How long a lock is asked for. It must outlast the run: nothing is renewed besides.
+    /// The duration of each lock. It must outlast the run: there are no renewals besides.
     pub lock_duration: Duration,
-    /// How long a contender waits before it tries again, at most; half of it at least.
+    /// The longest backoff of a contender; the shortest is half of it.
     pub retry_after: Duration,
-    /// What all signatures of this run begin with: no other run's may begin the same.
+    /// The prefix of all signatures of this run: no other run may use the same one.
     pub prefix: String,
 }
 
 impl Plan {
-    /// A plan for a closed loop of so many clients, measured for five seconds after one second of
+    /// A plan for a closed loop of this many clients, measured for five seconds after one second of
     /// warm-up, on as many threads as the machine has processors.
     pub fn new(workload: Workload, clients: usize) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);

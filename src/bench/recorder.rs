@@ -1,6 +1,7 @@
-//! What is counted: one shard for each thread, so that recording costs no more than an addition.
+//! The counters of a run: one shard for each thread, so that recording costs no more than an
+//! addition.
 //!
-//! An operation belongs to the measured time if it was under way at any moment of it: one that
+//! An operation belongs to the measured time if it was in flight at any moment of it: one that
 //! began in the warm-up and was answered seconds later, or that was not answered when the time was
 //! up, is exactly the one that must not be lost. A *rate* counts answers within the time only.
 
@@ -12,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::target::Failure;
 
-/// The longest time that is told from longer ones, in microseconds.
+/// The longest time that is distinguished from longer ones, in microseconds.
 const LONGEST_US: u64 = 120_000_000;
 
-/// Times are kept to a thousandth of themselves.
+/// The significant digits of a recorded time.
 const DIGITS: u8 = 3;
 
-/// What a client asks for.
+/// The kind of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -28,7 +29,7 @@ pub enum Operation {
     Renew,
     /// Reading one.
     Check,
-    /// Giving one back.
+    /// Releasing one.
     Release,
 }
 
@@ -36,7 +37,7 @@ impl Operation {
     /// All of them, in the order of a lock's life.
     pub const ALL: [Self; 4] = [Self::Acquire, Self::Renew, Self::Check, Self::Release];
 
-    /// In a word.
+    /// The operation in one word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Acquire => "acquire",
@@ -63,19 +64,19 @@ pub(super) struct Sample {
     pub(super) failure: Option<Failure>,
 }
 
-/// How the operations of one kind ended.
+/// The results of the operations of one kind.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
-    /// In microseconds, those that succeeded.
+    /// The times of those that succeeded, in microseconds.
     pub(super) times: Histogram<u64>,
     /// Those of `times` that were answered within the window.
     pub(super) answered: u64,
     pub(super) refused: u64,
     pub(super) not_done: u64,
     pub(super) unknown: u64,
-    /// The longest that anybody waited to be told that it was not done, or nothing.
+    /// The longest wait that ended with a failure that was no refusal.
     pub(super) slowest_failure: Duration,
-    /// What the first failure that was no refusal said.
+    /// The text of the first failure that was no refusal.
     pub(super) first_failure: Option<String>,
 }
 
@@ -93,7 +94,7 @@ impl Tally {
         }
     }
 
-    /// Counts one.
+    /// Counts an operation.
     fn note(&mut self, sample: &Sample, within: bool) {
         let took = sample.ended.saturating_sub(sample.from);
         match &sample.failure {
@@ -113,12 +114,12 @@ impl Tally {
         }
     }
 
-    /// Counts one that nobody was free to begin, with the time that it had waited.
+    /// Counts an operation that no client was free to begin, with the time that it had waited.
     pub(super) fn note_waiting(&mut self, waited: Duration) {
         self.times.saturating_record(micros(waited));
     }
 
-    /// Adds what another has counted.
+    /// Adds another tally.
     pub(super) fn add(&mut self, other: &Self) {
         self.times.add(&other.times).expect("all histograms have the same bounds");
         self.answered += other.answered;
@@ -180,7 +181,7 @@ impl Counts {
     }
 }
 
-/// What one thread's clients record.
+/// The records of one thread's clients.
 #[derive(Debug)]
 pub(super) struct Shard {
     inner: Mutex<Inner>,
@@ -188,9 +189,9 @@ pub(super) struct Shard {
 
 #[derive(Debug)]
 struct Inner {
-    /// Of the window.
+    /// Operations of the window.
     total: Counts,
-    /// Since it was last looked at, whatever the window.
+    /// Operations since the last drain, whatever the window.
     recent: Counts,
 }
 
@@ -199,7 +200,8 @@ impl Shard {
         Self { inner: Mutex::new(Inner { total: Counts::new(), recent: Counts::new() }) }
     }
 
-    /// Counts an operation that has ended. `handover` says that another had the lock before.
+    /// Counts an operation that has ended. `handover` is whether another client had the lock
+    /// before.
     pub(super) fn record(&self, window: Window, sample: &Sample, handover: bool) {
         let mut inner = self.lock();
         inner.recent.of_mut(sample.operation).note(sample, true);
@@ -212,20 +214,20 @@ impl Shard {
         inner.total.handovers += u64::from(handover && within);
     }
 
-    /// Adds what was recorded since the last time to `into`, and forgets it.
+    /// Adds the operations since the last call to `into`, and clears them.
     pub(super) fn drain_recent(&self, into: &mut Counts) {
         let mut inner = self.lock();
         into.add(&inner.recent);
         inner.recent.clear();
     }
 
-    /// Adds what belongs to the window to `into`.
+    /// Adds the operations of the window to `into`.
     pub(super) fn add_total(&self, into: &mut Counts) {
         into.add(&self.lock().total);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // Counters are whole whatever a panicking thread was about to add.
+        // Counters are valid even if a thread panicked while it was adding.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -248,7 +250,7 @@ mod tests {
         Sample { operation: Operation::Acquire, from: ms(from), ended: ms(ended), failure }
     }
 
-    /// What one shard counts of these, as (times, answered, longest time in ms).
+    /// The counts of one shard for these, as (times, answered, longest time in ms).
     fn counted(samples: &[(u64, u64)]) -> (u64, u64, u64) {
         let shard = Shard::new();
         for (from, ended) in samples {

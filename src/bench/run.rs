@@ -1,4 +1,4 @@
-//! Runs a plan: threads with clients, a start that all wait for, and one look at them each second.
+//! Runs a plan: threads with clients, a common start, and a look at the counters each second.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,16 +16,17 @@ use super::worker::{Schedule, Shared, Worker};
 use crate::clock::{Clock, SystemClock};
 use crate::processes::{self, Usage};
 
-/// Between two points of the curves over time.
+/// The time between two points of the curves.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the one who watches is asked whether to stop.
+/// How often the observer is polled for a stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How long all clients may take to open their sessions and to take what they need.
 const OPENING: Duration = Duration::from_secs(120);
 
-/// From the word to start until the first operation is due: so much that every thread has heard it.
+/// The time from the start signal until the first operation is due: enough for every thread to
+/// receive it.
 const RUN_UP: Duration = Duration::from_millis(20);
 
 /// How many sessions a thread opens at a time: few enough that no listener's queue overflows.
@@ -40,16 +41,17 @@ pub struct NodeUsage {
     pub leads: bool,
     /// Its process.
     pub pid: u32,
-    /// What the process has used.
+    /// The resources that the process has used.
     pub usage: Usage,
 }
 
 /// Watches a run. Its methods are called on the thread that called [`run`] and should be quick.
 pub trait Observer {
-    /// About once a second: what happened since the last time.
+    /// Called about once a second, with the results since the last time.
     fn interval(&mut self, _interval: &Interval) {}
 
-    /// When the measured time begins and when it ends: what the nodes on this machine have used.
+    /// Called when the measured time begins and when it ends: the resources that the nodes on this
+    /// machine have used.
     fn usage(&mut self) -> Vec<NodeUsage> {
         Vec::new()
     }
@@ -60,10 +62,10 @@ pub trait Observer {
     }
 }
 
-/// Nobody watches.
+/// No observer.
 impl Observer for () {}
 
-/// What a thread says.
+/// A message of a thread.
 enum News {
     Ready(Result<(), Failure>),
     Finished,
@@ -109,7 +111,7 @@ pub fn run<T: Target>(
     let ready = wait_ready(&news, threads, observer);
     let measured = ready.map(|()| {
         let schedule = schedule(plan);
-        // A thread that has gone has said so already.
+        // A thread that has ended has reported it already.
         let _ = go.send(Some(schedule));
         let clients = Watch {
             news: &news,
@@ -124,7 +126,7 @@ pub fn run<T: Target>(
         };
         watch(clients, &shared, schedule)
     });
-    // Whoever still waits for the word learns here that it will not come.
+    // A thread that still waits for the start signal learns here that it will not come.
     drop(go);
     for handle in handles {
         handle.join().expect("a client does not panic");
@@ -193,7 +195,7 @@ impl<T: Target> Crew<T> {
             .build()
             .expect("a runtime can be made");
         runtime.block_on(self.run());
-        // What the services' clients left running in the background is not waited for.
+        // Background tasks of the services' clients are not awaited.
         runtime.shutdown_background();
     }
 
@@ -208,7 +210,7 @@ impl<T: Target> Crew<T> {
             .await;
         let workers = match opened {
             Ok(workers) => {
-                // Nobody listens any more once another thread has failed.
+                // The receiver is gone once another thread has failed.
                 let _ = self.tell.send(News::Ready(Ok(())));
                 workers
             }
@@ -225,7 +227,8 @@ impl<T: Target> Crew<T> {
         tokio::time::sleep(schedule.start.saturating_sub(now)).await;
         let tasks: Vec<_> =
             workers.into_iter().map(|worker| tokio::spawn(worker.run(schedule))).collect();
-        // Sessions stay open until the nodes have been looked at: some services' locks end with them.
+        // Sessions stay open until the usage of the nodes was read: some services' locks end with
+        // them.
         let mut sessions = Vec::new();
         for task in tasks {
             sessions.push(task.await.expect("a client does not panic"));
@@ -235,14 +238,14 @@ impl<T: Target> Crew<T> {
     }
 }
 
-/// The watching thread's part, while the clients work.
+/// The state of the watching thread, while the clients work.
 struct Watch<'a, O> {
     news: &'a Receiver<News>,
     threads: usize,
     finished: usize,
     shards: &'a [Arc<Shard>],
     start: Duration,
-    /// When the curves were last given a point.
+    /// The time of the last point of the curves.
     last: Duration,
     intervals: Vec<Interval>,
     interrupted: bool,
@@ -250,7 +253,7 @@ struct Watch<'a, O> {
 }
 
 impl<O: Observer> Watch<'_, O> {
-    /// Looks at the clients each second until `end`, or until they have all finished.
+    /// Adds a point each second until `end`, or until all clients have finished.
     fn until(&mut self, end: Duration, warmup: bool) {
         while self.last < end && self.finished < self.threads && !self.interrupted {
             let next = self.last.saturating_add(INTERVAL).min(end);
@@ -268,14 +271,14 @@ impl<O: Observer> Watch<'_, O> {
             match self.news.recv_timeout(left.min(LOOK)) {
                 Ok(News::Finished) => self.finished += 1,
                 Ok(News::Ready(_)) | Err(RecvTimeoutError::Timeout) => {}
-                // Every thread is gone, and joining them says why.
+                // Every thread is gone, and joining them tells why.
                 Err(RecvTimeoutError::Disconnected) => self.finished = self.threads,
             }
             self.interrupted |= self.observer.stopped();
         }
     }
 
-    /// Gives the curves a point.
+    /// Adds a point to the curves.
     fn point(&mut self, warmup: bool) {
         let now = SystemClock.raw();
         let mut recent = Counts::new();
@@ -290,7 +293,7 @@ impl<O: Observer> Watch<'_, O> {
     }
 }
 
-/// What was seen from outside.
+/// The results of the watching thread.
 struct Seen {
     schedule: Schedule,
     intervals: Vec<Interval>,
@@ -348,7 +351,8 @@ impl Seen {
         self.ended.saturating_sub(self.schedule.window.open)
     }
 
-    /// Counts what was due in the window and begun by nobody, with the time that it had waited.
+    /// Counts the operations that were due in the window and never begun, with the time that they
+    /// had waited.
     fn count_never_begun(&self, shared: &Shared, counts: &mut Counts) -> u64 {
         let Schedule { start, window } = self.schedule;
         let pace = shared.plan.pace;
@@ -366,7 +370,7 @@ impl Seen {
     }
 }
 
-/// What a turn of this workload begins with.
+/// The first operation of a turn of this workload.
 fn first_operation(workload: Workload) -> Operation {
     match workload {
         Workload::Pairs | Workload::Contended | Workload::Hold { .. } | Workload::Mixed => {

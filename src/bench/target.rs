@@ -1,4 +1,4 @@
-//! What a lock service must be able to do to be measured, or tested, by Keyward's own workloads.
+//! The interface of a lock service that Keyward's own workloads measure or test.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -7,10 +7,10 @@ use std::time::Duration;
 /// A lock service. An adapter translates; it adds no retries, no caching and no waiting of its own
 /// beyond what the service's ordinary client does.
 pub trait Target: Send + Sync + 'static {
-    /// What one client works with.
+    /// The session of one client.
     type Session: Session;
 
-    /// Opens what client number `client` works with. Clients are spread over the nodes by their
+    /// Opens the session of client number `client`. Clients are spread over the nodes by their
     /// number, if the service has several.
     ///
     /// # Errors
@@ -19,13 +19,13 @@ pub trait Target: Send + Sync + 'static {
     -> impl Future<Output = Result<Self::Session, Failure>> + Send;
 }
 
-/// One client of a service: it asks, waits for the answer, and asks again. Its owner name is its
-/// own: two sessions are two owners.
+/// One client of a service, with one request in flight at a time. Its owner name is its own: two
+/// sessions are two owners.
 pub trait Session: Send + 'static {
-    /// What the service hands out to a holder and wants back for renewal and release.
+    /// The value that the service hands out to a holder and requires for renewal and release.
     type Held: Debug + Send + 'static;
 
-    /// Takes a lock without waiting for a turn.
+    /// Takes a lock if it is free, without waiting for it.
     ///
     /// # Errors
     /// `Refused` if another holds it; `Unavailable` if it was certainly not taken; `Unknown` if it
@@ -36,7 +36,7 @@ pub trait Session: Send + 'static {
         duration: Duration,
     ) -> impl Future<Output = Result<Self::Held, Failure>> + Send;
 
-    /// Makes a held lock last for `duration` from now.
+    /// Renews a held lock for `duration` from now.
     ///
     /// # Errors
     /// `Refused` if it is held no more; `Unavailable` and `Unknown` as for acquire.
@@ -47,7 +47,7 @@ pub trait Session: Send + 'static {
         duration: Duration,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Gives a lock back.
+    /// Releases a lock.
     ///
     /// # Errors
     /// As [`Session::renew`].
@@ -68,10 +68,10 @@ pub trait Session: Send + 'static {
     fn token(held: &Self::Held) -> Option<u64>;
 }
 
-/// Why a request to a service did not do what was asked.
+/// The reason why a request to a service failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Failure {
-    /// The service said no: another holds the lock, or it is held no more.
+    /// The service refused: another holds the lock, or it is held no more.
     #[error("refused")]
     Refused,
     /// It was certainly not done.

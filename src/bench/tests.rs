@@ -129,11 +129,12 @@ fn an_open_loop_counts_everyone_who_waited_for_a_stall() {
     let checks = seen.of(Operation::Check).expect("there were checks");
     assert!(checks.p90_us > 50_000, "{seen}");
     assert!(checks.max_us >= 300_000, "{seen}");
-    // The last one's timer may ring when the time is up.
+    // The last one's timer may fire when the time is up.
     assert!((1999..=2000).contains(&checks.count), "{seen}");
 }
 
-/// Twice as much is due as the service does: the half that is never begun is told and counted.
+/// Twice as many operations are due as the service does: the half that is never begun is reported
+/// and counted.
 #[test]
 fn what_was_due_and_never_begun_counts_with_the_time_it_waited() {
     struct Slow;
@@ -174,6 +175,6 @@ fn what_was_due_and_never_begun_counts_with_the_time_it_waited() {
     let renewals = seen.of(Operation::Renew).expect("there were renewals");
     assert!(seen.never_begun >= 90, "{seen}");
     assert!((199..=200).contains(&renewals.count), "{seen}");
-    // Had only what was begun been counted, the median were half of what it is.
+    // If only begun operations were counted, the median would be half of what it is.
     assert!(renewals.p50_us > 450_000, "{seen}");
 }

@@ -1,4 +1,4 @@
-//! A measurement in words and rows, for a person: at a terminal, and in a page that lays them out.
+//! A measurement as sentences and tables: for a terminal, and for a page that lays them out.
 
 use std::fmt::{self, Write as _};
 
@@ -38,9 +38,9 @@ impl fmt::Display for Pace {
     }
 }
 
-/// What the text and a page are made of. The first of some rows is their heading.
+/// The parts of the text and of a page. The first of some rows is their heading.
 impl Measurement {
-    /// How many clients there were.
+    /// The number of clients.
     pub(crate) fn clients_in_words(&self) -> String {
         match self.clients {
             1 => "1 client".to_owned(),
@@ -55,12 +55,12 @@ impl Measurement {
         format!("{measured_seconds:.1} s after {warmup_seconds:.1} s of warm-up{early}")
     }
 
-    /// What this workload is counted in, a second.
+    /// The rate of this workload, with its unit.
     pub(crate) fn rate_in_words(&self) -> String {
         format!("{} {}/s", rate(self.per_second()), self.unit())
     }
 
-    /// Each kind of operation.
+    /// A row for each kind of operation.
     pub(crate) fn operation_rows(&self) -> Vec<Vec<String>> {
         let headings = [
             "OPERATION",
@@ -89,7 +89,7 @@ impl Measurement {
         failed.collect()
     }
 
-    /// What was due and never begun, if anything was.
+    /// A sentence on operations that were due and never begun, if there were any.
     pub(crate) fn never_begun_in_words(&self) -> Option<String> {
         (self.never_begun > 0).then(|| {
             format!(

@@ -1,8 +1,8 @@
-//! What one client does: takes the next turn, asks, counts the answer, and goes on.
+//! One client of a run: it takes the next turn, sends a request, counts the answer, and goes on.
 //!
-//! After an answer that is a failure it waits a little, opens another session on the next node as
-//! a client's own retry would, and goes on with a signature that it has not used: what became of
-//! the old one is not known.
+//! After a failure it goes on with a signature that it has not used: the state of the old one is
+//! not known. After a failure that is no refusal it also waits a little, and opens another session
+//! on the next node as a client's own retry would.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,21 +14,22 @@ use super::recorder::{Operation, Sample, Shard, Window};
 use super::target::{Failure, Session, Target};
 use crate::clock::{Clock, SystemClock};
 
-/// After a failure: enough that a cluster without a leader is not kept busy with refusals.
+/// The pause after a failure: enough that a cluster without a leader is not kept busy with
+/// refusals.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How often a lock that must be held before the measurement is asked for.
+/// The number of retries for a lock that must be held before the measurement.
 const PREPARE_ATTEMPTS: usize = 50;
 
-/// How many operations a cycle of the mixed workload has, besides taking and releasing.
+/// The number of operations in a cycle of the mixed workload, besides taking and releasing.
 const MIXED_RENEWALS_AND_CHECKS: u64 = 8;
 
-/// What all clients of a run share.
+/// State that all clients of a run share.
 pub(super) struct Shared {
     pub(super) plan: Plan,
     /// The next operation's number, or the next lock to hold.
     pub(super) tickets: AtomicU64,
-    /// Who last had the contended lock.
+    /// The client that last had the contended lock.
     last_owner: AtomicUsize,
     /// Set when the run is to end early.
     pub(super) stop: AtomicBool,
@@ -59,7 +60,7 @@ pub(super) struct Worker<T: Target> {
     counter: Arc<Shard>,
     client: usize,
     session: T::Session,
-    /// How many sessions failed, so which node is next.
+    /// The number of failures, which determines the next node.
     failures: usize,
     signature: String,
     held: Option<<T::Session as Session>::Held>,
@@ -90,7 +91,7 @@ impl<T: Target> Worker<T> {
         Ok(worker)
     }
 
-    /// Takes the lock that renewals and reads are about, before anything is measured.
+    /// Takes the lock that is renewed or read, before anything is measured.
     async fn prepare(&mut self) -> Result<(), Failure> {
         if !matches!(self.shared.plan.workload, Workload::Renew | Workload::Check) {
             return Ok(());
@@ -112,23 +113,24 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Works until the window closes, and releases what it holds unless that is the point. Gives
-    /// the session, which may be what the locks that are kept depend on.
+    /// Works until the window closes, and releases the lock it holds, unless the workload keeps its
+    /// locks. Returns the session: locks that are kept may depend on it.
     pub(super) async fn run(mut self, schedule: Schedule) -> T::Session {
         while let Some(from) = self.turn(&schedule).await {
             self.step(from, schedule.window).await;
             self.turns += 1;
         }
         if let Some(held) = self.held.take() {
-            // A lock that stays until it expires is nobody's: its signature is this run's alone.
+            // If this fails, the lock stays until it expires and hinders no one: its signature is
+            // this run's alone.
             let _ = self.session.release(&self.signature, held).await;
         }
         self.session
     }
 
-    /// Waits until the next operation is due; gives what its time is counted from.
+    /// Waits until the next operation is due; returns the time from which it is timed.
     async fn turn(&mut self, schedule: &Schedule) -> Option<Duration> {
-        // A service in memory answers without a pause, and would leave no turn to anyone else.
+        // A service in memory answers without a pause, and would starve the other clients.
         tokio::task::consume_budget().await;
         let free = SystemClock.raw();
         if self.shared.stop.load(Ordering::Relaxed) || free >= schedule.window.close {
@@ -212,8 +214,8 @@ impl<T: Target> Worker<T> {
         self.count(Operation::Release, from, window, failure).await;
     }
 
-    /// Asks for the lock until it is had. A refusal is counted and is no failure here; the time
-    /// that counts is from the first attempt to the success.
+    /// Retries until the lock is acquired. A refusal is counted and is no failure here; the time is
+    /// from the first attempt to the success.
     async fn contend(&mut self, from: Duration, window: Window) {
         let signature = format!("{}/one", self.shared.plan.prefix);
         loop {
@@ -266,7 +268,7 @@ impl<T: Target> Worker<T> {
         }
         if broken {
             tokio::time::sleep(PAUSE).await;
-            // If no node can be reached, the next request on the old session says so.
+            // If no node can be reached, the next request on the old session reports it.
             if let Ok(session) = self.target.session(self.client + self.failures).await {
                 self.session = session;
             }

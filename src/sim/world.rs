@@ -178,7 +178,7 @@ impl World {
         tokio::time::sleep(time).await;
     }
 
-    /// The dice of one purpose in this run.
+    /// The random numbers for one purpose in this run.
     pub fn dice(&self, purpose: &str) -> Dice {
         Dice::new(self.inner.options.seed, purpose)
     }
