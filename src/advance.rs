@@ -1,23 +1,23 @@
-//! The cluster clock's tick: lets time pass when no request does.
+//! The cluster clock's tick: advances the time when no request does.
 //!
-//! Only on the leader, and only while there is something for time to do: at the next deadline, and
-//! at least every second while any grant is unexpired. With no locks nothing is proposed and
-//! nothing is written to any disk. It decides nothing: an expiry is what the lock machine finds
-//! when the clock has passed a deadline.
+//! It proposes only on the leader, and only while time matters: at the next deadline, and at least
+//! every second while any grant is unexpired. With no locks nothing is proposed and nothing is
+//! written to any disk. It decides nothing: the lock machine expires a grant when the clock has
+//! passed its deadline.
 
 use std::time::Duration;
 
 use crate::node::Node;
 
-/// Deadlines within this long of each other are worked off by one entry: after one was proposed,
-/// the next waits so long.
+/// Deadlines within this long of each other share one entry: after one was proposed, the next waits
+/// this long.
 const TOGETHER: Duration = Duration::from_millis(10);
 
-/// A proposal that failed is tried again after this long: the leadership is probably moving.
+/// The time after which a failed proposal is retried: the leadership is probably moving.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// Moves the cluster clock on for as long as it is polled; it never ends by itself. Every node
-/// of a cluster runs it.
+/// Advances the cluster clock for as long as it is polled; it never resolves. Every node of a
+/// cluster runs it.
 pub async fn run(node: Node) {
     loop {
         #[cfg(feature = "planted-bugs")]
@@ -34,7 +34,7 @@ pub async fn run(node: Node) {
             () = wait => {}
             () = node.changed() => continue,
         }
-        // Leadership, deadlines and the clock may have moved while it slept.
+        // Leadership, deadlines and the clock may have changed while it slept.
         if node.next_advance() != Some(Duration::ZERO) {
             continue;
         }

@@ -1,9 +1,9 @@
-//! Admission by bytes: how much memory large bodies and answers may take together.
+//! Admission by bytes: a bound on the memory that large bodies and answers take together.
 //!
-//! A node admits so many requests and so many connections; without this, each of them could hold a
-//! page of megabytes for as long as its client reads slowly. What is small is not counted: the
-//! number of connections bounds it. What does not fit is refused, never waited for, so that nothing
-//! holds a part while it waits for more.
+//! A node limits the number of requests and of connections; without this, each of them could hold a
+//! page of megabytes for as long as its client reads slowly. A small size is not counted: the
+//! number of connections bounds it. A size that does not fit is refused and never waits, so that
+//! nothing holds a part while it waits for more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 
-/// How many bytes are not counted: a connection costs about as much without them.
+/// The size up to which bytes are not counted: a connection costs about as much without them.
 const SMALL: usize = 16 * 1024;
 
-/// One permit stands for this many bytes.
+/// The number of bytes that one permit stands for.
 const UNIT: usize = 1024;
 
-/// The budget of a node whose configuration does not say: some twenty pages of a thousand locks
-/// with the longest names, or ten thousand small batches.
+/// The default budget of a node: some twenty pages of a thousand locks with the longest names, or
+/// ten thousand small batches.
 pub const DEFAULT_BUFFER_BYTES: usize = 64 << 20;
 
 /// A number of bytes that large bodies and answers share. Clones share it too.
@@ -34,7 +34,7 @@ struct Pool {
     refused: AtomicU64,
 }
 
-/// A part of a budget; given back when it is dropped.
+/// A part of a budget; returned when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     units: Option<OwnedSemaphorePermit>,
@@ -54,14 +54,14 @@ impl Budget {
         Self(Arc::new(Pool { units, total, refused: AtomicU64::new(0) }))
     }
 
-    /// Takes a part; `None` if there is not so much left. What is larger than the whole takes all.
+    /// Takes a part; `None` if too little is left. A size larger than the whole takes all.
     pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
         let mut share = Share::default();
         self.grow(&mut share, bytes).then_some(share)
     }
 
-    /// Makes a part of this budget as large as this, if it is not. `false` if there is not so much
-    /// left; then it stays as it was.
+    /// Grows a part of this budget to this size, if it is smaller. Returns `false` if too little is
+    /// left; the part then stays as it was.
     pub(crate) fn grow(&self, share: &mut Share, bytes: usize) -> bool {
         if bytes <= SMALL {
             return true;
@@ -86,7 +86,7 @@ impl Budget {
         ((self.0.total - self.0.units.available_permits()) * UNIT) as u64
     }
 
-    /// How often there was not enough left.
+    /// How often too little was left.
     pub(crate) fn refusals(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
@@ -99,12 +99,12 @@ impl Share {
     }
 }
 
-/// The bytes, with the share that is theirs until the last of them is dropped.
+/// Attaches a share to the bytes until the last of them is dropped.
 pub(crate) fn owned(bytes: Bytes, share: Share) -> Bytes {
     if share.is_free() { bytes } else { kept_by(bytes, &Arc::new(share)) }
 }
 
-/// Bytes that keep something until they are dropped.
+/// Bytes that keep a value until they are dropped.
 pub(crate) fn kept_by<T: Send + Sync + 'static>(bytes: Bytes, kept: &Arc<T>) -> Bytes {
     Bytes::from_owner(Keeping { bytes, _kept: Arc::clone(kept) })
 }
@@ -120,7 +120,7 @@ impl<T> AsRef<[u8]> for Keeping<T> {
     }
 }
 
-/// The refusal of what does not fit. Nothing was done.
+/// The error for a size that does not fit. Nothing was done.
 pub(crate) fn exhausted() -> Error {
     Error::unavailable(
         "this node has no memory left for large requests and answers: others are being sent or \

@@ -1,29 +1,29 @@
-//! How requests travel between machines: over HTTP, or through the network of a simulation.
+//! The carrier of requests between machines: HTTP, or the network of a simulation.
 //!
-//! What is asked, and what an answer means, is decided by those who send; here is only the way.
+//! It only transports: the senders decide what to request and what an answer means.
 
 use std::error::Error;
 
 use reqwest::{Request, Response};
 
-/// What a way says went wrong.
+/// The underlying error of a carrier.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why there is no response.
+/// The reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// No byte of the request has left.
+    /// No byte of the request was sent.
     #[error("no connection")]
     Connect(#[source] Cause),
-    /// Something of the request may have arrived.
+    /// A part of the request may have arrived.
     #[error("the connection failed")]
     Broken(#[source] Cause),
 }
 
-/// A way to other machines. Clones share its connections.
+/// A carrier to other machines. Clones share its connections.
 #[derive(Clone)]
 pub(crate) enum Carriage {
-    /// Connections of a pool.
+    /// A pool of connections.
     Http(reqwest::Client),
     /// The network of a simulation.
     #[cfg(feature = "simulation")]
@@ -31,8 +31,8 @@ pub(crate) enum Carriage {
 }
 
 impl Carriage {
-    /// Sends the request and waits for the head of its response. Dropping the future may, but
-    /// need not, keep the request from being answered.
+    /// Sends the request and waits for the head of its response. Dropping the future may, but need
+    /// not, keep the request from being processed.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
             Self::Http(client) => client.execute(request).await.map_err(|error| {
@@ -45,8 +45,9 @@ impl Carriage {
     }
 }
 
-/// The error with its causes. The outermost says little ("error sending request"), and names the
-/// URL, which the caller does already; some say what their own cause says.
+/// Formats an error by its causes. The outermost error says little ("error sending request") and
+/// names the URL, which the caller does already. A cause whose text is part of the previous one is
+/// left out.
 pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause = error.source();

@@ -1,8 +1,8 @@
-//! The only reader of clocks.
+//! The only code that reads clocks.
 //!
-//! Two clocks, both monotonic, neither the wall clock. `raw` is the rate a leader stamps with: the
-//! hardware's own, which no time daemon slews. `boottime` is what a holder counts its grant with:
-//! it goes on while the machine sleeps, as the grant does.
+//! There are two clocks, both monotonic, neither of them the wall clock. A leader stamps by `raw`:
+//! it has the rate of the hardware, which no time daemon slews. A holder counts its grant by
+//! `boottime`: it goes on while the machine sleeps, as the grant does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +50,7 @@ fn since_origin(time: Timespec) -> Duration {
     Duration::new(seconds, nanoseconds)
 }
 
-/// A clock that moves only when told to; clones share one time.
+/// A clock that advances only when a method advances it; clones share one time.
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     both: Arc<AtomicU64>,
@@ -59,17 +59,17 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Moves both clocks on.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         Self::add(&self.both, by);
     }
 
-    /// Moves the raw clock on alone, as a fault of the machine would.
+    /// Advances only the raw clock, as a fault of the machine would.
     pub fn advance_raw(&self, by: Duration) {
         Self::add(&self.raw_ahead, by);
     }
 
-    /// Moves the boot time clock on alone, as it does while a machine sleeps.
+    /// Advances only the boot time clock, as happens while a machine sleeps.
     pub fn advance_boottime(&self, by: Duration) {
         Self::add(&self.boottime_ahead, by);
     }
@@ -95,38 +95,38 @@ impl Clock for ManualClock {
     }
 }
 
-/// When a call gives up: a bound on waiting, never a statement about a lock.
+/// The time at which a call times out: a bound on waiting, never a statement about a lock.
 ///
-/// It runs on the timers of the runtime, so that what a test pauses is paused here too.
+/// It runs on the timers of the runtime, so that a test that pauses them pauses it, too.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: tokio::time::Instant,
 }
 
 impl Deadline {
-    /// The bound that is reached after this long.
+    /// The deadline that is reached after this long.
     #[allow(clippy::disallowed_methods, reason = "this is the wrapper that others use")]
     pub fn after(timeout: Duration) -> Self {
         let now = tokio::time::Instant::now();
-        // A bound too far away to be written down is a year, which nobody waits for.
+        // A deadline too far away to be represented becomes one in a year, which is never reached.
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         Self { at: now.checked_add(timeout).unwrap_or(now + year) }
     }
 
-    /// How long is left; zero when it is reached.
+    /// The remaining time; zero once the deadline is reached.
     #[allow(clippy::disallowed_methods, reason = "this is the wrapper that others use")]
     pub fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(tokio::time::Instant::now())
     }
 
-    /// Waits for the future until the bound is reached; `None` drops the future.
-    // Not an async function: it would have room for the future twice, and these nest.
+    /// Waits for the future until the deadline; `None` drops the future.
+    // Not an async function: that would have room for the future twice, and these nest.
     pub fn bound<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> + use<F> {
         tokio::time::timeout_at(self.at, future).map(Result::ok)
     }
 }
 
-/// Measures how long ago something was: for reports, never for a statement about a lock.
+/// Measures elapsed time: for reports, never for a statement about a lock.
 ///
 /// It runs on the timers of the runtime, as [`Deadline`] does.
 #[derive(Clone, Copy, Debug)]
@@ -147,20 +147,20 @@ impl Stopwatch {
     }
 }
 
-/// The machine's clocks, moved on by tests: `keyward serve --debug-clock` runs on it, so that
-/// the conformance suite need not wait for locks to expire. Clones share one offset.
+/// The machine's clocks, advanced by tests: `keyward serve --debug-clock` runs on it, so that the
+/// conformance suite need not wait for locks to expire. Clones share one offset.
 #[derive(Clone, Debug, Default)]
 pub struct OffsetClock {
     offset: ManualClock,
 }
 
 impl OffsetClock {
-    /// Moves both clocks on, beyond their own rate.
+    /// Advances both clocks, beyond their own rate.
     pub fn advance(&self, by: Duration) {
         self.offset.advance(by);
     }
 
-    /// Moves the raw clock on alone, as a fault of the machine would.
+    /// Advances only the raw clock, as a fault of the machine would.
     pub fn advance_raw(&self, by: Duration) {
         self.offset.advance_raw(by);
     }
@@ -186,8 +186,8 @@ pub struct SkewedClock {
 }
 
 impl SkewedClock {
-    /// A clock that goes `ppm` millionths faster than the machine's from now on; slower, if that is
-    /// negative.
+    /// A clock that runs faster than the machine's by `ppm` parts per million from now on; slower
+    /// if that is negative.
     pub fn new(ppm: i64) -> Self {
         Self { ppm, raw: SystemClock.raw(), boottime: SystemClock.boottime() }
     }

@@ -1,12 +1,13 @@
 //! Every limit of the service, in one list.
 //!
-//! Validation refuses by it, `docs/limits.md` is written from it, and the proof draws from it: the
-//! simulation, chaos and the sweep ask at both ends of each limit and one beyond, and a run that did
-//! not reach one shows nothing. A limit that is added here is therefore demanded of the proof
-//! without anybody thinking of it; where it cannot be reached from outside, [`Proof`] says who tests it.
+//! Validation enforces it, `docs/limits.md` is written from it, and the proof uses it: the
+//! simulation, chaos and the sweep send requests at both ends of each limit and one beyond, and a
+//! run that did not reach a limit proves nothing about it. A limit that is added here is therefore
+//! required of the proof automatically; where it cannot be reached from outside, [`Proof`] names
+//! the test.
 //!
-//! The limits hold for what comes *in*. Whatever was once accepted stays readable and removable when
-//! a limit changes.
+//! The limits hold for values that come *in*. A value that was once accepted stays readable and
+//! removable when a limit changes.
 
 use std::time::Duration;
 
@@ -22,53 +23,54 @@ pub(crate) mod tests;
 /// entry.
 pub const MAX_AUDIT_BYTES: usize = 1024;
 
-/// The longest a request may wait. Longer waits hold a connection and a place in the queue for
+/// The longest timeout of a request. Longer waits hold a connection and a place in the queue for
 /// work whose caller has most likely gone.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest trace id that is taken over from a caller; a longer one is replaced.
 pub const MAX_TRACE_ID_BYTES: usize = 128;
 
-/// The longest cause that HTTP takes for the audit.
+/// The longest cause that HTTP accepts for the audit.
 pub const MAX_CAUSE_BYTES: usize = 256;
 
-/// The largest request body a client may send. The longest legal request has five names of
-/// 1024 bytes; JSON may spend six bytes on each of theirs (`\u0001`), 30 KiB in all.
+/// The largest request body a client may send. The longest legal request has five names of 1024
+/// bytes; JSON may take six bytes for each of these (`\u0001`), 30 KiB in all.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// How many requests a batch has at most: far more than it takes to make their way cheap, and few
-/// enough that they are answered together without making anyone wait.
+/// The maximum number of requests in a batch: far more than are needed to make the message cheap,
+/// and few enough that they are answered together without making anyone wait.
 pub const MAX_BATCH: usize = 1000;
 
 /// The largest body of a batch: a thousand requests with ordinary names several times over, or 32
 /// of the longest there are.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// How many commands share a log entry at most: with names of full length about 1.5 MiB.
+/// The maximum number of commands in a log entry: with names of full length about 1.5 MiB.
 pub const MAX_ENTRY_COMMANDS: usize = 256;
 
-/// How many entries openraft applies again at once when a node starts; it wants each piece whole.
+/// The number of entries that openraft applies again at once when a node starts; it wants each
+/// piece whole.
 pub const REAPPLIED_ENTRIES: u64 = 64;
 
-/// How many bytes of entries are read at once to be applied: enough to keep the disk busy, few enough
-/// that a restart with a long log does not hold all of it in memory.
+/// Bytes of entries read at once to be applied: enough to keep the disk busy, few enough that a
+/// restart with a long log does not hold all of it in memory.
 pub const APPLY_BYTES: usize = 8 << 20;
 
-/// How many bytes of entries go to a follower at once, or one entry if it is larger: far below what a
-/// message may have, far above what a round trip is worth.
+/// Bytes of entries sent to a follower at once, or one entry if it is larger: far below the limit
+/// of a message, and far more than is needed to make a round trip worth it.
 pub const SEND_BYTES: usize = 1 << 20;
 
-/// The size of a segment of the log. 16 MiB is filled with zeros in some 20 ms, and a log of a few tens
-/// of thousands of entries has a handful of files.
+/// The size of a segment of the log. 16 MiB is filled with zeros in some 20 ms, and a log of a few
+/// tens of thousands of entries has a handful of files.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// How much of a snapshot has a checksum of its own: damage is found after reading this much.
+/// The part of a snapshot with a checksum of its own: damage is found after reading this much.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
-/// A bound on something that is asked for, or on a piece of work.
+/// A bound on a value of a request, or on a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
-    /// Its name, as refusals and tables say it.
+    /// Its name, as in refusals and tables.
     pub name: &'static str,
     /// The thing it bounds, in a few words.
     pub bounds: &'static str,
@@ -78,7 +80,7 @@ pub struct Limit {
     pub smallest: i128,
     /// The most that is allowed.
     pub largest: i128,
-    /// The fate of a value beyond.
+    /// The handling of a value beyond.
     pub beyond: Beyond,
     /// The file that enforces it.
     pub enforced_by: &'static str,
@@ -99,31 +101,31 @@ pub enum Unit {
     Number,
 }
 
-/// The fate of a value beyond a limit.
+/// The handling of a value beyond a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Beyond {
     /// It is refused with `BadRequest`, and nothing changes.
     Refused,
     /// HTTP refuses it with `TooLarge`; Keyward's client never sends it.
     TooLarge,
-    /// Keyward's client asks in several messages; HTTP refuses it.
+    /// Keyward's client sends it in several messages; HTTP refuses it.
     Split,
-    /// The most that is allowed takes its place.
+    /// It is replaced by the largest allowed value.
     Shortened,
-    /// It is dropped, and another takes its place.
+    /// It is dropped and replaced by another.
     Replaced,
     /// The work is done in several pieces.
     Pieces,
-    /// It cannot be written down.
+    /// It cannot be represented.
     Impossible,
 }
 
 /// How a limit is known to hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
-    /// Clients of the proof ask at both ends, and beyond where that is refused.
+    /// Clients of the proof send requests at both ends, and beyond where that is refused.
     Asked,
-    /// The proof makes work that is as large, in the simulation with a smaller bound.
+    /// The proof generates work that is as large, in the simulation with a smaller bound.
     Worked,
     /// A test, in this file.
     Tested(&'static str),
@@ -184,9 +186,9 @@ pub const SIGNEE: Limit = name("signee", "the owner that asks");
 pub const INSTANCE: Limit = name("instance", "the run of the owner");
 /// The name of a table.
 pub const TABLE: Limit = name("table", "the name of a table");
-/// The beginning of names on a page.
+/// The prefix of the names on a page.
 pub const PREFIX: Limit = text("prefix", "the beginning of the signatures of a page", 0);
-/// The name that a page begins behind.
+/// The name that a page begins after.
 pub const AFTER: Limit = text("after", "the signature that a page begins behind", 0);
 /// The priority of a request.
 pub const LEVEL: Limit = Limit {
@@ -254,7 +256,7 @@ pub const CAUSE: Limit = Limit {
     proof: Proof::Tested("src/http/tests/malformed.rs"),
     ..text("cause", "why a request is made; HTTP refuses more", 0)
 };
-/// The name under which a request is followed.
+/// The name under which a request is traced.
 pub const TRACE_ID: Limit = Limit {
     largest: MAX_TRACE_ID_BYTES as i128,
     beyond: Beyond::Replaced,
@@ -342,7 +344,8 @@ pub const ALL: &[Limit] = &[
     SNAPSHOT_CHUNK,
 ];
 
-/// The values of a request to which limits apply, with the limit of each. What is left out has none.
+/// The values of a request to which limits apply, with the limit of each. Absent values are left
+/// out.
 pub fn of_lock(request: &LockRequest, options: &LockOptions) -> Vec<(Limit, i128)> {
     let LockRequest { signature, signee, level } = request;
     let LockOptions { table, force: _, duration, time_to_live, token, instance, request_id, call } =
@@ -359,7 +362,7 @@ pub fn of_lock(request: &LockRequest, options: &LockOptions) -> Vec<(Limit, i128
     values
 }
 
-/// As [`of_lock`], of a release.
+/// The same as [`of_lock`], for a release.
 pub fn of_unlock(request: &UnlockRequest, options: &UnlockOptions) -> Vec<(Limit, i128)> {
     let UnlockRequest { signature, signee } = request;
     let UnlockOptions { table, token, instance, request_id, call } = options;
@@ -372,14 +375,14 @@ pub fn of_unlock(request: &UnlockRequest, options: &UnlockOptions) -> Vec<(Limit
     values
 }
 
-/// As [`of_lock`], of a check.
+/// The same as [`of_lock`], for a check.
 pub fn of_check(signature: &str, options: &ReadOptions) -> Vec<(Limit, i128)> {
     let mut values = of_read(options);
     values.push(bytes(SIGNATURE, signature));
     values
 }
 
-/// As [`of_lock`], of a page.
+/// The same as [`of_lock`], for a page.
 pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
     let ListRequest { prefix, after, limit } = request;
     let mut values = of_read(options);
@@ -389,7 +392,7 @@ pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128
     values
 }
 
-/// As [`of_lock`], of a page of the tables.
+/// The same as [`of_lock`], for a page of the tables.
 pub fn of_tables(request: &TablesRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
     let TablesRequest { after, limit } = request;
     let mut values = of_read(options);

@@ -1,12 +1,12 @@
 //! Bugs that are planted on purpose, so that the tests that look for bugs can be tested themselves.
 //!
-//! Production code asks [`active`] at the one place where a bug of the name would be made. Without
-//! the feature `planted-bugs`, which no release enables, that is a constant `false` and nothing of
-//! it is left in the program. With it, the environment variable `KEYWARD_PLANTED_BUG` chooses one
-//! bug for the whole process; `none` asks for the same program without any.
+//! Production code calls [`active`] at the one place where a bug of the name would be made. Without
+//! the feature `planted-bugs`, which no release enables, that is a constant `false`, and nothing of
+//! it is left in the program. With it, the environment variable `KEYWARD_PLANTED_BUG` selects one
+//! bug for the whole process; `none` selects the same program without any.
 //!
-//! A bug here is one that somebody could make, and that hurts: each breaks a promise of
-//! `docs/guarantees.md`. Who has to find it is in `scripts/find-planted`.
+//! Each bug is a plausible mistake that breaks a promise of `docs/guarantees.md`.
+//! `scripts/find-planted` names the tests that have to find it.
 
 /// Names the bug of this process: one of [`Bug::ALL`], or `none`.
 #[cfg(feature = "planted-bugs")]
@@ -25,12 +25,12 @@ macro_rules! bugs {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$bug,)+];
 
-            /// What it is called, in the variable and in tables.
+            /// Its name, in the variable and in tables.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$bug => $name,)+ }
             }
 
-            /// What is wrong then, in one sentence.
+            /// The defect, in one sentence.
             pub const fn what(self) -> &'static str {
                 match self { $(Self::$bug => concat!($($what),+).trim_ascii(),)+ }
             }
@@ -61,7 +61,7 @@ bugs! {
     RenewOnlyCreates = "renew-only-creates",
     /// An unlock frees a later grant of the same owner than the one whose token it names.
     UnlockByName = "unlock-by-name",
-    /// Whoever comes back after the grant expired keeps the old token.
+    /// An owner that comes back after the grant expired keeps the old token.
     ExpiredKeepsToken = "expired-keeps-token",
     /// The token comes from a counter of the node's own.
     TokenFromNode = "token-from-node",
@@ -123,7 +123,7 @@ mod planting {
 
     use super::{Bug, VARIABLE};
 
-    /// How far [`step_wall_clock`] has moved it, in milliseconds.
+    /// How far [`step_wall_clock`] has moved the wall clock, in milliseconds.
     static WALL_STEP_MS: AtomicU64 = AtomicU64::new(0);
 
     /// Whether this bug is planted.
@@ -146,10 +146,10 @@ mod planting {
         })
     }
 
-    /// Says in the log which bug is planted.
+    /// Logs which bug is planted.
     ///
     /// # Errors
-    /// If nobody has chosen one: such a program must not serve by mistake.
+    /// If none was selected: such a program must not serve by mistake.
     pub fn announce() -> Result<(), String> {
         if std::env::var_os(VARIABLE).is_none() {
             return Err(format!(
@@ -165,7 +165,7 @@ mod planting {
         Ok(())
     }
 
-    /// The wall clock, as it was stepped by tests.
+    /// The wall clock, as stepped by tests.
     #[allow(clippy::disallowed_methods, reason = "reading it is the bug")]
     pub fn wall_clock() -> Duration {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

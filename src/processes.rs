@@ -1,7 +1,8 @@
-//! What a process on this machine has used, read from `/proc`; and which one listens on a port.
+//! The resources that a process on this machine has used, read from `/proc`, and the process that
+//! listens on a port.
 //!
-//! Other systems have no `/proc`, and other users' processes are not shown: then there is no answer,
-//! and a report says nothing of servers.
+//! Other systems have no `/proc`, and other users' processes are not shown: then there is no
+//! result, and a report leaves out the servers.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -14,18 +15,18 @@ const TICK: Duration = Duration::from_millis(10);
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTENS: &str = "0A";
 
-/// What a process has used since it began.
+/// The resources that a process has used since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Processor time, in its own code and in the kernel, in steps of 10 ms.
     pub cpu: Duration,
     /// Resident memory.
     pub resident_bytes: u64,
-    /// Bytes that it has caused to be written to storage; 0 where the kernel does not tell.
+    /// Bytes that it has caused to be written to storage; 0 where the kernel does not report them.
     pub written_bytes: u64,
 }
 
-/// What a process has used; `None` if it cannot be seen.
+/// The resources that a process has used; `None` if it cannot be seen.
 pub fn usage_of(pid: u32) -> Option<Usage> {
     let folder = format!("/proc/{pid}");
     let folder = Path::new(&folder);
@@ -39,7 +40,7 @@ pub fn usage_of(pid: u32) -> Option<Usage> {
     })
 }
 
-/// What Prometheus' own client libraries tell of the process that they are in.
+/// The figures that Prometheus' own client libraries report of the process that they are in.
 #[cfg(feature = "server")]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Figures {
@@ -103,12 +104,12 @@ pub fn listener_of(address: SocketAddr) -> Option<u32> {
         .find(|pid: &u32| has_one_of(*pid, &sockets))
 }
 
-/// Whether something can be bound there: only addresses of this machine can.
+/// Whether a socket can be bound to this address: only addresses of this machine can be.
 fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || TcpListener::bind((ip, 0)).is_ok()
 }
 
-/// The inodes of the sockets that listen on this port, in a table of the kernel's.
+/// The inodes of the sockets that listen on this port, from a table of the kernel.
 fn listening_on(table: &str, port: u16) -> Vec<String> {
     let port = format!(":{port:04X}");
     table
@@ -131,7 +132,7 @@ fn has_one_of(pid: u32, sockets: &[String]) -> bool {
 
 /// User and system time, in a line of `/proc/PID/stat`.
 fn cpu_in(stat: &str) -> Option<Duration> {
-    // The second field is the name in brackets and may hold spaces and brackets: count from behind
+    // The second field is the name in brackets and may hold spaces and brackets: count from after
     // it. utime and stime are the fields 14 and 15 of the whole line.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

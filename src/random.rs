@@ -1,6 +1,6 @@
-//! Where chance comes from: names that must not coincide, and pauses that must not be in step.
+//! The source of randomness: for names that must not coincide, and pauses that must not be in step.
 //!
-//! One place, so that a simulation can deal all of it from a seed.
+//! It has one place, so that a simulation can take all of it from a seed.
 
 use std::ops::RangeInclusive;
 
@@ -12,7 +12,7 @@ use rand::rng as source;
 #[cfg(feature = "simulation")]
 use crate::sim::chance::source;
 
-/// A number that nobody can guess.
+/// A number that cannot be guessed.
 pub(crate) fn number<T>() -> T
 where
     StandardUniform: Distribution<T>,
@@ -20,7 +20,7 @@ where
     source().random()
 }
 
-/// A factor in this range, by which something is stretched or cut.
+/// A random factor in this range, by which a time is stretched or cut.
 pub(crate) fn factor(range: RangeInclusive<f64>) -> f64 {
     source().random_range(range)
 }

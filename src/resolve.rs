@@ -1,8 +1,8 @@
-//! Names to addresses without the C library, and without a memory of its own.
+//! Name resolution without the C library and without a cache.
 //!
-//! A static binary has no C resolver worth the name, so the lookup is done here. Answers are not
-//! kept: a container that comes back has a new address long before its record's time to live is
-//! over, and a lookup is made only when a connection is, which is seldom.
+//! A static binary has no usable C resolver, so names are looked up here. Answers are not cached: a
+//! container that comes back has a new address long before its record's time to live is over, and a
+//! lookup is made only for a new connection, which is seldom.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ fn look_at_files() -> Files {
 impl Resolver {
     fn resolver(&self) -> Result<TokioResolver, BoxError> {
         let files = look_at_files();
-        // A resolver is put there whole.
+        // The resolver is stored whole, so it is intact even after a panic.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = made.as_ref().filter(|made| made.files == files) {
             return Ok(made.resolver.clone());
@@ -98,7 +98,7 @@ mod tests {
     async fn the_configuration_is_read_again_when_its_files_have_changed() {
         let resolver = Resolver::default();
         resolver.resolver().unwrap();
-        // As if the files had been others then.
+        // As if the files had been different then.
         resolver.made.lock().unwrap().as_mut().unwrap().files = [None, None];
         resolver.resolver().unwrap();
         assert_eq!(resolver.made.lock().unwrap().as_ref().unwrap().files, look_at_files());

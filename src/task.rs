@@ -1,12 +1,13 @@
-//! How work is started: as a task beside others, or where waiting for a disk holds up nobody.
+//! The start of work: as a task beside others, or where waiting for a disk blocks nothing else.
 //!
-//! One place, so that a simulation can freeze and end a whole machine by its tasks, and run all of
-//! them in one thread.
+//! It has one place, so that a simulation can freeze and end a whole machine by its tasks, and run
+//! all of them in one thread.
 
 #[cfg(feature = "simulation")]
 pub(crate) use crate::sim::host::{blocking, of_host};
 
-/// A value that takes long to drop: it goes on a thread where that holds up nobody.
+/// A value that takes long to drop: it is dropped on a thread of its own, where that blocks nothing
+/// else.
 #[cfg(feature = "server")]
 pub(crate) struct DroppedAside<T: Send + 'static>(Option<T>);
 
@@ -50,7 +51,7 @@ pub(crate) fn of_host<F: Future>(future: F) -> F {
     future
 }
 
-/// Runs what waits for the disk or computes for long.
+/// Runs work that waits for the disk or computes for long.
 #[cfg(all(feature = "server", not(feature = "simulation")))]
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
