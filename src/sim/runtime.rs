@@ -9,7 +9,7 @@ use openraft_rt_tokio::TokioRuntime;
 use super::chance::Source;
 use super::host;
 
-/// tokio's runtime as a simulation needs it; outside of a simulation, the plain one.
+/// tokio's runtime as a simulation needs it; outside of a simulation it behaves as the plain one.
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);
 
