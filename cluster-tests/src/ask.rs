@@ -15,7 +15,7 @@ use crate::wait::eventually;
 /// A duration that no test outlasts.
 pub const LONG: Duration = Duration::from_secs(60 * 60);
 
-/// Asks once for a lock at level 0, and waits at most `timeout` for the answer.
+/// Sends one lock request at level 0, and waits at most `timeout` for the answer.
 ///
 /// # Errors
 /// As the service.
@@ -34,10 +34,10 @@ pub async fn lock(
     service.lock(request(signature, signee), options).await
 }
 
-/// Takes a lock, or renews it, asking again while nobody leads.
+/// Acquires a lock, or renews it. Retries while there is no leader.
 ///
 /// # Panics
-/// If it is another's, or nobody leads within the time of an election.
+/// If another owner holds it, or no leader is elected in time.
 pub async fn hold(
     service: &impl LockService,
     signature: &str,
@@ -54,7 +54,7 @@ pub async fn hold(
 /// Releases a lock.
 ///
 /// # Panics
-/// If it is another's, or nobody leads within the time of an election.
+/// If another owner holds it, or no leader is elected in time.
 pub async fn release(service: &impl LockService, signature: &str, signee: &str, token: Token) {
     let request = UnlockRequest { signature: signature.to_owned(), signee: signee.to_owned() };
     let options = UnlockOptions { token: Some(token), ..UnlockOptions::default() };

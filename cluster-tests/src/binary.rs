@@ -1,7 +1,7 @@
 //! Finds the program under test.
 //!
-//! `KEYWARD_BIN` names it. Otherwise `scripts/released` builds it by itself, with the features that
-//! are released and none of the tests', and a test never runs against yesterday's program.
+//! `KEYWARD_BIN` names it. Otherwise `scripts/released` builds it separately, with the released
+//! features and none of the tests', and a test never runs against yesterday's program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,7 +19,7 @@ pub fn keyward() -> &'static Path {
     })
 }
 
-/// In the profile and the target folder of this executable.
+/// Builds in the profile and the target folder of this executable.
 fn build() -> PathBuf {
     let executable = std::env::current_exe().expect("a process knows its executable");
     let folder = profile_folder(&executable);

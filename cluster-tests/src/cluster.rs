@@ -1,11 +1,11 @@
 //! A cluster: nodes, the links between them, and their data folders.
 //!
 //! Each node listens on ports that the kernel chose; its peers and the clients reach it through
-//! [`Link`]s, whose addresses stay the same across restarts. `--members` of each node names its
-//! own links, so every directed link can be cut alone.
+//! [`Link`]s, whose addresses stay the same across restarts. `--members` of each node names its own
+//! links, so every directed link can be cut alone.
 //!
-//! Everything lives in one temporary folder, removed at the end; it is kept, and its path and the
-//! ends of the logs are printed, if the test fails.
+//! Everything is in one temporary folder, removed at the end; it is kept, and its path and the ends
+//! of the logs are printed, if the test fails.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,26 +29,26 @@ use crate::wait::{Stopwatch, eventually};
 /// A node's number, as in `--id`.
 pub type NodeId = u64;
 
-/// How long three nodes may take from nothing to a leader. Far longer than they need: two cores
-/// run a debug build beside another test.
+/// The timeout for three new nodes to elect a leader. Far longer than they need: two cores run a
+/// debug build beside another test.
 pub const BOOT: Duration = Duration::from_secs(45);
 
-/// How long a cluster that has a majority may take to have a leader again.
+/// The timeout for a cluster with a majority to elect a leader again.
 pub const ELECTION: Duration = Duration::from_secs(15);
 
-/// How long a node may take to say how it is.
+/// The timeout of a status request.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// How long a node may take that is asked in passing, among others.
+/// The timeout of a status request that is sent to several nodes at once.
 const GLANCE: Duration = Duration::from_millis(400);
 
-/// Chooses a bug in a program that was built with some; such a program serves nobody without it.
+/// Chooses a bug in a program that was built with some; without it, such a program does not serve.
 const PLANTED: &str = "KEYWARD_PLANTED_BUG";
 
-/// How a cluster is started.
+/// The configuration of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// How many nodes.
+    /// The number of nodes.
     pub nodes: u64,
     /// Further arguments of `keyward serve`, for each node.
     pub arguments: Vec<String>,
@@ -63,7 +63,7 @@ impl Default for ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// With further arguments of `keyward serve`.
+    /// Adds further arguments of `keyward serve`.
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
@@ -74,14 +74,14 @@ impl ClusterOptions {
 #[derive(Debug)]
 struct Node {
     process: Option<Process>,
-    /// How often it was started; names its log files.
+    /// The number of its starts; names its log files.
     runs: u32,
-    /// Where clients reach it.
+    /// The link for its clients.
     clients: Link,
     own: Own,
 }
 
-/// What one node has that the others have not.
+/// The settings of one node that differ from the cluster's.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
     /// The program, instead of the cluster's.
@@ -90,7 +90,7 @@ pub struct Own {
     pub arguments: Vec<String>,
     /// The data folder, instead of one below the cluster's folder.
     pub data_dir: Option<PathBuf>,
-    /// Variables of its environment, which has hardly any else.
+    /// Variables of its environment, which has hardly any others.
     pub environment: Vec<(&'static str, OsString)>,
 }
 
@@ -122,7 +122,7 @@ impl Cluster {
         cluster
     }
 
-    /// Makes folders and links, and starts no node.
+    /// Creates folders and links, and starts no node.
     ///
     /// # Panics
     /// If there is no room or no port.
@@ -137,7 +137,7 @@ impl Cluster {
                 links.insert((id, to), Link::start().await.expect("a free port"));
             }
         }
-        // A bound of its own: the tests time answers, and must never wait for ever themselves.
+        // A timeout of its own: the tests time answers, and must never wait for ever themselves.
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(15))
             .no_proxy()
@@ -159,12 +159,12 @@ impl Cluster {
     /// The folder of everything.
     ///
     /// # Panics
-    /// Never: it is given up only by drop.
+    /// Never: only drop takes it.
     pub fn folder(&self) -> &Path {
         self.folder.as_ref().expect("the folder lives as long as the cluster").path()
     }
 
-    /// What a node has of its own; it is used when the node is started next.
+    /// The settings of a node of its own; they take effect at its next start.
     pub fn own(&mut self, id: NodeId) -> &mut Own {
         &mut self.node_mut(id).own
     }
@@ -204,7 +204,7 @@ impl Cluster {
         command
     }
 
-    /// Starts a node, and does not wait for it.
+    /// Starts a node without waiting for it.
     ///
     /// # Panics
     /// If it runs already or cannot be started.
@@ -226,7 +226,7 @@ impl Cluster {
         node.process = Some(Process::spawn(&mut command, output));
     }
 
-    /// Waits until a node has announced its addresses, and leads its links there.
+    /// Waits until a node has announced its addresses, and connects its links to them.
     ///
     /// # Panics
     /// If it has not in time.
@@ -300,7 +300,7 @@ impl Cluster {
         self.node_mut(id).process.as_mut().expect("the node runs").signal(signal);
     }
 
-    /// Waits until a node has ended by itself; gives how, and what it logged.
+    /// Waits until a node has ended by itself; returns its status and its log.
     ///
     /// # Panics
     /// If it does not end in time.
@@ -310,7 +310,7 @@ impl Cluster {
         (status, process.output().logged())
     }
 
-    /// Waits until a node has ended, kills it if it has not in time, and forgets it; gives whether it
+    /// Waits until a node has ended, kills it after the timeout, and forgets it; returns whether it
     /// ended by itself.
     ///
     /// # Panics
@@ -325,18 +325,19 @@ impl Cluster {
         self.nodes[&id].process.is_some()
     }
 
-    /// How a node ended by itself, if it did, and what it logged. It is forgotten with that.
+    /// The status and the log of a node that ended by itself, if it did. The node is then
+    /// forgotten.
     pub fn take_ended(&mut self, id: NodeId) -> Option<(ExitStatus, String)> {
         let status = self.node_mut(id).process.as_mut()?.ended()?;
         let process = self.take_process(id);
         Some((status, process.output().logged()))
     }
 
-    /// Waits until a node that was started announces its addresses, and leads its links there.
+    /// Waits until a node that was started announces its addresses, and connects its links to them.
     ///
     /// # Errors
-    /// If it ends instead, with how and its log; the node is forgotten then. If it does neither in
-    /// time.
+    /// If it ends instead, with its status and its log; the node is forgotten then. If it does
+    /// neither in time.
     ///
     /// # Panics
     /// If it was not started.
@@ -358,8 +359,7 @@ impl Cluster {
         }
     }
 
-    /// Who says of itself that it leads, in the highest term; `None` if nobody does who answers at
-    /// once.
+    /// The node that claims to lead, in the highest term; `None` if none does that answers at once.
     pub async fn believed_leader(&self) -> Option<NodeId> {
         let mut asked = JoinSet::new();
         for id in self.ids().into_iter().filter(|&id| self.runs(id)) {
@@ -380,7 +380,7 @@ impl Cluster {
         self.node_mut(id).process.take().expect("the node runs")
     }
 
-    /// Sets where the links to a node end: where it listens for clients, then for peers.
+    /// Sets the targets of the links to a node: its address for clients, and that for peers.
     fn lead_to(&self, id: NodeId, addresses: Option<(SocketAddr, SocketAddr)>) {
         self.nodes[&id].clients.lead_to(addresses.map(|(clients, _)| clients));
         for from in self.ids() {
@@ -397,12 +397,13 @@ impl Cluster {
         fs::remove_dir_all(self.data_dir(id)).expect("the data folder can be removed");
     }
 
-    /// Where clients reach a node, whatever port it has now.
+    /// The endpoint of a node for clients, which stays the same across restarts.
     pub fn endpoint(&self, id: NodeId) -> String {
         format!("http://{}", self.nodes[&id].clients.address())
     }
 
-    /// Where a node listens for clients in this run, past the link: for measuring.
+    /// The address at which a node listens for clients in this run, bypassing the link: for
+    /// measuring.
     ///
     /// # Panics
     /// If it does not listen.
@@ -411,7 +412,7 @@ impl Cluster {
         format!("http://{clients}")
     }
 
-    /// Where clients reach all nodes.
+    /// The endpoints of all nodes for clients.
     pub fn endpoints(&self) -> Vec<String> {
         self.ids().into_iter().map(|id| self.endpoint(id)).collect()
     }
@@ -455,17 +456,17 @@ impl Cluster {
         }
     }
 
-    /// Takes every fault and delay off every link.
+    /// Removes every fault and delay from every link.
     pub fn heal(&self) {
         for link in self.links.values().chain(self.nodes.values().map(|node| &node.clients)) {
             link.set(Condition::default());
         }
     }
 
-    /// What a node says of itself.
+    /// The status that a node reports.
     ///
     /// # Errors
-    /// If it does not answer, with why.
+    /// If it does not answer, with the reason.
     pub async fn status(&self, id: NodeId) -> Result<ClusterStatus, String> {
         let url = format!("{}{}", self.endpoint(id), routes::CLUSTER);
         let answer = self.http.get(url).timeout(LOOK).send().await;
@@ -473,10 +474,10 @@ impl Cluster {
         answer.json().await.map_err(|error| format!("{error:?}"))
     }
 
-    /// Whether a node says that it is ready.
+    /// Checks that a node reports to be ready.
     ///
     /// # Errors
-    /// If it is not, with what it says.
+    /// If it is not, with its answer.
     pub async fn readiness(&self, id: NodeId) -> Result<(), String> {
         let url = format!("{}{}", self.endpoint(id), routes::READYZ);
         let answer = self.http.get(url).timeout(LOOK).send().await;
@@ -535,7 +536,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until a node has applied at least what another had when it was asked.
+    /// Waits until a node has applied at least what another had applied at the time of the call.
     ///
     /// # Panics
     /// If it has not in time.
@@ -549,7 +550,7 @@ impl Cluster {
         .await;
     }
 
-    /// What a node has used so far.
+    /// The resource usage of a node so far.
     ///
     /// # Panics
     /// If it does not run.
@@ -565,7 +566,7 @@ impl Cluster {
         self.process(id).id()
     }
 
-    /// What a node has logged in this run.
+    /// The log of a node in this run.
     ///
     /// # Panics
     /// If it does not run.
@@ -600,12 +601,12 @@ impl Drop for Cluster {
 /// A client of the given addresses.
 ///
 /// # Panics
-/// If an address is not one.
+/// If an address is malformed.
 pub fn client(endpoints: &[String]) -> Client {
     Client::builder().endpoints(endpoints).build().expect("the endpoints are well formed")
 }
 
-/// The addresses in the line that a node prints when it listens: of clients, then of peers.
+/// The addresses in the line that a node prints when it listens: for clients, then for peers.
 fn announced(printed: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line = printed.lines().find(|line| line.contains("clients on http://"))?;
     let (_, rest) = line.split_once("clients on http://")?;
@@ -620,7 +621,7 @@ fn last_lines(log: &str) -> String {
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
-/// Prints how each log ends, so that a failure in CI can be read from its output alone.
+/// Prints the end of each log, so that a failure in CI can be read from its output alone.
 fn print_log_ends(folder: &Path) {
     const LINES: usize = 25;
     let Ok(entries) = fs::read_dir(folder) else { return };

@@ -1,4 +1,4 @@
-//! Spoils files, as disks and people do. The process that owns them must not run.
+//! Damages files, as disks and people do. The process that owns them must not run.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -26,7 +26,7 @@ pub fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
-/// The offset behind the last byte that is not zero: where a pre-zeroed file's content ends.
+/// The offset after the last byte that is not zero: the end of the content of a pre-zeroed file.
 ///
 /// # Panics
 /// If the file cannot be read.
@@ -56,7 +56,7 @@ pub fn flip(path: &Path, offset: u64, bytes: usize) {
     file.write_all_at(&buffer, offset).expect("the file can be written");
 }
 
-/// Writes bytes over what is at the offset.
+/// Overwrites the bytes at the offset.
 ///
 /// # Panics
 /// If the file cannot be changed.
@@ -76,7 +76,7 @@ pub fn zero_from(path: &Path, offset: u64) {
     file.set_len(length).expect("the file can be extended");
 }
 
-/// Cuts the file to a length.
+/// Truncates the file to a length.
 ///
 /// # Panics
 /// If the file cannot be changed.
@@ -85,7 +85,7 @@ pub fn truncate(path: &Path, length: u64) {
     file.set_len(length).expect("the file can be cut");
 }
 
-/// Copies a folder with all below it.
+/// Copies a folder recursively.
 ///
 /// # Errors
 /// If something cannot be read or written.

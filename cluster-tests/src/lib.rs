@@ -3,12 +3,13 @@
 //! It sees the program as its users do: through the client, the HTTP API, the command line, the
 //! exit code, the log and the files. It never calls into the server's code.
 //!
-//! One module per noun: [`ask`] words requests, [`binary`] finds the program, [`process`] is one running process,
-//! [`proxy`] is one link of the network, [`cluster`] is nodes, links and data folders together,
-//! [`load`] makes work and remembers what was acknowledged, [`history`] records everything,
-//! [`check`] judges it, [`limits`] is where clients go to the ends of the list of limits, [`register`] is what locks guard, [`chaos`] breaks things by a schedule,
-//! [`powercut`] is a disk that forgets, [`damage`] spoils files, [`trace`] reads what `strace` wrote,
-//! [`walltime`] steps a process's wall clock, [`wait`] polls with a deadline.
+//! One module per noun: [`ask`] builds requests, [`binary`] finds the program, [`process`] is one
+//! running process, [`proxy`] is one link of the network, [`cluster`] is nodes, links and data
+//! folders together, [`load`] makes work and remembers what was acknowledged, [`history`] records
+//! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`register`]
+//! is what locks guard, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
+//! unsynced data, [`damage`] damages files, [`trace`] reads the output of `strace`, [`walltime`]
+//! steps a process's wall clock, [`wait`] polls with a deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
 //! is fixed; nothing is left in the temporary folder unless a test failed.

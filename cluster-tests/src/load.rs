@@ -1,11 +1,11 @@
 //! Makes work, and remembers what was acknowledged.
 //!
-//! Each worker owns its signatures, so what one may hold now follows from its own answers alone:
-//! after an acknowledgement one state is possible, after an unknown outcome two are, and the
+//! Each worker owns its signatures, so the locks that it may hold follow from its own answers
+//! alone: after an acknowledgement one state is possible, after an unknown outcome two are, and the
 //! signature is then left as it is until the end. Nothing here expires.
 //!
-//! A history of invocations for a checker is a second recorder beside this one; this one asks only
-//! whether what was acknowledged is still there.
+//! A history of invocations for a checker is kept by another recorder. This one checks only whether
+//! the acknowledged state still exists.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use tokio::task::JoinHandle;
 use crate::cluster::ELECTION;
 use crate::wait::eventually;
 
-/// Longer than any test: what is gone was lost, not expired.
+/// Longer than any test: a missing record was lost, and has not expired.
 const DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The signatures that one worker uses at a time.
 const SIGNATURES: u64 = 24;
 
-/// What a signature's record may be.
+/// A possible state of a signature's record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Record {
     Absent,
@@ -40,7 +40,7 @@ enum Record {
         token: Token,
         level: i64,
     },
-    /// Held with some token above this one: the answer that named it was lost.
+    /// Held with some token above this one: the answer with the token was lost.
     HeldAbove {
         floor: u64,
         level: i64,
@@ -60,7 +60,7 @@ impl Record {
     }
 }
 
-/// What is known of one signature.
+/// The known facts about one signature.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
     /// One state, or two after an unknown outcome.
@@ -83,7 +83,7 @@ impl Known {
     }
 }
 
-/// What the workers were told.
+/// The answers that the workers received.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Acknowledged {
     signatures: BTreeMap<String, Known>,
@@ -125,12 +125,12 @@ impl Load {
         Self { stop, operations, workers }
     }
 
-    /// How many operations were acknowledged so far.
+    /// The number of operations acknowledged so far.
     pub fn operations(&self) -> u64 {
         self.operations.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more operations were acknowledged.
+    /// Waits until this many more operations were acknowledged.
     ///
     /// # Panics
     /// If they were not in time.
@@ -143,7 +143,7 @@ impl Load {
         .await;
     }
 
-    /// Stops the workers and gives what they were told.
+    /// Stops the workers and returns their answers.
     ///
     /// # Panics
     /// If an answer contradicted an earlier one.
@@ -196,7 +196,8 @@ impl Acknowledged {
         assert!(wrong.is_empty(), "{} of {} lost: {wrong:#?}", wrong.len(), self.signatures.len());
     }
 
-    /// Takes a few of the locks by force and sees that their tokens are beyond all before.
+    /// Acquires a few of the locks by force and checks that their tokens are larger than all
+    /// before.
     ///
     /// # Panics
     /// If one is not.
@@ -212,7 +213,7 @@ impl Acknowledged {
             })
             .await;
             let grant = response.grant().expect("force takes every lock");
-            // A second round finds the successor's own grant: the token is kept.
+            // A second round finds the successor's own grant: its token does not change.
             let kept = known.certain() == Some(Record::Held { token: grant.token, level: 1 });
             assert!(kept || grant.token.0 > known.highest, "{signature}: {grant:?}, {known:?}");
             known.highest = grant.token.0;
@@ -256,7 +257,7 @@ struct Worker<S> {
     operations: Arc<AtomicU64>,
 }
 
-/// What became of one operation.
+/// The outcome of one operation.
 enum Outcome {
     Done(Record),
     NotDone,
@@ -270,20 +271,20 @@ impl<S: LockService> Worker<S> {
             (0..SIGNATURES).map(|number| format!("{}/{number}", self.prefix)).collect();
         let mut next = SIGNATURES;
         while !stop.load(Ordering::SeqCst) {
-            // A service that answers at once would leave no turn for anyone else.
+            // A service that answers at once would starve other tasks.
             tokio::task::yield_now().await;
             let place = self.random.random_range(0..names.len());
             if self.step(&names[place]).await {
                 continue;
             }
-            // Its state is unknown until the end: another takes its place.
+            // Its state is unknown until the end: another signature replaces it.
             names[place] = format!("{}/{next}", self.prefix);
             next += 1;
         }
         self.known
     }
 
-    /// Does one operation; says whether the signature's state is still known.
+    /// Does one operation; returns whether the signature's state is still known.
     async fn step(&mut self, signature: &str) -> bool {
         let known = self.known.signatures.get(signature).cloned().unwrap_or_else(Known::new);
         let before = known.certain().expect("a signature in use has one possible state");
@@ -364,7 +365,7 @@ impl<S: LockService> Worker<S> {
     async fn failed(&mut self, error: Error, after: Record) -> Outcome {
         match error {
             Error::Unavailable { .. } => {
-                // Nobody leads: asking again at once would only take time from the election.
+                // There is no leader: an immediate retry would only slow the election down.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 Outcome::NotDone
             }
@@ -464,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn tokens_that_begin_again_are_found() {
         let mut told = work(&MemoryLocks::new()).await;
-        // The same names, in a service that has forgotten which tokens it gave.
+        // The same names, in a service that has forgotten which tokens it granted.
         let forgetful = MemoryLocks::new();
         let verdict = tokio::spawn(async move { told.verify_tokens_grow(&forgetful).await }).await;
         assert!(verdict.is_err());

@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{Stopwatch, eventually};
 
-/// Where a process writes.
+/// The files of a process's output.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// What it prints: the announcement of its addresses, and that it is ready.
+    /// Its standard output: the announcement of its addresses, and of its readiness.
     pub stdout: PathBuf,
     /// Its log.
     pub stderr: PathBuf,
@@ -31,12 +31,12 @@ impl Output {
         }
     }
 
-    /// What was printed so far.
+    /// The standard output so far.
     pub fn printed(&self) -> String {
         read_lossy(&self.stdout)
     }
 
-    /// What was logged so far.
+    /// The log so far.
     pub fn logged(&self) -> String {
         read_lossy(&self.stderr)
     }
@@ -46,7 +46,7 @@ fn read_lossy(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// What a process has used since it began.
+/// The resource usage of a process since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usage {
     /// Processor time, in its own code and in the kernel, in steps of 10 ms.
@@ -58,7 +58,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What was used since an earlier reading; the memory is what it is now.
+    /// The usage since an earlier reading; the memory is the present one.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -102,10 +102,10 @@ impl Process {
         &self.output
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     ///
     /// # Panics
-    /// If the kernel cannot tell.
+    /// If the kernel cannot report it.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
@@ -132,7 +132,7 @@ impl Process {
         self.child.wait().expect("a child can be waited for");
     }
 
-    /// Waits until the process has ended, and kills it if it has not in time; gives whether it ended
+    /// Waits until the process has ended, and kills it after the timeout; returns whether it ended
     /// by itself.
     ///
     /// # Panics
@@ -163,14 +163,14 @@ impl Process {
         .await
     }
 
-    /// What the process has used so far.
+    /// The resource usage of the process so far.
     ///
     /// # Errors
     /// If it has ended.
     pub fn usage(&self) -> io::Result<Usage> {
         let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
         let stat = fs::read_to_string(folder.join("stat"))?;
-        // The second field is the name in brackets and may hold spaces: count from behind it.
+        // The second field is the name in brackets and may contain spaces: count from behind it.
         let fields: Vec<u64> = stat
             .rsplit(')')
             .next()
@@ -190,7 +190,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here, and one that has ended already is no failure.
+        // A failure here cannot be handled, and a process that has ended already is no failure.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,15 +1,15 @@
 //! One directed link of the network: a TCP proxy that can be cut, silenced, slowed and broken.
 //!
-//! Every node reaches every other through a link of its own, so that a partition may be one-way.
-//! A link's address stays the same while its target is started again elsewhere: nodes listen on
-//! ports that the kernel chose, and no port is ever raced for.
+//! Every node reaches every other through a link of its own, so that a partition may be one-way. A
+//! link's address stays the same while its target is restarted at another address: nodes listen on
+//! ports that the kernel chose, and there is no race for a port.
 //!
 //! A link carries the connections that one node opens to another: its requests, and their answers.
 //! A cable that is cut in one direction is therefore two faults: [`Fault::RequestsHeld`] on the
 //! link that way and [`Fault::AnswersHeld`] on the link back.
 //!
-//! TCP hides a lost packet from both ends, but for the time that it takes: loss is here what it is
-//! there, a chunk that arrives one retransmission later, and all behind it with it.
+//! TCP hides a lost packet from both ends, except for the delay: loss is simulated the same way, by
+//! a chunk that arrives one retransmission later, and all bytes behind it with it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,13 +31,13 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// The chunks in flight in one direction while there is a delay. Beyond it the sender waits.
 const CHUNKS_IN_FLIGHT: usize = 1024;
 
-/// How much later a lost packet arrives: the least time after which Linux sends again.
+/// The additional delay of a lost packet: the shortest time after which Linux retransmits.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
-/// The connections that wait to be taken.
+/// The backlog of connections to accept.
 const BACKLOG: u32 = 1024;
 
-/// What is wrong with a link.
+/// The fault of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fault {
     /// Nothing.
@@ -45,34 +45,34 @@ pub enum Fault {
     None,
     /// Connections are closed and new ones are closed at once, as by a process that has died.
     Refused,
-    /// The system refuses new connections, as where nobody listens or a firewall rejects them; open
-    /// ones go on.
+    /// The system refuses new connections, as where no process listens or a firewall rejects them;
+    /// open ones go on.
     Closed,
-    /// Nothing arrives in either direction and nobody is told, as by an unplugged cable. What was
-    /// sent meanwhile arrives when the link is healed, as TCP sends it again.
+    /// Nothing arrives in either direction and neither end is notified, as by an unplugged cable.
+    /// Data sent meanwhile arrives when the link is healed, as TCP retransmits it.
     Silent,
-    /// What is sent arrives; the answers do not, until the link is healed.
+    /// Requests arrive; the answers do not, until the link is healed.
     AnswersHeld,
     /// Requests do not arrive until the link is healed; answers to earlier ones do.
     RequestsHeld,
     /// Every answer breaks off in its middle with a reset.
     ResetInAnswer,
-    /// The far ends are closed and the near ones are not told, now or later, as when a machine has
-    /// lost power: who waits on such a connection must find out by itself. New connections go
-    /// nowhere until the link is healed.
+    /// The far ends are closed and the near ones are not notified, now or later, as when a machine
+    /// has lost power: a process that waits on such a connection must find out by itself. New
+    /// connections go nowhere until the link is healed.
     HalfOpen,
 }
 
 /// The state of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Condition {
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
-    /// How much later every byte arrives, in each direction.
+    /// The delay of every byte, in each direction.
     pub delay: Duration,
-    /// How many chunks of a hundred are lost and sent again.
+    /// The percentage of chunks that are lost and retransmitted.
     pub loss_percent: u8,
-    /// The bytes that it carries in a second, in each direction; `None` is as many as come.
+    /// The bandwidth in bytes per second, in each direction; `None` is unlimited.
     pub bytes_per_second: Option<NonZeroU32>,
 }
 
@@ -92,12 +92,12 @@ impl Condition {
         }
     }
 
-    /// Whether a new connection comes about.
+    /// Whether a new connection is established.
     fn connects(self) -> bool {
         !matches!(self.fault, Fault::Silent | Fault::HalfOpen | Fault::RequestsHeld)
     }
 
-    /// When what is read now may be written.
+    /// The time at which bytes that are read now may be written.
     fn due(self) -> Duration {
         let lost = self.loss_percent > 0
             && rand::rng().random_ratio(u32::from(self.loss_percent.min(100)), 100);
@@ -125,13 +125,13 @@ fn socket_at(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 impl Link {
-    /// Listens on a free port of the loopback interface; it leads nowhere yet.
+    /// Listens on a free port of the loopback interface; it has no target yet.
     ///
     /// # Errors
     /// If there is no free port.
     #[allow(clippy::unused_async, reason = "it may be called within a runtime only")]
     pub async fn start() -> io::Result<Self> {
-        // Bound and not listening, it keeps the port while nobody else has it.
+        // Bound and not listening, it keeps the port reserved.
         let keeper = socket_at(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = keeper.local_addr()?;
         let listener = socket_at(address)?.listen(BACKLOG)?;
@@ -141,17 +141,17 @@ impl Link {
         Ok(Self { address, target, condition, task, _keeper: keeper })
     }
 
-    /// Where the link is entered.
+    /// The address that the link listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sets where it leads; `None` while nobody listens there.
+    /// Sets its target; `None` while no process listens there.
     pub fn lead_to(&self, target: Option<SocketAddr>) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
-    /// Changes the condition, of the open connections too.
+    /// Changes the condition, also of open connections.
     pub fn set(&self, condition: Condition) {
         self.condition.send_replace(condition);
     }
@@ -201,7 +201,7 @@ async fn accept(
             }
         };
         listener = open;
-        // A connection that was reset before it was accepted is not the listener's end.
+        // A connection that was reset before it was accepted does not end the listener.
         let Ok((near, _)) = accepted else { continue };
         while connections.try_join_next().is_some() {}
         let target = *target.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,17 +245,17 @@ async fn carry(
     };
     match end {
         End::Both => {}
-        // Dropped, it would say a proper goodbye first.
+        // Dropped, it would close the connection properly first.
         End::Reset => near_write.forget(),
         End::FarOnly => {
             drop(far_write);
-            // What still comes is for nobody; only the near end, or the link's own, ends this.
+            // Later bytes have no receiver; only the near end, or the link's own, ends this.
             let _ = near_write.as_ref().ready(tokio::io::Interest::ERROR).await;
         }
     }
 }
 
-/// How a connection ends.
+/// The end of a connection.
 enum End {
     Both,
     Reset,
@@ -281,7 +281,7 @@ impl Pump {
                     break;
                 }
             }
-            // What was read before the end is still to be written.
+            // Bytes read before the end must still be written.
             drop(sender);
             std::future::pending::<End>().await
         };
@@ -303,7 +303,7 @@ impl Pump {
             let Ok(now) = passes.map(|now| *now) else { return End::Both };
             if now.fault == Fault::ResetInAnswer && direction == Direction::Answer {
                 let cut = to.write_all(&chunk[..chunk.len() / 2]).await;
-                // Closed with nothing said, a socket that does not linger is reset.
+                // A socket that is closed without lingering is reset.
                 let _ = cut.and_then(|()| to.as_ref().set_zero_linger());
                 return End::Reset;
             }
@@ -319,7 +319,7 @@ impl Pump {
     }
 }
 
-/// Even a sleep of zero takes until the timer's next millisecond.
+/// Sleeps. Even a sleep of zero takes until the timer's next millisecond.
 async fn sleep(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;
@@ -333,7 +333,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
     const A_WHILE: Duration = Duration::from_millis(100);
 
-    /// A link to a server that answers every byte with itself.
+    /// A link to an echo server.
     async fn link_to_echo() -> Link {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let link = Link::start().await.expect("a free port");
@@ -404,7 +404,7 @@ mod tests {
         }
     }
 
-    /// Whether the system says that nobody listens.
+    /// Checks that the system refuses the connection.
     async fn refused(link: &Link) -> Result<(), String> {
         match TcpStream::connect(link.address()).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
@@ -514,7 +514,7 @@ mod tests {
         link.set(Condition { bytes_per_second, ..Condition::default() });
         let mut stream = connect(&link).await;
         let begun = SystemClock.raw();
-        // The second exchange waits until the first is paid for, in each direction.
+        // The second exchange waits until the bandwidth of the first is used up, in each direction.
         for _ in 0..2 {
             stream.write_all(&[b'x'; 1000]).await.expect("it is open");
             let mut got = [0; 1000];

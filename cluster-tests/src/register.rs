@@ -1,9 +1,10 @@
-//! What a lock guards in the workloads: a register of the harness's own, one for each lock.
+//! The resource that a lock guards in the workloads: a register of the harness's own, one for each
+//! lock.
 //!
 //! A register that is *guarded* remembers the largest token that it was shown, by reads and by
-//! writes, and refuses smaller ones. Without tokens it takes every write, as a file or a bucket
-//! does. It never fails, is never slow and knows nothing of the service: what goes wrong on it is
-//! the holders' doing, or the lock's.
+//! writes, and refuses smaller ones. Without tokens it accepts every write, as a file or a bucket
+//! does. It never fails, is never slow and knows nothing of the service: an error in it is caused
+//! by the holders, or by the lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ pub struct Registers {
     all: Arc<Mutex<HashMap<String, Register>>>,
 }
 
-/// Somebody who acts as the holder of a register's lock; its number among all who ever did.
+/// A client that acts as the holder of a register's lock, by its number among all who ever did.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Holder(u64);
 
@@ -30,7 +31,7 @@ pub struct Holder(u64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stale;
 
-/// What the registers have seen.
+/// The counts of the registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Writes that were accepted.
@@ -40,7 +41,7 @@ pub struct Tally {
     /// Writes that were accepted although the version they were computed from was no longer the
     /// newest: each lost another's update.
     pub lost: u64,
-    /// Writes of a holder while a later one, who had read already, had not given the lock up: two
+    /// Writes of a holder while a later one, who had read already, had not released the lock: two
     /// acted as holders at once.
     #[serde(default)]
     pub two_at_once: u64,
@@ -53,7 +54,7 @@ pub struct Tally {
 struct Register {
     version: u64,
     largest: u64,
-    /// Who has begun to act as its holder and not ceased to.
+    /// The clients that have begun to act as its holder and not ceased to.
     acting: BTreeSet<Holder>,
     begun: u64,
     tally: Tally,
@@ -83,8 +84,8 @@ impl Registers {
         Ok(register.version)
     }
 
-    /// Replaces what was computed from the version `based_on`; gives the new version, which is one
-    /// more than the newest before.
+    /// Replaces the value that was computed from the version `based_on`; returns the new version,
+    /// which is one more than the newest before.
     ///
     /// # Errors
     /// If the token is smaller than one that was shown before.
@@ -98,7 +99,7 @@ impl Registers {
         Ok(register.version)
     }
 
-    /// As [`Registers::read`], written down.
+    /// As [`Registers::read`], recorded.
     ///
     /// # Errors
     /// As there.
@@ -116,7 +117,7 @@ impl Registers {
         answer
     }
 
-    /// As [`Registers::write`], written down.
+    /// As [`Registers::write`], recorded.
     ///
     /// # Errors
     /// As there.
@@ -135,7 +136,7 @@ impl Registers {
         answer
     }
 
-    /// Somebody has the lock and has read: from now on it acts as the holder.
+    /// Notes that a client has the lock and has read: from now on it acts as the holder.
     pub fn begins(&self, name: &str) -> Holder {
         let mut all = self.lock();
         let register = entry(&mut all, name);
@@ -145,7 +146,8 @@ impl Registers {
         holder
     }
 
-    /// This holder has just tried to write. `true`: somebody who began to act after it does so, too.
+    /// Notes that this holder has just tried to write. `true`: a client that began to act after it
+    /// still acts.
     pub fn acts(&self, name: &str, holder: Holder, written: bool) -> bool {
         let mut all = self.lock();
         let register = entry(&mut all, name);
@@ -155,13 +157,13 @@ impl Registers {
         two
     }
 
-    /// It is about to give the lock up, or has forgotten it.
+    /// Notes that it is about to release the lock, or has forgotten it.
     pub fn ends(&self, name: &str, holder: Holder) {
         let mut all = self.lock();
         entry(&mut all, name).acting.remove(&holder);
     }
 
-    /// What all registers together have seen.
+    /// The counts of all registers together.
     pub fn tally(&self) -> Tally {
         self.lock().values().fold(Tally::default(), |sum, register| Tally {
             written: sum.written + register.tally.written,

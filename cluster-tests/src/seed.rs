@@ -1,7 +1,7 @@
 //! The seed of a run's choices.
 //!
 //! Every random choice of the tests comes from here. The seed is printed, and `KEYWARD_SEED=N`
-//! replays its choices; what the kernel and the network do with them is theirs.
+//! replays its choices; the behaviour of the kernel and the network is not replayed.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;

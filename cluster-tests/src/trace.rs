@@ -1,8 +1,8 @@
-//! Reads what `strace -f -ttt -T` wrote: syncs, and what came and went on sockets.
+//! Reads the output of `strace -f -ttt -T`: syncs, and the data received and sent on sockets.
 
 use std::collections::HashMap;
 
-/// What a process did. Times are in seconds, on the clock of `strace`.
+/// An event of a process. Times are in seconds, on the clock of `strace`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// A file's content was made durable, as the log's is.
@@ -32,7 +32,7 @@ pub enum Event {
     },
 }
 
-/// The events of a trace, in its order. Lines of other kinds are passed over.
+/// The events of a trace, in its order. Lines of other kinds are skipped.
 pub fn parse(trace: &str) -> Vec<Event> {
     let mut unfinished: HashMap<&str, (f64, &str)> = HashMap::new();
     let mut events = Vec::new();

@@ -1,7 +1,7 @@
 //! Waits for a condition with a deadline.
 //!
-//! Real processes tell nobody when they are done, so a condition is asked for again and again; a
-//! wait that has no deadline, or that waits a fixed time and hopes, is never written.
+//! Real processes do not report when they are done, so a condition is polled; a wait that has no
+//! deadline, or that waits a fixed time and hopes, is never written.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use keyward::clock::{Clock, SystemClock};
 
-/// How often a condition is asked for: often enough that a measured time is good to a few
-/// hundredths of a second, seldom enough that two cores are not busy with asking.
+/// The polling interval: short enough that a measured time is good to a few hundredths of a second,
+/// long enough that two cores are not busy with polling.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Measures time on the test's own clock.
@@ -23,7 +23,7 @@ impl Stopwatch {
         Self(SystemClock.raw())
     }
 
-    /// One that starts this much later: until then no time has passed on it.
+    /// A stopwatch that starts this much later: until then no time has passed on it.
     #[must_use]
     pub fn after(self, time: Duration) -> Self {
         Self(self.0 + time)
@@ -35,10 +35,10 @@ impl Stopwatch {
     }
 }
 
-/// Asks `probe` until it gives a value.
+/// Polls `probe` until it returns a value.
 ///
 /// # Panics
-/// If `within` has passed first, with the probe's last word.
+/// If `within` has passed first, with the probe's last error.
 pub async fn eventually<T, E, F>(what: &str, within: Duration, mut probe: impl FnMut() -> F) -> T
 where
     E: Display,
@@ -55,7 +55,7 @@ where
     }
 }
 
-/// Asks `probe` until `time` has passed.
+/// Polls `probe` until `time` has passed.
 ///
 /// # Panics
 /// As soon as the probe is false.

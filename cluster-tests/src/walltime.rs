@@ -1,10 +1,10 @@
 //! Processes whose wall clock can be stepped.
 //!
-//! libfaketime stands before libc and adds to `CLOCK_REALTIME` what a file says, which it reads at
-//! every call. The monotonic clocks are left alone, as they are when somebody sets the clock of a
-//! machine. It has no say where libc is not asked: a program that is linked statically is not
-//! reached at all, and one that reads a clock past libc sees the machine's. So whether a step has
-//! come about must be seen at the process: its log tells the time.
+//! libfaketime intercepts libc and adds an offset from a file, which it reads at every call, to
+//! `CLOCK_REALTIME`. The monotonic clocks are not changed, as they are not when somebody sets the
+//! clock of a machine. It works only through libc: it does not affect a statically linked program,
+//! and a program that reads a clock without libc sees the machine's. So the effect of a step must
+//! be checked in the process: its log has the time.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where distributions put the library.
+/// The folders where distributions install the library.
 const FOLDERS: [&str; 5] = [
     "/usr/lib/x86_64-linux-gnu/faketime",
     "/usr/lib/aarch64-linux-gnu/faketime",
@@ -24,11 +24,11 @@ const FOLDERS: [&str; 5] = [
 /// Its name, in the form for programs with threads.
 const LIBRARY: &str = "libfaketimeMT.so.1";
 
-/// By how much what a log says may differ: the line is written before it is read, and a stamp is
-/// rounded.
+/// The allowed difference of the time in a log: the line is written before it is read, and a stamp
+/// is rounded.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How long a day is, on the face of a clock.
+/// The length of a day, on the face of a clock.
 const DAY: i64 = 24 * 60 * 60;
 
 /// The wall clock of one process.
@@ -39,7 +39,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// A clock that is right; `file` keeps by how much it is wrong.
+    /// A clock that is right; `file` contains its offset.
     ///
     /// # Errors
     /// If the library is not installed, or the file cannot be written.
@@ -54,7 +54,7 @@ impl WallClock {
         Ok(this)
     }
 
-    /// What the process must have in its environment when it is started.
+    /// The environment that the process needs when it is started.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         vec![
             ("LD_PRELOAD", self.library.clone().into()),
@@ -64,27 +64,27 @@ impl WallClock {
         ]
     }
 
-    /// Sets the clock to so many seconds after the machine's, or before it.
+    /// Sets the clock to this many seconds after the machine's, or before it.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn set(&self, offset: i64) -> io::Result<()> {
-        // It is read while it is written: a name is changed at once, a content is not.
+        // It is read while it is written: a rename is atomic, a write is not.
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{offset:+}\n"))?;
         fs::rename(new, &self.file)
     }
 }
 
-/// Whether a line of a log, which begins with its time, was written by a clock that is so many seconds
-/// off; `None` if it does not begin with a time.
+/// Whether a line of a log, which begins with its time, was written by a clock that is off by
+/// `offset` seconds; `None` if it does not begin with a time.
 pub fn is_off_by(line: &str, offset: i64) -> Option<bool> {
     let said = time_of_day(line)?;
     let apart = (said - seconds_since_epoch() - offset).rem_euclid(DAY);
     Some(apart.min(DAY - apart) <= i64::try_from(SLACK.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// The seconds since midnight in `2026-01-31T12:34:56.789Z …`. The date is of no matter: a step is
+/// The seconds since midnight in `2026-01-31T12:34:56.789Z …`. The date does not matter: a step is
 /// much shorter than a day.
 fn time_of_day(line: &str) -> Option<i64> {
     let (date, rest) = line.split_once('T')?;
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_step_is_seen_by_a_process_and_its_monotonic_clock_is_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        // Without the library there is nothing to be tested.
+        // Without the library there is nothing to test.
         let Ok(clock) = WallClock::new(folder.path().join("clock")) else { return };
         let told = |clock: &WallClock| {
             let mut date = Command::new("date");

@@ -1,11 +1,11 @@
 //! Shows with `strace` that acknowledged operations were synced first, and that reads sync nothing.
 //!
-//! Three nodes run under `strace`, which writes down every sync, and every request and answer, with
+//! Three nodes run under `strace`, which records every sync, and every request and answer, with
 //! their times. Then: between an operation's request and its acknowledgement at least two of the
 //! three nodes began *and* ended an `fdatasync`; and while nothing but reads happened, none did.
 //!
 //! The checkpoint's store also calls `fsync` once a second, whether or not there is anything to
-//! write. No answer waits for it, so it is not looked at.
+//! write. No answer waits for it, so it is ignored.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
     report(&traces, leader)
 }
 
-/// Waits until nothing has synced for a second: what the operations left to do is done.
+/// Waits until no sync has happened for a second: the work that the operations left is done.
 async fn rest(cluster: &Cluster) {
     let mut before = 0;
     let mut quiet = Stopwatch::start();
@@ -129,7 +129,7 @@ fn events(path: &Path) -> Vec<Event> {
     parse(&String::from_utf8_lossy(&fs::read(path).unwrap_or_default()))
 }
 
-/// From each request that begins so to its answer: the times.
+/// The start and end times of each exchange whose request begins with `request`.
 fn exchanges(events: &[Event], request: &str) -> Vec<(f64, f64)> {
     let mut open: BTreeMap<u64, f64> = BTreeMap::new();
     let mut found = Vec::new();

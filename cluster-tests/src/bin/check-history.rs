@@ -34,7 +34,7 @@ enum Command {
         /// Prints the verdict as JSON.
         #[arg(long)]
         json: bool,
-        /// Operations of which an order is searched, at most; 0 searches none.
+        /// The most operations to search for an order; 0 turns the search off.
         #[arg(long, default_value_t = Options::default().search_operations)]
         search_operations: u64,
     },
@@ -42,10 +42,10 @@ enum Command {
     Make {
         /// The file to write.
         history: PathBuf,
-        /// How many operations it has.
+        /// The number of operations.
         #[arg(long, default_value_t = 1_000_000)]
         operations: u64,
-        /// How many locks they are about.
+        /// The number of locks.
         #[arg(long, default_value_t = 1000)]
         locks: u64,
     },
@@ -91,7 +91,8 @@ fn judge(
     Ok(verdict.conclusion)
 }
 
-/// Locks that are taken, asked for by another, and released, over and over: a millisecond apart.
+/// Writes a history in which locks are acquired, requested by another client, and released, one
+/// step per millisecond.
 fn make(
     path: &Path,
     operations: u64,

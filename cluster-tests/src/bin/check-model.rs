@@ -1,5 +1,5 @@
-//! Walks the model of cluster clock and leader change, whole within its bounds, and shows that its
-//! properties can fail: each mutation must break the one that it is meant to break.
+//! Walks the model of cluster clock and leader change completely within its bounds, and shows that
+//! its properties can fail: each mutation must break the property that it is meant to break.
 //!
 //! Built with `--features model,planted-bugs` it also plants bugs in the real lock machine, each in a
 //! process of its own; with `--features model` alone those are reported as not checked.
@@ -30,16 +30,16 @@ struct Options {
     /// Requests of the client whose clock is fast
     #[arg(long, default_value_t = Bounds::default().requests[1])]
     fast_requests: u8,
-    /// Steps of a run: every run of so many is walked [default: however many there are]
+    /// Steps of a run: every run of this length is walked [default: all that there are]
     #[arg(long)]
     depth: Option<usize>,
-    /// Breaks only this, and demands that it is found
+    /// Applies only this mutation, and demands that it is found
     #[arg(long)]
     mutation: Option<Mutation>,
     /// Only the model as it should be
     #[arg(long)]
     sound_only: bool,
-    /// Gives up after so many seconds; what was not walked by then is not passed
+    /// Gives up after this many seconds; what was not walked by then has not passed
     #[arg(long, default_value_t = 300)]
     timeout: u64,
 }
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         hunt(bounds, mutation, patience)
     } else {
         let sound = walk(bounds, options.depth, patience);
-        // All are hunted, whether or not one is found.
+        // All mutations are checked, even after one is missed.
         let all = Mutation::value_variants();
         let found = || all.iter().filter(|one| hunt_apart(**one)).count() == all.len();
         sound && (options.sound_only || found())
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The model as it should be: every property holds, and everything was met.
+/// Walks the unmutated model: every property holds, and every required situation was met.
 fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
     let clock = Stopwatch::start();
     let cluster = Cluster { bounds, mutation: None };
@@ -101,7 +101,7 @@ fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
     passed
 }
 
-/// Breaks one thing in this process and demands that its property is found broken.
+/// Applies one mutation in this process and demands that its property is found broken.
 fn hunt(bounds: Bounds, mutation: Mutation, patience: Duration) -> bool {
     let clock = Stopwatch::start();
     let cluster = Cluster { bounds, mutation: Some(mutation) };
@@ -124,7 +124,8 @@ fn hunt(bounds: Bounds, mutation: Mutation, patience: Duration) -> bool {
     false
 }
 
-/// Hunts in a process of its own: what is planted in the lock machine is planted for the process.
+/// Runs [`hunt`] in a process of its own: a bug planted in the lock machine affects the whole
+/// process.
 fn hunt_apart(mutation: Mutation) -> bool {
     let name = mutation.name();
     if mutation.is_planted() && !cfg!(feature = "planted-bugs") {

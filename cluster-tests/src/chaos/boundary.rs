@@ -1,9 +1,9 @@
-//! At which call to its disk a node dies: by chance, or one after the other.
+//! The disk call at which a node dies: drawn by chance, or one after the other.
 //!
-//! A boundary is right before or right after a call that changes what is on the disk or makes a
-//! change durable ([`Call`]). Calls are counted from a [`Moment`] on. The same number is not the same
-//! call in two runs: threads and the network decide what comes when. So what a death hit is written
-//! down when it has come ([`Death`]), and the figures are of these.
+//! A boundary is right before or right after a call that changes the disk's contents or makes a
+//! change durable ([`Call`]). Calls are counted from a [`Moment`] on. The same number is not the
+//! same call in two runs: threads and the network decide the order. So each death is recorded with
+//! the call it hit ([`Death`]), and the figures are of these.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::plan::{Planned, Whom};
 use crate::cluster::NodeId;
 use crate::powercut::{Call, Kept, Side, Trap};
 
-/// From when on calls are counted.
+/// The moment from which calls are counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
@@ -28,11 +28,11 @@ pub enum Moment {
     Start,
     /// From a start of all nodes at once.
     StartOfAll,
-    /// From some moment of its work.
+    /// From some moment of normal work.
     Work,
-    /// The same, while every sync takes its time; and with its power goes that of all others.
+    /// As `Work`, while every sync is slow; all other nodes lose power at the same time.
     WorkOfAll,
-    /// From a start behind which the leader sends a snapshot, since the node was away for long.
+    /// From a start after which the leader sends a snapshot, since the node was away for long.
     Installation,
 }
 
@@ -61,13 +61,13 @@ impl fmt::Display for Moment {
     }
 }
 
-/// On which part of the data folder the first call is that is counted.
+/// The part of the data folder that the first counted call is on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum First {
     /// On any.
     Any,
-    /// On the list of the log's segments: one is begun, taken again, or removed.
+    /// On the list of the log's segments: one is begun, reused, or removed.
     Manifest,
     /// On the snapshots: one is written, or sent by the leader.
     Snapshots,
@@ -76,10 +76,10 @@ pub enum First {
 }
 
 impl First {
-    /// All of them: of a hundred calls of a node at work, all but a few are on segments of the log.
+    /// All of them. Only a few in a hundred calls of a working node are not on segments of the log.
     const ALL: [Self; 4] = [Self::Any, Self::Manifest, Self::Snapshots, Self::Checkpoint];
 
-    /// What the path of such a call contains.
+    /// A string that the path of such a call contains.
     fn path(self) -> &'static str {
         match self {
             Self::Any => "",
@@ -90,34 +90,34 @@ impl First {
     }
 }
 
-/// Where a node is to die.
+/// The place at which a node is to die.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Boundary {
-    /// From when on calls are counted.
+    /// The moment from which calls are counted.
     pub moment: Moment,
-    /// Since when beyond that: since the first call on this part of the folder.
+    /// A further condition for the first counted call: its part of the folder.
     pub first: First,
-    /// At which call, from 1.
+    /// The number of the call, from 1.
     pub number: u64,
-    /// Before it or after it.
+    /// Before the call or after it.
     pub side: Side,
-    /// What is left of what was not synced.
+    /// The part of the unsynced data that survives.
     pub kept: Kept,
 }
 
-/// How a node died.
+/// A node's death.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Death {
-    /// Who.
+    /// The node.
     pub node: NodeId,
-    /// Whether it led, as far as the others knew; nobody is taken for the leader who was started a moment
-    /// ago.
+    /// Whether it led, as far as the others knew; a node started a moment ago never counts as the
+    /// leader.
     pub led: bool,
-    /// Where it was to.
+    /// The planned boundary.
     pub at: Boundary,
-    /// What kind of call that was.
+    /// The kind of call it hit.
     pub call: Call,
-    /// On what, in its data folder.
+    /// The path of the call, in the node's data folder.
     pub path: String,
 }
 
@@ -133,7 +133,7 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    /// Which part of the data folder the call was on.
+    /// The part of the data folder that the call was on.
     pub fn part(&self) -> &'static str {
         const PARTS: [(&str, &str); 7] = [
             ("identity", "identity"),
@@ -152,7 +152,7 @@ impl Death {
     }
 }
 
-/// How many deaths of each moment a round of the sweep has.
+/// The number of deaths of each moment in a round of the sweep.
 const FIRST_BOOTS: u64 = 3;
 const STARTS: u64 = 8;
 const STARTS_OF_ALL: u64 = 4;
@@ -161,8 +161,8 @@ const IN_WORK_OF_ALL: u64 = 4;
 const INSTALLATIONS: u64 = 4;
 
 impl Boundary {
-    /// Any, but for those of a first boot and of an installation: a run has no first boot under way,
-    /// and how long it takes until a node needs a snapshot depends on its load.
+    /// Draws any moment except first boot and installation: a run has no first boot in progress,
+    /// and the time until a node needs a snapshot depends on its load.
     pub fn draw(random: &mut StdRng) -> Self {
         let moments = [
             Moment::Start,
@@ -173,7 +173,7 @@ impl Boundary {
             Moment::WorkOfAll,
         ];
         let moment = moments[random.random_range(0..moments.len())];
-        // As many small numbers as large ones: most is done in the first calls of a start.
+        // Small numbers are as likely as large ones: most is done in the first calls of a start.
         let below = 1 << random.random_range(1..8);
         Self {
             moment,
@@ -190,7 +190,7 @@ impl Boundary {
     }
 }
 
-/// Half of the deaths take with them all that was not synced.
+/// Half of the deaths lose all unsynced data.
 fn kept(random: &mut StdRng) -> Kept {
     match random.random_range(0..4) {
         0 => Kept::Everything,
@@ -199,8 +199,8 @@ fn kept(random: &mut StdRng) -> Kept {
     }
 }
 
-/// A round of the sweep: the next boundaries of each moment, in any order, behind first boots. Rounds
-/// with the seeds 1, 2, 3 … go through all numbers from 1 on, before and after each.
+/// A round of the sweep: the next boundaries of each moment, in any order, after the first boots.
+/// Rounds with the seeds 1, 2, 3 … go through all numbers from 1 on, before and after each call.
 pub fn sweep(seed: u64) -> Vec<Planned> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut one = |moment, per_round: u64, place: u64| {
@@ -234,7 +234,7 @@ pub fn sweep(seed: u64) -> Vec<Planned> {
     [first, others].concat()
 }
 
-/// The next call of a moment, from 0; at work, that of each part of the folder in turn.
+/// The next call of a moment, from 0; at work, of each part of the folder in turn.
 fn first_and_number(moment: Moment, next: u64) -> (First, u64) {
     let parts = First::ALL.len() as u64;
     match moment {
@@ -247,7 +247,7 @@ fn first_and_number(moment: Moment, next: u64) -> (First, u64) {
     }
 }
 
-/// Each role in turn; at the first boot, where there are none, each node.
+/// Each role in turn; at the first boot, where there are no roles, each node.
 fn whom(moment: Moment, index: u64, place: u64) -> Whom {
     if moment == Moment::FirstBoot {
         return Whom::Node(place);

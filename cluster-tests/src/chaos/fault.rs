@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What can be done to a cluster.
+/// A fault that can be installed in a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Fault {
     /// `kill -9` of one node: the leader, a follower, any.
     Kill,
-    /// `kill -9` of whoever leads.
+    /// `kill -9` of the leader.
     KillLeader,
     /// `kill -9` of a majority, or of all nodes at once.
     KillMany,
@@ -18,32 +18,32 @@ pub enum Fault {
     Restart,
     /// A graceful stop of the leader, and its start, every two seconds.
     LeaderChange,
-    /// A node's folder is gone when it starts: it must refuse to serve until it has it back.
+    /// A node's folder is missing when it starts: it must refuse to serve until the folder is back.
     Wipe,
-    /// One node after the other goes on with the other program, and back again.
+    /// One node after the other switches to the other program, and back again.
     Upgrade,
     /// Links cut both ways: around the leader, around any node, or into two halves.
     Partition,
     /// Links cut in one direction only.
     OneWay,
-    /// Each node reaches some of the others, and no two the same: a ring, or a bridge.
+    /// Each node reaches some of the others, and no two reach the same: a ring, or a bridge.
     Ring,
-    /// Every byte late by 5 to 500 ms, by link.
+    /// Every byte is delayed by 5 to 500 ms, depending on the link.
     Delay,
     /// Packets lost and sent again.
     Loss,
-    /// Links that carry little.
+    /// Links with little bandwidth.
     Throttle,
     /// Answers that break off with a reset, between nodes and to clients.
     Reset,
-    /// Connections of which one end is gone and the other does not know.
+    /// Connections of which one end is gone without the other's knowledge.
     HalfOpen,
-    /// Power is lost: what was not synced is gone. One node, a minority, or all at once.
+    /// Power is lost, and with it all unsynced data. One node, a minority, or all at once.
     PowerCut,
-    /// Power is lost in the middle of writing: some sectors of what was not synced are there.
+    /// Power is lost in the middle of writing: some sectors of the unsynced data survive.
     TornWrite,
-    /// A node's process dies right before or after a call to its disk, with or without what was not
-    /// synced: somewhere in its work, or so many calls after its start.
+    /// A node's process dies right before or after a call to its disk, with or without the unsynced
+    /// data: at some point of its work, or a number of calls after its start.
     DieAtIo,
     /// Every sync takes 50 ms to 5 s.
     SlowDisk,
@@ -57,12 +57,12 @@ pub enum Fault {
     WallClock,
 }
 
-/// What a fault needs before it can be installed.
+/// The requirement of a fault, without which it cannot be installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Needs {
     /// Nothing but processes of this program's own.
     Nothing,
-    /// Data folders on the file system that forgets: `/dev/fuse` and `fusermount3`.
+    /// Data folders on the file system that loses unsynced data: `/dev/fuse` and `fusermount3`.
     Fuse,
     /// A second program (`--binary-b`).
     SecondProgram,
@@ -70,15 +70,15 @@ pub enum Needs {
     WallClocks,
 }
 
-/// Which faults exclude one another: those of one lane come one after the other, those of
-/// different lanes at the same time.
+/// The lane of a fault. Faults of one lane exclude one another and follow one after the other;
+/// those of different lanes overlap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
-    /// Nodes that do not run, or do not run on.
+    /// Nodes that are stopped or paused.
     Process,
     /// Links.
     Network,
-    /// Disks of nodes that run.
+    /// Disks of running nodes.
     Disk,
     /// Wall clocks.
     Clock,
@@ -113,7 +113,7 @@ impl Fault {
         Self::WallClock,
     ];
 
-    /// Its name, as it is written, and what it does, in a line.
+    /// Its name on the command line, and a one-line description.
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::Kill => ("kill", "kill -9 of the leader, a follower or any node"),
@@ -143,7 +143,7 @@ impl Fault {
         }
     }
 
-    /// Whether it is done to a node's disk or folder.
+    /// Whether it affects a node's disk or folder.
     pub fn is_of_disk(self) -> bool {
         matches!(
             self,
@@ -151,12 +151,12 @@ impl Fault {
         )
     }
 
-    /// Its name, as it is written.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         self.describe().0
     }
 
-    /// What it needs.
+    /// Its requirement.
     pub fn needs(self) -> Needs {
         match self {
             Self::PowerCut
@@ -186,7 +186,7 @@ impl Fault {
         }
     }
 
-    /// What it excludes.
+    /// Its lane.
     pub fn lane(self) -> Lane {
         match self {
             Self::Partition

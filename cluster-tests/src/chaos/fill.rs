@@ -1,8 +1,8 @@
 //! A table of many locks with long names, filled while nodes die: logs of many segments, snapshots of
 //! hundreds of megabytes, entries as large as they come.
 //!
-//! These locks are in no history, which would be as large as they are. Each batch that was acknowledged is
-//! remembered by its tokens, and read back at the end.
+//! These locks are in no history, which would be as large as they are. The tokens of each
+//! acknowledged batch are remembered, and read back at the end.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use crate::wait::Stopwatch;
 /// The table.
 const TABLE: &str = "fill";
 
-/// How long a batch is tried: an election, and a start with all that is there.
+/// The timeout of a batch, retries included: an election, and a start with all the data.
 const CALL: Duration = Duration::from_secs(10);
 
-/// How long the whole may take to be read at the end.
+/// The timeout for reading everything back at the end.
 const READ: Duration = Duration::from_secs(120);
 
-/// How long is waited after a run for as many locks as it has to have: on a busy machine it takes fewer.
+/// The timeout, after a run, for the locks it has to have: a busy machine has acquired fewer by then.
 const MORE: Duration = Duration::from_secs(180);
 
 /// Longer than any run.
@@ -42,16 +42,16 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    /// Begins to take so many locks.
+    /// Begins to acquire this many locks.
     pub(super) fn start(client: Client, locks: u64) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (take, taken) = watch::channel(0);
         Self { stop, taken, task: tokio::spawn(run(client, locks, stopped, take)) }
     }
 
-    /// Stops, reads back what was acknowledged and deletes the table, so that what is left can be read
-    /// at one index: how many locks were acknowledged, and what is wrong. Goes on until there are at
-    /// least so many.
+    /// Waits for at least this many locks, stops, reads back the acknowledged ones and deletes the
+    /// table, so that the rest can be read at one index. Returns the number of acknowledged locks, and
+    /// what is wrong.
     pub(super) async fn finish(mut self, client: &Client, least: u64) -> (u64, Vec<String>) {
         let enough = self.taken.wait_for(|taken| *taken >= least);
         // In vain is the judge's to tell.
@@ -85,7 +85,7 @@ fn signature(number: u64) -> String {
     name + &"n".repeat(rest)
 }
 
-/// How many of these are in a body of the largest size.
+/// The number of these that fit into a body of the largest size.
 fn together() -> u64 {
     // Each has two names of full length and some 130 bytes of JSON.
     u64::try_from(BATCH_BYTES.largest / (2 * SIGNATURE.largest + 130)).unwrap_or(1)
@@ -125,7 +125,7 @@ async fn run(
     tokens
 }
 
-/// How many of the acknowledged locks are not there with their tokens.
+/// The number of acknowledged locks that are missing or have another token.
 async fn read_back(client: &Client, acknowledged: Vec<Option<Token>>) -> Result<u64, String> {
     let watch = Stopwatch::start();
     let mut expected = (0..).zip(acknowledged).map(|(number, token)| (signature(number), token));
@@ -144,7 +144,7 @@ async fn read_back(client: &Client, acknowledged: Vec<Option<Token>>) -> Result<
             Err(_) => continue,
         };
         for record in page.locks {
-            // Both are in byte order: what comes before this record is not in the table.
+            // Both are in byte order: locks expected before this record are not in the table.
             for (name, token) in expected.by_ref() {
                 if name == record.signature {
                     let found = record.holders.first().map(|holder| holder.token);

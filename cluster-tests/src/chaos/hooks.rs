@@ -1,8 +1,8 @@
-//! Faults that others install: a command for each, and one that takes it back.
+//! Faults that others install: each is a command, with one that takes it back.
 //!
-//! It serves clusters that this program did not start: containers, virtual machines, another
-//! product. A command that ends with 0 has installed its fault; one that ends otherwise has not; of
-//! one that does not end in time nobody knows.
+//! Hooks serve clusters that this program did not start: containers, virtual machines, another
+//! product. A command that exits with 0 has installed its fault; any other exit code means that it
+//! has not; after a timeout the outcome is unknown.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::plan::Planned;
 use crate::history::{PlannedFault, Recorder};
 use crate::wait::Stopwatch;
 
-/// How long a command may take.
+/// The timeout of a command.
 const COMMAND: Duration = Duration::from_secs(60);
 
 /// A fault by its commands, which a shell runs.
@@ -28,11 +28,11 @@ pub struct Hook {
     pub name: String,
     /// Installs it.
     pub fault: String,
-    /// Takes it back; `None` if it passes by itself.
+    /// Takes it back; `None` if it ends by itself.
     pub heal: Option<String>,
 }
 
-/// When which fault is installed, and for how long.
+/// One entry of the schedule: a fault, its beginning and its length.
 #[derive(Clone, PartialEq, Debug)]
 struct Turn {
     at: Duration,
@@ -51,7 +51,7 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// The schedule that a seed gives: one fault at a time, each kind before any comes twice.
+    /// The schedule drawn from a seed: one fault at a time, each kind once before any is repeated.
     pub fn new(
         all: Vec<Hook>,
         seed: u64,
@@ -74,7 +74,7 @@ impl Hooks {
         Self { turns, all, recorder, done: Done::default(), findings: Vec::new() }
     }
 
-    /// How often each fault is planned.
+    /// The number of times that each fault is planned.
     pub fn planned(&self) -> Vec<PlannedFault> {
         let count = |hook: &Hook| {
             self.turns.iter().filter(|turn| turn.hook.name == hook.name).count() as u64
@@ -117,7 +117,7 @@ impl Hooks {
 }
 
 impl Breaker for Hooks {
-    /// The nodes run already.
+    /// The nodes already run.
     async fn boot(&mut self, _plan: &[Planned], _told: &dyn Fn(String)) {}
 
     async fn execute(&mut self, _plan: &[Planned], told: &dyn Fn(String)) {

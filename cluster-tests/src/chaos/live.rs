@@ -1,5 +1,5 @@
-//! What a run shows while it goes on: on a terminal one line that is written over, elsewhere a
-//! line every few seconds. Everything goes to standard error; results go to standard output.
+//! The progress of a run: on a terminal one line that is overwritten, elsewhere a line every few
+//! seconds. It goes to standard error; results go to standard output.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::progress::Progress;
 use crate::wait::Stopwatch;
 
-/// How often the line is written over, and how often a line is written where that cannot be done.
+/// The interval at which the line is overwritten, and at which a new line is written where that is
+/// impossible.
 const TERMINAL: Duration = Duration::from_millis(250);
 const PLAIN: Duration = Duration::from_secs(5);
 
@@ -21,12 +22,12 @@ pub(super) struct Live {
     watch: Stopwatch,
     total: Duration,
     progress: Progress,
-    /// Whether the last line is one that is written over.
+    /// Whether the last line is one to be overwritten.
     line: Mutex<bool>,
 }
 
 impl Live {
-    /// A view of a run that is to take so long.
+    /// A view of a run with this total length.
     pub(super) fn new(progress: Progress, total: Duration, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         Self { terminal, quiet, watch: Stopwatch::start(), total, progress, line: Mutex::default() }
@@ -44,7 +45,7 @@ impl Live {
         write(&format!("{clear}{at:7.1} s  {text}\n"));
     }
 
-    /// Shows the figures again and again. Ends never: it is to be dropped.
+    /// Shows the figures again and again. Never resolves: the caller drops it.
     pub(super) async fn show(&self) {
         loop {
             tokio::time::sleep(if self.terminal { TERMINAL } else { PLAIN }).await;

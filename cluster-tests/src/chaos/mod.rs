@@ -1,10 +1,10 @@
 //! The chaos harness: real processes, real load, faults from a seed, and a verdict.
 //!
-//! `keyward-chaos` is its program; `docs/chaos.md` tells how it is used, on Keyward and on anything
-//! else. One module per noun: [`workload`] is what clients do and [`crate::register`] what their locks
-//! guard; [`service`] is how they ask, with every call written down; [`fault`] names what can be done
-//! to nodes, [`plan`] draws when, [`boundary`] at which call to its disk a node dies, [`nemesis`] does
-//! it to a [`victim`]; [`progress`] counts; [`run`] puts them together and judges.
+//! `keyward-chaos` is its program; `docs/chaos.md` describes its use, on Keyward and on anything
+//! else. One module per noun: [`workload`] is what clients do and [`crate::register`] what their
+//! locks guard; [`service`] sends their requests and records every call; [`fault`] names the
+//! faults, [`plan`] draws their times, [`boundary`] the disk call at which a node dies, [`nemesis`]
+//! installs them in a [`victim`]; [`progress`] counts; [`run`] puts them together and judges.
 //!
 //! Invariants: a run that did not do what it planned, or achieved too little, is an error of the
 //! harness and never a pass; every fault is in the history with its outcome; nothing is judged here

@@ -1,4 +1,4 @@
-//! What each node has when a run is over.
+//! The state of each node when a run is over.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::history::{LockName, Observation, RecordSeen, Recorder};
 use crate::limits::Reach;
 use crate::wait::Stopwatch;
 
-/// How long nodes may take to catch up with one another.
+/// The timeout for nodes to catch up with one another.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// Reads every record of every node's own copy, and writes it into the history.
+/// Reads every record of every node's own copy, and records it in the history.
 ///
 /// # Errors
 /// If a node does not catch up, or cannot be read.
@@ -38,13 +38,13 @@ pub(super) async fn nodes<V: Victim>(victim: &mut V, recorder: &Recorder) -> Res
     Ok(())
 }
 
-/// Measures what the nodes have on their disks, of what has limits.
+/// Measures the files on the nodes' disks that have size limits.
 pub(super) fn amounts(cluster: &Cluster, reach: &Reach) {
     let most = |limit: Limit| u64::try_from(limit.largest).unwrap_or(u64::MAX);
     for id in cluster.ids() {
         let data = cluster.data_dir(id);
         let log = sizes(&data.join("log"), "segment-");
-        // In more than one file.
+        // Enough is more than one file.
         let enough = log.iter().min().copied().unwrap_or(u64::MAX).saturating_add(1);
         reach.worked(SEGMENT, log.iter().sum(), enough);
         let largest = sizes(&data.join("snapshots"), "").into_iter().max().unwrap_or(0);
@@ -59,7 +59,7 @@ fn sizes(folder: &Path, prefix: &str) -> Vec<u64> {
     files.filter_map(|file| file.metadata().ok()).map(|data| data.len()).collect()
 }
 
-/// Waits until every node has applied what the leader had committed when it was asked.
+/// Waits until every node has applied what the leader had committed when it was first read.
 async fn caught_up(cluster: &Cluster) -> Result<(), String> {
     let watch = Stopwatch::start();
     let mut goal = None;
@@ -86,7 +86,8 @@ async fn caught_up(cluster: &Cluster) -> Result<(), String> {
     }
 }
 
-/// All records of a node as of one index: the pages are read again until none was applied between.
+/// All records of a node as of one index: the pages are read again until no entry was applied in
+/// between.
 async fn read(cluster: &Cluster, id: NodeId) -> Result<(u64, Vec<RecordSeen>), String> {
     let watch = Stopwatch::start();
     loop {

@@ -1,5 +1,5 @@
-//! Other products as subjects: examples of an adapter, and the proof that the harness finds what is
-//! known to be wrong with them.
+//! Other products as subjects: examples of an adapter, and the proof that the harness finds their
+//! known weaknesses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub enum Peer {
     Etcd,
     /// One Redis: `SET NX PX`.
     Redis,
-    /// Three of them with nothing in common: Redlock.
+    /// Three independent ones: Redlock.
     Redlock,
 }
 

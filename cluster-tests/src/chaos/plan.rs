@@ -1,7 +1,7 @@
-//! What will be done to the cluster and when: drawn from the seed before the run begins.
+//! The faults of a run and their times, drawn from the seed before the run begins.
 //!
-//! A plan names roles, not nodes, where the role is the point (`the leader`): who leads is known
-//! only when it happens. Everything else is in it, so one seed gives one plan.
+//! A plan names roles, not nodes, where the role is the point (`the leader`): the leader is known
+//! only when the fault begins. Everything else is in it, so one seed gives one plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use rand::{Rng, SeedableRng};
 use super::boundary::Boundary;
 use super::fault::{Fault, Lane};
 
-/// To whom a fault is done.
+/// The target of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whom {
-    /// Who leads when it begins.
+    /// The leader when it begins.
     Leader,
-    /// Someone who does not; the number chooses among them.
+    /// A follower; the number chooses among them.
     Follower(u64),
-    /// The node with this place, counted from 0.
+    /// The node at this index, from 0.
     Node(u64),
-    /// As many as can be missing without the service being so.
+    /// As many nodes as can fail without an outage.
     Minority,
-    /// So many that the service is, too.
+    /// Enough nodes for an outage.
     Majority,
     /// Every node.
     All,
@@ -33,39 +33,39 @@ pub enum Whom {
 /// One fault of a plan.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Planned {
-    /// When it begins, from the start of the schedule.
+    /// Its beginning, from the start of the schedule.
     pub at: Duration,
-    /// How long it lasts.
+    /// Its length.
     pub lasts: Duration,
-    /// What.
+    /// The fault.
     pub fault: Fault,
-    /// To whom.
+    /// Its target.
     pub whom: Whom,
-    /// For those that come right behind an acknowledgement: how soon.
+    /// For faults right after an acknowledgement: the delay after it.
     pub behind_answer: Option<Duration>,
-    /// For those that come at a call to a disk: at which.
+    /// For faults at a disk call: the call.
     pub boundary: Option<Boundary>,
-    /// For whatever else the fault has to choose.
+    /// The seed of all other choices of the fault.
     pub seed: u64,
 }
 
-/// What the plan is drawn for.
+/// The parameters of a plan.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// The kinds of fault, each at least once.
     pub faults: Vec<Fault>,
-    /// How long faults may begin.
+    /// The time within which faults may begin.
     pub duration: Duration,
-    /// How long a lock lasts in this run: pauses are measured by it.
+    /// The duration of locks in this run, by which the length of pauses is chosen.
     pub lease: Duration,
-    /// How long an election takes, about.
+    /// The approximate length of an election.
     pub election: Duration,
     /// The mean time between two faults of one lane.
     pub every: Duration,
 }
 
-/// The schedule that a seed gives: faults of different lanes at the same time, those of one lane
-/// one after the other, each kind at least once if there is time for it.
+/// The schedule drawn from a seed: faults of different lanes overlap, those of one lane follow one
+/// after the other, each kind occurs at least once if there is time for it.
 pub fn draw(seed: u64, frame: &Frame) -> Vec<Planned> {
     let mut lanes: BTreeMap<Lane, Vec<Fault>> = BTreeMap::new();
     for &fault in &frame.faults {
@@ -83,7 +83,7 @@ pub fn draw(seed: u64, frame: &Frame) -> Vec<Planned> {
 fn lane(random: &mut StdRng, kinds: &[Fault], frame: &Frame) -> Vec<Planned> {
     let mut plan = Vec::new();
     let mut at = frame.every.mul_f64(random.random_range(0.3..1.0));
-    // Each kind once, in any order, before chance decides.
+    // Each kind once, in random order; then at random.
     let mut first = kinds.to_vec();
     first.shuffle(random);
     while at < frame.duration {
@@ -111,21 +111,21 @@ fn one(random: &mut StdRng, fault: Fault, at: Duration, frame: &Frame) -> Planne
 fn whom(random: &mut StdRng, fault: Fault) -> Whom {
     let any = random.random();
     match fault {
-        // A third of the kills, at least, is aimed at the leader.
+        // At least a third of the kills are aimed at the leader.
         Fault::Kill => match random.random_range(0..6) {
             0..3 => Whom::Leader,
             3..5 => Whom::Follower(any),
             _ => Whom::Node(any),
         },
         Fault::KillMany => *[Whom::Majority, Whom::All].choose(random).expect("two"),
-        // Half of the power cuts are of all nodes at once.
+        // Half of the power cuts affect all nodes at once.
         Fault::PowerCut | Fault::TornWrite => match random.random_range(0..8) {
             0..4 => Whom::All,
             4..6 => Whom::Minority,
             6 => Whom::Leader,
             _ => Whom::Node(any),
         },
-        // A host whose clock is set, or machines that all ask one server what time it is.
+        // One host whose clock is set, or machines that all use one time server.
         Fault::WallClock => match random.random_range(0..4) {
             0..2 => Whom::All,
             2 => Whom::Leader,

@@ -1,5 +1,5 @@
-//! What a run has done so far: for the live view, for faults that wait for an acknowledgement, and
-//! for the judgement that a run showed anything.
+//! The counters of a run: for the live view, for faults that wait for an acknowledgement, and for
+//! the judgement that a run showed anything.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use keyward::clock::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-/// Shared by all clients of a run. Clones are the same.
+/// Counters shared by all clients of a run. Clones share the same counters.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     shared: Arc<Shared>,
@@ -28,14 +28,14 @@ struct Shared {
     failover: Mutex<Failover>,
 }
 
-/// Since when nobody has led, and how long that took before.
+/// The time since the leader was killed, and the lengths of earlier failovers.
 #[derive(Debug, Default)]
 struct Failover {
     since: Option<Duration>,
     took: Vec<Duration>,
 }
 
-/// How requests ended.
+/// The numbers of requests by outcome, and of other events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Done.
@@ -46,13 +46,13 @@ pub struct Counts {
     pub unavailable: u64,
     /// Possibly done.
     pub unknown: u64,
-    /// Holders that slept longer than their lock lasts.
+    /// Holders that slept longer than their lock's duration.
     pub freezes: u64,
-    /// Locks that were had because another's had expired.
+    /// Locks acquired after another owner's had expired.
     pub takeovers: u64,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
     /// Done.
@@ -66,7 +66,7 @@ pub enum Ended {
 }
 
 impl Progress {
-    /// A request has ended.
+    /// Counts a request that has ended.
     pub fn note(&self, ended: Ended) {
         let counter = match ended {
             Ended::Ok => &self.shared.ok,
@@ -80,23 +80,24 @@ impl Progress {
         }
     }
 
-    /// A holder sleeps for longer than its lock lasts.
+    /// Counts a holder that sleeps for longer than its lock's duration.
     pub fn froze(&self) {
         self.shared.freezes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A lock was had because another's had expired, at most this much later than it might have.
+    /// Counts a lock acquired after another owner's had expired, at most this much later than
+    /// possible.
     pub fn took_over(&self, late: Duration) {
         self.shared.takeovers.fetch_add(1, Ordering::Relaxed);
         self.shared.lateness.lock().unwrap_or_else(PoisonError::into_inner).push(late);
     }
 
-    /// The leader is killed now.
+    /// Notes that the leader is killed now.
     pub fn leader_dies(&self) {
         self.failover().since = Some(SystemClock.raw());
     }
 
-    /// A lock was had that was asked for at this time of the raw clock.
+    /// Notes that a lock was acquired whose request was sent at this time of the raw clock.
     pub fn acquired(&self, asked: Duration) {
         let mut failover = self.failover();
         if let Some(since) = failover.since
@@ -107,8 +108,8 @@ impl Progress {
         }
     }
 
-    /// From the death of each leader to the first lock that was asked for and had after it, in
-    /// rising order.
+    /// The times from the death of each leader to the first lock that was requested and acquired
+    /// after it, in ascending order.
     pub fn failovers(&self) -> Vec<Duration> {
         let mut all = self.failover().took.clone();
         all.sort_unstable();
@@ -119,7 +120,7 @@ impl Progress {
         self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -132,7 +133,7 @@ impl Progress {
         }
     }
 
-    /// How late each expiry was noticed, in rising order.
+    /// The delay with which each expiry was noticed, in ascending order.
     pub fn lateness(&self) -> Vec<Duration> {
         let mut all = self.shared.lateness.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.sort_unstable();

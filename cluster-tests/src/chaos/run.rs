@@ -28,38 +28,38 @@ use crate::powercut::Disk;
 use crate::register::Registers;
 use crate::wait::Stopwatch;
 
-/// Within how long of the last fault's end a fresh lock must be had.
+/// The time after the last fault's end within which a fresh lock must be acquired.
 const ALIVE: Duration = Duration::from_secs(10);
 
-/// How long clients go on after the service is alive again.
+/// The time for which clients go on after the service is alive again.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 
-/// How long the first acknowledgement may take.
+/// The timeout for the first acknowledgement.
 const FIRST: Duration = Duration::from_secs(30);
 
-/// How many violations are told in words; all are in the report.
+/// The number of violations in the summary; all are in the report.
 const SHOWN: usize = 10;
 
-/// How late a lock may be had under faults that must have no effect: longer than anybody waits on a busy
-/// machine, and next to nothing beside what such a fault would cost.
+/// The most that a lock may be late under faults that must have no effect: longer than anything
+/// waits on a busy machine, and next to nothing beside the effect of such a fault.
 const LATE: Duration = Duration::from_secs(3);
 
-/// How long a run has to be before it must have gone to every limit.
+/// The length from which a run must have reached every limit.
 const LIMITS: Duration = Duration::from_secs(20);
 
-/// How often it is looked who leads.
+/// The interval at which the leader is looked up.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What is run.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The seed of every choice.
     pub seed: u64,
     /// The command that repeats the run.
     pub command: String,
-    /// How long faults begin.
+    /// The time within which faults may begin.
     pub duration: Duration,
-    /// The faults; none is a run in peace.
+    /// The faults; without any, the run is undisturbed.
     pub faults: Vec<Fault>,
     /// Whether faults are a round of the sweep through the calls to disks, instead of drawn.
     pub sweep: bool,
@@ -67,26 +67,26 @@ pub struct Options {
     pub undisturbed: bool,
     /// The mean time between two faults of one lane.
     pub every: Duration,
-    /// What clients do.
+    /// The workloads of the clients.
     pub workloads: Vec<Workload>,
-    /// How much of it.
+    /// The amount of work.
     pub size: Size,
-    /// How many locks with long names fill a table meanwhile; on Keyward's own nodes.
+    /// The number of locks with long names that fill a table meanwhile; on Keyward's own nodes.
     pub fill: u64,
-    /// ρ as the service was told, in parts per million.
+    /// ρ as configured in the service, in parts per million.
     pub rho_ppm: u32,
-    /// Where the history is written.
+    /// The path of the history.
     pub history: PathBuf,
-    /// Where a page about the run is written, if anywhere.
+    /// The path of a page about the run, if one is written.
     pub report: Option<PathBuf>,
-    /// Whether nothing is shown meanwhile.
+    /// Whether no progress is shown.
     pub quiet: bool,
 }
 
-/// How a cluster of Keyward is started.
+/// The configuration of a cluster of Keyward.
 #[derive(Clone, Debug)]
 pub struct Nodes {
-    /// How many.
+    /// The number of nodes.
     pub count: u64,
     /// The program.
     pub program: PathBuf,
@@ -98,17 +98,17 @@ pub struct Nodes {
     pub clock_rates: Vec<i64>,
 }
 
-/// The run could not be begun, or broke off.
+/// The run could not begin, or broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A file cannot be written or read.
     #[error("{what}: {path}")]
     File {
-        /// What was tried.
+        /// The action that failed.
         what: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -118,13 +118,13 @@ pub enum RunError {
     /// The page about the run cannot be written.
     #[error("the report cannot be written to {path}")]
     Report {
-        /// Where.
+        /// The path of the page.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: ReportError,
     },
-    /// Nothing can be shown here.
+    /// The run cannot show anything here.
     #[error("{0}")]
     Impossible(String),
 }
@@ -243,7 +243,7 @@ pub async fn endpoints(
     hooks: Vec<Hook>,
 ) -> Result<Summary, RunError> {
     let service = format!("Keyward at {}", endpoints.join(", "));
-    // The recorder is there only with the header, and the header needs the plan.
+    // The recorder exists only after the header, and the header needs the plan.
     let draw = |recorder| {
         Hooks::new(hooks.clone(), options.seed, options.duration, options.every, recorder)
     };
@@ -257,16 +257,16 @@ pub async fn endpoints(
     run.judge(&nemesis, worked, changes)
 }
 
-/// How the clients' work ended.
+/// The result of the clients' work.
 #[derive(Clone, Copy)]
 struct Worked {
-    /// How long they worked.
+    /// The length of their work.
     took: Duration,
-    /// Whether it is known of each request what became of it.
+    /// Whether the outcome of every request is known.
     settled: bool,
 }
 
-/// What all runs have in common.
+/// The state that all runs share.
 struct Run<'a> {
     options: &'a Options,
     plan: Vec<Planned>,
@@ -306,7 +306,7 @@ impl<'a> Run<'a> {
         Ok(Self { options, plan, service, recorder, progress, registers, live })
     }
 
-    /// Disks that forget, if a fault needs them.
+    /// Disks that lose unsynced data, if a fault needs them.
     fn disks(&self, cluster: &mut Cluster) -> Result<Disks, RunError> {
         let Some(fault) = self.options.faults.iter().find(|fault| fault.needs() == Needs::Fuse)
         else {
@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Clients work, faults come and go, and everything is whole again at the end.
+    /// Runs clients and faults, and takes back every fault at the end.
     async fn work<S: Subject>(&self, subject: &S, nemesis: &mut impl Breaker) -> Worked {
         let shared = Shared {
             recorder: self.recorder.clone(),
@@ -341,14 +341,15 @@ impl<'a> Run<'a> {
             self.progress.acknowledgement(FIRST).await;
             let begun = Stopwatch::start();
             nemesis.execute(&self.plan, &|words| self.live.say(&words)).await;
-            // A sweep takes as long as it takes.
+            // A sweep has no fixed length.
             if !self.options.sweep {
                 tokio::time::sleep(self.options.duration.saturating_sub(begun.elapsed())).await;
             }
             self.live.say("healing");
             nemesis.heal().await;
             self.recorder.event("healed", "");
-            // Refusals keep a service alive too, so it is given its whole time only if nothing is.
+            // Refusals keep a service alive too, so the whole time is used only if nothing is
+            // acknowledged.
             self.progress.acknowledgement(ALIVE).await;
             tokio::time::sleep(AFTERWARDS).await;
         };
@@ -415,14 +416,14 @@ impl<'a> Run<'a> {
         Ok(summary)
     }
 
-    /// Whether clients go through all limits: those of the mix do, on Keyward, if there is time for it.
+    /// Whether clients reach all limits: those of the mix do, on Keyward, if there is time for it.
     fn goes_to_limits(&self) -> bool {
         let keyward = self.service.starts_with("Keyward");
         let mixed = self.options.workloads.contains(&Workload::Mix);
         keyward && mixed && self.options.duration >= LIMITS
     }
 
-    /// The checks of the history, and what they say.
+    /// Judges the history, and adds the results to the summary.
     fn judge_history(&self, summary: &mut Summary) -> Result<(), RunError> {
         let source = Source::File(&self.options.history);
         let verdict = check::check(source, check::Options::default())?;
@@ -473,7 +474,8 @@ fn draw(options: &Options) -> Result<Vec<Planned>, RunError> {
     }
 }
 
-/// What faults did that must have no effect. That no lock ended early is judged with the history.
+/// The effects of faults that must have none. Whether a lock ended early is judged with the
+/// history.
 fn disturbed(summary: &Summary) -> Vec<String> {
     let mut found = Vec::new();
     if summary.leader_changes > 0 {
@@ -491,7 +493,7 @@ fn milliseconds(time: &Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// How often each kind of fault is planned.
+/// The number of planned faults of each kind.
 fn planned(plan: &[Planned]) -> Vec<PlannedFault> {
     let mut all: Vec<PlannedFault> = Vec::new();
     for one in plan {
@@ -503,7 +505,7 @@ fn planned(plan: &[Planned]) -> Vec<PlannedFault> {
     all
 }
 
-/// Looks who leads, and writes down when that changes.
+/// Polls for the leader, and records every change.
 struct Leaders {
     changes: Arc<AtomicU64>,
     task: JoinHandle<()>,
@@ -545,7 +547,7 @@ async fn look(endpoints: Vec<String>, recorder: Recorder, changes: Arc<AtomicU64
     }
 }
 
-/// Where a history goes if nobody says.
+/// The default path of a history.
 pub fn history_in(folder: &Path) -> PathBuf {
     folder.join("history.jsonl")
 }

@@ -1,9 +1,9 @@
-//! Services as the workloads see them, with every call written down.
+//! Services as the workloads see them, with every call recorded.
 //!
-//! [`keyward::bench::Target`] is the adapter of any product: [`Watched`] wraps one and records what
-//! its sessions are asked and answer. Keyward has an adapter of its own here, [`Keyward`], because
-//! its answers carry more than a session tells: the place in the log, the holder who was in the
-//! way, the request id under which everything was repeated.
+//! [`keyward::bench::Target`] is the adapter of any product: [`Watched`] wraps one and records the
+//! requests and answers of its sessions. Keyward has an adapter of its own here, [`Keyward`],
+//! because its answers carry more than a session returns: the place in the log, the holder that
+//! caused a refusal, the request id of all attempts.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -28,20 +28,20 @@ use crate::history::{
     Refusal, Status, UnlockAction,
 };
 
-/// How long one call is tried. Longer than an election of the fast profile, so that most calls
-/// outlast one; short enough that a client behind a dead link is not lost for the run.
+/// The timeout of one call, retries included. Longer than an election of the fast profile, so that
+/// most calls outlast one; short enough that a client behind a dead link is not lost for the run.
 pub const CALL: Duration = Duration::from_secs(2);
 
 /// The table of services that have none.
 const TABLE: &str = "default";
 
-/// What the workloads ask of a service beyond [`Target`].
+/// The operations that the workloads need beyond [`Target`].
 pub trait Subject: Target + Clone {
-    /// The same service as Keyward's own requests see it, for what a session cannot ask: levels,
+    /// The same service through Keyward's own requests, for features that a session lacks: levels,
     /// force, releases by name. `None` for any other service.
     fn locks(&self, client: usize) -> Option<Recorded<Client>>;
 
-    /// Finds out what became of the requests that were never answered, once no client asks any more.
+    /// Resolves the outcomes of requests that were never answered, once no client sends any more.
     /// `true`: all of them are known now.
     fn settle(&self) -> impl Future<Output = bool> + Send {
         std::future::ready(false)
@@ -58,12 +58,12 @@ pub struct Keyward {
 }
 
 impl Keyward {
-    /// Its nodes are reached at these endpoints; what is asked is written down and counted.
+    /// A cluster whose nodes have these endpoints; requests are recorded and counted.
     pub fn new(endpoints: Vec<String>, recorder: Recorder, progress: Progress) -> Self {
         Self { endpoints, recorder, progress, open: OpenWrites::default() }
     }
 
-    /// A client whose calls are recorded, beginning at the node of its number.
+    /// A client whose calls are recorded; it begins at the node of its number.
     ///
     /// # Panics
     /// If an endpoint is not a URL.
@@ -185,7 +185,7 @@ fn call() -> CallOptions {
     CallOptions { timeout: Some(CALL), ..CallOptions::default() }
 }
 
-/// What an error says about whether the request was done.
+/// Classifies an error by whether the request was done.
 pub fn failure(error: Error) -> Failure {
     match error {
         Error::Forbidden(_) => Failure::Refused,
@@ -214,28 +214,28 @@ pub struct Watched<T> {
     recorder: Recorder,
     progress: Progress,
     refusal: OnRefusal,
-    /// Numbers the grants of a service that does not do so itself, in the order of its answers.
+    /// Numbers the grants of a service without tokens, in the order of its answers.
     next_token: Arc<AtomicU64>,
 }
 
-/// What a service says of a lock when it refuses it.
+/// The meaning of a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OnRefusal {
-    /// That somebody has it.
+    /// Another owner holds the lock.
     Held,
-    /// Nothing, but that it was not given.
+    /// The lock was not granted; it may be free.
     NotGiven,
 }
 
 impl<T> Watched<T> {
-    /// Records what the sessions of an adapter are asked.
+    /// Records the requests of an adapter's sessions.
     pub fn new(target: T, recorder: Recorder, progress: Progress) -> Self {
         let (target, refusal) = (Arc::new(target), OnRefusal::Held);
         Self { target, recorder, progress, refusal, next_token: Arc::default() }
     }
 
-    /// Whoever is refused a lock does not know that somebody has it: several may have asked at once and
-    /// none been given it.
+    /// Declares that a refusal does not imply a holder: several clients may have tried at once, and
+    /// none may have acquired the lock.
     #[must_use]
     pub fn with_vague_refusals(mut self) -> Self {
         self.refusal = OnRefusal::NotGiven;
@@ -278,8 +278,8 @@ impl<T: Target> Target for Watched<T> {
     }
 }
 
-/// One client of any service. Each of its acquires is another owner's: what no service but Keyward
-/// knows is an owner that asks again for what it holds.
+/// One client of any service. Each of its acquires has a new owner: only Keyward knows an owner
+/// that repeats a request for a lock it holds.
 #[derive(Debug)]
 pub struct WatchedSession<S> {
     session: S,
@@ -291,7 +291,7 @@ pub struct WatchedSession<S> {
     next_token: Arc<AtomicU64>,
 }
 
-/// A lock that is held, and the number that its grant has in the history.
+/// A held lock, and the number of its grant in the history.
 #[derive(Debug)]
 pub struct WatchedHeld<H> {
     held: H,
@@ -299,7 +299,7 @@ pub struct WatchedHeld<H> {
     token: u64,
 }
 
-/// Who holds a lock, in the history: which acquire of its client.
+/// The holder of a lock in the history: the number of the acquire of its client.
 #[derive(Clone, Copy, Debug)]
 struct Owner(u64);
 
@@ -310,7 +310,8 @@ impl Owner {
 }
 
 impl<S: Session> WatchedSession<S> {
-    /// Records live until their lease ends: no service but Keyward keeps them beyond it.
+    /// The lock request. Its record lives until its lease ends: only Keyward keeps records beyond
+    /// it.
     fn asked(
         &self,
         signature: &str,
@@ -403,7 +404,8 @@ impl<S: Session> Session for WatchedSession<S> {
         call.finish(
             match &answer {
                 Ok(()) => Outcome::Ok(Answer::Released),
-                // Nothing was changed; whether another had it or nobody, a session does not tell.
+                // Nothing was changed; a session does not tell whether another holder or none was
+                // there.
                 Err(Failure::Refused) => Outcome::Unavailable,
                 Err(failure) => outcome(failure, ForbiddenReason::Lost),
             },
@@ -412,7 +414,7 @@ impl<S: Session> Session for WatchedSession<S> {
         noted(&self.progress, answer)
     }
 
-    /// Not recorded: a session tells whether anyone holds the lock, not who.
+    /// Not recorded: a session returns whether the lock is held, not by whom.
     async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
         noted(&self.progress, self.session.check(signature).await)
     }

@@ -1,4 +1,4 @@
-//! What a run came to, for people and for programs.
+//! The result of a run, for people and for programs.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::progress::Counts;
 use crate::limits::Reached;
 use crate::register::Tally;
 
-/// How a run ended.
+/// The verdict on a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -44,55 +44,56 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// What was tested.
+    /// The service under test.
     pub service: String,
     /// The seed of every choice.
     pub seed: u64,
-    /// What repeats the run.
+    /// The command that repeats the run.
     pub command: String,
-    /// How long clients worked.
+    /// The length of the clients' work.
     pub took: Duration,
-    /// How it ended.
+    /// The verdict.
     pub verdict: Verdict,
     /// Broken promises.
     pub violations: Vec<String>,
-    /// How many violations the checks of the history found; the first are in `violations`.
+    /// The number of violations that the checks of the history found; the first are in
+    /// `violations`.
     pub broken: u64,
-    /// Why the run shows nothing.
+    /// The reasons for which the run shows nothing.
     pub harness_errors: Vec<String>,
-    /// What each check said, in a line.
+    /// The result of each check, in a line.
     pub checks: Vec<String>,
-    /// How requests ended.
+    /// The numbers of requests by outcome.
     pub counts: Counts,
-    /// What was done to the nodes.
+    /// The numbers of the faults.
     pub done: Done,
-    /// Where nodes died at calls to their disks.
+    /// The deaths of nodes at calls to their disks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deaths: Vec<Death>,
-    /// What the registers have seen.
+    /// The counts of the registers.
     pub registers: Tally,
-    /// How often another node led.
+    /// The number of changes of the leader.
     pub leader_changes: u64,
-    /// How late locks were had after they had expired.
+    /// The delays between the expiry of a lock and its next grant.
     pub lateness: Quantiles,
-    /// From the death of each leader to the first lock that was asked for and had after it, in
-    /// milliseconds and rising.
+    /// The times from the death of each leader to the first lock that was requested and acquired
+    /// after it, in milliseconds and ascending.
     pub failovers_ms: Vec<f64>,
     /// Locks of a large table that were acknowledged, and read back at the end.
     #[serde(default)]
     pub filled: u64,
-    /// Where clients went, of the limits of the service.
+    /// The limits of the service that clients reached.
     #[serde(default)]
     pub reached: Reached,
 }
 
-/// Some of a distribution, in milliseconds.
+/// Some quantiles of a distribution, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Quantiles {
-    /// How many there were.
+    /// The number of values.
     pub count: usize,
     /// Half were at most this.
     pub p50_ms: f64,
@@ -103,7 +104,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of values in rising order.
+    /// The quantiles of values in ascending order.
     pub fn of(sorted: &[Duration]) -> Self {
         let at = |share: f64| {
             #[expect(
@@ -121,7 +122,7 @@ impl Quantiles {
 }
 
 impl Summary {
-    /// Judges from what is in the lists.
+    /// Sets the verdict by the lists.
     pub(super) fn judge(&mut self) {
         self.verdict = if !self.violations.is_empty() {
             Verdict::Violation

@@ -1,4 +1,4 @@
-//! What faults are done to.
+//! The nodes in which faults are installed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use rustix::process::Signal;
 
 use crate::cluster::{Cluster, NodeId};
 
-/// How long a node may take from its start to an open port.
+/// The time from a node's start to an open port, at most.
 pub const START: Duration = Duration::from_secs(30);
 
-/// How long a node may take to stop gracefully.
+/// The timeout of a graceful stop.
 pub(super) const STOP: Duration = Duration::from_secs(15);
 
 /// Nodes that run as processes of this program.
@@ -18,26 +18,26 @@ pub trait Victim: Send {
     /// The numbers of the nodes, from 1.
     fn ids(&self) -> Vec<NodeId>;
 
-    /// Whether a node was started and not ended since, but perhaps by itself.
+    /// Whether a node was started and not ended since; it may have ended by itself.
     fn runs(&mut self, id: NodeId) -> bool;
 
-    /// Signals a node that runs.
+    /// Signals a running node.
     fn signal(&mut self, id: NodeId, signal: Signal);
 
-    /// Waits until a node that was signalled to end has done so, killing it if it does not in time;
-    /// gives whether it ended by itself.
+    /// Waits until a node that was signalled to end has done so, and kills it after a timeout;
+    /// returns whether it ended by itself.
     fn wait_end(&mut self, id: NodeId) -> impl Future<Output = bool> + Send;
 
-    /// Starts a node that does not run, and waits until it can be connected to.
+    /// Starts a node that does not run, and waits until it accepts connections.
     ///
     /// # Errors
-    /// If it ends instead, or is not there in time, with its log.
+    /// If it ends instead, or does not accept connections in time, with its log.
     fn start(&mut self, id: NodeId) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Who leads, as far as it can be seen at once; `None` if nobody does.
+    /// The leader, as far as it can be seen at once; `None` if there is none.
     fn leader(&mut self) -> impl Future<Output = Option<NodeId>> + Send;
 
-    /// How each node ended that ended by itself since the last call.
+    /// The nodes that ended by themselves since the last call, and how.
     fn ended(&mut self) -> Vec<(NodeId, String)>;
 
     /// The cluster with its links and folders, for the faults that need them.

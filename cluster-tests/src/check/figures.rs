@@ -1,4 +1,4 @@
-//! What a run amounts to, in numbers.
+//! The counts and times of a run.
 
 use std::collections::BTreeMap;
 
@@ -12,49 +12,49 @@ const SUBDIVISION: u32 = 4;
 /// Counts and times of a run. Times are nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Figures {
-    /// Everything that was asked.
+    /// All requests.
     pub operations: u64,
-    /// What was answered with a success.
+    /// Requests answered with a success.
     pub successes: u64,
-    /// What was refused as the contract has it.
+    /// Refusals that the contract allows.
     pub refused: u64,
-    /// What was certainly not done.
+    /// Requests that were certainly not done.
     pub unavailable: u64,
-    /// What may have been done.
+    /// Requests that may have been done.
     pub unknown: u64,
     /// Grants with a new token.
     pub grants: u64,
     /// Renewals that kept their token.
     pub renewals: u64,
-    /// Grants that others took over before their time, by level or force.
+    /// Grants that other owners took over before their time, by level or force.
     pub preemptions: u64,
-    /// Different locks that were asked for.
+    /// Different locks in requests.
     pub locks: u64,
-    /// Different clients that asked.
+    /// Different clients with requests.
     pub clients: u64,
     /// Updates of guarded registers.
     pub register_writes: u64,
     /// Writes that registers refused because their token was stale.
     pub stale_writes_refused: u64,
-    /// Grants that were seen to have ended by their time.
+    /// Grants that were seen to have expired.
     pub expiries: u64,
-    /// By how much those had been seen to outlive their duration: the 99th percentile.
+    /// The 99th percentile of the time by which those were seen to outlive their duration.
     pub late_expiry_p99: u64,
-    /// And the most.
+    /// The maximum of that time.
     pub late_expiry_max: u64,
     /// Changes of leader.
     pub leader_changes: u64,
     /// Faults by name, and how many of them were installed.
     pub faults: BTreeMap<String, u64>,
-    /// From each event named `healed` to the first fresh lock that was given after it.
+    /// The time from each event named `healed` to the first fresh lock granted after it.
     pub alive_after: Vec<u64>,
-    /// Successes: the median time to the answer.
+    /// The median latency of successes.
     pub latency_p50: u64,
-    /// The 99th percentile.
+    /// The 99th percentile of it.
     pub latency_p99: u64,
-    /// The longest.
+    /// The maximum of it.
     pub latency_max: u64,
-    /// When the last operation ended.
+    /// The time at which the last operation ended.
     pub length: u64,
     #[serde(skip)]
     latencies: BTreeMap<u32, u64>,
@@ -127,7 +127,7 @@ fn end_of(operation: &Operation) -> u64 {
     operation.returned.unwrap_or(operation.invoked)
 }
 
-/// The value's power of two, and the four bits below its first.
+/// The index of a value's bucket: its power of two, and the four bits below its highest.
 fn bucket(value: u64) -> u32 {
     let power = value.max(1).ilog2();
     let below = if power >= SUBDIVISION { value >> (power - SUBDIVISION) } else { 0 };
@@ -145,7 +145,7 @@ fn upper_end(bucket: u32) -> u64 {
     ((first + 1) << (power - SUBDIVISION)) - 1
 }
 
-/// The value at a percentile of a list, which is sorted for it.
+/// The value at a percentile of a list, which is sorted in place.
 pub(super) fn percentile(values: &mut [u64], percent: usize) -> u64 {
     values.sort_unstable();
     let place = (values.len() * percent).div_ceil(100).saturating_sub(1);

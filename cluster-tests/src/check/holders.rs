@@ -1,10 +1,11 @@
-//! Who certainly held each lock, and when, from the answers alone: no log, no model.
+//! The intervals in which each lock was certainly held, and by whom, from the answers alone: no
+//! log, no model.
 //!
-//! A grant is certainly held from the moment its answer was there until the invocation of the last
-//! renewal or linearizable check that still found it, and from there for as long as that renewal gave
-//! it, counted from its invocation; less if its owner released it or another may have taken it by
-//! force or level. No two such intervals of one lock overlap, each token belongs to one grant, and
-//! no token is seen after a larger one was.
+//! A grant is certainly held from the moment its answer returned until the invocation of the last
+//! renewal or linearizable check that still found it, and from there for the duration of that
+//! renewal, counted from its invocation; less if its owner released it or another may have taken it
+//! by force or level. No two such intervals of one lock overlap, each token belongs to one grant,
+//! and no token is seen after a larger one was.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +21,7 @@ use crate::history::{
     Status,
 };
 
-/// A violation whose operations are named by their ids, to be fetched.
+/// A violation that names its operations by their ids; they are fetched later.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Found {
     pub(super) broken: Broken,
@@ -28,7 +29,7 @@ pub(super) struct Found {
     pub(super) ids: Vec<u64>,
 }
 
-/// Violations that are kept for each lock.
+/// The most violations kept for each lock.
 const MAX_FOUND: usize = 4;
 
 /// The check, fed with operations in the order in which they ended.
@@ -42,32 +43,32 @@ pub(super) struct Holders<'a> {
 struct Holding {
     grants: BTreeMap<u64, Held>,
     latest: Latest,
-    /// Releases that name no token, by owner: invoked and returned.
+    /// Releases without a token, by owner: invoked and returned.
     releases: HashMap<Owner, Vec<(u64, u64)>>,
     found: Vec<Found>,
 }
 
 type Owner = (SmolStr, Option<SmolStr>);
 
-/// What is certain of a grant.
+/// The facts about a grant that are certain.
 #[derive(Clone, Debug)]
 struct Held {
     owner: Owner,
-    /// When the first answer that gave it was there; `None` if only others saw it.
+    /// The time at which the first answer with it returned; `None` if only other clients saw it.
     from: Option<u64>,
-    /// The operation that gave it to begin with, and its request; `None` until it is seen.
+    /// The operation that first acquired it, and its request; `None` until it is seen.
     given_by: Option<(u64, Option<RequestId>)>,
-    /// It was held at least until here.
+    /// The latest time at which it was certainly held.
     seen_until: u64,
-    /// When the last renewal was invoked and had returned, until when it gives the grant, and at
-    /// which level: of several that overlap, the least.
+    /// The last renewal: when it was invoked and had returned, the end of the grant, and its level.
+    /// Of several that overlap, the least values.
     renewed: u64,
     returned: u64,
     until: u64,
     level: i64,
     /// The earliest release that names its token.
     released: u64,
-    /// It was taken from a living grant, by an operation invoked then.
+    /// The invocation of the operation that took it over from a live grant.
     took_over: Option<u64>,
     last_id: u64,
 }
@@ -128,10 +129,10 @@ impl<'a> Holders<'a> {
     }
 }
 
-/// An operation with what else must be known to judge it.
+/// An operation with the context that its judgement needs.
 struct Now<'a> {
     operation: &'a Operation,
-    /// When the request was first sent.
+    /// The time at which the request was first sent.
     invoked: u64,
     latency: u64,
     clocks: Clocks,
@@ -172,8 +173,8 @@ impl Holding {
             let until = now.invoked.saturating_add(shortened(left, now.clocks));
             held.renew(now, until, granted.level);
         } else {
-            // Told late: it may have set the end to an earlier one, and never to a later one of
-            // which anybody can be certain.
+            // A late answer: it may have set the end to an earlier time, and never to a later one
+            // that anybody can be certain of.
             let until = now.invoked.saturating_add(shortened(asked.duration_ms, now.clocks));
             held.until = held.until.min(until);
         }
@@ -190,7 +191,7 @@ impl Holding {
         }
     }
 
-    /// A token was seen: it belongs to one owner, and none that is smaller is seen any more.
+    /// Notes that a token was seen: it belongs to one owner, and no smaller one is seen any more.
     fn token_seen(&mut self, now: &Now<'_>, token: u64, owner: &Owner, new: bool) {
         let id = now.operation.id;
         let held = self.grants.entry(token).or_insert_with(|| Held {
@@ -296,8 +297,8 @@ impl Holding {
 }
 
 impl Held {
-    /// A renewal sets the end anew, also to an earlier one. Of several that overlap nobody knows
-    /// which was the last.
+    /// Applies a renewal, which sets the end anew, also to an earlier time. Of several that overlap
+    /// the last one is unknown.
     fn renew(&mut self, now: &Now<'_>, until: u64, level: i64) {
         if now.returned() < self.renewed {
             return;
@@ -316,7 +317,7 @@ impl Held {
     }
 }
 
-/// From when on the grant may be over because of an operation whose outcome is unknown.
+/// The time from which the grant may be over because of an operation whose outcome is unknown.
 fn end_by(operation: &Operation, held: &Held, token: u64, clocks: Clocks) -> u64 {
     match &operation.action {
         Action::Unlock(asked) => {
@@ -327,7 +328,8 @@ fn end_by(operation: &Operation, held: &Held, token: u64, clocks: Clocks) -> u64
         Action::Lock(asked) => {
             let mine = (&asked.signee, &asked.instance) == (&held.owner.0, &held.owner.1);
             if mine && asked.token.is_none_or(|asked| asked == token) {
-                // It may have given the grant another duration, and a level that others exceed.
+                // It may have changed the duration of the grant, and its level to one that others
+                // exceed.
                 let from = operation.invoked.max(held.renewed);
                 let shorter = from.saturating_add(shortened(asked.duration_ms, clocks));
                 let lower = asked.level.is_some_and(|level| level < held.level)

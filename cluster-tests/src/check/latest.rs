@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-/// Values with the times at which their operations returned, in nearly that order. Memory is bounded by
-/// what returned within the longest latency.
+/// Values with the times at which their operations returned, in nearly that order. Memory is
+/// bounded by the operations that returned within the longest latency.
 #[derive(Debug, Default)]
 pub(super) struct Latest {
-    /// Times rise, and so do values: what is smaller than an earlier one says nothing.
+    /// Times ascend, and so do values: a value smaller than an earlier one adds nothing.
     seen: VecDeque<Seen>,
 }
 
@@ -25,7 +25,7 @@ impl Latest {
         count.checked_sub(1).map(|place| self.seen[place])
     }
 
-    /// Notes what an operation showed.
+    /// Notes the value that an operation showed.
     pub(super) fn note(&mut self, new: Seen, latency: u64) {
         let place = self.seen.partition_point(|seen| seen.returned <= new.returned);
         if place > 0 && self.seen[place - 1].value >= new.value {
@@ -35,7 +35,7 @@ impl Latest {
         let covered = covered.count();
         self.seen.drain(place..place + covered);
         self.seen.insert(place, new);
-        // What asks from now on was invoked no earlier than this, but for what was written late.
+        // A later request was invoked no earlier than this, except for one recorded late.
         let oldest = new.returned.saturating_sub(latency.saturating_mul(2));
         while self.seen.len() > 1 && self.seen[1].returned < oldest {
             self.seen.pop_front();

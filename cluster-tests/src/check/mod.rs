@@ -1,6 +1,6 @@
 //! Judges a history: was the service a lock service?
 //!
-//! Seven checks, each in a module of its own, that trust one another in nothing:
+//! Seven checks, each in a module of its own, that do not rely on one another:
 //!
 //! | check | module | what it needs |
 //! |---|---|---|
@@ -12,12 +12,13 @@
 //! | the run shows something | [`plan`] | the plan in the header |
 //! | the service came back | [`plan`] | events named `healed` |
 //!
-//! There are three ways to end: a pass, violations, and *nothing shown*, which is an error of the
-//! harness and never a pass. `model` says what the contract answers, and `time` what real time
-//! allows a clock to have done; neither shares code with the service.
+//! A check ends in one of three ways: a pass, violations, and *nothing shown*, which is an error of
+//! the harness and never a pass. `model` has the answers of the contract, and `time` the bounds
+//! that real time sets to a clock; neither shares code with the service.
 //!
-//! [`check`] reads a file twice and keeps in memory only what is in flight at a time, the present
-//! state of each lock, and a sample for the search. [`write_report`] makes a page of what it says.
+//! [`check`] reads a file twice and keeps in memory only the operations in flight at a time, the
+//! present state of each lock, and a sample for the search. [`write_report`] turns the verdict into
+//! a page.
 
 mod figures;
 mod holders;

@@ -1,8 +1,8 @@
-//! The lock machine once more, written from the contract alone and sharing no code with the one that
-//! is tested.
+//! A second lock machine, written from the contract alone and sharing no code with the one under
+//! test.
 //!
-//! It knows one lock. What it cannot know it is told: whether the grant is alive ([`super::time`]
-//! bounds that) and which token a new grant has (any that is larger than all before).
+//! It models one lock. Facts that it cannot know are passed in: whether the grant is alive
+//! ([`super::time`] bounds that) and the token of a new grant (any that is larger than all before).
 
 use keyward::types::{ForbiddenReason, TransferReason};
 use smol_str::SmolStr;
@@ -13,24 +13,24 @@ use crate::history::{Action, LockAction, Status, UnlockAction};
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Lock {
     pub(super) grant: Option<Grant>,
-    /// The largest token that it is known to have given.
+    /// The largest token that it is known to have granted.
     pub(super) highest: u64,
 }
 
-/// Who has it.
+/// The holder and the terms of its grant.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Grant {
     pub(super) signee: SmolStr,
     pub(super) instance: Option<SmolStr>,
     pub(super) level: i64,
-    /// `None`: the answer that named it was lost. It is larger than [`Lock::highest`].
+    /// `None`: the answer with the token was lost. It is larger than [`Lock::highest`].
     pub(super) token: Option<u64>,
     pub(super) terms: Terms,
     /// It was seen to be expired, and nothing makes it live again.
     pub(super) dead: bool,
 }
 
-/// What the last lock request or renewal of a grant asked for, and when.
+/// The request of the last lock operation or renewal of a grant, and its times.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Terms {
     pub(super) invoked: u64,
@@ -38,7 +38,7 @@ pub(super) struct Terms {
     pub(super) returned: u64,
     pub(super) duration_ms: u64,
     pub(super) time_to_live_ms: Option<u64>,
-    /// The least remaining time that was seen since, and when that was asked for.
+    /// The least remaining time seen since, and the invocation of the operation that saw it.
     pub(super) left: Option<(u64, u64)>,
 }
 
@@ -48,7 +48,7 @@ impl Lock {
     }
 }
 
-/// What time has done to the grant.
+/// The effect of time on the grant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Life {
     Live,
@@ -57,7 +57,7 @@ pub(super) enum Life {
     Gone,
 }
 
-/// The one answer.
+/// The only correct answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Told {
     Granted { status: Status, new_token: bool, level: i64 },
@@ -67,8 +67,8 @@ pub(super) enum Told {
     Record,
 }
 
-/// What the contract answers to a request, and what the lock is after it. A new grant's token is
-/// not known yet.
+/// The answer of the contract to a request, and the lock after it. A new grant's token is not known
+/// yet.
 pub(super) fn answer(lock: &Lock, life: Life, action: &Action, terms: Terms) -> (Told, Lock) {
     let mut lock = lock.clone();
     match life {

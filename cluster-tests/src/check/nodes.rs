@@ -1,10 +1,10 @@
-//! Nodes that applied the same log are the same.
+//! The check that nodes which applied the same log are equal.
 
 use super::survey::Survey;
 use super::violation::{Broken, Violation};
 use crate::history::{Observation, RecordSeen};
 
-/// Compares what nodes had at equal applied indexes.
+/// Compares the states of nodes at equal applied indexes.
 pub(super) fn differences(survey: &Survey) -> Vec<Violation> {
     let mut found = Vec::new();
     for (place, one) in survey.observations.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! Brings operations that arrive in the order in which they ended into the order of the log, in
-//! memory for only as many as the slowest answer is late.
+//! Sorts operations that arrive in the order in which they ended into the order of the log. It
+//! keeps only as many in memory as the slowest answer makes necessary.
 //!
-//! Whatever ended before the slowest possible answer to an operation was even asked for must
-//! precede it in the log. So once an operation has arrived that ended more than the longest latency
-//! after another, nothing that precedes that other can still be on its way: unless the service broke
-//! the order of real time, which is then plain to see.
+//! An operation that ended more than the longest latency after another was invoked after that one
+//! had ended, and so must follow it in the log. So once such an operation has arrived, nothing that
+//! precedes the other can still arrive: unless the service broke the order of real time, which is
+//! then plain to see.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -14,16 +14,17 @@ use keyward::types::DecidedAt;
 
 use crate::history::{Answer, Operation, Outcome};
 
-/// Holds back what may still be preceded.
+/// Holds operations back while others may still precede them.
 #[derive(Debug)]
 pub(super) struct Order {
     latency: u64,
     waiting: BinaryHeap<Reverse<Placed>>,
-    /// What ended lately, and where it was decided.
+    /// The operations that ended lately, with their places in the log.
     recent: VecDeque<(u64, DecidedAt)>,
-    /// Everything up to here has been let go; the time at which the operation that showed it ended.
+    /// The place up to which everything has been released, and the time at which the operation
+    /// there ended.
     passed: Option<(DecidedAt, u64)>,
-    /// When the last one that has arrived ended.
+    /// The time at which the last arrived operation ended.
     now: u64,
 }
 
@@ -40,8 +41,8 @@ impl Placed {
     }
 }
 
-/// Reads at one place come in the order in which time passes, whichever returned first: the more is
-/// left of a grant, the earlier it was looked at.
+/// Orders reads at one place by the time that their answers show, whichever returned first: the
+/// more is left of a grant, the earlier it was read.
 fn shown(operation: &Operation) -> (u8, Reverse<u64>) {
     match &operation.outcome {
         Outcome::Ok(Answer::Record(Some(holder))) => {
@@ -80,10 +81,11 @@ impl Order {
         Self { latency, waiting, recent, passed: None, now: 0 }
     }
 
-    /// Takes an operation.
+    /// Adds an operation.
     ///
     /// # Errors
-    /// The operation, and when another ended that comes later in the log and was let go already.
+    /// The operation, and the end of another one that comes later in the log and was already
+    /// released.
     pub(super) fn push(
         &mut self,
         place: DecidedAt,
@@ -110,11 +112,11 @@ impl Order {
         Ok(())
     }
 
-    /// The next operation whose turn has come.
+    /// The next operation that nothing can precede any more.
     pub(super) fn next(&mut self) -> Option<(DecidedAt, Arc<Operation>)> {
         let Reverse(first) = self.waiting.peek()?;
-        // At one place are any number of reads, as long as nothing is written. One that was decided
-        // earlier was asked for before this one had ended.
+        // One place can have any number of reads, if nothing is written. A read that was decided
+        // earlier was requested before this one had ended.
         let alone = first
             .operation
             .returned
@@ -130,7 +132,7 @@ impl Order {
         self.waiting.pop().map(|Reverse(Placed { place, operation })| (place, operation))
     }
 
-    /// How many are held back.
+    /// The number of operations held back.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }

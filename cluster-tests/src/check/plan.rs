@@ -8,8 +8,8 @@ use super::survey::Survey;
 use super::violation::{Broken, Violation};
 use crate::history::{Action, FaultState, Operation, Status};
 
-/// For each event named `healed`: when it was, when a lock was first asked for after it, and the
-/// earliest fresh grant.
+/// The events named `healed`, each with its time, whether a lock was requested in time after it,
+/// and the earliest fresh grant.
 #[derive(Debug)]
 pub(super) struct Alive {
     healed: Vec<Healed>,
@@ -45,7 +45,7 @@ impl Alive {
         }
     }
 
-    /// Gives the times to the first lock, what was not alive, and what was not tried.
+    /// Returns the times to the first lock, the events without one, and those without a request.
     pub(super) fn finish(
         self,
         survey: &Survey,
@@ -85,7 +85,7 @@ impl Alive {
     }
 }
 
-/// What the run lacks.
+/// The parts of the plan that the run lacks.
 pub(super) fn missing(survey: &Survey, figures: &Figures) -> Vec<String> {
     let plan = &survey.header.plan;
     let mut missing = Vec::new();

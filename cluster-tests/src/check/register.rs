@@ -1,9 +1,9 @@
-//! The guarded register: what locks are for.
+//! The check of the guarded register. Locks exist to guard such a resource.
 //!
-//! A register counts its versions. Clients take its lock, read it, and write a value that they
-//! computed from the version they read. If two hold the lock at once, one overwrites what it has
-//! not seen: a lost update. A register that refuses tokens smaller than it has seen prevents that,
-//! whatever happens to clocks, and refusing is what it must have been seen to do.
+//! A register counts its versions. Clients acquire its lock, read it, and write a value that they
+//! computed from the version they read. If two hold the lock at once, one overwrites a version it
+//! has not seen: a lost update. A register that refuses tokens smaller than one it has seen
+//! prevents that, whatever happens to clocks, and the run must have seen it refuse.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use super::latest::{Latest, Seen};
 use super::violation::Broken;
 use crate::history::{Action, Answer, LockName, Operation, Outcome, RegisterWrite};
 
-/// Violations that are kept for each register.
+/// The most violations kept for each register.
 const MAX_FOUND: usize = 4;
 
 /// The check, fed with operations in the order in which they ended.
@@ -24,7 +24,7 @@ pub(super) struct Registers {
 #[derive(Debug, Default)]
 struct Register {
     writes: BTreeMap<u64, Write>,
-    /// Versions that had certainly been made.
+    /// Versions that had certainly been written.
     made: Latest,
     reads: Vec<(u64, u64)>,
     unknown: bool,
@@ -78,7 +78,7 @@ impl Register {
             self.report(Broken::RegisterRead, what, vec![made.id, operation.id]);
         }
         self.made.note(Seen { returned, value: version, id: operation.id }, latency);
-        // Reads of what nobody wrote are found at the end; one for each version is enough.
+        // Reads of versions that nobody wrote are found at the end; one for each version is enough.
         if version > 0 && self.reads.last().is_none_or(|(last, _)| *last != version) {
             self.reads.push((version, operation.id));
         }

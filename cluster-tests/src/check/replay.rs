@@ -1,8 +1,8 @@
-//! One lock, replayed along the log.
+//! The replay of one lock along the log.
 //!
-//! What is known of it is a set of candidates, nearly always one: a lock, and which operations of
-//! unknown outcome were put in to explain it. Unknown operations are put in only where an answer cannot be
-//! explained without; if that fails, a few steps are taken back and they are tried earlier.
+//! The state is a set of candidates, nearly always one: a lock, and the operations of unknown
+//! outcome that were inserted to explain it. Unknown operations are inserted only where an answer
+//! cannot be explained otherwise; if that fails, a few steps are undone and they are tried earlier.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,32 +16,32 @@ use super::violation::{Broken, Violation};
 use super::words::{Words, answers};
 use crate::history::{Answer, Operation, Outcome, RecordSeen, Refusal, Status};
 
-/// Candidates that are followed; beyond that, a failure is undecided.
+/// The most candidates that are followed; beyond that, a failure is undecided.
 const MAX_CANDIDATES: usize = 64;
-/// What is tried to explain one answer.
+/// The most attempts to explain one answer.
 const MAX_TRIED: usize = 20_000;
-/// Unknown operations that may explain one answer together.
+/// The most unknown operations that may explain one answer together.
 const MAX_DEPTH: usize = 4;
-/// How many steps are taken back.
+/// The most steps that are undone.
 const MAX_BACK: usize = 12;
 
-/// See the module.
+/// The state of a replay; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    /// `None`: nobody has asked for it.
+    /// `None`: no request for it yet.
     candidates: Option<Vec<Candidate>>,
-    /// Unknown operations of which the log says that they come next.
+    /// Unknown operations that come next according to the log.
     placed: Vec<Arc<Operation>>,
-    /// Steps that can be taken back, kept while there are unknown operations.
+    /// Steps that can be undone, kept while there are unknown operations.
     back: VecDeque<Step>,
     /// The place of the last answer.
     place: Option<DecidedAt>,
-    /// What gave the last token, and what changed the lock last.
+    /// The operations that granted the last token, and that changed the lock last.
     granted_by: Option<Arc<Operation>>,
     changed_by: Option<Arc<Operation>>,
-    /// By how much the grant was seen to outlive its duration.
+    /// The time by which the grant was seen to outlive its duration.
     late: u64,
-    /// Candidates were dropped: what cannot be explained any more is undecided.
+    /// Candidates were dropped: an answer without explanation is undecided from now on.
     trimmed: bool,
     state: Judged,
 }
@@ -57,11 +57,11 @@ enum Judged {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Candidate {
     lock: Lock,
-    /// Ids of the unknown operations that were put in, in the order of their ids.
+    /// Ids of the inserted unknown operations, in ascending order.
     used: Vec<u64>,
 }
 
-/// An answer, and what was known before it.
+/// An answer, and the candidates before it.
 #[derive(Debug)]
 struct Step {
     operation: Arc<Operation>,
@@ -75,29 +75,29 @@ struct Unknown<'a, F> {
     operations: &'a [Arc<Operation>],
     /// Whether one may have been done after this place.
     open: F,
-    /// That of the answer before.
+    /// The place of the answer before.
     since: Option<DecidedAt>,
-    /// The answer is there by then, so they were asked for before.
+    /// The time at which the answer returned; the operations were requested before it.
     now: u64,
     rules: Rules,
 }
 
 impl Replay {
-    /// Whether it has become unclear what the lock is.
+    /// Whether the state of the lock has become unclear.
     pub(super) fn is_undecided(&self) -> bool {
         self.state == Judged::Undecided
     }
 
-    /// The log holds this operation here; what came of it is not known.
+    /// Notes that the log has this operation here; its outcome is not known.
     pub(super) fn place_unknown(&mut self, operation: Arc<Operation>) {
         self.placed.push(operation);
     }
 
-    /// Compares the next answer. If it shows that a grant ended by its time, gives by how much it
-    /// was late at least, in nanoseconds.
+    /// Compares the next answer with the model. If it shows that a grant expired, returns the least
+    /// delay of that, in nanoseconds.
     ///
     /// # Errors
-    /// What the answer breaks.
+    /// The violation that the answer shows.
     pub(super) fn answer(
         &mut self,
         operation: &Arc<Operation>,
@@ -117,7 +117,7 @@ impl Replay {
         let mut after = advance(&before, operation, now, rules);
         if after.is_empty() && !unknown.is_empty() {
             // Nearly always it was done just now, while its lane was open. One that was done before
-            // its lane went on shows later if nobody has asked for this lock in between.
+            // its lane went on shows later if this lock had no request in between.
             let still = |asked: &Operation, _: Option<DecidedAt>| open(asked, None);
             let since = Some(self.since());
             let here = Unknown { operations: unknown, open: still, since, now, rules };
@@ -153,12 +153,13 @@ impl Replay {
         Ok(ended)
     }
 
-    /// The place from which on something may have been done that was not seen yet.
+    /// The place after which an unseen operation may have been done.
     fn since(&self) -> DecidedAt {
         self.place.unwrap_or(DecidedAt { index: 0, position: 0 })
     }
 
-    /// Whether a node may have had this record in the end; if not, why, and what shows it.
+    /// Checks whether a node may have had this record in the end; if not, returns the reason and
+    /// the operations that show it.
     pub(super) fn observed(
         &self,
         record: Option<&RecordSeen>,
@@ -198,7 +199,7 @@ impl Replay {
         Some((format!("{found}{after}"), last.into_iter().collect()))
     }
 
-    /// Puts unknown operations in, first directly before the answer, then a few steps earlier.
+    /// Inserts unknown operations, first directly before the answer, then a few steps earlier.
     fn explain(
         &mut self,
         before: &[Candidate],
@@ -229,12 +230,12 @@ impl Replay {
                 return layer;
             }
         }
-        // Whoever gave up searching does not know that there is nothing to be found.
+        // A search that was cut off does not show that there is no explanation.
         self.trimmed |= tried == 0;
         Vec::new()
     }
 
-    /// Remembers what an explanation of a later violation begins with.
+    /// Remembers the operations with which the explanation of a later violation begins.
     fn note(
         &mut self,
         before: &[Candidate],
@@ -311,7 +312,7 @@ fn advance(
     after
 }
 
-/// An unknown operation that was decided here, whatever came of it.
+/// Applies an unknown operation that was decided here, with every possible outcome.
 fn decided(
     candidates: &[Candidate],
     operation: &Operation,
@@ -327,7 +328,7 @@ fn decided(
     after
 }
 
-/// Leaves out what says the same as another with fewer operations put in.
+/// Adds a candidate, unless another has the same state with fewer inserted operations.
 fn add(candidates: &mut Vec<Candidate>, new: Candidate) {
     let covers = |other: &Candidate| {
         other.lock == new.lock && other.used.iter().all(|id| new.used.contains(id))
@@ -378,7 +379,7 @@ fn may_be(lock: &Lock, record: Option<&RecordSeen>, now: u64, rules: Rules) -> b
     }
 }
 
-/// Whether the answer shows that the grant had ended by itself.
+/// Whether the answer shows that the grant had expired.
 fn shows_an_end(
     operation: &Operation,
     was: Option<&super::model::Grant>,

@@ -17,15 +17,15 @@ use super::witnessed::Witnessed;
 use super::{nodes, plan};
 use crate::history::{Entry, HistoryError, LockName, Operation};
 
-/// How much is searched.
+/// The bounds of the search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Operations of the locks that are searched for an order, at most: they are kept in memory, at
+    /// The most operations of the locks that are searched for an order: they are kept in memory, at
     /// about 450 bytes each.
     pub search_operations: u64,
-    /// Steps of the search for one lock, at most; a step takes about a microsecond.
+    /// The most steps of the search for one lock; a step takes about a microsecond.
     pub search_steps: u64,
-    /// Steps of all searches together.
+    /// The most steps of all searches together.
     pub all_search_steps: u64,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Passes<'a> {
     fn new(survey: &'a Survey, options: Options) -> Self {
         let mut searched = HashMap::new();
         let mut left = options.search_operations;
-        // The short ones first: more locks, and a search that ends.
+        // Short ones first: more locks, and searches that end.
         let mut locks: Vec<_> = survey.locks.iter().collect();
         locks.sort_by_key(|(_, count)| **count);
         for (lock, count) in locks {
@@ -260,8 +260,8 @@ impl Verdict {
         self.checks.push((SEARCHED, state));
     }
 
-    /// A violation is one, however little the run shows else. Without one, a pass needs a run that
-    /// has what was planned, and one of the two checks of linearizability complete.
+    /// Concludes. A violation is one, whatever else the run shows. Without one, a pass needs a run
+    /// that contains what was planned, and one of the two checks of linearizability complete.
     fn conclude(&mut self) {
         let passed = |name| {
             let is = |(other, state): &(&str, State)| {

@@ -1,12 +1,12 @@
 //! Linearizability of one lock without any witness: is there *some* order, within real time, in which
 //! the model gives every answer?
 //!
-//! The search of Wing and Gong with the memory of Lowe: an operation may come next if no other that
-//! is still to come had returned before it was invoked; what has been tried from one set of
-//! operations and one state of the lock is not tried again. Operations of unknown outcome stay open
-//! for ever and need not be done at all. A grant may end only when [`super::time`] allows it, so an
-//! early expiry has no explanation. An answer that changes nothing is taken at once where it fits:
-//! that never stands in the way of another order.
+//! The search of Wing and Gong with the memory of Lowe: an operation may come next if no other
+//! remaining one had returned before it was invoked; a set of operations with a state of the lock
+//! that was tried is not tried again. Operations of unknown outcome stay open for ever and need not
+//! be done at all. A grant may end only when [`super::time`] allows it, so an early expiry has no
+//! explanation. An answer that changes nothing is accepted at once where it fits: that never rules
+//! out another order.
 //!
 //! A search that exceeds its budget shows nothing, in either direction.
 
@@ -21,7 +21,7 @@ use super::violation::{Broken, Violation};
 use super::words::Words;
 use crate::history::{Operation, Outcome};
 
-/// How a search ended.
+/// The result of a search.
 #[derive(Debug)]
 pub(super) enum Searched {
     /// Some order explains every answer.
@@ -40,7 +40,7 @@ pub(super) struct Search {
     repeated: HashSet<Option<RequestId>>,
 }
 
-/// Which operations have been done.
+/// The operations that have been done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Done {
     /// All answered ones before this one are,
@@ -54,7 +54,7 @@ struct Done {
 struct Frame {
     done: Done,
     lock: Lock,
-    /// What may come next and has not been tried.
+    /// The choices that may come next and have not been tried.
     next: Vec<(Choice, Lock)>,
 }
 
@@ -75,7 +75,7 @@ impl Search {
     }
 
     /// Adds one of several answers to one request: it was decided at one moment, so one of them is
-    /// enough. That they agree is for others to check.
+    /// enough. Other checks compare them.
     pub(super) fn add_repeated(&mut self, operation: &Arc<Operation>, invoked: u64) {
         if !self.repeated.insert(operation.request_id) {
             return;
@@ -85,7 +85,7 @@ impl Search {
         self.add(operation);
     }
 
-    /// Searches, for at most so many steps, which are counted down.
+    /// Searches, for at most `budget` steps, which are subtracted from it.
     pub(super) fn run(mut self, rules: Rules, budget: &mut u64) -> Searched {
         self.answered.sort_by_key(|operation| (operation.invoked, operation.id));
         self.unknown.sort_by_key(|operation| (operation.invoked, operation.id));
@@ -118,7 +118,7 @@ impl Search {
         Searched::Violated(Box::new(self.violation(&furthest.0, &furthest.1)))
     }
 
-    /// Takes every answer that changes nothing, and lists what may come after.
+    /// Accepts every answer that changes nothing, and lists the choices after that.
     fn frame(&self, mut done: Done, lock: Lock, rules: Rules) -> Frame {
         loop {
             let (candidates, now) = self.candidates(&done);
@@ -136,7 +136,8 @@ impl Search {
                 done.add(Choice::Answered(place));
                 continue;
             }
-            // Tried from the end: first the answer that was there first, last what may not have been.
+            // Tried from the end: the answer that returned first comes first, unknown operations
+            // come last.
             next.sort_by_key(|(choice, _)| std::cmp::Reverse(self.returned(*choice)));
             let mut all = self.may_have_been(&done, &lock, now, rules);
             all.append(&mut next);
@@ -144,7 +145,8 @@ impl Search {
         }
     }
 
-    /// The answered operations that may come next, and the moment by which one of them must have.
+    /// The answered operations that may come next, and the time by which one of them must have been
+    /// done.
     fn candidates(&self, done: &Done) -> (Vec<u32>, u64) {
         let mut now = u64::MAX;
         let mut candidates = Vec::new();
@@ -191,8 +193,8 @@ impl Search {
         }
     }
 
-    /// The furthest that any order came: what had to come next there, and what changed the lock
-    /// last before.
+    /// The violation at the furthest point of any order: the operations that had to come next
+    /// there, and the last change of the lock before.
     fn violation(&self, done: &Done, lock: &Lock) -> Violation {
         let (candidates, now) = self.candidates(done);
         let mut shown: Vec<Operation> = Vec::new();
@@ -201,7 +203,7 @@ impl Search {
             let by = all.filter(|operation| operation.invoked == grant.terms.invoked);
             shown.extend(by.take(1).map(|operation| (**operation).clone()));
         } else {
-            // Nobody had it: the last release or, if there was none, nothing.
+            // The lock was free: shows the last release or, if there was none, nothing.
             let done_before = self.answered[..done.base as usize].iter().rev();
             let release = done_before.clone().find(|operation| operation.may_have_changed());
             shown.extend(release.map(|operation| (**operation).clone()));

@@ -1,4 +1,4 @@
-//! Where the entries of a history come from, as often as they are wanted.
+//! The source of a history's entries, which can be read repeatedly.
 
 use std::path::Path;
 
@@ -7,7 +7,8 @@ use crate::history::{Entry, Footer, Header, History, HistoryError, Reader};
 /// A history in a file, which is read again for each pass, or in memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
-    /// A file of JSON lines. Memory is bounded by what is in flight at a time, not by its length.
+    /// A file of JSON lines. Memory is bounded by the operations in flight at a time, not by its
+    /// length.
     File(&'a Path),
     /// A history that is in memory anyway.
     Memory(&'a History),
@@ -21,7 +22,7 @@ impl Source<'_> {
         }
     }
 
-    /// Hands every entry over, in the order in which they ended.
+    /// Passes every entry to `each`, in the order in which they ended.
     pub(super) fn pass(&self, mut each: impl FnMut(Entry)) -> Result<Footer, HistoryError> {
         match self {
             Self::Memory(history) => {

@@ -1,16 +1,16 @@
-//! One step of a replay: whether the answer that was given is the contract's, and the lock after it.
+//! One step of a replay: whether the answer is the contract's, and the lock after it.
 
 use super::model::{Grant, Life, Lock, Told, answer};
 use super::time::{lives, may_be_left, may_follow, terms};
 use crate::history::{Action, Answer, Clocks, Granted, HolderSeen, Operation, Outcome, Refusal};
 
-/// What a step insists on.
+/// The rules that a step enforces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Rules {
     pub(super) clocks: Clocks,
-    /// Whether operations come in the order of the log, along which remaining times fall.
+    /// Whether operations come in the order of the log, in which remaining times decrease.
     pub(super) along_the_log: bool,
-    /// The rule that is left out, to see whether it is the one that an answer breaks.
+    /// The rule that is left out, to find out whether it is the one that an answer breaks.
     pub(super) without: Option<Rule>,
 }
 
@@ -19,11 +19,11 @@ pub(super) struct Rules {
 pub(super) enum Rule {
     /// A grant ends only after its time.
     Time,
-    /// An expired grant stays so.
+    /// An expired grant stays expired.
     Death,
     /// A new token is larger than all before.
     Tokens,
-    /// Remaining times fit in.
+    /// Remaining times are consistent.
     Remaining,
 }
 
@@ -37,8 +37,8 @@ impl Rules {
     }
 }
 
-/// Every lock that there may be after the operation was answered as it was, decided no later than
-/// `now`. None: the contract answers otherwise.
+/// The possible states of the lock after the operation got its answer, decided no later than `now`.
+/// None: the contract gives another answer.
 pub(super) fn step(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
     let now = if rules.has(Rule::Time) { now } else { u64::MAX };
     let mut alive = None;
@@ -58,8 +58,8 @@ pub(super) fn step(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -
     after
 }
 
-/// As [`step`], for an operation whose answer is not known: what it may have made of the lock, if
-/// it did anything.
+/// As [`step`], for an operation whose answer is not known: the possible states of the lock, if it
+/// changed anything.
 pub(super) fn effects(lock: &Lock, operation: &Operation, now: u64, rules: Rules) -> Vec<Lock> {
     let changed = right_answers(lock, operation, now, rules).into_iter();
     let changed = changed.filter_map(|(told, after)| match told {
@@ -74,7 +74,7 @@ pub(super) fn outcomes(lock: &Lock, operation: &Operation, now: u64, rules: Rule
     right_answers(lock, operation, now, rules).into_iter().map(|(_, after)| after).collect()
 }
 
-/// What the contract answers, for each thing that time may have done to the lock.
+/// The answers of the contract, for each possible effect of time on the lock.
 pub(super) fn right_answers(
     lock: &Lock,
     operation: &Operation,
@@ -85,8 +85,8 @@ pub(super) fn right_answers(
     lives.flat_map(|life| told(lock, life, operation)).collect()
 }
 
-/// What the contract answers. Where the token of the grant was never told, the one that the request
-/// names may be it, or not.
+/// The answers of the contract. If the token of the grant is unknown, the token of the request may
+/// or may not be it.
 fn told(lock: &Lock, life: Life, operation: &Operation) -> impl Iterator<Item = (Told, Lock)> {
     let (duration_ms, ttl_ms, token) = match &operation.action {
         Action::Lock(asked) => (asked.duration_ms, asked.time_to_live_ms, asked.token),
@@ -156,7 +156,7 @@ fn learn_granted(
     let grows = granted.token > after.highest || !rules.has(Rule::Tokens);
     let token_fits = match grant.token {
         Some(kept) => granted.token == kept,
-        // A new grant, or one whose token was never told.
+        // A new grant, or one whose token is unknown.
         None => grows,
     };
     if !token_fits || (new_token && !grows) {
@@ -164,7 +164,7 @@ fn learn_granted(
     }
     grant.token = Some(granted.token);
     after.highest = after.highest.max(granted.token);
-    // What is not live any more was a repeated answer: it tells of a grant that has ended since.
+    // An answer that is not live was repeated: it is about a grant that has ended since.
     let left = granted.expires_in_ms;
     if !granted.live {
         return left == 0;
@@ -172,10 +172,10 @@ fn learn_granted(
     !rules.has(Rule::Remaining) || may_be_left(&grant.terms, left, operation, rules.clocks)
 }
 
-/// What the lock may be after a refusal, which names the holder. One that is repeated, because the
-/// first answer was lost, names those of the moment at which it is repeated: none, one that came later,
-/// or the same as it was later, after a renewal or its expiry. A client repeats by itself, so that this
-/// may be so in any refusal. None: it cannot name this one.
+/// The possible states of the lock after a refusal, which names the holder. A refusal that is
+/// repeated, because the first answer was lost, shows the moment of its repetition: no holder, a
+/// later one, or the same one at a later time, after a renewal or its expiry. A client retries by
+/// itself, so any refusal may be a repeated one. None: it cannot name this holder.
 fn shown(
     after: Lock,
     life: Life,
@@ -198,7 +198,7 @@ fn shown(
         _ if !same_owner => Vec::new(),
         Some(_) if same => vec![learned],
         Some(token) if token == seen.token => vec![after],
-        // Its token was never told: it may be this one, or one of a later grant of the same owner.
+        // Its token is unknown: it may be this one, or that of a later grant of the same owner.
         None if is_later => {
             if !same {
                 learned.clone_from(&after);
@@ -230,7 +230,8 @@ fn learn_seen(
     grant.token = Some(seen.token);
     after.highest = after.highest.max(seen.token);
     if life == Life::Expired {
-        // Reads at one place are told apart by what they show: alive must not have come later.
+        // Reads at one place are ordered by their answers: a live grant must not have been seen
+        // later.
         let returned = operation.returned.unwrap_or(u64::MAX);
         let alive_later = grant.terms.left.is_some_and(|(_, asked)| asked > returned);
         return seen.expires_in_ms == 0 && !(alive_later && rules.has(Rule::Death));
@@ -246,11 +247,11 @@ fn remaining_fits(grant: &mut Grant, left: u64, operation: &Operation, rules: Ru
             return false;
         }
     }
-    // A refusal may be a repeated one, and tell of a later moment than that of its place.
+    // A refusal may be a repeated one, and show a later moment than that of its place.
     let read = matches!(operation.action, Action::Check(_));
     if read && rules.along_the_log && grant.terms.left.is_none_or(|(least, _)| left < least) {
-        // A read shows the clock as of the last entry, which may be older than the read: what is
-        // certain is that it is no older than the grant.
+        // A read shows the clock as of the last entry, which may be older than the read: it is only
+        // certain that it is no older than the grant.
         grant.terms.left = Some((left, grant.terms.invoked));
     }
     true

@@ -1,4 +1,4 @@
-//! The first pass: everything that must be known before operations are looked at one by one.
+//! The first pass: collects everything that must be known before operations are judged one by one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use crate::history::{
     Operation, Outcome, Refusal,
 };
 
-/// What the first pass found.
+/// The results of the first pass.
 #[derive(Debug)]
 pub(super) struct Survey {
     pub(super) header: Header,
@@ -19,19 +19,19 @@ pub(super) struct Survey {
     pub(super) faults: Vec<Fault>,
     pub(super) events: Vec<Event>,
     pub(super) observations: Vec<Observation>,
-    /// Writes that may have been done, and no answer and no log says whether they were.
+    /// Writes that may have been done, without an answer or a log entry that decides it.
     pub(super) unknown: Vec<Operation>,
-    /// Such writes of which the log of the service says where they were done.
+    /// Such writes whose place is known from the service's log.
     pub(super) applied: Vec<(DecidedAt, Operation)>,
     /// Requests that were sent more than once, as operations of their own.
     pub(super) repeated: HashMap<RequestId, Repeated>,
-    /// How many operations of each lock there are.
+    /// The number of operations of each lock.
     pub(super) locks: BTreeMap<LockName, u64>,
     /// The longest time between a request and its answer.
     pub(super) latency: u64,
     /// Answered lock operations that name no place in the log.
     pub(super) without_place: u64,
-    /// Those that name one.
+    /// Answered lock operations that name one.
     pub(super) with_place: u64,
     pub(super) figures: Figures,
 }
@@ -39,13 +39,13 @@ pub(super) struct Survey {
 /// A request that is in the history more than once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeated {
-    /// When it was first asked.
+    /// The time of its first invocation.
     pub(super) invoked: u64,
     /// Whether any of the operations was answered.
     pub(super) answered: bool,
 }
 
-/// The last request of a lane, so that the next can be seen to be the same.
+/// The last request of a lane, so that a repetition is recognized.
 struct Last {
     seq: u64,
     invoked: u64,
@@ -115,7 +115,7 @@ impl Pass {
     }
 
     fn request_id(&mut self, operation: &Operation) {
-        // A request that was certainly not done is not part of what its lane remembers.
+        // The service does not remember a request that was certainly not done.
         let Some(id) = operation.request_id else { return };
         let answered = is_judged(operation);
         if !answered && operation.outcome != Outcome::Unknown {
@@ -128,7 +128,7 @@ impl Pass {
             last.answered |= answered;
             let repeated = Repeated { invoked: last.invoked, answered: last.answered };
             self.survey.repeated.insert(id, repeated);
-            // An answer to the second copy may tell of what the first one did long ago.
+            // An answer to the second copy may be about an effect of the first one long ago.
             let waited = operation.returned.map_or(0, |returned| returned - last.invoked);
             self.survey.latency = self.survey.latency.max(waited);
         } else if last.seq < id.seq || last.seq == 0 {
@@ -162,8 +162,8 @@ impl Pass {
     }
 }
 
-/// Whether an answer says something about a lock: neither the register's, nor a read of old data,
-/// nor one that says that nothing was done.
+/// Whether an answer is a statement about a lock: not the register's, not a read of old data, and
+/// not one that only says that nothing was done.
 pub(super) fn is_judged(operation: &Operation) -> bool {
     let about_a_lock =
         matches!(operation.action, Action::Lock(_) | Action::Unlock(_) | Action::Check(_));

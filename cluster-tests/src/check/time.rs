@@ -1,16 +1,16 @@
-//! What real time allows a cluster clock to have done.
+//! The bounds that real time sets to a cluster clock.
 //!
 //! No history shows the clock that decides. But its rate is bounded, so that a grant cannot end
-//! before its duration has passed between the moment at which its last renewal was *invoked* and the
-//! moment at which the answer that shows the end had *returned*, both on the recorder's clock. Nothing
-//! here says that a grant must have ended: how late it did is a figure, see [`lateness`].
+//! before its duration has passed between the moment at which its last renewal was *invoked* and
+//! the moment at which the answer that shows the end had *returned*, both on the recorder's clock.
+//! Nothing here requires that a grant has ended: its delay is a figure, see [`lateness`].
 
 use super::model::{Grant, Life, Lock, Terms};
 use crate::history::{Clocks, Operation};
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
-/// What may have become of the lock's grant at some moment no later than `now`.
+/// The possible states of the lock's grant at some moment no later than `now`.
 pub(super) fn lives(lock: &Lock, now: u64, clocks: Clocks) -> impl Iterator<Item = Life> {
     let mut lives = [Some(Life::Live), None, None];
     if let Some(grant) = &lock.grant {
@@ -26,19 +26,19 @@ pub(super) fn lives(lock: &Lock, now: u64, clocks: Clocks) -> impl Iterator<Item
     lives.into_iter().flatten()
 }
 
-/// The earliest moment at which so much of the grant's time can be over.
+/// The earliest moment at which this much of the grant's time can be over.
 pub(super) fn earliest(grant: &Grant, length_ms: u64, clocks: Clocks) -> u64 {
     grant.terms.invoked.saturating_add(shortened(length_ms, clocks))
 }
 
-/// A length in nanoseconds, less what it may be short of.
+/// A length in nanoseconds, less the error that is allowed.
 pub(super) fn shortened(length_ms: u64, clocks: Clocks) -> u64 {
     let nanos = u128::from(length_ms) * u128::from(NANOS_PER_MS);
     let kept = nanos * u128::from(1_000_000 - clocks.epsilon_ppm.min(1_000_000)) / 1_000_000;
     u64::try_from(kept).unwrap_or(u64::MAX)
 }
 
-/// The terms of a grant that this operation gives.
+/// The terms of a grant according to this operation.
 pub(super) fn terms(operation: &Operation, duration_ms: u64, ttl_ms: Option<u64>) -> Terms {
     Terms {
         invoked: operation.invoked,
@@ -49,8 +49,8 @@ pub(super) fn terms(operation: &Operation, duration_ms: u64, ttl_ms: Option<u64>
     }
 }
 
-/// Whether a live grant can have this much left in an answer to the operation: no more than it was
-/// given, no less than real time has left of it.
+/// Whether a live grant can have this remaining time in an answer to the operation: no more than
+/// its duration, and no less than real time has left of it.
 pub(super) fn may_be_left(terms: &Terms, left_ms: u64, seen: &Operation, clocks: Clocks) -> bool {
     let returned = seen.returned.unwrap_or(u64::MAX);
     let passed = returned.saturating_sub(terms.invoked);
@@ -59,8 +59,8 @@ pub(super) fn may_be_left(terms: &Terms, left_ms: u64, seen: &Operation, clocks:
     left_ms <= terms.duration_ms && (left_ms + 1).saturating_mul(NANOS_PER_MS) > least
 }
 
-/// Whether the remaining time can have come from what was seen before, along the log: it never
-/// grows, and never falls faster than time passes.
+/// Whether the remaining time is consistent with earlier ones, along the log: it never grows, and
+/// never decreases faster than time passes.
 pub(super) fn may_follow(terms: &Terms, left_ms: u64, seen: &Operation, clocks: Clocks) -> bool {
     let Some((before_ms, asked)) = terms.left else { return true };
     let passed = seen.returned.unwrap_or(u64::MAX).saturating_sub(asked);
@@ -68,7 +68,7 @@ pub(super) fn may_follow(terms: &Terms, left_ms: u64, seen: &Operation, clocks: 
     left_ms <= before_ms && shortened(fallen, clocks) <= passed
 }
 
-/// By how much this grant has outlived its duration, at the least, when it was seen live.
+/// The least time by which this grant had outlived its duration when it was seen live.
 pub(super) fn lateness(terms: &Terms, seen: &Operation) -> u64 {
     let length = terms.duration_ms.saturating_mul(NANOS_PER_MS);
     seen.invoked.saturating_sub(terms.returned.saturating_add(length))

@@ -1,4 +1,4 @@
-//! What is said of a history in the end.
+//! The verdict on a history.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::history::Header;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conclusion {
-    /// Everything that was to be shown was shown.
+    /// Everything that the run had to show was shown.
     Pass,
     /// The contract was broken.
     Violation,
@@ -21,7 +21,7 @@ pub enum Conclusion {
 }
 
 impl Conclusion {
-    /// The exit code of a program that ends so: 0, 1 and 2.
+    /// The exit code of a program with this conclusion: 0, 1 and 2.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Pass => 0,
@@ -41,32 +41,32 @@ impl fmt::Display for Conclusion {
     }
 }
 
-/// How one check ended.
+/// The result of one check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It found nothing wrong; with what it looked at.
+    /// It found nothing wrong; with the amount that it checked.
     Passed(String),
     /// It found violations.
     Violated,
-    /// It could not look, or not at everything; why.
+    /// It could not check, or not everything; with the reason.
     NotChecked(String),
 }
 
 /// The verdict on a history.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Verdict {
-    /// Of the history.
+    /// The header of the history.
     pub header: Header,
     /// Pass, violation, or nothing shown.
     pub conclusion: Conclusion,
     /// Each check by name.
     pub checks: Vec<(&'static str, State)>,
-    /// What was broken.
+    /// The violations of the contract.
     pub violations: Vec<Violation>,
-    /// What the run lacks to show anything.
+    /// The parts of the plan that the run lacks.
     pub missing: Vec<String>,
-    /// What it amounts to.
+    /// The counts and times of the run.
     pub figures: Figures,
 }
 

@@ -1,4 +1,4 @@
-//! What a history can break, in types and in words.
+//! The ways in which a history can break the contract, in types and in words.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use crate::history::{LockName, Operation};
 /// Something that the contract does not allow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Violation {
-    /// What was broken.
+    /// The invariant that was broken.
     pub broken: Broken,
     /// The lock, where it is about one.
     pub lock: Option<LockName>,
-    /// What was found, in words and numbers.
+    /// The finding, in words and numbers.
     pub found: String,
-    /// The operations that contradict each other: the fewest that show it, the one that should have
-    /// been answered otherwise last.
+    /// The operations that contradict each other: the fewest that show it. The one with the wrong
+    /// answer comes last.
     pub operations: Vec<Operation>,
-    /// From the invocation of the first of them to the end of the last, in nanoseconds.
+    /// The window from the invocation of the first of them to the end of the last, in nanoseconds.
     pub window: (u64, u64),
 }
 
@@ -52,21 +52,21 @@ pub enum Broken {
     PlaceTakenTwice,
     /// One operation returned before another was invoked, and comes after it in the log.
     RealTimeOrder,
-    /// An answer is not the contract's at its place in the log.
+    /// An answer differs from the contract's at its place in the log.
     WrongAnswer,
     /// A grant ended before its time.
     EarlyExpiry,
-    /// A grant that was expired is alive again.
+    /// A grant that was expired is live again.
     Revived,
     /// A new token is not larger than all before it.
     TokenNotGrowing,
-    /// What remains of a grant is more, or less, than there can be.
+    /// The remaining time of a grant is longer, or shorter, than possible.
     RemainingTime,
-    /// A request that was repeated was answered differently.
+    /// The answers to a repeated request differ.
     RepeatedDifferently,
     /// No order of the operations explains their answers.
     NotLinearizable,
-    /// Two owners had the lock at once.
+    /// Two owners held the lock at once.
     TwoHolders,
     /// One token was given to two grants.
     TokenReused,
@@ -74,15 +74,15 @@ pub enum Broken {
     TokenDecreased,
     /// An update of the guarded register was overwritten by one that had not seen it.
     LostUpdate,
-    /// The guarded register took a write with a token smaller than one that it had seen.
+    /// The guarded register accepted a write with a token smaller than one that it had seen.
     StaleWriteAccepted,
-    /// The guarded register was read and did not show what was written to it.
+    /// A read of the guarded register did not show what was written to it.
     RegisterRead,
-    /// What was acknowledged is not in a node's final state.
+    /// An acknowledged write is missing from a node's final state.
     AcknowledgedLost,
-    /// Two nodes differ that applied the same log.
+    /// Two nodes that applied the same log differ.
     NodesDiffer,
-    /// No lock was to be had after the last fault was gone.
+    /// No lock could be acquired after the last fault was taken back.
     NotAlive,
 }
 

@@ -1,13 +1,13 @@
-//! Linearizability, by the service's own witness: each answer names the place in the log at which it
-//! was decided.
+//! Linearizability, by the service's own witness: each answer names the place in the log at which
+//! it was decided.
 //!
-//! In that order the model is asked every question again, and must give every answer; and whatever
+//! The model replays every request in that order, and must give every answer; an operation that
 //! returned before another was invoked must come before it. There is no search, so this takes a
-//! microsecond or so for each operation. What it does not take on trust:
+//! microsecond or so for each operation. Two things are not taken on trust:
 //!
 //! - An operation whose outcome is unknown may have been done, once, anywhere after it was invoked,
 //!   or never. If the service's log was read (`applied` lines), its place is known. Otherwise it is
-//!   put in where answers cannot be explained without it.
+//!   inserted where answers cannot be explained without it.
 //! - Time: a grant may be over as soon as [`super::time`] allows it, and is once an answer shows it.
 //!
 //! After the first violation of a lock the rest of its history is not judged: everything that
@@ -27,10 +27,10 @@ use crate::history::{
     Action, Answer, Granted, LockName, Operation, Outcome, RecordSeen, Refusal, Status,
 };
 
-/// Violations that are kept; a service that is wrong is wrong a million times.
+/// The most violations kept; a service that is wrong is wrong a million times.
 const MAX_VIOLATIONS: usize = 50;
 
-/// Grants of which the lateness is kept, for its percentiles: 8 MB.
+/// The most grants whose lateness is kept, for the percentiles: 8 MB.
 const MAX_LATENESS: usize = 1_000_000;
 
 /// The check, fed with operations in the order in which they ended.
@@ -50,7 +50,7 @@ pub(super) struct Witnessed {
     results: Results,
 }
 
-/// What the check counted.
+/// The counts of the check.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     pub(super) checked: u64,
@@ -71,7 +71,7 @@ impl Witnessed {
         }
         let mut order = Order::new(survey.latency);
         for (place, operation) in &survey.applied {
-            // Nothing has been let go yet, so nothing can be too late.
+            // Nothing has been released yet, so nothing can be too late.
             let _ = order.push(*place, Arc::new(operation.clone()));
         }
         let repeated = survey.repeated.iter().filter(|(_, repeated)| repeated.answered);
@@ -91,7 +91,7 @@ impl Witnessed {
         }
     }
 
-    /// Takes the next operation in the order in which they ended.
+    /// Adds the next operation in the order in which they ended.
     pub(super) fn feed(&mut self, mut operation: Arc<Operation>) {
         let Some(place) = operation.decided_at else { return };
         if !is_judged(&operation) {
@@ -117,7 +117,7 @@ impl Witnessed {
         self.results.most_waiting = self.results.most_waiting.max(self.order.waiting());
     }
 
-    /// Takes what is left, and gives what was found.
+    /// Judges the remaining operations, and returns the results.
     pub(super) fn finish(mut self, survey: &Survey) -> (Vec<Violation>, Results, u64) {
         while let Some((place, operation)) = self.order.last() {
             self.judge(place, &operation);
@@ -139,7 +139,7 @@ impl Witnessed {
         let lanes = &mut self.lanes;
         let is_unknown = operation.outcome == Outcome::Unknown;
         let answered = if is_unknown {
-            // A copy of a request that its client's lane has gone past is refused.
+            // A copy of a request whose lane has gone past it is refused.
             if lanes.passed(operation).is_none() {
                 replay.place_unknown(Arc::clone(operation));
             }
@@ -151,7 +151,7 @@ impl Witnessed {
             };
             replay.answer(operation, unknown, open, self.rules)
         };
-        // Only now: what explains this answer may be the request before it on its own lane.
+        // Only now: the explanation of this answer may be the request before it on its own lane.
         lanes.note(operation, place);
         match answered {
             Ok(ended) => {
@@ -227,7 +227,7 @@ impl Witnessed {
         self.report(Violation::new(Broken::RepeatedDifferently, found, both));
     }
 
-    /// Compares the records that nodes had at the end with what they must have been.
+    /// Compares the final records of nodes with the expected ones.
     fn compare_final(&mut self, survey: &Survey) {
         let last = self.last.as_ref().map_or(0, |(place, _)| place.index);
         let empty = Replay::default();
@@ -268,7 +268,7 @@ impl Witnessed {
     }
 }
 
-/// How far the lanes of request ids have gone, and where in the log.
+/// The progress of the lanes of request ids, and the places in the log where it happened.
 #[derive(Debug, Default)]
 struct Lanes(HashMap<u128, Vec<(u64, DecidedAt)>>);
 
@@ -281,7 +281,7 @@ impl Lanes {
         }
     }
 
-    /// Where its lane has gone past a request: from there on it does nothing.
+    /// The place where its lane has gone past a request: after it the request has no effect.
     fn passed(&self, operation: &Operation) -> Option<DecidedAt> {
         let id = operation.request_id?;
         let lane = self.0.get(&id.lane)?;
@@ -290,8 +290,8 @@ impl Lanes {
     }
 }
 
-/// What must be the same in every answer to one request: not the time that is left, nor the holders
-/// of the moment.
+/// The part that must be the same in every answer to one request: not the remaining time, nor the
+/// current holders.
 #[derive(PartialEq, Eq, Debug)]
 enum Essence<'a> {
     Granted(&'a Status, u64, i64),

@@ -116,7 +116,7 @@ fn holder_in_words(f: &mut fmt::Formatter<'_>, holder: &HolderSeen) -> fmt::Resu
     }
 }
 
-/// What the contract answers at this place, one of several if time may have done several things.
+/// The answer of the contract at this place, one of several if time may have had several effects.
 pub(super) fn answers<'a>(
     locks: impl Iterator<Item = &'a Lock>,
     operation: &Operation,

@@ -11,15 +11,15 @@ use super::{LockName, Operation};
 #[serde(rename_all = "snake_case")]
 #[allow(clippy::large_enum_variant, reason = "nearly every entry is an operation")]
 pub enum Entry {
-    /// Something was asked.
+    /// A request of a client.
     Operation(Operation),
-    /// Something was done to the service.
+    /// A fault of the service.
     Fault(Fault),
-    /// Something happened.
+    /// An event.
     Event(Event),
-    /// What a node had at the end.
+    /// The final state of a node.
     Observation(Observation),
-    /// What the service's own log says of a request.
+    /// The place of a request in the service's own log.
     Applied(Applied),
 }
 
@@ -27,62 +27,62 @@ pub enum Entry {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// What was done, such as `kill` or `partition`.
+    /// The name, such as `kill` or `partition`.
     pub name: SmolStr,
-    /// To whom, such as `node 2` or `1 | 2 3`.
+    /// The target, such as `node 2` or `1 | 2 3`.
     pub target: SmolStr,
-    /// When its installation began.
+    /// The time at which its installation began.
     pub begin: u64,
-    /// When it was gone again; `None` if it was there to the end.
+    /// The time at which it was removed; `None` if it lasted to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<u64>,
-    /// Whether it came about.
+    /// Whether it was installed.
     pub state: FaultState,
-    /// Anything more, for a person.
+    /// Further details, for a person.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// Whether a fault came about.
+/// Whether a fault was installed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultState {
-    /// It did.
+    /// It was.
     Installed,
     /// It was not even tried, for a reason that `detail` gives.
     Skipped,
-    /// Nobody knows.
+    /// It is unknown.
     Indeterminate,
 }
 
-/// Something that happened. Two names mean something to the checks: `leader` (another node leads)
-/// and `healed` (from here on no fault is installed).
+/// An event. Two names have a meaning in the checks: `leader` (another node leads) and `healed`
+/// (from here on no fault is installed).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// When it was seen.
+    /// The time at which it was seen.
     pub at: u64,
-    /// What, such as `leader`.
+    /// The name, such as `leader`.
     pub name: SmolStr,
-    /// Anything more, such as `node 2, term 7`.
+    /// Further details, such as `node 2, term 7`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// What one node had when the run was over and it had caught up.
+/// The state of one node when the run was over and it had caught up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
-    /// When it was asked.
+    /// The time of the observation.
     pub at: u64,
-    /// Which node.
+    /// The node.
     pub node: SmolStr,
-    /// The index that it had applied.
+    /// Its applied index.
     pub applied: u64,
-    /// A digest of its state at that index, if it can be had.
+    /// A digest of its state at that index, if available.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<SmolStr>,
-    /// Every record that it had; `None` if it was not asked for them.
+    /// All its records; `None` if they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Vec<RecordSeen>>,
 }
@@ -91,7 +91,7 @@ pub struct Observation {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordSeen {
-    /// Which lock.
+    /// The lock.
     pub lock: LockName,
     /// The owner.
     pub signee: SmolStr,
@@ -104,12 +104,12 @@ pub struct RecordSeen {
     pub token: u64,
 }
 
-/// The log of the service holds this request, first at this place.
+/// The place of a request in the log of the service: the first, if there are several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Applied {
     /// The request.
     pub request_id: RequestId,
-    /// Where.
+    /// The place.
     pub decided_at: DecidedAt,
 }

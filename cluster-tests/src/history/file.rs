@@ -28,18 +28,18 @@ pub enum HistoryError {
     /// The file cannot be read.
     #[error("the history cannot be read")]
     Io(#[from] io::Error),
-    /// A line is not what it must be.
+    /// A line is malformed.
     #[error("line {line} of the history is no {what}")]
     Line {
-        /// Counted from 1.
+        /// The number of the line, from 1.
         line: u64,
-        /// What it must be.
+        /// The expected kind of line.
         what: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// The file is something else, or of a newer version.
+    /// The file has another format, or a newer version.
     #[error("this is {format} {version}; this program reads {FORMAT} up to {VERSION}")]
     Format {
         /// The format that it names.
@@ -47,18 +47,18 @@ pub enum HistoryError {
         /// The version that it names.
         version: u32,
     },
-    /// It ends without a footer: it was cut, so operations may be missing from it.
+    /// It ends without a footer: it was truncated, so operations may be missing from it.
     #[error("the history was cut after line {line}: it has no footer")]
     Cut {
         /// The last line that it has.
         line: u64,
     },
-    /// The footer counts other operations than there are.
+    /// The footer's count of operations is wrong.
     #[error("the footer counts {counted} operations, and there are {found}")]
     Miscounted {
-        /// What the footer says.
+        /// The count in the footer.
         counted: u64,
-        /// How many there are.
+        /// The actual count.
         found: u64,
     },
     /// An operation contradicts itself.
@@ -66,7 +66,7 @@ pub enum HistoryError {
     Operation {
         /// Its id.
         id: u64,
-        /// What is wrong with it.
+        /// The contradiction.
         what: &'static str,
     },
 }
@@ -75,7 +75,7 @@ impl History {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// If it is not a whole history.
+    /// If it is not a complete history.
     pub fn read(path: &Path) -> Result<Self, HistoryError> {
         let mut reader = Reader::open(path)?;
         let entries = reader.by_ref().collect::<Result<_, _>>()?;
@@ -86,7 +86,7 @@ impl History {
     /// Writes it as lines.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// If the writer fails.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         write_line(out, &self.header)?;
         for entry in &self.entries {
@@ -109,7 +109,7 @@ pub(super) fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Re
     out.write_all(b"\n")
 }
 
-/// Reads entry after entry, in memory for one at a time.
+/// Reads entry after entry, with one in memory at a time.
 #[derive(Debug)]
 pub struct Reader<R = BufReader<File>> {
     source: R,
@@ -135,7 +135,7 @@ impl<R: BufRead> Reader<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// If it is not a history's.
+    /// If it is not the header of a history.
     pub fn new(mut source: R) -> Result<Self, HistoryError> {
         let mut buffer = Vec::new();
         read_line(&mut source, &mut buffer)?;
@@ -212,7 +212,8 @@ fn read_line(source: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<usiz
     Ok(read)
 }
 
-/// What the checks rely on: an answer has an end after its beginning, an unknown one has none.
+/// Checks the conditions that the checks rely on: an answer has an end after its beginning, an
+/// unknown one has none.
 fn validate(operation: &Operation) -> Result<(), HistoryError> {
     let wrong = |what| Err(HistoryError::Operation { id: operation.id, what });
     match (&operation.outcome, operation.returned) {

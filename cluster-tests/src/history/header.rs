@@ -1,9 +1,9 @@
-//! The first and the last line of a history: what was run, what it had to contain, and that it is
-//! whole.
+//! The first and the last line of a history: the run, its plan, and the proof that the file is
+//! complete.
 
 use serde::{Deserialize, Serialize};
 
-/// Tells a history from any other file of JSON lines.
+/// The mark that distinguishes a history from other files of JSON lines.
 pub const FORMAT: &str = "keyward-history";
 
 /// The version of the format that this module writes, and the newest that it reads.
@@ -17,19 +17,19 @@ pub struct Header {
     pub format: String,
     /// [`VERSION`].
     pub version: u32,
-    /// What the choices of the run were drawn from.
+    /// The seed of the run's choices.
     pub seed: u64,
     /// The command that repeats the run, for a person to paste.
     pub command: String,
-    /// What was asked, such as `keyward 0.1.0, three nodes`.
+    /// The service under test, such as `keyward 0.1.0, three nodes`.
     pub service: String,
-    /// When the run began, for people. No check reads it.
+    /// The time at which the run began, for people. No check reads it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub started: String,
-    /// How far clocks were allowed to be off.
+    /// The allowed error of clocks.
     #[serde(default)]
     pub clocks: Clocks,
-    /// What the run had to contain to show anything.
+    /// The minimum that the run had to contain to show anything.
     #[serde(default)]
     pub plan: Plan,
 }
@@ -50,19 +50,19 @@ impl Header {
     }
 }
 
-/// How far clocks were allowed to be off, in parts per million.
+/// The allowed error of clocks, in parts per million.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clocks {
     /// ρ: the rate error that the service was configured for. Bounds how *late* an expiry may be.
     pub rho_ppm: u32,
-    /// ε: by how much of its duration a grant may end early. Zero for Keyward, whose ρ covers it;
-    /// a service that promises no bound may be given one here.
+    /// ε: the share of its duration by which a grant may end early. Zero for Keyward, whose ρ
+    /// covers it; a service that promises no bound may be given one here.
     pub epsilon_ppm: u32,
 }
 
-/// What a run had to contain. A run that lacks any of it shows nothing: it is an error of the
-/// harness, neither a pass nor a violation. Zero asks for nothing.
+/// The minimum that a run had to contain. A run that lacks any of it shows nothing: it is an error
+/// of the harness, neither a pass nor a violation. Zero demands nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Plan {
@@ -75,14 +75,15 @@ pub struct Plan {
     pub min_leader_changes: u64,
     /// Writes to the guarded register that it must have refused because their token was stale.
     pub min_stale_writes_refused: u64,
-    /// Grants that must have expired and been taken over, or taken anew.
+    /// Grants that must have expired and been taken over, or acquired anew.
     pub min_expiries: u64,
-    /// Within how many milliseconds of each event named `healed` a fresh lock must be given.
+    /// The time in milliseconds after each event named `healed` within which a fresh lock must be
+    /// granted.
     pub alive_within_ms: u64,
     /// Whether every answer must name its place in the log. Without it, answers without a place
-    /// leave the witnessed check aside, and the verdict says so.
+    /// disable the witnessed check, and the verdict reports that.
     pub witnessed: bool,
-    /// Whether the history must hold a final observation of each of so many nodes.
+    /// The number of nodes of which the history must contain a final observation.
     pub observed_nodes: u64,
 }
 
@@ -92,7 +93,7 @@ pub struct Plan {
 pub struct PlannedFault {
     /// Its name, such as `kill`.
     pub name: String,
-    /// How often it must have been installed.
+    /// The minimum number of its installations.
     pub at_least: u64,
 }
 
@@ -100,10 +101,10 @@ pub struct PlannedFault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Footer {
-    /// How many operations the history holds.
+    /// The number of operations in the history.
     pub operations: u64,
-    /// Whether it holds an [`super::Applied`] line for *every* write of the run that the log of
-    /// the service holds: then an unknown operation with a `request_id` and no such line was
+    /// Whether it contains an [`super::Applied`] line for *every* write of the run that is in the
+    /// log of the service: then an unknown operation with a `request_id` and no such line was
     /// certainly never done.
     #[serde(default)]
     pub log_complete: bool,

@@ -1,13 +1,13 @@
-//! What was asked of a lock service, what it answered, and what was done to it meanwhile.
+//! The requests to a lock service, its answers, and the faults meanwhile.
 //!
 //! A history is written by one [`Recorder`] with one clock and read by the checks in
-//! [`crate::check`]. It is kept as JSON lines: a [`Header`], then [`Entry`] after entry in the order
-//! in which they ended, then a [`Footer`]; `docs/history.md` describes the format for people and
-//! for other languages. A file without a footer was cut, and cannot be checked.
+//! [`crate::check`]. It is kept as JSON lines: a [`Header`], then [`Entry`] after entry in the
+//! order in which they ended, then a [`Footer`]; `docs/history.md` describes the format for people
+//! and for other languages. A file without a footer was truncated, and cannot be checked.
 //!
-//! What makes a history worth checking, and is therefore kept here rather than by each workload:
-//! - `invoked` is read *before* anything is sent, `returned` after the answer is there.
-//! - A time-out, a reset or a dropped future is [`Outcome::Unknown`]. It has no `returned`: it stays
+//! Three rules make a history worth checking, and are followed here, not in each workload:
+//! - `invoked` is read *before* anything is sent, `returned` after the answer has arrived.
+//! - A timeout, a reset or a dropped future is [`Outcome::Unknown`]. It has no `returned`: it stays
 //!   open for ever, because it may still take effect.
 //! - All the attempts of a client at one request, under one `request_id`, are one operation.
 //!

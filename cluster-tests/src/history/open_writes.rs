@@ -1,8 +1,8 @@
-//! Writes whose outcomes are open, and how they are found out in the end.
+//! Writes whose outcomes are unknown, and how they are resolved in the end.
 //!
-//! A service that remembers requests by their ids can be asked again: it answers what it did, and
-//! where in its log. So once the faults are over nobody has to guess which of the requests that
-//! were never answered were done.
+//! A service that remembers requests by their ids can be queried again: it returns the outcome, and
+//! its place in the log. So once the faults are over it is not necessary to guess which of the
+//! unanswered requests were done.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,20 +15,20 @@ use keyward::types::{BatchRequest, CallOptions, DecidedAt, RequestId};
 
 use super::Recorder;
 
-/// For how long a request is sure to be remembered: the service forgets a lane that was not used for
-/// ten minutes of its own clock, which may be a tenth too fast.
+/// The time for which a request is certainly remembered: the service forgets a lane that was not
+/// used for ten minutes of its own clock, which may be a tenth too fast.
 const REMEMBERED: Duration = Duration::from_secs(8 * 60);
 
-/// How long one question may take.
+/// The timeout of one query.
 const CALL: Duration = Duration::from_secs(2);
 
-/// How long a copy of a request may still be on its way after its client gave up.
+/// The time for which a copy of a request may still be in flight after its client's timeout.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
-/// How often a request is asked for again.
+/// The most attempts to repeat a request.
 const ATTEMPTS: usize = 5;
 
-/// The writes of a run that have no answer (yet). Clones are the same.
+/// The writes of a run that have no answer (yet). Clones share the same list.
 #[derive(Clone, Debug, Default)]
 pub struct OpenWrites {
     all: Arc<Mutex<BTreeMap<RequestId, Asked>>>,
@@ -41,7 +41,7 @@ struct Asked {
 }
 
 impl OpenWrites {
-    /// How many have no answer.
+    /// The number of writes without an answer.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
@@ -51,7 +51,7 @@ impl OpenWrites {
         self.lock().is_empty()
     }
 
-    /// `true`: for the first time, as far as is known here.
+    /// Notes a write that is sent. `true`: for the first time, as far as is known here.
     pub(super) fn asked(&self, id: RequestId, request: BatchRequest) -> bool {
         let mut all = self.lock();
         let is_first = !all.contains_key(&id);
@@ -67,16 +67,16 @@ impl OpenWrites {
         self.lock().contains_key(&id)
     }
 
-    /// Asks for every open write again, and writes down where it was done. Call it when no client
-    /// asks any more and no fault is installed.
+    /// Repeats every open write, and records its place in the log. Call it when no client sends
+    /// requests any more and no fault is installed.
     ///
-    /// `true`: what is known now is all there is to know, so [`Recorder::finish`] may be told that
-    /// the log is complete. Else something got no answer, or is too old to be remembered.
+    /// `true`: everything that can be known is known now, so [`Recorder::finish`] may declare the
+    /// log complete. Otherwise a write got no answer, or is too old to be remembered.
     pub async fn settle<S: LockService>(&self, service: &S, recorder: &Recorder) -> bool {
         if self.is_empty() {
             return true;
         }
-        // What a late copy did after the question would be missing.
+        // The effect of a copy that arrives after the query would be missing.
         tokio::time::sleep(ON_ITS_WAY).await;
         let all = std::mem::take(&mut *self.lock());
         let mut complete = true;
@@ -97,11 +97,11 @@ impl OpenWrites {
     }
 }
 
-/// What the service says of a request.
+/// The answer of the service about a request.
 enum Said {
     /// It is at this place of its log, since long ago or since just now.
     Decided(DecidedAt),
-    /// It is not a request that can be done.
+    /// It is an invalid request.
     NeverDone,
     Nothing,
 }
@@ -122,7 +122,7 @@ async fn ask<S: LockService>(service: &S, request: &BatchRequest) -> Said {
         match answer {
             Ok(Some(place)) => return Said::Decided(place),
             Err(Error::BadRequest { .. }) => return Said::NeverDone,
-            // A service that names no places cannot say which of two happened.
+            // A service that names no places cannot tell the two cases apart.
             Ok(None)
             | Err(Error::Forbidden(_) | Error::Unauthorized { .. } | Error::LaneForgotten { .. }) =>
             {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::history::{Entry, Header, Recorded};
 
-    /// Locks that may be asked and do not always answer.
+    /// Locks that do not answer every request.
     #[derive(Clone, Default)]
     struct Mumbling {
         locks: Arc<MemoryLocks>,
@@ -254,7 +254,7 @@ mod tests {
             answer.ok().and_then(|response| response.decided_at)
         }
 
-        /// Which requests are where, after the open ones were asked for again.
+        /// The places of requests, after the open ones were repeated.
         async fn settled(self) -> (bool, Vec<(RequestId, DecidedAt)>) {
             let complete = self.open.settle(&self.service, &self.recorder).await;
             let history = self.recorder.into_history(Header::new(1, "", ""), complete);

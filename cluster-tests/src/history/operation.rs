@@ -1,4 +1,4 @@
-//! One operation: what was asked, when, and what became of it.
+//! One operation: the request, its times, and its outcome.
 
 use keyward::types::{DecidedAt, ForbiddenReason, RequestId, TransferReason};
 use serde::{Deserialize, Serialize};
@@ -8,30 +8,31 @@ use smol_str::SmolStr;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
-    /// Unique in the history; rises with the time of the invocation.
+    /// Unique in the history; ascends with the time of the invocation.
     pub id: u64,
-    /// Who asked: one task that waits for each answer before it asks again, as far as its answers
-    /// are known.
+    /// The client: one task that waits for each answer before it sends the next request, as far as
+    /// its answers are known.
     pub client: SmolStr,
-    /// What was asked.
+    /// The request.
     pub action: Action,
     /// The request id that it was sent with, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
-    /// The node that was asked first, if one was chosen.
+    /// The node to which it was sent first, if one was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<SmolStr>,
-    /// Read before anything was sent.
+    /// The time before anything was sent.
     pub invoked: u64,
-    /// Read when the answer was there; `None` is never.
+    /// The time after the answer arrived; `None` means that none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<u64>,
-    /// When the client stopped waiting for an answer that never came. No check reads it.
+    /// The time at which the client stopped waiting for an answer that never came. No check reads
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<u64>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Where in the log it was decided, if the service says so.
+    /// The place in the log at which it was decided, if the service names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<DecidedAt>,
 }
@@ -40,7 +41,7 @@ pub struct Operation {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockName {
-    /// The table that it is in.
+    /// The table of the lock.
     pub table: SmolStr,
     /// Its name within the table.
     pub signature: SmolStr,
@@ -59,11 +60,11 @@ impl std::fmt::Display for LockName {
     }
 }
 
-/// What was asked.
+/// A request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Takes, renews or takes over a lock.
+    /// Acquires, renews or takes over a lock.
     Lock(LockAction),
     /// Releases one.
     Unlock(UnlockAction),
@@ -77,46 +78,46 @@ pub enum Action {
     Write(RegisterWrite),
 }
 
-/// See the contract for what each field does. Durations are milliseconds.
+/// A lock request; see the contract for each field. Durations are milliseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockAction {
-    /// Which lock.
+    /// The lock.
     pub lock: LockName,
-    /// Who is to own it.
+    /// The requested owner.
     pub signee: SmolStr,
-    /// Which run of the owner.
+    /// The run of the owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<SmolStr>,
-    /// The priority, if one is named.
+    /// The priority, if one is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<i64>,
-    /// How long the grant is to last: what applies, also where the request left it out.
+    /// The duration of the grant: the effective one, also where the request left it out.
     pub duration_ms: u64,
-    /// When the record is to be removed: what applies, also where the request left it out.
+    /// The time until the record is removed: the effective one, also where the request left it out.
     /// `None` is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_live_ms: Option<u64>,
-    /// Take it whoever holds it.
+    /// Takes the lock from any holder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
-    /// Renew only the grant with this token.
+    /// Renews only the grant with this token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
 }
 
-/// See the contract for what each field does.
+/// An unlock request; see the contract for each field.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnlockAction {
-    /// Which lock.
+    /// The lock.
     pub lock: LockName,
-    /// Who releases it.
+    /// The owner that releases it.
     pub signee: SmolStr,
-    /// Which run of the owner.
+    /// The run of the owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<SmolStr>,
-    /// Release only the grant with this token.
+    /// Releases only the grant with this token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
 }
@@ -127,7 +128,7 @@ pub struct UnlockAction {
 pub struct RegisterRead {
     /// The lock that guards it.
     pub lock: LockName,
-    /// The token that was shown; `None` if the register looks at none.
+    /// The token that was presented; `None` if the register checks none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
 }
@@ -138,24 +139,24 @@ pub struct RegisterRead {
 pub struct RegisterWrite {
     /// The lock that guards it.
     pub lock: LockName,
-    /// The token that was shown; `None` if the register looks at none.
+    /// The token that was presented; `None` if the register checks none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
-    /// The version that the new value was computed from: what the read answered.
+    /// The version that the new value was computed from: the answer to the read.
     pub based_on: u64,
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A success.
     Ok(Answer),
-    /// A refusal that the contract knows: nothing was changed.
+    /// A refusal that the contract defines: nothing was changed.
     Refused(Refusal),
     /// Certainly not done.
     Unavailable,
-    /// May have been done, or be done yet.
+    /// May have been done, or may yet be done.
     Unknown,
 }
 
@@ -163,49 +164,50 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// To a lock request.
+    /// The answer to a lock request.
     Granted(Granted),
-    /// To an unlock request: the record is gone.
+    /// The answer to an unlock request: the record is removed.
     Released,
-    /// To an unlock request: there was none.
+    /// The answer to an unlock request: there was no record.
     NoLock,
-    /// To a check: who holds it, or `None` where there is no record.
+    /// The answer to a check: the holder, or `None` where there is no record.
     Record(Option<HolderSeen>),
-    /// To a read of a register: its version. A new register has version 0.
+    /// The answer to a read of a register: its version. A new register has version 0.
     Value(u64),
-    /// To a write of a register: the version that it made. The register counts them by one.
+    /// The answer to a write of a register: the version that it created. The register counts them
+    /// by one.
     Written(u64),
 }
 
-/// How a lock was given.
+/// A grant of a lock.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Granted {
-    /// How it came about.
+    /// The way in which it was granted.
     pub status: Status,
     /// The fencing token.
     pub token: u64,
-    /// The level that the grant has.
+    /// The level of the grant.
     pub level: i64,
-    /// What is left of it, in milliseconds, rounded down.
+    /// The remaining time in milliseconds, rounded down.
     pub expires_in_ms: u64,
     /// `false` only in a repeated answer whose grant has ended since.
     pub live: bool,
 }
 
-/// How a grant came about.
+/// The way in which a lock was granted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// The lock was free.
     Ok,
-    /// It was mine.
+    /// The owner held it already.
     Renewed,
-    /// It was another's.
+    /// Another owner had it.
     Transferred {
-        /// Whose it was.
+        /// The previous owner.
         previous_signee: SmolStr,
-        /// Why it changed hands.
+        /// The reason for the transfer.
         reason: TransferReason,
     },
 }
@@ -214,14 +216,14 @@ pub enum Status {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
-    /// Another holds it, or the grant is lost.
+    /// Another owner holds it, or the grant is lost.
     Forbidden {
-        /// Which of the two.
+        /// The reason: one of the two.
         reason: ForbiddenReason,
-        /// Who holds it, or `None` where there is no record.
+        /// The holder, or `None` where there is no record.
         holder: Option<HolderSeen>,
     },
-    /// The request is wrong, or its `request_id` was used for another.
+    /// The request is invalid, or its `request_id` was used for another.
     BadRequest,
     /// The register has seen a larger token.
     Stale,
@@ -240,14 +242,14 @@ pub struct HolderSeen {
     pub level: i64,
     /// Its token.
     pub token: u64,
-    /// What is left, in milliseconds, rounded down; zero if it is expired.
+    /// The remaining time in milliseconds, rounded down; zero if it is expired.
     pub expires_in_ms: u64,
     /// Whether another may take it.
     pub expired: bool,
 }
 
 impl Operation {
-    /// The lock that it is about.
+    /// The lock of the request.
     pub fn lock(&self) -> &LockName {
         match &self.action {
             Action::Lock(action) => &action.lock,
@@ -258,13 +260,14 @@ impl Operation {
         }
     }
 
-    /// Whether it may have changed the lock: asked, and neither refused nor certainly not done.
+    /// Whether it may have changed the lock: a lock or unlock request, neither refused nor
+    /// certainly not done.
     pub fn may_have_changed(&self) -> bool {
         let asks = matches!(self.action, Action::Lock(_) | Action::Unlock(_));
         asks && matches!(self.outcome, Outcome::Ok(_) | Outcome::Unknown)
     }
 
-    /// The grant that it was answered with.
+    /// The grant in its answer.
     pub fn granted(&self) -> Option<&Granted> {
         match &self.outcome {
             Outcome::Ok(Answer::Granted(granted)) => Some(granted),

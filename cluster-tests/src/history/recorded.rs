@@ -1,4 +1,4 @@
-//! A lock service whose calls are recorded, and how the words of the contract are written down.
+//! A lock service whose calls are recorded, and the translation of the contract's answers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,12 +19,12 @@ use super::{
     Refusal, Status, UnlockAction,
 };
 
-/// One client of a service, with every lock, unlock and check written down. Retries that the
-/// service makes by itself are part of one operation.
+/// One client of a service, with every lock, unlock and check recorded. Retries that the service
+/// makes by itself are part of one operation.
 ///
-/// Use one for each task: a client has one request (or batch) in flight at a time, but for those
-/// whose answers never came. Tables must have no defaults of their own, and must not be deleted while the
-/// history is written: neither is in it.
+/// Use one for each task: a client has one request (or batch) in flight at a time, except for those
+/// that were never answered. Tables must have no defaults of their own, and must not be deleted
+/// while the history is recorded: neither is in it.
 #[derive(Debug)]
 pub struct Recorded<S> {
     service: S,
@@ -36,7 +36,7 @@ pub struct Recorded<S> {
     open: Option<OpenWrites>,
 }
 
-/// The last id that was given, and whether the service knows its lane: until it has judged a request on
+/// The last assigned id, and whether the service knows its lane: until it has judged a request on
 /// it, a higher number is refused for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Last {
@@ -50,18 +50,18 @@ impl Last {
     }
 }
 
-/// Whether requests that have no id are given one, on which lane.
+/// The lanes of the ids that are assigned to requests without one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lanes {
     None,
-    /// One lane for all: a request makes those before it void.
+    /// One lane for all: a request invalidates those before it.
     One,
-    /// A lane for each.
+    /// A lane for each request.
     Each,
 }
 
 impl<S> Recorded<S> {
-    /// Writes down what this client asks.
+    /// Records the requests of this client.
     pub fn new(service: S, recorder: Recorder, client: impl Into<SmolStr>) -> Self {
         Self {
             service,
@@ -74,8 +74,8 @@ impl<S> Recorded<S> {
         }
     }
 
-    /// Gives each write that has none a request id of this lane, so that it can be found in the
-    /// service's log.
+    /// Assigns a request id of this lane to each write that has none, so that it can be found in
+    /// the service's log.
     #[must_use]
     pub fn with_lane(mut self, lane: u128) -> Self {
         self.lanes = Lanes::One;
@@ -83,7 +83,7 @@ impl<S> Recorded<S> {
         self
     }
 
-    /// As [`Recorded::with_lane`], with a lane for each request, so that several may be under way.
+    /// As [`Recorded::with_lane`], with a lane for each request, so that several may be in flight.
     #[must_use]
     pub fn with_lanes(mut self, first: u128) -> Self {
         self.lanes = Lanes::Each;
@@ -91,27 +91,27 @@ impl<S> Recorded<S> {
         self
     }
 
-    /// Keeps the writes there that are never answered, so that they can be asked for again. A lane
-    /// on which there is one is given up for the next, as [`keyward::Client`] does by itself.
+    /// Keeps the writes there that are never answered, so that they can be repeated. A lane with
+    /// such a write is abandoned for the next, as [`keyward::Client`] does by itself.
     #[must_use]
     pub fn with_open_writes(mut self, open: OpenWrites) -> Self {
         self.open = Some(open);
         self
     }
 
-    /// Notes which node this client asks first.
+    /// Records the node to which this client sends requests first.
     #[must_use]
     pub fn with_node(mut self, node: impl Into<SmolStr>) -> Self {
         self.node = Some(node.into());
         self
     }
 
-    /// The service underneath, for what is not to be written down.
+    /// The service underneath, for calls that are not to be recorded.
     pub fn service(&self) -> &S {
         &self.service
     }
 
-    /// Where it is written.
+    /// The recorder.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
@@ -167,7 +167,7 @@ impl<S> Recorded<S> {
         *id = Some(last.id);
     }
 
-    /// A write ended so.
+    /// Updates the lane after a write has ended.
     fn ended<T>(&self, id: Option<RequestId>, result: &Result<T, Error>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if id.is_none_or(|id| id.lane != last.id.lane) {
@@ -198,7 +198,7 @@ impl Write<'_> {
         if let Some(Open { writes, id, is_first }) = self.open {
             let is_known = match &outcome {
                 Outcome::Ok(_) | Outcome::Refused(_) => true,
-                // An earlier copy of it may be done all the same.
+                // An earlier copy of it may still be done.
                 Outcome::Unavailable => is_first,
                 Outcome::Unknown => false,
             };
@@ -264,7 +264,7 @@ impl<S: LockService> LockService for Recorded<S> {
         let answers = self.service.batch(requests).await;
         let reach = self.recorder.reach();
         let mut answered = 0;
-        // A service that gives fewer answers than it must leaves the others unknown.
+        // If a service returns too few answers, the others are unknown.
         for ((call, (values, id)), answer) in calls.into_iter().zip(values).zip(&answers) {
             let (outcome, decided_at) = match answer {
                 Ok(BatchAnswer::Lock(response)) => (answered_lock(response), response.decided_at),
@@ -384,7 +384,7 @@ fn asked_unlock(request: &UnlockRequest, options: &UnlockOptions) -> UnlockActio
     }
 }
 
-/// How the answer to a lock request is written down.
+/// Translates the answer to a lock request.
 pub fn answered_lock(response: &LockResponse) -> Outcome {
     let (grant, status) = match &response.status {
         LockStatus::Ok(grant) => (grant, Status::Ok),
@@ -404,7 +404,7 @@ pub fn answered_lock(response: &LockResponse) -> Outcome {
     }))
 }
 
-/// How the answer to an unlock request is written down.
+/// Translates the answer to an unlock request.
 pub fn answered_unlock(response: &UnlockResponse) -> Outcome {
     match &response.status {
         UnlockStatus::Ok => Outcome::Ok(Answer::Released),
@@ -413,7 +413,7 @@ pub fn answered_unlock(response: &UnlockResponse) -> Outcome {
     }
 }
 
-/// How the answer to a check is written down: a record that is not there is an answer, too.
+/// Translates the answer to a check: a missing record is an answer, too.
 pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option<DecidedAt>) {
     match result {
         Ok(response) => {
@@ -425,13 +425,13 @@ pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option
     }
 }
 
-/// How an error is written down. Only what is certainly not done may count as that.
+/// Translates an error. Only requests that are certainly not done may be recorded as such.
 pub fn failed(error: &Error) -> Outcome {
     match error {
         Error::Unavailable { .. } | Error::Unauthorized { .. } => Outcome::Unavailable,
         Error::BadRequest { .. } => Outcome::Refused(Refusal::BadRequest),
         Error::Forbidden(forbidden) => Outcome::Refused(refused(forbidden)),
-        // A write has no such answer: whoever gave it, nothing is known.
+        // A write has no such answer: wherever it comes from, nothing is known.
         Error::NotFound { .. } | Error::Unknown { .. } | Error::LaneForgotten { .. } => {
             Outcome::Unknown
         }

@@ -1,4 +1,4 @@
-//! Writes a history while it happens.
+//! Records a history while it happens.
 
 use std::fmt;
 use std::fs::File;
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::limits::Reach;
 
-/// Writes one history, from as many tasks as there are. Clones write the same one.
+/// Records one history, from any number of tasks. Clones record the same one.
 ///
-/// It does no more than to read a clock, word a line and hand it to a buffered writer, under a
-/// mutex that is held for no longer than the copy takes. An operation is written when it ends.
+/// It only reads a clock, formats a line and passes it to a buffered writer, under a mutex that is
+/// held for no longer than the copy takes. An operation is written when it ends.
 #[derive(Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -44,7 +44,7 @@ struct Sink {
 enum Out {
     File(BufWriter<File>),
     Memory(Vec<Entry>),
-    /// The history was finished: what comes later is not part of it.
+    /// The history was finished: later entries are not part of it.
     Closed,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Writes into a new file, with the machine's clock from now on.
+    /// Records into a new file, with the machine's clock from now on.
     ///
     /// # Errors
     /// If the file cannot be created.
@@ -96,7 +96,7 @@ impl Recorder {
         Self { shared: Arc::new(Shared { reach, now, next_id: AtomicU64::new(0), sink }) }
     }
 
-    /// Where the requests that are written down have been, of the limits of the service.
+    /// The limits of the service that the recorded requests reached.
     pub fn reach(&self) -> &Reach {
         &self.shared.reach
     }
@@ -106,7 +106,7 @@ impl Recorder {
         u64::try_from((self.shared.now)().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// An operation begins. Call this *before* anything is sent: its `invoked` is read here.
+    /// Begins an operation. Call this *before* anything is sent: its `invoked` is read here.
     pub fn begin(&self, client: impl Into<SmolStr>, action: Action) -> Call {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let operation = Operation {
@@ -124,7 +124,7 @@ impl Recorder {
         Call { recorder: self.clone(), operation: Some(operation) }
     }
 
-    /// A fault begins to be installed.
+    /// Begins the installation of a fault.
     pub fn begin_fault(&self, name: impl Into<SmolStr>, target: impl Into<SmolStr>) -> OpenFault {
         let fault = Fault {
             name: name.into(),
@@ -137,24 +137,24 @@ impl Recorder {
         OpenFault { recorder: self.clone(), fault: Some(fault) }
     }
 
-    /// Something happened just now; see [`Event`] for the names that mean something.
+    /// Records an event that happened just now; see [`Event`] for the names with a meaning.
     pub fn event(&self, name: impl Into<SmolStr>, detail: impl Into<String>) {
         let event = Event { at: self.now(), name: name.into(), detail: detail.into() };
         self.write(Entry::Event(event));
     }
 
-    /// Adds what a node had at the end.
+    /// Adds the final state of a node.
     pub fn observe(&self, observation: Observation) {
         self.write(Entry::Observation(observation));
     }
 
-    /// Adds what the service's log says of a request.
+    /// Adds the place of a request in the service's log.
     pub fn applied(&self, request_id: RequestId, decided_at: DecidedAt) {
         self.write(Entry::Applied(Applied { request_id, decided_at }));
     }
 
-    /// Ends a history in a file. Operations that have not ended must be dropped or finished
-    /// before: what ends later is not part of the history, and what is open at its end is missing from it.
+    /// Ends a history in a file. Operations that have not ended must be dropped or finished before:
+    /// an operation that ends later, or is open at the end, is missing from the history.
     ///
     /// `log_complete`: see [`Footer`].
     ///
@@ -173,7 +173,7 @@ impl Recorder {
         Ok(footer)
     }
 
-    /// Ends a history in memory and gives it, under the header.
+    /// Ends a history in memory and returns it, under the header.
     ///
     /// # Panics
     /// If it was not kept in memory, or was taken before.
@@ -207,13 +207,13 @@ impl Recorder {
 }
 
 fn system_time() -> Box<dyn Fn() -> Duration + Send + Sync> {
-    // Boot time goes on in suspend, as the grants of a service elsewhere do.
+    // Boot time goes on in suspend, as do the grants of a service elsewhere.
     let start = SystemClock.boottime();
     Box::new(move || SystemClock.boottime().saturating_sub(start))
 }
 
-/// An operation that has begun. Dropped without an end (a future that was cancelled, a panic), it is
-/// unknown, which is what it is.
+/// An operation that has begun. If it is dropped without an end (a future that was cancelled, a
+/// panic), its outcome is recorded as unknown.
 #[derive(Debug)]
 #[must_use = "what is dropped is recorded as unknown"]
 pub struct Call {
@@ -222,7 +222,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Names the request id that it is sent with.
+    /// Sets the request id that it is sent with.
     pub fn with_request_id(mut self, id: Option<RequestId>) -> Self {
         if let Some(operation) = &mut self.operation {
             operation.request_id = id;
@@ -230,7 +230,7 @@ impl Call {
         self
     }
 
-    /// Names the node that is asked.
+    /// Sets the node that it is sent to.
     pub fn with_node(mut self, node: impl Into<SmolStr>) -> Self {
         if let Some(operation) = &mut self.operation {
             operation.node = Some(node.into());
@@ -238,12 +238,12 @@ impl Call {
         self
     }
 
-    /// When it began.
+    /// The time at which it began.
     pub fn invoked(&self) -> u64 {
         self.operation.as_ref().map_or(0, |operation| operation.invoked)
     }
 
-    /// The operation ends now. Whatever may have been done and has no answer is
+    /// Ends the operation. A request that may have been done and has no answer is
     /// [`Outcome::Unknown`].
     pub fn finish(mut self, outcome: Outcome, decided_at: Option<DecidedAt>) {
         self.end(outcome, decided_at);
@@ -269,8 +269,8 @@ impl Drop for Call {
     }
 }
 
-/// A fault that is being installed or is installed. Dropped without an end, it lasted to the end,
-/// and if nothing said whether it was installed, nobody knows.
+/// A fault that is being installed or is installed. If it is dropped without an end, it lasted to
+/// the end, and if its installation was not reported, that is unknown.
 #[derive(Debug)]
 pub struct OpenFault {
     recorder: Recorder,
@@ -278,22 +278,22 @@ pub struct OpenFault {
 }
 
 impl OpenFault {
-    /// It came about.
+    /// Reports that it was installed.
     pub fn installed(&mut self) {
         self.set(FaultState::Installed, String::new());
     }
 
-    /// It was not tried, or did not come about and left nothing.
+    /// Reports that it was not tried, or was not installed and left no effect.
     pub fn skipped(&mut self, why: impl Into<String>) {
         self.set(FaultState::Skipped, why.into());
     }
 
-    /// It may have come about.
+    /// Reports that it may have been installed.
     pub fn indeterminate(&mut self, why: impl Into<String>) {
         self.set(FaultState::Indeterminate, why.into());
     }
 
-    /// It is gone.
+    /// Reports that it was removed.
     pub fn end(mut self) {
         self.write(true);
     }

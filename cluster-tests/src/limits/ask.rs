@@ -1,4 +1,4 @@
-//! Asks for what a card says, and gives back what it got.
+//! Sends the request of a card, and releases what it acquired.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use super::deck::text;
 use super::{Card, End};
 use crate::history::Recorded;
 
-/// How many locks clients fight over while they ask at the limits.
+/// The number of locks that clients contend for while they send requests at the limits.
 const LOCKS: u64 = 3;
 
-/// Who asks, and how.
+/// The client, and the options of its requests.
 pub struct Asker<'a> {
     /// The owner.
     pub signee: &'a str,
-    /// How long a lock lasts where the card does not say.
+    /// The duration of a lock where the card does not set one.
     pub duration: Duration,
     /// The options of each call.
     pub call: CallOptions,
-    /// Gives a number below its argument.
+    /// Returns a number below its argument.
     pub below: &'a mut (dyn FnMut(u64) -> u64 + Send),
 }
 
-/// Asks for what the card says. What was answered is in the history, and the recorder counts it.
+/// Sends the request of the card. The answer is in the history, and the recorder counts it.
 pub async fn ask<S: LockService>(service: &Recorded<S>, card: Card, asker: &mut Asker<'_>) {
     match card {
         Card::Value(limit, end)
@@ -45,7 +45,7 @@ pub async fn ask<S: LockService>(service: &Recorded<S>, card: Card, asker: &mut 
     }
 }
 
-/// A lock with one value at its limit, a look at it, and its release.
+/// Acquires a lock with one value at its limit, checks it, and releases it.
 async fn lock<S: LockService>(
     service: &Recorded<S>,
     limit: Limit,
@@ -78,13 +78,13 @@ async fn lock<S: LockService>(
         ..ReadOptions::default()
     };
     let signature = request.signature.clone();
-    // A lane begins with 1: a higher number on one that is not known is refused.
+    // A lane begins with 1: a higher number on an unknown lane is refused.
     if let Some(id) = options.request_id.filter(|id| id.seq > 1) {
         let request_id = Some(RequestId { seq: 1, ..id });
         let first = LockOptions { request_id, ..options.clone() };
         let _ = service.lock(request.clone(), first).await;
     }
-    // A refusal and an open outcome are in the history.
+    // Refusals and unknown outcomes are in the history.
     let _ = service.lock(request, options).await;
     if (asker.below)(2) == 0 {
         let _ = service.check(signature, read).await;
@@ -124,7 +124,7 @@ fn set(
             let lane = random_lane(below);
             options.request_id = unsigned(limit, end, below).map(|seq| RequestId { lane, seq });
         }
-        // A limit that is new in the list: a run says that it was not reached.
+        // A limit that is new in the list: the run reports that it was not reached.
         _ => {}
     }
 }
@@ -150,14 +150,14 @@ fn name(limit: Limit, end: End, below: &mut dyn FnMut(u64) -> u64) -> String {
     match end {
         End::Smallest => text(least, variant + 1),
         End::Largest => text(most, variant),
-        // From what fits into a line to what does not.
+        // From lengths that fit into a line to lengths that do not.
         End::Odd => text(least + usize::try_from(below(200)).unwrap_or(0), 2 * variant),
         End::Beyond if least > 0 && variant == 0 => text(least - 1, 0),
         End::Beyond => text(most + 1, variant),
     }
 }
 
-/// A page at one of its limits, of a table or of the tables.
+/// Reads a page at one of its limits, of a table or of the tables.
 async fn list<S: LockService>(
     service: &Recorded<S>,
     limit: Limit,
@@ -181,7 +181,8 @@ async fn list<S: LockService>(
     }
 }
 
-/// A batch of so many requests with names of so many bytes: locks first, and then their releases, or not.
+/// Sends a batch of this many requests with names of this many bytes: locks first, and then their
+/// releases, or none.
 async fn batch<S: LockService>(
     service: &Recorded<S>,
     size: usize,
@@ -196,7 +197,7 @@ async fn batch<S: LockService>(
         number + &text(rest, 1)
     };
     let signee = if bytes > 100 { text(bytes, 1) } else { asker.signee.to_owned() };
-    // They go by themselves, so that a table does not grow for ever.
+    // They expire by themselves, so that a table does not grow for ever.
     let kept = asker.duration * 4;
     let id = lanes(asker);
     let locks = (0..size).map(|at| {
@@ -227,7 +228,7 @@ async fn batch<S: LockService>(
     let _ = service.batch(releases.collect()).await;
 }
 
-/// A lane for each request of a batch: of a lane that several share only the last could be repeated.
+/// A lane for each request of a batch: on a shared lane only the last request could be repeated.
 fn lanes(asker: &mut Asker<'_>) -> impl Fn(usize) -> RequestId + use<> {
     let first = random_lane(&mut *asker.below);
     move |at| RequestId { lane: first.wrapping_add(at as u128), seq: 1 }

@@ -1,4 +1,4 @@
-//! What is asked for at the limits: a deck of cards, shuffled by a seed and gone through again and again.
+//! The requests at the limits: a deck of cards, shuffled by a seed and drawn in a cycle.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use keyward::limits::{self, BATCH, BATCH_BYTES, Beyond, Limit, Proof, Unit};
 
 use super::Reached;
 
-/// Where a value stands to its limit.
+/// The position of a value relative to its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// The least that is allowed.
+    /// The smallest allowed value.
     Smallest,
-    /// The most that is allowed.
+    /// The largest allowed value.
     Largest,
-    /// More than is allowed, or less.
+    /// A value beyond the limit, on either side.
     Beyond,
-    /// Allowed, and unusual: text of several bytes a character, quotes, control characters.
+    /// An allowed but unusual value: text of several bytes a character, quotes, control characters.
     Odd,
 }
 
@@ -30,25 +30,26 @@ impl fmt::Display for End {
     }
 }
 
-/// Something to be asked for.
+/// A request to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Card {
     /// A request with one value at this end of its limit.
     Value(Limit, End),
-    /// A batch of so many requests.
+    /// A batch of this many requests.
     Batch(usize),
-    /// A batch of so many requests with names of full length: the largest body there is, and another.
+    /// A batch of this many requests with names of full length: the largest body there is, and
+    /// another.
     FullBatch(usize),
 }
 
-/// How many requests batches have: one, a few, and about as many as fit into one piece of something.
+/// The sizes of batches: one, a few, and about as many as fit into one chunk of something.
 const BATCHES: [usize; 5] = [2, 3, 10, 11, 257];
 
-/// Requests of full length: a little more than one body of a batch takes.
+/// The number of full-length requests: slightly more than one body of a batch can contain.
 const FULL: usize = 520;
 
 impl Card {
-    /// Every card: from the list of limits.
+    /// All cards, from the list of limits.
     pub fn all() -> Vec<Self> {
         let mut all: Vec<Self> = BATCHES.into_iter().map(Self::Batch).collect();
         for &limit in limits::ALL {
@@ -93,7 +94,7 @@ impl Card {
     }
 }
 
-/// Every card, in an order of chance; behind the last comes the first.
+/// All cards, in random order; after the last comes the first.
 #[derive(Clone, Debug)]
 pub struct Deck {
     cards: Vec<Card>,
@@ -101,7 +102,7 @@ pub struct Deck {
 }
 
 impl Deck {
-    /// Shuffles; `below` gives a number below its argument.
+    /// Shuffles; `below` returns a number below its argument.
     pub fn shuffle(mut below: impl FnMut(u64) -> u64) -> Self {
         let mut cards = Card::all();
         for at in (1..cards.len()).rev() {
@@ -118,8 +119,8 @@ impl Deck {
         card
     }
 
-    /// The next card that goes where the run has not been; `None` if it has been everywhere. In a short
-    /// run not every card would come up by chance.
+    /// The next card for a limit that the run has not reached; `None` if it has reached all. In a
+    /// short run not every card would be drawn by chance.
     pub fn draw_missing(&mut self, reached: &Reached) -> Option<Card> {
         let is_missing =
             |card: Card| card.goal().is_some_and(|(limit, end)| !reached.has(limit, end));
@@ -128,12 +129,12 @@ impl Deck {
     }
 }
 
-/// Unusual text: characters of one to four bytes, what JSON escapes, what a terminal obeys, what looks
-/// like a path, a query or an escape.
+/// Unusual text: characters of one to four bytes, characters that JSON escapes, terminal control
+/// characters, and text that looks like a path, a query or an escape.
 const ODD: [&str; 12] =
     ["\u{1}", "\n", "\"", "\\", "\u{7f}", "é", "字", "🔒", "\u{202e}", "%00", "?a=b&", "/../"];
 
-/// A text of so many bytes; `variant` chooses among a few.
+/// A text of this many bytes; `variant` chooses among a few.
 pub(super) fn text(bytes: usize, variant: u64) -> String {
     let mut text = String::with_capacity(bytes);
     if variant.is_multiple_of(2) {

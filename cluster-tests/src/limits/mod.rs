@@ -1,9 +1,9 @@
-//! The limits of the service, from [`keyward::limits`], as the proof goes to them.
+//! The limits of the service, from [`keyward::limits`], as the proof exercises them.
 //!
-//! [`deck`] draws from the list: each limit at its smallest, at its largest, beyond, and with text that
-//! is unusual; [`mod@ask`] asks for it; [`reach`] counts where a run has been, and says what it did not
-//! reach. None of them names a limit that it does not have to: one that is new in the list is demanded
-//! of every run at once, and its draw is missing until there is one.
+//! [`deck`] draws from the list: each limit at its smallest, at its largest, beyond, and with
+//! unusual text; [`mod@ask`] sends the request; [`reach`] counts the limits that a run has reached,
+//! and reports those that it has not. None of them names a limit without need: a new one in the
+//! list is demanded of every run at once, and is reported as missing until it has a draw.
 
 mod ask;
 mod deck;

@@ -1,4 +1,4 @@
-//! Where a run has been: which limits, at which end, and how often.
+//! The limits that a run has reached: at which end, and how often.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::End;
 use crate::history::{Outcome, Refusal};
 
-/// How many broken limits are told in words.
+/// The number of broken limits that are described.
 const SHOWN: usize = 10;
 
-/// Counts where a run has been. Clones count together.
+/// Counts the limits that a run has reached. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
     shared: Arc<Mutex<Shared>>,
@@ -25,30 +25,31 @@ struct Shared {
     broken: Vec<String>,
 }
 
-/// The limits that can be seen to be reached.
+/// The limits whose reaching can be observed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// Those that clients ask for.
+    /// Those of clients' requests.
     Asked,
-    /// And those whose work shows in what a node leaves on its disk.
+    /// Also those whose work shows in the files on a node's disk.
     FromOutside,
-    /// And all that a simulation sees.
+    /// Also all that a simulation observes.
     All,
 }
 
-/// The amounts of work that show outside of a node.
+/// The amounts of work that are visible outside of a node.
 const FROM_OUTSIDE: [Limit; 3] = [limits::BATCH_BYTES, limits::SEGMENT, limits::SNAPSHOT_CHUNK];
 
-/// Where one run, or many, have been.
+/// The limits that one run, or many, have reached.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Reached(BTreeMap<String, Tally>);
 
-/// How often a limit was reached.
+/// The number of times that a limit was reached, by end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Requests with the smallest value, answered.
     pub smallest: u64,
-    /// Requests with the largest value, answered; times that much work was done.
+    /// Requests with the largest value, answered; or the number of times that this much work was
+    /// done.
     pub largest: u64,
     /// Requests with a value beyond, refused.
     pub beyond: u64,
@@ -57,8 +58,8 @@ pub struct Tally {
 }
 
 impl Reach {
-    /// A request with these values ended so. A request that is beyond a limit must be refused as such, and
-    /// no other one may be.
+    /// Counts a request with these values and its outcome. A request beyond a limit must be refused
+    /// as such, and no other one may be.
     pub fn note(&self, values: &[(Limit, i128)], outcome: &Outcome) {
         let is_beyond = |(limit, value): &(Limit, i128)| {
             limit.beyond == Beyond::Refused && !limit.allows(*value)
@@ -85,8 +86,8 @@ impl Reach {
         }
     }
 
-    /// So much of a limit's work was done, where `enough` of it reaches the limit: in a simulation that
-    /// is less than in production.
+    /// Counts an amount of a limit's work, where `enough` of it reaches the limit: in a simulation
+    /// that is less than in production.
     pub fn worked(&self, limit: Limit, amount: u64, enough: u64) {
         let mut shared = self.shared();
         let tally = shared.reached.0.entry(limit.name.to_owned()).or_default();
@@ -94,7 +95,7 @@ impl Reach {
         tally.most = tally.most.max(amount);
     }
 
-    /// Where the run has been so far.
+    /// The limits that the run has reached so far.
     pub fn reached(&self) -> Reached {
         self.shared().reached.clone()
     }
@@ -117,14 +118,14 @@ impl Shared {
     }
 }
 
-/// Whether the record is to be removed before its grant ends, which is refused, too.
+/// Whether the record would be removed before its grant ends, which is refused, too.
 fn is_short_lived(values: &[(Limit, i128)]) -> bool {
     let of = |wanted: Limit| values.iter().find(|(limit, _)| *limit == wanted).map(|(_, v)| *v);
     of(TIME_TO_LIVE).is_some_and(|time| of(DURATION).is_none_or(|duration| time < duration))
 }
 
 impl Reached {
-    /// Adds where another run has been.
+    /// Adds the limits that another run has reached.
     pub fn add(&mut self, other: &Self) {
         for (name, tally) in &other.0 {
             let sum = self.0.entry(name.clone()).or_default();
@@ -135,17 +136,17 @@ impl Reached {
         }
     }
 
-    /// How often a limit was reached.
+    /// The counts of a limit.
     pub fn of(&self, limit: Limit) -> Tally {
         self.0.get(limit.name).copied().unwrap_or_default()
     }
 
-    /// Whether it has been at this end of a limit.
+    /// Whether this end of a limit has been reached.
     pub fn has(&self, limit: Limit, end: End) -> bool {
         self.of(limit).at(end) > 0
     }
 
-    /// The ends of limits where it has not been and has to be, each in words.
+    /// The ends of limits that were not reached and have to be, each in words.
     pub fn missing(&self, seen: Seen) -> Vec<String> {
         let mut missing = Vec::new();
         for &limit in limits::ALL {
@@ -185,7 +186,7 @@ impl Tally {
     }
 }
 
-/// A table in Markdown.
+/// Writes a table in Markdown.
 impl fmt::Display for Reached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -238,7 +239,7 @@ mod tests {
         reach.note(&[(SIGNATURE, 1025)], &DONE);
         reach.note(&[(SIGNATURE, 5)], &BAD);
         assert_eq!(reach.broken().len(), 2, "{:?}", reach.broken());
-        // A record that is removed before its grant ends is refused, rightly.
+        // A record that is removed before its grant ends is rightly refused.
         reach.note(&[(TIME_TO_LIVE, 5), (DURATION, 6)], &BAD);
         assert_eq!(reach.broken().len(), 2, "{:?}", reach.broken());
     }

@@ -1,4 +1,4 @@
-//! The lock machine as the model holds it: the real one, after the model's log.
+//! The lock machine in the model: the real one, after the model's log.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,8 +16,8 @@ const TABLE: &str = "default";
 const SIGNATURE: &str = "s";
 const SIGNEES: [&str; 2] = ["ann", "bob"];
 
-/// The machine after the whole log. Two are the same if a node that starts from them is: how they
-/// came about takes no part in it, so that worlds with different pasts and one future are one.
+/// The machine after the whole log. Two are equal if nodes that start from them are: their past is
+/// not compared, so that worlds with different pasts and the same future are one.
 #[derive(Clone)]
 pub(super) struct Machine {
     state: Arc<State>,
@@ -56,7 +56,7 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// Who has the lock.
+/// The holder of the lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Holder {
     pub(super) client: usize,
@@ -64,19 +64,19 @@ pub(super) struct Holder {
     pub(super) expired: bool,
 }
 
-/// What a client is told.
+/// The answer to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Told {
-    /// It has the lock.
+    /// It holds the lock.
     Granted {
-        /// By this token.
+        /// The token.
         token: u64,
-        /// For so many microseconds.
+        /// The remaining time in microseconds.
         expires_in_us: u64,
         /// Whether it is a renewal of the same token.
         renewed: bool,
     },
-    /// It has not.
+    /// It does not.
     Refused,
 }
 
@@ -96,7 +96,7 @@ impl Machine {
         Some(Holder { client, token: holder.token.0, expired: holder.expired })
     }
 
-    /// The machine after one more entry, and what its client is told.
+    /// The machine after one more entry, and the answer to its client.
     pub(super) fn apply(&self, entry_term: u8, index: u64, made: &Made) -> (Self, Option<Told>) {
         let command = command(made.what);
         let stamp = Stamp { term: made.term.into(), time: ClusterTime(made.time_us) };
@@ -114,7 +114,7 @@ impl Machine {
                 renewed: matches!(made.what, What::Renew(..)),
             }),
             Outcome::Lock(LockStatus::Failed(_)) => Some(Told::Refused),
-            // A stale stamp: the request was not done, and its client is told so.
+            // A stale stamp: the request was not done, and the answer says so.
             Outcome::Refused(_) if made.what != What::Advance => Some(Told::Refused),
             Outcome::Refused(_)
             | Outcome::Advanced

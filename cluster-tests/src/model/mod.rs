@@ -1,14 +1,14 @@
 //! A model of the lock machine, the cluster clock and the change of leaders, small enough to be
-//! walked whole.
+//! walked completely.
 //!
 //! Two clients, three nodes, three terms, a bounded time: every order in which requests, stamps,
 //! elections and the passing of time can come. The lock machine is the real one; each entry of the
-//! model's log is applied by [`keyward::lock::State`]. What is modelled is what surrounds it: who
-//! may append, when a leader begins to stamp and what from, clocks that run fast and slow within ρ,
-//! and what a client believes about its own grant. `docs/model.md` says what is left out.
+//! model's log is applied by [`keyward::lock::State`]. The model covers its surroundings: who may
+//! append, when a leader begins to stamp and from which base, clocks that run fast and slow within
+//! ρ, and the belief of a client about its own grant. `docs/model.md` lists what is left out.
 //!
-//! [`world`] is the state and its steps, [`machine`] the lock machine in it, [`properties`] what must
-//! hold, [`mutation`] what is broken on purpose to see that the properties can fail.
+//! [`world`] is the state and its steps, [`machine`] the lock machine in it, [`properties`] the
+//! invariants, [`mutation`] the deliberate mistakes that show that the properties can fail.
 
 mod machine;
 pub mod mutation;
@@ -22,16 +22,17 @@ pub use world::{Action, World};
 
 /// The length of a tick in microseconds of real time.
 pub const TICK_US: u64 = 10_000;
-/// How many ticks a grant lasts.
+/// The duration of a grant in ticks.
 pub const DURATION_TICKS: u64 = 2;
 /// ρ in per cent: large, so that a short run of ticks shows it.
 pub const RHO_PERCENT: u64 = 10;
-/// How fast each node's clock runs, in per cent: as fast, as slow as ρ allows, and right.
+/// The rate of each node's clock, in per cent: as fast as ρ allows, as slow as it allows, and
+/// right.
 pub const NODE_RATES: [u64; 3] = [110, 90, 100];
-/// How fast each client's clock runs, in per cent. A slow one believes for too long.
+/// The rate of each client's clock, in per cent. A slow one believes for too long.
 pub const CLIENT_RATES: [u64; 2] = [90, 110];
 
-/// How far the model is walked.
+/// The bounds of the walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
     /// Ticks of real time.
@@ -50,12 +51,12 @@ impl Default for Bounds {
     }
 }
 
-/// The model: its bounds, and what is broken in it.
+/// The model: its bounds, and its mutation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cluster {
-    /// How far it is walked.
+    /// The bounds of the walk.
     pub bounds: Bounds,
-    /// What is broken, if anything.
+    /// The mutation, if any.
     pub mutation: Option<Mutation>,
 }
 

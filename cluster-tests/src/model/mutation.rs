@@ -1,21 +1,21 @@
-//! What is broken on purpose, to see that the properties can fail.
+//! Deliberate mistakes, which show that the properties can fail.
 
 use clap::ValueEnum;
 
 /// A mistake in the protocol, or in the lock machine if it was built with planted bugs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Mutation {
-    /// A leader stamps before its own blank entry is applied, from the clock as it happens to be.
+    /// A leader stamps before its own blank entry is applied, from the current value of its clock.
     StampBeforeBlank,
     /// A leader that is elected again stamps from the base of its earlier term.
     OldBaseReused,
-    /// A follower tells the leader what time it is, by its own clock.
+    /// A follower sends the leader the time of its own clock.
     FollowerAdvances,
-    /// A client counts its time from when the answer came.
+    /// A client counts its time from the arrival of the answer.
     CountedFromAnswer,
-    /// The lock machine lets a stamp of another term have its effect.
+    /// The lock machine accepts a stamp of another term.
     StaleStampAccepted,
-    /// The lock machine lets a renewal revive what has expired.
+    /// The lock machine lets a renewal revive an expired grant.
     RenewalRevives,
 }
 
@@ -32,12 +32,12 @@ impl Mutation {
         }
     }
 
-    /// What it is called on the command line and, if the lock machine has it, as a planted bug.
+    /// Its name on the command line and, if the lock machine has it, as a planted bug.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it is the lock machine that is broken, by a bug planted in it, and not the model.
+    /// Whether it is a bug planted in the lock machine, and not in the model.
     pub fn is_planted(self) -> bool {
         match self {
             Self::StaleStampAccepted | Self::RenewalRevives => true,

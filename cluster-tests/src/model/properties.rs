@@ -1,4 +1,4 @@
-//! What must hold in every world, and what a walk must have come to.
+//! The invariants of every world, and the situations that a walk must have reached.
 
 use stateright::Property;
 
@@ -16,7 +16,7 @@ pub const STALE: &str = "a stale stamp has no effect";
 pub const CLOCK: &str = "the cluster clock never goes back";
 /// The leader's time is behind real time by its rate, and by leader changes, and by nothing else.
 pub const LATE: &str = "late expiry is bounded";
-/// What has expired never lives again.
+/// An expired grant is never live again.
 pub const DEAD: &str = "a dead grant is never revived";
 /// A client that believes to hold the lock holds it.
 pub const BELIEF: &str = "whoever believes to hold the lock holds it";

@@ -1,23 +1,24 @@
 //! The state of the model, and the steps it can take.
 //!
-//! The log is what a majority has: openraft's part, that a term has one leader and that a new leader
-//! has all that was committed, is assumed. A deposed leader does not know that it is one; it goes on
-//! stamping, and what it has stamped can still be appended if it is elected again.
+//! The log is the one that a majority has: openraft's part, that a term has one leader and that a
+//! new leader has all committed entries, is assumed. A deposed leader does not know that it is one;
+//! it goes on stamping, and what it has stamped can still be appended if it is elected again.
 //!
-//! A world holds nothing of its past that makes no difference to its future, so that as many pasts as
-//! possible lead to one world: of the log its length and the newest blank entry, of grants the newest.
+//! A world keeps no part of its past that makes no difference to its future, so that as many pasts
+//! as possible lead to one world: of the log its length and the newest blank entry, of grants the
+//! newest.
 
 use super::machine::{Machine, Told};
 use super::{CLIENT_RATES, Cluster, DURATION_TICKS, Mutation, NODE_RATES, RHO_PERCENT, TICK_US};
 
-/// Everything there is.
+/// The whole state of the model.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct World {
     /// Ticks of real time.
     pub(super) now: u8,
     /// The newest term; 0 before the first election.
     pub(super) term: u8,
-    /// How many entries the log has.
+    /// The number of entries in the log.
     entries: u8,
     /// The cluster clock at the newest term's blank entry.
     blank_us: u64,
@@ -39,29 +40,29 @@ pub(super) struct Made {
     pub(super) what: What,
 }
 
-/// What a command asks.
+/// The request of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum What {
-    /// That time passes.
+    /// Advances the clock.
     Advance,
-    /// The lock, for this client.
+    /// Acquires the lock for this client.
     Lock(usize),
-    /// That this client's grant of this token goes on.
+    /// Renews this client's grant with this token.
     Renew(usize, u64),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Node {
-    /// The term it believes to lead; 0 if none.
+    /// The term in which it believes to lead; 0 if none.
     leads: u8,
-    /// The cluster clock as it was when it was elected last, if that is what is broken.
+    /// The cluster clock at its last election, if the mutation needs it.
     applied_us: u64,
     stamper: Option<Stamper>,
-    /// Stamped, and not appended yet.
+    /// A command that is stamped and not yet appended.
     made: Option<Made>,
 }
 
-/// As the production code has it: `base + (1 - ρ) · (raw time since)`.
+/// A stamper as in the production code: `base + (1 - ρ) · (raw time since)`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Stamper {
     term: u8,
@@ -82,11 +83,11 @@ struct Request {
     sent: u8,
     /// Whether a leader has stamped it.
     taken: bool,
-    /// On its way back.
+    /// The answer in flight.
     told: Option<Told>,
 }
 
-/// What a client believes to hold.
+/// The grant that a client believes to hold.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Belief {
     pub(super) token: u64,
@@ -94,23 +95,23 @@ pub(super) struct Belief {
     expires_in_us: u64,
 }
 
-/// What nobody in the cluster knows, and what the properties ask for.
+/// Facts that nobody in the cluster knows, and that the properties need.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Seen {
-    /// When the newest stamp that had an effect was made.
+    /// The time at which the newest stamp that had an effect was made.
     stamped_at: u8,
     /// Ticks that the cluster clock could not count, from the last stamp of one term to the first
-    /// moment the next leader could stamp.
+    /// moment at which the next leader could stamp.
     lost: u8,
-    /// How many tokens were given, and when the newest was last granted or renewed: the real time of
-    /// the stamp.
+    /// The number of granted tokens, and the time at which the newest was last granted or renewed:
+    /// the real time of the stamp.
     tokens: u8,
     granted_at: u8,
     /// Tokens that have expired, one bit each.
     dead: u8,
-    /// What was seen going wrong.
+    /// The violations that were seen.
     pub(super) wrong: Wrong,
-    /// What was seen at all, so that a walk which never came to it does not pass.
+    /// The situations that were seen, so that a walk that never reached them does not pass.
     pub(super) met: Met,
 }
 
@@ -137,29 +138,29 @@ pub(super) struct Met {
 pub enum Action {
     /// Real time passes.
     Tick,
-    /// A node wins an election, with all of the log applied or with what it had applied when it last
-    /// led.
+    /// A node wins an election, with all of the log applied or with the state that it had applied
+    /// when it last led.
     Elect {
         /// The node.
         node: usize,
-        /// Whether it has applied all.
+        /// Whether it has applied everything.
         caught_up: bool,
-        /// Whether what it had stamped and not appended is still there.
+        /// Whether the command that it had stamped and not appended still exists.
         holds: bool,
     },
-    /// A leader applies what it has not, its own blank entry among it.
+    /// A leader applies the remaining entries, its own blank entry among them.
     Apply(usize),
-    /// A node that believes to lead stamps something.
+    /// A node that believes to lead stamps a command.
     Stamp(usize, What),
-    /// A leader stamps something and appends it at once, and a majority has it.
+    /// A leader stamps a command and appends it at once, and a majority has it.
     Propose(usize, What),
-    /// A leader appends what it has stamped before, perhaps in an earlier term.
+    /// A leader appends a command that it stamped before, perhaps in an earlier term.
     Append(usize),
-    /// A client asks for the lock, or for its grant to go on.
+    /// A client sends a request to lock or to renew.
     Send(usize),
-    /// A client hears the answer.
+    /// A client receives the answer.
     Hear(usize),
-    /// A follower tells the leader the time; only if that is what is broken.
+    /// A follower sends the leader the time; only with that mutation.
     Tell(usize),
 }
 
@@ -181,8 +182,8 @@ impl World {
                     }
                 };
                 elect(true);
-                // How much a leader has applied before its blank entry is nobody's business, unless
-                // that is what is broken.
+                // The number of entries that a leader has applied before its blank entry is
+                // irrelevant, except for one mutation.
                 let asks = cluster.mutation == Some(Mutation::StampBeforeBlank);
                 if asks && node.applied_us < self.machine.clock_us() {
                     elect(false);
@@ -197,7 +198,7 @@ impl World {
                     actions.push(Action::Append(number));
                 }
             } else if leads_now || self.term < bounds.terms {
-                // Otherwise what it stamps could never be appended.
+                // Otherwise its stamps could never be appended.
                 self.stamps(number, cluster, leads_now && room, actions);
             }
             if cluster.mutation == Some(Mutation::FollowerAdvances) && !leads_now {
@@ -223,7 +224,7 @@ impl World {
                 asked.push(what);
             }
         }
-        // Time passes without a request only while there is something for it to do.
+        // Time passes without a request only while it can have an effect.
         let due = self.machine.holder().is_some_and(|holder| !holder.expired);
         if due && time > self.machine.clock_us() {
             asked.push(What::Advance);
@@ -232,8 +233,8 @@ impl World {
             if appends {
                 actions.push(Action::Propose(number, what));
             }
-            // Held back, it can only differ if it is appended in a later term or later in time. One
-            // at a time is held back: two never meet in one term's queue.
+            // A command that is held back makes a difference only if it is appended in a later term
+            // or at a later time. One at a time is held back: two never meet in one term's queue.
             let held = self.nodes.iter().any(|node| node.made.is_some());
             if self.term < cluster.bounds.terms && !held {
                 actions.push(Action::Stamp(number, what));
@@ -277,7 +278,7 @@ impl World {
         (next != *self).then_some(next)
     }
 
-    /// Forgets what makes no difference any more: a belief that is over stays so.
+    /// Forgets state without effect on the future: a belief that is over stays over.
     fn forget(&mut self) {
         for number in 0..self.clients.len() {
             if self.believed(number).is_none() {
@@ -297,7 +298,7 @@ impl World {
             leader.applied_us = clock_us;
         }
         if self.term == cluster.bounds.terms {
-            // Nobody else can lead again: what they have and think makes no difference any more.
+            // No other node can lead again: their state makes no difference any more.
             for (number, other) in self.nodes.iter_mut().enumerate() {
                 if number != node {
                     *other = Node::default();
@@ -306,7 +307,7 @@ impl World {
         }
     }
 
-    /// All that is committed is applied, and the leader begins to stamp at its blank entry.
+    /// Applies all committed entries; the leader begins to stamp at its blank entry.
     fn apply(&mut self, node: usize, mutation: Option<Mutation>) {
         let term = self.term;
         let mut stamper = Stamper { term, base_us: self.blank_us, since: self.now };
@@ -318,7 +319,7 @@ impl World {
         self.begin(node, stamper);
     }
 
-    /// Stamps something, and does not append it yet.
+    /// Stamps a command without appending it.
     fn make(&mut self, node: usize, what: What, mutation: Option<Mutation>) -> Option<()> {
         let (time_us, begun) = self.stamp(node, mutation)?;
         self.begin(node, begun);
@@ -332,7 +333,7 @@ impl World {
         Some(())
     }
 
-    /// A base never moves within its term.
+    /// Begins a term's stamper. A base never moves within its term.
     fn begin(&mut self, node: usize, stamper: Stamper) {
         let current = &mut self.nodes[node].stamper;
         if current.is_some_and(|current| current.term >= stamper.term) {
@@ -345,7 +346,7 @@ impl World {
         }
     }
 
-    /// What a node that believes to lead would stamp now, and with which stamper.
+    /// The stamp that a node that believes to lead would make now, and its stamper.
     fn stamp(&self, node: usize, mutation: Option<Mutation>) -> Option<(u64, Stamper)> {
         let leader = &self.nodes[node];
         if leader.leads == 0 {
@@ -381,7 +382,7 @@ impl World {
         }
     }
 
-    /// Notes what the properties ask for.
+    /// Updates the facts that the properties need.
     fn judge(&mut self, before: &Machine, made: &Made, told: Option<Told>) {
         let seen = &mut self.seen;
         seen.wrong.clock |= self.machine.clock_us() < before.clock_us();
@@ -432,7 +433,7 @@ impl World {
         };
         let late = matches!(what, What::Renew(..)) && !believed;
         client.belief = match told {
-            // What was lost once stays lost, whatever a late answer says.
+            // A grant that was lost once stays lost, whatever a late answer says.
             Told::Granted { .. } if late => None,
             Told::Granted { token, expires_in_us, .. } => {
                 let from_answer = mutation == Some(Mutation::CountedFromAnswer);
@@ -443,7 +444,7 @@ impl World {
         };
     }
 
-    /// What a client believes to hold at this moment, by its own clock.
+    /// The grant that a client believes to hold at this moment, by its own clock.
     pub(super) fn believed(&self, number: usize) -> Option<Belief> {
         self.clients[number].belief.filter(|belief| {
             let real_us = u64::from(self.now - belief.sent) * TICK_US;
@@ -452,8 +453,8 @@ impl World {
         })
     }
 
-    /// By how much the leader's time is behind what two slow clocks explain; `None` if nobody can
-    /// stamp.
+    /// The time by which the leader's clock is behind what two slow clocks explain; `None` if no
+    /// node can stamp.
     pub(super) fn behind_us(&self, mutation: Option<Mutation>) -> Option<u64> {
         let leader =
             self.nodes.iter().position(|node| node.leads == self.term && node.leads != 0)?;

@@ -1,12 +1,12 @@
 //! etcd, through `etcd-client`.
 //!
 //! [`Manner::LockService`] is etcd's own lock (`v3lock`): `Lock` creates a key below the lock's
-//! name and waits until it is the oldest, `Unlock` deletes it. [`Manner::Transaction`] is what a
-//! program does that wants an answer at once: one transaction creates the key if it is absent,
-//! another deletes it if it is still ours.
+//! name and waits until it is the oldest, `Unlock` deletes it. [`Manner::Transaction`] suits a
+//! program that needs an answer at once: one transaction creates the key if it is absent, another
+//! deletes it if it is still ours.
 //!
-//! A lock lasts as long as its lease. Leases have whole seconds, at least two, and cannot be given
-//! another duration: [`Session::renew`] keeps one alive for the duration it was granted with.
+//! A lock lasts as long as its lease. Leases have whole seconds, at least two, and their duration
+//! cannot be changed: [`Session::renew`] keeps one alive for the duration it was granted with.
 //! Nothing here keeps a lease alive in the background: a holder that does nothing loses its locks.
 
 use std::time::Duration;
@@ -20,25 +20,26 @@ use keyward::bench::{Failure, Session, Target};
 use super::{answered, as_read, spread};
 use crate::wait::Stopwatch;
 
-/// How a lock is taken.
+/// The way to acquire a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
-    /// `v3lock`. It has no way to try: a caller queues, and `acquire` gives up after
-    /// [`super::ANSWER`], withdrawing what it had queued. `Unlock` does not tell whether the lock
-    /// was still held, so a late release succeeds (and harms nobody: the key is the caller's own).
+    /// `v3lock`. It has no way to try: a caller queues, and `acquire` times out after
+    /// [`super::ANSWER`], withdrawing its place in the queue. `Unlock` does not report whether the
+    /// lock was still held, so a late release succeeds (and harms nobody: the key is the caller's
+    /// own).
     LockService,
     /// A transaction on the key itself, refused at once if another holds it.
     Transaction,
 }
 
-/// What a lease belongs to.
+/// The owner of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeaseOf {
     /// The session: its locks live and die together, as with etcd's own client packages. Acquire
-    /// keeps the lease alive itself once a third of it is over, so a lock lasts at least two
-    /// thirds of the duration that it was asked for.
+    /// keeps the lease alive itself once a third of it is over, so a lock lasts at least two thirds
+    /// of the requested duration.
     TheSession,
-    /// Each lock: granted when it is taken, revoked when it is released, so that every lock has
+    /// Each lock: granted when it is acquired, revoked when it is released, so that every lock has
     /// its whole duration. Two more requests for each pair.
     TheLock,
 }
@@ -66,7 +67,7 @@ impl Target for Etcd {
         let endpoint = spread(&self.endpoints, client);
         let opened = async {
             let mut client = Client::connect([endpoint], Some(options)).await?;
-            // Connecting is lazy; this is the first word.
+            // Connecting is lazy; this is the first request.
             client.status().await?;
             Ok::<_, Error>(client)
         };
@@ -80,7 +81,7 @@ pub struct EtcdSession {
     client: Client,
     manner: Manner,
     lease_of: LeaseOf,
-    /// Of the session, if leases are.
+    /// The lease of the session, if it has one.
     lease: Option<Lease>,
 }
 
@@ -88,19 +89,19 @@ pub struct EtcdSession {
 #[derive(Debug)]
 struct Lease {
     id: i64,
-    /// As it was asked for; what was granted is never shorter.
+    /// The requested duration; the granted one is never shorter.
     duration: Duration,
-    /// Since the request that last made it whole was sent.
+    /// The time since the request that last renewed it was sent.
     age: Stopwatch,
     stream: Option<(LeaseKeeper, LeaseKeepAliveStream)>,
 }
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug)]
 pub struct EtcdHeld {
     key: Vec<u8>,
-    /// The store's revision when the lock was had; that of the key's creation, if nobody was
-    /// before it.
+    /// The store's revision when the lock was acquired; that of the key's creation, if there was no
+    /// queue.
     revision: i64,
     lease: HeldBy,
 }
@@ -128,7 +129,7 @@ impl Session for EtcdSession {
         match (taken, lease) {
             (Ok((key, revision)), lease) => Ok(EtcdHeld { key, revision, lease }),
             (Err(failure), HeldBy::Own(lease)) => {
-                // Left to itself it would end in time; a failure to revoke changes no answer.
+                // It would expire by itself; a failure to revoke changes no answer.
                 let _ = answered(self.client.lease_revoke(lease.id), self::failure).await;
                 Err(failure)
             }
@@ -167,7 +168,7 @@ impl Session for EtcdSession {
 
     async fn release(&mut self, _signature: &str, held: EtcdHeld) -> Result<(), Failure> {
         if let HeldBy::Own(lease) = &held.lease {
-            // It takes the key with it.
+            // Revoking it deletes the key.
             let revoked = answered(self.client.lease_revoke(lease.id), failure).await;
             return match revoked {
                 Err(failure) if failure == lease_is_gone() => Err(Failure::Refused),
@@ -242,7 +243,7 @@ impl EtcdSession {
         let seconds = i64::try_from(seconds)
             .map_err(|_| Failure::Unavailable(format!("{duration:?} is too long")))?;
         let granted = answered(self.client.lease_grant(seconds, None), failure).await;
-        // A lease that nobody knows holds no lock, so an unknown outcome is none here.
+        // A lease that nobody knows holds no lock, so an unknown outcome counts as not done.
         let granted = granted.map_err(as_read)?;
         Ok(Lease { id: granted.id(), duration, age, stream: None })
     }
@@ -251,7 +252,7 @@ impl EtcdSession {
         let options = LockOptions::new().with_lease(lease);
         let request = self.client.lock(signature, Some(options));
         let Ok(answer) = tokio::time::timeout(super::ANSWER, request).await else {
-            // The name of the key that waits is the server's way to write the lease.
+            // The name of the waiting key contains the lease as the server formats it.
             let queued = format!("{signature}/{lease:x}");
             answered(self.client.delete(queued, None), failure).await?;
             return Err(Failure::Refused);
@@ -276,7 +277,7 @@ impl EtcdSession {
     }
 }
 
-/// Makes a lease whole again; `Refused` if it has ended.
+/// Renews a lease; `Refused` if it has ended.
 async fn keep_alive(client: &mut Client, lease: &mut Lease) -> Result<(), Failure> {
     let age = Stopwatch::start();
     match lease.stream.take() {
@@ -302,7 +303,7 @@ async fn keep_alive(client: &mut Client, lease: &mut Lease) -> Result<(), Failur
     Ok(())
 }
 
-/// The client's own word for a lease that is no more, when a stream is opened.
+/// The client's own error for an expired lease, when a stream is opened.
 #[expect(clippy::wildcard_enum_match_arm, reason = "another crate's errors, which may grow")]
 fn as_ended(error: Error) -> Failure {
     match error {
@@ -317,8 +318,8 @@ fn lease_is_gone() -> Failure {
     Failure::Unavailable(String::from(LEASE_NOT_FOUND))
 }
 
-/// What an error says about whether the request was done. gRPC calls a refused connection and one
-/// that broke on the way by the same code, so its text decides.
+/// Classifies an error by whether the request was done. gRPC has the same code for a refused
+/// connection and for one that broke during a request, so its text decides.
 #[allow(clippy::needless_pass_by_value, reason = "errors are given away where they end")]
 fn failure(error: Error) -> Failure {
     const NOT_DONE: [&str; 4] = [
@@ -363,7 +364,7 @@ mod tests {
         queues(&etcd).await;
     }
 
-    /// The lock service hands over to whoever waits, with a larger token.
+    /// The lock service hands over to the next in the queue, with a larger token.
     async fn queues(etcd: &Etcd) {
         let duration = Duration::from_secs(20);
         let mut one = etcd.session(0).await.expect("a session");

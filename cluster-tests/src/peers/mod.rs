@@ -1,13 +1,13 @@
 //! Other lock services, started as real processes and driven through their own Rust clients.
 //!
 //! [`server`] starts and ends them; [`etcd`], [`zookeeper`] and [`redis`] translate
-//! [`keyward::bench::Session`] into what each service's client does for a lock. They serve the
+//! [`keyward::bench::Session`] into the requests of each service's client. They serve the
 //! comparison and the tests that freeze holders, so a lock's duration is a real lease of the
 //! service, never a timer of the adapter's.
 //!
-//! Invariants: an adapter retries nothing and caches nothing; what it cannot promise it says in its
-//! own documentation, not with a lenient answer. A request without an answer ends after
-//! [`ANSWER`] as [`Failure::Unknown`].
+//! Invariants: an adapter retries nothing and caches nothing; a missing guarantee is documented,
+//! not hidden by a lenient answer. A request without an answer ends after [`ANSWER`] as
+//! [`Failure::Unknown`].
 
 pub mod etcd;
 mod ports;
@@ -23,11 +23,11 @@ use keyward::bench::Failure;
 
 use crate::wait::Stopwatch;
 
-/// How long a request to a service may take. It is far beyond an election of any of them, so that
-/// it ends only what would hang.
+/// The timeout of a request to a service. It is far beyond an election of any of them, so that it
+/// ends only requests that would hang.
 pub const ANSWER: Duration = Duration::from_secs(10);
 
-/// How often a server is asked whether it is ready.
+/// The interval at which a server's readiness is polled.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits for an answer, at most for [`ANSWER`].
@@ -41,7 +41,7 @@ async fn answered<T, E>(
     }
 }
 
-/// The same, for a request that changes nothing: what is not answered is not done.
+/// Translates the failure of a request that changes nothing: without an answer it is not done.
 fn as_read(failure: Failure) -> Failure {
     match failure {
         Failure::Unknown(why) => Failure::Unavailable(why),
@@ -54,8 +54,8 @@ fn spread(endpoints: &[String], client: usize) -> &str {
     &endpoints[client % endpoints.len()]
 }
 
-/// Asks again and again until there is a value: [`crate::wait::eventually`] for a probe that
-/// changes what it borrows.
+/// Polls until there is a value: [`crate::wait::eventually`] for a probe that changes what it
+/// borrows.
 async fn until<T, E: Display>(
     what: &str,
     within: Duration,
@@ -82,7 +82,7 @@ pub(crate) mod checks {
     /// Longer than any of these tests.
     const DURATION: Duration = Duration::from_secs(20);
 
-    /// Whether a service is installed; if not, says so where nobody can miss it.
+    /// Whether a service is installed; if not, prints a prominent message.
     pub(crate) fn installed(kind: &super::server::Kind) -> bool {
         match kind.installed() {
             Ok(()) => true,
@@ -94,7 +94,8 @@ pub(crate) mod checks {
         }
     }
 
-    /// One holds, another is refused, and after the release the other has it with a larger token.
+    /// One client holds, another is refused, and after the release it acquires the lock with a
+    /// larger token.
     pub(crate) async fn excludes<T: Target>(target: &T) {
         let mut one = target.session(0).await.expect("a session");
         let mut other = target.session(1).await.expect("a session");
@@ -114,7 +115,7 @@ pub(crate) mod checks {
     }
 
     /// A holder that does nothing for longer than its duration has lost the lock to another, and
-    /// learns it when it renews or releases.
+    /// learns of it when it renews or releases.
     pub(crate) async fn ends<T: Target>(target: &T, duration: Duration) {
         let mut frozen = target.session(0).await.expect("a session");
         let mut other = target.session(1).await.expect("a session");
@@ -124,7 +125,7 @@ pub(crate) mod checks {
         let taken =
             until("the lock ends", duration * 4, async || other.acquire(signature, duration).await)
                 .await;
-        // The service counted from before its answer arrived here.
+        // The service counted from before the arrival of its answer.
         let least = duration.saturating_sub(Duration::from_millis(100));
         assert!(watch.elapsed() >= least, "it ended after {:?}", watch.elapsed());
         assert_eq!(frozen.renew(signature, &mut held, duration).await, Err(Failure::Refused));

@@ -1,4 +1,4 @@
-//! Ports for servers that cannot be told to let the kernel choose one.
+//! Ports for servers that cannot let the kernel choose one.
 
 use std::net::TcpListener;
 
@@ -8,14 +8,14 @@ use rand::Rng;
 /// that none of the clients' own connections takes the port of a node that is being restarted.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
-/// So many ports of the loopback interface that were free a moment ago, all different.
+/// Returns `count` different ports of the loopback interface that were free a moment ago.
 ///
 /// # Panics
-/// If there are not so many.
+/// If there are not enough.
 pub(super) fn reserve(count: usize) -> Vec<u16> {
     let mut random = rand::rng();
-    // All are kept bound until all are found; a few thousand attempts fail only if nearly
-    // every port is taken.
+    // All are kept bound until enough are found; a few thousand attempts fail only if nearly every
+    // port is taken.
     let mut bound: Vec<(u16, TcpListener)> = Vec::new();
     for _ in 0..10_000 {
         if bound.len() == count {

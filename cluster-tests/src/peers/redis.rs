@@ -1,10 +1,10 @@
 //! Redis, through `redis`.
 //!
 //! One Redis: `SET key value NX PX`, and a script that deletes the key if the value is still the
-//! holder's. Several: Redlock, the same on all at once, had by whoever has a majority before the
-//! lock's own duration is over. One is the majority of one, so both are one adapter.
+//! holder's. Several: Redlock, the same on all at once, acquired by the client that has a majority
+//! before the lock's own duration is over. One is the majority of one, so both are one adapter.
 //!
-//! Neither has a fencing token, and neither survives what its clocks and disks do not: with Redis'
+//! Neither has a fencing token, and neither survives failures of clocks and disks: with Redis'
 //! default durability an answer is on no disk yet, and a node that starts again has forgotten.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] \
 const EXTEND: &str = "if redis.call('get', KEYS[1]) == ARGV[1] \
      then return redis.call('pexpire', KEYS[1], ARGV[2]) else return 0 end";
 
-/// One Redis, or several with nothing in common but their clients.
+/// One Redis, or several independent ones.
 #[derive(Clone, Debug)]
 pub struct Redis {
     endpoints: Vec<String>,
@@ -38,7 +38,7 @@ struct Scripts {
 }
 
 impl Redis {
-    /// Locks on a majority of these (`redis://HOST:PORT`): Redlock, if they are several.
+    /// Locks on a majority of these (`redis://HOST:PORT`): Redlock, if there are several.
     pub fn new(endpoints: Vec<String>) -> Self {
         let scripts = Scripts { release: Script::new(RELEASE), extend: Script::new(EXTEND) };
         Self { endpoints, scripts: Arc::new(scripts) }
@@ -65,28 +65,28 @@ impl Target for Redis {
     }
 }
 
-/// A client, with a connection to each Redis. A broken connection is made anew by the next request.
+/// A client, with a connection to each Redis. The next request replaces a broken connection.
 #[derive(Debug)]
 pub struct RedisSession {
     nodes: Vec<Node>,
     scripts: Arc<Scripts>,
-    /// With a number behind it, the value of each lock: nobody else's.
+    /// The prefix of each lock's value; a number follows, so that no other lock has it.
     name: String,
     taken: u64,
 }
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug)]
 pub struct RedisHeld {
     value: String,
 }
 
-/// What the nodes said.
+/// The answers of the nodes.
 #[derive(Default, Debug)]
 struct Votes {
     yes: usize,
     no: usize,
-    /// The worst of the failures: an unknown outcome weighs more than a request not done.
+    /// The worst of the failures: an unknown outcome is worse than a request not done.
     failure: Option<Failure>,
 }
 
@@ -105,8 +105,8 @@ impl Session for RedisSession {
             return Ok(held);
         }
         let why = votes.against(self.majority());
-        // A minority must not have to end by itself: Redlock frees what it has. Where that is not
-        // known to be done, the lock may still be held by nobody who knows it.
+        // A minority must not have to expire: Redlock releases what it has. If that is not known to
+        // be done, the lock may still be held without a holder that knows it.
         match self.release(signature, held).await {
             Ok(()) | Err(Failure::Refused) => Err(as_read(why)),
             Err(left) if why != Failure::Refused => Err(left),
@@ -162,7 +162,7 @@ impl RedisSession {
         self.nodes.len() / 2 + 1
     }
 
-    /// Asks all nodes at once and counts what they say.
+    /// Sends a command to all nodes at once and counts their answers.
     async fn ask(&mut self, question: &Cmd) -> Votes {
         let mut votes = Votes::default();
         for answer in join_all(self.nodes.iter_mut().map(|node| node.ask(question))).await {
@@ -184,7 +184,7 @@ impl Votes {
         }
     }
 
-    /// Why there is no majority for it: it was refused, unless those that did not answer could
+    /// The reason for the lack of a majority: a refusal, unless those that did not answer could
     /// have made the difference.
     fn against(self, majority: usize) -> Failure {
         let silent = usize::from(self.failure.is_some());
@@ -212,7 +212,7 @@ impl Node {
         match question.query_async::<Value>(connection).await {
             Ok(value) => Ok(matches!(value, Value::Okay | Value::Int(1))),
             Err(error) => {
-                // Whether it broke or only took too long: what comes next on it is not known.
+                // Whether it broke or only timed out: the next bytes on it are unknown.
                 self.connection = None;
                 Err(failure(error))
             }
@@ -232,14 +232,15 @@ impl Node {
             .set_response_timeout(Some(ANSWER));
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        // Known to the server from now on, so that their hashes are enough.
+        // The server knows the scripts from now on, so that their hashes are enough.
         self.scripts.release.load_async(&mut connection).await?;
         self.scripts.extend.load_async(&mut connection).await?;
         Ok(connection)
     }
 }
 
-/// What is left of a duration for Redlock: a hundredth, and 2 ms, are given to clocks that differ.
+/// The remaining validity of a lock in Redlock: a hundredth, and 2 ms, are subtracted for clocks
+/// that differ.
 fn valid(duration: Duration) -> Duration {
     duration.saturating_sub(duration / 100 + Duration::from_millis(2))
 }

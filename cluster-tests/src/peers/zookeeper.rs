@@ -1,16 +1,16 @@
 //! ZooKeeper, through `zookeeper-client`.
 //!
 //! [`Manner::Ephemeral`] is the plain way to try for a lock: an ephemeral node is created, or
-//! exists already; a release deletes it. [`Manner::Recipe`] is ZooKeeper's own recipe for those who
-//! wait: ephemeral nodes with numbers, each watching the one before it.
+//! exists already; a release deletes it. [`Manner::Recipe`] is ZooKeeper's own recipe for waiting
+//! clients: ephemeral nodes with numbers, each watching the one before it.
 //!
-//! A lock lasts as long as the *session* of its holder, whatever duration is asked for; the
-//! session's is said when the [`ZooKeeper`] is made (the server allows 2 to 20 of its ticks: 4 to
-//! 40 s by default). The client keeps its session alive by pings of its own as long as the process
-//! runs and its runtime turns: a holder is frozen only with its process.
+//! A lock lasts as long as the *session* of its holder, whatever duration is requested; the
+//! session's duration is an argument of [`ZooKeeper::new`] (the server allows 2 to 20 of its ticks:
+//! 4 to 40 s by default). The client keeps its session alive by pings of its own as long as the
+//! process runs and its runtime makes progress: a holder is frozen only with its process.
 //!
-//! A session is kept alive by any request, so [`Session::renew`] asks for the lock's node: a read
-//! that the node answers by itself. Nothing is written and no majority is asked.
+//! A session is kept alive by any request, so [`Session::renew`] reads the lock's node: a read that
+//! the node answers by itself. Nothing is written and no majority is involved.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const ROOT: &str = "/locks";
 
 const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
-/// How a lock is taken.
+/// The way to acquire a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
     /// One ephemeral node, refused at once if it exists.
@@ -59,7 +59,7 @@ impl Target for ZooKeeper {
             .connect(address);
         let client = answered(connected, failure).await.map_err(as_read)?;
         match answered(client.create(ROOT, b"", &PERSISTENT), failure).await {
-            // Refused: another has made it already.
+            // Refused: another client has created it already.
             Ok(_) | Err(Failure::Refused) => {}
             Err(other) => return Err(as_read(other)),
         }
@@ -75,12 +75,12 @@ pub struct ZooKeeperSession {
     manner: Manner,
 }
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug)]
 pub struct ZooKeeperHeld {
     path: String,
     /// The transaction that created the node (`czxid`). With the recipe, the node's number below
-    /// its parent: the recipe does not tell the transaction, and the parent is never removed.
+    /// its parent: the recipe does not return the transaction, and the parent is never removed.
     token: i64,
 }
 
@@ -121,12 +121,12 @@ impl Session for ZooKeeperSession {
         answered(self.client.delete(&held.path, None), failure_of_holder).await
     }
 
-    /// `sync`, which has the node catch up with the leader, and a read behind it on the same
-    /// connection. The strongest that ZooKeeper offers, and not linearizable: the leader answers
-    /// `sync` without asking a majority whether it still leads.
+    /// Sends `sync`, which makes the node catch up with the leader, and a read after it on the same
+    /// connection. The strongest read that ZooKeeper offers, and not linearizable: the leader
+    /// answers `sync` without checking with a majority that it still leads.
     async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
         let path = path(signature);
-        // Requests are sent as their futures are made, so both are under way together.
+        // Requests are sent when their futures are created, so both are in flight together.
         let synced = self.client.sync(&path);
         match self.manner {
             Manner::Ephemeral => {
@@ -159,13 +159,13 @@ impl ZooKeeperSession {
             .with_ancestor_options(PERSISTENT)
             .map_err(failure)?;
         let request = self.client.lock(prefix, b"", options);
-        // Dropping the request takes the caller out of the queue.
+        // Dropping the request removes the caller from the queue.
         let Ok(lock) = tokio::time::timeout(super::ANSWER, request).await else {
             return Err(Failure::Refused);
         };
         let lock = lock.map_err(failure)?;
         let path = lock.lock_path().to_owned();
-        // Dropping it would delete the node in the background: a release is waited for here.
+        // Dropping it would delete the node in the background: here the release is waited for.
         std::mem::forget(lock);
         let number = path.rsplit('-').next().and_then(|number| number.parse().ok());
         let token = number.ok_or_else(|| Failure::Unknown(format!("no number in {path}")))?;
@@ -173,7 +173,7 @@ impl ZooKeeperSession {
     }
 }
 
-/// The node of a lock: a signature may hold what a path may not.
+/// The node of a lock: a signature may contain characters that a path may not.
 fn path(signature: &str) -> String {
     use std::fmt::Write as _;
     let mut path = format!("{ROOT}/");
@@ -187,7 +187,7 @@ fn path(signature: &str) -> String {
     path
 }
 
-/// What an error says about whether the request was done.
+/// Classifies an error by whether the request was done.
 #[expect(clippy::wildcard_enum_match_arm, reason = "another crate's errors, which may grow")]
 fn failure(error: Error) -> Failure {
     match error {
@@ -201,7 +201,7 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// The same for one that held a lock: it went with its session.
+/// The same for a request of a holder, which loses its lock with its session.
 #[expect(clippy::wildcard_enum_match_arm, reason = "another crate's errors, which may grow")]
 fn failure_of_holder(error: Error) -> Failure {
     match error {
@@ -252,7 +252,7 @@ mod tests {
         other.release("peers/session", held).await.expect("a release");
     }
 
-    /// The recipe hands over to whoever waits, with a larger token.
+    /// The recipe hands over to the next in the queue, with a larger token.
     async fn queues(zookeeper: &ZooKeeper) {
         let duration = Duration::from_secs(20);
         let mut one = zookeeper.session(0).await.expect("a session");

@@ -1,4 +1,4 @@
-//! The volume as the kernel sees it.
+//! The volume's interface to the kernel.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::trap::{self, Call, Side};
 use super::volume::{Attributes, Refused};
 use super::{Refuses, State, Trouble, Volume};
 
-/// Nothing is remembered by the kernel.
+/// The kernel caches nothing.
 const AT_ONCE: Duration = Duration::ZERO;
 
-/// A number is never used for another file.
+/// A number is never reused for another file.
 const GENERATION: Generation = Generation(0);
 
 /// A mounted volume.
@@ -35,7 +35,7 @@ impl Mounted {
         if trouble.dead { Err(Errno::EIO) } else { Ok(trouble) }
     }
 
-    /// For what changes something.
+    /// Checks that changes are possible.
     fn writable(&self) -> Result<(), Errno> {
         match self.trouble()?.refuses {
             Refuses::Writes => Err(Errno::EIO),
@@ -60,7 +60,7 @@ impl Mounted {
         })
     }
 
-    /// Syncs, perhaps later: whoever asked waits, and nobody else does.
+    /// Syncs, perhaps later: only the caller waits.
     fn sync(&self, asked: Asked<'static>, reply: ReplyEmpty) {
         let slow = match self.trouble() {
             Ok(trouble) => trouble.slow,
@@ -79,13 +79,13 @@ impl Mounted {
     }
 }
 
-/// A call that is a boundary: who makes it, and on what.
+/// A call that is a boundary: its thread, its kind, and its target.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     thread: u32,
     call: Call,
     ino: u64,
-    /// A name in the folder `ino`, or that itself.
+    /// A name in the folder `ino`, or `None` for `ino` itself.
     name: Option<&'a OsStr>,
 }
 
@@ -109,8 +109,8 @@ impl<'a> Asked<'a> {
 }
 
 impl State {
-    /// Does what is asked, unless whoever asks is to die of it. If it is, it dies before it is
-    /// answered: what is answered then, nobody hears.
+    /// Runs a call, unless its process is to die of it. A process that is to die is killed before
+    /// the call is answered, so that nobody receives the answer.
     fn boundary<T>(
         &self,
         asked: &Asked<'_>,
@@ -120,7 +120,7 @@ impl State {
             None => act(),
             Some(side) => {
                 if side == Side::After {
-                    // It may fail for a reason of its own; death comes all the same.
+                    // It may fail for a reason of its own; the process dies all the same.
                     let _ = act();
                 }
                 self.trouble().dead = true;

@@ -1,14 +1,14 @@
-//! A file system that knows what was synced, and forgets the rest when its power is cut.
+//! A file system that keeps track of what was synced, and loses the rest when its power is cut.
 //!
-//! `kill -9` loses nothing that was written: the kernel keeps it. What a lost power supply loses is
-//! what no `fsync` has covered, and only the file system can take that away. This one lives in
+//! `kill -9` loses nothing that was written: the kernel keeps it. A power failure loses everything
+//! that no `fsync` has covered, and only the file system can simulate that. This one lives in
 //! memory ([`volume`]), is mounted through FUSE ([`Disk`]), and holds a node's data folder. It is
 //! as strict as POSIX allows: a file's content is durable once the file is synced, a name once its
-//! folder is. It can be slow, full or broken besides, and it can end the process that uses it at any
+//! folder is. It can also be slow, full or broken, and it can end the process that uses it at any
 //! call ([`trap`]).
 //!
 //! Nothing is cached in the kernel: attributes and names have no time to live, and files are opened
-//! with direct I/O, so that after a cut nobody sees what was lost.
+//! with direct I/O, so that lost data is not visible after a cut.
 
 mod fuse;
 pub mod trap;
@@ -25,7 +25,7 @@ use fuser::{BackgroundSession, Config, MountOption};
 pub use trap::{Call, Side, Sprung, Trap};
 pub use volume::{Kept, Volume};
 
-/// What a disk refuses.
+/// The calls that a disk refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Refuses {
     /// Nothing.
@@ -33,21 +33,21 @@ pub enum Refuses {
     Nothing,
     /// Writes fail with EIO.
     Writes,
-    /// Syncs fail with EIO, and what they were to cover is lost even if a later one succeeds, as on
-    /// Linux.
+    /// Syncs fail with EIO, and the data that they were to cover is lost even if a later one
+    /// succeeds, as on Linux.
     Syncs,
     /// Writes fail with ENOSPC.
     Space,
 }
 
-/// What is wrong with a disk.
+/// The faults of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Trouble {
     /// There is no power: every call fails.
     pub dead: bool,
-    /// What it refuses.
+    /// The calls that it refuses.
     pub refuses: Refuses,
-    /// How much longer each sync takes.
+    /// The additional time that each sync takes.
     pub slow: Duration,
 }
 
@@ -56,7 +56,7 @@ pub struct Trouble {
 pub struct Disk {
     state: Arc<State>,
     folder: PathBuf,
-    /// Dropped first of what matters: it unmounts.
+    /// Dropped before the other fields that matter: it unmounts.
     session: Option<BackgroundSession>,
 }
 
@@ -82,10 +82,10 @@ impl State {
 }
 
 impl Disk {
-    /// Whether a disk can be mounted here.
+    /// Checks that a disk can be mounted here.
     ///
     /// # Errors
-    /// What is missing.
+    /// The missing requirement.
     pub fn possible() -> Result<(), String> {
         if !Path::new("/dev/fuse").exists() {
             return Err(String::from(
@@ -113,47 +113,47 @@ impl Disk {
         Ok(Self { state, folder: folder.to_owned(), session: Some(session) })
     }
 
-    /// Where it is mounted.
+    /// The folder that it is mounted on.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Cuts the power: from now on every call fails, and nothing is acknowledged any more. Whoever
-    /// uses the disk must be ended before [`Disk::power_on`].
+    /// Cuts the power: from now on every call fails, and nothing is acknowledged any more.
+    /// Processes that use the disk must be ended before [`Disk::power_on`].
     pub fn power_off(&self) {
         self.state.trouble().dead = true;
     }
 
-    /// Brings the disk back with what was durable when the power was cut, and with `kept` of the
-    /// rest. Every other trouble is over, and no trap is set.
+    /// Restores the power with what was durable when it was cut, and with `kept` of the rest. All
+    /// other faults and the trap are removed.
     pub fn power_on(&self, kept: Kept) {
         self.state.volume().lose_unsynced(kept);
         *self.state.trap() = None;
         *self.state.trouble() = Trouble::default();
     }
 
-    /// From now on the calls are counted, and whoever makes the one that is meant dies of it: the
-    /// power is cut, and the process gets `SIGKILL` before anything is answered.
+    /// Sets a trap: from now on calls are counted, and the process that makes the chosen one dies
+    /// of it. The power is cut, and the process gets `SIGKILL` before the call is answered.
     pub fn set_trap(&self, trap: Trap) {
         *self.state.trap() = Some(trap::Set::new(trap));
     }
 
-    /// Takes a trap away.
+    /// Removes a trap.
     pub fn clear_trap(&self) {
         *self.state.trap() = None;
     }
 
-    /// Where a process died of the trap, if one has.
+    /// The call at which a process died of the trap, if one has.
     pub fn sprung(&self) -> Option<Sprung> {
         self.state.trap().as_ref().and_then(trap::Set::sprung).cloned()
     }
 
-    /// Changes what is wrong.
+    /// Changes the faults.
     pub fn set(&self, trouble: Trouble) {
         *self.state.trouble() = trouble;
     }
 
-    /// How many bytes of files are not durable now.
+    /// The number of bytes of files that are not durable now.
     pub fn unsynced_bytes(&self) -> u64 {
         self.state.volume().unsynced_bytes()
     }
@@ -162,7 +162,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            // Gone already: there is nothing left to be done.
+            // Already unmounted: nothing is left to do.
             let _ = session.umount_and_join();
         }
     }
@@ -282,11 +282,11 @@ mod tests {
         assert!(watch.elapsed() >= slow);
     }
 
-    /// A shell that writes two files, and how far it came under this trap.
+    /// Runs a shell that writes two files, and returns how far it came under this trap.
     fn shell_in_trap(number: u64, side: Side) -> Option<(Sprung, Vec<String>)> {
         let (_folder, disk) = mounted()?;
         disk.set_trap(Trap { number, side, from: "" });
-        // What the harness itself does is not counted.
+        // Calls of the harness itself are not counted.
         fs::create_dir(disk.folder().join("own")).expect("a folder");
         let mut shell = std::process::Command::new("sh");
         let written = shell

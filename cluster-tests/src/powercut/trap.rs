@@ -1,10 +1,10 @@
-//! A death that waits for one call.
+//! The death of a process at one chosen call.
 //!
-//! A disk can be told to end the process that uses it right before or right after one of its calls:
-//! the power is off from then on, the process gets `SIGKILL`, and only then is the call answered, so
-//! that nothing of the process runs on. Counted are the calls that change what is on the disk or
-//! make a change durable; looking and reading are no boundaries. What the harness itself does in the
-//! folder is not counted.
+//! A disk can end the process that uses it right before or right after one of its calls: the power
+//! is off from then on, the process gets `SIGKILL`, and only then is the call answered, so that no
+//! part of the process runs on. Only calls that change the disk's contents or make a change durable
+//! are counted; lookups and reads are no boundaries. Calls of the harness itself in the folder are
+//! not counted.
 
 use std::fmt;
 use std::path::Path;
@@ -12,25 +12,25 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-/// A call that changes what is on a disk, or makes a change durable.
+/// A call that changes the disk's contents, or makes a change durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Call {
-    /// A new file.
+    /// Creates a file.
     Create,
-    /// A new folder.
+    /// Creates a folder.
     CreateFolder,
-    /// Bytes of a file.
+    /// Writes bytes of a file.
     Write,
-    /// A file's length.
+    /// Sets a file's length.
     Truncate,
     /// `fsync` or `fdatasync` of a file.
     Sync,
     /// `fsync` of a folder.
     SyncFolder,
-    /// Another name.
+    /// Renames a file or folder.
     Rename,
-    /// A name that is taken away, of a file or a folder.
+    /// Removes the name of a file or a folder.
     Remove,
 }
 
@@ -63,13 +63,13 @@ impl fmt::Display for Call {
     }
 }
 
-/// On which side of a call death comes.
+/// The side of a call on which the process dies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
     /// The call has no effect.
     Before,
-    /// It has, and nobody is told.
+    /// The call has an effect, but is not answered.
     After,
 }
 
@@ -82,28 +82,28 @@ impl fmt::Display for Side {
     }
 }
 
-/// Where the process that uses a disk is to die.
+/// The call at which the process that uses a disk is to die.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trap {
-    /// At which call, from 1.
+    /// The number of the call, from 1.
     pub number: u64,
-    /// Before it or after it.
+    /// Before the call or after it.
     pub side: Side,
-    /// The first call that is counted is the first on a path that contains this; every one, if it is
+    /// Counting begins with the first call on a path that contains this; with any call if it is
     /// empty.
     pub from: &'static str,
 }
 
-/// Where a process died.
+/// The call at which a process died.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sprung {
-    /// At which kind of call.
+    /// The kind of call.
     pub call: Call,
-    /// On what, below the folder that the disk is mounted on. A rename is of the old name.
+    /// Its path, below the folder that the disk is mounted on. For a rename, the old name.
     pub path: String,
 }
 
-/// A trap that was set, and how far it is.
+/// A trap that was set, with its progress.
 #[derive(Debug)]
 pub(super) struct Set {
     trap: Trap,
@@ -116,7 +116,7 @@ impl Set {
         Self { trap, counted: 0, sprung: None }
     }
 
-    /// Counts a call; gives the side on which death comes, if it is this one's.
+    /// Counts a call; returns the side on which the process dies, if this is the chosen call.
     pub(super) fn count(&mut self, call: Call, path: &str) -> Option<Side> {
         let begun = self.counted > 0 || path.contains(self.trap.from);
         if self.sprung.is_some() || !begun {
@@ -140,10 +140,11 @@ pub(super) fn is_anothers(thread: u32) -> bool {
     thread != 0 && !Path::new("/proc/self/task").join(thread.to_string()).exists()
 }
 
-/// `SIGKILL` to the process of a thread that waits for an answer; so the number is still its own.
+/// Sends `SIGKILL` to the process of a thread. It waits for an answer, so the number is still its
+/// own.
 pub(super) fn end(thread: u32) {
     let pid = i32::try_from(thread).ok().and_then(Pid::from_raw);
-    // Whoever waits for the process's end notices if it does not come.
+    // If the signal fails, the wait for the process's end reveals it.
     let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
 }
 

@@ -1,4 +1,4 @@
-//! What is on the disk, and what of it is durable.
+//! The contents of the disk, and the durable part of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 /// The unit in which content is kept and marked as not durable.
 const PAGE: usize = 4096;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// The folder in which everything is.
+/// The root folder.
 pub const ROOT: u64 = 1;
 
-/// What a power cut leaves of what was not synced.
+/// The unsynced data that survives a power cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kept {
@@ -29,14 +29,14 @@ pub enum Kept {
     Everything,
 }
 
-/// Why an operation on the volume fails.
+/// The reason for which an operation on the volume fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// There is no such file or folder.
     NotFound,
-    /// The name is taken.
+    /// The name already exists.
     Exists,
-    /// It is a folder, or it is none.
+    /// It is a folder instead of a file, or the reverse.
     WrongKind,
     /// The folder is not empty.
     NotEmpty,
@@ -47,7 +47,7 @@ type Page = Arc<[u8; PAGE]>;
 #[derive(Clone, Debug, Default)]
 struct Content {
     length: u64,
-    /// A page that is not there is zeros.
+    /// A missing page is zeros.
     pages: Vec<Option<Page>>,
 }
 
@@ -56,7 +56,7 @@ struct Content {
 struct File {
     now: Content,
     durable: Content,
-    /// Pages that differ, or may.
+    /// Pages that differ, or may differ.
     dirty: BTreeSet<usize>,
 }
 
@@ -80,7 +80,7 @@ struct Entry {
     opened: u32,
 }
 
-/// What is known of a file or folder.
+/// The attributes of a file or folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// Its number.
@@ -117,7 +117,7 @@ impl Volume {
         self.attributes(*folder.now.get(name).ok_or(Refused::NotFound)?)
     }
 
-    /// What is known of a file or folder.
+    /// The attributes of a file or folder.
     ///
     /// # Errors
     /// `NotFound`.
@@ -130,7 +130,7 @@ impl Volume {
         Ok(Attributes { ino, folder, length, mode: entry.mode })
     }
 
-    /// Makes a file or a folder.
+    /// Creates a file or a folder.
     ///
     /// # Errors
     /// `Exists`, `NotFound`, `WrongKind`.
@@ -170,7 +170,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Gives what has one name another, which is taken from what had it.
+    /// Renames an entry, replacing the one that had the new name.
     ///
     /// # Errors
     /// `NotFound`, `WrongKind`, `NotEmpty`.
@@ -201,7 +201,7 @@ impl Volume {
         names.iter().map(|(name, &ino)| Ok((name.clone(), self.attributes(ino)?))).collect()
     }
 
-    /// Reads up to so many bytes.
+    /// Reads up to `size` bytes.
     ///
     /// # Errors
     /// `NotFound`, `WrongKind`.
@@ -217,7 +217,7 @@ impl Volume {
         Ok(bytes)
     }
 
-    /// Writes; the file grows if it must.
+    /// Writes; the file grows if necessary.
     ///
     /// # Errors
     /// `NotFound`, `WrongKind`.
@@ -237,7 +237,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Cuts or extends a file.
+    /// Truncates or extends a file.
     ///
     /// # Errors
     /// `NotFound`, `WrongKind`.
@@ -289,7 +289,7 @@ impl Volume {
         Ok(())
     }
 
-    /// A sync that failed: what it was to cover is no longer marked, and no later sync covers it.
+    /// Fails a sync: its data is no longer marked, and no later sync covers it.
     ///
     /// # Errors
     /// `NotFound`.
@@ -301,14 +301,14 @@ impl Volume {
         Ok(())
     }
 
-    /// Somebody opened a file: it stays even without a name.
+    /// Notes that a file was opened: it stays even without a name.
     pub fn opened(&mut self, ino: u64) {
         if let Some(entry) = self.entries.get_mut(&ino) {
             entry.opened += 1;
         }
     }
 
-    /// Somebody closed it.
+    /// Notes that it was closed.
     pub fn closed(&mut self, ino: u64) {
         if let Some(entry) = self.entries.get_mut(&ino) {
             entry.opened = entry.opened.saturating_sub(1);
@@ -316,7 +316,7 @@ impl Volume {
         self.collect();
     }
 
-    /// The power was lost and is back.
+    /// Simulates a power failure and its end.
     pub fn lose_unsynced(&mut self, kept: Kept) {
         let mut random = match kept {
             Kept::Everything => return self.close_all(),
@@ -339,8 +339,7 @@ impl Volume {
         self.collect();
     }
 
-    /// Where a file or folder is, as it is named now; empty for the uppermost folder and for what has
-    /// no name.
+    /// The current path of a file or folder; empty for the root folder and for one without a name.
     pub fn path(&self, ino: u64) -> String {
         let parent = self.entries.iter().find_map(|(&folder, entry)| match &entry.node {
             Node::Folder(names) => {
@@ -356,7 +355,7 @@ impl Volume {
         }
     }
 
-    /// How many bytes of files differ from what is durable.
+    /// The number of bytes of files that differ from the durable ones.
     pub fn unsynced_bytes(&self) -> u64 {
         self.entries
             .values()
@@ -367,7 +366,7 @@ impl Volume {
             .sum()
     }
 
-    /// Whoever had something open is gone.
+    /// Closes everything: the processes that had it open are gone.
     fn close_all(&mut self) {
         for entry in self.entries.values_mut() {
             entry.opened = 0;
@@ -375,7 +374,7 @@ impl Volume {
         self.collect();
     }
 
-    /// Forgets what has no name, durable or not, and is not open.
+    /// Removes entries that have no name, durable or not, and are not open.
     fn collect(&mut self) {
         let mut named = BTreeSet::from([ROOT]);
         for entry in self.entries.values() {
@@ -429,7 +428,7 @@ impl Content {
 }
 
 impl File {
-    /// Moves some of what is not durable to the disk: each sector by chance, and the length.
+    /// Makes some of the unsynced content durable: each sector by chance, and the length.
     fn keep_some(&mut self, random: &mut StdRng) {
         for &place in &self.dirty {
             let new = self.now.page(place);
@@ -464,7 +463,8 @@ impl File {
     }
 }
 
-/// The pages that a range of bytes touches: which, where in it, and where in the range.
+/// The pages that a range of bytes touches: the page, the range in it, and the position in the
+/// bytes.
 fn pieces(
     offset: u64,
     length: usize,

@@ -1,7 +1,7 @@
-//! One leader's death after another, each in a world of its own: how many terms until the next
-//! leader, and how long until the next lock?
+//! Deaths of leaders, each in a world of its own: the number of terms until the next leader, and
+//! the time until the next lock.
 //!
-//! Nothing else is wrong there, so that what is seen is the election alone.
+//! Nothing else is wrong there, so that only the election is measured.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use keyward::node::Profile;
 use keyward::sim::{Death, FIRST_CLIENT, MachineId, Pace, World, WorldOptions};
 use keyward::types::{CallOptions, LockOptions, LockRequest};
 
-/// Longer than any election; after it there is none.
+/// Longer than any election.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How one death was got over.
+/// The recovery from one death.
 #[derive(Clone, Copy, Debug)]
 pub struct Failover {
-    /// How many terms later the next leader leads: one, unless votes were split.
+    /// The number of terms until the next leader: one, unless votes were split.
     pub terms: u64,
-    /// From the death to the next lock, asked for in the moment of the death; to the next leader if
-    /// the machine has died, as it depends on the client when it gives up asking a dead machine.
+    /// The time from the death to the next lock, requested at the moment of the death; to the next
+    /// leader if the machine has died, as the client decides how long it waits for a dead machine.
     pub took: Duration,
 }
 
-/// Three nodes, of which the one that leads dies in this way. The seed chooses which one leads, when
-/// it dies, and what network and disks do in between.
+/// Simulates three nodes whose leader dies in this way. The seed chooses the leader, the time of
+/// its death, and the behaviour of network and disks in between.
 ///
 /// # Panics
-/// If no other node leads in time.
+/// If no other node becomes the leader in time.
 pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
     let options = WorldOptions {
         seed,
@@ -58,7 +58,7 @@ pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
         }
         lock(&client, "between").await;
         world.sleep(Duration::from_millis(dice.within(0..=500))).await;
-        // The last entry has come to the others, or not to all of them.
+        // The last entry has reached the others, or not all of them.
         if dice.hits(500_000) {
             lock(&client, "last").await;
         }
@@ -100,17 +100,17 @@ async fn lock(client: &Client, signature: &str) {
     assert!(answer.ok(), "{answer:?}");
 }
 
-/// Many of them, and what is told of them.
+/// The results of many failovers.
 #[derive(Clone, Debug)]
 pub struct Failovers {
-    /// So many took one term, two, three, and so on.
+    /// The number of failovers that took one term, two, three, and so on.
     pub terms: Vec<usize>,
-    /// Their times, the shortest first.
+    /// Their times, in ascending order.
     pub took: Vec<Duration>,
 }
 
 impl Failovers {
-    /// One for each seed.
+    /// One failover for each seed.
     pub fn of(seeds: std::ops::Range<u64>, profile: Profile, death: Death) -> Self {
         let mut all = Self { terms: Vec::new(), took: Vec::new() };
         for seed in seeds {
@@ -124,7 +124,7 @@ impl Failovers {
         all
     }
 
-    /// So many of a hundred took at most this long.
+    /// The time within which `share` per cent of them were over.
     ///
     /// # Panics
     /// If there are none.

@@ -1,4 +1,4 @@
-//! What must hold after every run.
+//! The invariants after every run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use super::schedule::{Fault, Schedule};
 use crate::check::{self, Conclusion, Source};
 use crate::history::{Entry, History, Observation, Outcome, Recorded, Recorder};
 
-/// A healed cluster gives a fresh lock within this long.
+/// The time within which a healed cluster grants a fresh lock.
 const ALIVE: Duration = Duration::from_secs(10);
 
-/// Calls that were made before the end are answered or given up within this long.
+/// The time within which calls made before the end are answered or time out.
 const LAST_CALLS: Duration = Duration::from_secs(5);
 
-/// Nodes have applied the same within this long after that.
+/// The time after that within which nodes have applied the same.
 const EQUAL: Duration = Duration::from_secs(10);
 
-/// How often is looked.
+/// The polling interval.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits until the healed cluster is at rest; says what is wrong with it.
+/// Waits until the healed cluster is at rest; returns the problems it found.
 pub(super) async fn settle(world: &World, schedule: &Schedule, recorder: &Recorder) -> Vec<String> {
     let mut failures = Vec::new();
     recorder.event("healed", "");
@@ -41,7 +41,7 @@ pub(super) async fn settle(world: &World, schedule: &Schedule, recorder: &Record
             failures.push(format!("node {} stopped at {:?}: {}", stop.node, stop.at, stop.reason));
         }
     }
-    // A request that was sent again is in the log again; the first place is where it was decided.
+    // A retried request is in the log again; its first place is where it was decided.
     let mut decided = BTreeMap::new();
     for (request, place) in world.log().into_iter().flat_map(|entry| entry.requests) {
         decided.entry(request).or_insert(place);
@@ -61,7 +61,7 @@ async fn is_alive(world: &World, recorder: &Recorder) -> bool {
             break;
         }
         start_all(world);
-        // A new one each time: an attempt that was not answered may have been done all the same.
+        // A new lock each time: an attempt without an answer may have been done all the same.
         let signature = format!("fresh lock {attempt}");
         let request = LockRequest { signature, signee: "judge".to_owned(), level: None };
         if service.lock(request, LockOptions::default()).await.is_ok() {
@@ -77,7 +77,7 @@ fn start_all(world: &World) {
     world.node_ids().into_iter().for_each(|node| world.start(node));
 }
 
-/// All nodes at the same index, with the same bytes.
+/// Waits until all nodes are at the same index, with the same bytes.
 async fn become_equal(world: &World, recorder: &Recorder) -> Result<(), String> {
     let until = world.now() + EQUAL;
     loop {
@@ -128,14 +128,14 @@ fn observe(
 }
 
 fn digest(bytes: &[u8]) -> String {
-    // FNV-1a: a name for the bytes, which are compared themselves.
+    // FNV-1a: a name for the bytes, which are themselves compared.
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}")
 }
 
-/// Whether a node may have stopped by itself so: only what was done to its disk explains it.
+/// Whether a node may have stopped by itself for this reason: only a fault of its disk explains it.
 fn is_explained(reason: &str, schedule: &Schedule) -> bool {
     let disk = schedule.faults.iter().any(|timed| {
         matches!(
@@ -143,12 +143,13 @@ fn is_explained(reason: &str, schedule: &Schedule) -> bool {
             Fault::BrownOut(_) | Fault::FullDisk(_) | Fault::BadDisk(_) | Fault::PowerCutAt(..)
         )
     });
-    // Damage, and a folder that lacks something, are never explained by a disk that said so.
+    // Damage, and a folder that lacks something, are never explained by a disk that reported
+    // errors.
     let lost = ["damaged", "lacks", "replacing-a-node", "old copy"];
     disk && !lost.iter().any(|word| reason.contains(word))
 }
 
-/// Judges what clients saw.
+/// Judges the clients' history.
 pub(super) fn history(history: &History, failures: &mut Vec<String>) {
     acknowledged(history, failures);
     match check::check(Source::Memory(history), check::Options::default()) {
@@ -158,7 +159,8 @@ pub(super) fn history(history: &History, failures: &mut Vec<String>) {
     }
 }
 
-/// Everything that was answered from a place in the log is there, in what nodes applied.
+/// Checks that everything that was answered from a place in the log is there, among the entries
+/// that nodes applied.
 fn acknowledged(history: &History, failures: &mut Vec<String>) {
     let mut places: BTreeMap<RequestId, DecidedAt> = BTreeMap::new();
     for entry in &history.entries {

@@ -1,9 +1,9 @@
 //! Clients that keep a lock by a guard, and write to what it guards.
 //!
-//! A keeper asks its guard whether it still holds, reads the register that the lock guards, works for
-//! a moment and writes. Its machine may stand still anywhere in between: then the register refuses
-//! the token. What [`Kept`] watches is the guard's own word: nobody may be told that it holds a lock
-//! after another was told so with a later token.
+//! A keeper checks its guard's state, reads the register that the lock guards, works for a moment
+//! and writes. Its machine may stand still anywhere in between: then the register refuses the
+//! token. [`Kept`] watches the guard's own state: no guard may report that it holds a lock after
+//! another did so with a later token.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +18,11 @@ use super::schedule::Schedule;
 use crate::history::{Recorded, Recorder};
 use crate::register::Registers;
 
-/// So many keepers there are, on the clients' machines in turn; each wants each of the locks.
+/// The number of keepers, on the clients' machines in turn; each wants each of the locks.
 const KEEPERS: u64 = 3;
 const LOCKS: u64 = 2;
 
-/// What keepers were told, and what they wrote.
+/// The guards' answers to keepers, and the keepers' writes.
 #[derive(Clone, Default)]
 pub(super) struct Kept {
     registers: Registers,
@@ -31,13 +31,13 @@ pub(super) struct Kept {
 
 #[derive(Default)]
 struct Told {
-    /// The latest token of each lock whose holder was told that it holds.
+    /// The latest token of each lock whose guard reported that it holds.
     latest: BTreeMap<String, Token>,
     broken: Vec<String>,
 }
 
 impl Kept {
-    /// What guards said and must not have said.
+    /// The wrong answers of guards.
     pub(super) fn failures(&self) -> Vec<String> {
         let lost = self.registers.tally().lost;
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder, kep
         let timeout = Duration::from_millis(dice.within(400..=2_000));
         let lanes = u128::from(dice.number()) << 64 | u128::from(dice.number());
         let client = world.client(machine, first, timeout);
-        // A guard that is dropped is released while its keeper asks for the next.
+        // A guard that is dropped is released while its keeper requests the next lock.
         let service = Recorded::new(client, recorder.clone(), name.clone()).with_lanes(lanes);
         let keeper = Keeper {
             name,
@@ -112,7 +112,7 @@ impl Keeper {
             if self.dice.hits(250_000) {
                 drop(guard);
             } else {
-                // What became of it is in the history.
+                // The outcome is in the history.
                 let _ = guard.release().await;
             }
         }
@@ -121,7 +121,7 @@ impl Keeper {
     async fn acquire(&mut self) -> Option<Held> {
         let signature = format!("kept {}", self.dice.within(1..=LOCKS));
         let duration = Duration::from_millis(self.dice.within(300..=2_000));
-        // A new one each time: the release of a guard that was dropped is still under way.
+        // A new one each time: the release of a guard that was dropped is still in flight.
         self.acquired += 1;
         let instance = format!("{} {}", self.name, self.acquired);
         let request = Acquire {
@@ -133,7 +133,7 @@ impl Keeper {
         Guard::acquire_within(Arc::clone(&self.service), clock, request, patience).await.ok()
     }
 
-    /// One update, if the guard says that there may be one; whether there may be another.
+    /// Makes one update, if the guard allows it; returns whether there may be another.
     async fn update(&mut self, world: &World, guard: &Held) -> bool {
         if !matches!(guard.state(), GuardState::Safe | GuardState::Danger) {
             return false;

@@ -1,4 +1,4 @@
-//! As many seeds as one likes, on as many threads.
+//! Runs of any number of seeds, on any number of threads.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use super::{Report, Schedule, run};
 use crate::limits::Reached;
 
-/// What many runs gave.
+/// The results of many runs.
 #[derive(Debug, Default)]
 pub struct Sum {
-    /// How many runs there were.
+    /// The number of runs.
     pub runs: u64,
-    /// How long they took in their worlds, together.
+    /// Their total length in simulated time.
     pub simulated: Duration,
-    /// How many operations clients made in them.
+    /// The number of their clients' operations.
     pub operations: u64,
-    /// How many faults were installed in them.
+    /// The number of faults that were installed in them.
     pub faults: u64,
-    /// Where they went, of the limits of the service.
+    /// The limits of the service that they reached.
     pub reached: Reached,
     /// Those that failed.
     pub failed: Vec<Report>,
@@ -28,7 +28,7 @@ pub struct Sum {
 /// The seeds that `N` or `A..B` names: one, or those from A to before B.
 ///
 /// # Errors
-/// The text names no seeds; the message says what does.
+/// The text is not a range of seeds; the message describes the format.
 pub fn seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| "seeds are a number, or two as in 0..300".to_owned())
@@ -43,7 +43,7 @@ pub fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 /// Runs the seeds, `jobs` at a time, until they are all done, enough of them have failed, or
-/// `go_on` says no; it is asked before each run, with the sum so far.
+/// `go_on` returns `false`; it is called before each run, with the sum so far.
 pub fn many(
     seeds: Range<u64>,
     jobs: usize,

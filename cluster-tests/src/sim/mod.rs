@@ -1,9 +1,10 @@
 //! Runs of a simulated cluster: faults and work from a seed, recorded and judged.
 //!
-//! [`schedule`] draws what is done to a cluster, [`nemesis`] does it, [`workload`] asks for locks
-//! meanwhile and [`keeper`] keeps some by guards, [`judge`] says whether what was seen may have been, [`shrink`] takes away what a
-//! failure does not need, and [`many`] does all that for as many seeds as one likes. [`failover`] looks at elections alone. The cluster
-//! itself is [`keyward::sim`]. The same schedule gives the same run, byte for byte.
+//! [`schedule`] draws the faults, [`nemesis`] installs them, [`workload`] requests locks meanwhile
+//! and [`keeper`] keeps some by guards, [`judge`] checks whether the observations are allowed,
+//! [`shrink`] removes the faults that a failure does not need, and [`many`] does all that for any
+//! number of seeds. [`failover`] measures elections alone. The cluster itself is [`keyward::sim`].
+//! The same schedule gives the same run, byte for byte.
 
 pub mod failover;
 mod judge;
@@ -25,26 +26,26 @@ use crate::limits::{Reach, Reached};
 pub use schedule::{Fault, Schedule, Target, Timed};
 pub use shrink::shrink;
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What was run.
+    /// The schedule of the run.
     pub schedule: Schedule,
-    /// What was wrong; nothing, if all was well.
+    /// The failures; empty if there were none.
     pub failures: Vec<String>,
     /// The run in short: equal for equal runs.
     pub digest: Digest,
-    /// The run line by line, if it was asked for.
+    /// The run line by line, if requested.
     pub trace: String,
-    /// How long it took in the world.
+    /// Its length in simulated time.
     pub simulated: Duration,
-    /// What clients saw.
+    /// The history of its clients.
     pub history: History,
-    /// Where it went, of the limits of the service.
+    /// The limits of the service that it reached.
     pub reached: Reached,
 }
 
-/// What repeats the run of a schedule.
+/// The command that repeats the run of a schedule.
 pub fn command(schedule: &Schedule) -> String {
     let kept = match &schedule.kept {
         None => String::new(),
@@ -120,7 +121,7 @@ fn worked(reach: &Reach, amounts: Amounts, schedule: &Schedule) {
     reach.worked(limits::SNAPSHOT_CHUNK, snapshot_bytes, most(limits::SNAPSHOT_CHUNK) + 1);
 }
 
-/// A log of many segments has so many of them.
+/// The number of segments in a log of many.
 const MANY_SEGMENTS: u64 = 4;
 
 fn header(schedule: &Schedule) -> Header {

@@ -1,4 +1,4 @@
-//! Does to a cluster what the schedule says, and starts again what has died.
+//! Installs the faults of a schedule in a cluster, and restarts dead nodes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use keyward::storage::disk::{Fault as DiskFault, FaultyCall};
 use super::schedule::{Fault, Schedule, Target, Timed};
 use crate::history::Recorder;
 
-/// How soon a node that has died by itself is started again, at the earliest and at the latest.
+/// The shortest and the longest time until a node that has died by itself is restarted.
 const RESTART_MS: (u64, u64) = (5, 1_000);
 
-/// How often dead nodes are looked for.
+/// The interval at which dead nodes are looked for.
 const WATCH: Duration = Duration::from_millis(25);
 
-/// What a disk is like while nothing is wrong with it.
+/// The pace of a disk without faults.
 const HEALTHY_DISK: Pace = Pace { min_ms: 0, max_ms: 2 };
 
-/// Clocks as far off as they may be from the beginning, some of them.
+/// Sets some clocks to the largest allowed error from the beginning.
 pub(super) fn set_up(world: &World, schedule: &Schedule) {
     let mut dice = world.dice("clocks");
     for machine in world.node_ids().into_iter().chain(world.client_ids()) {
@@ -28,24 +28,24 @@ pub(super) fn set_up(world: &World, schedule: &Schedule) {
     }
 }
 
-/// Everything that is going on at a time.
+/// The state of the faults at a moment.
 struct Nemesis<'a> {
     world: &'a World,
     schedule: &'a Schedule,
     /// The faults that are installed, with the nodes they were resolved to.
     active: BTreeMap<usize, (Fault, Option<MachineId>)>,
-    /// When each dead node is started again.
+    /// The time at which each dead node is restarted.
     restarts: BTreeMap<MachineId, Duration>,
 }
 
-/// What happens next.
+/// The next step.
 enum Next<'a> {
     Begin(&'a Timed),
     End(usize),
     Watch,
 }
 
-/// Installs and removes the faults, until all have come and gone, and heals what is left.
+/// Installs and removes the faults, until all are over, and heals the rest.
 pub(super) async fn run(world: &World, schedule: &Schedule, recorder: &Recorder) {
     let mut nemesis =
         Nemesis { world, schedule, active: BTreeMap::new(), restarts: BTreeMap::new() };
@@ -162,13 +162,13 @@ impl Nemesis<'_> {
             (Fault::SlowDisk(..), Some(node)) => world.set_disk_pace(node, HEALTHY_DISK),
             (Fault::FullDisk(_), Some(node)) => world.set_disk_full(node, false),
             (Fault::BadDisk(_), Some(node)) => world.heal_disk(node),
-            // The rest has no end of its own, or ends with the links and restarts.
+            // The others have no end of their own, or end with the links and restarts.
             _ => {}
         }
         self.set_links();
     }
 
-    /// Every link is what all faults together make of it.
+    /// Sets every link to the result of all active faults.
     fn set_links(&self) {
         let nodes = self.world.node_ids();
         let clients = self.world.client_ids();
@@ -212,7 +212,7 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Starts what is dead and not meant to be.
+    /// Restarts dead nodes, except those that a fault keeps down.
     fn restart(&mut self, dice: &mut keyward::sim::Dice) {
         let now = self.world.now();
         for node in self.world.node_ids() {
@@ -254,8 +254,8 @@ impl Nemesis<'_> {
         })
     }
 
-    /// Ends everything that is left, and starts every node; one that is still on its way down is
-    /// started by whoever waits for the cluster.
+    /// Ends everything that is left, and starts every node; one that is still shutting down is
+    /// started when the cluster is waited for.
     fn heal(&self) {
         for node in self.world.node_ids() {
             self.world.cut_power_after(node, u64::MAX);

@@ -1,82 +1,82 @@
-//! What is done to a cluster, drawn from a seed.
+//! The faults of a simulated cluster, drawn from a seed.
 
 use std::fmt;
 
 use keyward::node::Profile;
 use keyward::sim::Dice;
 
-/// Everything that a run is made of besides the code.
+/// All inputs of a run besides the code.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Schedule {
-    /// What it was drawn from, and the run's own numbers are.
+    /// The seed of the schedule and of the run's own choices.
     pub seed: u64,
-    /// Which faults of the drawn ones are kept; `None` is all.
+    /// The drawn faults that are kept, by number; `None` is all.
     pub kept: Option<Vec<usize>>,
-    /// How many nodes.
+    /// The number of nodes.
     pub nodes: u64,
-    /// How many clients, each on a machine of its own.
+    /// The number of clients, each on a machine of its own.
     pub clients: u64,
-    /// How many locks they share.
+    /// The number of locks they share.
     pub locks: u64,
     /// The longest pause of a client between two requests, in milliseconds.
     pub pause_ms: u64,
-    /// By how much clocks may be off; they are off by up to that.
+    /// The allowed error of clocks; they are off by up to that.
     pub rho_ppm: u32,
-    /// A snapshot after so many entries.
+    /// The number of entries after which a snapshot is written.
     pub snapshot_every: u64,
-    /// Entries of a snapshot that the log keeps.
+    /// Entries covered by a snapshot that the log keeps.
     pub log_kept: u64,
-    /// Bytes that are read at once to be applied, where a part will do: a start that applies a chunk of
-    /// entries passes it.
+    /// Bytes that are read at once to be applied, where a part suffices: a start that applies a
+    /// chunk of entries exceeds it.
     pub apply_bytes: u64,
     /// Bytes of entries in a message to a follower.
     pub send_bytes: u64,
-    /// How fast a dead leader is noticed.
+    /// The timing profile, which sets how fast a dead leader is noticed.
     pub profile: Profile,
-    /// How long faults come, in milliseconds.
+    /// The time within which faults begin, in milliseconds.
     pub length_ms: u64,
     /// The faults, in the order of their beginning.
     pub faults: Vec<Timed>,
 }
 
-/// A fault and when it comes.
+/// A fault and its time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timed {
     /// Its number among the drawn ones.
     pub number: usize,
-    /// When it begins, in milliseconds.
+    /// Its beginning, in milliseconds.
     pub at_ms: u64,
-    /// How long it lasts, in milliseconds.
+    /// Its length, in milliseconds.
     pub lasts_ms: u64,
-    /// What it is.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// Which node.
+/// The node that a fault affects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
     /// This one.
     Node(u64),
-    /// Whoever leads when the fault begins; the first node if nobody does.
+    /// The leader when the fault begins; the first node if there is none.
     Leader,
-    /// One that does not lead then.
+    /// A node that does not lead then.
     Follower(u64),
 }
 
-/// What can be done to a cluster.
+/// A fault of a simulated cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The process is killed, and started again.
+    /// The process is killed, and restarted.
     Kill(Target),
-    /// The process shuts down in good order, and is started again.
+    /// The process shuts down gracefully, and is restarted.
     ShutDown(Target),
     /// The machine loses power.
     PowerCut(Target),
     /// Every machine loses power at once.
     PowerCutAll,
-    /// The machine loses power in the middle of what it does to its disk, after so many changes.
+    /// The machine loses power in the middle of its disk operations, after this many changes.
     PowerCutAt(Target, u64),
-    /// Syncs begin to fail on some machines, and a moment later all of those lose power: what was
+    /// Syncs begin to fail on some machines, and a moment later all of those lose power: data
     /// acknowledged in between without a sync is lost.
     BrownOut(Vec<u64>),
     /// The process stands still.
@@ -85,28 +85,28 @@ pub enum Fault {
     FreezeClient(u64),
     /// These nodes reach each other and no others.
     Partition(Vec<u64>),
-    /// Nothing arrives from the first at the second.
+    /// Nothing that the first sends arrives at the second.
     OneWay(u64, u64),
-    /// Nothing arrives at the node from its peers; what it sends does.
+    /// Nothing that its peers send arrives at the node; what it sends does.
     Deaf(Target),
-    /// Nothing the node sends arrives at its peers.
+    /// Nothing that the node sends arrives at its peers.
     Mute(Target),
-    /// Every link is slow, loses and repeats.
+    /// Every link is slow, and loses and duplicates messages.
     BadLinks {
         /// Milliseconds.
         max_ms: u64,
-        /// Of a million.
+        /// Parts per million.
         loss_ppm: u32,
-        /// Of a million.
+        /// Parts per million.
         late_ppm: u32,
         /// Milliseconds.
         late_ms: u64,
-        /// Of a million.
+        /// Parts per million.
         repeat_ppm: u32,
     },
     /// Syncs take this long, in milliseconds.
     SlowDisk(Target, u64),
-    /// Nothing fits on the disk any more.
+    /// The disk is full.
     FullDisk(Target),
     /// Writes fail.
     BadDisk(Target),
@@ -149,7 +149,7 @@ impl Schedule {
             length_ms,
             faults: Vec::new(),
         };
-        // A run has a few kinds of faults, often: what needs many of one kind is found, too.
+        // A run has a few kinds of faults, often: bugs that need many of one kind are found, too.
         let kinds: Vec<u64> = (0..dice.within(1..=5)).map(|_| dice.within(0..=KINDS - 1)).collect();
         let busy = *dice.pick(&[1_200, 3_000, 6_000]);
         let mut at_ms = dice.within(500..=4_000);
@@ -220,5 +220,5 @@ impl Schedule {
     }
 }
 
-/// How many kinds [`Schedule::fault`] tells apart.
+/// The number of kinds that [`Schedule::fault`] distinguishes.
 const KINDS: u64 = 19;

@@ -1,9 +1,9 @@
-//! Takes away what a failure does not need.
+//! Removes the faults that a failure does not need.
 
 use super::{Report, Schedule, run};
 
-/// Runs the schedule with ever fewer faults as long as it fails, for at most so many runs; the
-/// smallest that failed. One that does not fail comes back as it is.
+/// Runs the schedule with fewer and fewer faults as long as it fails, at most `most_runs` times;
+/// returns the smallest that failed. One that does not fail is returned unchanged.
 pub fn shrink(report: &Report, most_runs: u32) -> Report {
     let mut smallest = report.clone();
     if report.failures.is_empty() {

@@ -1,4 +1,4 @@
-//! What clients ask for: a few locks, by every kind of request, over and over.
+//! The requests of the clients: a few locks, by every kind of request, over and over.
 
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use crate::limits::{Asker, Deck, ask};
 /// The table that is configured and deleted, and whose locks are in no history.
 const SIDE_TABLE: &str = "side";
 
-/// How many of a million steps go to the limits.
+/// The share of steps that go to the limits, per million.
 const EDGES: u32 = 120_000;
 
-/// How many of a million of those that are heavy are made: each costs as much as some hundred others.
+/// The share of the heavy ones that are made, per million: each costs as much as some hundred
+/// others.
 const HEAVY: u32 = 80_000;
 
-/// Starts one task on each client's machine; they ask until the world ends.
+/// Starts one task on each client's machine; they send requests until the world ends.
 pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
     for at in 0..schedule.clients {
         let mut dice = world.dice(&format!("client {at}"));
@@ -39,7 +40,7 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
             service,
             deck,
             dice,
-            // Some share a name, and are told apart by their instance or not at all.
+            // Some share a name, and are distinguished by their instance or not at all.
             signee: format!("signee {}", at % 3),
             instance: (at >= 3).then(|| format!("run {at}")),
             locks: schedule.locks,
@@ -52,15 +53,15 @@ pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
 
 struct Worker {
     service: Recorded<Client>,
-    /// What it asks for at the limits.
+    /// The requests at the limits.
     deck: Deck,
     dice: Dice,
     signee: String,
     instance: Option<String>,
     locks: u64,
-    /// A grant that this client has had, and may have still.
+    /// A grant that this client has had, and may still have.
     held: Option<(String, Token)>,
-    /// Its last request for a lock, to be repeated as it was.
+    /// Its last lock request, to be repeated unchanged.
     last: Option<(LockRequest, LockOptions)>,
 }
 
@@ -97,7 +98,7 @@ impl Worker {
         Duration::from_millis(self.dice.within(20..=longest))
     }
 
-    /// Asks for something at a limit of the service.
+    /// Sends a request at a limit of the service.
     async fn edge(&mut self) {
         let card = self.deck.draw();
         if card.is_heavy() && !self.dice.hits(HEAVY) {
@@ -168,7 +169,7 @@ impl Worker {
         let request = UnlockRequest { signature, signee: self.signee.clone() };
         let options =
             UnlockOptions { token, instance: self.instance.clone(), ..UnlockOptions::default() };
-        // A refusal and an open outcome are in the history; the worker goes on all the same.
+        // Refusals and unknown outcomes are in the history; the worker goes on all the same.
         let _ = self.service.unlock(request, options).await;
     }
 
@@ -183,13 +184,13 @@ impl Worker {
         let _ = self.service.list(request, ReadOptions::default()).await;
     }
 
-    /// Sends the last request for a lock again, under the id that it had.
+    /// Repeats the last lock request, under the same id.
     async fn repeat(&mut self) {
         let Some((request, options)) = self.last.clone() else { return };
         let _ = self.service.lock(request, options).await;
     }
 
-    /// Makes and deletes a table beside the locks that are judged.
+    /// Creates and deletes a table beside the locks that are judged.
     async fn tables(&mut self) {
         let options = TableOptions {
             table: Some(SIDE_TABLE.to_owned()),
@@ -216,7 +217,7 @@ impl Worker {
                 service.lock(request, options).await.map(|_| ())
             }
         };
-        // What became of it shows in the nodes' states, which have to be equal.
+        // Its effect shows in the nodes' states, which have to be equal.
         let _ = result;
     }
 }

@@ -1,8 +1,8 @@
-//! Kills the node that leads, and takes the time to the next lock.
+//! Kills the leader, and measures the time to the next lock.
 //!
-//! Clients on the surviving nodes ask all the time, each for a lock that nobody had: the first
-//! that is granted of those asked for after the kill ends the time. An attempt that is not answered
-//! soon is given up and made again, as any of these clients is only there to find the moment.
+//! Clients on the surviving nodes send requests all the time, each for a lock that has no holder.
+//! The time ends with the first grant of a request sent after the kill. An attempt that is not
+//! answered soon is cancelled and retried, as these clients are only there to find the moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,19 +19,20 @@ use tokio::sync::mpsc;
 use crate::rows::Service;
 use crate::{ANSWER, SESSION, say};
 
-/// Clients that ask meanwhile: two on each node that stays.
+/// Clients that send requests meanwhile: two on each surviving node.
 const CLIENTS: usize = 4;
 
-/// How long one attempt may take.
+/// The timeout of one attempt.
 const ATTEMPT: Duration = Duration::from_millis(250);
 
-/// Between two attempts that failed.
+/// The pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Longer than any election; after it the measurement has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between a node's return and the next kill, so that elections do not meet catching up.
+/// The pause between a node's return and the next kill, so that an election does not coincide with
+/// catching up.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The seconds from each kill to the next lock.
@@ -92,7 +93,7 @@ async fn one<T: Target>(
         })
         .collect();
     let mut ready = 0;
-    // Under load: every client has had locks before the kill.
+    // Under load: every client has acquired locks before the kill.
     while ready < CLIENTS * 5 {
         let asked = tokio::time::timeout(PATIENCE, granted.recv()).await;
         asked.map_err(|_| "no lock before the kill".to_owned())?;
@@ -114,7 +115,7 @@ async fn one<T: Target>(
     took
 }
 
-/// Takes one lock after the other, and says in which phase each was asked for.
+/// Acquires one lock after the other, and reports the phase in which each request was sent.
 async fn ask<T: Target>(
     target: Arc<T>,
     client: usize,
@@ -140,7 +141,7 @@ async fn ask<T: Target>(
                 if tell.send(asked_in).await.is_err() {
                     return;
                 }
-                // Load, and not so much that the clients are what is waited for.
+                // Enough load, but not so much that the clients become the bottleneck.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             _ => tokio::time::sleep(PAUSE).await,

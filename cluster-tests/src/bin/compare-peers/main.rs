@@ -2,11 +2,11 @@
 //! `docs/performance.md`.
 //!
 //! Every service has three nodes on this machine, with its default durability and its data on the
-//! same disk, all there at the same time: those that are not asked are idle. Each is warmed up when
-//! it has started, until it gets no faster: a virtual machine compiles what is asked of it often. A
-//! round asks each in turn, so that whatever else the machine does meanwhile falls on all of them;
-//! ratios are of one run's medians. [`rows`] says what is asked, [`failover`] kills leaders,
-//! [`results`] has the goals.
+//! same disk. All run at the same time; those that are not measured are idle. Each is warmed up
+//! after its start until it gets no faster: a virtual machine compiles code that is called often. A
+//! round measures each in turn, so that other work of the machine falls on all of them. Ratios are
+//! of one run's medians. [`rows`] defines the loads, [`failover`] kills leaders, [`results`] has
+//! the goals.
 
 mod failover;
 mod results;
@@ -39,29 +39,29 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A `ZooKeeper` session outlives any stall of a busy machine; it ends locks of clients that died.
 const SESSION: Duration = Duration::from_secs(30);
 
-/// How long each load of the warm-up takes.
+/// The length of each load of the warm-up.
 const WARM_UP_SECONDS: u64 = 5;
 
-/// A service is warm when so many loads in a row were not faster than those before by
+/// A service is warm when this many loads in a row were not faster than those before by
 /// [`STILL_WARMING`].
 const WARM_AFTER: u32 = 2;
 const STILL_WARMING: f64 = 1.05;
 
-/// More loads than this are not put on a service that gets faster and faster.
+/// The most loads for the warm-up of a service that gets faster and faster.
 const WARM_UP_LOADS: u32 = 12;
 
 const HELD: u64 = 100_000;
 const MANY: u64 = 1_000_000;
 const SOAK_SECONDS: u64 = 600;
 
-/// What the table of the documentation stands between.
+/// The marks around the table in the documentation.
 const BEGIN: &str = "<!-- compare-peers: begin -->";
 const END: &str = "<!-- compare-peers: end -->";
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md");
 
 /// Measure Keyward beside etcd, `ZooKeeper` and Redis, on this machine
 ///
-/// `KEYWARD_BIN` names the program. A service that is not installed is skipped, and said so.
+/// `KEYWARD_BIN` names the program. A service that is not installed is skipped, with a message.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Only these rows [default: all but `million` and `soak`]
@@ -82,13 +82,13 @@ struct Arguments {
     /// Where the data is, below which each node has a folder; it must be on a disk
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     data_dir: PathBuf,
-    /// What was measured, as JSON. Rows of an earlier run that are not measured now are kept
+    /// The file of results, as JSON. Rows of an earlier run that are not measured now are kept
     #[arg(long, default_value = "docs/compare-peers.json")]
     results: PathBuf,
     /// Write the table into docs/performance.md
     #[arg(long)]
     write: bool,
-    /// Measure nothing: only show (or write) the table of what was measured before
+    /// Measure nothing: only show (or write) the table of earlier results
     #[arg(long, conflicts_with = "only")]
     table: bool,
 }
@@ -118,7 +118,7 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
         eprintln!("== {}", row.title());
         let measured = bench.row(row, &mut results)?;
         results.rows.insert(row, measured);
-        // Kept after each row: what is measured is not lost with the next one.
+        // Written after each row: a result is not lost if the next row fails.
         results.write(&arguments.results)?;
     }
     let markdown = results.markdown();
@@ -140,7 +140,7 @@ async fn stop_on_signal(stop: Arc<AtomicBool>) {
     stop.store(true, Ordering::SeqCst);
 }
 
-/// The services that run, and what is asked of them.
+/// The running services and the arguments of the measurement.
 struct Bench<'a> {
     arguments: &'a Arguments,
     runtime: Runtime,
@@ -230,7 +230,7 @@ impl Bench<'_> {
     fn held(&self, service: Service, results: &mut Results) -> Result<Cell, String> {
         let servers = self.fresh(service, results)?;
         let seen = self.hold(&servers, service, self.arguments.locks)?;
-        // Memory is looked at once the others have caught up, and have had time to tidy up.
+        // Memory is measured once the others have caught up and had time to tidy up.
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
         let resident = servers.usages().iter().map(|usage| usage.resident_bytes).max().unwrap_or(0);
         Ok(Cell::from([
@@ -262,7 +262,7 @@ impl Bench<'_> {
         self.measure(servers, service, load, &plan)
     }
 
-    /// The program measures both itself, one after the other.
+    /// The program measures both by itself, one after the other.
     fn beside_http_alone(&self) -> Result<Cell, String> {
         let endpoints = self.running[&Service::Keyward].endpoints().join(",");
         let seconds = format!("{}s", self.arguments.seconds);
@@ -304,7 +304,8 @@ impl Bench<'_> {
                 bench::run(&Arc::new(target), plan, &mut watch)
             }
             Service::Etcd => {
-                // Its own lock where callers queue; where nobody does, what is faster.
+                // The lock service where callers queue; a transaction, which is faster, where none
+                // do.
                 let manner =
                     if contended { EtcdManner::LockService } else { EtcdManner::Transaction };
                 let target = Etcd::new(endpoints, manner, LeaseOf::TheSession);
@@ -324,7 +325,7 @@ impl Bench<'_> {
         seen.map_err(|failure: Failure| format!("{}: {failure}", service.name()))
     }
 
-    /// Sees to it that a service runs and is warm; it stays until the end.
+    /// Ensures that a service runs and is warm; it stays until the end.
     fn start(&mut self, service: Service, results: &mut Results) -> Result<(), String> {
         if !self.running.contains_key(&service) {
             let servers = self.fresh(service, results)?;
@@ -334,7 +335,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Puts a load on a service until that makes it no faster.
+    /// Puts a load on a service until it gets no faster.
     fn warm_up(&self, servers: &Servers, service: Service) -> Result<(), String> {
         let load = Row::Pairs64.load().expect("it is a load");
         let mut rates = Vec::new();
@@ -364,7 +365,7 @@ impl Bench<'_> {
         Ok(servers)
     }
 
-    /// What measures this row again.
+    /// The command that measures this row again.
     fn command(&self, row: Row) -> String {
         let Arguments { rounds, seconds, kills, .. } = self.arguments;
         let only = row.word();
@@ -479,7 +480,7 @@ fn count(failures: u64) -> f64 {
 }
 
 impl Results {
-    /// What an earlier run left; nothing if there was none.
+    /// Reads the results of an earlier run; they are empty if there was none.
     fn read(path: &std::path::Path) -> Result<Self, String> {
         match std::fs::read(path) {
             Ok(text) => serde_json::from_slice(&text)

@@ -1,4 +1,4 @@
-//! What was measured, and what the goals say about it.
+//! The measured figures, and how they compare with the goals.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::{Row, Service};
 
-/// A number that a row has.
+/// A figure of a row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
-    /// What the workload is counted in, a second.
+    /// Operations per second, in the unit of the workload.
     PerSecond,
-    /// Of taking a lock (or renewing it), in ms.
+    /// Latency of acquiring a lock (or renewing it), in ms.
     P50Ms,
     P99Ms,
-    /// Processor time of all nodes for 1000 of them, in seconds.
+    /// Processor time of all nodes for 1000 operations, in seconds.
     CpuPer1000,
-    /// The rate, as a part of the one that it is set beside.
+    /// The rate as a fraction of the one that it is compared with.
     Ratio,
-    /// Time to take all locks, in seconds.
+    /// Time to acquire all locks, in seconds.
     TakenSeconds,
     /// Resident memory of the largest node, in MiB.
     ResidentMib,
-    /// From the kill to the first new lock, in seconds.
+    /// Time from the kill to the first new lock, in seconds.
     NextLockSeconds,
-    /// The slowest of a thousand, in ms.
+    /// The latency that one operation in a thousand exceeds, in ms.
     P999Ms,
-    /// The slowest, in ms.
+    /// The highest latency, in ms.
     MaxMs,
-    /// Failures that were no refusals.
+    /// Failures that were not refusals.
     Failures,
 }
 
@@ -69,27 +69,27 @@ impl Figure {
 /// Each round's value of each figure.
 pub(crate) type Cell = BTreeMap<Figure, Vec<f64>>;
 
-/// All that was measured; kept in a file, so that a row measured again replaces its older self.
+/// All results; kept in a file, so that a row measured again replaces its older self.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
-    /// The versions of what took part.
+    /// The versions of the services.
     pub(crate) versions: BTreeMap<Service, String>,
-    /// How a node of each was started.
+    /// The command that started a node of each.
     pub(crate) commands: BTreeMap<Service, String>,
     pub(crate) rows: BTreeMap<Row, RowResults>,
 }
 
-/// What one run gave for a row. Ratios are taken within it.
+/// The results of one run for a row. Ratios are taken within it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowResults {
     pub(crate) command: String,
     pub(crate) services: BTreeMap<Service, Cell>,
-    /// Who did not take part, and why.
+    /// The services that did not take part, with the reason.
     pub(crate) skipped: BTreeMap<Service, String>,
 }
 
 impl Results {
-    /// What the rounds' values of a figure are at this part of them.
+    /// The quantile `part` of the rounds' values of a figure.
     fn quantile(&self, row: Row, service: Service, figure: Figure, part: f64) -> Option<f64> {
         quantile(self.rows.get(&row)?.services.get(&service)?.get(&figure)?, part)
     }
@@ -128,7 +128,7 @@ impl Results {
         text
     }
 
-    /// The goals, with what was measured beside each.
+    /// The goals, each beside its measured value.
     pub(crate) fn goals(&self) -> String {
         let mut text = String::from("| goal | measured | |\n|---|---|---|\n");
         for goal in GOALS {
@@ -189,15 +189,15 @@ impl RowResults {
     }
 }
 
-/// What is to be reached.
+/// A goal of the documentation.
 struct Goal {
     text: &'static str,
     row: Row,
     figure: Figure,
     service: Service,
-    /// Whose figure it is a ratio to; `None`: the figure itself.
+    /// The service that the figure is divided by; `None`: the figure itself.
     beside: Option<Service>,
-    /// Which part of the rounds' values: the median, or for failures of the leader also a tail.
+    /// The quantile of the rounds' values: the median, or for failures of the leader also a tail.
     part: f64,
     bound: Bound,
 }
@@ -385,7 +385,7 @@ const GOALS: &[Goal] = &[
     ),
 ];
 
-/// The value at this part of the sorted values; between two, the one above.
+/// The quantile `part` of the sorted values; between two values, the upper one.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! What is measured: one row of the table for each, and how its load is made.
+//! The rows of the table, and how the load of each is made.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) enum Service {
     ZooKeeper,
     #[serde(rename = "etcd")]
     Etcd,
-    /// Redlock on three Redis: no consensus, and nothing on a disk when it answers.
+    /// Redlock on three Redis servers: no consensus, and nothing on a disk when it answers.
     Redlock,
 }
 
@@ -38,11 +38,11 @@ impl Service {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Row {
-    /// Pairs, one client, on the node that leads.
+    /// Pairs, one client, on the leader.
     #[value(name = "pairs-1")]
     #[serde(rename = "pairs-1")]
     Pairs1,
-    /// Pairs, 64 clients, on the node that leads.
+    /// Pairs, 64 clients, on the leader.
     #[value(name = "pairs-64")]
     #[serde(rename = "pairs-64")]
     Pairs64,
@@ -50,7 +50,7 @@ pub(crate) enum Row {
     #[value(name = "pairs-64-spread")]
     #[serde(rename = "pairs-64-spread")]
     Pairs64Spread,
-    /// Pairs, 256 clients, on the node that leads.
+    /// Pairs, 256 clients, on the leader.
     #[value(name = "pairs-256")]
     #[serde(rename = "pairs-256")]
     Pairs256,
@@ -64,7 +64,7 @@ pub(crate) enum Row {
     Library256,
     /// One lock, 16 clients.
     Contended,
-    /// Renewals, 256 clients, on the node that leads.
+    /// Renewals, 256 clients, on the leader.
     Renewals,
     /// Renewals, 256 tasks that share one client of each service's library.
     RenewalsLibrary,
@@ -72,7 +72,7 @@ pub(crate) enum Row {
     HttpAlone,
     /// 100,000 locks held.
     Held,
-    /// The node that leads is killed: time to the next lock.
+    /// The leader is killed: time to the next lock.
     Failover,
     /// Keyward alone: pairs beside a million held locks. Some minutes.
     Million,
@@ -80,7 +80,7 @@ pub(crate) enum Row {
     Soak,
 }
 
-/// How the load of a row is made.
+/// The load of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) workload: Workload,
@@ -91,7 +91,7 @@ pub(crate) struct Load {
 }
 
 impl Row {
-    /// Those that a run has when none is named.
+    /// The rows that are run when none is named.
     pub(crate) const USUAL: [Self; 12] = [
         Self::Pairs1,
         Self::Pairs64,
@@ -107,7 +107,7 @@ impl Row {
         Self::Failover,
     ];
 
-    /// What it is, in the table.
+    /// Its title in the table.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Pairs1 => "pairs, 1 client",
@@ -132,7 +132,7 @@ impl Row {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// The load, for rows that are a load on clusters that are there already.
+    /// The load, for rows that put one on clusters that already run.
     pub(crate) fn load(self) -> Option<Load> {
         let load = |workload, clients| Load { workload, clients, spread: false, shared: false };
         let pairs = |clients| load(Workload::Pairs, clients);
@@ -150,12 +150,13 @@ impl Row {
         }
     }
 
-    /// Who takes part.
+    /// The services that take part.
     pub(crate) fn services(self) -> &'static [Service] {
         use Service::{Etcd, Keyward, KeywardFast, Redlock, ZooKeeper};
         match self {
             Self::HttpAlone | Self::Million | Self::Soak => &[Keyward],
-            // The others' libraries do not gather requests: their clients have sessions of their own.
+            // The others' libraries do not coalesce requests: their clients have sessions of their
+            // own.
             Self::Library256 | Self::RenewalsLibrary => &[Keyward, ZooKeeper],
             Self::Failover => &[Keyward, KeywardFast, ZooKeeper, Etcd],
             Self::Held => &[Keyward, ZooKeeper, Etcd],

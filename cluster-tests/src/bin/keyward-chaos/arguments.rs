@@ -1,4 +1,4 @@
-//! How values are written on the command line.
+//! Parsers of command-line values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(crate) fn signed_percent(text: &str) -> Result<i64, String> {
     Ok((number * 10_000.0).round() as i64)
 }
 
-/// The `keyward` program: as named, or the one beside this program.
+/// The `keyward` program: the one that is named, or the one beside this program.
 pub(crate) fn program(named: Option<&PathBuf>) -> Result<PathBuf, String> {
     let found = match named {
         Some(path) => path.clone(),

@@ -1,4 +1,4 @@
-//! `keyward-chaos check`: nodes that others started, faults that others install.
+//! `keyward-chaos check`: nodes that others started, and faults that others install.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use cluster_tests::chaos::run;
 
 use crate::load::{LoadArguments, usage};
 
-/// Let clients work on a cluster that runs already, install faults by commands of yours, and judge
+/// Let clients work on a cluster that runs already, install faults by your commands, and judge
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CheckArguments {
     /// Where the nodes are reached, such as http://a:7420,http://b:7420,http://c:7420. The workloads

@@ -1,4 +1,4 @@
-//! What every kind of run has: how much work, how long, and what becomes of the result.
+//! The arguments that every kind of run has: how much work, how long, and where the result goes.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::arguments;
 
-/// How much is done, and where the result goes.
+/// The amount of work, and where the result goes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LoadArguments {
     /// How long faults are installed and removed
@@ -27,7 +27,7 @@ pub(crate) struct LoadArguments {
     /// The mean time between two faults of one kind of thing: processes, links, disks
     #[arg(long, default_value = "3s", value_parser = arguments::duration)]
     pub(crate) every: Duration,
-    /// What clients do, separated by commas: mix, register, freeze, handoff, expiry
+    /// The workloads of the clients, separated by commas: mix, register, freeze, handoff, expiry
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD,…", default_value = "mix,register")]
     pub(crate) workload: Vec<Workload>,
     /// Clients of each workload
@@ -39,15 +39,15 @@ pub(crate) struct LoadArguments {
     /// How long a lock lasts
     #[arg(long, default_value = "2s", value_parser = arguments::duration)]
     pub(crate) lease: Duration,
-    /// What the register that a lock guards looks at: the token that the lock interface of the
-    /// `service` hands to its holders (Keyward's does, the others' do not), the `revision` of
-    /// etcd's store, or `none`
+    /// The token that the guarded register checks: the one that the lock interface of the `service`
+    /// hands to its holders (Keyward's does, the others' do not), the `revision` of etcd's store,
+    /// or `none`
     #[arg(long, default_value = "service", value_parser = ["service", "revision", "none"])]
     pub(crate) tokens: String,
     /// Locks with names of full length that fill a table meanwhile, on Keyward's own nodes: 2 KiB each
     #[arg(long, default_value_t = 0, value_name = "LOCKS")]
     pub(crate) fill: u64,
-    /// By how much clocks may be off, as the nodes are told
+    /// The clock error that the nodes are configured for
     #[arg(long, default_value = "1%", value_parser = arguments::percent)]
     pub(crate) rho: u32,
     /// Where the history is written [default: nowhere, if the run passes]
@@ -71,7 +71,7 @@ impl LoadArguments {
         R: FnOnce(Options) -> F + Send + 'static,
         F: Future<Output = Result<Summary, RunError>>,
     {
-        // Minutes of work must not end in a page that cannot be written.
+        // Minutes of work must not end with a report that cannot be written.
         if let Some(path) = &self.report
             && let Err(error) = std::fs::File::create(path)
         {
@@ -86,7 +86,8 @@ impl LoadArguments {
             Ok(runtime) => runtime,
             Err(error) => return broken(&format!("cannot start: {error}")),
         };
-        // The harness' own mistakes are panics: they are errors of the harness, whatever they hit.
+        // The harness' own mistakes are panics: they are reported as errors of the harness,
+        // whatever they affect.
         let outcome = std::thread::spawn(move || runtime.block_on(run(options))).join();
         match outcome {
             Ok(Ok(summary)) => self.told(&summary, folder),
@@ -151,13 +152,13 @@ fn command_line(seed: u64) -> String {
     words.join(" ")
 }
 
-/// The command line is wrong.
+/// Reports that the command line is wrong.
 pub(crate) fn usage(wrong: &str) -> ExitCode {
     eprintln!("error: {wrong}");
     ExitCode::from(2)
 }
 
-/// An error with everything that led to it.
+/// An error with all its causes.
 fn with_causes(error: &RunError) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();

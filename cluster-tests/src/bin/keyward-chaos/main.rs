@@ -1,4 +1,4 @@
-//! `keyward-chaos`: breaks a lock service on purpose, and tells whether it kept its promises.
+//! `keyward-chaos`: breaks a lock service on purpose, and reports whether it kept its promises.
 
 mod arguments;
 mod check;

@@ -15,23 +15,24 @@ use cluster_tests::wait::Stopwatch;
 use crate::arguments;
 use crate::run::service_run;
 
-/// How long one round lasts: long enough for some dozens of faults, short enough to be looked at.
+/// The length of a round: long enough for some dozens of faults, short enough to be looked at.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// How long one is in the smoke test.
+/// The length of a round in the smoke test.
 const SMOKE: Duration = Duration::from_secs(6);
 
 /// Run the list behind docs/proof.md, or a part of it, and write the page from all results so far
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProveArguments {
-    /// What is run: kills, power-cuts, updates, expiries, failovers, leader-changes, network, disks, upgrades, io-sweep, wall-clock, limits;
+    /// The items to run: kills, power-cuts, updates, expiries, failovers, leader-changes, network, disks, upgrades, io-sweep, wall-clock, limits;
     /// `services` runs two commands on Keyward, etcd, Redis and Redlock; `smoke` is a little of kills, power-cuts and updates; `page` runs nothing [default: everything]
     #[arg(value_name = "ITEM")]
     items: Vec<String>,
-    /// How much of each, instead of its goal
+    /// The amount of each, instead of its goal
     #[arg(long)]
     count: Option<u64>,
-    /// The seed of the first round; each later one has the next [default: behind those that are there]
+    /// The seed of the first round; each later round takes the next one [default: the one after the
+    /// highest so far]
     #[arg(long)]
     seed: Option<u64>,
     /// How long a round lasts
@@ -54,7 +55,7 @@ pub(crate) struct ProveArguments {
     binary_b: Option<PathBuf>,
 }
 
-/// Runs what is named and writes the page.
+/// Runs the named items and writes the page.
 pub(crate) fn run(arguments: &ProveArguments) -> ExitCode {
     match prove(arguments) {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
@@ -119,7 +120,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
             }
             rounds.push(summary);
             seed += 1;
-            // A seed that was named is one round that is to be seen again.
+            // A named seed means one round that is to be repeated.
             if arguments.seed.is_some() && arguments.count.is_none() {
                 break;
             }
@@ -145,8 +146,8 @@ fn programs(arguments: &ProveArguments) -> Result<Programs, String> {
     Ok(Programs { first, second })
 }
 
-/// The same commands on each service. A service that ends otherwise than is known of it was not
-/// looked at as it should be.
+/// Runs the same commands on each service. A verdict other than the one known of a service is an
+/// error: the service was not tested as it should be.
 fn services(results: &Results, programs: &Programs) -> Result<Verdict, Problem> {
     let mut worst = Verdict::Pass;
     for comparison in Comparison::ALL {
@@ -205,7 +206,7 @@ fn round(
     let history = round.options.history.clone();
     let summary = run_one(move || async move { run::keyward(&round.options, &round.nodes).await })?;
     if summary.verdict == Verdict::Pass {
-        // It is as large as the run was long, and shows nothing that its summary does not.
+        // It grows with the length of the run, and shows nothing that its summary does not.
         let _ = fs::remove_file(history);
     }
     Ok(summary)

@@ -1,4 +1,4 @@
-//! `keyward-chaos run`: nodes of its own.
+//! `keyward-chaos run`: starts its own nodes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,13 +14,13 @@ use crate::load::{LoadArguments, usage};
 /// Start nodes, let clients work, break things by a schedule, heal, and judge
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArguments {
-    /// What is tested: keyward, etcd, redis (one, SET NX PX) or redlock (three)
+    /// The service under test: keyward, etcd, redis (one, SET NX PX) or redlock (three)
     #[arg(long, default_value = "keyward")]
     service: String,
     /// How many nodes of Keyward; of any other service there are three
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: u64,
-    /// What is done to the nodes, separated by commas; see `keyward-chaos faults`
+    /// The faults, separated by commas; see `keyward-chaos faults`
     #[arg(long, value_delimiter = ',', value_name = "FAULT,…")]
     faults: Vec<Fault>,
     /// The keyward program [default: the one beside this program]
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
     })
 }
 
-/// Whether what was given fits together.
+/// Checks that the arguments are consistent.
 fn agree(arguments: &RunArguments) -> Result<(), String> {
     let known = ["keyward", "etcd", "redis", "redlock"];
     if !known.contains(&arguments.service.as_str()) {

@@ -26,16 +26,16 @@ pub(crate) struct SimArguments {
     /// Only these of the faults that the seed draws, by their numbers
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
     keep: Option<Vec<usize>>,
-    /// How many run at a time [default: one for each processor]
+    /// Runs at a time [default: one for each processor]
     #[arg(long)]
     jobs: Option<usize>,
     /// Begin no run after this long
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     within: Option<Duration>,
-    /// Begin no run after so many have failed
+    /// Begin no run after this many have failed
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     failures: usize,
-    /// Leave faults out of the first that failed by at most so many more runs
+    /// Shrink the first failing schedule, with at most this many more runs
     #[arg(long, value_name = "RUNS", default_value_t = 60)]
     shrink: u32,
     /// Write every message and fault of the run here; for one seed
@@ -44,7 +44,7 @@ pub(crate) struct SimArguments {
     /// Write what clients saw here, for `check-history`; for one seed
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
-    /// Keep the sum of the runs in this folder, for `keyward-chaos prove page`
+    /// Keep the totals of the runs in this folder, for `keyward-chaos prove page`
     #[arg(long, value_name = "FOLDER")]
     results: Option<PathBuf>,
 }
@@ -105,7 +105,7 @@ fn several(arguments: &SimArguments) -> Result<Verdict, String> {
             let hours = sum.simulated.as_secs_f64() / 3600.0;
             let failed = sum.failed.len();
             eprint!("\r{} runs, {hours:.2} simulated hours, {failed} failed ", sum.runs);
-            // A line that cannot be shown is of no consequence.
+            // A line that cannot be shown does not matter.
             let _ = std::io::stderr().flush();
         }
         arguments.within.is_none_or(|within| watch.elapsed() < within)
@@ -136,7 +136,8 @@ fn several(arguments: &SimArguments) -> Result<Verdict, String> {
     }
     println!("{}", simulated.reached);
     let Some(first) = sum.failed.first() else {
-        // As a fault that was not installed: whatever did not happen shows nothing.
+        // Handled like a fault that was not installed: a run in which something did not happen
+        // shows nothing about it.
         let missing = simulated.reached.missing(Seen::All);
         return if missing.is_empty() { Ok(Verdict::Pass) } else { Err(missing.join("; ")) };
     };

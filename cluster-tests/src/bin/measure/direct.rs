@@ -14,13 +14,13 @@ use tempfile::TempDir;
 
 const NODES: u64 = 3;
 
-/// How long the nodes may take to be ready.
+/// The timeout for the nodes to be ready.
 const BOOT: Duration = Duration::from_secs(60);
 
 /// The nodes.
 pub(crate) struct Direct {
     folder: TempDir,
-    /// For clients, and for peers.
+    /// The ports for clients and for peers.
     ports: BTreeMap<u64, (u16, u16)>,
     processes: BTreeMap<u64, Process>,
     arguments: Vec<String>,
@@ -32,7 +32,7 @@ impl Direct {
     /// Starts them with further arguments of `keyward serve`, and waits until all are ready.
     pub(crate) async fn start(arguments: Vec<String>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the nodes");
-        // Held until all are known, so that no port is given out twice.
+        // Held until all are known, so that no port is handed out twice.
         let listeners: Vec<TcpListener> = (0..2 * NODES)
             .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port on the loopback"))
             .collect();
@@ -104,7 +104,7 @@ impl Direct {
         .await;
     }
 
-    /// The node that leads, as a majority says, and its term.
+    /// The leader according to a majority, and its term.
     pub(crate) async fn leader(&self, client: &Client) -> (u64, u64) {
         eventually("there is a leader", BOOT, || async {
             let mut seen = BTreeMap::new();
@@ -123,7 +123,7 @@ impl Direct {
         .await
     }
 
-    /// What each node has used.
+    /// The resource usage of each node.
     pub(crate) fn usages(&self) -> Vec<Usage> {
         let usage = |process: &Process| process.usage().expect("the node runs");
         self.processes.values().map(usage).collect()

@@ -1,7 +1,8 @@
-//! The leader killed under load, again and again: how long until the next lock is given?
+//! Kills the leader under load, again and again, and measures the time until the next lock is
+//! granted.
 //!
-//! The clock starts with the kill. The request is one that begins then, through the client library,
-//! which has been talking to the leader; its own repetitions are part of what is measured.
+//! The clock starts with the kill. The request is one that begins then, through a client library
+//! that has been talking to the leader; its own retries are part of the measurement.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,13 @@ use keyward::types::{CallOptions, LockOptions, LockRequest};
 
 use crate::direct::Direct;
 
-/// Tasks that take and release locks all the time.
+/// Tasks that acquire and release locks all the time.
 const LOAD: u64 = 8;
 
-/// No lock ends while it is measured.
+/// No lock expires during the measurement.
 const DURATION: Duration = Duration::from_secs(3600);
 
-/// How long the cluster is left alone between a node's return and the next kill.
+/// The pause between a node's return and the next kill.
 const REST: Duration = Duration::from_millis(700);
 
 /// Runs it and prints the distribution.

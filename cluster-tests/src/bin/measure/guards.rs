@@ -1,4 +1,4 @@
-//! Many locks held through guards, which renew them: what does it cost the nodes?
+//! Holds many locks through guards, which renew them, and measures the cost to the nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +10,13 @@ use keyward::client::{Acquire, Client, GuardState};
 use crate::direct::Direct;
 use crate::tasks::since;
 
-/// Locks that are asked for at a time.
+/// Lock requests in flight at a time.
 const TASKS: u64 = 256;
 
-/// What a call may take while the machine is busy.
+/// The timeout of a call while the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Holds so many locks of this duration for `time`, and prints what each second of it cost.
+/// Holds this many locks of this duration for `time`, and prints the cost of each second.
 pub(crate) async fn run(locks: u64, duration: Duration, time: Duration) {
     let nodes = Direct::start(Vec::new()).await;
     let client = Client::builder().endpoints(nodes.endpoints()).timeout(PATIENCE).build();

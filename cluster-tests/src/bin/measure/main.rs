@@ -19,10 +19,10 @@ use cluster_tests::cluster::{Cluster, ClusterOptions, client};
 use cluster_tests::process::Usage;
 use cluster_tests::wait::{Stopwatch, eventually, throughout};
 
-/// Requests under way at a time: enough for full batches, few enough for an undisturbed election.
+/// Requests in flight at a time: enough for full batches, few enough for an undisturbed election.
 const TASKS: u64 = 256;
 
-/// No lock ends while it is measured.
+/// No lock expires during the measurement.
 const DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -102,7 +102,7 @@ async fn named(name: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The options behind the name, each with its value.
+/// The options after the name, each with its value.
 fn options() -> Option<BTreeMap<String, String>> {
     const KNOWN: [&str; 6] =
         ["--kills", "--profile", "--tasks", "--seconds", "--locks", "--duration"];
@@ -147,7 +147,7 @@ fn resident(cluster: &Cluster, what: &str) {
     row(what, &usages(cluster).map(|usage| format!("{:.1}", usage.resident_bytes as f64 / MIB)));
 }
 
-/// Processor time and writes of a cluster at rest. What starting left to do is done first.
+/// Processor time and writes of an idle cluster. The work left over from the start is done first.
 async fn idle(cluster: &Cluster, time: Duration) {
     throughout("the cluster comes to rest", Duration::from_secs(5), || async { true }).await;
     let before = usages(cluster);
@@ -168,7 +168,7 @@ async fn idle(cluster: &Cluster, time: Duration) {
     );
 }
 
-/// Takes the locks with numbers from `from` to `to`; gives the seconds it took.
+/// Acquires the locks with numbers from `from` to `to`; returns the seconds it took.
 async fn hold(cluster: &Cluster, from: u64, to: u64) -> f64 {
     let leader = cluster.leader().await;
     let client = Arc::new(client(&[cluster.direct_endpoint(leader)]));
@@ -195,7 +195,7 @@ async fn hold(cluster: &Cluster, from: u64, to: u64) -> f64 {
     watch.elapsed().as_secs_f64()
 }
 
-/// Kills all nodes at once and starts them again; and one alone.
+/// Kills all nodes at once and starts them again; then one node alone.
 async fn restart(cluster: &mut Cluster, held: u64) {
     let bound = Duration::from_secs(120);
     cluster.kill_all();

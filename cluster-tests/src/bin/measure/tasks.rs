@@ -1,4 +1,5 @@
-//! Many tasks of one client that take and release a lock of their own, with batching and without.
+//! Many tasks of one client that each acquire and release a lock of their own, with batching and
+//! without.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +12,12 @@ use keyward::client::Client;
 
 use crate::direct::Direct;
 
-/// No lock ends while it is measured.
+/// No lock expires during the measurement.
 const DURATION: Duration = Duration::from_secs(3600);
 
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// Runs so many tasks for this long each way, and prints what came of it.
+/// Runs this many tasks for this long each way, and prints the results.
 pub(crate) async fn run(tasks: u64, time: Duration) {
     let nodes = Direct::start(Vec::new()).await;
     println!(
@@ -46,7 +47,7 @@ pub(crate) async fn run(tasks: u64, time: Duration) {
     }
 }
 
-/// All nodes together.
+/// The usage of all nodes together.
 pub(crate) fn since(now: &[Usage], earlier: &[Usage]) -> Usage {
     let each = now.iter().zip(earlier).map(|(now, earlier)| now.since(earlier));
     each.reduce(|one, other| Usage {

@@ -1,4 +1,4 @@
-//! What is done to wall clocks.
+//! Faults of wall clocks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::cluster::{Cluster, NodeId};
 use crate::wait::Stopwatch;
 use crate::walltime::{self, WallClock};
 
-/// By how much a clock is stepped, in seconds.
+/// The step of a clock in seconds.
 const STEP: i64 = 3600;
 
-/// How long a node may take to log that a connection has ended.
+/// The timeout for a node to log that a connection has ended.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// What a node logs of a connection that breaks off in the middle of a request.
+/// The text that a node logs when a connection breaks off in the middle of a request.
 const ENDED: &str = "a connection ended early";
 
-/// What makes it do so.
+/// The argument that makes a node log it.
 const LOG: &str = "--log=info,openraft=warn,keyward::http::server=debug";
 
 /// The wall clocks of the nodes, if they can be stepped.
 #[derive(Debug)]
 pub struct WallClocks {
     clocks: BTreeMap<NodeId, WallClock>,
-    /// Why there are none.
+    /// The reason if there are none.
     missing: String,
 }
 
@@ -42,7 +42,7 @@ impl Default for WallClocks {
 }
 
 impl WallClocks {
-    /// One for each node of a cluster that was not started yet.
+    /// Prepares a clock for each node of a cluster that was not started yet.
     pub fn prepare(cluster: &mut Cluster) -> Self {
         let mut clocks = BTreeMap::new();
         for id in cluster.ids() {
@@ -74,7 +74,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Another step, by an hour the other way.
+    /// Steps the clocks back, by an hour the other way.
     pub(super) async fn set_clocks_right(&mut self, nodes: &[NodeId]) {
         if let Err(why) = self.set_clocks(nodes, 0).await {
             self.done.indeterminate += 1;
@@ -82,7 +82,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Sets clocks, and sees at each node that it has come about.
+    /// Sets clocks, and checks at each node that the change has taken effect.
     async fn set_clocks(&mut self, nodes: &[NodeId], offset: i64) -> Result<(), String> {
         for id in nodes {
             if let Some(clock) = self.wall_clocks.clocks.get(id) {
@@ -98,7 +98,7 @@ impl<V: Victim> Nemesis<V> {
         Ok(())
     }
 
-    /// Has a node write a line into its log, and looks at the time in it.
+    /// Makes a node write a line into its log, and checks the time in it.
     async fn see_clock(&mut self, id: NodeId, offset: i64) -> Result<(), String> {
         let Some(cluster) = self.victim.cluster() else { return Ok(()) };
         if !cluster.runs(id) {
@@ -110,7 +110,7 @@ impl<V: Victim> Nemesis<V> {
             break_off(&cluster.direct_endpoint(id)).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
             let log = cluster.logged(id);
-            // Lines that were on their way were written by the old clock.
+            // Lines already buffered were written by the old clock.
             let told = log.get(seen..).unwrap_or_default().lines();
             let mut told = told.filter(|line| line.contains(ENDED));
             if told.any(|line| walltime::is_off_by(line, offset) == Some(true)) {
@@ -121,11 +121,11 @@ impl<V: Victim> Nemesis<V> {
     }
 }
 
-/// Begins a request to a node, past its link, and goes away.
+/// Begins a request to a node, bypassing its link, and disconnects.
 async fn break_off(endpoint: &str) {
     let address = endpoint.trim_start_matches("http://");
     if let Ok(mut stream) = TcpStream::connect(address).await {
-        // It is seen in the log whether that was enough.
+        // The log shows whether that was enough.
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost").await;
     }
 }

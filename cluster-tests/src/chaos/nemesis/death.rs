@@ -1,8 +1,8 @@
 //! Deaths at calls to the disk.
 //!
-//! The trap is set before the node is started, or while it works; the disk ends the node's process
-//! itself, and here is waited for that. What was not synced is gone then, or some of it, or nothing.
-//! The node is started again and must be ready and have everything that the others have.
+//! The trap is set before the node is started, or while it works. The disk ends the node's process
+//! itself; the nemesis waits for that. The unsynced data is lost then, or some of it, or none. The
+//! node is started again and must be ready and have everything that the others have.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,29 +19,30 @@ use crate::history::OpenFault;
 use crate::powercut::{Disk, Trouble};
 use crate::wait::Stopwatch;
 
-/// How long a node may take to the call at which it is to die: under load there are hundreds a second.
+/// The timeout for a node to reach the call at which it is to die: under load there are hundreds a
+/// second.
 const REACHED: Duration = Duration::from_secs(15);
 
-/// How long the leader may take to purge what a node that is away does not have.
+/// The timeout for the leader to purge the entries that an absent node lacks.
 const PURGED: Duration = Duration::from_secs(20);
 
-/// Within how long of its start a node must be ready and have caught up.
+/// The time after its start within which a node must be ready and have caught up.
 const BACK: Duration = Duration::from_secs(20);
 
-/// How long a sync takes before the power of all goes: so something that is not synced yet is under
-/// way on every node.
+/// The length of a sync before all nodes lose power: long enough that each has an unsynced write in
+/// flight.
 const SLOW: Duration = Duration::from_millis(20);
 
-/// How often is looked: what comes next is not to wait.
+/// The polling interval: the next step must not wait.
 const LOOK: Duration = Duration::from_millis(2);
 
 impl<V: Victim> Nemesis<V> {
-    /// Has one node die at a boundary.
+    /// Makes one node die at a boundary.
     pub(super) async fn die_at_io(&mut self, id: NodeId, at: Boundary) -> Attempt {
         if self.disks.of(id).is_none() {
             return Attempt::Skipped(String::from(NO_DISK));
         }
-        // What would be waited for never comes of a cluster that is broken.
+        // A broken cluster may never reach the boundary.
         if !self.findings.is_empty() {
             return Attempt::Skipped(String::from("something was found already"));
         }
@@ -63,7 +64,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Sets the trap and brings about the moment that calls are counted from.
+    /// Sets the trap and brings about the moment from which calls are counted.
     async fn approach(&mut self, id: NodeId, at: Boundary) -> Result<(), String> {
         match at.moment {
             Moment::FirstBoot => Err(format!("node {id} was started before")),
@@ -110,7 +111,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// `kill -9` of those that run.
+    /// Sends `kill -9` to the running ones among them.
     async fn end(&mut self, nodes: &[NodeId]) {
         let running: Vec<NodeId> =
             nodes.iter().copied().filter(|&id| self.victim.runs(id)).collect();
@@ -123,7 +124,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// It may die before it listens; not of anything else.
+    /// Starts a node that may die at its trap before it listens, but of nothing else.
     async fn start_into_trap(&mut self, id: NodeId) -> Result<(), String> {
         let started = self.victim.start(id).await;
         match self.disks.of(id).and_then(Disk::sprung) {
@@ -134,7 +135,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Keeps a node away until the leader's log does not reach back to it.
+    /// Keeps a node stopped until the leader's log does not reach back to it.
     async fn stay_away(&mut self, id: NodeId) -> Result<(), String> {
         let Some(cluster) = self.victim.cluster() else { return Err(NO_DISK.to_owned()) };
         let had = cluster.status(id).await?.last_log_index;
@@ -166,13 +167,13 @@ impl<V: Victim> Nemesis<V> {
         if at.moment == Moment::WorkOfAll {
             let mut others = self.victim.ids();
             others.retain(|&other| other != id && self.victim.runs(other));
-            // What comes of it is the same whoever of them is first.
+            // The result is the same whichever of them is first.
             self.cut_power(&others, at.kept).await;
         }
         self.bury(id, at).await
     }
 
-    /// Waits for the end of a node whose disk has ended it, and lets the disk forget.
+    /// Waits for the end of a node that its disk has ended, and discards the unsynced data.
     async fn bury(&mut self, id: NodeId, at: Boundary) -> Result<(), String> {
         let led = at.moment == Moment::Work && self.led(id).await;
         let by_itself = !self.victim.runs(id) || self.victim.wait_end(id).await;
@@ -182,7 +183,7 @@ impl<V: Victim> Nemesis<V> {
         let Some(sprung) = sprung.filter(|_| by_itself) else {
             return Err(format!("node {id} outlived its death and was killed"));
         };
-        // The folder that the disk is mounted on holds the data folder alone.
+        // The folder that the disk is mounted on contains only the data folder.
         let path = sprung.path.strip_prefix("data/").unwrap_or(&sprung.path).to_owned();
         let death = Death { node: id, led, at, call: sprung.call, path };
         self.recorder.event("death", death.to_string());
@@ -190,7 +191,7 @@ impl<V: Victim> Nemesis<V> {
         Ok(())
     }
 
-    /// Whether the others take it for the leader, as they do for a while after its death.
+    /// Whether the others regard it as the leader, as they do for a while after its death.
     async fn led(&mut self, id: NodeId) -> bool {
         let Some(cluster) = self.victim.cluster() else { return false };
         for other in cluster.others(id) {
@@ -203,8 +204,8 @@ impl<V: Victim> Nemesis<V> {
         false
     }
 
-    /// Starts nodes that have died. Each must be ready and have caught up in time, unless something else
-    /// is broken, too.
+    /// Starts nodes that have died. Each must be ready and have caught up in time, unless another
+    /// fault is active.
     pub(super) async fn reboot(&mut self, nodes: &[NodeId]) {
         self.start(nodes, "it died at a call to its disk").await;
         if self.active.is_empty() {
@@ -231,7 +232,8 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Whether a node is ready and has applied what was committed when a leader was first seen.
+    /// Whether a node is ready and has applied everything that was committed when a leader was
+    /// first seen.
     async fn is_back(&mut self, id: NodeId, goal: &mut Option<u64>) -> Result<(), String> {
         let Some(cluster) = self.victim.cluster() else { return Ok(()) };
         cluster.readiness(id).await?;
@@ -247,7 +249,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Starts all nodes for the first time, and has those die of whom the plan says so. All must be
+    /// Starts all nodes for the first time; those that the plan names die on the way. All must be
     /// ready at the end.
     pub(super) async fn first_boots(&mut self, plan: &[Planned], told: &dyn Fn(String)) {
         let mut waiting = self.set_first_traps(plan);
@@ -255,7 +257,7 @@ impl<V: Victim> Nemesis<V> {
             return;
         }
         for id in self.victim.ids() {
-            // It is found out below whether that was its death.
+            // Whether that was its death is checked below.
             let _ = self.start_into_trap(id).await;
         }
         let watch = Stopwatch::start();
@@ -277,7 +279,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// The nodes that are to die at their first boot: where, and the fault in the history.
+    /// The nodes that are to die at their first boot: the boundary, and the fault in the history.
     fn set_first_traps(&mut self, plan: &[Planned]) -> BTreeMap<NodeId, (Boundary, OpenFault)> {
         let ids = self.victim.ids();
         let mut waiting = BTreeMap::new();
@@ -294,8 +296,8 @@ impl<V: Victim> Nemesis<V> {
         waiting
     }
 
-    /// The next of them whose disk has ended it; any, if none has in time; `None` if there is none, or
-    /// something is wrong already.
+    /// The next of them that its disk has ended; any of them after a timeout; `None` if none is
+    /// left, or something is already wrong.
     async fn first_to_die(
         &self,
         waiting: &BTreeMap<NodeId, (Boundary, OpenFault)>,

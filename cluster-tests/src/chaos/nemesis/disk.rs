@@ -1,4 +1,4 @@
-//! What is done to disks.
+//! Faults of disks.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,11 +15,12 @@ use crate::cluster::{Cluster, NodeId};
 use crate::powercut::{Disk, Kept, Refuses, Trouble};
 use crate::wait::Stopwatch;
 
-/// The disks that forget, one for each node. Without any, the nodes' folders are on the machine's.
+/// The disks that lose unsynced data, one for each node. Without them, the nodes' folders are on
+/// the machine's disk.
 #[derive(Debug, Default)]
 pub struct Disks {
     mounted: BTreeMap<NodeId, Disk>,
-    /// Where they are mounted; removed behind them.
+    /// The folder they are mounted in; removed after them.
     folder: Option<TempDir>,
 }
 
@@ -55,7 +56,8 @@ impl Drop for Disks {
 pub(super) const NO_DISK: &str = "the folders of these nodes are not on disks of the harness";
 
 impl<V: Victim> Nemesis<V> {
-    /// First nothing is acknowledged any more, then the nodes are ended, then the disks forget.
+    /// Cuts the power: first acknowledgements stop, then the nodes are ended, then the disks lose
+    /// the unsynced data.
     pub(super) async fn cut_power(&mut self, nodes: &[NodeId], kept: Kept) -> Attempt {
         if nodes.iter().any(|&id| self.disks.of(id).is_none()) {
             return Attempt::Skipped(String::from(NO_DISK));
@@ -76,7 +78,7 @@ impl<V: Victim> Nemesis<V> {
         Attempt::Installed(Undo::Start(nodes.to_vec()))
     }
 
-    /// A node may end by itself on a disk that fails: it must not go on as if nothing had happened.
+    /// Makes a disk fail. The node may end by itself: it must not go on as if nothing had happened.
     pub(super) fn spoil_disk(&mut self, id: NodeId, fault: Fault, random: &mut StdRng) -> Attempt {
         let Some(disk) = self.disks.of(id) else {
             return Attempt::Skipped(String::from(NO_DISK));
@@ -102,7 +104,7 @@ impl<V: Victim> Nemesis<V> {
             disk.set(Trouble::default());
         }
         self.note_ended().await;
-        // If it has not ended by now, it may still be about to, of what failed a moment ago.
+        // A node that has not ended by now may still be about to, after a failure of a moment ago.
         if let Some(mended) = self.excused.get_mut(&id) {
             *mended = Some(Stopwatch::start());
         }

@@ -1,13 +1,13 @@
-//! Does what a plan says to the nodes of a run, and takes it back.
+//! Installs the faults of a plan in the nodes of a run, and takes them back.
 //!
-//! Every fault is written into the history with its beginning, its end and its outcome: installed,
-//! skipped (with the reason) or indeterminate. Which of several nodes a role meant is decided when
-//! the fault begins, and written down, too.
+//! Every fault is recorded in the history with its beginning, its end and its outcome: installed,
+//! skipped (with the reason) or indeterminate. The node that a role meant is decided when the fault
+//! begins, and recorded, too.
 //!
-//! What the nemesis itself sees and no check of a history can (a node that does not start again, one
-//! that serves although it may not, one that ended by itself) is a finding. `network`
-//! knows what is done to links, `disk` what to disks, `death` what disks do to nodes, `node` what is done
-//! to a node's folder or program, `clock` what to its wall clock.
+//! A finding is a problem that the nemesis sees and no check of a history can: a node that does not
+//! start again, one that serves although it may not, one that ended by itself. `network` has the
+//! faults of links, `disk` those of disks, `death` deaths at disk calls, `node` faults of a node's
+//! folder or program, `clock` those of its wall clock.
 
 mod clock;
 mod death;
@@ -39,51 +39,51 @@ use crate::wait::Stopwatch;
 pub use clock::WallClocks;
 pub use disk::Disks;
 
-/// How long a fault that comes behind an acknowledgement waits for one.
+/// The time that a fault planned right after an acknowledgement waits for one.
 const ACKNOWLEDGED: Duration = Duration::from_secs(2);
 
-/// How long after its disk is well again a node may still end of what failed before.
+/// The time after a disk is repaired in which a node may still end because of an earlier failure.
 const LATE: Duration = Duration::from_secs(3);
 
-/// How long a fault that is aimed at the leader waits until somebody leads.
+/// The time that a fault aimed at the leader waits for one.
 const LED: Duration = Duration::from_secs(4);
 
-/// Who breaks things and mends them.
+/// Installs faults and takes them back.
 pub trait Breaker {
-    /// Brings up nodes that were never started, if any were not, with the faults of a plan that are
-    /// meant for that.
+    /// Starts nodes that were never started, if there are any, with the faults of the plan that are
+    /// meant for a first boot.
     fn boot(&mut self, plan: &[Planned], told: &dyn Fn(String)) -> impl Future<Output = ()>;
 
     /// Installs and removes faults, from the first to the last.
     fn execute(&mut self, plan: &[Planned], told: &dyn Fn(String)) -> impl Future<Output = ()>;
 
-    /// Takes everything back that is installed.
+    /// Takes back every installed fault.
     fn heal(&mut self) -> impl Future<Output = ()>;
 
-    /// What was done so far.
+    /// The numbers so far.
     fn done(&self) -> Done;
 
-    /// Where nodes died at calls to their disks.
+    /// The deaths of nodes at calls to their disks.
     fn deaths(&self) -> &[Death];
 
-    /// What was wrong beyond what the history tells.
+    /// The problems that the history does not show.
     fn findings(&self) -> &[String];
 }
 
-/// What was done, in numbers.
+/// The numbers of faults and their effects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
-    /// Faults that came about.
+    /// Faults that were installed.
     pub installed: u64,
     /// Faults that were not tried.
     pub skipped: u64,
-    /// Faults of which nobody knows.
+    /// Faults whose outcome is unknown.
     pub indeterminate: u64,
     /// Processes that were killed (`-9`).
     pub kills: u64,
-    /// Those among them that led.
+    /// Leaders among them.
     pub leader_kills: u64,
-    /// Nodes that lost what they had not synced.
+    /// Nodes that lost their unsynced data.
     pub power_cuts: u64,
     /// Steps of the wall clock of a node, each seen in its log.
     #[serde(default)]
@@ -93,13 +93,13 @@ pub struct Done {
 /// Executes plans.
 #[derive(Debug)]
 pub struct Nemesis<V> {
-    /// Before the disks: whoever uses one is ended before it is unmounted.
+    /// Before the disks: a process that uses one is ended before it is unmounted.
     victim: V,
     disks: Disks,
     other_program: Option<PathBuf>,
     wall_clocks: WallClocks,
-    /// Nodes that may end by themselves because a disk failed them, and until when: without a time,
-    /// as long as it does.
+    /// Nodes that may end by themselves because of a failing disk, and until when: without a time,
+    /// as long as it fails.
     excused: BTreeMap<NodeId, Option<Stopwatch>>,
     recorder: Recorder,
     progress: Progress,
@@ -131,15 +131,15 @@ impl Active {
     }
 }
 
-/// How a fault is taken back.
+/// The way in which a fault is taken back.
 #[derive(Debug)]
 enum Undo {
     Start(Vec<NodeId>),
-    /// A start of nodes that must have everything again.
+    /// A start of nodes that must catch up completely.
     Reboot(Vec<NodeId>),
     Continue(Vec<NodeId>),
     HealLinks,
-    /// The node's own folder again, from where it was put aside.
+    /// The node's own folder, which was moved aside.
     Folder(NodeId),
     /// A byte as it was before it was flipped.
     Byte {
@@ -148,15 +148,15 @@ enum Undo {
         offset: u64,
         flipped: Option<u8>,
     },
-    /// A disk without trouble.
+    /// The disk without faults.
     Disk(NodeId),
-    /// Wall clocks that are right.
+    /// The right time on wall clocks.
     WallClocks(Vec<NodeId>),
-    /// The first program again.
+    /// The first program.
     Downgrade(Vec<NodeId>),
 }
 
-/// What became of an attempt to install a fault.
+/// The outcome of an attempt to install a fault.
 enum Attempt {
     Installed(Undo),
     Skipped(String),
@@ -164,7 +164,7 @@ enum Attempt {
 }
 
 impl<V: Victim> Nemesis<V> {
-    /// Does nothing yet.
+    /// A nemesis without disks, other program or clocks.
     pub fn new(victim: V, recorder: Recorder, progress: Progress) -> Self {
         Self {
             victim,
@@ -207,7 +207,7 @@ impl<V: Victim> Nemesis<V> {
         &mut self.victim
     }
 
-    /// Installs one fault; gives what was done, in words.
+    /// Installs one fault; returns a description of what was done.
     async fn install(&mut self, planned: Planned, watch: &Stopwatch) -> String {
         let nodes = self.resolve(planned.whom).await;
         if planned.fault.is_of_disk() {
@@ -293,8 +293,8 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Ends what other faults do to the disks of these nodes: a node that is started for the end of
-    /// one must not meet the other.
+    /// Ends other faults of these nodes' disks: a node that is started at the end of one fault must
+    /// not meet another.
     async fn give_back_disks(&mut self, nodes: &[NodeId]) {
         while let Some(place) = self.active.iter().position(|other| other.has_disk_of(nodes)) {
             let active = self.active.remove(place);
@@ -302,7 +302,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// The nodes that are meant, as they are now; only such as run.
+    /// The nodes that are meant at this moment; only running ones.
     async fn resolve(&mut self, whom: Whom) -> Vec<NodeId> {
         let mut running = self.victim.ids();
         let all = running.len();
@@ -340,7 +340,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// All are signalled before any is waited for.
+    /// Signals all nodes before it waits for any.
     async fn kill(&mut self, nodes: &[NodeId]) -> Attempt {
         let attempt = self.signal_all(nodes, Signal::KILL, Undo::Start(nodes.to_vec()));
         for &id in nodes {
@@ -397,7 +397,7 @@ impl<V: Victim> Nemesis<V> {
         open.end();
     }
 
-    /// A node that does not start again is found out here: no fault excuses it.
+    /// Starts nodes. One that does not start again is a finding: no fault excuses it.
     async fn start(&mut self, nodes: &[NodeId], after: &str) {
         for &id in nodes {
             if !self.victim.runs(id)
@@ -408,12 +408,12 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Notes every node that ended although nobody ended it; one whose disk had failed it, and is well
-    /// again, is started.
+    /// Records every node that ended by itself; one whose disk had failed and is well again is
+    /// started.
     async fn note_ended(&mut self) {
         self.excused.retain(|_, mended| mended.as_ref().is_none_or(|since| since.elapsed() < LATE));
         for (id, how) in self.victim.ended() {
-            // One whose folder is another's or spoilt may notice late that it must not serve.
+            // A node with a foreign or damaged folder may notice late that it must not serve.
             if self.active.iter().any(|fault| fault.has_disk_of(&[id])) {
                 continue;
             }
@@ -461,7 +461,7 @@ impl<V: Victim> Breaker for Nemesis<V> {
         self.note_ended().await;
     }
 
-    /// Every node that does not run is started, too.
+    /// Also starts every node that does not run.
     async fn heal(&mut self) {
         while let Some(active) = self.active.pop() {
             self.take_back(active).await;
@@ -497,12 +497,12 @@ fn words(nodes: &[NodeId]) -> String {
     }
 }
 
-/// Any of these, by chance.
+/// A random one of these.
 fn any<T: Copy>(random: &mut StdRng, of: &[T]) -> T {
     *of.choose(random).expect("there is one")
 }
 
-/// A number of milliseconds.
+/// A random number of milliseconds.
 fn millis(random: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.random_range(range))
 }

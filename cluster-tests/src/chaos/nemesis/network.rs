@@ -1,4 +1,4 @@
-//! What is done to links.
+//! Faults of links.
 
 use std::num::NonZeroU32;
 
@@ -11,7 +11,7 @@ use crate::chaos::fault::Fault;
 use crate::cluster::{Cluster, NodeId};
 use crate::proxy::{self, Condition};
 
-/// Installs a fault of links around these nodes.
+/// Installs a fault in the links around these nodes.
 #[expect(clippy::wildcard_enum_match_arm, reason = "all others are not done to links")]
 pub(super) fn install(
     cluster: &Cluster,
@@ -50,7 +50,7 @@ pub(super) fn install(
     Attempt::Installed(Undo::HealLinks)
 }
 
-/// One node alone, or two halves; by silence or by refusal. Clients reach every node.
+/// Partitions one node, or two halves; by silence or by refusal. Clients reach every node.
 fn partition(cluster: &Cluster, node: NodeId, random: &mut StdRng) {
     let fault = any(random, &[proxy::Fault::Silent, proxy::Fault::Refused]);
     let mut ids = cluster.ids();
@@ -66,7 +66,7 @@ fn partition(cluster: &Cluster, node: NodeId, random: &mut StdRng) {
     }
 }
 
-/// Nothing that the node sends arrives anywhere, or nothing that is sent to it.
+/// Drops everything that the node sends, or everything that is sent to it.
 fn one_way(cluster: &Cluster, node: NodeId, random: &mut StdRng) {
     let mute = random.random_bool(0.5);
     for other in cluster.others(node) {
@@ -75,14 +75,14 @@ fn one_way(cluster: &Cluster, node: NodeId, random: &mut StdRng) {
     }
 }
 
-/// Cuts the cable from one node to another, in this direction only.
+/// Cuts the connection from one node to another, in this direction only.
 fn cut(cluster: &Cluster, from: NodeId, to: NodeId) {
     cluster.link(from, to).fault(proxy::Fault::RequestsHeld);
     cluster.link(to, from).fault(proxy::Fault::AnswersHeld);
 }
 
-/// Each node reaches its two neighbours in a ring, both ways. In a ring of three that is everyone,
-/// so there the two ends of a line do not reach each other.
+/// Lets each node reach its two neighbours in a ring, both ways. In a ring of three that is
+/// everyone, so there the two ends of a line do not reach each other.
 fn ring(cluster: &Cluster, random: &mut StdRng) {
     let mut ids = cluster.ids();
     ids.shuffle(random);
@@ -98,7 +98,7 @@ fn ring(cluster: &Cluster, random: &mut StdRng) {
     }
 }
 
-/// Gives every link between nodes, and half of those to clients, a condition of its own.
+/// Sets a separate condition on every link between nodes, and on half of those to clients.
 fn each_link(
     cluster: &Cluster,
     random: &mut StdRng,
@@ -114,7 +114,7 @@ fn each_link(
     }
 }
 
-/// All links from and to a node, and that of its clients.
+/// Installs a fault in all links from and to a node, and in that of its clients.
 fn around(cluster: &Cluster, node: NodeId, fault: proxy::Fault) {
     for other in cluster.others(node) {
         cluster.link(node, other).fault(fault);
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::cluster::ClusterOptions;
 
-    /// Whether a byte goes over a link and comes back.
+    /// Whether a byte crosses a link and comes back.
     async fn carries(cluster: &Cluster, from: NodeId, to: NodeId) -> bool {
         let exchange = async {
             let mut stream = TcpStream::connect(cluster.link(from, to).address()).await?;

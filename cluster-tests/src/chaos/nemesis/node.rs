@@ -1,4 +1,4 @@
-//! What is done to one node's folder or program.
+//! Faults of one node's folder or program.
 
 use std::fs;
 use std::io;
@@ -16,12 +16,12 @@ use crate::cluster::{Cluster, NodeId};
 use crate::damage;
 use crate::wait::Stopwatch;
 
-/// How long a node without its folder is watched.
+/// The time for which a node without its folder is watched.
 const WATCHED: Duration = Duration::from_secs(5);
 
 impl<V: Victim> Nemesis<V> {
-    /// Kills a node, puts its folder aside and starts it with none. It may not serve: whoever
-    /// forgot its vote would vote twice.
+    /// Kills a node, moves its folder aside and starts it without one. It may not serve: a node
+    /// that forgot its vote would vote twice.
     pub(super) async fn wipe(&mut self, id: NodeId) -> Attempt {
         if self.victim.cluster().is_none() {
             return Attempt::Skipped(String::from("the folders of these nodes are their own"));
@@ -35,7 +35,7 @@ impl<V: Victim> Nemesis<V> {
         if let Err(error) = move_folder(&cluster.data_dir(id), &aside(cluster, id)) {
             return Attempt::Indeterminate(Undo::Start(vec![id]), error.to_string());
         }
-        // A node that ends at once has refused; one that listens is watched.
+        // A node that exits at once has refused; one that listens is watched.
         if self.victim.start(id).await.is_ok() {
             self.watch_wiped(id).await;
         }
@@ -59,7 +59,7 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Ends a node that has the wrong folder, gives it back its own, and starts it.
+    /// Ends a node that has the wrong folder, restores its own, and starts it.
     pub(super) async fn give_back_folder(&mut self, id: NodeId) {
         if self.victim.runs(id) {
             self.victim.signal(id, Signal::KILL);
@@ -67,7 +67,7 @@ impl<V: Victim> Nemesis<V> {
         }
         let Some(cluster) = self.victim.cluster() else { return };
         let (own, aside) = (cluster.data_dir(id), aside(cluster, id));
-        // There is none if the node refused before it made one.
+        // It does not exist if the node refused before it made one.
         let _ = fs::remove_dir_all(&own);
         if let Err(error) = move_folder(&aside, &own) {
             self.find(format!("the harness lost the folder of node {id}: {error}"));
@@ -77,7 +77,7 @@ impl<V: Victim> Nemesis<V> {
 }
 
 impl<V: Victim> Nemesis<V> {
-    /// One node after the other is stopped and goes on with the other program.
+    /// Stops one node after the other and starts it with the other program.
     pub(super) async fn upgrade(&mut self, nodes: &[NodeId]) -> Attempt {
         let Some(program) = self.other_program.clone() else {
             return Attempt::Skipped(String::from("there is no second program"));
@@ -103,8 +103,8 @@ impl<V: Victim> Nemesis<V> {
         }
     }
 
-    /// Kills a node, keeps a copy of its folder, flips bytes in one of its files, and starts it. It
-    /// must refuse to, or rebuild what it lost.
+    /// Kills a node, copies its folder, flips a byte in one of its files, and starts it. The node
+    /// must refuse, or rebuild what it lost.
     pub(super) async fn damage(&mut self, id: NodeId, random: &mut StdRng) -> Attempt {
         if self.victim.cluster().is_none() {
             return Attempt::Skipped(String::from("the folders of these nodes are their own"));
@@ -124,7 +124,7 @@ impl<V: Victim> Nemesis<V> {
         };
         let name = path.strip_prefix(&own).unwrap_or(&path).display();
         self.recorder.event("damage", format!("node {id}: {name} at {offset}"));
-        // Either answer is right; that its state is right too is seen at the end.
+        // Either answer is right; whether its state is right too is checked at the end.
         if self.victim.start(id).await.is_err() {
             return Attempt::Installed(Undo::Folder(id));
         }
@@ -148,8 +148,8 @@ impl<V: Victim> Nemesis<V> {
         Attempt::Installed(Undo::Byte { id, path, offset, flipped })
     }
 
-    /// Flips a byte back that a node has not noticed and may still notice; not, if the file is
-    /// another one by now.
+    /// Flips a byte back that a node has not noticed and may still notice, unless the file has been
+    /// replaced by now.
     pub(super) async fn flip_back(
         &mut self,
         id: NodeId,

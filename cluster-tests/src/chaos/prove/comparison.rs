@@ -39,8 +39,8 @@ impl Comparison {
         }
     }
 
-    /// How it must end. A service that hands out no tokens and passes the first has not been
-    /// looked at; what forgets locks when it is killed must not pass the second.
+    /// Its expected verdict. A service that hands out no tokens and passes the first has not been
+    /// tested; a service that forgets locks when it is killed must not pass the second.
     pub fn expected(self, service: &str) -> Verdict {
         match (self, service) {
             (_, "keyward") | (Self::Kill, "etcd") => Verdict::Pass,
@@ -48,7 +48,7 @@ impl Comparison {
         }
     }
 
-    /// The run of one service, so long, in this folder.
+    /// The run of one service, of this length, in this folder.
     pub fn round(
         self,
         service: &str,

@@ -1,9 +1,9 @@
 //! The list of runs that stands behind `docs/proof.md`.
 //!
-//! An [`Item`] is run in rounds, each with a seed of its own, until enough of what it counts was
-//! done. Every round leaves its summary in the folder of results, so the list can be run in
-//! pieces, on several days; what is there already is counted and not run again. The page is
-//! written from these files alone: no figure in it was typed. [`Comparison`] is what is run on other
+//! An [`Item`] is run in rounds, each with a seed of its own, until its count has reached the goal.
+//! Every round leaves its summary in the folder of results, so the list can be run in pieces, on
+//! several days; existing results are counted and not run again. The page is written from these
+//! files alone: no figure in it was typed. [`Comparison`] is the part that is run on other
 //! services, too; [`page()`] writes.
 
 mod comparison;
@@ -29,7 +29,7 @@ use crate::limits::Reached;
 pub use comparison::{Comparison, SERVICES};
 pub use page::page;
 
-/// What is to be shown.
+/// A claim that the list has to show.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Item {
     /// Processes killed with -9.
@@ -40,29 +40,29 @@ pub enum Item {
     Updates,
     /// Expiries with clocks that are wrong.
     Expiries,
-    /// Leaders killed, and how long the next lock took.
+    /// Leaders killed, and the time to the next lock.
     Failovers,
     /// Changes of leader every two seconds.
     LeaderChanges,
     /// Links cut, slowed and broken.
     Network,
-    /// Disks that are slow, full or broken, and files that are damaged.
+    /// Disks that are slow, full or failing, and files that are damaged.
     Disks,
     /// Nodes stopped and started again one after the other, some with another program.
     Upgrades,
-    /// Nodes that die at one call to their disk after the other.
+    /// Nodes that die at one disk call after the other.
     IoSweep,
     /// Wall clocks that are stepped by an hour.
     WallClock,
-    /// All nodes killed, or without power, with a table of many locks with long names.
+    /// All nodes killed, or losing power, with a table of many locks with long names.
     Limits,
 }
 
-/// The locks that fill a table in a round of [`Item::Limits`]: with both names of full length, three
-/// hundred megabytes.
+/// The locks that fill a table in a round of [`Item::Limits`]: with both names of full length,
+/// three hundred megabytes.
 const FILL: u64 = 150_000;
 
-/// How an item is run.
+/// The configuration of a round.
 #[derive(Clone, Debug)]
 pub struct Round {
     /// The run, but for its seed and its files.
@@ -71,12 +71,12 @@ pub struct Round {
     pub nodes: Nodes,
 }
 
-/// What nodes run.
+/// The programs that nodes run.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The program that is tested.
     pub first: PathBuf,
-    /// The one that nodes are upgraded to and back from; it may be the same.
+    /// The program that nodes are upgraded to and back from; it may be the same.
     pub second: PathBuf,
 }
 
@@ -97,7 +97,7 @@ impl Item {
         Self::Limits,
     ];
 
-    /// Its name, as it is written.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kills => "kills",
@@ -115,7 +115,7 @@ impl Item {
         }
     }
 
-    /// What is counted, and how much of it is the whole.
+    /// The unit of its count, and the goal.
     pub fn goal(self) -> (&'static str, u64) {
         match self {
             Self::Kills => ("processes killed with -9 under load", 500),
@@ -133,7 +133,7 @@ impl Item {
         }
     }
 
-    /// How much of its goal a run did.
+    /// The part of its goal that a run achieved.
     pub fn done(self, summary: &Summary) -> u64 {
         match self {
             Self::Kills => summary.done.kills,
@@ -207,7 +207,7 @@ impl Item {
             Self::LeaderChanges => Duration::from_millis(1700),
             Self::WallClock => Duration::from_millis(700),
             Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
-            // A start with all that is there takes its time.
+            // A start with all the data takes longer.
             Self::Limits => Duration::from_secs(6),
             Self::Kills
             | Self::PowerCuts
@@ -235,8 +235,8 @@ impl Item {
         Size { clients, locks, lease: Duration::from_millis(lease_ms), tokens: true }
     }
 
-    /// How often a node writes a snapshot, and a new segment of its log. In the sweep each must come
-    /// again and again within a round.
+    /// The thresholds at which a node writes a snapshot, and a new segment of its log. In the sweep
+    /// both must happen repeatedly within a round.
     fn thresholds(self) -> &'static [&'static str] {
         if self == Self::IoSweep {
             &["--snapshot-every=100", "--debug-segment-bytes=65536"]
@@ -245,12 +245,13 @@ impl Item {
         }
     }
 
-    /// The round of this seed, so long, in this folder.
+    /// The round of this seed, of this length, in this folder.
     pub fn round(self, seed: u64, length: Duration, results: &Path, programs: &Programs) -> Round {
         let wrong_clocks = self == Self::Expiries;
         let rho_ppm = if wrong_clocks { 100_000 } else { 10_000 };
         let mut arguments = vec![format!("--rho={}%", rho_ppm / 10_000)];
-        // Where no election may come, it must be the faults that would cause one, not a busy machine.
+        // Where no election may happen, only the faults may be able to cause one, not a busy
+        // machine.
         let profile = if self == Self::WallClock { "stable" } else { "fast" };
         arguments.push(format!("--profile={profile}"));
         arguments.extend(self.thresholds().iter().map(|&argument| argument.to_owned()));
@@ -286,24 +287,24 @@ impl Item {
     }
 }
 
-/// Simulated clusters that were run, seed after seed.
+/// A series of runs of simulated clusters, seed after seed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Simulated {
     /// The seed of the first.
     pub first_seed: u64,
-    /// How many there were, each with the next seed.
+    /// The number of runs, each with the next seed.
     pub runs: u64,
-    /// What clients asked for in them.
+    /// The requests of their clients.
     pub operations: u64,
-    /// What was done to them.
+    /// The faults in them.
     pub faults: u64,
-    /// How long they took in their own time, together.
+    /// Their total length in simulated time.
     pub simulated: Duration,
-    /// How long they took.
+    /// Their total length in real time.
     pub took: Duration,
     /// The seeds that failed.
     pub failed: Vec<u64>,
-    /// Where they went, of the limits of the service.
+    /// The limits of the service that they reached.
     #[serde(default)]
     pub reached: Reached,
 }
@@ -332,7 +333,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Uses a folder, making it if need be.
+    /// Uses a folder, and creates it if necessary.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -346,7 +347,7 @@ impl Results {
         &self.folder
     }
 
-    /// The rounds of something so far, by seed. A file that is not a summary is an error: a result
+    /// The rounds of an item so far, by seed. A file that is not a summary is an error: a result
     /// that is left out would make the page wrong.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::{Comparison, Item, Results, SERVICES, Simulated};
 use crate::chaos::summary::{Quantiles, Summary, Verdict};
 use crate::limits::{Reached, Seen};
 
-/// The page, from the results. What was not run is said.
+/// The page, from the results. It names the items that were not run.
 ///
 /// # Errors
 /// If the results, or a table that is included, cannot be read.
@@ -106,7 +106,7 @@ fn simulation(page: &mut String, results: &Results) -> io::Result<()> {
     Ok(())
 }
 
-/// Where runs have been, and where they should have been and were not.
+/// The limits that runs reached, and those that they should have reached and did not.
 fn limits(page: &mut String, reached: &Reached, seen: Seen) {
     let _ = write!(page, "{reached}");
     let missing = reached.missing(seen);
@@ -115,11 +115,11 @@ fn limits(page: &mut String, reached: &Reached, seen: Seen) {
     }
 }
 
-/// How many seeds are to be run, and how long in the time of their worlds.
+/// The goal for the number of seeds, and for their length in simulated time.
 const SIMULATED_SEEDS: u64 = 10_000;
 const SIMULATED_HOURS: u64 = 200;
 
-/// Where real processes have been taken.
+/// The limits that real processes reached.
 fn real_limits(page: &mut String, results: &Results) -> io::Result<()> {
     let mut reached = Reached::default();
     for item in Item::ALL {

@@ -1,4 +1,4 @@
-//! What the sweep through the calls to disks has hit.
+//! The results of the sweep through the calls to disks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::chaos::boundary::{Death, First, Moment};
 use crate::chaos::summary::Summary;
 use crate::powercut::{Call, Kept, Side};
 
-/// The section of the page; nothing, if it was not run.
+/// The section of the page; nothing if it was not run.
 pub(super) fn section(page: &mut String, results: &Results) -> io::Result<()> {
     let rounds: Vec<Summary> = results.of(Item::IoSweep.name())?;
     let deaths: Vec<&Death> = rounds.iter().flat_map(|round| &round.deaths).collect();
@@ -37,7 +37,7 @@ pub(super) fn section(page: &mut String, results: &Results) -> io::Result<()> {
     Ok(())
 }
 
-/// How far each moment was swept.
+/// The range of calls that was swept for each moment.
 fn moments(page: &mut String, deaths: &[&Death]) {
     page.push_str(
         "| calls counted from | deaths | different boundaries | without a gap up to call |\n|---|---|---|---|\n",
@@ -60,7 +60,7 @@ fn moments(page: &mut String, deaths: &[&Death]) {
     }
 }
 
-/// What was hit, by kind of call and part of the data folder.
+/// The calls that were hit, by kind of call and part of the data folder.
 fn calls(page: &mut String, deaths: &[&Death]) {
     let mut parts: BTreeMap<&str, BTreeMap<(Call, Side), usize>> = BTreeMap::new();
     for death in deaths {

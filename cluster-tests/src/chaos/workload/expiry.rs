@@ -1,9 +1,9 @@
 //! Locks that change hands because they expire, watched closely.
 //!
-//! The clients of this workload stand in pairs. Each pair has locks of its own; on each, one of the
-//! two takes the lock and never renews or releases it, and the other asks for it from shortly
-//! before its end until it has it. So every end is judged: a lock that is given too early is given
-//! to the one who asks before the end, and how late it was given is measured.
+//! The clients of this workload work in pairs. Each pair has locks of its own. On each lock, one of
+//! the two acquires it and never renews or releases it, and the other requests it repeatedly from
+//! shortly before its end until it is granted. So every end is judged: a lock granted too early is
+//! granted to the requester before its end, and the delay of a later grant is measured.
 
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ use super::Hand;
 use crate::chaos::service::Subject;
 use crate::wait::Stopwatch;
 
-/// How often the one who waits asks: what is measured is late by up to this, and by two requests.
+/// The interval of the waiting client's requests: a measured delay is too long by up to this and
+/// two requests.
 const ASK: Duration = Duration::from_millis(5);
 
-/// How long before the end it begins to ask, as a share of the duration.
+/// The time before the end at which it begins to send requests, as a share of the duration.
 const BEFORE: f64 = 0.05;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
     let Some(mut one) = hand.session().await else { return };
-    // A second owner, with a number behind all other clients'.
+    // A second owner, numbered after all other clients.
     let number = hand.number;
     hand.number += 1_000_000;
     let Some(mut other) = hand.session().await else { return };
@@ -40,7 +41,8 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
                     hand.shared.progress.took_over(end.elapsed());
                 }
                 hand.sleep(lease.mul_f64(1.0 - BEFORE).saturating_sub(asked.elapsed())).await;
-                // The grant was decided after it was asked for: no later end is measured too late.
+                // The grant was decided after its request was sent: no later end is measured too
+                // late.
                 held = Some(asked.after(lease));
                 std::mem::swap(&mut one, &mut other);
             }
@@ -48,7 +50,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
                 held = before;
                 hand.sleep(ASK).await;
             }
-            // Whether it was taken, and when, is unknown: nothing is measured until the next.
+            // Whether and when it was acquired is unknown: nothing is measured until the next one.
             Err(Failure::Unavailable(_) | Failure::Unknown(_)) => hand.moment().await,
         }
     }

@@ -1,4 +1,4 @@
-//! Locks, renewals, releases and checks, as they come, on locks of which some are contended.
+//! Locks, renewals, releases and checks, at random, on locks of which some are contended.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::chaos::service::{CALL, Subject, failure, name};
 use crate::history::Recorded;
 use crate::limits::{Asker, Deck, ask};
 
-/// One operation in so many is one that only Keyward has: with a level, by force, without a token.
+/// One operation in this many is one that only Keyward has: with a level, by force, without a
+/// token.
 const RICH: u32 = 4;
 
-/// One in so many goes to a limit of the service.
+/// One in this many goes to a limit of the service.
 const EDGE: u32 = 50;
 
-/// One in so many of those that are heavy is made, once the run has been at every limit.
+/// One in this many of the heavy ones is made, once the run has been at every limit.
 const HEAVY: u32 = 4;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
@@ -52,7 +53,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
             }
             (_, Some(_)) => next(&mut hand, &mut session, &mut held).await,
         };
-        // A service that answers at once would leave no turn for anyone else.
+        // A service that answers at once would starve other tasks.
         tokio::task::yield_now().await;
         match answer {
             Ok(()) => {}
@@ -62,7 +63,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
     }
 }
 
-/// What a holder does next: renew, look, sleep, give back, or forget.
+/// The next action of a holder: renew, check, sleep, release, or abandon.
 async fn next<S: Subject>(
     hand: &mut Hand<S>,
     session: &mut S::Session,
@@ -71,7 +72,7 @@ async fn next<S: Subject>(
     let Some((signature, mut grant)) = held.take() else { return Ok(()) };
     match hand.random.random_range(0..10) {
         0..3 => {
-            // The lease of the grant: not every service can give another.
+            // The lease of the grant: not every service can change it.
             let lease = hand.shared.size.lease;
             let renewed = session.renew(&signature, &mut grant, lease).await;
             if renewed.is_ok() {
@@ -95,7 +96,7 @@ async fn next<S: Subject>(
     }
 }
 
-/// Asks for something at a limit of the service, first of all where nobody has been.
+/// Sends a request at a limit of the service, first of all at one that the run has not reached.
 async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, deck: &mut Deck) {
     let missing = deck.draw_missing(&hand.shared.recorder.reach().reached());
     let card = missing.unwrap_or_else(|| deck.draw());
@@ -110,7 +111,7 @@ async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, deck: &m
     ask(locks, card, &mut Asker { signee: &signee, duration, call, below: &mut below }).await;
 }
 
-/// A request in Keyward's own words, on locks that tokens and levels fight over.
+/// A request in Keyward's own format, on locks contended by tokens and levels.
 async fn own_words<S: Subject>(
     hand: &mut Hand<S>,
     locks: &Recorded<Client>,
@@ -153,14 +154,14 @@ async fn own_words<S: Subject>(
     answer
 }
 
-/// Half of all requests go to a quarter of the locks.
+/// A random lock. Half of all requests go to a quarter of the locks.
 fn any_lock<S: Subject>(hand: &mut Hand<S>) -> String {
     let locks = hand.shared.size.locks;
     let among = if hand.random.random_bool(0.5) { (locks / 4).max(1) } else { locks };
     format!("mix/{}", hand.random.random_range(0..among))
 }
 
-/// As long as is usual, or ten times as long: some are held across whatever happens.
+/// The usual lease, or one ten times as long: some locks are held across all faults.
 fn any_lease<S: Subject>(hand: &mut Hand<S>) -> Duration {
     let lease = hand.shared.size.lease;
     if hand.random.random_ratio(1, 5) { lease * 10 } else { lease }

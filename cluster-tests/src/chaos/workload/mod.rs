@@ -1,8 +1,8 @@
-//! What the clients of a run do, each in a loop of its own until the run ends.
+//! The workloads of the clients of a run, each client in a loop of its own until the run ends.
 //!
-//! A workload is written for any service ([`super::service::Subject`]); `rich` alone needs
-//! Keyward's own requests. A client that is refused or gets no answer waits a moment and goes on: only
-//! the checks decide what was wrong.
+//! A workload is written for any service ([`super::service::Subject`]); only `mix` also uses
+//! Keyward's own requests, where there are any. A client that is refused or gets no answer waits a
+//! moment and goes on: only the checks decide what was wrong.
 
 mod expiry;
 mod mix;
@@ -23,10 +23,10 @@ use super::service::Subject;
 use crate::history::Recorder;
 use crate::register::Registers;
 
-/// How long a client waits before it asks again: no answer is worth a busy loop.
+/// The pause of a client before it retries, which avoids a busy loop.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// What clients do.
+/// A workload of the clients.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Workload {
     /// Locks, renewals, releases and checks on many locks, some contended; on Keyward with levels,
@@ -34,11 +34,11 @@ pub enum Workload {
     Mix,
     /// Read-modify-write under the lock; one holder in thirty freezes between check and write.
     Register,
-    /// The same, and one holder in three freezes.
+    /// As `Register`, but one holder in three freezes.
     Freeze,
-    /// Everybody wants one lock and gives it back at once.
+    /// All clients contend for one lock and release it at once.
     Handoff,
-    /// Nobody renews or releases: every lock changes hands because it expires.
+    /// No client renews or releases: every lock changes hands because it expires.
     Expiry,
 }
 
@@ -47,7 +47,7 @@ impl Workload {
     pub const ALL: [Self; 5] =
         [Self::Mix, Self::Register, Self::Freeze, Self::Handoff, Self::Expiry];
 
-    /// Its name, as it is written.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mix => "mix",
@@ -76,33 +76,33 @@ impl FromStr for Workload {
     }
 }
 
-/// How much is done.
+/// The amount of work.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Size {
     /// Clients of each workload.
     pub clients: usize,
     /// Locks of each workload that has several.
     pub locks: usize,
-    /// How long a lock lasts.
+    /// The duration of a lock.
     pub lease: Duration,
-    /// Whether the registers look at the service's tokens, where it has some.
+    /// Whether the registers check the service's tokens, where it has some.
     pub tokens: bool,
 }
 
-/// What every client of a run shares.
+/// The state that all clients of a run share.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// Who writes down what happens at the registers.
+    /// Records the operations on the registers.
     pub recorder: Recorder,
-    /// Who counts.
+    /// Counts the requests.
     pub progress: Progress,
-    /// What the locks guard.
+    /// The registers that the locks guard.
     pub registers: Registers,
-    /// How much is done.
+    /// The amount of work.
     pub size: Size,
 }
 
-/// Clients at work. Dropping it aborts them; what they were asking is unknown.
+/// Clients at work. Dropping it aborts them; the outcome of their requests in flight is unknown.
 #[derive(Debug)]
 pub struct Crew {
     stop: watch::Sender<bool>,
@@ -136,7 +136,7 @@ impl Crew {
         Self { stop, clients }
     }
 
-    /// Tells the clients to stop and waits until each has ended what it was asking.
+    /// Signals the clients to stop and waits until each has finished its current request.
     ///
     /// # Panics
     /// If a client panicked.
@@ -158,15 +158,15 @@ async fn run<S: Subject>(workload: Workload, hand: Hand<S>) {
     }
 }
 
-/// One client: who it is, and what it needs.
+/// The identity and the tools of one client.
 struct Hand<S> {
     subject: S,
     shared: Shared,
     random: StdRng,
     stop: watch::Receiver<bool>,
-    /// Among all clients of the run.
+    /// Its number among all clients of the run.
     number: usize,
-    /// Among the clients of its workload.
+    /// Its index among the clients of its workload.
     index: usize,
 }
 
@@ -177,17 +177,17 @@ impl<S: Target> Hand<S> {
 
     /// Sleeps, but not beyond the end of the run.
     async fn sleep(&mut self, time: Duration) {
-        // The sender is gone only when the run is; either way it is over.
+        // The sender is dropped only with the run; either way it is over.
         let _ = tokio::time::timeout(time, self.stop.wait_for(|&stop| stop)).await;
     }
 
-    /// Sleeps for up to twice a moment, so that clients do not go in step.
+    /// Sleeps for up to twice the usual pause, so that clients do not run in step.
     async fn moment(&mut self) {
         let time = MOMENT.mul_f64(self.random.random_range(0.1..2.0));
         self.sleep(time).await;
     }
 
-    /// A session; `None` if the run ends before there is one.
+    /// Opens a session; `None` if the run ends before one is open.
     async fn session(&mut self) -> Option<S::Session> {
         while !self.stopped() {
             if let Ok(session) = self.subject.session(self.number).await {
@@ -198,7 +198,7 @@ impl<S: Target> Hand<S> {
         None
     }
 
-    /// The token that the register is shown, if it looks at tokens.
+    /// The token to present to the register, if it checks tokens.
     fn token(&self, held: &<S::Session as Session>::Held) -> Option<u64> {
         if self.shared.size.tokens { S::Session::token(held) } else { None }
     }

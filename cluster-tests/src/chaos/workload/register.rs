@@ -1,9 +1,10 @@
 //! Read-modify-write on a register under its lock; some holders freeze between check and write.
 //!
-//! A client that holds the lock reads the register, works for a moment, and writes what it computed
-//! from what it read. One that freezes sleeps longer than its lock lasts, as a process in a long
-//! collection of garbage or a machine in suspend does, and then writes as if nothing had happened.
-//! It looks at no clock after it wakes: a holder can always freeze once more after it has looked.
+//! A client that holds the lock reads the register, works for a moment, and writes a value that it
+//! computed from what it read. A client that freezes sleeps longer than its lock's duration, as a
+//! process in a long garbage collection or a machine in suspend does, and then writes as if nothing
+//! had happened. It checks no clock after it wakes: a holder can always freeze once more after it
+//! has checked.
 
 use std::time::Duration;
 
@@ -14,13 +15,13 @@ use super::Hand;
 use crate::chaos::service::{Subject, name};
 use crate::register::Stale;
 
-/// How clients go about it.
+/// A variant of the workload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     prefix: &'static str,
-    /// One holder in so many freezes; 0 is none.
+    /// One holder in this many freezes; 0 means none.
     freezes: u32,
-    /// Whether all clients want the same lock.
+    /// Whether all clients contend for the same lock.
     one_lock: bool,
 }
 
@@ -71,7 +72,7 @@ async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, tok
         let work = Duration::from_micros(hand.random.random_range(0..4000));
         hand.sleep(work).await;
     }
-    // Refused for its token, or not: the register's word is in the history.
+    // Whether it was refused for its token is in the history.
     let written = write(hand, signature, token, version).is_ok();
     if hand.shared.registers.acts(signature, holder, written) {
         let name = name(hand.number);
@@ -81,7 +82,7 @@ async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, tok
     hand.shared.registers.ends(signature, holder);
 }
 
-/// Gives the lock back; one client in ten dies instead, as far as the service can see.
+/// Releases the lock; one client in ten dies instead, as far as the service can see.
 async fn leave<S: Subject>(
     hand: &mut Hand<S>,
     plan: Plan,
@@ -92,7 +93,7 @@ async fn leave<S: Subject>(
     if plan.freezes > 0 && hand.random.random_ratio(1, 50) {
         return;
     }
-    // What became of it is in the history; a lock that was not given back expires.
+    // The outcome is in the history; a lock that was not released expires.
     let _ = session.release(signature, held).await;
 }
 

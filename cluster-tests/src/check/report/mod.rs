@@ -1,8 +1,8 @@
-//! A verdict as one HTML file that needs nothing else: what was found, in figures and in pictures.
+//! A verdict as one self-contained HTML file: the findings, in figures and in pictures.
 //!
-//! A picture of the whole run shows what was answered when, under which faults. Locks that broke
-//! something are drawn around the smallest window that shows it; of the others a sample is, from
-//! its beginning. So the page stays small however long the run was.
+//! A picture of the whole run shows the answers over time, and the faults. Locks with violations
+//! are drawn around the smallest window that shows them; a sample of the others is drawn from its
+//! beginning. So the page stays small however long the run was.
 
 mod overview;
 mod page;
@@ -19,13 +19,13 @@ use timeline::Timeline;
 use super::{Source, Verdict};
 use crate::history::{Entry, Event, Fault, HistoryError, LockName, Operation};
 
-/// Locks with violations that are drawn.
+/// The most locks with violations that are drawn.
 const MAX_VIOLATED: usize = 8;
-/// Other locks that are drawn.
+/// The number of other locks that are drawn.
 const SAMPLE: usize = 4;
-/// Operations that are drawn of each lock: as many as can be told apart.
+/// The most operations that are drawn of each lock, so that they can be told apart.
 const MAX_DRAWN: usize = 240;
-/// What is kept of a sampled lock before the most telling ones are chosen.
+/// The sampled locks that are kept before the most telling ones are chosen.
 const CANDIDATES: usize = 64;
 
 /// The report cannot be written.
@@ -39,7 +39,7 @@ pub enum ReportError {
     Write(#[from] io::Error),
 }
 
-/// What is drawn.
+/// The data of the pictures.
 #[derive(Debug)]
 struct Drawn {
     overview: Overview,
@@ -99,10 +99,10 @@ fn drawn(source: Source<'_>, verdict: &Verdict) -> Result<Drawn, HistoryError> {
     Ok(Drawn { overview, faults, events, timelines })
 }
 
-/// Operations before the window, and through it: the latest before its end are kept.
+/// Keeps an operation before or in the window: the latest before its end are kept.
 fn keep_near(operations: &mut Vec<Operation>, operation: Operation, window: (u64, u64)) {
-    // What ended before the window is kept for what the window begins with; beyond its end a third
-    // more shows what came of it.
+    // Operations that ended before the window show its beginning; a third of its length beyond its
+    // end shows the consequences.
     let after = window.1.saturating_add((window.1 - window.0) / 3 + 1);
     if operation.invoked > after {
         return;
@@ -113,7 +113,7 @@ fn keep_near(operations: &mut Vec<Operation>, operation: Operation, window: (u64
     }
 }
 
-/// The locks that went through most hands.
+/// The locks that changed hands most often.
 fn most_telling(
     sampled: BTreeMap<LockName, Vec<Operation>>,
 ) -> impl Iterator<Item = (LockName, Vec<Operation>)> {

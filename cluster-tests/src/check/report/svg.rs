@@ -1,25 +1,25 @@
-//! The few shapes that pictures are made of.
+//! The few shapes of which pictures consist.
 
 use std::fmt::Write;
 
 /// The width of every picture, in its own units.
 pub(super) const WIDTH: f64 = 1080.0;
-/// Where time begins: the names stand before it.
+/// The position at which time begins: the names stand before it.
 pub(super) const LEFT: f64 = 150.0;
 
-/// A picture that grows.
+/// A picture under construction.
 #[derive(Debug, Default)]
 pub(super) struct Svg {
     body: String,
 }
 
 impl Svg {
-    /// A rectangle with a class, and what is shown when it is pointed at.
+    /// A rectangle with a class and a tooltip.
     pub(super) fn bar(&mut self, class: &str, at: (f64, f64), size: (f64, f64), title: &str) {
         self.styled_bar(class, "", at, size, title);
     }
 
-    /// The same, in a colour of its own.
+    /// As [`Svg::bar`], in a colour of its own.
     pub(super) fn styled_bar(
         &mut self,
         class: &str,
@@ -75,7 +75,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Where a moment is; moments outside are at the edge.
+    /// The position of a moment; moments outside are at the edge.
     #[allow(clippy::cast_precision_loss, reason = "a picture's precision is a tenth of a unit")]
     pub(super) fn x(self, at: u64) -> f64 {
         let length = (self.end - self.begin).max(1) as f64;

@@ -1,4 +1,4 @@
-//! One lock over time: who had it, with which token, and what everybody asked and was told.
+//! One lock over time: its holders, their tokens, and all requests and answers.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::history::{
 const ROW: f64 = 17.0;
 const HOLDER: f64 = 24.0;
 
-/// A lock and the operations that are drawn of it.
+/// A lock and its drawn operations.
 #[derive(Debug)]
 pub(super) struct Timeline {
     pub(super) lock: LockName,
@@ -103,7 +103,7 @@ impl Timeline {
             .iter()
             .map(|operation| operation.returned.or(operation.gave_up).unwrap_or(operation.invoked));
         let end = ends.max().unwrap_or(begin + 1);
-        // Around a window, as much again on both sides is enough to understand it.
+        // Twice the length of a window on both sides is enough to understand it.
         let (begin, end) = match self.window {
             Some((from, to)) => {
                 let around = (to - from).max(1_000_000) * 2;
@@ -115,7 +115,8 @@ impl Timeline {
         Axis { begin: begin.saturating_sub(margin), end: end.max(begin).saturating_add(margin) }
     }
 
-    /// Every grant that was told of, from the answer that gave it to its release, its loss or its end.
+    /// Every grant in an answer, from the answer that granted it to its release, its loss or its
+    /// end.
     fn bars(&self, axis: Axis) -> Vec<Bar> {
         let mut bars: BTreeMap<u64, Bar> = BTreeMap::new();
         for operation in &self.operations {
@@ -134,7 +135,7 @@ impl Timeline {
             });
             bar.from = bar.from.min(returned);
             bar.until = bar.until.max(returned.saturating_add(lasts)).min(axis.end);
-            // Whoever takes over ends what was before; who is merely given it does not.
+            // A takeover ends the grants before it; a grant of a free lock does not.
             if let Status::Transferred { .. } = status {
                 for (_, before) in bars.range_mut(..*token) {
                     before.until = before.until.min(returned.max(before.from));
@@ -160,7 +161,7 @@ impl Timeline {
     }
 }
 
-/// Puts bars that overlap one below the other; in a run without violations one lane is enough.
+/// Puts overlapping bars below one another; in a run without violations one lane is enough.
 fn lanes(bars: Vec<Bar>) -> (Vec<(usize, Bar)>, usize) {
     let mut ends: Vec<u64> = vec![0];
     let mut placed = Vec::new();

@@ -1,4 +1,4 @@
-//! The checker, checked: histories that it must accept, and more that it must reject.
+//! Tests of the checker: histories that it must accept, and more that it must reject.
 
 mod random;
 mod script;
@@ -18,7 +18,8 @@ fn judge(history: &History) -> Verdict {
     check(Source::Memory(history), Options::default()).expect("it is whole")
 }
 
-/// What a script's first line says besides its name (`accept-`, `reject-`, `nothing-`): the conclusion, or every invariant that was broken.
+/// The expected verdict in a script's first line, in addition to its name (`accept-`, `reject-`,
+/// `nothing-`): the conclusion, or every invariant that was broken.
 fn golden(verdict: &Verdict) -> String {
     match verdict.conclusion {
         Conclusion::Pass => String::from("pass"),

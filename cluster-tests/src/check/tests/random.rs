@@ -1,8 +1,10 @@
-//! Random histories: linearizable by construction and accepted, spoilt in one place and rejected.
+//! Random histories: accepted because they are linearizable by construction, and rejected after a
+//! change in one place.
 //!
-//! Clients ask a service that follows the model at exact times: each request is decided at one moment
-//! between its invocation and its answer, requests overlap, answers are lost, and what was lost may
-//! be decided long after its client has given up, or never. A seed makes one history, and is printed.
+//! Clients use a service that follows the model at exact times: each request is decided at one
+//! moment between its invocation and its answer, requests overlap, answers are lost, and a lost
+//! request may be decided long after its client's timeout, or never. A seed makes one history, and
+//! is printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +19,7 @@ use crate::history::*;
 
 const MS: u64 = 1_000_000;
 
-/// What becomes of a client's request, in the order of time.
+/// The steps of a client's request, in the order of time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Step {
     Invoke,
@@ -28,7 +30,7 @@ enum Step {
 struct Service {
     random: StdRng,
     unknown: bool,
-    /// By time, client and step.
+    /// Ordered by time, client and step.
     steps: BTreeSet<(u64, usize, Step)>,
     operations: Vec<Operation>,
     /// In the order in which they ended.
@@ -39,7 +41,7 @@ struct Service {
     index: u64,
 }
 
-/// A history of so many requests.
+/// A history of this many requests.
 fn history(seed: u64, count: usize, unknown: bool) -> History {
     let mut random = StdRng::seed_from_u64(seed);
     let clients = random.random_range(1..=6);
@@ -75,7 +77,7 @@ impl Service {
     fn invoke(&mut self, now: u64, client: usize) {
         let place = self.operations.len();
         let lock = LockName::new("default", ["x", "y", "z"][self.random.random_range(0..3)]);
-        // Some owners are shared by clients, so that what one does, another feels.
+        // Some owners are shared by clients, so that one client's actions affect another.
         let signee = ["a", "b", "c"][(client + self.random.random_range(0..2)) % 3].into();
         let token = self.tokens[client].filter(|_| self.random.random_bool(0.5));
         let action = match self.random.random_range(0..10) {
@@ -100,7 +102,7 @@ impl Service {
         let end = if is_lost { now + 3 * MS } else { decide + self.random.random_range(1..3 * MS) };
         let late = self.random.random_range(0..300 * MS);
         match (is_lost, self.random.random_range(0..3)) {
-            // Never done; done in time; done long after.
+            // Never done; done in time; done much later.
             (true, 0) => {}
             (true, 1) => drop(self.steps.insert((now + late, client, Step::Decide(place)))),
             _ => drop(self.steps.insert((decide, client, Step::Decide(place)))),
@@ -225,7 +227,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// Spoils a history in one place; `false` if it has no such place.
+/// Changes a history in one place to a wrong one; `false` if it has no such place.
 type Mutation = fn(&mut Vec<Operation>, &mut StdRng) -> bool;
 
 fn pick<'a>(
@@ -265,8 +267,8 @@ fn reads_a_holder(operation: &Operation) -> bool {
     matches!(operation.outcome, Outcome::Ok(Answer::Record(Some(_))))
 }
 
-/// Every way of spoiling, by name. Each breaks the contract wherever no operation is unknown: a
-/// change that may be legal (a lost answer, a later expiry) is not among them.
+/// Every mutation, by name. Each breaks the contract wherever no operation is unknown: a change
+/// that may be legal (a lost answer, a later expiry) is not among them.
 const MUTATIONS: &[(&str, Mutation)] = &[
     ("a new grant with a token that is too small", |operations, random| {
         let new = |_: &Operation, granted: &Granted| granted.status != Status::Renewed;
@@ -314,7 +316,7 @@ const MUTATIONS: &[(&str, Mutation)] = &[
         })
     }),
     ("a grant turned into a refusal", |operations, random| {
-        // A lock that had expired may as well not have been: that refusal would be legal.
+        // A lock that had expired may as well not have expired: that refusal would be legal.
         let given = |operation: &Operation| match (&operation.action, operation.granted()) {
             (Action::Lock(asked), Some(Granted { status: Status::Renewed, .. })) => {
                 asked.token.is_none()
@@ -371,7 +373,7 @@ const MUTATIONS: &[(&str, Mutation)] = &[
         };
         let Some(operation) = pick(operations, random, ended) else { return false };
         let name = operation.lock().clone();
-        // Every grant of that lock was asked for an hour, and ended all the same.
+        // Every grant of that lock gets a duration of an hour, and ended all the same.
         for operation in operations.iter_mut().filter(|operation| *operation.lock() == name) {
             let Action::Lock(asked) = &mut operation.action else { continue };
             asked.duration_ms = 3_600_000;
@@ -401,7 +403,7 @@ const MUTATIONS: &[(&str, Mutation)] = &[
 
 const PLACES: &str = "places against real time";
 
-/// How many of the spoilt histories are rejected, by the way in which they were spoilt.
+/// The numbers of mutated histories that are rejected, by mutation.
 fn caught(first: u64, unknown: bool, places: bool) -> Vec<(&'static str, u32, u32)> {
     let mut all = Vec::new();
     for (name, mutation) in MUTATIONS.iter().filter(|(name, _)| places || *name != PLACES) {
@@ -441,7 +443,7 @@ fn every_spoilt_history_is_rejected() {
 
 #[test]
 fn nearly_every_spoilt_history_is_rejected_where_answers_were_lost() {
-    // A lost answer may explain what would be wrong otherwise: then nobody can tell.
+    // A lost answer may explain an otherwise wrong history: then it cannot be decided.
     let all = caught(seed(), true, true);
     let (caught, spoilt) =
         all.iter().fold((0, 0), |(caught, spoilt), one| (caught + one.1, spoilt + one.2));
@@ -451,7 +453,7 @@ fn nearly_every_spoilt_history_is_rejected_where_answers_were_lost() {
 
 #[test]
 fn most_spoilt_histories_are_rejected_without_places() {
-    // Without the log's own order another order may explain an answer that was spoilt.
+    // Without the log's own order another order may explain a wrong answer.
     let all = caught(seed(), false, false);
     let (caught, spoilt) =
         all.iter().fold((0, 0), |(caught, spoilt), one| (caught + one.1, spoilt + one.2));

@@ -1,4 +1,4 @@
-//! Histories as short text files, one line for each thing that happened.
+//! Histories as short text files, with one line for each entry.
 //!
 //! ```text
 //! verdict: two_holders                       (or: pass, nothing_shown; written by UPDATE_GOLDENFILES=1)
@@ -8,10 +8,10 @@
 //! 5-9 c2 unlock x bob token=2 -> unknown
 //! ```
 //!
-//! Answers name their place in the log by `@3` or `@3.1`; left out, each write comes one after the
-//! line above, and a check reads what that left. Remaining times are what they must be unless
-//! `left=` says otherwise. `places none`, `plan`, `clocks`, `fault`, `event`, `node`, `applied` and
-//! `log complete` are lines of their own.
+//! Answers name their place in the log by `@3` or `@3.1`. If it is left out, each write comes one
+//! after the line above, and a check reads the state after that. Remaining times are correct by
+//! default, or given by `left=`. `places none`, `plan`, `clocks`, `fault`, `event`, `node`,
+//! `applied` and `log complete` are lines of their own.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::history::*;
 /// Reads a script into a history.
 ///
 /// # Panics
-/// If a line is not one.
+/// If a line is malformed.
 pub(super) fn parse(text: &str) -> History {
     let mut script = Script {
         history: History {
@@ -50,7 +50,7 @@ struct Script {
     operations: Vec<Operation>,
     places: bool,
     index: u64,
-    /// By token: when it was last renewed, and for how long.
+    /// The time of the last renewal of each token, and its duration.
     given: HashMap<u64, (u64, u64)>,
 }
 
@@ -344,7 +344,7 @@ impl Script {
     }
 }
 
-/// `5-9`, or `5-` for what never ends.
+/// `5-9`, or `5-` for an operation that never ends.
 fn times(word: &str) -> (u64, Option<u64>) {
     let (begin, end) = word.split_once('-').expect("begin-end");
     let number = |text: &str| ms(text.parse().expect("a time"));

@@ -1,4 +1,4 @@
-//! How each service is started: with its defaults, on ports of the loopback interface.
+//! The command that starts each service: with its defaults, on ports of the loopback interface.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Kind, Ports, Servers};
 
-/// The library that Debian's `zookeeper` is; its manifest names all it needs.
+/// The library in Debian's `zookeeper` package; its manifest names all its dependencies.
 const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
 
 /// The heap that upstream's `zkServer.sh` gives a server. Java's own default is a quarter of the
@@ -15,10 +15,10 @@ const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
 const ZOOKEEPER_HEAP: &str = "-Xmx1000m";
 
 impl Kind {
-    /// Whether it can be started here.
+    /// Checks that it can be started here.
     ///
     /// # Errors
-    /// What is missing, and the Debian package that has it.
+    /// The missing program, and the Debian package that has it.
     pub fn installed(&self) -> Result<(), String> {
         let missing = match self {
             Self::Keyward { program, .. } if program.is_file() => None,
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// What the program prints when it is asked for its version.
+    /// The output of the program when it is called for its version.
     pub(super) fn program_version(&self) -> Result<String, String> {
         let program = match self {
             Self::Keyward { program, .. } => program.as_path(),
@@ -69,8 +69,8 @@ fn runs(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// The same command, such that the kernel kills the process if this program dies without having
-/// done so. `setpriv` becomes the server, so the process id is the server's.
+/// Wraps a command so that the kernel kills the process if this program dies without having done
+/// so. `setpriv` becomes the server, so the process id is the server's.
 pub(super) fn dying_with_us(command: &Command) -> Command {
     let mut wrapped = if runs("setpriv") {
         let mut setpriv = Command::new("setpriv");
@@ -84,11 +84,11 @@ pub(super) fn dying_with_us(command: &Command) -> Command {
 }
 
 impl Servers {
-    /// Writes what a node needs before its first start.
+    /// Writes the files that a node needs before its first start.
     pub(super) fn prepare(&self, index: usize) -> io::Result<()> {
         let folder = self.data_dir(index);
         match self.kind {
-            // It makes its own.
+            // It creates its own.
             Kind::Keyward { .. } => Ok(()),
             Kind::Etcd | Kind::Redis => fs::create_dir(&folder),
             Kind::ZooKeeper => {
@@ -102,7 +102,7 @@ impl Servers {
     /// The values of the package's own example; `forceSync` is left on, as it is by default.
     ///
     /// Three lines are not the example's: no limit of connections from one address, because all
-    /// clients have the same one; no web page; and `srvr`, which tells who leads.
+    /// clients have the same one; no web page; and `srvr`, which reports the role.
     fn zoo_cfg(&self, index: usize) -> String {
         let mut servers = Vec::new();
         for (id, node) in (1..).zip(&self.nodes) {

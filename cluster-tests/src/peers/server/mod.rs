@@ -1,8 +1,8 @@
 //! Three nodes of a service on the loopback interface, with the service's own default durability.
 //!
-//! Keyward's own nodes can be started here too, without the proxies of [`crate::cluster`]: what is
-//! compared must stand in the same surroundings. `commands` knows how each service is started,
-//! `roles` asks a running node whether it leads.
+//! Keyward's own nodes can be started here too, without the proxies of [`crate::cluster`]: services
+//! that are compared must have the same surroundings. `commands` has each service's command,
+//! `roles` queries a running node's role.
 //!
 //! Invariants: every process is ended through the handle that started it; if this program is
 //! killed, the kernel kills its servers (`PR_SET_PDEATHSIG`, by `setpriv`); the data is in one
@@ -20,10 +20,10 @@ use tempfile::TempDir;
 use super::{ports, until};
 use crate::process::{Output, Process, Usage};
 
-/// How many nodes each service runs on.
+/// The number of nodes of each service.
 pub const NODES: usize = 3;
 
-/// How long nodes may take from nothing to a leader: a Java machine on two busy cores.
+/// The timeout for new nodes to elect a leader: a Java machine on two busy cores.
 const BOOT: Duration = Duration::from_secs(60);
 
 /// A service that can be started.
@@ -55,7 +55,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a node says of itself.
+/// The role that a node reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// It leads.
@@ -97,7 +97,7 @@ impl Servers {
     /// of them serve.
     ///
     /// # Errors
-    /// If the service is not installed, or `parent` is no disk.
+    /// If the service is not installed, or `parent` is not on a disk.
     ///
     /// # Panics
     /// If the nodes do not serve in time; the message has the end of a log.
@@ -131,17 +131,17 @@ impl Servers {
         Ok(servers)
     }
 
-    /// What runs here.
+    /// The service that runs here.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
 
-    /// Where clients reach the nodes, as `127.0.0.1:PORT`, by index.
+    /// The addresses of the nodes for clients, as `127.0.0.1:PORT`, by index.
     pub fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.clients)).collect()
     }
 
-    /// Where clients reach a node, with the scheme that its client wants.
+    /// The endpoint of a node for clients, with the scheme that its client needs.
     pub fn endpoint(&self, index: usize) -> String {
         let address = format!("127.0.0.1:{}", self.nodes[index].ports.clients);
         match self.kind {
@@ -151,7 +151,7 @@ impl Servers {
         }
     }
 
-    /// Where clients reach the nodes, by index.
+    /// The endpoints of the nodes for clients, by index.
     pub fn endpoints(&self) -> Vec<String> {
         (0..self.nodes.len()).map(|index| self.endpoint(index)).collect()
     }
@@ -187,7 +187,7 @@ impl Servers {
     /// Starts a node that does not run, on its ports and its data, and waits until it serves.
     ///
     /// # Errors
-    /// If it does not in time, with its last word.
+    /// If it does not in time, with its last error.
     pub async fn start_again(&mut self, index: usize, within: Duration) -> Result<(), String> {
         self.spawn(index);
         let watch = crate::wait::Stopwatch::start();
@@ -200,10 +200,10 @@ impl Servers {
         }
     }
 
-    /// The index of the node that leads; 0 if the service has no leader.
+    /// The index of the leader; 0 if the service has no leader.
     ///
     /// # Panics
-    /// If none leads within the time of a start.
+    /// If there is no leader within the time of a start.
     pub async fn leader(&self) -> usize {
         until(&format!("{} has a leader", self.kind), BOOT, async || {
             for index in self.running() {
@@ -217,15 +217,15 @@ impl Servers {
         .await
     }
 
-    /// What a node says of itself.
+    /// The role that a node reports.
     ///
     /// # Errors
-    /// If it does not serve, with what it says.
+    /// If it does not serve, with its answer.
     pub async fn role(&self, index: usize) -> Result<Role, String> {
         roles::ask(&self.kind, &self.http, &self.endpoint(index), index).await
     }
 
-    /// What a node has used so far.
+    /// The resource usage of a node so far.
     ///
     /// # Panics
     /// If it does not run.
@@ -234,12 +234,12 @@ impl Servers {
         process.usage().expect("the node runs")
     }
 
-    /// What all running nodes have used so far, by index.
+    /// The resource usage of all running nodes so far, by index.
     pub fn usages(&self) -> Vec<Usage> {
         self.running().into_iter().map(|index| self.usage(index)).collect()
     }
 
-    /// The version that is installed.
+    /// The installed version.
     pub async fn version(&self) -> String {
         match self.kind {
             Kind::ZooKeeper => roles::zookeeper_version(&self.endpoint(0)).await,
@@ -248,7 +248,7 @@ impl Servers {
         .unwrap_or_else(|why| format!("unknown: {why}"))
     }
 
-    /// The command that starts a node, as a person would type it who keeps the data in `DIR`.
+    /// The command that starts a node, as a person would type it with the data in `DIR`.
     pub fn command_line(&self, index: usize) -> String {
         let command = self.command(index);
         let program = Path::new(command.get_program()).file_name().unwrap_or_default();
@@ -300,10 +300,11 @@ impl Servers {
     }
 }
 
-/// Refuses a file system in memory: a sync costs nothing there, and decides who wins elsewhere.
+/// Refuses a file system in memory: a sync costs nothing there, and determines the results
+/// elsewhere.
 ///
 /// # Errors
-/// If it is one, or cannot be looked at.
+/// If it is one, or cannot be examined.
 pub fn on_a_disk(folder: &Path) -> Result<(), String> {
     const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let system = rustix::fs::statfs(folder)

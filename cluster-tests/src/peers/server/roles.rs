@@ -1,4 +1,4 @@
-//! Asks a running node whether it serves, and whether it leads.
+//! Queries a running node: whether it serves, and whether it leads.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Kind, Role};
 
 const LOOK: Duration = Duration::from_secs(3);
 
-/// What the node at this endpoint says of itself.
+/// The role that the node at this endpoint reports.
 pub(super) async fn ask(
     kind: &Kind,
     http: &reqwest::Client,
@@ -26,7 +26,7 @@ pub(super) async fn ask(
     }
 }
 
-/// The version that a node of `ZooKeeper` tells.
+/// The version that a node of `ZooKeeper` reports.
 pub(super) async fn zookeeper_version(address: &str) -> Result<String, String> {
     let said = say(address, "srvr").await?;
     let version = said.lines().find_map(|line| line.strip_prefix("Zookeeper version: "));
