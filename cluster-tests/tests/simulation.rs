@@ -1,8 +1,8 @@
 //! Simulated clusters: seed after seed, and the same seed twice.
 //!
-//! `SIM_SEEDS=A..B` chooses the seeds, `SIM_FAILOVERS=N` how many leaders die. `scripts/simulate` is
-//! for everything else: more seeds, and one of them with its trace. [`scenarios`] are runs that are
-//! written down, one fault each.
+//! `SIM_SEEDS=A..B` chooses the seeds, `SIM_FAILOVERS=N` the number of leaders that die.
+//! `scripts/simulate` is for everything else: more seeds, and one of them with its trace.
+//! [`scenarios`] are runs written by hand, with one fault each.
 
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
@@ -17,13 +17,13 @@ use cluster_tests::sim::{Schedule, command, many, run};
 use keyward::node::Profile;
 use keyward::sim::Death;
 
-/// What is run when nobody says.
+/// The default seeds.
 const SEEDS: Range<u64> = 0..120;
 
-/// So many leaders die in each way, where elections are looked at alone.
+/// The number of leaders that die in each way, where elections are measured alone.
 const FAILOVERS: u64 = 100;
 
-/// These are run twice.
+/// The seeds that are run twice.
 const TWICE: Range<u64> = 0..6;
 
 fn seeds() -> Range<u64> {
@@ -66,7 +66,7 @@ fn seeds_are_one_or_a_range() {
     }
 }
 
-/// Prints what was seen, for whoever wants to compare.
+/// Prints the measurements, for comparison.
 fn failovers(death: Death) -> Failovers {
     let seeds = std::env::var("SIM_FAILOVERS").ok().and_then(|seeds| seeds.parse().ok());
     let seen = Failovers::of(0..seeds.unwrap_or(FAILOVERS), Profile::Stable, death);

@@ -1,4 +1,4 @@
-//! What is measured on the test's own clock, or in the kernel's books: nothing runs beside it.
+//! Tests that measure on their own clock, or in the kernel's accounting: nothing runs beside them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,14 +16,15 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// How late an expiry may be beyond its bound, for what the test itself adds: a poll, an answer,
-/// a scheduler with two busy cores.
+/// The tolerance of an expiry's bound, for what the test itself adds: a poll, an answer, a
+/// scheduler with two busy cores.
 const SLACK: Duration = Duration::from_millis(400);
 
-/// Beyond the duration, for each leader change: the tick that the old leader still owed.
+/// The tolerance beyond the duration, for each leader change: the tick that the old leader still
+/// owed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Asks for the lock again and again until it is had; gives the answer, and when it came.
+/// Requests the lock repeatedly until it is acquired; returns the answer, and its time.
 async fn contend(client: &Client, signature: &str, watch: Stopwatch) -> (LockResponse, Duration) {
     let response = eventually("the lock is free", ELECTION + ELECTION, || async {
         let bound = Duration::from_secs(1);
@@ -118,7 +119,7 @@ async fn a_leader_that_wakes_up_too_late_ends_no_lock() {
     assert_ne!(new, old);
     ask::hold(&survivors, "pause/probe", "probe", ask::LONG).await;
     let election = paused.elapsed();
-    // Until the old leader's own clock would say that the first grant is over; renewed meanwhile.
+    // Until the first grant would be over by the old leader's own clock; renewed meanwhile.
     let renewed = eventually("the old deadline is near", duration, || async {
         if paused.elapsed() + Duration::from_secs(1) > duration { Ok(()) } else { Err("not yet") }
     });
@@ -131,7 +132,7 @@ async fn a_leader_that_wakes_up_too_late_ends_no_lock() {
         if paused.elapsed() > duration { Ok(()) } else { Err("not yet") }
     });
     late.await;
-    // What waits at the paused process is answered first when it wakes up.
+    // Requests that wait at the paused process are answered first when it wakes up.
     let sleeper = cluster.client(old);
     let waiting = tokio::spawn(async move {
         let bound = Duration::from_secs(4);
@@ -174,7 +175,7 @@ async fn a_leader_that_is_stopped_hands_over_at_once() {
     assert!(changed < Duration::from_millis(1500), "leadership moved only after {changed:?}");
 }
 
-/// When each file below the data folders was last written.
+/// The time at which each file below the data folders was last written.
 fn written(cluster: &Cluster) -> BTreeMap<PathBuf, SystemTime> {
     let data = cluster.ids().into_iter().flat_map(|id| files(&cluster.data_dir(id), |_| true));
     data.map(|path| {
@@ -187,7 +188,7 @@ fn written(cluster: &Cluster) -> BTreeMap<PathBuf, SystemTime> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_cluster_without_locks_writes_nothing() {
     const IDLE: Duration = Duration::from_secs(6);
-    // A node notes within ten seconds what it and others have promised.
+    // A node persists within ten seconds what it and others have promised.
     const REST: Duration = Duration::from_secs(11);
     // A debug build does several times the work of a release build; scripts/measure has the figure.
     const CPU_SHARE: f64 = 0.06;
@@ -198,7 +199,7 @@ async fn an_idle_cluster_without_locks_writes_nothing() {
         let grant = ask::hold(&clients, &signature, "holder", ask::LONG).await;
         ask::release(&clients, &signature, "holder", grant.token).await;
     }
-    // What the last requests left to do is done when nothing was written for so long.
+    // After this long without a write, the work that the last requests left is done.
     let mut before = written(&cluster);
     let mut quiet = Stopwatch::start();
     eventually("the cluster comes to rest", 3 * REST, || {
@@ -227,11 +228,12 @@ async fn an_idle_cluster_without_locks_writes_nothing() {
 /// Memory for large answers in the test below.
 const BUFFER_MIB: u64 = 16;
 
-/// The most that a node may take besides: it has 20 to 30 MiB from the beginning, and pages in the
-/// making on each of its threads. All the pages below together are a gigabyte.
+/// The most memory that a node may take besides: it has 20 to 30 MiB from the beginning, and pages
+/// under construction on each of its threads. All the pages below together are a gigabyte.
 const BESIDES_MIB: u64 = 150;
 
-/// A connection that asks for a page and reads its head only. Its kernel takes little of the rest.
+/// A connection that requests a page and reads its head only. Its kernel buffers little of the
+/// rest.
 async fn slow_reader(address: SocketAddr) -> (TcpStream, String) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -251,7 +253,7 @@ async fn slow_readers_of_large_pages_take_no_more_memory_than_they_may() {
     let leader = cluster.leader().await;
     let follower = cluster.others(leader)[0];
     let client = cluster.client(leader);
-    // Escaped, a page of them is 12 MB: more than the kernel takes off the node's hands.
+    // Escaped, a page of them is 12 MB: more than the kernel buffers for the node.
     let long = |number: u32| (format!("{number:\u{1}>1024}"), "\u{2}".repeat(1024));
     let locks = (0..1000).map(|number| {
         let ((signature, signee), client) = (long(number), client.clone());
@@ -281,7 +283,7 @@ async fn slow_readers_of_large_pages_take_no_more_memory_than_they_may() {
         println!("node {id} takes {mib} MiB");
         assert!(mib < BUFFER_MIB + BESIDES_MIB, "node {id} takes {mib} MiB");
     }
-    // Nobody else is kept waiting, and the memory is given back to who comes next.
+    // No other client waits, and the memory is free again for the next.
     ask::hold(&cluster.client(follower), "small", "w", ask::LONG).await;
     drop(reading);
     eventually("a page is read again", ELECTION, || async {

@@ -7,7 +7,7 @@ use cluster_tests::binary;
 use cluster_tests::cluster::{Cluster, ClusterOptions};
 use cluster_tests::process::{Output, Process};
 
-/// The clock is moved rather than waited for; what takes the time is a debug build.
+/// The clock is moved instead of waited for; the time is that of a debug build.
 const SUITE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Spoiled files of one node. It stops with a message that names the file, or it rebuilds what it
+//! Damaged files of one node. It stops with a message that names the file, or it rebuilds what it
 //! has lost and serves right answers; it never serves wrong ones.
 
 use std::fs;
@@ -15,13 +15,13 @@ use keyward::service::LockService;
 use keyward::types::ListRequest;
 use rand::Rng;
 
-/// How long a node may take to find out that it cannot start.
+/// The timeout for a node to find out that it cannot start.
 const REFUSAL: Duration = Duration::from_secs(20);
 
 /// Batches of the log begin at multiples of this.
 const SECTOR: u64 = 512;
 
-/// Where the batches of a segment begin.
+/// The offsets at which the batches of a segment begin.
 fn batches(segment: &Path) -> Vec<usize> {
     let content = fs::read(segment).expect("it can be read");
     let sector = usize::try_from(SECTOR).expect("it is small");
@@ -29,7 +29,7 @@ fn batches(segment: &Path) -> Vec<usize> {
     (0..content.len()).step_by(sector).filter(begins).collect()
 }
 
-/// A cluster with work done and one follower down, whose files may be spoiled.
+/// A cluster with work done and one follower down, whose files may be damaged.
 struct Scene {
     cluster: Cluster,
     told: Acknowledged,
@@ -58,7 +58,7 @@ impl Scene {
         found
     }
 
-    /// The segment that the log ends in, and where its content ends.
+    /// The last segment of the log, and the end of its content.
     fn last_segment(&self) -> (PathBuf, u64) {
         let mut with_content = self.files("log/segment-").into_iter().map(|path| {
             let end = content_end(&path);
@@ -67,13 +67,13 @@ impl Scene {
         with_content.rfind(|&(_, end)| end > 0).expect("a segment has entries")
     }
 
-    /// The node starts, catches up and has everything in its own copy; gives what it logged.
+    /// The node starts, catches up and has everything in its own copy; returns its log.
     async fn serves_right_answers(mut self) -> String {
         let (cluster, spoiled) = (&mut self.cluster, self.spoiled);
         cluster.start_node(spoiled).await;
         cluster.wait_ready(BOOT).await;
         let leader = cluster.leader().await;
-        // Written after the damage: the node takes part again.
+        // Written after the damage: the node participates again.
         ask::hold(&cluster.client(spoiled), "damage/after", "holder", ask::LONG).await;
         cluster.wait_caught_up(spoiled, leader, ELECTION).await;
         self.told.verify(&cluster.client(spoiled)).await;
@@ -117,7 +117,7 @@ async fn spoiled_checkpoint_is_thrown_away_and_rebuilt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_checkpoint_is_thrown_away_and_rebuilt() {
-    // sled opens a file whose end is gone, successfully and empty.
+    // sled opens a truncated file successfully, and it is empty.
     let scene = Scene::set("cut checkpoint", &["--snapshot-every", "100"], 400).await;
     for path in scene.files("checkpoint/") {
         let length = fs::metadata(&path).expect("it is there").len();
@@ -138,7 +138,7 @@ async fn a_lost_checkpoint_is_rebuilt() {
 async fn a_torn_tail_of_the_log_is_cut_and_said() {
     let scene = Scene::set("torn tail", &[], 200).await;
     let (segment, end) = scene.last_segment();
-    // What a batch leaves that was being written when the machine died: its beginning alone. It
+    // The remains of a batch that was being written when the machine died: its beginning alone. It
     // looks like that of the last whole one.
     let content = fs::read(&segment).expect("it can be read");
     let last = *batches(&segment).last().expect("a batch");
@@ -148,8 +148,8 @@ async fn a_torn_tail_of_the_log_is_cut_and_said() {
     assert!(log.contains(&name), "the warning does not name {name}: {log}");
 }
 
-/// A disk that loses what it said was synced cannot be told from a torn tail. The others must not
-/// suffer from it: whatever becomes of the node, they go on, and nothing is lost.
+/// A disk that loses data it reported as synced cannot be told from a torn tail. The others must
+/// not suffer from it: whatever happens to the node, they go on, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_disk_lost_synced_entries_harms_nobody_else() {
     let mut scene = Scene::set("lost synced entries", &[], 200).await;
@@ -176,7 +176,7 @@ async fn damage_in_the_middle_of_the_log_stops_the_node() {
     let scene = Scene::set("damage in the log", &[], 200).await;
     let (segment, _) = scene.last_segment();
     let batches = batches(&segment);
-    // Behind the header, in what it carries.
+    // After the header, in the payload.
     flip(&segment, batches[batches.len() / 3] as u64 + 70, 1);
     let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
     scene.stops_and_names(&name).await;
@@ -235,7 +235,7 @@ async fn the_inspector_reads_a_stopped_nodes_folder() {
     let printed = inspector.output().printed();
     assert!(status.success(), "{status}: {printed}{}", inspector.output().logged());
     assert!(printed.contains("load/damage/"), "it shows the locks: {printed}");
-    // It has only looked.
+    // It has only inspected the files.
     scene.serves_right_answers().await;
 }
 

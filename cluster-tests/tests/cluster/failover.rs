@@ -1,4 +1,5 @@
-//! Ports that refuse: the leader's, because its process has ended, and because it has not.
+//! Ports that refuse connections: the leader's, because its process has ended, and although it has
+//! not.
 
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use cluster_tests::seed::seeded;
 use cluster_tests::wait::{eventually, throughout};
 use rand::Rng;
 
-/// Longer than a follower takes to find its leader gone, and than lease and time-out together.
+/// Longer than a follower takes to notice that its leader is gone, and than lease and timeout
+/// together.
 const A_WHILE: Duration = Duration::from_secs(2);
 
-/// A node says so when it finds its leader gone.
+/// The log message of a node that finds its leader gone.
 const GONE: &str = "the leader's process has ended";
 
-/// Closes the ports of a node towards these others.
+/// Closes the ports of a node to these others.
 fn close(cluster: &Cluster, id: NodeId, others: &[NodeId]) {
     for &other in others {
         cluster.link(other, id).fault(Fault::Closed);
@@ -92,7 +94,7 @@ async fn one_follower_behind_a_firewall_that_rejects_deposes_nobody() {
     // An open connection would still be answered.
     cut_once(&cluster, away, leader).await;
     close(&cluster, leader, &[away]);
-    // The connections that were open, and for a while every new one, so that it hears nothing.
+    // The open connections, and for a while every new one, so that it receives nothing.
     cluster.link(leader, away).fault(Fault::Refused);
     eventually("the follower finds the leader gone", ELECTION, || {
         let found = cluster.logged(away).contains(GONE);
@@ -101,7 +103,7 @@ async fn one_follower_behind_a_firewall_that_rejects_deposes_nobody() {
     .await;
     leads_in_one_term(&cluster, leader, term).await;
     cluster.link(leader, away).fault(Fault::None);
-    // It hears the leader again, and its port still refuses.
+    // It receives from the leader again, and its port still refuses.
     ask::hold(&client, "firewall/during", "holder", ask::LONG).await;
     for _ in 0..5 {
         cut_once(&cluster, leader, away).await;

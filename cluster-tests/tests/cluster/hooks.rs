@@ -1,4 +1,5 @@
-//! `keyward-chaos check` on nodes that somebody else started, with faults that somebody else installs.
+//! `keyward-chaos check` on nodes that it did not start, with faults that are installed by
+//! commands.
 
 use std::fs;
 

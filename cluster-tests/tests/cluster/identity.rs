@@ -1,4 +1,4 @@
-//! Data folders that are not what the node takes them for: lost, old, another's, in use.
+//! Data folders that do not belong to the node: lost, old, another node's, in use.
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use cluster_tests::seed::seeded;
 use rand::Rng;
 use rustix::process::Signal;
 
-/// How long a node may take to find out that it may not start: its peers must be asked.
+/// The timeout for a node to find out that it may not start: it must query its peers.
 const REFUSAL: Duration = Duration::from_secs(20);
 
 fn assert_refused(status: ExitStatus, log: &str, words: &[&str]) {
@@ -26,7 +26,7 @@ fn assert_refused(status: ExitStatus, log: &str, words: &[&str]) {
     }
 }
 
-/// The cluster has not minded: the others answer.
+/// The cluster is not affected: the others answer.
 async fn others_go_on(cluster: &Cluster, id: NodeId) {
     let client = cluster.client(cluster.others(id)[0]);
     ask::hold(&client, "identity/others", "holder", ask::LONG).await;
@@ -43,7 +43,7 @@ async fn a_wiped_node_is_refused_and_told_how_it_is_replaced() {
     let (status, log) = cluster.wait_end(wiped, REFUSAL).await;
     assert_refused(status, &log, &["uuid", "replacing-a-node"]);
     others_go_on(&cluster, wiped).await;
-    // Nor may it be one of two: with the leader gone, the wiped node gives nobody a majority.
+    // Nor may it be one of two: with the leader gone, the wiped node completes no majority.
     cluster.kill(leader);
     cluster.spawn(wiped);
     let rest: Vec<_> = cluster.others(leader).into_iter().filter(|&id| id != wiped).collect();
@@ -75,7 +75,7 @@ async fn the_folder_of_another_clusters_node_1(nodes: u64) {
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
     let mut other = Cluster::start(ClusterOptions { nodes, ..ClusterOptions::default() }).await;
     ask::hold(&other.clients(), "identity/other", "holder", ask::LONG).await;
-    // In good order, or the copy would be refused for what it may lack.
+    // Gracefully, or the copy would be refused because it may be incomplete.
     other.signal(1, Signal::TERM);
     other.wait_end(1, REFUSAL).await;
     cluster.kill(1);
@@ -103,7 +103,7 @@ async fn an_old_copy_of_a_folder_is_refused() {
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
     let leader = cluster.leader().await;
     let id = cluster.others(leader)[0];
-    // In good order: such a copy is whole, and only its peers know that it was not the last.
+    // Gracefully: such a copy is complete, and only its peers know that it was not the last.
     cluster.signal(id, Signal::TERM);
     cluster.wait_end(id, REFUSAL).await;
     let backup = cluster.folder().join("backup");
@@ -125,8 +125,8 @@ async fn an_old_copy_of_a_folder_is_refused() {
     told.verify(&cluster.client(cluster.others(id)[0])).await;
 }
 
-/// Copies a follower's folder while its node acknowledges, lets it acknowledge more, and puts the
-/// copy in the place of the folder. Gives the follower, the leader, and what was acknowledged.
+/// Copies a follower's folder while its node acknowledges, lets it acknowledge more, and replaces
+/// the folder by the copy. Returns the follower, the leader, and what was acknowledged.
 async fn put_back_a_copy_of_a_running_folder(
     cluster: &mut Cluster,
     name: &str,
@@ -138,7 +138,7 @@ async fn put_back_a_copy_of_a_running_folder(
     load.wait_for(50, ELECTION).await;
     let backup = cluster.folder().join("backup");
     let copied = Command::new("cp").arg("-a").arg(cluster.data_dir(id)).arg(&backup).status();
-    // A file may have gone meanwhile.
+    // A file may have been removed meanwhile.
     copied.expect("it can be copied");
     load.wait_for(100, ELECTION).await;
     let told = load.stop().await;
@@ -173,8 +173,9 @@ async fn a_copy_made_while_the_node_ran_is_refused_without_the_leader_that_knows
     told.verify(&cluster.client(leader)).await;
 }
 
-/// A data folder as a snapshot of its volume keeps it: the same files, with their births. Only
-/// what is written in place is copied; what is replaced at each change is kept by another name.
+/// A data folder as a snapshot of its volume keeps it: the same files, with their creation times.
+/// Only files that are written in place are copied; those that are replaced at each change are kept
+/// by another name.
 struct VolumeSnapshot {
     kept: PathBuf,
 }
@@ -184,7 +185,7 @@ impl VolumeSnapshot {
         path == "vote" || path.starts_with("log/segment-")
     }
 
-    /// Nothing may be acknowledged meanwhile.
+    /// Takes the snapshot. Nothing may be acknowledged meanwhile.
     fn take(folder: &Path, kept: PathBuf) -> Self {
         for file in files(folder, |path| !path.starts_with("checkpoint") && path != "LOCK") {
             let name = file.strip_prefix(folder).expect("below");
@@ -218,7 +219,8 @@ impl VolumeSnapshot {
     }
 }
 
-/// As a copy, but of the volume: nothing in the folder tells. Then its peers know.
+/// Puts back a snapshot of the volume instead of a copy: nothing in the folder reveals it. Then its
+/// peers know.
 async fn put_back_a_snapshot_of_the_volume(
     cluster: &mut Cluster,
     name: &str,
@@ -231,7 +233,7 @@ async fn put_back_a_snapshot_of_the_volume(
     load.wait_for(100, ELECTION).await;
     let told = load.stop().await;
     cluster.wait_caught_up(id, leader, ELECTION).await;
-    // The leader tells the other follower with its heartbeats.
+    // The leader informs the other follower with its heartbeats.
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.kill(id);
     snapshot.put_back(&cluster.data_dir(id));
@@ -268,7 +270,7 @@ async fn a_folder_on_an_older_snapshot_of_its_volume_is_refused_without_the_lead
     told.verify(&cluster.client(leader)).await;
 }
 
-/// The command of a node of `own` that is told that node 1 is node 1 of `cluster`.
+/// The command of a node of `own` whose configuration names node 1 of `cluster` as node 1.
 fn serve_beside(cluster: &Cluster, own: &Cluster, id: NodeId) -> Command {
     let from = own.serve_command(id);
     let mut command = Command::new(from.get_program());
@@ -320,7 +322,7 @@ async fn a_port_that_is_taken_is_named() {
     let address = taken.local_addr().expect("it has an address").to_string();
     for listener in ["--client-listen", "--peer-listen"] {
         let output = Output::in_folder(cluster.folder(), listener);
-        // The later option of the two counts, so the command's own must go.
+        // The later of two options counts, so the command's own must be removed.
         let own = cluster.serve_command(1);
         let mut command = std::process::Command::new(own.get_program());
         command.env_clear();

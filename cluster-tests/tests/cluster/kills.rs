@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 /// Enough that records, renewals and releases are all among them.
 const OPERATIONS: u64 = 200;
 
-/// How long that many may take, an election included.
+/// The timeout for that many, an election included.
 const WORK: Duration = BOOT;
 
 const WORKERS: usize = 6;
@@ -21,7 +21,7 @@ fn load(cluster: &Cluster, name: &str, random: &mut StdRng) -> Load {
     Load::start(name, clients, random.random())
 }
 
-/// One kill in three comes right behind an acknowledgement, the others up to 100 ms later.
+/// One kill in three follows an acknowledgement directly, the others up to 100 ms later.
 async fn wait_a_moment(load: &Load, random: &mut StdRng) {
     load.wait_for(1, WORK).await;
     if random.random_ratio(2, 3) {

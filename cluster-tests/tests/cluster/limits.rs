@@ -22,7 +22,7 @@ fn call() -> CallOptions {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_die_after_every_limit_was_reached_and_have_everything() {
     let mut random = seeded("every limit");
-    // Logs of many segments, and a start that has much to apply again.
+    // Logs of many segments, and a start that has many entries to apply again.
     let options = ClusterOptions::default().with(&["--debug-segment-bytes=1048576"]);
     let mut cluster = Cluster::start(options).await;
     let recorder = Recorder::in_memory();
@@ -85,7 +85,7 @@ async fn locks_that_all_end_at_one_moment_go_and_leave_the_others_alone() {
         }
     };
     assert_eq!(count("ends/").await.expect("a page"), 10, "they are all there");
-    // Others ask while all of them end.
+    // Others send requests while all of them end.
     let other = cluster.clients();
     let asking = tokio::spawn(async move {
         for _ in 0..50 {

@@ -1,7 +1,7 @@
-//! Three real nodes: what they promise, held against what may happen to them.
+//! Three real nodes: their promises, tested against faults.
 //!
-//! Each module is one kind of trouble; `alone` holds what measures time or use, and runs with
-//! nothing beside it. Every scenario ends by showing that nothing acknowledged is lost.
+//! Each module is one kind of fault; `alone` contains the tests that measure time or usage, and
+//! runs with nothing beside it. Every scenario ends by showing that nothing acknowledged is lost.
 
 mod alone;
 mod boundaries;

@@ -1,4 +1,4 @@
-//! Nodes cut off from one another. Their clients still reach each of them.
+//! Nodes that are partitioned. Their clients still reach each of them.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use keyward::service::LockService;
 use rand::Rng;
 use serde_json::{Value, json};
 
-/// How long a caller is willing to wait, in these requests.
+/// The timeout that the callers of these requests set.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// By how much an answer may be later than that: the way there and back, on busy cores.
+/// The tolerance beyond it: the way there and back, on busy cores.
 const SLACK: Duration = Duration::from_millis(1500);
 
-/// A node without a majority refuses writes and reads, within the caller's bound. It is asked
-/// directly: a client would go on to a node that can answer.
+/// A node without a majority refuses writes and reads, within the caller's timeout. The request is
+/// sent to it directly: a client would go on to a node that can answer.
 async fn refuses(cluster: &Cluster, id: NodeId, signature: &str) {
     let lock = json!({"signature": signature, "signee": "cut-off", "duration_ms": 60_000});
     let url = format!("{}{}", cluster.endpoint(id), routes::LOCK);
@@ -63,7 +63,7 @@ async fn a_follower_is_cut_off_and_comes_back(fault: Fault) {
     refuses(&cluster, away, "cut/refused").await;
     load.wait_for(50, ELECTION).await;
     cluster.heal();
-    // Asking before it votes (pre-vote), it disturbs nobody: the same leader, the same term.
+    // With a pre-vote before the vote, it disturbs nobody: the same leader, the same term.
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster.status(leader).await.expect("it leads").term, term);
     cluster.wait_caught_up(away, leader, ELECTION).await;
@@ -136,8 +136,8 @@ async fn slow_links_delay_answers_and_lose_nothing() {
     told.verify(&cluster.clients()).await;
 }
 
-/// The connections over which a follower asks the leader die without a sign, as when a firewall
-/// forgets them; the leader goes on, and new connections come about.
+/// The connections on which a follower sends requests to the leader die silently, as when a
+/// firewall forgets them; the leader goes on, and new connections are established.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
     let cluster = Cluster::start(ClusterOptions::default()).await;
@@ -153,7 +153,7 @@ async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
         hold.await.expect("it is held");
     }
     cluster.link(follower, leader).fault(Fault::HalfOpen);
-    // Both ends of the link have heard of it.
+    // Both ends of the link have applied it.
     tokio::time::sleep(Duration::from_millis(300)).await;
     cluster.link(follower, leader).fault(Fault::None);
     let url = format!("{}{}", cluster.endpoint(follower), routes::LOCK);
@@ -163,13 +163,13 @@ async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
         let request = request.header(headers::TIMEOUT_MS, timeout);
         request.timeout(Duration::from_secs(60)).send()
     };
-    // Requests that go out on the dead connections have no answer for as long as their callers wait.
+    // Requests on the dead connections get no answer within their callers' timeouts.
     let mut lost = Vec::new();
     for turn in 0..4 {
         lost.push(tokio::spawn(send(format!("stalled/{turn}"), "30000")));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Far less than those have: nobody is to wait for them.
+    // Far less than the timeout of those: nobody may wait for them.
     let answer = send("stalled/after".to_owned(), "10000").await.expect("an answer");
     assert_eq!(answer.status().as_u16(), 200, "{}", answer.text().await.unwrap_or_default());
     assert_eq!(cluster.status(follower).await.expect("it answers").leader, Some(leader));
@@ -178,7 +178,7 @@ async fn requests_overtake_those_on_a_connection_that_died_without_a_sign() {
     }
 }
 
-/// Two of five are no majority, also where one of them leads and the other hears from it.
+/// Two of five are no majority, even if one of them leads and the other receives its messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_and_a_follower_without_the_other_three_are_not_ready() {
     let cluster = Cluster::start(ClusterOptions { nodes: 5, ..Default::default() }).await;

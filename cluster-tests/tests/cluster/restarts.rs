@@ -1,4 +1,5 @@
-//! Nodes that start: for the first time, and after they were away for longer than the log reaches.
+//! Nodes that start: for the first time, and after they were away for longer than the log reaches
+//! back.
 
 use std::fs;
 use std::time::Duration;
@@ -47,7 +48,7 @@ async fn a_node_that_missed_a_snapshots_worth_of_log_is_given_the_snapshot() {
         let holder = &record.holders[0];
         assert_eq!(expected.get(&record.signature), Some(&(holder.token, holder.level)));
     }
-    // And it can lead with what it was given.
+    // And it can lead with the data it received.
     for other in cluster.others(away) {
         cluster.kill(other);
     }
@@ -69,14 +70,14 @@ async fn the_first_start_waits_for_every_member_and_says_for_whom() {
         }
     })
     .await;
-    // A majority is not enough before all have met.
+    // A majority is not enough before all have connected once.
     throughout("nobody leads", Duration::from_secs(3), || async {
         cluster.readiness(1).await.is_err() && cluster.readiness(3).await.is_err()
     })
     .await;
     cluster.start_all().await;
     ask::hold(&cluster.client(2), "first", "holder", ask::LONG).await;
-    // From now on a majority is.
+    // From now on it is.
     for id in cluster.ids() {
         cluster.kill(id);
     }
@@ -87,7 +88,7 @@ async fn the_first_start_waits_for_every_member_and_says_for_whom() {
     ask::hold(&cluster.client(2), "second", "holder", ask::LONG).await;
 }
 
-/// As many locks with names of 950 bytes as one body of a batch can ask for.
+/// As many locks with names of 950 bytes as one body of a batch can contain.
 fn large_batch(round: usize) -> Vec<BatchRequest> {
     let name = |name: String| format!("{name:y<950}");
     let lock = |number| {
@@ -117,7 +118,7 @@ async fn a_node_that_was_killed_after_large_entries_applies_them_again() {
         }
     }
     cluster.kill(1);
-    // Without the copy of the state it is the log alone that can bring it back, all of it.
+    // Without the copy of the state only the log can restore it, all of it.
     fs::remove_dir_all(cluster.data_dir(1).join("checkpoint")).expect("it can be removed");
     cluster.start_node(1).await;
     cluster.wait_ready(BOOT).await;

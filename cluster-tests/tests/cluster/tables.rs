@@ -1,7 +1,7 @@
 //! A table of many locks is deleted while others go on.
 //!
-//! `KEYWARD_DELETED_LOCKS` sets how many it has. The longest gap is printed, not judged: no entry
-//! does more than a bounded number of steps, which the lock machine's own tests show.
+//! `KEYWARD_DELETED_LOCKS` sets its number of locks. The longest gap is printed, not judged: no
+//! entry does more than a bounded number of steps, which the lock machine's own tests show.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +16,16 @@ use keyward::types::{
     BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, TableOptions,
 };
 
-/// Enough that a deletion whose work grows with the table would stand out; a second's worth to make.
+/// Enough that a deletion whose work grows with the table would stand out; created in about a
+/// second.
 const LOCKS: u64 = 20_000;
 
 const TABLE: &str = "doomed";
 
-/// How many locks are asked for at once.
+/// The number of locks requested at once.
 const BATCH: u64 = 1000;
 
-/// How long the probe runs on after the deletion, during which the records are freed.
+/// The time for which the probe runs on after the deletion, during which the records are freed.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 
 async fn fill(client: &Client, locks: u64) {
@@ -50,7 +51,7 @@ async fn fill(client: &Client, locks: u64) {
     }
 }
 
-/// Takes and releases a lock again and again; the longest time between two answers.
+/// Acquires and releases a lock repeatedly; returns the longest time between two answers.
 async fn probe(client: Client, stop: Arc<AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;
     let mut last = Stopwatch::start();
@@ -103,7 +104,7 @@ async fn a_table_of_many_locks_is_deleted_while_others_are_served() {
         "deleted in {deleted:?}; the longest gap of a probe: {longest:?}, {quiet:?} before; term {} to {}",
         before.term, after.term
     );
-    // What comes back, also on the nodes that replay, is nothing of the deleted table.
+    // No lock of the deleted table comes back, not even on nodes that replay.
     for id in cluster.ids() {
         eventually("every node has deleted it", ELECTION, || async {
             let stale = ReadOptions { stale: true, ..read.clone() };

@@ -1,4 +1,4 @@
-//! The five lines of the README, as anything that speaks HTTP sends them.
+//! The five lines of the README, as any HTTP client sends them.
 
 use cluster_tests::cluster::{Cluster, ClusterOptions, ELECTION, NodeId};
 use cluster_tests::wait::eventually;
@@ -13,7 +13,8 @@ async fn five_requests_lock_and_unlock_through_any_node_before_and_after_the_lea
     let leader = cluster.leader().await;
     cluster.kill(leader);
     let survivors = cluster.others(leader);
-    // Until then a survivor may have sent a request on to the dead leader: its outcome is unknown.
+    // Until then a survivor may have forwarded a request to the dead leader: its outcome is
+    // unknown.
     cluster.leader_among(&survivors).await;
     for &id in &survivors {
         tour(&cluster, id, "without").await;
@@ -52,7 +53,7 @@ async fn tour(cluster: &Cluster, id: NodeId, when: &str) {
     assert!(theirs["token"].as_u64().expect("a token") > token, "{theirs}");
 }
 
-/// Sends a request again for as long as the answer is that it was certainly not done.
+/// Retries a request as long as the answer is that it was certainly not done.
 async fn post(cluster: &Cluster, id: NodeId, path: &str, body: Value) -> (u16, Value) {
     eventually(&format!("{path} is answered by node {id}"), ELECTION, || async {
         let url = format!("{}{path}", cluster.endpoint(id));

@@ -1,4 +1,4 @@
-//! Wall clocks that are stepped by an hour: nothing happens.
+//! Wall clocks that are stepped by an hour, without any effect.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn a_step_of_the_wall_clock_ends_no_lock_and_no_leadership() {
     let programs = Programs { first: program.clone(), second: program };
     let seed = seeded("wall clocks").random_range(1..1000);
     let mut round = Item::WallClock.round(seed, Duration::from_secs(6), folder.path(), &programs);
-    // Other tests may run beside this one: that a leader stays is shown where nothing does.
+    // Other tests may run beside this one: a stable leader is shown where nothing else runs.
     round.options.undisturbed = false;
     let summary = run::keyward(&round.options, &round.nodes).await.expect("a run");
     assert_eq!(summary.verdict, Verdict::Pass, "{summary}");

@@ -1,4 +1,4 @@
-//! One interleaving each, on virtual time: what it needs is arranged, not waited for.
+//! One interleaving each, on virtual time: its conditions are arranged, not waited for.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn formed(world: &World) -> [MachineId; 3] {
     while !world.node_ids().iter().all(ready) {
         world.sleep(ms(10)).await;
     }
-    // What the start has left over is done.
+    // The work left over from the start is done.
     world.sleep(ms(1_000)).await;
     let leader = world.leader().expect("all nodes know a leader");
     let mut nodes = world.node_ids();
@@ -58,8 +58,9 @@ fn term(world: &World, node: MachineId) -> u64 {
     world.status(node).expect("it runs").term
 }
 
-/// The acknowledgements of an entry are late on their way to the leader, and nothing that the leader
-/// says from then on arrives. A read that comes now must not be confirmed by them: they are older than it.
+/// The acknowledgements of an entry are late on their way to the leader, and all later messages of
+/// the leader are lost. A read that comes now must not be confirmed by them: they are older than
+/// it.
 #[test]
 fn no_acknowledgement_confirms_a_read_that_is_newer() {
     simulated(async |world| {
@@ -94,7 +95,7 @@ fn slow_syncs(sync: u64) {
             world.set_disk_pace(follower, Pace { min_ms: sync, max_ms: sync });
         }
         let (done, mut all_done) = mpsc::channel::<()>(1);
-        // So many that there is always a sync in progress on both.
+        // Enough writers that a sync is always in progress on both.
         for writer in 0..5 {
             let (here, done) = (world.clone(), done.clone());
             let client = world.client(FIRST_CLIENT, leader, ms(8_000));
