@@ -1,5 +1,5 @@
-//! A cluster in this process, each node on a runtime of its own, so that dropping the runtime is
-//! to the node what `kill -9` is to a process, up to what it wrote to the page cache.
+//! A cluster in this process, each node on a runtime of its own. Dropping the runtime has the
+//! effect of `kill -9` on a process, except for data in the page cache.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,10 +19,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-/// Nothing here takes longer on a machine that works, however busy.
+/// The timeout of everything here: nothing takes longer on a working machine, however busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A node that runs.
+/// A running node.
 pub(crate) struct Running {
     pub(crate) service: Arc<Forwarding>,
     stop: Option<oneshot::Sender<()>>,
@@ -35,7 +35,7 @@ impl Running {
     }
 }
 
-/// A node that stands still, as a stopped process does, until this is dropped.
+/// A node that is frozen, as a stopped process is, until this is dropped.
 pub(crate) struct Frozen {
     _thaw: std::sync::mpsc::Sender<()>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// All nodes are started and ready.
+    /// Starts all nodes and waits until they are ready.
     pub(crate) async fn start(size: u64) -> Self {
         Self::with(size, |_| {}).await
     }
@@ -73,7 +73,7 @@ impl Cluster {
         cluster
     }
 
-    /// No node runs yet.
+    /// Prepares a cluster without starting a node.
     pub(crate) fn prepare(size: u64, adjust: fn(&mut NodeConfig)) -> Self {
         let addr = |_| Member { peer_addr: free_addr() };
         Self {
@@ -99,7 +99,7 @@ impl Cluster {
         started.unwrap_or_else(|error| panic!("node {id} does not start: {error}"));
     }
 
-    /// Starts one node, or says why it does not start.
+    /// Starts one node, or returns why it does not start.
     pub(crate) async fn try_run(&mut self, id: u64) -> Result<(), String> {
         let mut config = NodeConfig::new(id, self.members.clone(), self.folder(id));
         config.profile = Profile::Fast;
@@ -116,7 +116,7 @@ impl Cluster {
         let addr = self.members[&id].peer_addr.clone();
         let (stop, stopped) = oneshot::channel();
         let starting = runtime.spawn(async move {
-            // The folder's lock is freed when the last task of a killed node is gone.
+            // The folder's lock is released when the last task of a killed node is gone.
             let bound = Deadline::after(PATIENCE);
             let node = loop {
                 match Node::start(config.clone(), clock.clone()).await {
@@ -161,14 +161,14 @@ impl Cluster {
         self.leader().await;
     }
 
-    /// Takes a node away without a word.
+    /// Removes a node without a shutdown.
     pub(crate) async fn kill(&mut self, id: u64) {
         let running = self.nodes.remove(&id).expect("it runs");
         let dropping = tokio::task::spawn_blocking(move || drop(running));
         dropping.await.unwrap();
     }
 
-    /// Has a node stand still: its only worker waits. Its sockets stay open, as a stopped process's.
+    /// Freezes a node: its only worker waits. Its sockets stay open, as a stopped process's.
     pub(crate) async fn freeze(&self, id: u64) -> Frozen {
         let (thaw, thawed) = std::sync::mpsc::channel::<()>();
         let (stands, still) = oneshot::channel();
@@ -259,7 +259,7 @@ impl Cluster {
     }
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     let bound = Deadline::after(PATIENCE);
     while !so().await {
@@ -268,8 +268,8 @@ pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// An address that nothing listens on. It is taken again a moment later; the kernel gives port 0
-/// out in a wide circle, so nobody else gets it meanwhile.
+/// An address without a listener. It is used again a moment later; the kernel cycles through many
+/// ports for port 0, so no other process gets it meanwhile.
 fn free_addr() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()

@@ -7,7 +7,7 @@ use keyward::conformance::{LiveBootstrap, Options, Time, run};
 
 use crate::cluster::Cluster;
 
-/// Runs every script through one node, which has the leader's clock moved.
+/// Runs every script through one node, which moves the leader's clock.
 async fn assert_passes(cluster: &Cluster, id: u64) {
     let service = Arc::clone(&cluster.nodes[&id].service);
     let mover = Arc::clone(&service);

@@ -1,4 +1,4 @@
-//! How a cluster comes into being, and who is not let in.
+//! The formation of a cluster, and nodes that are not admitted.
 
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,7 @@ async fn an_old_copy_of_a_folder_is_found_out_and_stays_out() {
     cluster.shut_down(copied).await;
     let copy = cluster.folder(copied).with_extension("copy");
     copy_folder(&cluster.folder(copied), &copy);
-    // Two starts on the real folder: the copy's next one would be the first of them again.
+    // Two starts on the real folder: the copy's next start would repeat the first of them.
     for _ in 0..2 {
         cluster.run(copied).await;
         cluster.ready().await;
@@ -117,7 +117,7 @@ async fn a_copy_made_while_its_node_ran_is_found_out() {
     fs::rename(copy, cluster.folder(copied)).unwrap();
     let refused = match cluster.try_run(copied).await {
         Err(error) => error,
-        // A file system that does not tell when files were made: then the peers know.
+        // A file system without creation times: then the peers know.
         Ok(()) => stopped(&cluster, copied).await,
     };
     assert!(refused.contains("old copy"), "{refused}");

@@ -1,4 +1,4 @@
-//! What a node that does not lead makes of what it is asked.
+//! Requests to a node that does not lead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn unlock(signature: &str, signee: &str) -> BatchRequest {
 async fn a_batch_through_a_follower_is_decided_in_its_order() {
     let cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
-    // More than one log entry takes, each pair meaningless in any other order.
+    // More than one log entry can contain; each pair makes sense only in its order.
     let requests: Vec<BatchRequest> = (0..400)
         .flat_map(|turn| {
             let signee = format!("w{turn}");
@@ -84,7 +84,7 @@ async fn held(service: &Forwarding) -> BTreeSet<String> {
     }
 }
 
-/// What one request of the run below was told.
+/// The answer to one request of the run below.
 enum Told {
     Done(String),
     NotDone(String),
@@ -159,7 +159,7 @@ async fn when_the_leader_dies_each_forwarded_request_is_told_what_is_true_of_it(
     assert!(refused + open > 0, "nothing was under way when the leader died");
 }
 
-/// A patience far beyond an election, so that what ends before has not waited for it.
+/// A timeout far beyond an election, so that a request that ends before has not waited for it.
 const LONG: Duration = Duration::from_secs(60);
 
 fn patient() -> CallOptions {
@@ -182,7 +182,7 @@ async fn a_follower_gives_up_on_a_frozen_leader_as_soon_as_there_is_another() {
     let leader = cluster.leader().await;
     let frozen = cluster.freeze(leader).await;
     let followers = cluster.nodes.iter().filter(|(id, _)| **id != leader);
-    // One of them is the next leader, and answers by itself then.
+    // One of them is the next leader, and then answers by itself.
     let mut asked = Vec::new();
     for (id, running) in followers {
         for turn in 0..3_u64 {
@@ -206,7 +206,7 @@ async fn a_follower_gives_up_on_a_frozen_leader_as_soon_as_there_is_another() {
         let (with_id, without, read) = told;
         assert!(with_id.unwrap().decided_at.is_some());
         assert!(matches!(read, Err(Error::NotFound { .. })), "{read:?}");
-        // It may have been asked of the new leader in the first place.
+        // It may have been sent to the new leader in the first place.
         assert!(matches!(without, Ok(_) | Err(Error::Unknown { .. })), "{without:?}");
     }
     drop(frozen);
@@ -220,7 +220,7 @@ async fn of_a_batch_that_is_larger_than_what_is_left_the_first_are_admitted() {
         let requests = (0..150).map(|turn| lock(&format!("{id}/{turn}"), "w")).collect();
         let answers = cluster.service(id).batch(requests).await;
         let done = answers.iter().take_while(|answer| answer.is_ok()).count();
-        // The clock of the cluster may be on its way, too.
+        // A command that advances the cluster clock may be in flight, too.
         assert!((90..=100).contains(&done), "{done} of 150");
         for answer in &answers[done..] {
             assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");

@@ -1,4 +1,4 @@
-//! The order of the house: each module of the library uses those below it alone.
+//! The order of the modules: each module of the library uses only those below it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,8 +36,8 @@ const ORDER: [&str; 27] = [
     "fuzzing",
 ];
 
-/// Arrows that still climb: a file, and the module above it that it imports. The simulation's are
-/// compiled with its feature alone; they go when what it needs is handed in.
+/// The remaining imports against the order: a file, and the module above it that it imports. The
+/// simulation's are compiled with its feature alone; they are removed when its needs are passed in.
 const CLIMBING: [(&str, &str); 6] = [
     ("carriage.rs", "sim"),
     ("raft/member.rs", "sim"),
@@ -51,7 +51,7 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every Rust file below a folder, but those of tests.
+/// Every Rust file below a folder, except those of tests.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,4 +1,4 @@
-//! What a cluster promises while leaders come and go.
+//! The promises of a cluster during leader changes.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ async fn a_lock_expires_after_its_duration_across_leaders_and_never_before() {
     let duration = Duration::from_secs(100);
     assert!(cluster.lock_for(leader, "a", "w1", duration).await.ok());
     cluster.service(leader).advance_clock(Duration::from_secs(60)).await.unwrap();
-    // A follower's clock that is wrong by an hour means nothing, now or when it leads.
+    // A follower's clock that is wrong by an hour has no effect, now or when it leads.
     for id in cluster.nodes.keys().filter(|id| **id != leader) {
         cluster.clock(*id).advance(Duration::from_secs(3600));
     }
@@ -217,7 +217,7 @@ async fn an_isolated_leader_refuses_quickly_and_acknowledges_nothing() {
     assert!(matches!(read, Err(Error::NotFound { .. })), "{read:?}");
 }
 
-/// The lone leader and the lone follower: neither is ready, however long nobody asks for a lock.
+/// The lone leader and the lone follower: neither is ready, even if no lock is requested for long.
 #[tokio::test]
 async fn a_node_without_a_majority_is_not_ready_until_it_has_one_again() {
     for leads in [true, false] {
@@ -275,7 +275,7 @@ async fn a_node_that_missed_the_log_gets_a_snapshot() {
         let record = cluster.service(away).check(format!("lock-{n}"), stale()).await.unwrap();
         assert_eq!(record.record.holders[0].signee, "w1");
     }
-    // What it got is its own now: it comes back with it.
+    // The data it received is its own now: it is still there after a restart.
     cluster.kill(away).await;
     cluster.run(away).await;
     cluster.ready().await;

@@ -1,5 +1,5 @@
-//! Tests of the whole, through public doors alone: one binary, one module for each door. Those of
-//! whole nodes run on real storage in temporary folders, with real HTTP between them.
+//! Tests of the whole through public interfaces alone: one binary, one module for each interface.
+//! Those of whole nodes run on real storage in temporary folders, with real HTTP between them.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic, in its helpers too")]
 

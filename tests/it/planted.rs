@@ -1,4 +1,5 @@
-//! What a wrong clock somewhere must not do: each of these fails with a bug of that kind planted.
+//! Effects that a wrong clock must not have: each of these tests fails with a bug of that kind
+//! planted.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ async fn a_follower_whose_clock_is_wrong_ends_no_lock() {
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     assert!(cluster.lock_for(leader, "a", "w1", Duration::from_secs(100)).await.ok());
     cluster.clock(follower).advance(HOUR);
-    // What goes through the follower carries no time of its own.
+    // Requests through the follower carry no time of their own.
     assert!(cluster.lock(follower, "b", "w1").await.ok());
     assert!(!cluster.lock(follower, "a", "w2").await.ok(), "100 seconds have not passed");
 }

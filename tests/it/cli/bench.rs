@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{Running, assert_code, keyward, output, stderr, stdout};
 
-/// What every run here has: enough for each client to be answered, on any machine.
+/// Options of every run here: long enough for each client to be answered, on any machine.
 const SHORT: &str = "--duration 500ms --warmup 100ms --clients 8";
 
 /// The three nodes of `keyward dev`.
@@ -122,7 +122,7 @@ fn each_workload_is_measured_and_its_table_deleted() {
         let document = cluster.measure(line);
         assert_eq!(document["version"], env!("CARGO_PKG_VERSION"), "{line}");
         assert_eq!(document["via"], "http");
-        // The leader alone is asked.
+        // Only the leader gets requests.
         assert_eq!(document["endpoints"].as_array().unwrap().len(), 1, "{line}: {document}");
         assert_eq!(document.get("limit").or(document.get("ratio")), None, "{line}");
         let measured = &document["cluster"];
@@ -139,7 +139,7 @@ fn each_workload_is_measured_and_its_table_deleted() {
     }
 }
 
-/// What is true of a run at any speed: everything was done, and nothing failed.
+/// Asserts what holds for a run at any speed: everything was done, and nothing failed.
 #[track_caller]
 fn assert_measured(line: &str, measured: &Value, operations: &[&str]) {
     assert_eq!(measured["clients"], 8, "{line}");
@@ -228,7 +228,7 @@ fn assert_page(report: &Path, endpoints: &Value) {
     for shown in ["<h2>The cluster</h2>", "<h2>HTTP alone</h2>", "node 1", "bare handler"] {
         assert!(page.contains(shown), "{shown} is not in {page}");
     }
-    // Nothing is fetched: addresses are names alone, of what was asked and of SVG itself.
+    // Nothing is fetched: the only addresses are the names of the endpoint and of SVG itself.
     let endpoint = endpoints[0].as_str().unwrap();
     assert!(page.contains(&format!("<dd>{endpoint}</dd>")), "{page}");
     let rest = page.replace(endpoint, "").replace("xmlns=\"http://www.w3.org/2000/svg\"", "");

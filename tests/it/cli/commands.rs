@@ -1,4 +1,4 @@
-//! Every other client command: what it prints, for people and for programs, and how it ends.
+//! Every other client command: its output, for people and for programs, and its exit code.
 
 use std::process::Output;
 
@@ -247,7 +247,7 @@ fn what_cannot_be_written_is_an_error() {
         let run = run.wait_with_output().unwrap();
         assert_eq!(run.status.code(), Some(74), "{line}: {}", stderr(&run));
     }
-    // A failure is told by its own code.
+    // A failure has its own exit code.
     let refused = server.keyward("check nosuch --json").stdout(full()).status().unwrap();
     assert_eq!(refused.code(), Some(1));
 }
@@ -269,7 +269,7 @@ fn a_wrong_command_line_is_a_document_for_a_program() {
     }
     let detail = document(&output(keyward("lock a --json")))["detail"].clone();
     assert!(detail.as_str().unwrap().contains("--signee"), "it says what is missing: {detail}");
-    // That of a command that is run is not ours.
+    // A `--json` among the arguments of the command that is run is not Keyward's option.
     let run = output(keyward("run a --endpoints ftp://a -- echo --json"));
     assert_code(&run, 2);
     assert_eq!(stdout(&run), "");
@@ -323,7 +323,7 @@ fn endpoints_are_read_as_people_write_them() {
     for endpoints in [
         format!("http://127.0.0.1:{port},"),
         format!("127.0.0.1:{port}"),
-        // The first of its addresses may be one that nobody listens on.
+        // The first of its addresses may have no listener.
         format!("http://localhost:{port}"),
     ] {
         let line = format!("lock a --signee one --endpoints {endpoints}");

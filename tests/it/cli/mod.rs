@@ -22,7 +22,7 @@ use keyward::types::{
 use keyward::{LockService, MemoryLocks};
 use tokio::sync::oneshot;
 
-/// How long anything may take that does not wait for a lock: generous, so that a busy machine fails
+/// The timeout of everything that does not wait for a lock: generous, so that a busy machine fails
 /// no test, and bounded, so that a hang does.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +56,7 @@ impl Server {
         Self { address, locks, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// From now on nobody answers: connections are refused.
+    /// Stops the server: from now on connections are refused.
     fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -64,14 +64,14 @@ impl Server {
         }
     }
 
-    /// The program, told where the server is and nothing else.
+    /// The program, configured with the address of the server and nothing else.
     fn keyward(&self, line: &str) -> Command {
         let mut command = keyward(line);
         command.env("KEYWARD_ENDPOINTS", format!("http://{}", self.address));
         command
     }
 
-    /// Takes a lock behind the program's back.
+    /// Acquires a lock without the program.
     fn take(&self, signature: &str, signee: &str, level: i64, force: bool) {
         let request = LockRequest {
             signature: signature.to_owned(),
@@ -82,7 +82,7 @@ impl Server {
         assert!(block_on(self.locks.lock(request, options)).unwrap().ok());
     }
 
-    /// Releases a lock behind the program's back.
+    /// Releases a lock without the program.
     fn release(&self, signature: &str, signee: &str, instance: &str) {
         let request = UnlockRequest { signature: signature.to_owned(), signee: signee.to_owned() };
         let instance = Some(instance.to_owned());
@@ -91,7 +91,7 @@ impl Server {
         assert_eq!(response.status, UnlockStatus::Ok);
     }
 
-    /// Who holds a lock, if it has a record.
+    /// The holder of a lock, if it has a record.
     fn holder(&self, signature: &str) -> Option<String> {
         let checked = block_on(self.locks.check(signature.to_owned(), ReadOptions::default()));
         checked.ok().map(|response| response.record.holders[0].signee.clone())
@@ -115,7 +115,7 @@ fn program() -> String {
 }
 
 /// The program with these arguments, and no settings from outside. Arguments are separated by
-/// spaces; what stands between `'` is one.
+/// spaces; text between `'` is one argument.
 fn keyward(line: &str) -> Command {
     let mut command = Command::new(program());
     for variable in std::env::vars_os().map(|(name, _)| name) {
@@ -162,7 +162,7 @@ fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-/// Asserts how a run ended, and shows all of it if it ended otherwise.
+/// Asserts the exit code of a run, and shows all of its output if it differs.
 #[track_caller]
 fn assert_code(output: &Output, code: i32) {
     let (out, err) = (stdout(output), stderr(output));
@@ -203,7 +203,7 @@ impl Running {
     }
 }
 
-/// Waits until something is there.
+/// Waits until there is a value.
 #[track_caller]
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = SystemClock.boottime();

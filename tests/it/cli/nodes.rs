@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{Running, assert_code, eventually, keyward, output, program, stderr, stdout};
 
-/// A command that finds its temporary folders here.
+/// A command with this folder for its temporary folders.
 fn with_temp(line: &str, temp: &tempfile::TempDir) -> Command {
     let mut command = keyward(line);
     command.env("TMPDIR", temp.path());
@@ -151,7 +151,7 @@ fn a_node_says_where_it_listens_and_when_it_is_ready() {
     node.signal(Signal::HUP);
     let (code, err) = node.end();
     assert_eq!(code, Some(0), "a closed terminal stops it gracefully: {err}");
-    // What never mends itself has another code.
+    // A permanent error has another code.
     let line = format!("serve --id 2 --members 2=127.0.0.1:{free} --data-dir {data}");
     let foreign = output(keyward(&format!("{line} --client-listen 127.0.0.1:0")));
     assert_code(&foreign, 2);

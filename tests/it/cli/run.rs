@@ -1,4 +1,4 @@
-//! `keyward run`: what the command is given, when it is ended, and what is returned.
+//! `keyward run`: the environment of the command, its end, and the exit code.
 
 use keyward::LockService as _;
 use keyward::types::ReadOptions;
@@ -28,7 +28,7 @@ fn a_lock_that_another_holds_starts_nothing() {
     assert_code(&run, 120);
     assert_eq!(stdout(&run), "");
     assert!(stderr(&run).contains("jobs/a is held by other at level 3"), "{}", stderr(&run));
-    // A higher level takes it, and force does.
+    // A higher level acquires it, and so does force.
     assert_code(&output(server.keyward("run jobs/a --level 4 -- true")), 0);
     server.take("jobs/a", "other", 3, false);
     assert_code(&output(server.keyward("run jobs/a --force -- true")), 0);
@@ -64,7 +64,7 @@ fn a_signal_ends_the_wait_and_leaves_nothing() {
     let server = Server::start();
     server.take("a", "other", 0, false);
     let waiting = Running::start(server.keyward("run a --wait 1m -- true"));
-    // It says that it waits only on standard error, which is read at the end.
+    // It reports that it waits only on standard error, which is read at the end.
     eventually("it catches signals", || catches(waiting.child.id(), Signal::TERM).then_some(()));
     waiting.signal(Signal::TERM);
     assert_eq!(waiting.end().0, Some(128 + 15));
@@ -113,7 +113,7 @@ fn what_the_command_leaves_behind_is_killed_before_the_lock_is_released() {
 
 /// A command and its child, which both print their numbers and stay.
 const FAMILY: &str = "sleep 100 & echo $$ $!; wait";
-/// The same, deaf to SIGTERM.
+/// The same, ignoring SIGTERM.
 const DEAF_FAMILY: &str = "trap \"\" TERM; sleep 100 & echo $$ $!; while :; do wait; done";
 
 fn start_family(server: &Server, options: &str, family: &str) -> (Running, Vec<String>) {
@@ -218,7 +218,7 @@ fn a_duration_that_cannot_be_kept_is_refused() {
     }
 }
 
-/// A script that says `in`, waits until a file is there, and ends with this code.
+/// A script that prints `in`, waits until a file exists, and ends with this code.
 fn waits_for(file: &std::path::Path, code: i32) -> String {
     format!("echo in; while [ ! -e {} ]; do sleep 0.02; done; exit {code}", file.display())
 }
@@ -258,7 +258,7 @@ fn why_the_lock_was_not_acquired_is_in_the_exit_code() {
         assert_code(&output(server.keyward(&format!("run a {wait} -- true"))), 120);
         assert_code(&output(server.keyward(&format!("run '' {wait} -- true"))), 2);
     }
-    // Whoever connects here is never answered.
+    // A connection here is never answered.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     server.stop();
