@@ -1,5 +1,5 @@
-//! Prints what the lock machine costs on this machine: memory per lock, commands per second, and
-//! how long the operations take that look at every lock.
+//! Measures the lock machine on this machine: memory per lock, commands per second, and the time of
+//! operations that visit every lock.
 //!
 //! ```sh
 //! cargo run --release --no-default-features --example lock_machine -- 1000000
@@ -13,9 +13,9 @@ use keyward::lock::{
 };
 use keyward::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
 
-/// Commands per entry: what a busy leader puts into one.
+/// Commands per entry, as for a busy leader.
 const BATCH: u64 = 64;
-/// One grant's duration, in seconds.
+/// The duration of a grant, in seconds.
 const DURATION: u64 = 30;
 
 /// A state and its log.
@@ -76,7 +76,7 @@ impl Log {
         self.state.apply(0, self.index, &Proposal { stamp, commands });
     }
 
-    /// Applies so many commands in entries of a batch each, 100 µs apart.
+    /// Applies `count` commands in entries of a batch each, 100 µs apart.
     fn timed(&mut self, what: &str, count: u64, command: impl Fn(u64) -> Command) {
         let mut spent = Duration::ZERO;
         for first in (0..count).step_by(usize::try_from(BATCH).expect("a small number")) {
@@ -104,7 +104,7 @@ fn name(number: u64) -> String {
     format!("jobs/lock-{number:010}")
 }
 
-/// Another order of the same numbers: the step is a prime.
+/// A permutation of the same numbers: the step is a prime.
 fn mixed(number: u64, count: u64) -> u64 {
     number.wrapping_mul(15_485_863) % count
 }
@@ -137,7 +137,7 @@ fn unlock(number: u64) -> Command {
     unlock_command(&request, &UnlockOptions::default()).expect("a good request")
 }
 
-/// The resident memory of this process, as Linux tells it; 0 elsewhere.
+/// The resident memory of this process, as reported by Linux; 0 elsewhere.
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

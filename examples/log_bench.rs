@@ -1,11 +1,11 @@
-//! How many durable appends a second the log makes on a given folder.
+//! Measures the durable appends per second of the log on a given folder.
 //!
 //! ```text
 //! cargo run --release --example log_bench -- FOLDER [SECONDS]
 //! ```
 //!
-//! Each line: so many entries of 120 bytes are appended at once and waited for, again and again,
-//! with a purge now and then, as a node would.
+//! Each line repeats one step: this many entries of 120 bytes are appended at once and waited for,
+//! with a purge now and then, as in a node.
 
 use std::error::Error;
 use std::sync::{Arc, mpsc};
@@ -31,7 +31,7 @@ fn run(folder: &str, batch: u64, wanted: Duration) -> Result<(), Box<dyn Error>>
     let clock = SystemClock;
     let mut next = 0;
     let mut times = Vec::new();
-    // One round to make the segment.
+    // One round to create the segment.
     append(&log, &mut next, batch, &send, &receive)?;
     let begin = clock.raw();
     while clock.raw().saturating_sub(begin) < wanted {

@@ -1,4 +1,5 @@
-//! Does one operation of the lock machine or its codecs so many times, for `scripts/count-instructions`.
+//! Runs one operation of the lock machine or its codecs repeatedly, for
+//! `scripts/count-instructions`.
 //!
 //! ```sh
 //! cargo run --release --no-default-features --example operations -- renew 1000
@@ -23,7 +24,7 @@ const OPERATIONS: [&str; 9] = [
     "decode-snapshot",
 ];
 
-/// Locks that are there before: enough for maps of several levels.
+/// Locks that exist before: enough for maps of several levels.
 const LOCKS: u64 = 6400;
 
 /// Commands in an entry.
@@ -75,7 +76,7 @@ fn main() {
         }
         _ => unreachable!("the names were checked"),
     }
-    // What it takes to take all down again is no part of an operation.
+    // Dropping the log is not part of the operation.
     std::mem::forget(log);
 }
 
@@ -110,7 +111,7 @@ fn entry(count: u64) -> Proposal {
     Proposal { stamp: Stamp::default(), commands }
 }
 
-/// Another order of the same numbers: the step is a prime.
+/// A permutation of the same numbers: the step is a prime.
 fn mixed(number: u64) -> u64 {
     number.wrapping_mul(15_485_863) % LOCKS
 }

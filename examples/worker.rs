@@ -22,7 +22,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The token goes along with everything that the lock guards, which refuses smaller ones.
+/// Does the work. The token goes along with every access to the guarded resource, which refuses
+/// smaller ones.
 async fn work(token: u64) {
     for step in 1..=5 {
         println!("step {step} under token {token}");
