@@ -24,8 +24,10 @@ const SMOKE: Duration = Duration::from_secs(6);
 /// Run the list behind docs/proof.md, or a part of it, and write the page from all results so far
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProveArguments {
-    /// The items to run: kills, power-cuts, updates, expiries, failovers, leader-changes, network, disks, upgrades, io-sweep, wall-clock, limits;
-    /// `services` runs two commands on Keyward, etcd, Redis and Redlock; `smoke` is a little of kills, power-cuts and updates; `page` runs nothing [default: everything]
+    /// The items to run: kills, power-cuts, updates, expiries, failovers, leader-changes, network,
+    /// disks, upgrades, io-sweep, wall-clock, limits; `services` runs two commands on Keyward, etcd,
+    /// Redis and Redlock; `smoke` is a little of kills, power-cuts and updates; `page` runs nothing
+    /// [default: everything]
     #[arg(value_name = "ITEM")]
     items: Vec<String>,
     /// The amount of each, instead of its goal
