@@ -194,7 +194,9 @@ impl SkewedClock {
 
     fn skew(&self, origin: Duration, now: Duration) -> Duration {
         let since = now.saturating_sub(origin);
-        let by = since / 1_000_000 * u32::try_from(self.ppm.unsigned_abs()).unwrap_or(u32::MAX);
+        // In nanoseconds before the division: a rate that is applied in steps would turn time back.
+        let by = since.as_nanos() * u128::from(self.ppm.unsigned_abs()) / 1_000_000;
+        let by = Duration::from_nanos(u64::try_from(by).unwrap_or(u64::MAX));
         if self.ppm < 0 { now.saturating_sub(by) } else { now + by }
     }
 }
@@ -220,5 +222,10 @@ mod tests {
         let clock = |ppm| SkewedClock { ppm, raw: origin, boottime: origin };
         assert_eq!(clock(100_000).skew(origin, now), Duration::from_secs(160));
         assert_eq!(clock(-100_000).skew(origin, now), Duration::from_secs(140));
+        let readings = (0..3_000_000).step_by(777).map(|nanos| now + Duration::from_nanos(nanos));
+        for ppm in [-100_000, -1, 1, 100_000] {
+            let skewed = readings.clone().map(|now| clock(ppm).skew(origin, now));
+            assert!(skewed.is_sorted(), "time does not go backwards at {ppm} ppm");
+        }
     }
 }

@@ -170,8 +170,8 @@ pub(crate) enum Refusal {
     WrongFolder { node: u64, here: Uuid, meant: Uuid },
     #[error("this node belongs to cluster {here}, not to {}", cluster_name(*.meant))]
     WrongCluster { here: Uuid, meant: Option<Uuid> },
-    #[error("data folder {found} is not node {node} of this cluster, {known} is")]
-    UnknownSender { node: u64, found: Uuid, known: Uuid },
+    #[error("data folder {found} is not node {node} of this cluster, {} is", folder_name(*.known))]
+    UnknownSender { node: u64, found: Uuid, known: Option<Uuid> },
     #[error("{0}")]
     StaleBoot(String),
     #[error(
@@ -183,6 +183,10 @@ pub(crate) enum Refusal {
     NotJoined,
     #[error("this node is shutting down")]
     Stopping,
+}
+
+fn folder_name(folder: Option<Uuid>) -> String {
+    folder.map_or("none".to_owned(), |folder| folder.to_string())
 }
 
 fn cluster_name(cluster: Option<Uuid>) -> String {
@@ -246,12 +250,11 @@ impl Hello {
         if self.cluster != Some(here) {
             return Ok(Err(Refusal::WrongCluster { here, meant: self.cluster }));
         }
-        if let Some(known) = facts.members.get(&self.from)
-            && *known != self.start.uuid
-            && !planted::active(Bug::IdReusedAfterWipe)
-        {
+        // Also an id that no member has: the start of each sender that passes is remembered for ever.
+        let known = facts.members.get(&self.from).copied();
+        if known != Some(self.start.uuid) && !planted::active(Bug::IdReusedAfterWipe) {
             let (node, found) = (self.from, self.start.uuid);
-            return Ok(Err(Refusal::UnknownSender { node, found, known: *known }));
+            return Ok(Err(Refusal::UnknownSender { node, found, known }));
         }
         let judged = judge_start(identity, self.start).await?;
         Ok(judged.map_err(|stale| Refusal::StaleBoot(stale.to_string())))
@@ -331,8 +334,11 @@ impl FromStr for Signature {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::storage::Promises;
+    use crate::storage::disk::MemDisk;
 
     fn a_start() -> Start {
         Start {
@@ -405,6 +411,23 @@ mod tests {
         for text in ["", "1", &whole.replace("boot=3", "boot=x"), &whole.replace("4.5", "4")] {
             assert!(text.parse::<Hello>().is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_the_folders_of_members_are_let_in_and_remembered() {
+        let disk = Arc::new(MemDisk::new(1));
+        let identity = Identity::open(disk, 2).unwrap();
+        let members = [(1, a_start().uuid), (2, identity.facts().uuid)];
+        identity.set_cluster(Uuid(7), members.into()).unwrap();
+        let stranger = Start { uuid: Uuid(99), ..a_start() };
+        for (from, start) in [(3, a_start()), (3, stranger), (1, stranger)] {
+            let judged = Hello { from, start, ..hello() }.judge_sender(&identity).await.unwrap();
+            let refusal = judged.unwrap_err().to_string();
+            assert!(refusal.contains(&format!("is not node {from} of this cluster")), "{refusal}");
+        }
+        assert!(identity.remembered().is_empty());
+        assert_eq!(hello().judge_sender(&identity).await.unwrap(), Ok(()));
+        assert_eq!(identity.remembered().len(), 1);
     }
 
     #[test]

@@ -189,13 +189,14 @@ impl Verdict {
             .into_iter()
             .partition(|violation| violation.broken == Broken::AcknowledgedLost);
         let state = match () {
-            () if !wrong.is_empty() => State::Violated,
+            // Answers that are missing from the order make others look wrong.
             () if survey.with_place == 0 => {
                 State::NotChecked(String::from("no answer names its place in a log"))
             }
             () if survey.without_place > 0 => {
                 State::NotChecked(format!("{} answers name no place", survey.without_place))
             }
+            () if !wrong.is_empty() => State::Violated,
             () if results.undecided > 0 => State::NotChecked(format!(
                 "{} of {} locks: too many operations of unknown outcome",
                 results.undecided, results.locks
@@ -204,7 +205,6 @@ impl Verdict {
                 State::Passed(format!("{} operations of {} locks", results.checked, results.locks))
             }
         };
-        // Answers that are missing from the order make others look wrong.
         if survey.without_place == 0 {
             self.violations.extend(wrong);
         }

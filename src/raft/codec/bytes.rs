@@ -122,10 +122,13 @@ impl Reader {
     }
 
     pub(crate) fn version(&mut self) -> Result<(), DecodeError> {
-        if self.u8("version")? != VERSION {
-            return Err(DecodeError::Invalid("version: a newer program wrote this"));
+        match self.u8("version")? {
+            VERSION => Ok(()),
+            newer if newer > VERSION => {
+                Err(DecodeError::Invalid("version: a newer program wrote this"))
+            }
+            _ => Err(DecodeError::Invalid("version")),
         }
-        Ok(())
     }
 
     /// Checks that nothing is left: a longer encoding is invalid.

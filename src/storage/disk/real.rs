@@ -109,10 +109,10 @@ impl Disk for RealDisk {
     fn create_dir(&self, folder: &str) -> io::Result<()> {
         self.may_change()?;
         let path = self.at(folder);
-        if path.is_dir() {
-            return Ok(());
+        if !path.is_dir() {
+            fs::create_dir_all(&path)?;
         }
-        fs::create_dir_all(&path)?;
+        // As in `create_durably`: also where the folder existed.
         File::open(path.parent().unwrap_or(&self.root))?.sync_all()
     }
 
