@@ -33,7 +33,7 @@ use crate::budget::{self, Budget, owned};
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock;
-use crate::node::{Node, command_of, deadline};
+use crate::node::{Node, Traced, command_of, deadline};
 use crate::planted::{self, Bug};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
@@ -390,6 +390,7 @@ impl LockService for Forwarding {
         let command = lock::lock_command(&request, &options)?;
         let deadline = deadline(&options.call);
         let Some(leader) = self.leader(deadline).await? else {
+            let command = Traced { command, trace_id: options.call.trace_id };
             return self.node.propose(command, deadline).await?.into_lock_response();
         };
         let call = options.call.clone();
@@ -406,7 +407,7 @@ impl LockService for Forwarding {
         let command = lock::unlock_command(&request, &options)?;
         let deadline = deadline(&options.call);
         let Some(leader) = self.leader(deadline).await? else {
-            return self.node.propose(command, deadline).await?.into_unlock_response();
+            return self.node.propose(command.into(), deadline).await?.into_unlock_response();
         };
         let call = options.call.clone();
         let request = Request::Unlock(request, options);

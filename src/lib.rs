@@ -15,6 +15,8 @@ pub mod clock;
 pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]
+mod flood;
+#[cfg(feature = "server")]
 pub mod forward;
 #[cfg(any(feature = "fuzzing", all(test, feature = "server")))]
 #[doc(hidden)]

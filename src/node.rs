@@ -14,6 +14,7 @@ mod confirm;
 mod proposer;
 mod reader;
 mod status;
+mod transfers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ use crate::types::{
     LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
     TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
+pub(crate) use proposer::Traced;
+
 use proposer::Proposer;
 use reader::Reader;
 
@@ -203,7 +206,9 @@ impl Node {
     /// # Errors
     /// `Unavailable`, `Unknown`.
     pub(crate) async fn advance(&self) -> Result<(), Error> {
-        self.propose(Command::advance(), deadline(&CallOptions::default())).await?.into_done()
+        self.propose(Command::advance().into(), deadline(&CallOptions::default()))
+            .await?
+            .into_done()
     }
 
     /// When the clock must be moved on next without any request asking for it; `None`: not before
@@ -255,7 +260,7 @@ impl Node {
     /// `Unavailable`, `Unknown`.
     pub(crate) async fn propose(
         &self,
-        command: Command,
+        command: Traced,
         deadline: Deadline,
     ) -> Result<Decision, Error> {
         let _admitted = self.admit()?;
@@ -269,7 +274,7 @@ impl Node {
     /// single ones keep the node nearly full.
     async fn propose_many(
         &self,
-        mut commands: Vec<Command>,
+        mut commands: Vec<Traced>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let count = commands.len();
@@ -410,6 +415,13 @@ pub(crate) fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Erro
     })
 }
 
+fn trace_id_of(request: BatchRequest) -> Option<String> {
+    match request {
+        BatchRequest::Lock(_, options) => options.call.trace_id,
+        BatchRequest::Unlock(_, options) => options.call.trace_id,
+    }
+}
+
 impl LockService for Node {
     async fn lock(
         &self,
@@ -417,7 +429,9 @@ impl LockService for Node {
         options: LockOptions,
     ) -> Result<LockResponse, Error> {
         let command = lock::lock_command(&request, &options)?;
-        self.propose(command, deadline(&options.call)).await?.into_lock_response()
+        let deadline = deadline(&options.call);
+        let command = Traced { command, trace_id: options.call.trace_id };
+        self.propose(command, deadline).await?.into_lock_response()
     }
 
     async fn unlock(
@@ -426,7 +440,7 @@ impl LockService for Node {
         options: UnlockOptions,
     ) -> Result<UnlockResponse, Error> {
         let command = lock::unlock_command(&request, &options)?;
-        self.propose(command, deadline(&options.call)).await?.into_unlock_response()
+        self.propose(command.into(), deadline(&options.call)).await?.into_unlock_response()
     }
 
     async fn batch(&self, requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
@@ -436,7 +450,7 @@ impl LockService for Node {
         let mut asked = Vec::with_capacity(requests.len());
         for request in requests {
             asked.push(command_of(&request).map(|(kind, command)| {
-                commands.push(command);
+                commands.push(Traced { command, trace_id: trace_id_of(request) });
                 kind
             }));
         }
@@ -488,11 +502,11 @@ impl LockService for Node {
         options: TableOptions,
     ) -> Result<(), Error> {
         let command = lock::configure_table_command(&defaults, &options)?;
-        self.propose(command, deadline(&options.call)).await?.into_done()
+        self.propose(command.into(), deadline(&options.call)).await?.into_done()
     }
 
     async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
         let command = lock::delete_table_command(&options)?;
-        self.propose(command, deadline(&options.call)).await?.into_done()
+        self.propose(command.into(), deadline(&options.call)).await?.into_done()
     }
 }

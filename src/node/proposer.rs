@@ -15,6 +15,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::limits::MAX_ENTRY_COMMANDS;
 use crate::lock::{self, Command, Decision, Proposal};
+use crate::node::transfers::Transfers;
 use crate::node::{Leading, leading, not_leading};
 use crate::planted::{self, Bug};
 use crate::raft::codec;
@@ -31,11 +32,24 @@ const _: () = {
 /// answers travel, few enough that requests gather under load.
 const IN_FLIGHT: usize = 8;
 
+/// A command, and the trace id of the request that it was made of: the log of commands does not
+/// hold that one.
+pub(crate) struct Traced {
+    pub(crate) command: Command,
+    pub(crate) trace_id: Option<String>,
+}
+
+impl From<Command> for Traced {
+    fn from(command: Command) -> Self {
+        Self { command, trace_id: None }
+    }
+}
+
 /// Commands that wait to be proposed, with the one who waits for what comes of them.
 enum Waiting {
-    One(Command, oneshot::Sender<Result<Decision, Error>>),
+    One(Traced, oneshot::Sender<Result<Decision, Error>>),
     /// At most [`MAX_ENTRY_COMMANDS`], decided in this order.
-    Many(Vec<Command>, oneshot::Sender<Result<Vec<Decision>, Error>>),
+    Many(Vec<Traced>, oneshot::Sender<Result<Vec<Decision>, Error>>),
 }
 
 /// Who waits for the next decisions, and for how many of them.
@@ -60,7 +74,7 @@ impl Proposer {
     /// Proposes the command and waits for what comes of it.
     pub(super) async fn propose(
         &self,
-        command: Command,
+        command: Traced,
         deadline: Deadline,
     ) -> Result<Decision, Error> {
         let (answer, answered) = oneshot::channel();
@@ -74,13 +88,13 @@ impl Proposer {
     /// entry with others' commands, and those of a long batch need several.
     pub(super) async fn propose_many(
         &self,
-        commands: Vec<Command>,
+        commands: Vec<Traced>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let mut parts = Vec::new();
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
-            let part: Vec<Command> = commands.by_ref().take(MAX_ENTRY_COMMANDS).collect();
+            let part: Vec<Traced> = commands.by_ref().take(MAX_ENTRY_COMMANDS).collect();
             let count = part.len();
             let (answer, answered) = oneshot::channel();
             let queued = self.queue.try_send(Waiting::Many(part, answer));
@@ -165,6 +179,7 @@ impl Answer {
 
 async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let transfers = Arc::new(Transfers::default());
     let mut left_over = None;
     loop {
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
@@ -180,7 +195,7 @@ async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
         // Whose caller has given up is not proposed any more.
         batch.retain(|waiting| !waiting.is_given_up());
         if !batch.is_empty() {
-            propose_batch(&member, batch, permit).await;
+            propose_batch(&member, batch, permit, &transfers).await;
         }
     }
 }
@@ -205,18 +220,28 @@ async fn gather(
     None
 }
 
-async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedSemaphorePermit) {
+async fn propose_batch(
+    member: &Arc<Member>,
+    batch: Vec<Waiting>,
+    permit: OwnedSemaphorePermit,
+    transfers: &Arc<Transfers>,
+) {
     let mut commands = Vec::with_capacity(batch.len());
+    let mut trace_ids = Vec::with_capacity(batch.len());
     let mut answers = Vec::with_capacity(batch.len());
+    let mut take = |Traced { command, trace_id }| {
+        commands.push(command);
+        trace_ids.push(trace_id);
+    };
     for waiting in batch {
         match waiting {
             Waiting::One(command, answer) => {
-                commands.push(command);
+                take(command);
                 answers.push(Answer::One(answer));
             }
             Waiting::Many(many, answer) => {
                 answers.push(Answer::Many(many.len(), answer));
-                commands.extend(many);
+                many.into_iter().for_each(&mut take);
             }
         }
     }
@@ -228,9 +253,12 @@ async fn propose_batch(member: &Arc<Member>, batch: Vec<Waiting>, permit: OwnedS
     let data = codec::data_of(&Proposal { stamp, commands });
     // Whoever waits is answered from where the entry is applied: no task has to be woken for it. If
     // openraft drops this, it drops what they wait for.
-    let answering = member.clone();
-    let answered = Callback::new(move |result| {
+    let (answering, proposed, transfers) = (member.clone(), data.clone(), Arc::clone(transfers));
+    let answered = Callback::new(move |result: ClientWriteResult<TypeConfig>| {
         drop(permit);
+        if let Ok(response) = &result {
+            transfers.tell(response, &proposed, &trace_ids, answering.clock.raw());
+        }
         distribute(&answering, answers, result);
     });
     // The core compares the term when it appends, so that an entry of another term never carries

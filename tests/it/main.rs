@@ -11,3 +11,4 @@ mod forwarding;
 mod house;
 mod leading;
 mod planted;
+mod transfers;
