@@ -117,6 +117,12 @@ pub struct NodeFigures {
     /// Request lanes that were forgotten within a minute of their last use, because there were too
     /// many, since the cluster began.
     pub lanes_evicted_young: u64,
+    /// How long grants were held that ended by entries of this node since the process began, by the
+    /// word for how they ended.
+    pub held_seconds: Vec<(&'static str, HistogramFigures)>,
+    /// Grants that their owners lost by entries of this node since the process began, by the word
+    /// for the reason.
+    pub locks_lost: Vec<(&'static str, u64)>,
     /// The Raft term.
     pub term: u64,
     /// The node believed to lead.

@@ -279,6 +279,7 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     counter(page, "keyward_expiries_total", "Grants that ended by expiry.", figures.expiries);
     let help = "Records removed by their time_to_live.";
     counter(page, "keyward_removals_total", help, figures.removals);
+    render_ends(page, figures);
     gauge(page, "keyward_raft_term", "The Raft term.", figures.term);
     let help = "The id of the node believed to lead; 0 is none.";
     gauge(page, "keyward_raft_leader_id", help, figures.leader.unwrap_or(0));
@@ -298,6 +299,24 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     if let Some(fsync) = &figures.fsync_seconds {
         let help = "How long each fdatasync of the log took.";
         histogram(page, "keyward_log_fsync_seconds", help, fsync);
+    }
+}
+
+/// Counted by the node that proposed the entry, so that the nodes' figures may be added.
+fn render_ends(page: &mut String, figures: &NodeFigures) {
+    let name = "keyward_hold_seconds";
+    let help = "How long grants were held, in cluster time, by how they ended; counted by the node \
+                that led then.";
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} histogram"));
+    for (end, held) in &figures.held_seconds {
+        buckets(page, name, &format!("end=\"{end}\""), held);
+    }
+    let name = "keyward_locks_lost_total";
+    let help =
+        "Grants that ended without being released, by reason; counted by the node that led then.";
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} counter"));
+    for (reason, lost) in &figures.locks_lost {
+        line(page, format_args!("{name}{{reason=\"{reason}\"}} {lost}"));
     }
 }
 
@@ -352,11 +371,21 @@ fn one(page: &mut String, name: &str, kind: &str, help: &str, value: impl Displa
 
 fn histogram(page: &mut String, name: &str, help: &str, figures: &HistogramFigures) {
     line(page, format_args!("# HELP {name} {help}\n# TYPE {name} histogram"));
+    buckets(page, name, "", figures);
+}
+
+/// The series of one histogram; `label` may be empty.
+fn buckets(page: &mut String, name: &str, label: &str, figures: &HistogramFigures) {
+    let (comma, labels) = match label {
+        "" => ("", String::new()),
+        label => (",", format!("{{{label}}}")),
+    };
     for (bound, count) in &figures.buckets {
-        line(page, format_args!("{name}_bucket{{le=\"{bound}\"}} {count}"));
+        line(page, format_args!("{name}_bucket{{{label}{comma}le=\"{bound}\"}} {count}"));
     }
-    line(page, format_args!("{name}_bucket{{le=\"+Inf\"}} {}", figures.count));
-    line(page, format_args!("{name}_sum {}\n{name}_count {}", figures.sum, figures.count));
+    let HistogramFigures { sum, count, .. } = figures;
+    line(page, format_args!("{name}_bucket{{{label}{comma}le=\"+Inf\"}} {count}"));
+    line(page, format_args!("{name}_sum{labels} {sum}\n{name}_count{labels} {count}"));
 }
 
 fn line(page: &mut String, text: std::fmt::Arguments<'_>) {

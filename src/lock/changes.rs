@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::lock::State;
+use crate::lock::ends::Ends;
 use crate::lock::record::Key;
 use crate::lock::table::Records;
 use crate::types::Token;
@@ -111,10 +112,11 @@ pub(super) struct Touched {
     deleted: Vec<Records>,
 }
 
-/// Remembers what changed, if it is asked to.
+/// Remembers what changed, if it is asked to, and counts how grants ended.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     touched: Option<Touched>,
+    pub(super) ends: Ends,
 }
 
 impl Tracker {

@@ -250,6 +250,7 @@ impl Locks {
             tracker.gone(|| RecordKey::Table(name));
         }
         tracker.deleted(table.records());
+        tracker.ends.add_deleted(table.tally().unexpired);
         self.deleted.0.push(table);
     }
 

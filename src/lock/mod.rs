@@ -17,6 +17,7 @@ mod codec;
 mod command;
 mod decision;
 mod encoding;
+mod ends;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod history;
 mod lanes;
@@ -39,6 +40,7 @@ pub use command::{
     ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
 };
 pub use decision::{Decision, Outcome, Refusal};
+pub use ends::{End, Ends, HELD_BOUNDS, Held};
 pub use locks::Deleted;
 pub use snapshot::Loader;
 pub use state::{Counts, FEATURE_LEVEL, State};

@@ -101,6 +101,8 @@ pub(super) struct Record {
 pub(super) struct Grant {
     pub(super) token: Token,
     pub(super) level: i64,
+    /// When the token was given. A renewal keeps both.
+    pub(super) since: ClusterTime,
     /// When another signee may take the lock.
     pub(super) deadline: ClusterTime,
     /// When the record is removed; never before the deadline.

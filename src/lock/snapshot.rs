@@ -328,6 +328,7 @@ fn grant_value(grant: &Grant) -> Vec<u8> {
         // A time_to_live is never shorter than the duration.
         put_u64(&mut out, grant.removal.0 - grant.deadline.0);
     }
+    put_u64(&mut out, grant.deadline.0 - grant.since.0);
     put_str(&mut out, &grant.signee);
     if let Some(instance) = instance {
         put_str(&mut out, instance);
@@ -350,17 +351,19 @@ fn read_grant(token: Token, value: &[u8], state: &State) -> Result<Grant, Decode
     } else {
         ClusterTime::NEVER
     };
+    let since = ClusterTime(deadline.0.checked_sub(reader.u64()?).ok_or(reader.invalid())?);
     let signee = reader.str()?.into();
     let rare = Rare::boxed(has_instance.then(|| reader.str()).transpose()?);
     reader.end()?;
     let impossible = token.0 == 0
         || token.0 >= state.next_token
         || (has_removal && removal == ClusterTime::NEVER)
+        || since > state.clock
         || (expired && !deadline.reached(state.clock));
     if impossible {
         return Err(reader.invalid());
     }
-    Ok(Grant { token, level, deadline, removal, signee, rare, expired })
+    Ok(Grant { token, level, since, deadline, removal, signee, rare, expired })
 }
 
 /// The tags of effects, each of its own so that none has a second meaning.

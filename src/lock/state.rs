@@ -47,6 +47,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use crate::lock::changes::{Changed, Changes, Tracker};
+use crate::lock::ends::{End, Ends};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Deleted, Locks};
 use crate::lock::record::{Grant, Key, Rare, Record};
@@ -239,6 +240,12 @@ impl State {
         (page, next)
     }
 
+    /// How grants have ended since the last call; `None` if none has. No part of what a state is:
+    /// a copy begins anew.
+    pub fn take_ends(&mut self) -> Option<Ends> {
+        self.tracker.ends.take()
+    }
+
     /// What deleted tables have left behind, to be freed by dropping it.
     pub fn take_deleted(&mut self) -> Deleted {
         std::mem::take(&mut self.locks.deleted)
@@ -349,6 +356,9 @@ impl State {
             (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
             (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
             (LockVerdict::Transfer(reason), Some(holder)) => {
+                if let Some(end) = End::of_transfer(reason) {
+                    self.tracker.ends.add(end, self.clock.since(holder.since));
+                }
                 let previous_signee = holder.signee.as_str().into();
                 (Granted::Transferred { previous_signee, reason }, None)
             }
@@ -366,9 +376,11 @@ impl State {
             },
         };
         let removal = time_to_live_ms.map_or(ClusterTime::NEVER, |ms| self.clock.after_ms(ms));
+        let since = kept.map_or(self.clock, |holder| holder.since);
         let grant = Grant {
             token,
             level,
+            since,
             deadline: self.clock.after_ms(duration_ms),
             removal,
             signee: SmolStr::new(&command.signee),
@@ -387,6 +399,9 @@ impl State {
             UnlockVerdict::NoLock => Effect::NoLock,
             UnlockVerdict::Refuse(reason) => Effect::UnlockRefused(reason),
             UnlockVerdict::Release => {
+                if let Some(holder) = holder.filter(|holder| !holder.expired) {
+                    self.tracker.ends.add(End::Released, self.clock.since(holder.since));
+                }
                 self.locks.remove(&key, &mut self.tracker);
                 Effect::Released
             }

@@ -14,6 +14,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
+use crate::lock::ends::End;
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Grant, Key, Record};
 
@@ -136,6 +137,7 @@ impl Table {
             self.remove(key, tracker);
             Passed::Removed
         } else {
+            tracker.ends.add(End::Expired, holder.deadline.since(holder.since));
             let mut record = Record::clone(record);
             record.grants[0].expired = true;
             self.put(key.clone(), record, tracker);
@@ -215,6 +217,7 @@ impl Table {
             assert_eq!(key.table(), name);
             assert_eq!((record.grants.len(), record.limit), (1, 1), "{key:?}");
             assert!(record.holder().deadline <= record.holder().removal, "{key:?}");
+            assert!(record.holder().since <= record.holder().deadline, "{key:?}");
         }
     }
 }

@@ -9,6 +9,7 @@ use openraft::{Instant, RaftMetrics};
 use crate::api::{
     ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
 };
+use crate::lock::{End, Ends, Held};
 use crate::raft::compaction;
 use crate::raft::member::{Member, Phase};
 use crate::raft::types::{LogId, TypeConfig};
@@ -94,6 +95,7 @@ fn is_alone(member: &Member) -> bool {
 /// Numbers for `/metrics`.
 pub(super) fn figures(member: &Member) -> NodeFigures {
     let counts = member.replica.figures().counts;
+    let ends = member.replica.ends();
     let syncs = member.log.sync_stats();
     let metrics = member.metrics();
     let index = |log_id: &Option<LogId>| log_id.as_ref().map(LogId::index);
@@ -102,6 +104,8 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         records: counts.records,
         expiries: counts.expiries,
         removals: counts.removals,
+        held_seconds: held_seconds(&ends),
+        locks_lost: locks_lost(&ends),
         lanes: counts.lanes,
         lanes_evicted_young: counts.lanes_evicted_young,
         term: metrics.current_term,
@@ -124,6 +128,21 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
             count: syncs.count,
         }),
     }
+}
+
+fn held_seconds(ends: &Ends) -> Vec<(&'static str, HistogramFigures)> {
+    let figures = |held: &Held| HistogramFigures {
+        buckets: held.at_most().map(|(bound, count)| (bound.as_secs_f64(), count)).collect(),
+        sum: held.seconds(),
+        count: held.count(),
+    };
+    ends.by_end().map(|(end, held)| (end.word(), figures(held))).collect()
+}
+
+fn locks_lost(ends: &Ends) -> Vec<(&'static str, u64)> {
+    let lost = ends.by_end().filter(|(end, _)| *end != End::Released);
+    let lost = lost.map(|(end, held)| (end.word(), held.count()));
+    lost.chain([("table_deleted", ends.deleted())]).collect()
 }
 
 /// The other members, if this node leads.

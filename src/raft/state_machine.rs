@@ -21,7 +21,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::lock::{ClusterTime, Counts, Decision, Deleted, FEATURE_LEVEL, State};
+use crate::lock::{ClusterTime, Counts, Decision, Deleted, Ends, FEATURE_LEVEL, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::compaction::Compaction;
@@ -97,6 +97,7 @@ const NAP: Duration = Duration::from_millis(1);
 pub(crate) struct Replica {
     machine: RwLock<Machine>,
     figures: Mutex<Figures>,
+    ends: Mutex<Ends>,
     /// Stamps of the current term.
     pub(crate) stampers: CurrentStamper,
     /// Notified after entries were applied.
@@ -118,6 +119,7 @@ impl Replica {
         Self {
             figures: Mutex::new(Figures::from(&machine)),
             machine: RwLock::new(machine),
+            ends: Mutex::default(),
             stampers: CurrentStamper::default(),
             applied_bell: Notify::new(),
             compaction,
@@ -131,6 +133,13 @@ impl Replica {
     /// The frequently read figures, without waiting for an entry that is being applied.
     pub(crate) fn figures(&self) -> Figures {
         *self.figures.lock().expect("figures are copied, and nothing else")
+    }
+
+    /// How grants ended by entries that this node proposed, since it was started. So the figures of
+    /// all nodes add up to the cluster's, and entries that are applied again at a start count
+    /// nowhere.
+    pub(crate) fn ends(&self) -> Ends {
+        *self.ends.lock().expect("ends are added up, and nothing else")
     }
 
     /// Reads the state between two entries. While an entry is applied the task waits without
@@ -221,6 +230,10 @@ impl Replica {
             }
         };
         machine.applied = Some(entry.log_id);
+        let ends = machine.state.take_ends();
+        if let Some(ends) = ends.filter(|_| wanted) {
+            self.ends.lock().expect("ends are added up, and nothing else").merge(&ends);
+        }
         #[cfg(feature = "simulation")]
         crate::sim::witness::applied(entry, &decisions);
         self.publish(&machine);

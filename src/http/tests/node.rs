@@ -124,6 +124,11 @@ async fn the_figures_are_in_the_format_of_prometheus() {
         log_bytes: 4096,
         snapshot_postponed: true,
         forwarded: 5,
+        held_seconds: vec![(
+            "expired",
+            HistogramFigures { buckets: vec![(30.0, 2)], sum: 90.5, count: 3 },
+        )],
+        locks_lost: vec![("expired", 3), ("table_deleted", 8)],
         fsync_seconds: Some(HistogramFigures { buckets: vec![(0.001, 2)], sum: 0.25, count: 4 }),
         ..NodeFigures::default()
     };
@@ -150,6 +155,12 @@ async fn the_figures_are_in_the_format_of_prometheus() {
         "keyward_log_bytes 4096",
         "keyward_snapshot_postponed 1",
         "keyward_forwarded_requests_total 5",
+        r#"keyward_hold_seconds_bucket{end="expired",le="30"} 2"#,
+        r#"keyward_hold_seconds_bucket{end="expired",le="+Inf"} 3"#,
+        r#"keyward_hold_seconds_sum{end="expired"} 90.5"#,
+        r#"keyward_hold_seconds_count{end="expired"} 3"#,
+        r#"keyward_locks_lost_total{reason="expired"} 3"#,
+        r#"keyward_locks_lost_total{reason="table_deleted"} 8"#,
         r#"keyward_log_fsync_seconds_bucket{le="0.001"} 2"#,
         r#"keyward_log_fsync_seconds_bucket{le="+Inf"} 4"#,
         "keyward_log_fsync_seconds_sum 0.25",

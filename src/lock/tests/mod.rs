@@ -4,10 +4,11 @@
 //! `../history.rs` draws random logs; `histories.rs` checks on each of them that the two machines
 //! agree and that the properties of design and contract hold. `rows.rs` has each row of the contract's table, `time.rs` expiry,
 //! removal and stamps, `repeats.rs` the request lanes, `tables.rs` the tables, `bytes.rs` the
-//! encodings, also of hostile bytes, `bounds.rs` what happens at the limits.
+//! encodings, also of hostile bytes, `ends.rs` how grants end, `bounds.rs` what happens at the limits.
 
 mod bounds;
 mod bytes;
+mod ends;
 mod histories;
 mod repeats;
 mod rows;

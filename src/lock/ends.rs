@@ -1,0 +1,159 @@
+//! How grants ended, and how long they were held: counted for metrics.
+//!
+//! A grant is held from the moment its token is given, through every renewal, until it is released,
+//! expires or is taken by another owner; all of it in cluster time. An owner that takes its own expired
+//! lock again gets a new token, and so another grant.
+//!
+//! The counts are no part of what a state is: they are not in its bytes, two states that differ in them
+//! alone are equal, and a clone begins with none. Each end costs a few additions.
+
+use std::time::Duration;
+
+use crate::types::TransferReason;
+
+/// Upper bounds of the ranges that hold times are counted in: from a section that is guarded for
+/// a moment to a leader that holds its lock for a week.
+pub const HELD_BOUNDS: [Duration; 13] = [
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(3600),
+    Duration::from_secs(6 * 3600),
+    Duration::from_secs(24 * 3600),
+    Duration::from_secs(7 * 24 * 3600),
+];
+
+/// How a grant ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Its owner released it before its deadline.
+    Released,
+    /// Its deadline passed.
+    Expired,
+    /// A request of a higher level took the lock.
+    Preempted,
+    /// A forced request took the lock.
+    Forced,
+}
+
+impl End {
+    /// Every end, in the order of [`Ends::by_end`].
+    pub const ALL: [Self; 4] = [Self::Released, Self::Expired, Self::Preempted, Self::Forced];
+
+    /// The word that metrics have for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Preempted => "preempted",
+            Self::Forced => "forced",
+        }
+    }
+
+    /// How a transfer ended the grant before it; `None` if that had expired, which was counted then.
+    pub(super) fn of_transfer(reason: TransferReason) -> Option<Self> {
+        match reason {
+            TransferReason::Expired => None,
+            TransferReason::Forced => Some(Self::Forced),
+            TransferReason::Preempted => Some(Self::Preempted),
+        }
+    }
+}
+
+/// How long grants were held that ended in the same way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// How many were held for at most each of [`HELD_BOUNDS`] and longer than the bound before it.
+    within: [u64; HELD_BOUNDS.len()],
+    count: u64,
+    micros: u128,
+}
+
+impl Held {
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The sum of their times, in seconds.
+    #[allow(clippy::cast_precision_loss, reason = "a figure to look at")]
+    pub fn seconds(&self) -> f64 {
+        self.micros as f64 / 1e6
+    }
+
+    /// Each bound, with how many were held for at most that long.
+    pub fn at_most(&self) -> impl Iterator<Item = (Duration, u64)> {
+        HELD_BOUNDS.into_iter().zip(self.within).scan(0, |sum, (bound, count)| {
+            *sum += count;
+            Some((bound, *sum))
+        })
+    }
+
+    fn add(&mut self, held: Duration) {
+        let place = HELD_BOUNDS.partition_point(|bound| *bound < held);
+        if let Some(count) = self.within.get_mut(place) {
+            *count += 1;
+        }
+        self.count += 1;
+        self.micros += held.as_micros();
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.within.iter_mut().zip(other.within) {
+            *sum += count;
+        }
+        self.count += other.count;
+        self.micros += other.micros;
+    }
+}
+
+/// How many grants ended in which way, and how long they had been held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    held: [Held; End::ALL.len()],
+    deleted: u64,
+    some: bool,
+}
+
+impl Ends {
+    /// The hold times by their end.
+    pub fn by_end(&self) -> impl Iterator<Item = (End, &Held)> {
+        End::ALL.into_iter().zip(&self.held)
+    }
+
+    /// How many unexpired grants were deleted with their tables. How long they were held is not
+    /// counted: a table is deleted in one step, however many there are.
+    pub fn deleted(&self) -> u64 {
+        self.deleted
+    }
+
+    /// Adds what others count.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, held) in self.held.iter_mut().zip(&other.held) {
+            sum.merge(held);
+        }
+        self.deleted += other.deleted;
+        self.some |= other.some;
+    }
+
+    pub(super) fn add(&mut self, end: End, held: Duration) {
+        self.held[end as usize].add(held);
+        self.some = true;
+    }
+
+    pub(super) fn add_deleted(&mut self, unexpired: u64) {
+        self.deleted += unexpired;
+        self.some |= unexpired > 0;
+    }
+
+    /// Everything so far, if there is anything.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        self.some.then(|| std::mem::take(self))
+    }
+}
