@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 struct Logged(Arc<Mutex<Vec<u8>>>);
 
 impl Logged {
+    /// Each test has a process of its own, so nobody else logs there.
     fn start() -> Self {
         let logged = Self::default();
         let writer = logged.clone();
@@ -100,7 +101,14 @@ async fn a_lock_that_is_taken_away_leaves_one_line_that_says_by_whom_and_why() {
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!((&lines[1]["reason"], &lines[1]["grant_level"]), (&"preempted".into(), &9.into()));
 
-    // What is applied again at a start was told then.
+    let lost = |cluster: &Cluster| -> u64 {
+        let figures =
+            cluster.nodes.values().flat_map(|running| running.node().figures().locks_lost);
+        figures.map(|(_, count)| count).sum()
+    };
+    assert_eq!(lost(&cluster), 2, "the nodes' figures add up");
+
+    // What is applied again at a start was told and counted then.
     for id in 1..=3 {
         cluster.kill(id).await;
     }
@@ -109,6 +117,7 @@ async fn a_lock_that_is_taken_away_leaves_one_line_that_says_by_whom_and_why() {
     }
     cluster.ready().await;
     assert_eq!(logged.transfers().len(), 2);
+    assert_eq!(lost(&cluster), 0);
 }
 
 #[tokio::test]
