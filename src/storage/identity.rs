@@ -395,7 +395,7 @@ impl Identity {
         if facts == *self.facts() {
             return Ok(());
         }
-        match self.prepare(&writer, &mut facts) {
+        match self.prepare(writer.as_ref(), &mut facts) {
             Err(error) if error.is_full_disk() => Err(error),
             prepared => self.replace(&mut writer, facts, prepared),
         }
@@ -439,13 +439,13 @@ impl Identity {
         failed: &mut Option<Arc<StorageError>>,
         mut facts: Facts,
     ) -> Result<(), StorageError> {
-        let prepared = self.prepare(failed, &mut facts);
+        let prepared = self.prepare(failed.as_ref(), &mut facts);
         self.replace(failed, facts, prepared)
     }
 
     fn prepare(
         &self,
-        failed: &Option<Arc<StorageError>>,
+        failed: Option<&Arc<StorageError>>,
         facts: &mut Facts,
     ) -> Result<(), StorageError> {
         match failed {
