@@ -38,9 +38,9 @@ use crate::planted::{self, Bug};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest,
-    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DeleteStatus, ListRequest, ListResponse,
+    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
+    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use courier::{Courier, Item, Leader, Moved, Outcome, lost};
 use wire::{Answer, Request};
@@ -346,7 +346,9 @@ pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
         Request::ConfigureTable(defaults, options) => {
             service.configure_table(defaults, options).await.map(|()| Answer::Done)
         }
-        Request::DeleteTable(options) => service.delete_table(options).await.map(|()| Answer::Done),
+        Request::DeleteTable(options) => {
+            service.delete_table(options).await.map(Answer::TableDeleted)
+        }
         Request::Advance(by) => advance(by).await.map(|()| Answer::Done),
     }
 }
@@ -491,11 +493,11 @@ impl LockService for Forwarding {
             .ok_or_else(mixed_up)
     }
 
-    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
         self.options().fill_table(&mut options.table);
         lock::delete_table_command(&options)?;
         let call = options.call.clone();
-        self.route(Request::DeleteTable(options), call).await?.done().ok_or_else(mixed_up)
+        self.route(Request::DeleteTable(options), call).await?.table_deleted().ok_or_else(mixed_up)
     }
 }
 

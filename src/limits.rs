@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, MAX_DURATION, MAX_NAME_BYTES,
-    MAX_SAFE_INTEGER, ReadOptions, TablesRequest, UnlockOptions, UnlockRequest,
+    MAX_SAFE_INTEGER, ReadOptions, TablesRequest, TimeToLive, UnlockOptions, UnlockRequest,
 };
 
 #[cfg(test)]
@@ -355,7 +355,8 @@ pub fn of_lock(request: &LockRequest, options: &LockOptions) -> Vec<(Limit, i128
     values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
     values.extend(level.map(|level| (LEVEL, i128::from(level))));
     values.extend(duration.map(|duration| ms(DURATION, duration)));
-    values.extend(time_to_live.map(|time| ms(TIME_TO_LIVE, time)));
+    let length = time_to_live.and_then(TimeToLive::length);
+    values.extend(length.map(|time| ms(TIME_TO_LIVE, time)));
     values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
     values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
     values.extend(of_call(call));
@@ -384,7 +385,7 @@ pub fn of_check(signature: &str, options: &ReadOptions) -> Vec<(Limit, i128)> {
 
 /// The same as [`of_lock`], for a page.
 pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
-    let ListRequest { prefix, after, limit } = request;
+    let ListRequest { prefix, after, limit, state: _ } = request;
     let mut values = of_read(options);
     values.push(bytes(PREFIX, prefix));
     values.extend(after.as_deref().map(|after| bytes(AFTER, after)));

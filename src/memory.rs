@@ -16,9 +16,9 @@ use crate::error::Error;
 use crate::lock::{self, ClusterTime, Command, Counts, Decision, Proposal, Stamp, State};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    CheckResponse, DecidedAt, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
-    UnlockRequest, UnlockResponse,
+    CheckResponse, DecidedAt, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest,
+    LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 /// The only term there is: a cluster of one elects once.
@@ -227,10 +227,10 @@ impl LockService for MemoryLocks {
         self.shared.apply(command).into_done()
     }
 
-    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
         self.options().fill_table(&mut options.table);
         let command = lock::delete_table_command(&options)?;
-        self.shared.apply(command).into_done()
+        self.shared.apply(command).into_delete_status()
     }
 }
 

@@ -39,8 +39,8 @@ use crate::raft::{absence, vigil};
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, DeleteStatus, ListRequest,
+    ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
     TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 pub(crate) use proposer::Traced;
@@ -505,8 +505,8 @@ impl LockService for Node {
         self.propose(command.into(), deadline(&options.call)).await?.into_done()
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         let command = lock::delete_table_command(&options)?;
-        self.propose(command.into(), deadline(&options.call)).await?.into_done()
+        self.propose(command.into(), deadline(&options.call)).await?.into_delete_status()
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::types::{
-    BatchAnswer, BatchRequest, CheckResponse, DEFAULT_TABLE, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo, TableOptions,
-    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CheckResponse, DEFAULT_TABLE, DeleteStatus, ListRequest,
+    ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableInfo,
+    TableOptions, TablesRequest, TablesResponse, TimeToLive, UnlockOptions, UnlockRequest,
+    UnlockResponse,
 };
 
 /// Answers lock requests.
@@ -113,12 +114,15 @@ pub trait LockService: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Deletes a table whole: its records and its defaults. `options.table` names it. Tokens of
-    /// later grants are still larger than all before.
+    /// later grants are still larger than all before. That there was none is an answer, not an
+    /// error.
     ///
     /// # Errors
     /// As [`LockService::lock`].
-    fn delete_table(&self, options: TableOptions)
-    -> impl Future<Output = Result<(), Error>> + Send;
+    fn delete_table(
+        &self,
+        options: TableOptions,
+    ) -> impl Future<Output = Result<DeleteStatus, Error>> + Send;
 }
 
 /// Reads all tables, page by page.
@@ -191,7 +195,7 @@ impl<S: LockService> LockService for Arc<S> {
         (**self).configure_table(defaults, options).await
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         (**self).delete_table(options).await
     }
 }
@@ -222,8 +226,9 @@ pub struct ServiceOptions {
     pub table: String,
     /// The duration of a grant; `None` leaves it to the table.
     pub default_duration: Option<Duration>,
-    /// The least time_to_live; `None` leaves it to the table. Needs a `default_duration` beside it.
-    pub default_time_to_live: Option<Duration>,
+    /// The least time_to_live; `None` leaves it to the table. A length needs a `default_duration`
+    /// beside it.
+    pub default_time_to_live: Option<TimeToLive>,
 }
 
 impl Default for ServiceOptions {
@@ -241,10 +246,12 @@ impl ServiceOptions {
         if options.duration.is_none() {
             options.duration = self.default_duration;
         }
-        if options.time_to_live.is_none()
-            && let (Some(least), Some(duration)) = (self.default_time_to_live, options.duration)
-        {
-            options.time_to_live = Some(least.max(duration));
+        if options.time_to_live.is_none() {
+            options.time_to_live = match (self.default_time_to_live, options.duration) {
+                (Some(least), Some(duration)) => Some(least.at_least(duration)),
+                (Some(TimeToLive::Never), None) => Some(TimeToLive::Never),
+                (Some(TimeToLive::For(_)) | None, _) => None,
+            };
         }
     }
 

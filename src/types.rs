@@ -23,6 +23,11 @@ pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// soon replaced.
 pub const DEFAULT_DURATION: Duration = Duration::from_secs(30);
 
+/// How long an expired record is kept when neither the request nor its table says: a day. Long
+/// enough that whoever looks in the morning sees who let a lock expire in the night, short enough
+/// that records of locks with ever new names do not pile up for ever.
+pub const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The largest integer that every JSON implementation carries exactly, 2^53 − 1. Tokens stop
 /// there, and levels and milliseconds over HTTP stay within it.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
@@ -129,6 +134,43 @@ pub struct CallOptions {
     pub cause: Option<String>,
 }
 
+/// When a record is removed, counted from the last lock request or renewal of its grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum TimeToLive {
+    /// After this long, in whole milliseconds.
+    For(Duration),
+    /// Never: the record stays until the lock is released or its table is deleted.
+    Never,
+}
+
+impl From<Duration> for TimeToLive {
+    fn from(length: Duration) -> Self {
+        Self::For(length)
+    }
+}
+
+impl TimeToLive {
+    /// The word for a record that is never removed: in JSON, on the command line, in scripts.
+    pub const NEVER_WORD: &str = "none";
+
+    /// The length; `None` is never.
+    pub fn length(self) -> Option<Duration> {
+        match self {
+            Self::For(length) => Some(length),
+            Self::Never => None,
+        }
+    }
+
+    /// This time_to_live for a grant that lasts this long: never shorter than it.
+    #[must_use]
+    pub fn at_least(self, duration: Duration) -> Self {
+        match self {
+            Self::For(length) => Self::For(length.max(duration)),
+            Self::Never => Self::Never,
+        }
+    }
+}
+
 /// Asks for a lock.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LockRequest {
@@ -151,7 +193,8 @@ pub struct LockOptions {
     /// How long the grant lasts before it is expired: 1 ms to 366 days, in whole milliseconds.
     pub duration: Option<Duration>,
     /// When the record is removed, counted from this request; never shorter than the duration.
-    pub time_to_live: Option<Duration>,
+    /// `None` leaves it to the table.
+    pub time_to_live: Option<TimeToLive>,
     /// Renew only: fails with reason `lost` unless the grant is mine, has this token and is not
     /// expired. Never creates a grant.
     pub token: Option<Token>,
@@ -210,6 +253,16 @@ pub struct ReadOptions {
     pub call: CallOptions,
 }
 
+/// Records are told apart by whether their lock is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordState {
+    /// A grant of it is not expired.
+    Held,
+    /// All its grants are expired: anyone may take it.
+    Expired,
+}
+
 /// Which page of a table is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListRequest {
@@ -219,6 +272,9 @@ pub struct ListRequest {
     pub after: Option<String>,
     /// How many records at most: 1 to 1000.
     pub limit: u32,
+    /// Only records that are held, or only expired ones. `None`: both. With one, and many records
+    /// of the other kind, pages are shorter than the limit, and some are empty.
+    pub state: Option<RecordState>,
 }
 
 impl ListRequest {
@@ -226,11 +282,16 @@ impl ListRequest {
     pub const MAX_LIMIT: u32 = 1000;
     /// The page size when none is named.
     pub const DEFAULT_LIMIT: u32 = 100;
+
+    /// Whether a record is of the state that is asked for.
+    pub fn shows(&self, record: &LockRecord) -> bool {
+        self.state.is_none_or(|state| state == record.state())
+    }
 }
 
 impl Default for ListRequest {
     fn default() -> Self {
-        Self { prefix: String::new(), after: None, limit: Self::DEFAULT_LIMIT }
+        Self { prefix: String::new(), after: None, limit: Self::DEFAULT_LIMIT, state: None }
     }
 }
 
@@ -401,6 +462,15 @@ impl UnlockResponse {
     }
 }
 
+/// How the deletion of a table ended. Either way there is no such table afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DeleteStatus {
+    /// It was there and is gone.
+    Ok,
+    /// There was no such table, neither records nor defaults: a success.
+    NoTable,
+}
+
 /// One write of a batch; see [`crate::LockService::batch`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BatchRequest {
@@ -489,6 +559,14 @@ pub struct LockRecord {
     pub holders: Vec<Holder>,
 }
 
+impl LockRecord {
+    /// Whether it is held.
+    pub fn state(&self) -> RecordState {
+        let is_expired = self.holders.iter().all(|holder| holder.expired);
+        if is_expired { RecordState::Expired } else { RecordState::Held }
+    }
+}
+
 /// The answer to a check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CheckResponse {
@@ -515,8 +593,8 @@ pub struct ListResponse {
 pub struct TableDefaults {
     /// The duration; `None` is [`DEFAULT_DURATION`].
     pub duration: Option<Duration>,
-    /// The least time_to_live; `None` keeps records for ever.
-    pub time_to_live: Option<Duration>,
+    /// The least time_to_live; `None` removes a record [`KEPT_AFTER_EXPIRY`] after it expired.
+    pub time_to_live: Option<TimeToLive>,
 }
 
 /// A table and how many records it has.

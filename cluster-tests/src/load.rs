@@ -231,7 +231,12 @@ pub async fn records(service: &impl LockService, prefix: &str) -> BTreeMap<Strin
     let mut after = None;
     loop {
         let limit = ListRequest::MAX_LIMIT;
-        let request = ListRequest { prefix: prefix.to_owned(), after: after.take(), limit };
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            after: after.take(),
+            limit,
+            ..ListRequest::default()
+        };
         let page = eventually("a page is read", ELECTION, || {
             service.list(request.clone(), ReadOptions::default())
         })

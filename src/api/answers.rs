@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "server")]
+use super::schemas;
+use super::values::TimeToLiveMs;
 use super::{Problem, to_ms};
 use crate::error::Error;
 use crate::types::{
-    BatchAnswer, CheckResponse, DecidedAt, Grant, Holder, ListResponse, LockRecord, LockResponse,
-    LockStatus, TableDefaults, TableInfo, TablesResponse, Token, TransferReason, UnlockResponse,
-    UnlockStatus,
+    BatchAnswer, CheckResponse, DecidedAt, DeleteStatus, Grant, Holder, ListResponse, LockRecord,
+    LockResponse, LockStatus, TableDefaults, TableInfo, TablesResponse, TimeToLive, Token,
+    TransferReason, UnlockResponse, UnlockStatus,
 };
 
 /// How a successful lock request ended.
@@ -228,6 +231,44 @@ impl Default for DoneAnswer {
     }
 }
 
+/// How the deletion of a table ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub enum DeleteStatusWord {
+    /// It was there and is gone.
+    Ok,
+    /// There was no such table.
+    NoTable,
+}
+
+/// The answer to `DELETE /v1/table`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
+pub struct DeleteAnswer {
+    /// How it ended.
+    pub status: DeleteStatusWord,
+}
+
+impl From<DeleteStatus> for DeleteAnswer {
+    fn from(status: DeleteStatus) -> Self {
+        let status = match status {
+            DeleteStatus::Ok => DeleteStatusWord::Ok,
+            DeleteStatus::NoTable => DeleteStatusWord::NoTable,
+        };
+        Self { status }
+    }
+}
+
+impl From<DeleteAnswer> for DeleteStatus {
+    fn from(answer: DeleteAnswer) -> Self {
+        match answer.status {
+            DeleteStatusWord::Ok => Self::Ok,
+            DeleteStatusWord::NoTable => Self::NoTable,
+        }
+    }
+}
+
 /// One holder of a lock.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -350,9 +391,11 @@ pub struct TableAnswer {
     /// The duration of grants that do not say; absent is the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
-    /// The least time_to_live of records that do not say; absent keeps them for ever.
+    /// The least time_to_live of records that do not say; `"none"` never removes them. Absent: they
+    /// are removed a day after they expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time_to_live_ms: Option<u64>,
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
+    pub time_to_live_ms: Option<TimeToLiveMs>,
     /// Its records, expired ones included.
     pub locks: u64,
 }
@@ -362,7 +405,10 @@ impl From<&TableInfo> for TableAnswer {
         Self {
             table: info.table.clone(),
             duration_ms: info.defaults.duration.map(to_ms),
-            time_to_live_ms: info.defaults.time_to_live.map(to_ms),
+            time_to_live_ms: info.defaults.time_to_live.map(|time_to_live| match time_to_live {
+                TimeToLive::For(length) => TimeToLiveMs::Ms(to_ms(length)),
+                TimeToLive::Never => TimeToLiveMs::Never,
+            }),
             locks: info.locks,
         }
     }
@@ -374,7 +420,10 @@ impl From<TableAnswer> for TableInfo {
             table: answer.table,
             defaults: TableDefaults {
                 duration: answer.duration_ms.map(Duration::from_millis),
-                time_to_live: answer.time_to_live_ms.map(Duration::from_millis),
+                time_to_live: answer.time_to_live_ms.map(|time_to_live| match time_to_live {
+                    TimeToLiveMs::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
+                    TimeToLiveMs::Never => TimeToLive::Never,
+                }),
             },
             locks: answer.locks,
         }

@@ -19,8 +19,9 @@ mod values;
 use std::time::Duration;
 
 pub use answers::{
-    BatchAnswers, BatchItemAnswer, CheckAnswer, DoneAnswer, HolderAnswer, ListAnswer, LockAnswer,
-    LockStatusWord, TableAnswer, TablesAnswer, UnlockAnswer, UnlockStatusWord,
+    BatchAnswers, BatchItemAnswer, CheckAnswer, DeleteAnswer, DeleteStatusWord, DoneAnswer,
+    HolderAnswer, ListAnswer, LockAnswer, LockStatusWord, TableAnswer, TablesAnswer, UnlockAnswer,
+    UnlockStatusWord,
 };
 pub use cluster::{
     ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
@@ -30,6 +31,7 @@ pub use requests::{
     AdvanceBody, BatchBody, BatchItem, CheckQuery, ListQuery, LockBody, TableBody, TableQuery,
     TablesQuery, UnlockBody,
 };
+pub use values::TimeToLiveMs;
 
 pub use crate::limits::{
     MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_CAUSE_BYTES, MAX_TIMEOUT, MAX_TRACE_ID_BYTES,

@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "server")]
 use super::schemas;
-use super::values::{flag, whole, whole_text};
+use super::values::{TimeToLiveMs, flag, whole, whole_text};
 use crate::error::Error;
 use crate::types::{
-    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER, RequestId,
-    TableDefaults, TablesRequest, Token, UnlockOptions, UnlockRequest,
+    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER,
+    RecordState, RequestId, TableDefaults, TablesRequest, TimeToLive, Token, UnlockOptions,
+    UnlockRequest,
 };
 
 /// The body of `POST /v1/lock`.
@@ -43,9 +44,10 @@ pub struct LockBody {
     )]
     pub duration_ms: Option<u64>,
     /// When the record is removed, counted from this request; never shorter than the duration.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
-    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
-    pub time_to_live_ms: Option<u64>,
+    /// `"none"` is never. Left out, the table decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
+    pub time_to_live_ms: Option<TimeToLiveMs>,
     /// Take the lock whoever holds it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "flag")]
     pub force: bool,
@@ -78,7 +80,7 @@ impl LockBody {
             signee: request.signee,
             level: request.level,
             duration_ms: options.duration.map(to_ms_exactly),
-            time_to_live_ms: options.time_to_live.map(to_ms_exactly),
+            time_to_live_ms: options.time_to_live.map(time_to_live_ms),
             force: options.force,
             token: options.token.map(|token| token.0),
             instance: options.instance.clone(),
@@ -96,7 +98,7 @@ impl LockBody {
             table: self.table,
             force: self.force,
             duration: duration("duration_ms", self.duration_ms)?,
-            time_to_live: duration("time_to_live_ms", self.time_to_live_ms)?,
+            time_to_live: time_to_live(self.time_to_live_ms)?,
             token: self.token.map(Token),
             instance: self.instance,
             request_id: self.request_id,
@@ -250,18 +252,19 @@ where
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TableBody {
-    /// The table, `default` if left out.
+    /// The table. It has to be named: nothing is configured by leaving something out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
+    #[cfg_attr(feature = "server", schema(value_type = schemas::Name, required))]
     pub table: Option<String>,
     /// The duration of grants that do not say; left out, the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 31_622_400_000i64))]
     pub duration_ms: Option<u64>,
-    /// The least time_to_live of records that do not say; left out, they are kept for ever.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
-    #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
-    pub time_to_live_ms: Option<u64>,
+    /// The least time_to_live of records that do not say; left out, they are removed a day after
+    /// they expired. `"none"` never removes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
+    pub time_to_live_ms: Option<TimeToLiveMs>,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::RequestId>))]
@@ -278,9 +281,23 @@ impl TableBody {
         Self {
             table,
             duration_ms: defaults.duration.map(to_ms_exactly),
-            time_to_live_ms: defaults.time_to_live.map(to_ms_exactly),
+            time_to_live_ms: defaults.time_to_live.map(time_to_live_ms),
             request_id,
         }
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    /// `BadRequest` if none is named.
+    pub fn named_table(&self) -> Result<String, Error> {
+        let missing = || {
+            Error::bad_request(
+                "the table has to be named here; \"table\":\"default\" is the one that other \
+                 requests mean when they name none",
+            )
+        };
+        self.table.clone().ok_or_else(missing)
     }
 
     /// The defaults in words.
@@ -290,7 +307,7 @@ impl TableBody {
     pub fn defaults(&self) -> Result<TableDefaults, Error> {
         Ok(TableDefaults {
             duration: duration("duration_ms", self.duration_ms)?,
-            time_to_live: duration("time_to_live_ms", self.time_to_live_ms)?,
+            time_to_live: time_to_live(self.time_to_live_ms)?,
         })
     }
 }
@@ -338,6 +355,11 @@ pub struct ListQuery {
     #[cfg_attr(feature = "server",
         param(value_type = u32, required = false, minimum = 1, maximum = 1000, default = 100))]
     pub limit: Option<u32>,
+    /// Only locks that are `held`, or only `expired` ones; both if left out. Pages are shorter
+    /// then, and some may be empty: `next` says whether more follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", param(value_type = schemas::RecordState, required = false))]
+    pub state: Option<RecordState>,
     /// The table, `default` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", param(value_type = schemas::Name, required = false))]
@@ -353,6 +375,7 @@ impl From<&ListQuery> for ListRequest {
             prefix: query.prefix.clone(),
             after: query.after.clone(),
             limit: query.limit.unwrap_or(Self::DEFAULT_LIMIT),
+            state: query.state,
         }
     }
 }
@@ -406,6 +429,23 @@ fn duration(field: &str, ms: Option<u64>) -> Result<Option<Duration>, Error> {
     match ms {
         Some(ms) if ms > MAX_SAFE_INTEGER => Err(beyond(field, "0 to 2^53 - 1")),
         _ => Ok(ms.map(Duration::from_millis)),
+    }
+}
+
+fn time_to_live_ms(time_to_live: TimeToLive) -> TimeToLiveMs {
+    match time_to_live {
+        TimeToLive::For(length) => TimeToLiveMs::Ms(to_ms_exactly(length)),
+        TimeToLive::Never => TimeToLiveMs::Never,
+    }
+}
+
+fn time_to_live(value: Option<TimeToLiveMs>) -> Result<Option<TimeToLive>, Error> {
+    match value {
+        None => Ok(None),
+        Some(TimeToLiveMs::Never) => Ok(Some(TimeToLive::Never)),
+        Some(TimeToLiveMs::Ms(ms)) => {
+            Ok(duration("time_to_live_ms", Some(ms))?.map(TimeToLive::For))
+        }
     }
 }
 

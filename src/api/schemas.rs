@@ -3,16 +3,63 @@
 use std::borrow::Cow;
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::types::MAX_NAME_BYTES;
+use crate::types::{self, MAX_NAME_BYTES};
 
 /// The name of a lock, an owner, an instance or a table.
 pub(crate) struct Name;
 
 /// The number of a request, which makes it safe to repeat.
 pub(crate) struct RequestId;
+
+/// How long a record is kept.
+pub(crate) struct TimeToLive;
+
+/// The records that a page shows.
+pub(crate) struct RecordState;
+
+impl PartialSchema for TimeToLive {
+    fn schema() -> RefOr<Schema> {
+        let length = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .description(Some("Whole milliseconds"))
+            .minimum(Some(1))
+            .maximum(Some(9_007_199_254_740_991_i64));
+        let never = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The record is never removed"))
+            .enum_values(Some([types::TimeToLive::NEVER_WORD]));
+        OneOfBuilder::new()
+            .description(Some("How long a record is kept"))
+            .item(length)
+            .item(never)
+            .into()
+    }
+}
+
+impl ToSchema for TimeToLive {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("TimeToLive")
+    }
+}
+
+impl PartialSchema for RecordState {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Records by whether their lock is held"))
+            .enum_values(Some(["held", "expired"]))
+            .into()
+    }
+}
+
+impl ToSchema for RecordState {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("RecordState")
+    }
+}
 
 impl PartialSchema for Name {
     fn schema() -> RefOr<Schema> {

@@ -7,8 +7,9 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{Deserializer, Error as _, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::types::MAX_SAFE_INTEGER;
+use crate::types::{MAX_SAFE_INTEGER, TimeToLive};
 
 /// The largest whole number that a floating point number carries exactly.
 #[allow(clippy::cast_precision_loss, reason = "2^53 - 1 is exact")]
@@ -63,6 +64,69 @@ pub(super) fn whole_text<'de, D: Deserializer<'de>, T: Whole>(
     let value = digits.then(|| text.parse().ok()).flatten().and_then(T::exactly);
     let wrong = || D::Error::custom(format!("`{text}` is not {}", T::EXPECTED));
     value.map(Some).ok_or_else(wrong)
+}
+
+/// A time_to_live as JSON has it: a whole number of milliseconds, or `"none"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeToLiveMs {
+    /// This many milliseconds.
+    Ms(u64),
+    /// The record is never removed.
+    Never,
+}
+
+impl TimeToLiveMs {
+    const EXPECTED: &'static str = "a whole number, 0 or more, or the word `none`";
+}
+
+impl Serialize for TimeToLiveMs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Ms(ms) => serializer.serialize_u64(*ms),
+            Self::Never => serializer.serialize_str(TimeToLive::NEVER_WORD),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TimeToLiveMs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl Visitor<'_> for Read {
+            type Value = TimeToLiveMs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(TimeToLiveMs::EXPECTED)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
+                Ok(TimeToLiveMs::Ms(value))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
+                read_whole(WholeVisitor(PhantomData).visit_i64(value))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+                read_whole(WholeVisitor(PhantomData).visit_f64(value))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                if text == TimeToLive::NEVER_WORD {
+                    return Ok(TimeToLiveMs::Never);
+                }
+                Err(E::custom(format!("{text:?} is not {}", TimeToLiveMs::EXPECTED)))
+            }
+        }
+
+        fn read_whole<E: serde::de::Error>(
+            read: Result<Option<u64>, E>,
+        ) -> Result<TimeToLiveMs, E> {
+            read?.map(TimeToLiveMs::Ms).ok_or_else(|| E::custom(TimeToLiveMs::EXPECTED))
+        }
+
+        deserializer.deserialize_any(Read)
+    }
 }
 
 /// Reads `true`, `false`, or `null`, which is `false`.

@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::types::TimeToLive;
+
 /// Each unit and how many milliseconds it has, largest first.
 const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -69,6 +71,17 @@ pub(crate) fn parse_positive(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// As [`parse_positive`], or the word for never.
+///
+/// # Errors
+/// As [`parse_positive`].
+pub(crate) fn parse_time_to_live(text: &str) -> Result<TimeToLive, String> {
+    if text.trim() == TimeToLive::NEVER_WORD {
+        return Ok(TimeToLive::Never);
+    }
+    parse_positive(text).map(TimeToLive::For)
+}
+
 /// Writes a duration so that [`parse`] reads it back: `1h30m`, `2.500s` as `2s500ms`.
 pub(crate) fn format(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -122,6 +135,12 @@ mod tests {
     }
 
     #[test]
+    fn none_is_a_time_to_live() {
+        assert_eq!(parse_time_to_live("none"), Ok(TimeToLive::Never));
+        assert_eq!(parse_time_to_live("2s"), Ok(TimeToLive::For(Duration::from_secs(2))));
+    }
+
+    #[test]
     fn refuses_what_could_be_misread() {
         let table =
             ["", "30", "s", "-1s", "1.s", ".5s", "1x", "1s2", "0.5ms", "99999999999999999d", "1 s"];
@@ -131,6 +150,8 @@ mod tests {
         }
         assert_eq!(parse("30").expect_err("no unit").split(';').next(), Some("`30` has no unit"));
         assert!(parse_positive("0s").is_err());
+        assert!(parse_time_to_live("0s").is_err());
+        assert!(parse_time_to_live("never").is_err());
     }
 
     #[test]

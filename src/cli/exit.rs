@@ -47,7 +47,7 @@ pub(crate) const SIGNAL_BASE: u8 = 128;
 pub(crate) const CLIENT_HELP: &str = "\
 Exit codes:
   0  done
-  1  refused (another holds the lock), or there is no such lock
+  1  refused (another holds the lock), or there is no such lock or table
   2  the command line or the request is wrong
   3  unavailable: certainly not done, trying again later is safe
   4  unknown: may have been done; look with `keyward check`, or repeat

@@ -11,18 +11,21 @@ use crate::cli::exit::{self, CLIENT_HELP, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
 use crate::service::LockService;
-use crate::types::{ListRequest, ListResponse};
+use crate::types::{ListRequest, ListResponse, RecordState};
 
 const EXAMPLES: &str = "\
 Examples:
   keyward list jobs/                       locks whose names begin with jobs/
   keyward list --all --json                every lock of the table, one JSON object
+  keyward list --held                      locks that somebody holds now
+  keyward list --expired jobs/             locks that nobody renewed and anybody may take
   keyward list --after jobs/k --limit 10   the ten locks that follow jobs/k
 ";
 
 /// List the locks of a table
 ///
-/// In byte order of their names; expired ones are included and marked. Pages are read one after the
+/// In byte order of their names; expired ones are included and marked, until their records are
+/// removed: a day after they expired, if neither the request nor the table said otherwise. Pages are read one after the
 /// other, so that a long list is not one moment's picture.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
@@ -36,6 +39,12 @@ pub(crate) struct ListArgs {
     /// Only locks that follow this name in byte order
     #[arg(long, value_name = "NAME")]
     after: Option<String>,
+    /// Only locks that are held
+    #[arg(long, conflicts_with = "expired")]
+    held: bool,
+    /// Only locks that are expired, whose records are not removed yet
+    #[arg(long)]
+    expired: bool,
     /// All pages, not only the first
     #[arg(long)]
     all: bool,
@@ -57,14 +66,24 @@ pub(crate) fn run(args: ListArgs, logging: &LogArgs) -> Outcome {
 }
 
 async fn execute(service: &impl LockService, args: ListArgs) -> Result<u8, Ended> {
-    let mut request =
-        ListRequest { prefix: args.prefix.clone(), after: args.after.clone(), limit: args.limit };
+    let mut request = ListRequest {
+        prefix: args.prefix.clone(),
+        after: args.after.clone(),
+        limit: args.limit,
+        state: args.state(),
+    };
     let mut found = ListResponse { locks: Vec::new(), next: None, decided_at: None };
     loop {
         let page = service.list(request.clone(), args.read.options(&args.client)).await?;
+        // A page may be shorter than its limit although more follows: then the next one is asked.
+        let is_full = page.locks.len() >= usize::try_from(request.limit).unwrap_or(usize::MAX);
+        if !args.all {
+            let shown = u32::try_from(page.locks.len()).unwrap_or(u32::MAX);
+            request.limit = request.limit.saturating_sub(shown);
+        }
         found.locks.extend(page.locks);
         found.next = page.next;
-        if !args.all || found.next.is_none() {
+        if (is_full && !args.all) || found.next.is_none() {
             break;
         }
         request.after.clone_from(&found.next);
@@ -77,9 +96,24 @@ async fn execute(service: &impl LockService, args: ListArgs) -> Result<u8, Ended
     Ok(exit::OK)
 }
 
+impl ListArgs {
+    fn state(&self) -> Option<RecordState> {
+        match (self.held, self.expired) {
+            (true, _) => Some(RecordState::Held),
+            (false, true) => Some(RecordState::Expired),
+            (false, false) => None,
+        }
+    }
+}
+
 fn describe(found: &ListResponse, args: &ListArgs) -> String {
     if found.locks.is_empty() && found.next.is_none() {
-        return format!("no locks in table {}\n", output::visible(&args.read.table.table));
+        let which = match args.state() {
+            Some(RecordState::Held) => "held locks",
+            Some(RecordState::Expired) => "expired locks",
+            None => "locks",
+        };
+        return format!("no {which} in table {}\n", output::visible(&args.read.table.table));
     }
     let mut table =
         Table::new(["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);

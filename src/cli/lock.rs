@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{
     Forbidden, ForbiddenReason, Holder, LockOptions, LockRequest, LockResponse, LockStatus,
-    ReadOptions, Token, TransferReason,
+    ReadOptions, TimeToLive, Token, TransferReason,
 };
 
 const EXAMPLES: &str = "\
@@ -58,9 +58,10 @@ pub(crate) struct LockArgs {
     /// How long until it expires, up to 366d [default: the table's, or else 30s]
     #[arg(long, value_parser = duration::parse_positive)]
     duration: Option<Duration>,
-    /// How long until its record is removed; not shorter than the duration
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
-    time_to_live: Option<Duration>,
+    /// How long until its record is removed, not shorter than the duration; none is never [default:
+    /// the table's, or else a day after it expired]
+    #[arg(long, value_name = "DURATION|none", value_parser = duration::parse_time_to_live)]
+    time_to_live: Option<TimeToLive>,
     /// Take it only if nobody has it, this owner neither: exit code 1 also if it is mine already
     #[arg(long, conflicts_with_all = ["token", "force"])]
     new: bool,

@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::api::{DoneAnswer, Problem, TableAnswer, TablesAnswer};
+use crate::api::{DeleteAnswer, DoneAnswer, TableAnswer, TablesAnswer};
 use crate::cli::client::{self, ClientArgs, Ended};
 use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
-use crate::error::Error;
 use crate::service::{LockService, all_tables};
-use crate::types::{DEFAULT_DURATION, ReadOptions, TableDefaults, TableOptions};
+use crate::types::{
+    DEFAULT_DURATION, DeleteStatus, KEPT_AFTER_EXPIRY, ReadOptions, TableDefaults, TableOptions,
+    TimeToLive,
+};
 
 /// List the tables
 ///
@@ -45,7 +47,8 @@ enum TableCommand {
 /// Set what a table gives to later requests that leave it out
 ///
 /// Both defaults are set together: one that is left out goes back to what the service gives, 30s
-/// and no removal. Locks that are held keep what they have until they are renewed.
+/// and removal a day after a lock expired. Locks that are held keep what they have until they are
+/// renewed.
 #[derive(Debug, Args)]
 #[command(after_help = CLIENT_HELP)]
 struct ConfigureArgs {
@@ -54,9 +57,9 @@ struct ConfigureArgs {
     /// The duration of a grant [default: 30s]
     #[arg(long, value_parser = duration::parse_positive)]
     duration: Option<Duration>,
-    /// The least time until a record is removed [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
-    time_to_live: Option<Duration>,
+    /// The least time until a record is removed; none is never [default: a day after it expired]
+    #[arg(long, value_name = "DURATION|none", value_parser = duration::parse_time_to_live)]
+    time_to_live: Option<TimeToLive>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -100,12 +103,21 @@ async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended>
                 output::visible(&info.table),
                 info.locks.to_string(),
                 duration::format(defaults.duration.unwrap_or(DEFAULT_DURATION)),
-                defaults.time_to_live.map_or_else(|| "for ever".to_owned(), duration::format),
+                time_to_live(defaults.time_to_live),
             ]);
         }
         output::print(&rows.render());
     }
     Ok(exit::OK)
+}
+
+/// How long a record of a table is kept.
+fn time_to_live(time_to_live: Option<TimeToLive>) -> String {
+    match time_to_live {
+        Some(TimeToLive::For(length)) => duration::format(length),
+        Some(TimeToLive::Never) => TimeToLive::NEVER_WORD.to_owned(),
+        None => format!("{} after expiry", duration::format(KEPT_AFTER_EXPIRY)),
+    }
 }
 
 /// `keyward table`.
@@ -145,19 +157,23 @@ async fn delete(service: &impl LockService, args: DeleteArgs) -> Result<u8, Ende
         request_id: None,
         call: args.client.call(),
     };
-    let read = ReadOptions { table: None, stale: false, call: args.client.call() };
-    let known = all_tables(service, read).await?;
-    if known.iter().all(|info| info.table != args.table) {
-        if args.client.json {
-            output::print_json(&Problem::from(&Error::NotFound { decided_at: None }));
-        }
-        let why =
-            format!("there is no table {}: nothing was deleted", output::visible(&args.table));
-        return Err(Failure::new(exit::REFUSED, why).into());
+    let status = service.delete_table(options).await?;
+    let name = output::visible(&args.table);
+    if args.client.json {
+        output::print_json(&DeleteAnswer::from(status));
     }
-    service.delete_table(options).await?;
-    done(&args.client, &format!("table {} is deleted\n", output::visible(&args.table)));
-    Ok(exit::OK)
+    match status {
+        DeleteStatus::Ok => {
+            if !args.client.json {
+                output::print(&format!("table {name} is deleted\n"));
+            }
+            Ok(exit::OK)
+        }
+        DeleteStatus::NoTable => {
+            let why = format!("there is no table {name}: nothing was deleted");
+            Err(Failure::new(exit::REFUSED, why).into())
+        }
+    }
 }
 
 fn done(client: &ClientArgs, text: &str) {

@@ -45,17 +45,17 @@ pub(crate) use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 
 use crate::api::{
-    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DoneAnswer, ListAnswer, ListQuery,
-    LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
-    UnlockBody, routes,
+    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DeleteAnswer, DoneAnswer, ListAnswer,
+    ListQuery, LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, routes,
 };
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DeleteStatus, ListRequest, ListResponse,
+    LockOptions, LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults,
+    TableOptions, TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 use guard::Common;
 use lanes::Lane;
@@ -438,6 +438,7 @@ impl LockService for Client {
             prefix: request.prefix,
             after: request.after,
             limit: Some(request.limit),
+            state: request.state,
             table: self.table(options.table),
             stale: options.stale,
         };
@@ -463,23 +464,24 @@ impl LockService for Client {
         defaults: TableDefaults,
         options: TableOptions,
     ) -> Result<(), Error> {
-        let table = self.table(options.table);
+        let table = options.table.unwrap_or_else(|| self.options().table);
         let ask = |id, call| {
-            let body = TableBody::new(defaults, table.clone(), Some(id));
+            let body = TableBody::new(defaults, Some(table.clone()), Some(id));
             let request = Request::write("PUT", routes::TABLE, &body);
             async move { self.transport.call::<DoneAnswer>(&request, &call).await }
         };
         self.under_id(options.request_id, &options.call, ask).await.map(|_| ())
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         let table = options.table.unwrap_or_else(|| self.options().table);
         let ask = |id, call| {
             let query = TableQuery { table: table.clone(), request_id: Some(id) };
             let request = Request::delete(routes::TABLE, &query);
-            async move { self.transport.call::<DoneAnswer>(&request, &call).await }
+            async move { self.transport.call::<DeleteAnswer>(&request, &call).await }
         };
-        self.under_id(options.request_id, &options.call, ask).await.map(|_| ())
+        let (answer, _) = self.under_id(options.request_id, &options.call, ask).await?;
+        Ok(answer.into())
     }
 }
 

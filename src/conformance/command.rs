@@ -6,6 +6,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::types::{RecordState, TimeToLive};
+
 /// One line of a script.
 #[derive(goldenscript::Command, Clone, Debug)]
 pub(crate) enum Command {
@@ -18,7 +20,7 @@ pub(crate) enum Command {
         #[arg(key)]
         default_duration: Option<Length>,
         #[arg(key)]
-        default_time_to_live: Option<Length>,
+        default_time_to_live: Option<Kept>,
     },
     /// Asks for a lock: `lock jobs/nightly worker-1 level=5 duration=10s`, with the word `force` at
     /// the end to take it whoever holds it, with `token=t1` to renew only.
@@ -31,7 +33,7 @@ pub(crate) enum Command {
         #[arg(key)]
         duration: Option<Length>,
         #[arg(key)]
-        time_to_live: Option<Length>,
+        time_to_live: Option<Kept>,
         #[arg(key)]
         token: Option<TokenWord>,
         #[arg(key)]
@@ -60,7 +62,8 @@ pub(crate) enum Command {
         #[arg(key)]
         table: Option<Name>,
     },
-    /// Reads a page of records: `list prefix=jobs/ after=jobs/a limit=10`.
+    /// Reads a page of records: `list prefix=jobs/ after=jobs/a limit=10`, with `state=held` or
+    /// `state=expired` only of those.
     List {
         #[arg(key)]
         prefix: Option<Name>,
@@ -68,6 +71,8 @@ pub(crate) enum Command {
         after: Option<Name>,
         #[arg(key)]
         limit: Option<u32>,
+        #[arg(key)]
+        state: Option<State>,
         #[arg(key)]
         table: Option<Name>,
     },
@@ -81,7 +86,7 @@ pub(crate) enum Command {
         #[arg(key)]
         duration: Option<Length>,
         #[arg(key)]
-        time_to_live: Option<Length>,
+        time_to_live: Option<Kept>,
         #[arg(key)]
         id: Option<Id>,
     },
@@ -174,6 +179,37 @@ impl FromStr for Length {
             _ => return Err(format!("{text:?} is not a time such as 10s, 1ms or 366d")),
         };
         Ok(Self(Duration::from_millis(number.saturating_mul(unit_ms))))
+    }
+}
+
+/// How long a record is kept: a length, or `none` for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kept(pub(crate) TimeToLive);
+
+impl FromStr for Kept {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == TimeToLive::NEVER_WORD {
+            return Ok(Self(TimeToLive::Never));
+        }
+        text.parse::<Length>().map(|length| Self(length.0.into()))
+    }
+}
+
+/// The records that a page shows: `held` or `expired`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct State(pub(crate) RecordState);
+
+impl FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "held" => Ok(Self(RecordState::Held)),
+            "expired" => Ok(Self(RecordState::Expired)),
+            _ => Err(format!("expected held or expired, found {text:?}")),
+        }
     }
 }
 

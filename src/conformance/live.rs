@@ -12,9 +12,9 @@ use futures::future::BoxFuture;
 use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    BatchAnswer, BatchRequest, CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions,
+    LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest,
+    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 use super::Bootstrap;
@@ -148,7 +148,7 @@ impl<S: LockService> LockService for LiveService<S> {
         self.service.configure_table(defaults, options).await
     }
 
-    async fn delete_table(&self, mut options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
         self.options().fill_table(&mut options.table);
         self.service.delete_table(options).await
     }

@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::memory::MemoryLocks;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    CheckResponse, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, Token, TransferReason, UnlockOptions, UnlockRequest,
-    UnlockResponse, UnlockStatus,
+    CheckResponse, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder,
+    KEPT_AFTER_EXPIRY, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    LockStatus, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
 };
 
 use super::{Bootstrap, Options, run};
@@ -35,7 +35,7 @@ struct Bug {
     list: fn(&Broken, ListRequest, ReadOptions) -> Answer<ListResponse>,
     tables: fn(&Broken, TablesRequest) -> Answer<TablesResponse>,
     configure_table: fn(&Broken, TableDefaults, TableOptions) -> Answer<()>,
-    delete_table: fn(&Broken, TableOptions) -> Answer<()>,
+    delete_table: fn(&Broken, TableOptions) -> Answer<DeleteStatus>,
     advance_clock: fn(&Broken, Duration) -> Answer<()>,
 }
 
@@ -279,7 +279,7 @@ const LOCK_BUGS: &[Bug] = &[
         lock: |broken, request, options| {
             broken.lock_with(request, options, |_, options| {
                 let duration = options.duration.unwrap_or_default();
-                options.time_to_live = options.time_to_live.map(|time| time.max(duration));
+                options.time_to_live = options.time_to_live.map(|time| time.at_least(duration));
             })
         },
         ..RIGHT
@@ -529,7 +529,7 @@ const TIME_BUGS: &[Bug] = &[
         lock: |broken, request, options| {
             broken.lock_with(request, options, |_, options| {
                 options.duration = options.duration.map(|_| Duration::from_secs(10));
-                options.time_to_live = options.time_to_live.map(|time| time + 10 * SECOND);
+                options.time_to_live = longer(options.time_to_live, 10 * SECOND);
             })
         },
         ..RIGHT
@@ -539,7 +539,7 @@ const TIME_BUGS: &[Bug] = &[
         lock: |broken, request, options| {
             broken.lock_with(request, options, |_, options| {
                 options.duration = options.duration.map(|duration| duration + SECOND);
-                options.time_to_live = options.time_to_live.map(|time| time + SECOND);
+                options.time_to_live = longer(options.time_to_live, SECOND);
             })
         },
         ..RIGHT
@@ -573,14 +573,58 @@ const TIME_BUGS: &[Bug] = &[
         name: "a time_to_live without a word is the duration",
         lock: |broken, request, options| {
             broken.lock_with(request, options, |_, options| {
-                options.time_to_live = options.time_to_live.or(options.duration);
+                let duration = options.duration.map(Into::into);
+                options.time_to_live = options.time_to_live.or(duration);
             })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a record without a time_to_live is kept for ever",
+        open: |options| ServiceOptions {
+            default_time_to_live: options.default_time_to_live.or(Some(TimeToLive::Never)),
+            ..options
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a record without a time_to_live goes an hour early",
+        lock: |broken, request, options| {
+            broken.lock_then(request, options, |_, grant| {
+                if grant.removed_in == Some(grant.expires_in + KEPT_AFTER_EXPIRY) {
+                    grant.removed_in = grant.removed_in.map(|time| time - 3600 * SECOND);
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "none is no time_to_live at all",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                options.time_to_live =
+                    options.time_to_live.filter(|time| *time != TimeToLive::Never);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "none as a table's time_to_live is its default",
+        configure_table: |broken, mut defaults, options| {
+            if defaults.time_to_live == Some(TimeToLive::Never) {
+                defaults.time_to_live = None;
+            }
+            now(broken.locks.configure_table(defaults, options))
         },
         ..RIGHT
     },
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
+
+fn longer(time_to_live: Option<TimeToLive>, by: Duration) -> Option<TimeToLive> {
+    time_to_live.map(|time| time.length().map_or(TimeToLive::Never, |time| (time + by).into()))
+}
 
 /// Bugs in names, tables and reads.
 const READ_BUGS: &[Bug] = &[
@@ -634,7 +678,7 @@ const READ_BUGS: &[Bug] = &[
         ..RIGHT
     },
     Bug { name: "the defaults of a table are ignored", configure_table: |_, _, _| Ok(()), ..RIGHT },
-    Bug { name: "a table is not deleted", delete_table: |_, _| Ok(()), ..RIGHT },
+    Bug { name: "a table is not deleted", delete_table: |_, _| Ok(DeleteStatus::Ok), ..RIGHT },
     Bug {
         name: "no table is told",
         tables: |_, _| Ok(TablesResponse { tables: Vec::new(), next: None, decided_at: None }),
@@ -680,6 +724,32 @@ const READ_BUGS: &[Bug] = &[
                 page.locks.insert(0, found.record);
             }
             Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "the state that a list asks for is ignored",
+        list: |broken, mut request, options| {
+            request.state = None;
+            now(broken.locks.list(request, options))
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list of one state fills its page before it looks at the state",
+        list: |broken, mut request, options| {
+            let state = request.state.take();
+            let mut page = now(broken.locks.list(request, options))?;
+            page.locks.retain(|record| state.is_none_or(|state| record.state() == state));
+            page.next = page.next.filter(|_| !page.locks.is_empty());
+            Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a deletion of a missing table is ok",
+        delete_table: |broken, options| {
+            now(broken.locks.delete_table(options)).map(|_| DeleteStatus::Ok)
         },
         ..RIGHT
     },
@@ -745,7 +815,7 @@ impl LockService for Broken {
         (self.bug.configure_table)(self, defaults, options)
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Answer<()> {
+    async fn delete_table(&self, options: TableOptions) -> Answer<DeleteStatus> {
         (self.bug.delete_table)(self, options)
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::types::{
-    Forbidden, ForbiddenReason, Grant, Holder, ListResponse, LockRecord, LockStatus, TableInfo,
-    Token, TransferReason, UnlockStatus,
+    DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse,
+    LockRecord, LockStatus, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
 };
 
 /// Names tokens: `t1` for the first one shown, and so on.
@@ -49,6 +49,13 @@ pub(crate) fn unlock(
     }
 }
 
+pub(crate) fn deletion(status: DeleteStatus) -> String {
+    String::from(match status {
+        DeleteStatus::Ok => "ok",
+        DeleteStatus::NoTable => "no_table",
+    })
+}
+
 pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String {
     let mut line = name(&record.signature);
     for holder in &record.holders {
@@ -84,7 +91,9 @@ pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
                 let _ = write!(line, " duration={}", seconds(duration));
             }
             if let Some(time_to_live) = info.defaults.time_to_live {
-                let _ = write!(line, " time_to_live={}", seconds(time_to_live));
+                let kept = time_to_live.length().map(seconds);
+                let kept = kept.as_deref().unwrap_or(TimeToLive::NEVER_WORD);
+                let _ = write!(line, " time_to_live={kept}");
             }
             Some(line)
         })
@@ -114,7 +123,7 @@ fn grant(grant: &Grant, signature: &str, names: &mut impl NameTokens) -> String 
         return text;
     }
     let _ = write!(text, " expires_in={}", seconds(grant.expires_in));
-    push_removal(&mut text, grant.removed_in);
+    push_removal(&mut text, Some(grant.expires_in), grant.removed_in);
     text
 }
 
@@ -146,13 +155,21 @@ fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> Stri
     } else {
         let _ = write!(text, " expires_in={}", seconds(holder.expires_in));
     }
-    push_removal(&mut text, holder.removed_in);
+    let expires_in = (!holder.expired).then_some(holder.expires_in);
+    push_removal(&mut text, expires_in, holder.removed_in);
     text
 }
 
-fn push_removal(text: &mut String, removed_in: Option<Duration>) {
-    if let Some(removed_in) = removed_in {
-        let _ = write!(text, " removed_in={}", seconds(removed_in));
+/// Nothing is written where the record of a live grant goes exactly a day after it expires, as it
+/// does if nobody says otherwise.
+fn push_removal(text: &mut String, expires_in: Option<Duration>, removed_in: Option<Duration>) {
+    let left_out = expires_in.map(|expires_in| expires_in + KEPT_AFTER_EXPIRY);
+    match removed_in {
+        Some(removed_in) if Some(removed_in) == left_out => {}
+        Some(removed_in) => {
+            let _ = write!(text, " removed_in={}", seconds(removed_in));
+        }
+        None => text.push_str(" removed_in=never"),
     }
 }
 

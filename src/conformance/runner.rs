@@ -83,7 +83,8 @@ impl<B: Bootstrap> Runner<B> {
             let service = Arc::clone(&opened.service);
             for table in std::mem::take(&mut self.tables) {
                 let options = TableOptions { table: Some(table), ..TableOptions::default() };
-                result = result.and(self.runtime.block_on(service.delete_table(options)));
+                let deleted = self.runtime.block_on(service.delete_table(options));
+                result = result.and(deleted.map(drop));
             }
         }
         for opened in std::mem::take(&mut self.handles).into_values() {
@@ -232,8 +233,10 @@ impl<B: Bootstrap> Runner<B> {
 
     fn delete_table(&mut self, handle: HandleName, options: TableOptions) -> Line {
         let (service, table) = self.at(handle, options.table.as_ref())?;
-        let result = self.runtime.block_on(service.delete_table(options));
-        self.done(result, &table)
+        match self.runtime.block_on(service.delete_table(options)) {
+            Ok(status) => Ok(print::deletion(status)),
+            Err(error) => self.refused(error, &table, ""),
+        }
     }
 
     fn advance(&mut self, handle: HandleName, by: Duration) -> Line {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::service::ServiceOptions;
 use crate::types::{
     ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, TableDefaults, TableOptions,
-    Token, UnlockOptions, UnlockRequest,
+    TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 
-use super::command::{Command, Id, Length, Name, TokenWord};
+use super::command::{Command, Id, Kept, Length, Name, TokenWord};
 use super::facts::Facts;
 
 /// The table of a handle that names none.
@@ -58,11 +58,12 @@ impl Words {
             Command::Check { signature, table } => {
                 Asked::Check(signature.text.clone(), self.read(table.as_ref()))
             }
-            Command::List { prefix, after, limit, table } => {
+            Command::List { prefix, after, limit, state, table } => {
                 let request = ListRequest {
                     prefix: text(prefix.as_ref()).unwrap_or_default(),
                     after: text(after.as_ref()),
                     limit: limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
+                    state: state.map(|state| state.0),
                 };
                 Asked::List(request, self.read(table.as_ref()))
             }
@@ -70,7 +71,7 @@ impl Words {
             Command::ConfigureTable { table, duration, time_to_live, id } => {
                 let defaults = TableDefaults {
                     duration: length(*duration),
-                    time_to_live: length(*time_to_live),
+                    time_to_live: kept(*time_to_live),
                 };
                 Asked::ConfigureTable(defaults, self.write(table.as_ref(), id.as_ref()))
             }
@@ -98,7 +99,7 @@ impl Words {
         Asked::Open(ServiceOptions {
             table,
             default_duration: length(*default_duration),
-            default_time_to_live: length(*default_time_to_live),
+            default_time_to_live: kept(*default_time_to_live),
         })
     }
 
@@ -127,7 +128,7 @@ impl Words {
             table: self.table(table.as_ref()),
             force: force.is_some(),
             duration: length(*duration),
-            time_to_live: length(*time_to_live),
+            time_to_live: kept(*time_to_live),
             token: self::token(*token, facts)?,
             instance: text(instance.as_ref()),
             request_id: self.id(id.as_ref()),
@@ -177,6 +178,10 @@ impl Words {
 
 fn length(length: Option<Length>) -> Option<Duration> {
     length.map(|length| length.0)
+}
+
+fn kept(kept: Option<Kept>) -> Option<TimeToLive> {
+    kept.map(|kept| kept.0)
 }
 
 fn text(name: Option<&Name>) -> Option<String> {

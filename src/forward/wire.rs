@@ -16,14 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::raft::peer::MAX_MESSAGE_BYTES;
 use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest,
-    TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DeleteStatus, ListRequest, ListResponse,
+    LockOptions, LockRequest, LockResponse, ReadOptions, RecordState, RequestId, TableDefaults,
+    TableOptions, TablesRequest, TablesResponse, TimeToLive, Token, UnlockOptions, UnlockRequest,
+    UnlockResponse,
 };
 
 /// The version of both encodings. In version 1 a message had one request, in version 2 its answers
-/// came together.
-const VERSION: u8 = 3;
+/// came together, in version 3 a time_to_live was a length and a list had no state.
+const VERSION: u8 = 4;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,6 +111,7 @@ pub(crate) enum Answer {
     List(ListResponse),
     Tables(TablesResponse),
     Done,
+    TableDeleted(DeleteStatus),
 }
 
 /// The answer to the question that was asked; `None` if it is another one's.
@@ -118,7 +120,7 @@ impl Answer {
     pub(crate) fn is_of_a_read(&self) -> bool {
         match self {
             Self::Check(_) | Self::List(_) | Self::Tables(_) => true,
-            Self::Lock(_) | Self::Unlock(_) | Self::Done => false,
+            Self::Lock(_) | Self::Unlock(_) | Self::Done | Self::TableDeleted(_) => false,
         }
     }
 
@@ -135,7 +137,11 @@ impl Answer {
         match self {
             Self::Lock(response) => Some(BatchAnswer::Lock(response)),
             Self::Unlock(response) => Some(BatchAnswer::Unlock(response)),
-            Self::Check(_) | Self::List(_) | Self::Tables(_) | Self::Done => None,
+            Self::Check(_)
+            | Self::List(_)
+            | Self::Tables(_)
+            | Self::Done
+            | Self::TableDeleted(_) => None,
         }
     }
 
@@ -153,6 +159,10 @@ impl Answer {
 
     pub(crate) fn done(self) -> Option<()> {
         (self == Self::Done).then_some(())
+    }
+
+    pub(crate) fn table_deleted(self) -> Option<DeleteStatus> {
+        if let Self::TableDeleted(status) = self { Some(status) } else { None }
     }
 }
 
@@ -266,7 +276,7 @@ enum Body {
         table: Option<String>,
         force: bool,
         duration: Option<Duration>,
-        time_to_live: Option<Duration>,
+        time_to_live: Option<TimeToLive>,
         token: Option<Token>,
         instance: Option<String>,
         request_id: Option<(u128, u64)>,
@@ -288,6 +298,7 @@ enum Body {
         prefix: String,
         after: Option<String>,
         limit: u32,
+        state: Option<RecordState>,
     },
     Tables {
         after: Option<String>,
@@ -296,7 +307,7 @@ enum Body {
     ConfigureTable {
         table: Option<String>,
         duration: Option<Duration>,
-        time_to_live: Option<Duration>,
+        time_to_live: Option<TimeToLive>,
         request_id: Option<(u128, u64)>,
     },
     DeleteTable {
@@ -368,6 +379,7 @@ impl From<Request> for Body {
                 prefix: request.prefix,
                 after: request.after,
                 limit: request.limit,
+                state: request.state,
             },
             Request::Tables(request, _) => {
                 Self::Tables { after: request.after, limit: request.limit }
@@ -426,8 +438,8 @@ impl Body {
                 )
             }
             Self::Check { signature, table } => Request::Check(signature, read(table, call)),
-            Self::List { table, prefix, after, limit } => {
-                Request::List(ListRequest { prefix, after, limit }, read(table, call))
+            Self::List { table, prefix, after, limit, state } => {
+                Request::List(ListRequest { prefix, after, limit, state }, read(table, call))
             }
             Self::Tables { after, limit } => {
                 Request::Tables(TablesRequest { after, limit }, read(None, call))
@@ -471,7 +483,7 @@ mod tests {
                     table: table.clone(),
                     force: true,
                     duration: Some(Duration::from_millis(5)),
-                    time_to_live: None,
+                    time_to_live: Some(TimeToLive::Never),
                     token: Some(Token(9)),
                     instance: Some("i".to_owned()),
                     request_id,
@@ -489,7 +501,10 @@ mod tests {
                 },
             ),
             Request::Check("s".to_owned(), read.clone()),
-            Request::List(ListRequest::default(), read),
+            Request::List(
+                ListRequest { state: Some(RecordState::Held), ..ListRequest::default() },
+                read,
+            ),
             Request::Tables(
                 TablesRequest::default(),
                 ReadOptions { call: call(), ..ReadOptions::default() },
@@ -511,7 +526,7 @@ mod tests {
         let unlock = encode_requests(vec![(requests().swap_remove(1), call())]);
         let hex = crate::raft::codec::tests::hex(&unlock);
         let golden = [
-            "03",     // version
+            "04",     // version
             "01",     // one request
             "01d209", // 1234 ms are left
             "010174",
@@ -544,7 +559,8 @@ mod tests {
     #[test]
     fn an_answer_reads_back_as_it_was_written() {
         let error = Error::Unavailable { reason: "r".into(), leader: Some("l".into()) };
-        for answer in [Ok(Answer::Done), Err(error)] {
+        let deleted = Ok(Answer::TableDeleted(DeleteStatus::NoTable));
+        for answer in [Ok(Answer::Done), deleted, Err(error)] {
             let frame = encode_answer(7, &answer);
             for length in 0..9 {
                 assert_eq!(frame_head(&frame[..length]).unwrap(), None);
@@ -560,7 +576,7 @@ mod tests {
         let error = Error::Unavailable { reason: "r".into(), leader: Some("l".into()) };
         let golden = [
             "0c000000", // 12 bytes follow
-            "03",       // version
+            "04",       // version
             "00010000", // answers request 256
             "01",       // an error
             "03",       // unavailable
@@ -570,7 +586,7 @@ mod tests {
         let hex = crate::raft::codec::tests::hex(&encode_answer(256, &Err(error)));
         assert_eq!(hex, golden.concat());
         let done = crate::raft::codec::tests::hex(&encode_answer(0, &Ok(Answer::Done)));
-        assert_eq!(done, "0700000003000000000005");
+        assert_eq!(done, "0700000004000000000005");
     }
 
     #[test]

@@ -16,10 +16,10 @@ use tower::ServiceExt as _;
 
 use super::peers::runtime;
 use crate::api::{
-    BatchAnswers, BatchBody, BatchItem, BatchItemAnswer, CheckAnswer, CheckQuery, Code, DoneAnswer,
-    ListAnswer, ListQuery, LockAnswer, LockBody, LockStatusWord, PROBLEM_MEDIA_TYPE, Problem,
-    TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer, UnlockBody,
-    UnlockStatusWord, headers, parse_log_position, routes, to_ms,
+    BatchAnswers, BatchBody, BatchItem, BatchItemAnswer, CheckAnswer, CheckQuery, Code,
+    DeleteAnswer, DoneAnswer, ListAnswer, ListQuery, LockAnswer, LockBody, LockStatusWord,
+    PROBLEM_MEDIA_TYPE, Problem, TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, UnlockStatusWord, headers, parse_log_position, routes, to_ms,
 };
 use crate::clock::ManualClock;
 use crate::error::Error;
@@ -27,8 +27,8 @@ use crate::http::{Extras, clients_router, serve_one};
 use crate::memory::MemoryLocks;
 use crate::service::{LockService as _, all_tables};
 use crate::types::{
-    DEFAULT_DURATION, DEFAULT_TABLE, Holder, ListRequest, LockOptions, LockRecord, LockRequest,
-    ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, TablesRequest,
+    DEFAULT_DURATION, DEFAULT_TABLE, DeleteStatus, Holder, ListRequest, LockOptions, LockRecord,
+    LockRequest, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, TablesRequest,
 };
 
 /// The lane of request ids that [`Api::new`] has used.
@@ -126,14 +126,15 @@ async fn some_locks(locks: &MemoryLocks) -> Result<(), Error> {
         ..LockOptions::default()
     };
     locks.lock(by("a", "b"), options(DEFAULT_TABLE, 30)).await?;
-    let time_to_live = Some(Duration::from_secs(60));
+    let time_to_live = Some(Duration::from_secs(60).into());
     let expired = LockOptions { time_to_live, ..options(DEFAULT_TABLE, 1) };
     locks.lock(by("ab", "b"), expired).await?;
     let instance = LockOptions { instance: Some("i".to_owned()), ..options(DEFAULT_TABLE, 30) };
     locks.lock(by("b", "c"), instance).await?;
     let table = TableOptions { table: Some("t".to_owned()), ..TableOptions::default() };
     let seconds = |seconds| Some(Duration::from_secs(seconds));
-    let defaults = TableDefaults { duration: seconds(5), time_to_live: seconds(10) };
+    let time_to_live = seconds(10).map(Into::into);
+    let defaults = TableDefaults { duration: seconds(5), time_to_live };
     locks.configure_table(defaults, table).await?;
     let request_id = Some(RequestId { lane: USED_LANE, seq: 1 });
     locks.lock(by("a", "b"), LockOptions { request_id, ..options("t", 30) }).await.map(drop)
@@ -293,6 +294,7 @@ pub fn http_list(query: &[u8]) {
         .iter()
         .filter(|record| record.signature.starts_with(&asked.prefix))
         .filter(|record| asked.after.as_ref().is_none_or(|after| record.signature > *after))
+        .filter(|record| asked.state.is_none_or(|state| record.state() == state))
         .map(CheckAnswer::from)
         .collect();
     let limit = asked.limit.unwrap_or(ListRequest::DEFAULT_LIMIT) as usize;
@@ -371,7 +373,7 @@ fn put_table(api: &Api, body: &[u8]) {
         // A repeated request does nothing, and is told the same.
         return;
     }
-    let name = asked.table.as_deref().unwrap_or(DEFAULT_TABLE);
+    let name = asked.table.as_deref().expect("a table that is not named is refused");
     let found = api.everything().into_iter().find(|(info, _)| info.table == name);
     let defaults = found.map(|(info, _)| info.defaults).unwrap_or_default();
     assert_eq!(Some(defaults), asked.defaults().ok());
@@ -388,6 +390,9 @@ fn delete_table(api: &Api, query: &str) {
     let asked: TableQuery =
         serde_urlencoded::from_str(without_fragment(query)).expect("it was done");
     if asked.request_id.is_none() {
+        let was_there = before.iter().any(|(info, _)| info.table == asked.table);
+        let status = if was_there { DeleteStatus::Ok } else { DeleteStatus::NoTable };
+        assert_eq!(told.json::<DeleteAnswer>(), DeleteAnswer::from(status));
         let is_left = api.everything().iter().any(|(info, _)| info.table == asked.table);
         assert!(!is_left, "{asked:?} is still there");
     }

@@ -17,10 +17,10 @@ use crate::raft::codec;
 use crate::storage::checkpoint::CheckpointMeta;
 use crate::storage::{LogId, Uuid};
 use crate::types::{
-    CallOptions, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockOptions,
-    LockRequest, LockResponse, LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
-    UnlockStatus,
+    CallOptions, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder, ListRequest,
+    LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions, RecordState, RequestId,
+    TableDefaults, TableOptions, TablesRequest, TablesResponse, Token, UnlockOptions,
+    UnlockRequest, UnlockResponse, UnlockStatus,
 };
 
 /// A target, the name of one of its seeds, and the seed.
@@ -162,7 +162,12 @@ fn forward() -> Vec<(&'static str, Vec<u8>)> {
         Request::Unlock(UnlockRequest { signature: "a".into(), signee: "b".into() }, released);
     let read = ReadOptions { table: table.clone(), ..ReadOptions::default() };
     let tables = TableOptions { table, ..TableOptions::default() };
-    let page = ListRequest { prefix: "a".to_owned(), after: Some("a".to_owned()), limit: 2 };
+    let page = ListRequest {
+        prefix: "a".to_owned(),
+        after: Some("a".to_owned()),
+        limit: 2,
+        state: Some(RecordState::Held),
+    };
     let defaults = TableDefaults { duration: Some(Duration::from_secs(1)), time_to_live: None };
     let several = [lock.clone(), Request::Advance(Duration::from_secs(9)), unlock.clone()];
     let several = several.map(|request| (request, CallOptions::default()));
@@ -206,6 +211,7 @@ fn answers() -> Vec<Result<Answer, Error>> {
         Ok(wire::Answer::Unlock(UnlockResponse { status: refused, decided_at: at })),
         Ok(wire::Answer::Tables(TablesResponse { tables: Vec::new(), next: None, decided_at: at })),
         Ok(wire::Answer::Done),
+        Ok(wire::Answer::TableDeleted(DeleteStatus::NoTable)),
         Err(Error::Forbidden(forbidden)),
         Err(Error::NotFound { decided_at: at }),
         Err(Error::Unavailable { reason: "r".to_owned(), leader: Some("l".to_owned()) }),

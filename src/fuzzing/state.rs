@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::lock::{
-    ClusterTime, Command, FEATURE_LEVEL, LockCommand, Operation, Proposal, Stamp, State,
+    ClusterTime, Command, FEATURE_LEVEL, Keep, LockCommand, Operation, Proposal, Stamp, State,
     TableCommand,
 };
 use crate::raft::member::load;
@@ -119,7 +119,7 @@ pub(super) fn example_proposal() -> Proposal {
         level: Some(-3),
         force: true,
         duration_ms: Some(30_000),
-        time_to_live_ms: Some(60_000),
+        time_to_live: Some(Keep::Ms(60_000)),
         token: None,
     };
     let lock = Command {
@@ -128,7 +128,8 @@ pub(super) fn example_proposal() -> Proposal {
         cause: None,
         operation: Operation::Lock(Box::new(lock)),
     };
-    let table = TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live_ms: Some(6) };
+    let table =
+        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
     let table = Command {
         request_id: None,
         actor: None,

@@ -17,9 +17,9 @@ use super::batch::batch;
 use super::request::{self, Arriving, Asked, Call};
 use super::{Context, observe, openapi};
 use crate::api::{
-    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DoneAnswer, ListAnswer, ListQuery,
-    LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer, TablesQuery, UnlockAnswer,
-    UnlockBody, routes,
+    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DeleteAnswer, DoneAnswer,
+    ListAnswer, ListQuery, LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer,
+    TablesQuery, UnlockAnswer, UnlockBody, routes,
 };
 use crate::budget::{self, Share};
 use crate::clock::Deadline;
@@ -186,7 +186,8 @@ pub(crate) async fn configure_table<S: LockService>(
     let body: TableBody = request::json(asked, &context.extras.limits, deadline).await?;
     let defaults = body.defaults()?;
     let request_id = call.request_id(body.request_id)?;
-    let options = TableOptions { table: body.table, request_id, call: call.options() };
+    let table = Some(body.named_table()?);
+    let options = TableOptions { table, request_id, call: call.options() };
     write(deadline, context.service.configure_table(defaults, options)).await?;
     Ok(json(&DoneAnswer::default(), None))
 }
@@ -195,7 +196,7 @@ pub(crate) async fn configure_table<S: LockService>(
 #[utoipa::path(delete, path = routes::TABLE, tag = "tables",
     params(TableQuery, openapi::CallHeaders),
     responses(
-        (status = 200, description = "Done", body = DoneAnswer),
+        (status = 200, description = "There is no such table any more", body = DeleteAnswer),
         openapi::WriteProblems,
     ))]
 pub(crate) async fn delete_table<S: LockService>(
@@ -207,8 +208,8 @@ pub(crate) async fn delete_table<S: LockService>(
     let deadline = call.deadline;
     let request_id = call.request_id(query.request_id)?;
     let options = TableOptions { table: Some(query.table), request_id, call: call.options() };
-    write(deadline, context.service.delete_table(options)).await?;
-    Ok(json(&DoneAnswer::default(), None))
+    let status = write(deadline, context.service.delete_table(options)).await?;
+    Ok(json(&DeleteAnswer::from(status), None))
 }
 
 /// The cluster as the node that is asked sees it.

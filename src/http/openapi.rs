@@ -72,7 +72,12 @@ pub(crate) enum ReadProblems {
 #[derive(OpenApi)]
 #[openapi(
     modifiers(&EveryOperation),
-    components(schemas(schemas::Name, schemas::RequestId)),
+    components(schemas(
+        schemas::Name,
+        schemas::RecordState,
+        schemas::RequestId,
+        schemas::TimeToLive
+    )),
     info(
         title = "Keyward",
         description = "Named locks with fencing tokens. Any node of the cluster takes any request. \

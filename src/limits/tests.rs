@@ -30,7 +30,8 @@ pub(crate) fn request(limit: Limit, value: i128) -> Option<(LockRequest, LockOpt
             options.duration = Some(Duration::from_millis(u64::try_from(value).unwrap()));
         }
         "time_to_live" => {
-            options.time_to_live = Some(Duration::from_millis(u64::try_from(value).unwrap()));
+            let length = Duration::from_millis(u64::try_from(value).unwrap());
+            options.time_to_live = Some(length.into());
         }
         "request_number" => {
             let seq = u64::try_from(value).ok()?;
@@ -89,7 +90,7 @@ fn every_value_of_a_request_has_a_limit_of_the_list() {
         table: Some("t".to_owned()),
         force: true,
         duration: Some(Duration::from_millis(7)),
-        time_to_live: Some(Duration::from_millis(8)),
+        time_to_live: Some(Duration::from_millis(8).into()),
         token: Some(Token(9)),
         instance: Some("ii".to_owned()),
         request_id: Some(RequestId { lane: 1, seq: 4 }),
@@ -114,7 +115,7 @@ fn every_value_of_a_request_has_a_limit_of_the_list() {
             ("cause", 1),
         ]
     );
-    let page = ListRequest { prefix: "p".into(), after: Some("qq".into()), limit: 5 };
+    let page = ListRequest { prefix: "p".into(), after: Some("qq".into()), limit: 5, state: None };
     let read = ReadOptions { table: Some("t".to_owned()), stale: false, call };
     let mut all = of_lock;
     all.extend(of_list(&page, &read));

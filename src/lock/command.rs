@@ -124,6 +124,15 @@ pub enum Operation {
     RaiseFeatureLevel(u32),
 }
 
+/// How long a record is kept, counted from the request, as the log holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// This many milliseconds.
+    Ms(u64),
+    /// Until it is released or its table is deleted.
+    ForEver,
+}
+
 /// A lock request as the log holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockCommand {
@@ -141,8 +150,9 @@ pub struct LockCommand {
     pub force: bool,
     /// Left out: the table's default.
     pub duration_ms: Option<u64>,
-    /// Left out: the larger of the table's default and the duration; for ever if there is none.
-    pub time_to_live_ms: Option<u64>,
+    /// Left out: the larger of the table's default and the duration; if there is none,
+    /// [`crate::types::KEPT_AFTER_EXPIRY`] longer than the duration.
+    pub time_to_live: Option<Keep>,
     /// Renew only.
     pub token: Option<Token>,
 }
@@ -169,6 +179,7 @@ pub struct TableCommand {
     pub table: Box<str>,
     /// The duration of a grant; `None` is [`crate::types::DEFAULT_DURATION`].
     pub duration_ms: Option<u64>,
-    /// The least time_to_live; `None` keeps records for ever.
-    pub time_to_live_ms: Option<u64>,
+    /// The least time_to_live; `None` is [`crate::types::KEPT_AFTER_EXPIRY`] longer than the
+    /// duration.
+    pub time_to_live: Option<Keep>,
 }

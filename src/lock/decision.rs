@@ -4,7 +4,9 @@
 //! becomes one of the contract's errors. Nothing here judges.
 
 use crate::error::Error;
-use crate::types::{DecidedAt, LockResponse, LockStatus, RequestId, UnlockResponse, UnlockStatus};
+use crate::types::{
+    DecidedAt, DeleteStatus, LockResponse, LockStatus, RequestId, UnlockResponse, UnlockStatus,
+};
 
 /// The outcome of one command and where in the log it was decided. For a repeated request that is
 /// where the first one was.
@@ -25,8 +27,10 @@ pub enum Outcome {
     Unlock(UnlockStatus),
     /// Of an advance.
     Advanced,
-    /// Of a command about a table.
+    /// Of a command about a table that was done.
     Table,
+    /// Of a command to delete a table: there was none.
+    NoTable,
     /// Of a raised feature level.
     FeatureLevel,
     /// The command was not judged by the contract's table; it had no effect at all.
@@ -81,6 +85,7 @@ impl Decision {
             other @ (Outcome::Unlock(_)
             | Outcome::Advanced
             | Outcome::Table
+            | Outcome::NoTable
             | Outcome::FeatureLevel) => panic!("a lock command was answered with {other:?}"),
         }
     }
@@ -101,6 +106,7 @@ impl Decision {
             other @ (Outcome::Lock(_)
             | Outcome::Advanced
             | Outcome::Table
+            | Outcome::NoTable
             | Outcome::FeatureLevel) => panic!("an unlock command was answered with {other:?}"),
         }
     }
@@ -111,14 +117,33 @@ impl Decision {
     /// As [`Decision::into_lock_response`].
     ///
     /// # Panics
-    /// If the decision is about a lock or unlock command.
+    /// If the decision is about a command that has more to tell.
     pub fn into_done(self) -> Result<(), Error> {
         match self.outcome {
             Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),
             Outcome::Refused(refusal) => Err(refusal.into()),
-            other @ (Outcome::Lock(_) | Outcome::Unlock(_)) => {
+            other @ (Outcome::Lock(_) | Outcome::Unlock(_) | Outcome::NoTable) => {
                 panic!("a command without an answer was answered with {other:?}")
             }
+        }
+    }
+
+    /// The answer to a request to delete a table.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    ///
+    /// # Panics
+    /// If the decision is not about a command of a table.
+    pub fn into_delete_status(self) -> Result<DeleteStatus, Error> {
+        match self.outcome {
+            Outcome::Table => Ok(DeleteStatus::Ok),
+            Outcome::NoTable => Ok(DeleteStatus::NoTable),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other @ (Outcome::Lock(_)
+            | Outcome::Unlock(_)
+            | Outcome::Advanced
+            | Outcome::FeatureLevel) => panic!("a deletion was answered with {other:?}"),
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use crate::lock::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
+    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
+    UnlockCommand,
 };
 use crate::types::{RequestId, Token};
 
@@ -136,14 +137,16 @@ fn read_operation(reader: &mut Reader<'_>) -> Result<Operation, DecodeError> {
 
 fn put_lock(out: &mut Vec<u8>, command: &LockCommand) {
     let LockCommand { table, signature, signee, .. } = command;
-    let LockCommand { instance, level, force, duration_ms, time_to_live_ms, token, .. } = command;
+    let LockCommand { instance, level, force, duration_ms, time_to_live, token, .. } = command;
+    let [is_ms, is_for_ever] = keep_flags(*time_to_live);
     out.push(flags([
         *force,
         instance.is_some(),
         level.is_some(),
         duration_ms.is_some(),
-        time_to_live_ms.is_some(),
+        is_ms,
         token.is_some(),
+        is_for_ever,
     ]));
     for text in [table, signature, signee].into_iter().chain(instance) {
         put_str(out, text);
@@ -152,13 +155,13 @@ fn put_lock(out: &mut Vec<u8>, command: &LockCommand) {
         put_i64(out, *level);
     }
     let token = token.map(|Token(value)| value);
-    for value in [duration_ms, time_to_live_ms, &token].into_iter().flatten() {
-        put_u64(out, *value);
+    for value in [*duration_ms, keep_ms(*time_to_live), token].into_iter().flatten() {
+        put_u64(out, value);
     }
 }
 
 fn read_lock(reader: &mut Reader<'_>) -> Result<LockCommand, DecodeError> {
-    let [force, has_instance, has_level, has_duration, has_time_to_live, has_token] =
+    let [force, has_instance, has_level, has_duration, is_ms, has_token, is_for_ever] =
         reader.flags()?;
     Ok(LockCommand {
         table: reader.str()?.into(),
@@ -168,7 +171,7 @@ fn read_lock(reader: &mut Reader<'_>) -> Result<LockCommand, DecodeError> {
         level: has_level.then(|| reader.i64()).transpose()?,
         force,
         duration_ms: has_duration.then(|| reader.u64()).transpose()?,
-        time_to_live_ms: has_time_to_live.then(|| reader.u64()).transpose()?,
+        time_to_live: read_keep(reader, [is_ms, is_for_ever])?,
         token: has_token.then(|| reader.u64().map(Token)).transpose()?,
     })
 }
@@ -196,21 +199,48 @@ fn read_unlock(reader: &mut Reader<'_>) -> Result<UnlockCommand, DecodeError> {
 }
 
 fn put_table(out: &mut Vec<u8>, command: &TableCommand) {
-    let TableCommand { table, duration_ms, time_to_live_ms } = command;
-    out.push(flags([duration_ms.is_some(), time_to_live_ms.is_some()]));
+    let TableCommand { table, duration_ms, time_to_live } = command;
+    let [is_ms, is_for_ever] = keep_flags(*time_to_live);
+    out.push(flags([duration_ms.is_some(), is_ms, is_for_ever]));
     put_str(out, table);
-    for value in [duration_ms, time_to_live_ms].into_iter().flatten() {
-        put_u64(out, *value);
+    for value in [*duration_ms, keep_ms(*time_to_live)].into_iter().flatten() {
+        put_u64(out, value);
     }
 }
 
 fn read_table(reader: &mut Reader<'_>) -> Result<TableCommand, DecodeError> {
-    let [has_duration, has_time_to_live] = reader.flags()?;
+    let [has_duration, is_ms, is_for_ever] = reader.flags()?;
     Ok(TableCommand {
         table: reader.str()?.into(),
         duration_ms: has_duration.then(|| reader.u64()).transpose()?,
-        time_to_live_ms: has_time_to_live.then(|| reader.u64()).transpose()?,
+        time_to_live: read_keep(reader, [is_ms, is_for_ever])?,
     })
+}
+
+/// Two flags for a time_to_live: a length follows; it is for ever. Never both.
+pub(super) fn keep_flags(keep: Option<Keep>) -> [bool; 2] {
+    [matches!(keep, Some(Keep::Ms(_))), keep == Some(Keep::ForEver)]
+}
+
+/// The length that follows, if one does.
+pub(super) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
+    match keep {
+        Some(Keep::Ms(ms)) => Some(ms),
+        Some(Keep::ForEver) | None => None,
+    }
+}
+
+/// Reads what [`keep_flags`] and [`keep_ms`] say.
+pub(super) fn read_keep(
+    reader: &mut Reader<'_>,
+    flags: [bool; 2],
+) -> Result<Option<Keep>, DecodeError> {
+    match flags {
+        [false, false] => Ok(None),
+        [true, false] => Ok(Some(Keep::Ms(reader.u64()?))),
+        [false, true] => Ok(Some(Keep::ForEver)),
+        [true, true] => Err(reader.invalid()),
+    }
 }
 
 fn optional_text(reader: &mut Reader<'_>, present: bool) -> Result<Option<Box<str>>, DecodeError> {

@@ -8,10 +8,10 @@ use rand::{Rng, RngCore};
 
 use crate::lock::oracle::{Oracle, Said};
 use crate::lock::{
-    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp,
-    State, TableCommand, UnlockCommand,
+    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
+    Stamp, State, TableCommand, UnlockCommand,
 };
-use crate::types::{Grant, ListRequest, LockStatus, RequestId, TablesRequest, Token};
+use crate::types::{Grant, ListRequest, LockStatus, RecordState, RequestId, TablesRequest, Token};
 
 const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
 const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
@@ -50,6 +50,7 @@ fn as_said(decision: Decision) -> Said {
         | Outcome::Lock(_)
         | Outcome::Unlock(_)
         | Outcome::Table
+        | Outcome::NoTable
         | Outcome::Advanced
         | Outcome::FeatureLevel) => Said::Outcome(outcome, decision.decided_at),
     }
@@ -143,7 +144,7 @@ impl<R: RngCore> History<R> {
             88..94 => Operation::ConfigureTable(Box::new(TableCommand {
                 table: self.one_of(&TABLES).into(),
                 duration_ms: self.some(60, Self::duration),
-                time_to_live_ms: self.some(60, Self::duration),
+                time_to_live: self.some(60, Self::keep),
             })),
             94..98 => Operation::DeleteTable { table: self.one_of(&TABLES).into() },
             _ => Operation::RaiseFeatureLevel(self.random.random_range(0..2)),
@@ -159,7 +160,7 @@ impl<R: RngCore> History<R> {
             level: self.some(50, |history| history.one_of(&[-3, 0, 1, 2, i64::MAX])),
             force: self.chance(10),
             duration_ms: self.some(70, Self::duration),
-            time_to_live_ms: self.some(40, Self::duration),
+            time_to_live: self.some(40, Self::keep),
             token: self.some(20, Self::token),
         }
     }
@@ -176,6 +177,10 @@ impl<R: RngCore> History<R> {
 
     fn duration(&mut self) -> u64 {
         self.one_of(&[1, 2, 1_000, 10_000, 30_000, 600_000])
+    }
+
+    fn keep(&mut self) -> Keep {
+        if self.chance(15) { Keep::ForEver } else { Keep::Ms(self.duration()) }
     }
 
     /// One of the last few that were given, so that it often fits.
@@ -196,6 +201,8 @@ impl<R: RngCore> History<R> {
             prefix: self.one_of(&["", "a", "ab", "b", "\u{0}"]).to_owned(),
             after: self.some(40, |history| history.one_of(&["", "a", "aa", "ab", "z"]).to_owned()),
             limit: self.random.random_range(1..4),
+            state: self
+                .some(40, |history| history.one_of(&[RecordState::Held, RecordState::Expired])),
         }
     }
 }

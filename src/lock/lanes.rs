@@ -63,6 +63,8 @@ pub(super) enum Effect {
     UnlockRefused(ForbiddenReason),
     /// A table was configured or deleted.
     Table,
+    /// There was no table to delete.
+    NoTable,
     /// The time_to_live was shorter than the duration, which may have been the table's.
     TooShort { time_to_live_ms: u64, duration_ms: u64 },
     /// There was no token left.
@@ -94,9 +96,8 @@ impl Effect {
             Operation::Unlock(_) => {
                 matches!(self, Self::Released | Self::NoLock | Self::UnlockRefused(_))
             }
-            Operation::ConfigureTable(_) | Operation::DeleteTable { .. } => {
-                matches!(self, Self::Table)
-            }
+            Operation::ConfigureTable(_) => matches!(self, Self::Table),
+            Operation::DeleteTable { .. } => matches!(self, Self::Table | Self::NoTable),
             Operation::Advance | Operation::RaiseFeatureLevel(_) => false,
         }
     }

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::record::{Grant, Key, Record};
 use crate::lock::table::{Passed, Table, Tally};
-use crate::types::{DEFAULT_DURATION, TableDefaults, TableInfo};
+use crate::lock::{ClusterTime, Keep};
+use crate::types::{DEFAULT_DURATION, KEPT_AFTER_EXPIRY, TableDefaults, TableInfo, TimeToLive};
 
 /// All locks of all tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -72,7 +72,7 @@ impl Eq for Deleted {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Defaults {
     pub(super) duration_ms: Option<u64>,
-    pub(super) time_to_live_ms: Option<u64>,
+    pub(super) time_to_live: Option<Keep>,
 }
 
 impl Defaults {
@@ -80,12 +80,15 @@ impl Defaults {
     pub(super) fn resolve(
         self,
         duration_ms: Option<u64>,
-        time_to_live_ms: Option<u64>,
-    ) -> (u64, Option<u64>) {
-        let fallback = u64::try_from(DEFAULT_DURATION.as_millis()).unwrap_or(u64::MAX);
-        let duration = duration_ms.or(self.duration_ms).unwrap_or(fallback);
-        let least = self.time_to_live_ms.map(|least| least.max(duration));
-        (duration, time_to_live_ms.or(least))
+        time_to_live: Option<Keep>,
+    ) -> (u64, Keep) {
+        let duration = duration_ms.or(self.duration_ms).unwrap_or(ms(DEFAULT_DURATION));
+        let left_out = match self.time_to_live {
+            None => Keep::Ms(duration.saturating_add(ms(KEPT_AFTER_EXPIRY))),
+            Some(Keep::Ms(least)) => Keep::Ms(least.max(duration)),
+            Some(Keep::ForEver) => Keep::ForEver,
+        };
+        (duration, time_to_live.unwrap_or(left_out))
     }
 }
 
@@ -93,9 +96,16 @@ impl From<Defaults> for TableDefaults {
     fn from(defaults: Defaults) -> Self {
         Self {
             duration: defaults.duration_ms.map(Duration::from_millis),
-            time_to_live: defaults.time_to_live_ms.map(Duration::from_millis),
+            time_to_live: defaults.time_to_live.map(|keep| match keep {
+                Keep::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
+                Keep::ForEver => TimeToLive::Never,
+            }),
         }
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Locks {
@@ -239,9 +249,10 @@ impl Locks {
         }
     }
 
-    /// Deletes a table whole, in one step however many records it has.
-    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) {
-        let Some((name, table)) = self.tables.remove_with_key(name) else { return };
+    /// Deletes a table whole, in one step however many records it has; `false` if there is none.
+    /// One whose last records are due for removal and not worked off yet is still there.
+    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) -> bool {
+        let Some((name, table)) = self.tables.remove_with_key(name) else { return false };
         self.sums = self.sums.with(table.tally(), Tally::default());
         if let Some(first) = table.first_deadline() {
             self.first_deadlines.remove(&(first, Arc::clone(&name)));
@@ -252,6 +263,7 @@ impl Locks {
         tracker.deleted(table.records());
         tracker.ends.add_deleted(table.tally().unexpired);
         self.deleted.0.push(table);
+        true
     }
 
     /// Changes a table, which need not exist before or afterwards, and what is kept of all tables.

@@ -37,7 +37,8 @@ mod tests;
 pub use changes::{Changed, Changes};
 pub use codec::DecodeError;
 pub use command::{
-    ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, TableCommand, UnlockCommand,
+    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
+    UnlockCommand,
 };
 pub use decision::{Decision, Outcome, Refusal};
 pub use ends::{End, Ends, HELD_BOUNDS, Held};

@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::lock::{Command, LockCommand, Operation, Outcome, Proposal, Refusal, UnlockCommand};
+use crate::lock::{
+    Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, UnlockCommand,
+};
 use crate::types::{
     DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockRecord, LockStatus,
-    TableDefaults, TableInfo, TablesRequest, Token, TransferReason, UnlockStatus,
+    RecordState, TableDefaults, TableInfo, TablesRequest, TimeToLive, Token, TransferReason,
+    UnlockStatus,
 };
 
 /// What the oracle says of a command: it does not know the words of a bad request's reason.
@@ -26,7 +29,7 @@ pub(crate) struct Oracle {
     tokens_given: u64,
     level: u32,
     locks: BTreeMap<(String, String), Held>,
-    tables: BTreeMap<String, (Option<u64>, Option<u64>)>,
+    tables: BTreeMap<String, (Option<u64>, Option<Keep>)>,
     lanes: BTreeMap<u128, Remembered>,
 }
 
@@ -62,6 +65,7 @@ enum CameOfIt {
     NoLock,
     NotUnlocked(ForbiddenReason),
     TableDone,
+    NoTable,
     /// A bad request that another state would have granted.
     Wrong,
 }
@@ -145,14 +149,15 @@ impl Oracle {
             Operation::Lock(command) => self.lock(command),
             Operation::Unlock(command) => self.unlock(command),
             Operation::ConfigureTable(command) => {
-                let given = (command.duration_ms, command.time_to_live_ms);
+                let given = (command.duration_ms, command.time_to_live);
                 self.tables.insert(command.table.to_string(), given);
                 CameOfIt::TableDone
             }
             Operation::DeleteTable { table } => {
+                let was_there = self.all_tables().iter().any(|info| info.table == **table);
                 self.tables.remove(&**table);
                 self.locks.retain(|(of, _), _| *of != **table);
-                CameOfIt::TableDone
+                if was_there { CameOfIt::TableDone } else { CameOfIt::NoTable }
             }
             Operation::Advance | Operation::RaiseFeatureLevel(_) => unreachable!(),
         }
@@ -167,11 +172,13 @@ impl Oracle {
     fn lock(&mut self, command: &LockCommand) -> CameOfIt {
         let (of_table, least) = self.tables.get(&*command.table).copied().unwrap_or_default();
         let duration = command.duration_ms.or(of_table).unwrap_or(30_000);
-        let time_to_live = match (command.time_to_live_ms, least) {
-            (Some(explicit), _) if explicit < duration => return CameOfIt::Wrong,
-            (Some(explicit), _) => Some(explicit),
-            (None, Some(least)) => Some(if least > duration { least } else { duration }),
-            (None, None) => None,
+        let a_day = 86_400_000;
+        let time_to_live = match (command.time_to_live, least) {
+            (Some(Keep::Ms(explicit)), _) if explicit < duration => return CameOfIt::Wrong,
+            (Some(Keep::Ms(explicit)), _) => Some(explicit),
+            (Some(Keep::ForEver), _) | (None, Some(Keep::ForEver)) => None,
+            (None, Some(Keep::Ms(least))) => Some(if least > duration { least } else { duration }),
+            (None, None) => Some(duration + a_day),
         };
         let held = self.held(&command.table, &command.signature).cloned();
         let mine = held.as_ref().is_some_and(|held| {
@@ -277,6 +284,7 @@ impl Oracle {
                 Outcome::Unlock(UnlockStatus::Failed(refusal(*reason)))
             }
             CameOfIt::TableDone => Outcome::Table,
+            CameOfIt::NoTable => Outcome::NoTable,
             CameOfIt::Wrong => unreachable!("a bad request has no outcome"),
         }
     }
@@ -309,7 +317,12 @@ impl Oracle {
         for (of, signature) in self.locks.keys() {
             let after = request.after.as_ref().is_none_or(|after| signature > after);
             if of == table && after && signature.starts_with(&request.prefix) {
-                all.extend(self.check(table, signature));
+                let record = self.check(table, signature);
+                all.extend(record.filter(|record| match request.state {
+                    None => true,
+                    Some(RecordState::Held) => !record.holders[0].expired,
+                    Some(RecordState::Expired) => record.holders[0].expired,
+                }));
             }
         }
         let limit = request.limit as usize;
@@ -339,7 +352,10 @@ impl Oracle {
                 let defaults =
                     &mut infos.entry(table.clone()).or_insert_with(|| info(table)).defaults;
                 defaults.duration = duration.map(Duration::from_millis);
-                defaults.time_to_live = time_to_live.map(Duration::from_millis);
+                defaults.time_to_live = time_to_live.map(|keep| match keep {
+                    Keep::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
+                    Keep::ForEver => TimeToLive::Never,
+                });
             }
         }
         for (table, signature) in self.locks.keys() {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::lock::changes::RecordKey;
 use crate::lock::codec::{DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
+use crate::lock::encoding::{keep_flags, keep_ms, read_keep};
 use crate::lock::lanes::{Effect, Granted, Lane};
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Grant, Key, Rare};
@@ -381,6 +382,7 @@ const UNLOCK_REFUSED_LOST: u8 = 11;
 const TABLE_DONE: u8 = 12;
 const TOO_SHORT: u8 = 13;
 const TOKENS_EXHAUSTED: u8 = 14;
+const NO_TABLE: u8 = 15;
 
 fn lane_value(lane: &Lane) -> Vec<u8> {
     let mut out = vec![LANE_VERSION];
@@ -423,6 +425,7 @@ fn put_effect(out: &mut Vec<u8>, effect: &Effect) {
         Effect::UnlockRefused(ForbiddenReason::Held) => UNLOCK_REFUSED_HELD,
         Effect::UnlockRefused(ForbiddenReason::Lost) => UNLOCK_REFUSED_LOST,
         Effect::Table => TABLE_DONE,
+        Effect::NoTable => NO_TABLE,
         Effect::TooShort { .. } => TOO_SHORT,
         Effect::TokensExhausted => TOKENS_EXHAUSTED,
     });
@@ -453,6 +456,7 @@ fn read_effect(reader: &mut Reader<'_>) -> Result<Effect, DecodeError> {
         UNLOCK_REFUSED_HELD => return Ok(Effect::UnlockRefused(ForbiddenReason::Held)),
         UNLOCK_REFUSED_LOST => return Ok(Effect::UnlockRefused(ForbiddenReason::Lost)),
         TABLE_DONE => return Ok(Effect::Table),
+        NO_TABLE => return Ok(Effect::NoTable),
         TOO_SHORT => {
             let (time_to_live_ms, duration_ms) = (reader.u64()?, reader.u64()?);
             return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
@@ -471,10 +475,11 @@ fn read_effect(reader: &mut Reader<'_>) -> Result<Effect, DecodeError> {
 }
 
 fn table_value(defaults: Defaults) -> Vec<u8> {
-    let Defaults { duration_ms, time_to_live_ms } = defaults;
+    let Defaults { duration_ms, time_to_live } = defaults;
     let mut out = vec![TABLE_VERSION];
-    out.push(flags([duration_ms.is_some(), time_to_live_ms.is_some()]));
-    for value in [duration_ms, time_to_live_ms].into_iter().flatten() {
+    let [is_ms, is_for_ever] = keep_flags(time_to_live);
+    out.push(flags([duration_ms.is_some(), is_ms, is_for_ever]));
+    for value in [duration_ms, keep_ms(time_to_live)].into_iter().flatten() {
         put_u64(&mut out, value);
     }
     out
@@ -483,11 +488,11 @@ fn table_value(defaults: Defaults) -> Vec<u8> {
 fn read_table(value: &[u8]) -> Result<Defaults, DecodeError> {
     let mut reader = Reader::new(value, "the defaults of a table");
     reader.version(TABLE_VERSION)?;
-    let [has_duration, has_time_to_live] = reader.flags()?;
+    let [has_duration, is_ms, is_for_ever] = reader.flags()?;
     let duration_ms = has_duration.then(|| reader.u64()).transpose()?;
-    let time_to_live_ms = has_time_to_live.then(|| reader.u64()).transpose()?;
+    let time_to_live = read_keep(&mut reader, [is_ms, is_for_ever])?;
     reader.end()?;
-    Ok(Defaults { duration_ms, time_to_live_ms })
+    Ok(Defaults { duration_ms, time_to_live })
 }
 
 /// Reads a length and so many bytes. The length is not trusted: the buffer grows with what comes.

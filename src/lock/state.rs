@@ -18,7 +18,8 @@
 //! proposal has no effect: not on `C`, not on a lane, on nothing.
 //!
 //! A grant is *expired* when `C` has come to its deadline, and its record is *removed* when `C` has
-//! come to its removal deadline. No command says so; time alone does. Each apply works off a bounded
+//! come to its removal deadline: a day after the other, unless the request or its table says
+//! otherwise. No command says so; time alone does. Each apply works off a bounded
 //! number of due deadlines, and lock and unlock settle their own record first, so that it makes no
 //! difference to anybody how far the work has come (see `locks.rs`).
 //!
@@ -53,7 +54,7 @@ use crate::lock::locks::{Defaults, Deleted, Locks};
 use crate::lock::record::{Grant, Key, Rare, Record};
 use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
 use crate::lock::{
-    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal,
+    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
     TableCommand, UnlockCommand, validate,
 };
 use crate::planted::{self, Bug};
@@ -83,7 +84,8 @@ pub struct State {
 }
 
 /// How many records a page is looked for in, beyond those it shows: a page is read while no entry
-/// can be applied, and records that are due for removal are passed over one by one.
+/// can be applied, and records that are due for removal, or not of the state that is asked for, are
+/// passed over one by one.
 const MAX_PASSED_OVER: usize = 4096;
 
 /// How much there is, for metrics.
@@ -214,7 +216,7 @@ impl State {
         let mut page: Vec<LockRecord> = Vec::new();
         let mut passed = None;
         for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
-            match record.view(key.signature(), self.clock) {
+            match record.view(key.signature(), self.clock).filter(|record| request.shows(record)) {
                 Some(_) if page.len() == limit => {
                     let next = page.last().map(|last| last.signature.clone());
                     return (page, next);
@@ -332,8 +334,8 @@ impl State {
             Operation::Unlock(command) => self.unlock(command),
             Operation::ConfigureTable(command) => self.configure_table(command),
             Operation::DeleteTable { table } => {
-                self.locks.delete_table(table, &mut self.tracker);
-                Ok(Effect::Table)
+                let existed = self.locks.delete_table(table, &mut self.tracker);
+                Ok(if existed { Effect::Table } else { Effect::NoTable })
             }
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 unreachable!("decided without a judgement: {operation:?}")
@@ -344,9 +346,11 @@ impl State {
     fn lock(&mut self, command: &LockCommand) -> Result<Effect, Refusal> {
         let key = key(&command.table, &command.signature)?;
         let defaults = self.locks.defaults(&command.table);
-        let (duration_ms, time_to_live_ms) =
-            defaults.resolve(command.duration_ms, command.time_to_live_ms);
-        if let Some(time_to_live_ms) = time_to_live_ms.filter(|ms| *ms < duration_ms) {
+        let (duration_ms, time_to_live) =
+            defaults.resolve(command.duration_ms, command.time_to_live);
+        if let Keep::Ms(time_to_live_ms) = time_to_live
+            && time_to_live_ms < duration_ms
+        {
             return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
         }
         self.locks.settle(&key, self.clock, &mut self.tracker);
@@ -375,7 +379,10 @@ impl State {
                 None => return Ok(Effect::TokensExhausted),
             },
         };
-        let removal = time_to_live_ms.map_or(ClusterTime::NEVER, |ms| self.clock.after_ms(ms));
+        let removal = match time_to_live {
+            Keep::Ms(ms) => self.clock.after_ms(ms),
+            Keep::ForEver => ClusterTime::NEVER,
+        };
         let since = kept.map_or(self.clock, |holder| holder.since);
         let grant = Grant {
             token,
@@ -411,8 +418,8 @@ impl State {
     fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {
         // A table that no key can have would be listed for ever and never be used.
         key(&command.table, "")?;
-        let TableCommand { table, duration_ms, time_to_live_ms } = command;
-        let defaults = Defaults { duration_ms: *duration_ms, time_to_live_ms: *time_to_live_ms };
+        let TableCommand { table, duration_ms, time_to_live } = command;
+        let defaults = Defaults { duration_ms: *duration_ms, time_to_live: *time_to_live };
         self.locks.configure(table, defaults, &mut self.tracker);
         Ok(Effect::Table)
     }
@@ -442,6 +449,7 @@ impl State {
             Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
             Effect::NoLock => Outcome::Unlock(UnlockStatus::NoLock),
             Effect::Table => Outcome::Table,
+            Effect::NoTable => Outcome::NoTable,
             Effect::TooShort { time_to_live_ms, duration_ms } => Outcome::Refused(
                 Refusal::BadRequest(validate::shorter(time_to_live_ms, duration_ms)),
             ),

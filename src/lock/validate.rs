@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::limits::{self, Limit, MAX_AUDIT_BYTES};
-use crate::lock::{Command, LockCommand, Operation, TableCommand, UnlockCommand};
+use crate::lock::{Command, Keep, LockCommand, Operation, TableCommand, UnlockCommand};
 use crate::types::{
     CallOptions, DEFAULT_TABLE, ListRequest, LockOptions, LockRequest, MAX_NAME_BYTES, ReadOptions,
-    RequestId, TableDefaults, TableOptions, TablesRequest, Token, UnlockOptions, UnlockRequest,
+    RequestId, TableDefaults, TableOptions, TablesRequest, TimeToLive, Token, UnlockOptions,
+    UnlockRequest,
 };
 
 /// The most bytes that a command made here takes in a proposal: four names, actor and cause, and
@@ -31,8 +32,8 @@ pub fn lock_command(request: &LockRequest, options: &LockOptions) -> Result<Comm
     optional_name(limits::INSTANCE, options.instance.as_ref())?;
     token(options.token)?;
     let duration_ms = options.duration.map(|value| duration("duration", value)).transpose()?;
-    let time_to_live_ms = options.time_to_live.map(time_to_live).transpose()?;
-    not_shorter(time_to_live_ms, duration_ms)?;
+    let time_to_live = options.time_to_live.map(keep).transpose()?;
+    not_shorter(time_to_live, duration_ms)?;
     let operation = Operation::Lock(Box::new(LockCommand {
         table: table.into(),
         signature: request.signature.as_str().into(),
@@ -41,7 +42,7 @@ pub fn lock_command(request: &LockRequest, options: &LockOptions) -> Result<Comm
         level: request.level,
         force: options.force,
         duration_ms,
-        time_to_live_ms,
+        time_to_live,
         token: options.token,
     }));
     command(options.request_id, &options.call, operation)
@@ -77,12 +78,12 @@ pub fn configure_table_command(
 ) -> Result<Command, Error> {
     let table = table_name(options.table.as_ref())?;
     let duration_ms = defaults.duration.map(|value| duration("duration", value)).transpose()?;
-    let time_to_live_ms = defaults.time_to_live.map(time_to_live).transpose()?;
-    not_shorter(time_to_live_ms, duration_ms)?;
+    let time_to_live = defaults.time_to_live.map(keep).transpose()?;
+    not_shorter(time_to_live, duration_ms)?;
     let operation = Operation::ConfigureTable(Box::new(TableCommand {
         table: table.into(),
         duration_ms,
-        time_to_live_ms,
+        time_to_live,
     }));
     command(options.request_id, &options.call, operation)
 }
@@ -224,7 +225,8 @@ fn duration(what: &str, value: Duration) -> Result<u64, Error> {
     Ok(ms)
 }
 
-fn time_to_live(value: Duration) -> Result<u64, Error> {
+fn keep(time_to_live: TimeToLive) -> Result<Keep, Error> {
+    let TimeToLive::For(value) = time_to_live else { return Ok(Keep::ForEver) };
     let ms = whole_ms("time_to_live", value)?;
     let Limit { smallest, largest, .. } = limits::TIME_TO_LIVE;
     if !limits::TIME_TO_LIVE.allows(ms.into()) {
@@ -232,7 +234,7 @@ fn time_to_live(value: Duration) -> Result<u64, Error> {
             "the time_to_live is {ms} ms; it must be {smallest} ms to {largest} ms"
         )));
     }
-    Ok(ms)
+    Ok(Keep::Ms(ms))
 }
 
 fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
@@ -249,9 +251,9 @@ fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
     Ok(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn not_shorter(time_to_live_ms: Option<u64>, duration_ms: Option<u64>) -> Result<(), Error> {
-    match (time_to_live_ms, duration_ms) {
-        (Some(time_to_live), Some(duration)) if time_to_live < duration => {
+fn not_shorter(time_to_live: Option<Keep>, duration_ms: Option<u64>) -> Result<(), Error> {
+    match (time_to_live, duration_ms) {
+        (Some(Keep::Ms(time_to_live)), Some(duration)) if time_to_live < duration => {
             Err(Error::bad_request(shorter(time_to_live, duration)))
         }
         _ => Ok(()),

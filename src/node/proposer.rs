@@ -331,7 +331,7 @@ mod tests {
             table: Some(name("t")),
             instance: Some(name("i")),
             duration: Some(Duration::from_secs(366 * 24 * 3600)),
-            time_to_live: Some(Duration::from_millis((1 << 53) - 1)),
+            time_to_live: Some(Duration::from_millis((1 << 53) - 1).into()),
             force: true,
             request_id: Some(RequestId { lane, seq: u64::MAX }),
             call: CallOptions {

@@ -241,7 +241,7 @@ mod tests {
                 level: None,
                 force: false,
                 duration_ms: None,
-                time_to_live_ms: None,
+                time_to_live: None,
                 token: None,
             })))
         };

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use crate::lock::{Command, DecodeError, Operation, Proposal};
+use crate::lock::{Command, DecodeError, Keep, Operation, Proposal};
 use crate::raft::codec;
 use crate::raft::types::{Membership, Payload};
+use crate::types::TimeToLive;
 
 /// Describes an entry's payload on one line. Names are quoted, so that none can be mistaken for
 /// other text.
@@ -54,6 +55,13 @@ fn command(command: &Command) -> String {
     text
 }
 
+fn keep(keep: Keep) -> String {
+    match keep {
+        Keep::Ms(ms) => format!("{ms} ms"),
+        Keep::ForEver => TimeToLive::NEVER_WORD.to_owned(),
+    }
+}
+
 fn operation(operation: &Operation) -> String {
     let some = |name: &str, value: Option<String>| {
         value.map_or_else(String::new, |value| format!(" {name} {value}"))
@@ -67,7 +75,7 @@ fn operation(operation: &Operation) -> String {
             some("instance", lock.instance.as_ref().map(|instance| format!("{instance:?}"))),
             some("level", lock.level.map(|level| level.to_string())),
             some("duration", lock.duration_ms.map(|ms| format!("{ms} ms"))),
-            some("time_to_live", lock.time_to_live_ms.map(|ms| format!("{ms} ms"))),
+            some("time_to_live", lock.time_to_live.map(keep)),
             some("token", lock.token.map(|token| token.to_string())),
             if lock.force { " by force" } else { "" },
         ),
@@ -84,7 +92,7 @@ fn operation(operation: &Operation) -> String {
             "configure table {:?}{}{}",
             table.table,
             some("duration", table.duration_ms.map(|ms| format!("{ms} ms"))),
-            some("time_to_live", table.time_to_live_ms.map(|ms| format!("{ms} ms"))),
+            some("time_to_live", table.time_to_live.map(keep)),
         ),
         Operation::DeleteTable { table } => format!("delete table {table:?}"),
         Operation::RaiseFeatureLevel(level) => format!("raise the feature level to {level}"),

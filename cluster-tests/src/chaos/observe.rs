@@ -131,7 +131,7 @@ async fn pages_of(
     let mut first = None;
     loop {
         let limit = ListRequest::MAX_LIMIT;
-        let request = ListRequest { prefix: String::new(), after: after.take(), limit };
+        let request = ListRequest { after: after.take(), limit, ..ListRequest::default() };
         let table = Some(table.to_owned());
         let options = ReadOptions { table: table.clone(), stale: true, ..ReadOptions::default() };
         let page = client.list(request, options).await;

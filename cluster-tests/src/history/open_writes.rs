@@ -140,9 +140,9 @@ mod tests {
 
     use keyward::MemoryLocks;
     use keyward::types::{
-        CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-        ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
-        UnlockRequest, UnlockResponse,
+        CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest,
+        LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+        UnlockOptions, UnlockRequest, UnlockResponse,
     };
 
     use super::*;
@@ -225,7 +225,7 @@ mod tests {
             self.locks.configure_table(defaults, options).await
         }
 
-        async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+        async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
             self.locks.delete_table(options).await
         }
     }

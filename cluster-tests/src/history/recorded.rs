@@ -8,9 +8,10 @@ use keyward::limits::{self, Limit};
 use keyward::service::LockService;
 use keyward::types::{
     BatchAnswer, BatchRequest, CheckResponse, DEFAULT_DURATION, DEFAULT_TABLE, DecidedAt,
-    Forbidden, Holder, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest, TablesResponse,
-    Token, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+    DeleteStatus, Forbidden, Holder, KEPT_AFTER_EXPIRY, ListRequest, ListResponse, LockOptions,
+    LockRequest, LockResponse, LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions,
+    TablesRequest, TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
+    UnlockStatus,
 };
 use smol_str::SmolStr;
 
@@ -331,7 +332,7 @@ impl<S: LockService> LockService for Recorded<S> {
         self.service.configure_table(defaults, options).await
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         self.service.delete_table(options).await
     }
 }
@@ -363,13 +364,15 @@ fn name_of(table: Option<&str>, signature: &str) -> LockName {
 }
 
 fn asked_lock(request: &LockRequest, options: &LockOptions) -> LockAction {
+    let duration = options.duration.unwrap_or(DEFAULT_DURATION);
+    let time_to_live = options.time_to_live.unwrap_or((duration + KEPT_AFTER_EXPIRY).into());
     LockAction {
         lock: name_of(options.table.as_deref(), &request.signature),
         signee: request.signee.as_str().into(),
         instance: options.instance.as_deref().map(SmolStr::new),
         level: request.level,
-        duration_ms: to_ms(options.duration.unwrap_or(DEFAULT_DURATION)),
-        time_to_live_ms: options.time_to_live.map(to_ms),
+        duration_ms: to_ms(duration),
+        time_to_live_ms: time_to_live.length().map(to_ms),
         force: options.force,
         token: options.token.map(|Token(token)| token),
     }

@@ -113,9 +113,10 @@ fn set(
             options.duration = unsigned(limit, end, below).map(Duration::from_millis);
         }
         "time_to_live" => {
-            options.time_to_live = unsigned(limit, end, below).map(Duration::from_millis);
+            let length = unsigned(limit, end, below).map(Duration::from_millis);
+            options.time_to_live = length.map(Into::into);
             // A record is never removed before its grant ends.
-            options.duration = options.duration.min(options.time_to_live);
+            options.duration = options.duration.min(length);
             if end == End::Beyond {
                 options.duration = Some(Duration::from_millis(1));
             }
@@ -204,7 +205,7 @@ async fn batch<S: LockService>(
         let request = LockRequest { signature: named(at), signee: signee.clone(), level: None };
         let options = LockOptions {
             duration: Some(asker.duration),
-            time_to_live: Some(kept),
+            time_to_live: Some(kept.into()),
             request_id: Some(id(at)),
             call: asker.call.clone(),
             ..LockOptions::default()

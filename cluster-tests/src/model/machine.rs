@@ -120,6 +120,7 @@ impl Machine {
             | Outcome::Advanced
             | Outcome::Unlock(_)
             | Outcome::Table
+            | Outcome::NoTable
             | Outcome::FeatureLevel => None,
         };
         (Self::of(state), told)
@@ -144,7 +145,7 @@ fn command(what: What) -> Command {
         level: None,
         force: false,
         duration_ms: Some(DURATION_TICKS * TICK_US / 1000),
-        time_to_live_ms: None,
+        time_to_live: None,
         token,
     })))
 }

@@ -6,7 +6,7 @@ use keyward::client::Client;
 use keyward::sim::{Dice, FIRST_CLIENT, World};
 use keyward::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, TableDefaults,
-    TableOptions, Token, UnlockOptions, UnlockRequest,
+    TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 use keyward::{Error, LockService};
 
@@ -121,8 +121,10 @@ impl Worker {
         let request = LockRequest { signature, signee: self.signee.clone(), level };
         let duration = self.duration();
         let longer = self.dice.within(0..=4_000);
-        let time_to_live =
-            self.dice.hits(300_000).then(|| duration + Duration::from_millis(longer));
+        let time_to_live = self
+            .dice
+            .hits(300_000)
+            .then(|| TimeToLive::For(duration + Duration::from_millis(longer)));
         let options = LockOptions {
             force: self.dice.hits(30_000),
             duration: Some(duration),
@@ -199,7 +201,7 @@ impl Worker {
         };
         let service = self.service.service();
         let result: Result<(), Error> = match self.dice.within(0..=2) {
-            0 => service.delete_table(options).await,
+            0 => service.delete_table(options).await.map(drop),
             1 => {
                 let duration = Some(Duration::from_millis(self.dice.within(20..=900)));
                 service

@@ -66,7 +66,7 @@ async fn locks_that_all_end_at_one_moment_go_and_leave_the_others_alone() {
             let request = LockRequest { signature, signee: "gone".to_owned(), level: None };
             let options = LockOptions {
                 duration: Some(DURATION),
-                time_to_live: Some(DURATION),
+                time_to_live: Some(DURATION.into()),
                 call: call(),
                 ..LockOptions::default()
             };
@@ -80,7 +80,8 @@ async fn locks_that_all_end_at_one_moment_go_and_leave_the_others_alone() {
     let count = |prefix: &'static str| {
         let client = &client;
         async move {
-            let request = ListRequest { prefix: prefix.to_owned(), after: None, limit: 10 };
+            let request =
+                ListRequest { prefix: prefix.to_owned(), limit: 10, ..ListRequest::default() };
             client.list(request, ask::reading(false)).await.map(|page| page.locks.len())
         }
     };

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
     CallOptions, DecidedAt, ForbiddenReason, ListRequest, LockOptions, LockRequest, LockResponse,
-    LockStatus, ReadOptions, RequestId, TablesRequest, TransferReason, UnlockOptions,
+    LockStatus, ReadOptions, RecordState, RequestId, TablesRequest, TransferReason, UnlockOptions,
     UnlockRequest,
 };
 
@@ -271,7 +271,12 @@ async fn reads_name_what_they_read() {
     let options = ReadOptions { table: Some("t&u".into()), stale: true, ..ReadOptions::default() };
     let read = client.check("a b&c/é".into(), options).await.unwrap();
     assert_eq!(read.record.signature, "a b&c/é");
-    let request = ListRequest { prefix: "p".into(), after: Some("p0".into()), limit: 1 };
+    let request = ListRequest {
+        prefix: "p".into(),
+        after: Some("p0".into()),
+        limit: 1,
+        state: Some(RecordState::Held),
+    };
     let page = client.list(request, ReadOptions::default()).await.unwrap();
     assert_eq!((page.locks.len(), page.next.as_deref()), (1, Some("p1")));
     let request = TablesRequest { after: Some("s".into()), limit: 2 };

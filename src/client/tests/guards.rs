@@ -13,9 +13,9 @@ use crate::error::Error;
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
-    CheckResponse, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest, TablesResponse,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    CheckResponse, DeleteStatus, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest,
+    LockResponse, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest,
+    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl LockService for Bounded {
         self.0.configure_table(defaults, options).await
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         self.0.delete_table(options).await
     }
 }
@@ -150,7 +150,7 @@ impl LockService for Linked {
         self.locks.configure_table(defaults, options).await
     }
 
-    async fn delete_table(&self, options: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
         self.locks.delete_table(options).await
     }
 }

@@ -20,7 +20,8 @@ async fn a_lock_is_granted_renewed_refused_and_released() {
     let granted = told.json();
     let token = granted["token"].as_u64().unwrap();
     let expected = json!({
-        "status": "ok", "token": token, "level": 0, "expires_in_ms": 30000, "live": true
+        "status": "ok", "token": token, "level": 0, "expires_in_ms": 30000,
+        "removed_in_ms": 86_430_000, "live": true
     });
     assert_eq!(granted, expected);
 
@@ -137,6 +138,52 @@ async fn tables_are_configured_listed_and_deleted() {
     assert_eq!(server.get("/v1/lock?signature=a&table=t").await.status, 404);
     let told = server.ask(Ask { method: "DELETE", path: "/v1/table", ..Ask::default() }).await;
     told.assert_problem(400, "bad_request", "table");
+    let told = server.send("PUT", "/v1/table", r#"{"duration_ms":1234}"#).await;
+    told.assert_problem(400, "bad_request", r#""table":"default""#);
+    let told = server.send("PUT", "/v1/table", r#"{"table":null,"duration_ms":1234}"#).await;
+    told.assert_problem(400, "bad_request", r#""table":"default""#);
+    assert_eq!(server.get("/v1/tables").await.json()["tables"], json!([]), "nothing is configured");
+    let path = "/v1/table?table=t";
+    let told = server.ask(Ask { method: "DELETE", path, ..Ask::default() }).await;
+    assert_eq!((told.status, told.json()), (200, json!({"status": "no_table"})));
+}
+
+#[tokio::test]
+async fn none_as_a_time_to_live_keeps_a_record_for_ever() {
+    let (server, _clock) = Server::memory().await;
+    let lock = r#"{"signature":"a","signee":"x","table":"t"}"#;
+    let day = server.send("POST", LOCK, lock).await.json();
+    assert_eq!(day["removed_in_ms"], json!(86_430_000));
+    let none = r#"{"signature":"b","signee":"x","table":"t","time_to_live_ms":"none"}"#;
+    assert_eq!(server.send("POST", LOCK, none).await.json().get("removed_in_ms"), None);
+    let table = r#"{"table":"t","time_to_live_ms":"none"}"#;
+    assert_eq!(server.send("PUT", "/v1/table", table).await.status, 200);
+    let tables = server.get("/v1/tables").await.json();
+    assert_eq!(tables["tables"], json!([{"table": "t", "time_to_live_ms": "none", "locks": 2}]));
+    assert_eq!(server.send("POST", LOCK, lock).await.json().get("removed_in_ms"), None);
+    for wrong in [r#""never""#, r#""None""#, r#""""#, "true", "-1", "1.5", "[]", "0"] {
+        let body = format!(r#"{{"signature":"a","signee":"x","time_to_live_ms":{wrong}}}"#);
+        server.send("POST", LOCK, &body).await.assert_problem(400, "bad_request", "");
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_of_the_state_that_it_asks_for() {
+    let (server, clock) = Server::memory().await;
+    for (name, ms) in [("a", 1_000), ("b", 60_000)] {
+        let body = json!({"signature": name, "signee": "w", "duration_ms": ms});
+        server.send("POST", LOCK, &body.to_string()).await;
+    }
+    clock.advance(Duration::from_secs(1));
+    for (state, name) in [("held", "b"), ("expired", "a")] {
+        let page = server.get(&format!("/v1/locks?state={state}")).await.json();
+        assert_eq!(page["locks"].as_array().unwrap().len(), 1, "{page}");
+        assert_eq!(page["locks"][0]["signature"], name);
+    }
+    for query in ["state=", "state=Held", "state=all", "held=true", "state=held&state=held"] {
+        let told = server.get(&format!("/v1/locks?{query}")).await;
+        told.assert_problem(400, "bad_request", "");
+    }
 }
 
 #[tokio::test]

@@ -22,9 +22,9 @@ use crate::error::Error;
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
-    CheckResponse, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions, UnlockRequest,
-    UnlockResponse,
+    CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
+    UnlockRequest, UnlockResponse,
 };
 
 /// A listener on a port of its own.
@@ -192,7 +192,7 @@ impl LockService for Failing {
         self.fail().await
     }
 
-    async fn delete_table(&self, _: TableOptions) -> Result<(), Error> {
+    async fn delete_table(&self, _: TableOptions) -> Result<DeleteStatus, Error> {
         self.fail().await
     }
 }

@@ -220,6 +220,7 @@ async fn the_description_has_every_route_and_every_field() {
         ("HolderAnswer", "signee instance level token expires_in_ms expired removed_in_ms"),
         ("CheckAnswer", "signature holders"),
         ("ListAnswer", "locks next"),
+        ("DeleteAnswer", "status"),
         ("Problem", "type title status code detail reason holders leader"),
         ("ClusterStatus", "id uuid role leader term members"),
     ];

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{Machine, TERM, by, with_id};
 use crate::error::Error;
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
+    ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
     TableCommand, UnlockCommand, configure_table_command, lock_command, unlock_command,
     validate_duration, validate_list, validate_read, validate_tables,
 };
@@ -39,7 +39,7 @@ fn a_deadline_at_the_end_of_time_never_comes() {
     let mut machine = Machine::default();
     machine.lock(LockCommand {
         duration_ms: Some(u64::MAX),
-        time_to_live_ms: Some(u64::MAX),
+        time_to_live: Some(Keep::Ms(u64::MAX)),
         ..by("ann")
     });
     assert_eq!(machine.state.next_deadline(), None);
@@ -76,13 +76,19 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), Just(u64::MAX), Just(u64::MAX / 1000), any::<u64>()]
 }
 
+/// One number in eight is for ever.
+fn keep(number: u64) -> Keep {
+    if number % 8 == 7 { Keep::ForEver } else { Keep::Ms(number) }
+}
+
 fn lock() -> impl Strategy<Value = Operation> {
     let names = (text(), text(), text(), proptest::option::of(text()));
     let level = proptest::option::of(any::<i64>());
     let numbers = proptest::array::uniform3(proptest::option::of(number()));
     (names, level, any::<bool>(), numbers).prop_map(|(names, level, force, numbers)| {
         let (table, signature, signee, instance) = names;
-        let [duration_ms, time_to_live_ms, token] = numbers;
+        let [duration_ms, kept, token] = numbers;
+        let time_to_live = kept.map(keep);
         let token = token.map(Token);
         Operation::Lock(Box::new(LockCommand {
             table,
@@ -92,7 +98,7 @@ fn lock() -> impl Strategy<Value = Operation> {
             level,
             force,
             duration_ms,
-            time_to_live_ms,
+            time_to_live,
             token,
         }))
     })
@@ -106,8 +112,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         },
     );
     let table = (text(), proptest::option::of(number()), proptest::option::of(number())).prop_map(
-        |(table, duration_ms, time_to_live_ms)| {
-            let command = TableCommand { table, duration_ms, time_to_live_ms };
+        |(table, duration_ms, kept)| {
+            let time_to_live = kept.map(keep);
+            let command = TableCommand { table, duration_ms, time_to_live };
             Operation::ConfigureTable(Box::new(command))
         },
     );
@@ -190,12 +197,12 @@ fn each_bad_lock_request_is_refused_with_its_reason() {
             "the duration is 31622400001 ms; it must be 1 ms to 31622400000 ms (366 days)",
         ),
         (|_, o| o.duration = Some(Duration::MAX), "the duration is"),
-        (|_, o| o.time_to_live = Some(Duration::ZERO), "the time_to_live is 0 ms"),
-        (|_, o| o.time_to_live = Some(Duration::from_secs(u64::MAX)), "the time_to_live is"),
+        (|_, o| o.time_to_live = Some(Duration::ZERO.into()), "the time_to_live is 0 ms"),
+        (|_, o| o.time_to_live = Some(Duration::from_secs(u64::MAX).into()), "the time_to_live is"),
         (
             |_, o| {
                 o.duration = Some(Duration::from_millis(2));
-                o.time_to_live = Some(Duration::from_millis(1));
+                o.time_to_live = Some(Duration::from_millis(1).into());
             },
             "the time_to_live is 1 ms; it must not be shorter than the duration, 2 ms",
         ),
@@ -220,11 +227,11 @@ fn requests_at_the_limits_are_accepted() {
     request.signee = "\u{1}".into();
     request.level = Some(i64::MIN);
     options.duration = Some(MAX_DURATION);
-    options.time_to_live = Some(Duration::from_millis(MAX_SAFE_INTEGER));
+    options.time_to_live = Some(Duration::from_millis(MAX_SAFE_INTEGER).into());
     options.token = Some(Token(MAX_SAFE_INTEGER));
     assert!(lock_command(&request, &options).is_ok());
     options.duration = Some(Duration::from_millis(1));
-    options.time_to_live = Some(Duration::from_millis(1));
+    options.time_to_live = Some(Duration::from_millis(1).into());
     assert!(lock_command(&request, &options).is_ok());
     assert!(validate_duration(MAX_DURATION).is_ok());
 }
@@ -236,7 +243,7 @@ fn other_bad_requests_are_refused_with_their_reasons() {
     assert!(empty.contains("signee"));
     let defaults = TableDefaults {
         duration: Some(Duration::from_secs(2)),
-        time_to_live: Some(Duration::from_secs(1)),
+        time_to_live: Some(Duration::from_secs(1).into()),
     };
     let shorter = reason(configure_table_command(&defaults, &TableOptions::default()));
     assert!(shorter.contains("shorter"));

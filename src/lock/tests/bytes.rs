@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{Machine, by, release, with_id};
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Operation, Proposal, Stamp, State, TableCommand,
+    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, State, TableCommand,
 };
 use crate::types::{MAX_NAME_BYTES, MAX_SAFE_INTEGER, Token};
 
@@ -13,36 +13,49 @@ fn example_proposal() -> Proposal {
         instance: Some("i".into()),
         level: Some(-2),
         force: true,
-        time_to_live_ms: Some(2000),
+        time_to_live: Some(Keep::Ms(2000)),
         token: Some(Token(300)),
         ..by("ann")
     };
     let mut audited = with_id(everything, 0x0123, 7);
     audited.actor = Some("who".into());
     audited.cause = Some("why".into());
-    let table = TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live_ms: Some(6) };
+    let table =
+        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
+    let kept =
+        TableCommand { table: "k".into(), duration_ms: None, time_to_live: Some(Keep::ForEver) };
     let operations = [
         Operation::from(release("ann")),
         Operation::Advance,
         Operation::from(table),
         Operation::DeleteTable { table: "t".into() },
+        Operation::from(kept),
+        Operation::from(LockCommand { time_to_live: None, ..by("bob") }),
         Operation::RaiseFeatureLevel(1),
     ];
     let commands = std::iter::once(audited).chain(operations.map(Command::from)).collect();
     Proposal { stamp: Stamp { term: 3, time: ClusterTime(1_000_000) }, commands }
 }
 
-/// A state with something of every kind in it: three tables, lanes, an expired grant.
+/// A state with something of every kind in it: four tables, lanes, an expired grant.
 fn example_state() -> State {
     let mut machine = Machine::default();
     machine.lock(LockCommand { duration_ms: Some(1), instance: Some("i".into()), ..by("ann") });
     machine.now_ms = 5;
-    let other = LockCommand { table: "other".into(), time_to_live_ms: Some(9000), ..by("bob") };
+    let other =
+        LockCommand { table: "other".into(), time_to_live: Some(Keep::Ms(9000)), ..by("bob") };
     machine.decide(with_id(other, 1, 1));
     machine.decide(with_id(release("ann"), 2, 1));
     machine.decide(with_id(LockCommand { force: true, ..by("cy") }, 3, 1));
-    let table = TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live_ms: Some(6) };
+    let table =
+        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
     machine.decide(with_id(table, 4, 1));
+    machine.decide(with_id(Operation::DeleteTable { table: "none".into() }, 5, 1));
+    machine.outcome(TableCommand {
+        table: "kept".into(),
+        duration_ms: None,
+        time_to_live: Some(Keep::ForEver),
+    });
     machine.state
 }
 
@@ -88,7 +101,7 @@ fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
         instance: Some(long()),
         level: Some(i64::MIN),
         duration_ms: Some(MAX_SAFE_INTEGER),
-        time_to_live_ms: Some(MAX_SAFE_INTEGER),
+        time_to_live: Some(Keep::Ms(MAX_SAFE_INTEGER)),
         force,
         token: None,
     };
@@ -98,7 +111,7 @@ fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
     machine.outcome(TableCommand {
         table: long(),
         duration_ms: Some(u64::MAX),
-        time_to_live_ms: Some(u64::MAX),
+        time_to_live: Some(Keep::Ms(u64::MAX)),
     });
     let other = machine.state.encoded_records().map(|(_, value)| value.len()).max();
     assert!(one.max(other).unwrap() <= 7 * 1024, "{one:?} {other:?}");

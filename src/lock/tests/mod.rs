@@ -18,7 +18,7 @@ mod time;
 use std::time::Duration;
 
 use crate::lock::{
-    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Stamp, State,
+    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Stamp, State,
     TableCommand, UnlockCommand,
 };
 use crate::types::{DecidedAt, Grant, Holder, LockStatus, RequestId, Token, UnlockStatus};
@@ -94,7 +94,7 @@ impl From<TableCommand> for Operation {
     }
 }
 
-/// A lock command for the lock `s` of the default table, for 1000 ms and for ever.
+/// A lock command for the lock `s` of the default table, for 1000 ms; its record is kept for ever.
 fn by(signee: &str) -> LockCommand {
     LockCommand {
         table: "default".into(),
@@ -104,7 +104,7 @@ fn by(signee: &str) -> LockCommand {
         level: None,
         force: false,
         duration_ms: Some(1000),
-        time_to_live_ms: None,
+        time_to_live: Some(Keep::ForEver),
         token: None,
     }
 }
@@ -123,7 +123,7 @@ fn with_id(operation: impl Into<Operation>, lane: u128, seq: u64) -> Command {
     Command { request_id: Some(RequestId { lane, seq }), ..Command::from(operation.into()) }
 }
 
-/// A live grant for ever, as the answer to `by` shows it.
+/// A live grant whose record is kept for ever, as the answer to `by` shows it.
 fn grant(token: u64, level: i64, expires_in_ms: u64) -> Grant {
     Grant {
         token: Token(token),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Machine, by, grant, holder, release, with_id};
 use crate::lock::lanes::{MAX_LANES, UNUSED_LIMIT};
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Outcome, Proposal, Refusal, Stamp, State, TableCommand,
+    ClusterTime, Command, Keep, LockCommand, Outcome, Proposal, Refusal, Stamp, State, TableCommand,
 };
 use crate::types::{
     Forbidden, ForbiddenReason, Grant, LockStatus, RequestId, Token, TransferReason, UnlockStatus,
@@ -160,10 +160,10 @@ fn a_bad_request_that_depends_on_the_table_is_remembered_as_one() {
     let default = |duration_ms| TableCommand {
         table: "default".into(),
         duration_ms: Some(duration_ms),
-        time_to_live_ms: None,
+        time_to_live: None,
     };
     machine.outcome(default(1000));
-    let short = LockCommand { duration_ms: None, time_to_live_ms: Some(500), ..by("ann") };
+    let short = LockCommand { duration_ms: None, time_to_live: Some(Keep::Ms(500)), ..by("ann") };
     let first = machine.decide(with_id(short.clone(), LANE, 1));
     assert!(is_bad_request(&first.outcome, "500 ms; it must not be shorter than the duration"));
     machine.outcome(default(100));

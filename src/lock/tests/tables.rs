@@ -2,27 +2,28 @@
 
 use std::time::Duration;
 
-use super::{Machine, by, release};
+use super::{Machine, by, release, with_id};
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
+    ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
     TableCommand, UnlockCommand,
 };
 use crate::types::{
-    ListRequest, LockStatus, TableDefaults, TableInfo, TablesRequest, Token, UnlockStatus,
+    ListRequest, LockStatus, RecordState, TableDefaults, TableInfo, TablesRequest, Token,
+    UnlockStatus,
 };
 
 fn all_tables(machine: &Machine) -> Vec<TableInfo> {
     machine.state.tables(&TablesRequest::default()).0
 }
 
-fn configure(duration_ms: Option<u64>, time_to_live_ms: Option<u64>) -> TableCommand {
-    TableCommand { table: "default".into(), duration_ms, time_to_live_ms }
+fn configure(duration_ms: Option<u64>, time_to_live: Option<Keep>) -> TableCommand {
+    TableCommand { table: "default".into(), duration_ms, time_to_live }
 }
 
 /// What a request without, or with these, times gets: how long it lasts and when it is removed.
-fn times(machine: &mut Machine, own: (Option<u64>, Option<u64>)) -> (u128, Option<u128>) {
-    let (duration_ms, time_to_live_ms) = own;
-    let status = machine.lock(LockCommand { duration_ms, time_to_live_ms, ..by("ann") });
+fn times(machine: &mut Machine, own: (Option<u64>, Option<Keep>)) -> (u128, Option<u128>) {
+    let (duration_ms, time_to_live) = own;
+    let status = machine.lock(LockCommand { duration_ms, time_to_live, ..by("ann") });
     let (LockStatus::Ok(grant) | LockStatus::Renewed(grant)) = status else {
         panic!("not granted: {status:?}")
     };
@@ -31,16 +32,22 @@ fn times(machine: &mut Machine, own: (Option<u64>, Option<u64>)) -> (u128, Optio
 
 #[test]
 fn a_request_takes_what_it_leaves_out_from_its_table() {
+    let day = 86_400_000;
+    let (ms, ever) = (|ms| Some(Keep::Ms(ms)), Some(Keep::ForEver));
     let rows = [
-        ((None, None), (None, None), (30_000, None)),
-        ((None, None), (Some(5), None), (5, None)),
-        ((None, None), (Some(5), Some(5)), (5, Some(5))),
-        ((Some(7), None), (None, None), (7, None)),
-        ((Some(7), Some(9)), (None, None), (7, Some(9))),
-        ((Some(7), Some(9)), (Some(8), None), (8, Some(9))),
-        ((Some(7), Some(9)), (Some(10), None), (10, Some(10))),
-        ((Some(7), Some(9)), (None, Some(8)), (7, Some(8))),
-        ((None, Some(9)), (None, None), (30_000, Some(30_000))),
+        ((None, None), (None, None), (30_000, Some(day + 30_000))),
+        ((None, None), (Some(5), None), (5, Some(day + 5))),
+        ((None, None), (Some(5), ms(5)), (5, Some(5))),
+        ((None, None), (Some(5), ever), (5, None)),
+        ((Some(7), None), (None, None), (7, Some(day + 7))),
+        ((Some(7), ms(9)), (None, None), (7, Some(9))),
+        ((Some(7), ms(9)), (Some(8), None), (8, Some(9))),
+        ((Some(7), ms(9)), (Some(10), None), (10, Some(10))),
+        ((Some(7), ms(9)), (None, ms(8)), (7, Some(8))),
+        ((Some(7), ms(9)), (None, ever), (7, None)),
+        ((None, ms(9)), (None, None), (30_000, Some(30_000))),
+        ((None, ever), (None, None), (30_000, None)),
+        ((Some(7), ever), (None, ms(8)), (7, Some(8))),
     ];
     for ((duration, time_to_live), own, expected) in rows {
         let mut machine = Machine::default();
@@ -53,11 +60,11 @@ fn a_request_takes_what_it_leaves_out_from_its_table() {
 fn defaults_hold_for_later_requests_alone() {
     let mut machine = Machine::default();
     machine.lock(by("ann"));
-    machine.outcome(configure(Some(5), Some(5)));
+    machine.outcome(configure(Some(5), Some(Keep::Ms(5))));
     assert_eq!(machine.holder().unwrap().expires_in, Duration::from_secs(1));
     assert_eq!(times(&mut machine, (None, None)), (5, Some(5)));
     machine.outcome(configure(None, None));
-    assert_eq!(times(&mut machine, (None, None)), (30_000, None));
+    assert_eq!(times(&mut machine, (None, None)), (30_000, Some(86_430_000)));
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn many(count: u64) -> Machine {
         let lock = LockCommand {
             signature: format!("{number:06}").into(),
             duration_ms: Some(1 + number % 7),
-            time_to_live_ms: Some(1 + number % 7),
+            time_to_live: Some(Keep::Ms(1 + number % 7)),
             ..by("ann")
         };
         Command::from(Operation::from(lock))
@@ -210,6 +217,79 @@ fn a_page_passes_over_a_bounded_number_of_records_and_says_where_to_go_on() {
 }
 
 #[test]
+fn deleting_what_is_no_table_says_so_and_says_it_again() {
+    let mut machine = Machine::default();
+    let delete = || Operation::DeleteTable { table: "default".into() };
+    let none = machine.decide(with_id(delete(), 1, 1));
+    assert_eq!(none.outcome, Outcome::NoTable);
+    // Defaults alone make a table, and so do records alone.
+    machine.outcome(configure(None, Some(Keep::ForEver)));
+    assert_eq!(machine.decide(with_id(delete(), 2, 1)).outcome, Outcome::Table);
+    machine.lock(by("ann"));
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    assert_eq!(machine.decide(with_id(delete(), 1, 1)), none, "a copy deletes nothing");
+    assert_eq!(machine.state.counts().records, 1);
+    assert_eq!(machine.outcome(delete()), Outcome::Table);
+    assert_eq!(machine.outcome(delete()), Outcome::NoTable);
+    machine.outcome(configure(Some(5), None));
+    machine.outcome(configure(None, None));
+    assert_eq!(machine.outcome(delete()), Outcome::NoTable);
+}
+
+/// Every page of one state, as the signatures that each has.
+fn pages(machine: &Machine, state: RecordState, limit: u32) -> Vec<Vec<String>> {
+    let mut request = ListRequest { limit, state: Some(state), ..ListRequest::default() };
+    let mut pages = Vec::new();
+    loop {
+        let (page, next) = machine.state.list("default", &request);
+        assert!(page.len() <= limit as usize);
+        pages.push(page.into_iter().map(|record| record.signature).collect());
+        let Some(next) = next else { return pages };
+        assert!(Some(&next) > request.after.as_ref(), "it goes on");
+        request.after = Some(next);
+    }
+}
+
+#[test]
+fn a_page_of_one_state_has_no_other_and_none_is_left_out() {
+    let mut machine = Machine::default();
+    for number in 0..10 {
+        let duration_ms = Some(if number % 3 == 0 { 1000 } else { 5000 });
+        let signature = number.to_string().into();
+        machine.lock(LockCommand { signature, duration_ms, ..by("ann") });
+    }
+    machine.pass(1000);
+    let held: Vec<String> = ["1", "2", "4", "5", "7", "8"].map(str::to_owned).into();
+    let expired: Vec<String> = ["0", "3", "6", "9"].map(str::to_owned).into();
+    for limit in [1, 2, 3, 6, 1000] {
+        for (state, all) in [(RecordState::Held, &held), (RecordState::Expired, &expired)] {
+            let pages = pages(&machine, state, limit);
+            assert_eq!(pages.concat(), *all, "{limit}");
+            assert_eq!(pages.len(), all.len().div_ceil(limit as usize), "none follows the last");
+        }
+    }
+    machine.pass(5000);
+    assert_eq!(pages(&machine, RecordState::Held, 2), [Vec::<String>::new()]);
+}
+
+#[test]
+fn a_page_of_one_state_passes_over_a_bounded_number_of_records() {
+    let mut machine = Machine::default();
+    let stamp = Stamp { term: super::TERM, time: ClusterTime(0) };
+    let lock = |number: u32| {
+        let signature = format!("{number:06}").into();
+        Command::from(Operation::from(LockCommand { signature, ..by("ann") }))
+    };
+    let commands = (0..20_000).map(lock).collect();
+    machine.state.apply(super::TERM, 0, &Proposal { stamp, commands });
+    machine.pass(1000);
+    machine.lock(LockCommand { signature: "z".into(), ..by("ann") });
+    let pages = pages(&machine, RecordState::Held, 10);
+    assert!((5..=6).contains(&pages.len()), "{}", pages.len());
+    assert_eq!(pages.concat(), ["z"]);
+}
+
+#[test]
 fn tables_come_in_pages() {
     let mut machine = Machine::default();
     for table in ["b", "a", "c"] {
@@ -254,8 +334,12 @@ fn a_page_is_in_byte_order_within_its_prefix_and_after() {
         machine.lock(LockCommand { signature: signature.into(), ..by("ann") });
     }
     let page = |prefix: &str, after: Option<&str>, limit| {
-        let request =
-            ListRequest { prefix: prefix.to_owned(), after: after.map(str::to_owned), limit };
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            after: after.map(str::to_owned),
+            limit,
+            state: None,
+        };
         let (records, next) = machine.state.list("default", &request);
         (records.into_iter().map(|record| record.signature).collect::<Vec<_>>(), next)
     };
@@ -283,6 +367,6 @@ fn a_name_with_a_nul_is_refused_at_apply_too() {
     assert!(refused(machine.outcome(LockCommand { signature: nul(), ..by("ann") })));
     assert!(refused(machine.outcome(UnlockCommand { signature: nul(), ..release("ann") })));
     assert!(refused(machine.outcome(TableCommand { table: nul(), ..configure(Some(1), None) })));
-    assert_eq!(machine.outcome(Operation::DeleteTable { table: nul() }), Outcome::Table);
+    assert_eq!(machine.outcome(Operation::DeleteTable { table: nul() }), Outcome::NoTable);
     assert_eq!(machine.state.check("a", "b\0c"), None);
 }

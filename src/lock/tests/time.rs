@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Machine, TERM, by, grant, release, with_id};
 use crate::lock::{
-    ClusterTime, Command, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
-    UnlockCommand,
+    ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
+    TableCommand, UnlockCommand,
 };
-use crate::types::{LockStatus, Token, TransferReason, UnlockStatus};
+use crate::types::{Grant, LockStatus, Token, TransferReason, UnlockStatus};
 
 fn at(term: u64, time: u64, commands: Vec<Command>) -> Proposal {
     Proposal { stamp: Stamp { term, time: ClusterTime(time) }, commands }
@@ -45,7 +45,7 @@ fn a_stamp_of_another_term_has_no_effect_at_all() {
 #[test]
 fn a_grant_expires_exactly_at_its_deadline_and_goes_at_its_removal_deadline() {
     let mut machine = Machine::default();
-    machine.lock(LockCommand { time_to_live_ms: Some(3000), ..by("ann") });
+    machine.lock(LockCommand { time_to_live: Some(Keep::Ms(3000)), ..by("ann") });
     let seen = |machine: &mut Machine, now_ms| {
         machine.pass(now_ms - machine.now_ms);
         machine.holder().map(|holder| {
@@ -67,14 +67,49 @@ fn a_grant_expires_exactly_at_its_deadline_and_goes_at_its_removal_deadline() {
 }
 
 #[test]
-fn without_a_time_to_live_an_expired_record_stays_for_ever() {
+fn without_a_time_to_live_an_expired_record_goes_a_day_after_it_expired() {
+    const DAY: u64 = 86_400_000;
     let mut machine = Machine::default();
-    machine.lock(by("ann"));
-    machine.pass(400 * 24 * 3600 * 1000);
-    let holder = machine.holder().unwrap();
-    assert!(holder.expired);
-    assert_eq!(holder.removed_in, None);
+    let lock = || LockCommand { time_to_live: None, ..by("ann") };
+    let expected =
+        Grant { removed_in: Some(Duration::from_millis(DAY + 1000)), ..grant(1, 0, 1000) };
+    assert_eq!(machine.lock(lock()), LockStatus::Ok(expected.clone()));
+    machine.pass(400);
+    // Each renewal counts it anew.
+    assert_eq!(machine.lock(lock()), LockStatus::Renewed(expected));
+    machine.pass(1000);
+    assert!(machine.holder().unwrap().expired);
+    assert_eq!(machine.state.next_deadline(), Some(ClusterTime((DAY + 1400) * 1000)));
+    // A snapshot and a checkpoint carry it.
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    machine.pass(DAY - 1);
+    assert_eq!(machine.holder().unwrap().removed_in, Some(Duration::from_millis(1)));
+    machine.pass(1);
+    assert_eq!(machine.holder(), None);
+    assert_eq!(machine.state.counts().records, 0);
     assert_eq!(machine.state.next_deadline(), None);
+}
+
+#[test]
+fn with_none_as_its_time_to_live_an_expired_record_stays_for_ever() {
+    let of_the_table = |machine: &mut Machine| {
+        let time_to_live = Some(Keep::ForEver);
+        machine.outcome(TableCommand { table: "default".into(), duration_ms: None, time_to_live });
+        machine.state = State::decode(&machine.state.encode()).unwrap();
+        machine.lock(LockCommand { time_to_live: None, ..by("ann") });
+    };
+    let of_the_request = |machine: &mut Machine| {
+        machine.lock(LockCommand { time_to_live: Some(Keep::ForEver), ..by("ann") });
+    };
+    for lock in [of_the_table, of_the_request] {
+        let mut machine = Machine::default();
+        lock(&mut machine);
+        machine.pass(400 * 24 * 3600 * 1000);
+        let holder = machine.holder().unwrap();
+        assert!(holder.expired);
+        assert_eq!(holder.removed_in, None);
+        assert_eq!(machine.state.next_deadline(), None);
+    }
 }
 
 #[test]
@@ -92,7 +127,8 @@ fn remaining_times_are_whole_milliseconds_rounded_down() {
 #[test]
 fn a_time_to_live_shorter_than_the_duration_is_refused_at_apply() {
     let mut machine = Machine::default();
-    let command = LockCommand { duration_ms: None, time_to_live_ms: Some(29_999), ..by("ann") };
+    let command =
+        LockCommand { duration_ms: None, time_to_live: Some(Keep::Ms(29_999)), ..by("ann") };
     let Outcome::Refused(Refusal::BadRequest(reason)) = machine.outcome(command) else {
         panic!("the default duration is 30 s");
     };
@@ -116,7 +152,7 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
     let many = 10_000;
     let lock = |number: u64| {
         let signature = format!("{number:05}").into();
-        LockCommand { signature, time_to_live_ms: Some(1000), ..by("ann") }
+        LockCommand { signature, time_to_live: Some(Keep::Ms(1000)), ..by("ann") }
     };
     let commands = (0..many).map(|number| Operation::from(lock(number)).into());
     state.apply(TERM, 1, &at(TERM, 0, commands.collect()));
@@ -156,7 +192,7 @@ fn what_is_due_but_not_worked_off_is_judged_by_the_clock() {
     let lock = |number: u64| LockCommand {
         signature: name(number),
         // The last ones are expired for a while before they are removed.
-        time_to_live_ms: Some(if number < 9990 { 1000 } else { 5000 }),
+        time_to_live: Some(Keep::Ms(if number < 9990 { 1000 } else { 5000 })),
         ..by("ann")
     };
     let mut state = State::new();

@@ -154,7 +154,7 @@ fn lock(signee: &str) -> Operation {
         level: None,
         force: true,
         duration_ms: Some(1000),
-        time_to_live_ms: None,
+        time_to_live: None,
         token: None,
     }))
 }

@@ -87,11 +87,43 @@ fn tables_are_configured_shown_and_deleted_only_on_purpose() {
         stdout(&shown),
         "TABLE  LOCKS  DURATION  TIME TO LIVE\njobs   1      1h        7d\n"
     );
+    assert_code(&run("table configure jobs --time-to-live none"), 0);
+    assert_code(&run("lock b --signee one"), 0);
+    assert_eq!(
+        stdout(&run("tables")),
+        "TABLE    LOCKS  DURATION  TIME TO LIVE\n\
+         default  1      30s       1d after expiry\n\
+         jobs     1      30s       none\n"
+    );
+    assert_eq!(document(&run("tables --json"))["tables"][1]["time_to_live_ms"], "none");
+    assert_code(&run("unlock b --signee one"), 0);
     let kept = run("table delete jobs");
     assert_code(&kept, 2);
     assert!(stderr(&kept).contains("--yes"));
     assert_code(&run("table delete jobs --yes"), 0);
     assert_code(&run("check a --table jobs"), 1);
+}
+
+#[test]
+fn a_list_shows_only_what_is_held_or_only_what_is_expired() {
+    let server = Server::start();
+    for (name, duration) in [("a", "1ms"), ("b", "10m"), ("c", "1ms"), ("d", "10m")] {
+        let line = format!("lock {name} --signee one --duration {duration}");
+        assert_code(&output(server.keyward(&line)), 0);
+    }
+    let names = |line: &str| {
+        let page = document(&output(server.keyward(line)));
+        let locks = page["locks"].as_array().unwrap().clone();
+        let names = locks.iter().map(|lock| lock["signature"].as_str().unwrap().to_owned());
+        (names.collect::<Vec<_>>().join(" "), page["next"].as_str().map(str::to_owned))
+    };
+    assert_eq!(names("list --held --json"), ("b d".to_owned(), None));
+    assert_eq!(names("list --expired --json"), ("a c".to_owned(), None));
+    assert_eq!(names("list --expired --limit 1 --json"), ("a".to_owned(), Some("a".to_owned())));
+    assert_eq!(names("list --held --limit 1 --all --json"), ("b d".to_owned(), None));
+    assert_code(&output(server.keyward("list --held --expired")), 2);
+    let none = output(server.keyward("list --expired b"));
+    assert!(stdout(&none).contains("no expired locks"), "{}", stdout(&none));
 }
 
 #[test]
@@ -311,7 +343,8 @@ fn a_table_that_is_not_there_is_not_deleted() {
     let missing = run("table delete nosuch --yes");
     assert_code(&missing, 1);
     assert!(stderr(&missing).contains("there is no table nosuch"), "{}", stderr(&missing));
-    assert_eq!(document(&run("table delete nosuch --yes --json"))["code"], "not_found");
+    let told = document(&run("table delete nosuch --yes --json"));
+    assert_eq!(told, json!({ "status": "no_table" }));
     assert_code(&run("lock a --signee one --table there"), 0);
     assert_code(&run("table delete there --yes"), 0);
 }
