@@ -22,22 +22,18 @@ fn example_proposal() -> Proposal {
     audited.cause = Some("why".into());
     let table =
         TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
-    let kept =
-        TableCommand { table: "k".into(), duration_ms: None, time_to_live: Some(Keep::ForEver) };
     let operations = [
         Operation::from(release("ann")),
         Operation::Advance,
         Operation::from(table),
         Operation::DeleteTable { table: "t".into() },
-        Operation::from(kept),
-        Operation::from(LockCommand { time_to_live: None, ..by("bob") }),
         Operation::RaiseFeatureLevel(1),
     ];
     let commands = std::iter::once(audited).chain(operations.map(Command::from)).collect();
     Proposal { stamp: Stamp { term: 3, time: ClusterTime(1_000_000) }, commands }
 }
 
-/// A state with something of every kind in it: four tables, lanes, an expired grant.
+/// A state with something of every kind in it: three tables, lanes, an expired grant.
 fn example_state() -> State {
     let mut machine = Machine::default();
     machine.lock(LockCommand { duration_ms: Some(1), instance: Some("i".into()), ..by("ann") });
@@ -46,16 +42,11 @@ fn example_state() -> State {
         LockCommand { table: "other".into(), time_to_live: Some(Keep::Ms(9000)), ..by("bob") };
     machine.decide(with_id(other, 1, 1));
     machine.decide(with_id(release("ann"), 2, 1));
-    machine.decide(with_id(LockCommand { force: true, ..by("cy") }, 3, 1));
+    let cy = LockCommand { force: true, time_to_live: None, ..by("cy") };
+    machine.decide(with_id(cy, 3, 1));
     let table =
         TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
     machine.decide(with_id(table, 4, 1));
-    machine.decide(with_id(Operation::DeleteTable { table: "none".into() }, 5, 1));
-    machine.outcome(TableCommand {
-        table: "kept".into(),
-        duration_ms: None,
-        time_to_live: Some(Keep::ForEver),
-    });
     machine.state
 }
 
@@ -78,6 +69,40 @@ fn version_1_of_a_state_is_frozen() {
     let bytes = example_state().encode();
     assert_eq!(hex(&bytes), include_str!("state-1.hex").trim());
     assert_eq!(State::decode(&bytes), Ok(example_state()));
+}
+
+#[test]
+fn version_1_of_a_time_to_live_for_ever_is_frozen() {
+    let kept =
+        || TableCommand { table: "k".into(), duration_ms: None, time_to_live: Some(Keep::ForEver) };
+    let commands = vec![Operation::from(kept()).into(), Operation::from(by("bob")).into()];
+    let proposal = Proposal { stamp: Stamp { term: 3, time: ClusterTime(1) }, commands };
+    let golden = [
+        "010301",       // version, term, time
+        "02",           // two commands
+        "05000404016b", // configure k: for ever
+        "13000148",     // lock: a duration, for ever
+        "0764656661756c74",
+        "0173",
+        "03626f62",
+        "e807",
+    ];
+    let bytes = proposal.encode();
+    assert_eq!(hex(&bytes), golden.concat());
+    assert_eq!(Proposal::decode(&bytes), Ok(proposal));
+    // A length and for ever at once is neither.
+    let both = hex(&bytes).replace("05000404016b", "06000406016b07");
+    let both: Vec<u8> = (0..both.len() / 2)
+        .map(|at| u8::from_str_radix(&both[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    assert!(Proposal::decode(&both).is_err());
+
+    let mut machine = Machine::default();
+    machine.outcome(kept());
+    machine.decide(with_id(Operation::DeleteTable { table: "none".into() }, 5, 1));
+    let table = machine.state.encoded_records().last();
+    assert_eq!(table, Some((b"tk".to_vec(), vec![1, 4])));
+    assert_eq!(State::decode(&machine.state.encode()), Ok(machine.state));
 }
 
 #[test]
