@@ -288,7 +288,7 @@ async fn reads_name_what_they_read() {
         paths,
         [
             "/v1/lock?signature=a%20b%26c%2F%C3%A9&table=t%26u&stale=true",
-            "/v1/locks?prefix=p&after=p0&limit=1&table=default",
+            "/v1/locks?prefix=p&after=p0&limit=1&state=held&table=default",
             "/v1/tables?after=s&limit=2",
         ]
     );

@@ -34,8 +34,8 @@ async fn each_request_is_answered_by_itself_and_in_order() {
         ],
     )
     .await;
-    let granted =
-        json!({"status": "ok", "token": 1, "level": 0, "expires_in_ms": 30000, "live": true});
+    let granted = json!({"status": "ok", "token": 1, "level": 0, "expires_in_ms": 30000,
+            "removed_in_ms": 86_430_000, "live": true});
     assert_eq!(answers[0], json!({"lock": granted, "log_position": "1.0"}));
     assert_eq!(answers[1]["problem"]["code"], "forbidden");
     assert_eq!(answers[1]["problem"]["status"], 423);

@@ -9,7 +9,7 @@ const BODY: &[u8] = br#"{"signature":"a","signee":"b"}"#;
 const OPERATIONS: &[(&str, &str, Option<&[u8]>, bool)] = &[
     ("POST", "/v1/lock", Some(BODY), true),
     ("POST", "/v1/unlock", Some(BODY), true),
-    ("PUT", "/v1/table", Some(b"{}"), true),
+    ("PUT", "/v1/table", Some(br#"{"table":"t"}"#), true),
     ("DELETE", "/v1/table?table=t", None, true),
     ("GET", "/v1/lock?signature=a", None, false),
     ("GET", "/v1/locks", None, false),
