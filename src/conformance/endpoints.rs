@@ -145,8 +145,8 @@ mod tests {
         let (endpoint, served) = serve_memory(false).await;
         let bootstrap = EndpointBootstrap::connect([endpoint]).await.unwrap();
         assert!(bootstrap.waits());
-        let text = "lock a b duration=1s\nadvance 1s\ncheck a\n---\n\
-                    ok token=t1 expires_in=1s\na holder=b token=t1 expired\n";
+        let text = "lock a b duration=1s time_to_live=none\nadvance 1s\ncheck a\n---\n\
+                    ok token=t1 expires_in=1s removed_in=never\na holder=b token=t1 expired removed_in=never\n";
         let scripts = vec![Script { name: "test".into(), text: text.into() }];
         let options = bootstrap.options(Options { scripts, parallel: 1 });
         let report = run(bootstrap, options).await;

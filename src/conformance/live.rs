@@ -234,8 +234,8 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_cannot_be_moved_is_waited_for() {
         let locks = MemoryLocks::with_clock(Arc::new(SlowClock(SystemClock)));
-        let text = "lock a b duration=1s\nadvance 1s\ncheck a\n---\n\
-                    ok token=t1 expires_in=1s\na holder=b token=t1 expired\n";
+        let text = "lock a b duration=1s time_to_live=none\nadvance 1s\ncheck a\n---\n\
+                    ok token=t1 expires_in=1s removed_in=never\na holder=b token=t1 expired removed_in=never\n";
         let scripts = vec![Script { name: "test".into(), text: text.into() }];
         let options = Options { scripts, parallel: 1 };
         let report = run(LiveBootstrap::new(Arc::new(locks), Time::Wait), options).await;
