@@ -94,6 +94,7 @@ fn transfers(index: u64, decisions: &[Decision]) -> impl Iterator<Item = Transfe
         | Outcome::Unlock(_)
         | Outcome::Advanced
         | Outcome::Table
+        | Outcome::NoTable
         | Outcome::FeatureLevel
         | Outcome::Refused(_) => None,
     })
@@ -184,7 +185,7 @@ mod tests {
             level: None,
             force: true,
             duration_ms: None,
-            time_to_live_ms: None,
+            time_to_live: None,
             token: None,
         };
         let operation = Operation::Lock(Box::new(command));
