@@ -104,6 +104,13 @@ pub fn listener_of(address: SocketAddr) -> Option<u32> {
         .find(|pid: &u32| has_one_of(*pid, &sockets))
 }
 
+/// The name of a process: that of its program's file, cut after 15 bytes.
+#[cfg(feature = "server")]
+pub(crate) fn name_of(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 /// Whether a socket can be bound to this address: only addresses of this machine can be.
 fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || TcpListener::bind((ip, 0)).is_ok()

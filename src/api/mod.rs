@@ -40,6 +40,8 @@ use crate::types::DecidedAt;
 
 /// Where each operation is served. No user text ever appears in a path.
 pub mod routes {
+    /// `GET`: what this is and where to go on, as a page for browsers and as JSON for others.
+    pub const ROOT: &str = "/";
     /// `POST`: take, renew or take over a lock. `GET`: read one record.
     pub const LOCK: &str = "/v1/lock";
     /// `POST`: release a lock.

@@ -13,6 +13,7 @@ use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
 use crate::client::Client;
 use crate::error::Error;
+use crate::processes;
 use crate::types::CallOptions;
 
 const STATUS_HELP: &str = "\
@@ -149,9 +150,44 @@ struct NodeView {
     /// How many entries its state is behind the newest one known to be committed.
     #[serde(skip_serializing_if = "Option::is_none")]
     lag: Option<u64>,
+    /// The node's process, if it runs on this machine and belongs to the same user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
     /// What `GET /v1/cluster` says there.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<ClusterStatus>,
+}
+
+impl NodeView {
+    /// Its state in a word.
+    fn state(&self) -> &'static str {
+        match &self.status {
+            None => "unreachable",
+            Some(status) if status.not_ready.is_some() => "not ready",
+            Some(_) => "ready",
+        }
+    }
+
+    /// A line that says why it is not ready, if it is not.
+    fn complaint(&self) -> Option<String> {
+        let not_ready = self.status.as_ref().and_then(|status| status.not_ready.as_ref());
+        let reason = output::visible(self.error.as_ref().or(not_ready)?);
+        let what = if self.error.is_some() { "unreachable" } else { "not ready" };
+        let who = match (self.id, &self.address) {
+            (Some(id), _) => format!("node {id}"),
+            (None, address) => output::visible(address.as_deref().unwrap_or("a node")),
+        };
+        Some(format!("{who} is {what}: {reason}\n"))
+    }
+}
+
+/// The process that listens at this address, if it can be seen from here.
+fn process_at(address: &str) -> Option<u32> {
+    let authority = address.strip_prefix("http://")?.trim_end_matches('/');
+    let authority = authority.replace("localhost:", "127.0.0.1:");
+    let pid = processes::listener_of(authority.parse().ok()?)?;
+    // It may be a proxy, such as that of a container's port.
+    processes::name_of(pid).is_some_and(|name| name.starts_with("keyward")).then_some(pid)
 }
 
 impl View {
@@ -178,8 +214,11 @@ impl View {
         self.quorum
     }
 
-    fn describe(&self) -> String {
-        let mut table = Table::new([
+    /// A row for each node.
+    fn table(&self) -> Table {
+        // The process is found only on the node's own machine, by the same user.
+        let here = self.nodes.iter().any(|node| node.pid.is_some());
+        let mut headings = vec![
             "NODE",
             "CLIENTS",
             "ROLE",
@@ -189,26 +228,32 @@ impl View {
             "LAG",
             "VERSION",
             "STATE",
-        ]);
+        ];
+        headings.extend(here.then_some("PID"));
+        let mut table = Table::new(&headings);
         for node in &self.nodes {
             let status = node.status.as_ref();
-            let state = match (&node.error, status.and_then(|status| status.not_ready.clone())) {
-                (Some(error), _) => format!("unreachable: {error}"),
-                (None, Some(reason)) => format!("not ready: {reason}"),
-                (None, None) => "ready".to_owned(),
-            };
-            table.row(&[
+            let mut row = vec![
                 output::cell(node.id),
-                output::cell(node.address.as_deref()),
+                output::cell(node.address.as_deref().map(output::visible)),
                 output::cell(status.map(|status| role_word(status.role))),
                 output::cell(status.map(|status| status.term)),
                 output::cell(status.and_then(|status| status.applied_index)),
                 output::cell(status.and_then(|status| status.committed_index)),
                 output::cell(node.lag),
                 output::cell(status.map(|status| status.version.as_str())),
-                output::visible(&state),
-            ]);
+                node.state().to_owned(),
+            ];
+            row.extend(here.then(|| output::cell(node.pid)));
+            table.row(&row);
         }
+        table
+    }
+
+    fn describe(&self) -> String {
+        let table = self.table();
+        // Reasons have lines of their own: they would widen the table beyond a terminal.
+        let reasons: String = self.nodes.iter().filter_map(NodeView::complaint).collect();
         let leader = match self.leader {
             Some(leader) => format!("node {leader} leads in term {}", self.term),
             None => "no node leads".to_owned(),
@@ -238,7 +283,7 @@ impl View {
         } else {
             verdict
         };
-        table.render() + &verdict + "\n" + &differences.collect::<String>()
+        table.render() + &reasons + &verdict + "\n" + &differences.collect::<String>()
     }
 }
 
@@ -267,7 +312,8 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
         let applied = status.as_ref().and_then(|status| status.applied_index);
         let lag =
             committed.zip(applied).map(|(committed, applied)| committed.saturating_sub(applied));
-        NodeView { id, address, reachable: status.is_some(), error, lag, status }
+        let pid = status.is_some().then(|| process_at(address.as_deref()?)).flatten();
+        NodeView { id, address, reachable: status.is_some(), error, lag, pid, status }
     };
     let mut used = BTreeSet::new();
     let mut rows = Vec::new();
@@ -279,8 +325,9 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
             asked.iter().find(|(endpoint, _)| Some(endpoint) == member.client_address.as_ref());
         let answer = said.or(tried);
         used.extend(answer.map(|(endpoint, _)| endpoint.as_str()));
+        // Where it answered: its own word for it may lead nowhere from here.
         let address =
-            member.client_address.clone().or(answer.map(|(endpoint, _)| endpoint.clone()));
+            said.map(|(endpoint, _)| endpoint.clone()).or_else(|| member.client_address.clone());
         rows.push(view(Some(member.id), address, answer));
     }
     let known: BTreeSet<u64> = members.iter().map(|member| member.id).collect();

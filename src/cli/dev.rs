@@ -1,39 +1,34 @@
-//! `keyward dev`: a cluster in one process, for a laptop or a test.
+//! `keyward dev`: a cluster on this machine, for a laptop or a test.
+//!
+//! Each node is a process of its own, so that it can be killed as a node of a real cluster can:
+//! [`cluster`] starts them and starts again what was killed, [`node`] is what runs in each. They end
+//! with this process, however it ends.
 
-use std::collections::BTreeMap;
+mod cluster;
+pub(crate) mod node;
+
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cli::cluster;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
-use crate::cli::member::{self, Listeners, Plan, Running};
-use crate::cli::output::{self, Table};
+use crate::cli::output;
 use crate::cli::run::{Ending, cannot_execute};
 use crate::cli::signals::Signals;
 use crate::storage::io_may_pass;
-
-/// The first port when none is named: that of a node alone.
-const PORT_BASE: u16 = 7420;
-
-/// Between the ports of one node and the next.
-const PORT_STEP: u16 = 10;
+use cluster::Cluster;
 
 /// The highest first port that leaves two ports for each of five nodes.
 const MAX_PORT_BASE: i64 = 65_535 - 41;
 
-/// How long the nodes may take to stop together; nobody depends on their data or their leader.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
-
 const HELP: &str = "\
 Examples:
   keyward dev                              three nodes until Ctrl-C
+  kill -9 PID                              of a node, from the table that it prints: the others go on
   keyward dev -- cargo test                three nodes while the tests run
   keyward dev --data-dir ./data            keep the locks for the next time
   keyward dev -- sh -c 'keyward lock a --signee me && keyward check a'
@@ -50,11 +45,13 @@ Exit codes:
 Environment set for the command:
   KEYWARD_ENDPOINTS  the client addresses of all nodes, separated by commas";
 
-/// Run a whole cluster in this process, for a laptop or a test
+/// Run a whole cluster on this machine, for a laptop or a test
 ///
-/// Real nodes with real listeners on 127.0.0.1 and real files: only the three machines are missing.
-/// The data is in a temporary folder that is removed at the end, unless --data-dir names one. With
-/// a command, the cluster lives as long as the command and the command's exit code is returned.
+/// Real nodes with real listeners on 127.0.0.1 and real files, each a process of its own that may be
+/// killed and is started again after 5 seconds: only the three machines are missing. The nodes end with
+/// this command, however it ends. The data is in a temporary folder that is removed at the end, unless
+/// --data-dir names one. With a command, the cluster lives as long as the command and the command's
+/// exit code is returned.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct DevArgs {
@@ -84,49 +81,48 @@ fn parse_nodes(text: &str) -> Result<u16, String> {
 
 /// Runs the cluster until a signal, or until the command ends.
 pub(crate) fn run(args: &DevArgs, logging: &LogArgs) -> Outcome {
-    // Three nodes that start and stop together complain of each other; that is nobody's concern.
     log_writer::start();
-    logging::start(logging, "error")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    logging::start(logging, node::LOG_LEVEL)?;
+    // One thread, and this one: the kernel ends the nodes when the thread that started them ends.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
     let folder = Folder::open(args.data_dir.as_deref())?;
-    member::end_on_panic();
-    let outcome = runtime.block_on(dev(args, folder.path()));
+    let outcome = runtime.block_on(dev(args, logging, &folder));
     runtime.shutdown_background();
     log_writer::flush();
     folder.close();
     outcome
 }
 
-async fn dev(args: &DevArgs, folder: &Path) -> Outcome {
+async fn dev(args: &DevArgs, logging: &LogArgs, folder: &Folder) -> Outcome {
     let mut signals = Signals::to_stop()?;
-    let mut cluster = Cluster::start(args, folder).await?;
-    let ready = cluster.ready();
-    tokio::select! {
-        () = ready => {}
-        failure = cluster.broken() => {
-            cluster.stop(&mut signals).await;
-            return Err(failure);
-        }
-        _ = signals.next() => {
-            cluster.stop(&mut signals).await;
-            return Ok(exit::OK);
-        }
-    }
-    let outcome = if args.command.is_empty() {
-        output::print(&cluster.describe());
-        output::print(&cluster.invite(args.data_dir.is_some()));
-        tokio::select! {
-            failure = cluster.broken() => Err(failure),
-            _ = signals.next() => Ok(exit::OK),
-        }
-    } else {
-        run_command(&args.command, &mut cluster, &mut signals).await
-    };
-    cluster.stop(&mut signals).await;
+    let mut cluster = Cluster::start(args, logging, folder.path())?;
+    let outcome = while_it_runs(args, &mut cluster, &mut signals).await;
+    // Nobody will read what is in a temporary folder.
+    let gracefully = matches!(folder, Folder::Kept(_));
+    cluster.stop(gracefully, &mut signals).await;
     outcome
+}
+
+/// Waits for the nodes, then for a signal, or for the end of the command.
+async fn while_it_runs(args: &DevArgs, cluster: &mut Cluster, signals: &mut Signals) -> Outcome {
+    let ready = cluster.ready()?;
+    let statuses = tokio::select! {
+        statuses = ready => statuses,
+        ended = cluster.ended() => return ended,
+        _ = signals.next() => return Ok(exit::OK),
+    };
+    if !args.command.is_empty() {
+        return run_command(&args.command, cluster, signals).await;
+    }
+    output::print(&cluster.describe(&statuses));
+    output::print(&cluster.invite(&statuses, args.data_dir.is_some()));
+    tokio::select! {
+        ended = cluster.ended() => ended,
+        _ = signals.next() => Ok(exit::OK),
+    }
 }
 
 /// Runs the command against the cluster. It stays in this process group, so that Ctrl-C reaches it
@@ -152,7 +148,7 @@ async fn run_command(
                 })?;
                 return Ok(Ending::from(status).code());
             }
-            failure = cluster.broken() => return Err(failure),
+            ended = cluster.ended() => return ended,
             signal = signals.next() => {
                 if let (Some(id), Signal::TERM) = (id, signal)
                     && let Err(error) = kill_process(id, signal)
@@ -200,112 +196,4 @@ impl Folder {
             }
         }
     }
-}
-
-/// The nodes of the cluster.
-struct Cluster {
-    nodes: Vec<(Running, String, PathBuf)>,
-}
-
-impl Cluster {
-    async fn start(args: &DevArgs, folder: &Path) -> Result<Self, Failure> {
-        let listeners = bind(args)?;
-        let mut addresses = Vec::new();
-        for listener in &listeners {
-            addresses.push(listener.addresses()?);
-        }
-        let members: BTreeMap<u64, String> =
-            (1..).zip(addresses.iter().map(|(_, peers)| peers.to_string())).collect();
-        let mut nodes = Vec::new();
-        for ((id, listeners), (clients, _)) in (1..).zip(listeners).zip(addresses) {
-            let folder = folder.join(format!("node-{id}"));
-            let address = format!("http://{clients}");
-            let mut plan = Plan::new(id, &members, &folder);
-            plan.config.client_addr = Some(address.clone());
-            nodes.push((Running::start(plan, listeners).await?, address, folder));
-        }
-        Ok(Self { nodes })
-    }
-
-    fn endpoints(&self) -> String {
-        self.nodes.iter().map(|(_, address, _)| address.as_str()).collect::<Vec<_>>().join(",")
-    }
-
-    /// Resolves when every node is ready.
-    fn ready(&self) -> impl Future<Output = ()> + use<> {
-        let nodes: Vec<_> =
-            self.nodes.iter().map(|(running, _, _)| running.node().clone()).collect();
-        async move {
-            for node in nodes {
-                node.wait_ready().await;
-            }
-        }
-    }
-
-    /// Waits until a node has stopped by itself. May be cancelled.
-    async fn broken(&mut self) -> Failure {
-        let all = self.nodes.iter_mut().map(|(running, _, _)| Box::pin(running.broken()));
-        futures::future::select_all(all).await.0
-    }
-
-    /// A table of the nodes.
-    fn describe(&self) -> String {
-        let mut table = Table::new(["NODE", "CLIENTS", "ROLE", "DATA"]);
-        for (running, address, folder) in &self.nodes {
-            let status = running.node().status();
-            table.row(&[
-                status.id.to_string(),
-                address.clone(),
-                cluster::role_word(status.role).to_owned(),
-                folder.display().to_string(),
-            ]);
-        }
-        table.render()
-    }
-
-    /// What to do with it.
-    fn invite(&self, kept: bool) -> String {
-        let address = &self.nodes[0].1;
-        let data = if kept { "The data is kept." } else { "The data is removed at the end." };
-        format!(
-            "\nTry it, on any node:\n  \
-             curl {address}/v1/lock --json '{{\"signature\":\"jobs/nightly\",\"signee\":\"me\"}}'\n  \
-             keyward check jobs/nightly --endpoints {address}\n\nCtrl-C stops it. {data}\n"
-        )
-    }
-
-    /// Stops all nodes; a second signal stops them at once.
-    async fn stop(self, signals: &mut Signals) {
-        let all = self.nodes.into_iter().map(|(running, _, _)| running.stop(STOP_WITHIN));
-        tokio::select! {
-            _ = futures::future::join_all(all) => {}
-            _ = signals.next() => {}
-        }
-    }
-}
-
-/// Binds the ports of all nodes: those that were asked for, or the usual ones, or free ones.
-fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
-    let base = args.port_base.unwrap_or(PORT_BASE);
-    match bind_from(base, args.nodes) {
-        Err(_) if args.port_base.is_none() => {
-            output::say(&format!("a port from {base} on is taken; using free ones instead"));
-            bind_from(0, args.nodes)
-        }
-        bound => bound,
-    }
-}
-
-/// Binds two ports for each node, from `base` on, or any free ones if that is 0.
-fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
-    let mut listeners = Vec::new();
-    for node in 0..nodes {
-        let address = |offset: u16| {
-            let port = if base == 0 { 0 } else { base + PORT_STEP * node + offset };
-            SocketAddr::from(([127, 0, 0, 1], port))
-        };
-        let options = ["--port-base"; 2];
-        listeners.push(Listeners::bind_for(address(0), address(1), options)?);
-    }
-    Ok(listeners)
 }

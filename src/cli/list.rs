@@ -116,7 +116,7 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
         return format!("no {which} in table {}\n", output::visible(&args.read.table.table));
     }
     let mut table =
-        Table::new(["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);
+        Table::new(&["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);
     for record in &found.locks {
         for holder in &record.holders {
             let expires = if holder.expired {

@@ -24,6 +24,18 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: Option<LogFormat>,
 }
 
+impl LogArgs {
+    /// The same as arguments, for a process that this one starts.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let log = self.log.iter().map(|filter| format!("--log={filter}"));
+        let format = self.log_format.map(|format| match format {
+            LogFormat::Text => "--log-format=text".to_owned(),
+            LogFormat::Json => "--log-format=json".to_owned(),
+        });
+        log.chain(format).collect()
+    }
+}
+
 /// How an event is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,4 +1,5 @@
-//! One running node: its listeners, its consensus and its end. `serve` runs one, `dev` several.
+//! One running node: its listeners, its consensus and its end. `serve` runs one, and
+//! so does each process of `dev`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -23,6 +23,7 @@ mod list;
 mod lock;
 mod log_writer;
 mod logging;
+mod man;
 mod member;
 mod output;
 mod run;
@@ -88,10 +89,13 @@ enum Command {
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
     Completion(completion::CompletionArgs),
+    Man(man::ManArgs),
     #[command(name = run::starter::COMMAND, hide = true)]
     Start(run::starter::StarterArgs),
     #[command(name = run::watchdog::COMMAND, hide = true)]
     Watchdog,
+    #[command(name = dev::node::COMMAND, hide = true)]
+    DevNode(dev::node::NodeArgs),
     #[command(name = bench::limit::COMMAND, hide = true)]
     BenchLimit,
 }
@@ -128,8 +132,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args, &logging),
         Command::Completion(args) => Ok(completion::run(&args)),
+        Command::Man(args) => man::run(&args),
         Command::Start(args) => run::starter::run(&args),
         Command::Watchdog => Ok(run::watchdog::run()),
+        Command::DevNode(args) => dev::node::run(&args, &logging),
         Command::BenchLimit => bench::limit::run(),
     }
 }

@@ -111,13 +111,13 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table with these headings.
-    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_owned).to_vec()] }
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
     }
 
     /// Adds a row, as many cells as there are headings.
-    pub(crate) fn row<const N: usize>(&mut self, cells: &[String; N]) {
-        assert_eq!(N, self.rows[0].len(), "a row has a cell for each heading");
+    pub(crate) fn row(&mut self, cells: &[String]) {
+        assert_eq!(cells.len(), self.rows[0].len(), "a row has a cell for each heading");
         self.rows.push(cells.to_vec());
     }
 
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new(["NAME", "N"]);
+        let mut table = Table::new(&["NAME", "N"]);
         table.row(&["a long name".to_owned(), "1".to_owned()]);
         table.row(&["b".to_owned(), String::new()]);
         assert_eq!(table.render(), "NAME         N\na long name  1\nb\n");

@@ -96,7 +96,7 @@ async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended>
     } else if tables.is_empty() {
         output::print("no tables: the first lock makes one\n");
     } else {
-        let mut rows = Table::new(["TABLE", "LOCKS", "DURATION", "TIME TO LIVE"]);
+        let mut rows = Table::new(&["TABLE", "LOCKS", "DURATION", "TIME TO LIVE"]);
         for info in tables {
             let defaults = info.defaults;
             rows.row(&[

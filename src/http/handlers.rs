@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use super::answer::{Refusal, json};
 use super::batch::batch;
 use super::request::{self, Arriving, Asked, Call};
-use super::{Context, observe, openapi};
+use super::{Context, observe, openapi, welcome};
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DeleteAnswer, DoneAnswer,
     ListAnswer, ListQuery, LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer,
@@ -34,6 +34,7 @@ pub(crate) type Answer = Result<Response, Refusal>;
 /// Every path, with the layers that see every request.
 pub(crate) fn router<S: LockService>(context: Arc<Context<S>>) -> Router {
     let mut router = Router::new()
+        .route(routes::ROOT, get(welcome::welcome::<S>))
         .route(routes::LOCK, post(lock::<S, Body>).get(check::<S, Body>))
         .route(routes::UNLOCK, post(unlock::<S, Body>))
         .route(routes::BATCH, post(batch::<S>))

@@ -33,7 +33,8 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const METADATA: Metadata<'static> = Metadata::new("keyward", Level::INFO, None);
 
 /// The labels are few and ours: what a client sends never becomes one.
-const ROUTES: [&str; 13] = [
+const ROUTES: [&str; 14] = [
+    routes::ROOT,
     routes::LOCK,
     routes::UNLOCK,
     routes::BATCH,

@@ -22,6 +22,7 @@ mod places;
 mod request;
 pub mod server;
 mod stall;
+mod welcome;
 mod written;
 
 #[cfg(test)]

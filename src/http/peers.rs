@@ -13,12 +13,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{any, post};
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt};
 use http_body_util::{BodyExt, Limited};
 use tokio::net::TcpListener;
 
+use crate::api::Code;
 use crate::forward::{Forwarding, answer_forwarded};
 use crate::http::server::{Limits, serve_connections};
 use crate::node::Node;
@@ -68,8 +69,24 @@ pub(crate) fn router(node: Node) -> Router {
         .route(paths::APPEND_STREAM, post(append_stream))
         .route(paths::SNAPSHOT, post(snapshot))
         .route(paths::FORWARD, post(forward))
+        // Newer members may ask for what this version does not have: they see who answers, too.
+        .route("/peer/{*path}", any(stranger))
         .layer(axum::middleware::map_response_with_state(node.clone(), sign))
+        .fallback(stranger)
+        .method_not_allowed_fallback(stranger)
         .with_state(node)
+}
+
+/// Tells a client, such as a browser, that this is not its port. It learns no more than
+/// `GET /v1/cluster` tells at the other one, and changes nothing.
+async fn stranger(State(node): State<Node>) -> Response {
+    let member = node.member();
+    let clients = match member.peers.client_addr(member.id) {
+        Some(address) => format!("clients are answered at {address}"),
+        None => "clients are answered at another port, 7420 unless configured".to_owned(),
+    };
+    let detail = format!("this port is for the other nodes of the cluster; {clients}");
+    super::answer::Refusal::new(Code::NoSuchPath, detail).into_response()
 }
 
 /// What goes wrong on the way to an answer.

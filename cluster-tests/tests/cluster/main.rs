@@ -13,6 +13,7 @@ mod identity;
 mod kills;
 mod limits;
 mod partitions;
+mod readme;
 mod restarts;
 mod tables;
 mod tour;

@@ -120,8 +120,8 @@ impl Cluster {
             .advise(format!("These nodes are known: {}.", known.join(", "))))
     }
 
-    /// The nodes that run on this machine. Those of one process, as of `keyward dev`, are one: what
-    /// it uses must not count once for each.
+    /// The nodes that run on this machine. Those of one process are one: what it
+    /// uses must not count once for each.
     pub(super) fn processes(&self) -> Vec<NodeProcess> {
         let mut found: Vec<NodeProcess> = Vec::new();
         for (id, address) in &self.members {

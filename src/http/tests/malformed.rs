@@ -242,8 +242,16 @@ async fn headers_of_the_api_are_checked() {
 #[tokio::test]
 async fn wrong_paths_and_methods_are_problems_too() {
     let (server, _) = Server::memory().await;
-    for path in ["/", "/v1", "/v1/lock/", "/v1/lock/a", "/v2/lock", "/v1/cluster", "/debug/advance"]
-    {
+    for path in [
+        "//",
+        "/index.html",
+        "/v1",
+        "/v1/lock/",
+        "/v1/lock/a",
+        "/v2/lock",
+        "/v1/cluster",
+        "/debug/advance",
+    ] {
         server.get(path).await.assert_problem(404, "no_such_path", "/openapi.json");
     }
     let cases = [
@@ -252,6 +260,7 @@ async fn wrong_paths_and_methods_are_problems_too() {
         ("POST", "/v1/table", "DELETE,PUT"),
         ("OPTIONS", "/v1/lock", "GET,HEAD,POST"),
         ("DELETE", "/healthz", "GET,HEAD"),
+        ("POST", "/", "GET,HEAD"),
     ];
     for (method, path, allowed) in cases {
         let told = server.ask(Ask { method, path, ..Ask::default() }).await;

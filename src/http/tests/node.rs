@@ -70,6 +70,51 @@ async fn health_readiness_and_the_cluster_are_told() {
     assert_eq!((told.status, *moved.lock().unwrap()), (200, Duration::from_millis(1500)));
 }
 
+#[tokio::test]
+async fn a_browser_sees_a_page_at_the_root_and_others_a_document() {
+    let hostile = "http://a\"><script>alert('x')</script>&";
+    let told = ClusterStatus {
+        leader: Some(2),
+        leader_address: Some(hostile.into()),
+        cluster_id: Some("<b>c1</b>".into()),
+        ..status()
+    };
+    let extras = Extras {
+        status: Some(Arc::new(move || told.clone())),
+        ready: Some(Arc::new(|| Err("waits for <i>".to_owned()))),
+        ..Extras::default()
+    };
+    let server = Server::start(MemoryLocks::new(), extras).await;
+    let browser = &[("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    let page = server.ask(Ask { path: "/", headers: browser, ..Ask::default() }).await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    let text = String::from_utf8(page.body.clone()).unwrap();
+    for path in ["/readyz", "/healthz", "/metrics", "/v1/cluster", "/openapi.json"] {
+        assert!(text.contains(&format!("<a href=\"{path}\">")), "{path}: {text}");
+    }
+    assert!(text.contains("Keyward node 1") && text.contains("&lt;b&gt;c1&lt;/b&gt;"), "{text}");
+    assert!(
+        text.contains("node 2 at http://a&quot;&gt;&lt;script&gt;alert(&#39;x&#39;)"),
+        "{text}"
+    );
+    for tag in ["<script", "<b>", "<i>", "<link", "<img", " src="] {
+        assert!(!text.contains(tag), "{tag}: {text}");
+    }
+    for headers in [&[][..], &[("accept", "*/*")], &[("accept", "application/json")]] {
+        let told = server.ask(Ask { path: "/", headers, ..Ask::default() }).await;
+        assert_eq!((told.status, told.header("content-type")), (200, "application/json"));
+        let document = told.json();
+        assert_eq!(document["service"], "keyward", "{document}");
+        assert_eq!((&document["node"], &document["ready"]), (&json!(1), &json!(false)));
+        assert_eq!(document["reason"], "waits for <i>", "{document}");
+    }
+    let (plain, _) = Server::memory().await;
+    let page = plain.ask(Ask { path: "/", headers: browser, ..Ask::default() }).await;
+    let text = String::from_utf8(page.body).unwrap();
+    assert!(!text.contains("/v1/cluster"), "a path that this listener does not have: {text}");
+}
+
 /// A listener of a node of this cluster.
 async fn of_cluster(id: &'static str) -> Server {
     let cluster = Some(Arc::new(move || Some(id.to_owned())) as _);

@@ -235,6 +235,43 @@ fn completion_is_for_this_program() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man/man1");
+    let run = output(keyward(&format!("man {}", pages.display())));
+    assert_code(&run, 0);
+    let help = output(keyward("--help"));
+    let mut commands: Vec<&str> = stdout(&help)
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        // What goes on over several lines is indented further.
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() > 12, "{commands:?}");
+    commands.extend(["cluster-status", "table-configure", "table-delete"]);
+    let names = commands.iter().map(|command| format!("keyward-{command}"));
+    for name in names.chain(["keyward".to_owned()]) {
+        let path = pages.join(format!("{name}.1"));
+        assert!(stdout(&run).contains(&format!("{}\n", path.display())), "{name}");
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(page.contains(&format!(".TH {name} 1")), "{name}: {page}");
+        assert!(page.contains(".SH SYNOPSIS"), "{name}: {page}");
+    }
+    let page = std::fs::read_to_string(pages.join("keyward-run.1")).unwrap();
+    for section in ["EXAMPLES", "EXIT CODES", "SIGNALS"] {
+        assert!(page.contains(&format!(".SH {section}\n.nf\n")), "{section}: {page}");
+    }
+    let written = pages.read_dir().unwrap().count();
+    assert_eq!(written, commands.len() + 1, "none of a hidden command, nor of `help`");
+    let refused = output(keyward("man /dev/null/man"));
+    assert_code(&refused, 2);
+}
+
+#[test]
 fn a_new_lock_is_refused_to_its_own_owner() {
     let server = Server::start();
     let run = |line: &str| output(server.keyward(line));

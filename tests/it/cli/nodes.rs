@@ -44,7 +44,7 @@ fn dev_shows_its_nodes_and_stops_on_a_signal() {
     let mut dev = Running::start(with_temp("dev", &temp));
     assert_eq!(
         dev.line().split_whitespace().collect::<Vec<_>>(),
-        ["NODE", "CLIENTS", "ROLE", "DATA"]
+        ["NODE", "CLIENTS", "ROLE", "PID", "DATA"]
     );
     let rows: Vec<String> = (0..3).map(|_| dev.line()).collect();
     assert_eq!(rows.iter().filter(|row| row.contains("leader")).count(), 1, "{rows:?}");
@@ -52,6 +52,112 @@ fn dev_shows_its_nodes_and_stops_on_a_signal() {
     let (code, err) = dev.end();
     assert_eq!(code, Some(0), "{err}");
     assert!(is_empty(&temp), "the data is removed");
+}
+
+/// A cluster of `keyward dev` with what its table says.
+struct Dev {
+    running: Running,
+    /// Client address, role and process of each node.
+    nodes: Vec<[String; 3]>,
+}
+
+impl Dev {
+    fn start(command: Command) -> Self {
+        let mut running = Running::start(command);
+        running.line();
+        let row = |line: String| {
+            let cells: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            [1, 2, 3].map(|column| cells[column].clone())
+        };
+        let nodes = (0..3).map(|_| row(running.line())).collect();
+        Self { running, nodes }
+    }
+
+    fn ask(&self, line: &str) -> std::process::Output {
+        let mut command = keyward(line);
+        let endpoints: Vec<&str> = self.nodes.iter().map(|node| node[0].as_str()).collect();
+        command.env("KEYWARD_ENDPOINTS", endpoints.join(","));
+        output(command)
+    }
+}
+
+fn kill(pid: &str) {
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+#[test]
+fn the_leader_of_dev_may_be_killed_and_comes_back_and_the_lock_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let dev = Dev::start(with_temp("dev", &temp));
+    assert_code(&dev.ask("lock a --signee me --duration 10m"), 0);
+    let [_, _, leader] = dev.nodes.iter().find(|[_, role, _]| role == "leader").unwrap();
+    let status = dev.ask("cluster status");
+    let shown = stdout(&status).lines().find(|line| line.contains(" leader ")).unwrap();
+    assert!(shown.ends_with(&format!(" {leader}")), "the process is shown: {shown}");
+    kill(leader);
+    let checked = dev.ask("check a");
+    assert_code(&checked, 0);
+    assert!(stdout(&checked).starts_with("a is held by me"), "{}", stdout(&checked));
+    let status = dev.ask("cluster status");
+    assert_code(&status, 0);
+    let text = stdout(&status);
+    assert!(text.contains("2 of 3 voters answer"), "{text}");
+    assert!(text.contains(" is unreachable: connection refused\n"), "{text}");
+    eventually("the node is back", || {
+        let text = dev.ask("cluster status").stdout;
+        let text = String::from_utf8(text).unwrap();
+        (text.matches(" ready ").count() == 3 && !text.contains(leader)).then_some(())
+    });
+    assert_code(&dev.ask("check a"), 0);
+    dev.running.signal(Signal::TERM);
+    let (code, err) = dev.running.end();
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains(&format!("(process {leader}) was killed by signal 9")), "{err}");
+    assert!(err.contains("is started again as process "), "{err}");
+    assert!(is_empty(&temp), "the data is removed");
+}
+
+#[test]
+fn the_nodes_of_dev_end_with_it_even_when_it_is_killed() {
+    for signal in [Signal::KILL, Signal::INT] {
+        let temp = tempfile::tempdir().unwrap();
+        let dev = Dev::start(with_temp("dev", &temp));
+        let pids: Vec<String> = dev.nodes.iter().map(|[_, _, pid]| pid.clone()).collect();
+        assert!(pids.iter().all(|pid| super::runs(pid)));
+        dev.running.signal(signal);
+        dev.running.end();
+        eventually("no node is left", || (!pids.iter().any(|pid| super::runs(pid))).then_some(()));
+    }
+}
+
+#[test]
+fn a_client_at_the_port_for_nodes_is_told_where_to_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let peers = free_port();
+    let line = format!(
+        "serve --id 1 --members 1=127.0.0.1:{peers} --data-dir {} --client-listen 127.0.0.1:0 \
+         --advertise-client http://locks.example:7420",
+        folder.path().display()
+    );
+    let mut node = Running::start(keyward(&line));
+    node.line();
+    assert_eq!(node.line(), "ready: term 1, leader 1");
+    let asked = output(keyward(&format!(
+        "lock a --signee me --timeout 2s --endpoints http://127.0.0.1:{peers}"
+    )));
+    assert_code(&asked, 2);
+    let wanted = "this port is for the other nodes of the cluster; clients are answered at \
+                  http://locks.example:7420";
+    assert!(stderr(&asked).contains(wanted), "{}", stderr(&asked));
+    for path in ["/", "/v1/cluster", "/peer/v1/vote", "/peer/v9/new"] {
+        let response = super::block_on(reqwest::get(format!("http://127.0.0.1:{peers}{path}")));
+        let response = response.unwrap();
+        assert_eq!(response.status(), 404, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end().0, Some(0));
 }
 
 #[test]
@@ -241,7 +347,7 @@ fn health_asks_every_endpoint_and_prints_one_document() {
     let asked = output(keyward(&script("")));
     assert_code(&asked, 3);
     let lines: Vec<&str> = stdout(&asked).lines().collect();
-    assert!(lines[0].starts_with(&format!("{dead}: no answer: ")), "{lines:?}");
+    assert_eq!(lines[0], format!("{dead}: no answer: connection refused"));
     assert_eq!(lines[1..], ["node 1: ready"]);
     let asked = output(keyward(&script("--json")));
     assert_code(&asked, 3);

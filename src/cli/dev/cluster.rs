@@ -1,0 +1,348 @@
+//! The processes of the nodes: started together, watched, and started again when they are killed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use super::{DevArgs, node};
+use crate::api::ClusterStatus;
+use crate::cli::exit::{self, Failure, Outcome};
+use crate::cli::logging::LogArgs;
+use crate::cli::member::Listeners;
+use crate::cli::output::{self, Table};
+use crate::cli::signals::Signals;
+use crate::client::Client;
+use crate::clock::Deadline;
+use crate::types::CallOptions;
+
+/// The first port when none is named: that of a node alone.
+const PORT_BASE: u16 = 7420;
+
+/// Between the ports of one node and the next.
+const PORT_STEP: u16 = 10;
+
+/// How long the nodes may take to stop together; nobody depends on their data or their leader.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a node that was killed stays away: enough to look at the cluster without it.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// How often a node is asked whether it is ready.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long a node may take to say so.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// The nodes of the cluster.
+pub(super) struct Cluster {
+    nodes: Vec<NodeProcess>,
+}
+
+/// One node, and what its process is started with.
+struct NodeProcess {
+    id: u64,
+    clients: SocketAddr,
+    peers: SocketAddr,
+    members: String,
+    folder: PathBuf,
+    logging: LogArgs,
+    state: State,
+}
+
+/// Whether the process of a node runs.
+enum State {
+    Runs(Child, Pid),
+    /// It was killed, and is started again then.
+    Away(Deadline),
+}
+
+impl Cluster {
+    /// Starts all nodes. To be called on the main thread: they end with the thread that started them.
+    ///
+    /// # Errors
+    /// A port is taken, or a process cannot be started.
+    pub(super) fn start(args: &DevArgs, logging: &LogArgs, folder: &Path) -> Result<Self, Failure> {
+        let listeners = bind(args)?;
+        let mut addresses = Vec::new();
+        for listener in &listeners {
+            addresses.push(listener.addresses()?);
+        }
+        let members: BTreeMap<u64, String> =
+            (1..).zip(addresses.iter().map(|(_, peers)| peers.to_string())).collect();
+        let members: Vec<String> =
+            members.iter().map(|(id, address)| format!("{id}={address}")).collect();
+        let mut nodes = Vec::new();
+        for ((id, listeners), (clients, peers)) in (1..).zip(listeners).zip(addresses) {
+            let mut node = NodeProcess {
+                id,
+                clients,
+                peers,
+                members: members.join(","),
+                folder: folder.join(format!("node-{id}")),
+                logging: logging.clone(),
+                state: State::Away(Deadline::after(Duration::ZERO)),
+            };
+            node.start(listeners)?;
+            nodes.push(node);
+        }
+        Ok(Self { nodes })
+    }
+
+    /// The client addresses of all nodes, separated by commas.
+    pub(super) fn endpoints(&self) -> String {
+        self.nodes.iter().map(NodeProcess::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// Resolves with what the nodes say of themselves once every one of them is ready.
+    ///
+    /// # Errors
+    /// No client can be made.
+    pub(super) fn ready(
+        &self,
+    ) -> Result<impl Future<Output = Vec<ClusterStatus>> + use<>, Failure> {
+        let endpoints: Vec<String> = self.nodes.iter().map(NodeProcess::endpoint).collect();
+        let client = Client::builder().endpoints(endpoints.clone()).build()?;
+        Ok(async move {
+            let mut statuses = Vec::new();
+            for endpoint in endpoints {
+                statuses.push(ready_at(&client, &endpoint).await);
+            }
+            statuses
+        })
+    }
+
+    /// Resolves when a node has ended by itself, with the exit code that tells why: it has said so on
+    /// standard error. Until then, nodes that are killed are started again. May be cancelled.
+    pub(super) async fn ended(&mut self) -> Outcome {
+        loop {
+            let all = self.nodes.iter_mut().map(|node| Box::pin(node.changed()));
+            let ((), index, _) = futures::future::select_all(all).await;
+            if let Some(code) = self.nodes[index].next()? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// A table of the nodes.
+    pub(super) fn describe(&self, statuses: &[ClusterStatus]) -> String {
+        let mut table = Table::new(&["NODE", "CLIENTS", "ROLE", "PID", "DATA"]);
+        let leader = leader(statuses);
+        for node in &self.nodes {
+            let role = if leader == Some(node.id) { "leader" } else { "follower" };
+            table.row(&[
+                node.id.to_string(),
+                node.endpoint(),
+                role.to_owned(),
+                output::cell(node.pid()),
+                node.folder.display().to_string(),
+            ]);
+        }
+        table.render()
+    }
+
+    /// Suggestions to the person at the terminal.
+    pub(super) fn invite(&self, statuses: &[ClusterStatus], kept: bool) -> String {
+        let address = self.nodes[0].endpoint();
+        let data = if kept { "The data is kept." } else { "The data is removed at the end." };
+        let leader = leader(statuses);
+        let leading = self.nodes.iter().find(|node| Some(node.id) == leader);
+        let lose = match leading.and_then(NodeProcess::pid) {
+            Some(pid) if self.nodes.len() > 1 => format!(
+                "\nLose the leader; the lock stays, and the node is back after {} seconds:\n  \
+                 kill -9 {pid}\n  keyward check jobs/nightly\n  keyward cluster status\n",
+                AWAY.as_secs()
+            ),
+            Some(_) | None => String::new(),
+        };
+        format!(
+            "\nTry it, on any node:\n  \
+             curl {address}/v1/lock -H 'content-type: application/json' \\\n    \
+             -d '{{\"signature\":\"jobs/nightly\",\"signee\":\"me\"}}'\n  \
+             export KEYWARD_ENDPOINTS={}\n  \
+             keyward check jobs/nightly\n{lose}\nCtrl-C stops all nodes. {data}\n",
+            self.endpoints()
+        )
+    }
+
+    /// Ends all nodes; a second signal ends them at once.
+    pub(super) async fn stop(mut self, gracefully: bool, signals: &mut Signals) {
+        if gracefully {
+            for pid in self.nodes.iter().filter_map(NodeProcess::pid) {
+                // It is a child that nobody has waited for: it exists, or has just ended.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            let all = futures::future::join_all(self.nodes.iter_mut().map(NodeProcess::stopped));
+            tokio::select! {
+                // Those that are slower are killed.
+                _ = tokio::time::timeout(STOP_WITHIN * 2, all) => {}
+                _ = signals.next() => {}
+            }
+        }
+        for node in &mut self.nodes {
+            if let State::Runs(child, _) = &mut node.state
+                && let Err(error) = child.kill().await
+            {
+                tracing::debug!(%error, "node {} has ended already", node.id);
+            }
+        }
+    }
+}
+
+/// The leader that the node in the newest term knows.
+fn leader(statuses: &[ClusterStatus]) -> Option<u64> {
+    statuses.iter().max_by_key(|status| (status.term, status.leader.is_some()))?.leader
+}
+
+async fn ready_at(client: &Client, endpoint: &str) -> ClusterStatus {
+    loop {
+        let call = CallOptions { timeout: Some(ANSWER), ..CallOptions::default() };
+        match client.cluster_at(endpoint, call).await {
+            Ok(status) if status.not_ready.is_none() && status.leader.is_some() => return status,
+            Ok(_) | Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+impl NodeProcess {
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.clients)
+    }
+
+    /// Its process, if it runs.
+    fn pid(&self) -> Option<Pid> {
+        match &self.state {
+            State::Runs(_, pid) => Some(*pid),
+            State::Away(_) => None,
+        }
+    }
+
+    /// Starts the process with listeners that are bound already. They are closed here: nobody may find a
+    /// port open whose node is dead.
+    fn start(&mut self, listeners: Listeners) -> Result<(), Failure> {
+        let id = self.id;
+        let cannot = |error: std::io::Error| {
+            Failure::new(exit::BROKEN, format!("cannot start node {id}: {error}"))
+        };
+        let clients: OwnedFd = listeners.clients.into_std().map_err(cannot)?.into();
+        let peers: OwnedFd = listeners.peers.into_std().map_err(cannot)?.into();
+        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+        command
+            .arg(node::COMMAND)
+            .args(["--id", &id.to_string(), "--members", &self.members])
+            .args(["--address", &self.endpoint(), "--parent", &std::process::id().to_string()])
+            .arg("--data-dir")
+            .arg(&self.folder)
+            .args(self.logging.arguments())
+            .stdin(Stdio::from(clients))
+            .stdout(Stdio::from(peers))
+            // Ctrl-C is for this process and its command, which may need the cluster a moment longer.
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(cannot)?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        self.state = State::Runs(child, pid.expect("a child that was just started has an id"));
+        Ok(())
+    }
+
+    /// Resolves when its process has ended, or is to be started again. May be cancelled.
+    async fn changed(&mut self) {
+        match &mut self.state {
+            // Its status is read again, without a wait.
+            State::Runs(child, _) => drop(child.wait().await),
+            State::Away(until) => tokio::time::sleep(until.remaining()).await,
+        }
+    }
+
+    /// Resolves when its process has ended, if it runs.
+    async fn stopped(&mut self) {
+        if matches!(self.state, State::Runs(..)) {
+            self.changed().await;
+        }
+    }
+
+    /// Goes on after a change: a process that was killed is away for a while, one that is due is
+    /// started. An exit code if it ended for a reason of its own.
+    fn next(&mut self) -> Result<Option<u8>, Failure> {
+        match &mut self.state {
+            State::Runs(child, pid) => {
+                let pid = *pid;
+                let status = child.try_wait().map_err(|error| {
+                    Failure::new(exit::BROKEN, format!("cannot wait for node {}: {error}", self.id))
+                })?;
+                let Some(status) = status else { return Ok(None) };
+                Ok(self.after_end(pid, status))
+            }
+            State::Away(_) => {
+                self.start_again();
+                Ok(None)
+            }
+        }
+    }
+
+    fn after_end(&mut self, pid: Pid, status: ExitStatus) -> Option<u8> {
+        let how = match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("was killed by signal {signal}"),
+            (None, Some(0)) => "was stopped".to_owned(),
+            (None, code) => {
+                let code = code.and_then(|code| u8::try_from(code).ok());
+                return Some(code.unwrap_or(exit::BROKEN));
+            }
+        };
+        output::say(&format!(
+            "node {} (process {pid}) {how}; it is started again after {} seconds",
+            self.id,
+            AWAY.as_secs()
+        ));
+        self.state = State::Away(Deadline::after(AWAY));
+        None
+    }
+
+    /// Binds its ports again and starts it. What hinders that may pass.
+    fn start_again(&mut self) {
+        let started = Listeners::bind_for(self.clients, self.peers, ["--port-base"; 2])
+            .and_then(|listeners| self.start(listeners));
+        match started {
+            Ok(()) => {
+                let pid = output::cell(self.pid());
+                output::say(&format!("node {} is started again as process {pid}", self.id));
+            }
+            Err(failure) => {
+                output::say(&format!("node {} is not started yet: {failure}", self.id));
+                self.state = State::Away(Deadline::after(AWAY));
+            }
+        }
+    }
+}
+
+/// Binds the ports of all nodes: those that were asked for, or the usual ones, or free ones.
+fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
+    let base = args.port_base.unwrap_or(PORT_BASE);
+    match bind_from(base, args.nodes) {
+        Err(_) if args.port_base.is_none() => {
+            output::say(&format!("a port from {base} on is taken; using free ones instead"));
+            bind_from(0, args.nodes)
+        }
+        bound => bound,
+    }
+}
+
+/// Binds two ports for each node, from `base` on, or any free ones if that is 0.
+fn bind_from(base: u16, nodes: u16) -> Result<Vec<Listeners>, Failure> {
+    let mut listeners = Vec::new();
+    for node in 0..nodes {
+        let address = |offset: u16| {
+            let port = if base == 0 { 0 } else { base + PORT_STEP * node + offset };
+            SocketAddr::from(([127, 0, 0, 1], port))
+        };
+        let options = ["--port-base"; 2];
+        listeners.push(Listeners::bind_for(address(0), address(1), options)?);
+    }
+    Ok(listeners)
+}
