@@ -47,10 +47,11 @@ impl Carriage {
 }
 
 /// The names that the layers of the HTTP client print; their causes say more.
-const LAYERS: [&str; 5] = [
+const LAYERS: [&str; 6] = [
     "client error (",
     "tcp connect error",
     "dns error",
+    "error resolving DNS",
     "connection error",
     "error sending request",
 ];

@@ -191,7 +191,9 @@ mod tests {
             let (value, outcome) = match end {
                 End::Smallest => (limit.smallest, Outcome::Ok(Answer::Released)),
                 End::Largest => (limit.largest, Outcome::Ok(Answer::Released)),
-                _ => (limit.largest + 1, Outcome::Refused(Refusal::BadRequest)),
+                End::Beyond | End::Odd => {
+                    (limit.largest + 1, Outcome::Refused(Refusal::BadRequest))
+                }
             };
             reach.note(&[(limit, value)], &outcome);
             left -= 1;
