@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, from the lowest to the highest. A module imports only from those before it
 /// in this list.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "types",
     "error",
     "planted",
@@ -16,6 +16,7 @@ const ORDER: [&str; 27] = [
     "task",
     "budget",
     "processes",
+    "flood",
     "carriage",
     "resolve",
     "service",
