@@ -1,11 +1,11 @@
-//! Which records changed since the checkpoint last asked.
+//! Tracking of the records that changed since the checkpoint last took the changes.
 //!
-//! Only keys are remembered, so a lock renewed a hundred times between two takes is written once,
-//! with the value it has when the changes are taken, and one that was taken and released in between
-//! is not written at all. So there are never more of them than records now and at the last take.
-//! Of a deleted table its records are remembered as they were, as one value that is shared with
-//! whoever else has it: which of them must be removed is found where the changes are written out.
-//! Nothing is remembered unless somebody wants it.
+//! Only keys are tracked. A lock renewed a hundred times between two takes is written once, with
+//! the value it has when the changes are taken; a lock acquired and released in between is not
+//! written at all. So there are never more keys than records now and at the last take together. The
+//! records of a deleted table are kept as they were, as one value that shares its structure with
+//! other copies: the records to remove are computed where the changes are written out. Nothing is
+//! tracked unless tracking is switched on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::lock::record::Key;
 use crate::lock::table::Records;
 use crate::types::Token;
 
-/// What the checkpoint must write to get from one applied index to a later one.
+/// The writes that bring the checkpoint from one applied index to a later one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
     /// Everything that is not a record: the cluster clock, the next token, counters.
@@ -26,7 +26,7 @@ pub struct Changes {
     pub records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
-/// What changed, not yet written out: taking it costs next to nothing, however much it is.
+/// Changes that are not encoded yet. Taking them costs next to nothing, however many they are.
 #[derive(Debug)]
 pub struct Changed {
     state: State,
@@ -38,7 +38,7 @@ impl Changed {
         Self { state, touched }
     }
 
-    /// How many records changed, at most.
+    /// The number of records that changed, at most.
     pub fn len(&self) -> usize {
         let deleted: usize = self.touched.deleted.iter().map(Records::len).sum();
         self.touched.keys.len() + deleted
@@ -65,8 +65,8 @@ impl Changed {
             let was_never_told = value.is_none() && *origin == Origin::New;
             (!was_never_told).then(|| (key.encode(), value))
         });
-        // Tokens are never given twice, so what was deleted has not come back since. Whether it is
-        // told is settled above, if it had come or changed before.
+        // Tokens are never given twice, so a deleted record has not come back since. If it was
+        // created or changed since the last take, its key is among the changed keys above.
         let deleted = deleted.into_iter().flatten().flat_map(|(key, record)| {
             let tokens: Vec<Token> = record.grants.iter().map(|grant| grant.token).collect();
             tokens.into_iter().map(move |token| RecordKey::Grant(key.clone(), token))
@@ -83,16 +83,16 @@ impl From<Changed> for Changes {
     }
 }
 
-/// Whether the last take knew a record.
+/// Whether a record was known at the last take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
-    /// It has come since: when it goes, there is nothing to tell.
+    /// Created since: if it is removed again, there is nothing to write.
     New,
-    /// It was there, or may have been.
+    /// Known, or possibly known, at the last take.
     Old,
 }
 
-/// What one record of the checkpoint is about. The order is that of the encoded keys.
+/// The identity of one record of the checkpoint. The order is that of the encoded keys.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum RecordKey {
     /// One grant of one lock.
@@ -103,16 +103,16 @@ pub(super) enum RecordKey {
     Table(Arc<str>),
 }
 
-/// What changed since the last take.
+/// The keys that changed since the last take.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     keys: BTreeMap<RecordKey, Origin>,
-    /// The records of deleted tables. Those that came since the last take, or changed, are among
-    /// the keys, too.
+    /// The records of deleted tables. Those that were created or changed since the last take are
+    /// among the keys, too.
     deleted: Vec<Records>,
 }
 
-/// Remembers what changed, if it is asked to, and counts how grants ended.
+/// Tracks the changed records, if switched on, and counts how grants ended.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     touched: Option<Touched>,
@@ -124,23 +124,23 @@ impl Tracker {
         self.touched = on.then(Touched::default);
     }
 
-    /// A record has come into being. Takes a closure, as the others do, because most states do not
-    /// track and building a key costs something.
+    /// Notes that a record was created. Takes a closure, as the others do, because most states do
+    /// not track and building a key costs something.
     pub(super) fn come(&mut self, key: impl FnOnce() -> RecordKey) {
         if let Some(Touched { keys, .. }) = &mut self.touched {
-            // What went earlier since the last take may have been there then.
+            // A record with this key that was removed since the last take may have been known then.
             keys.entry(key()).or_insert(Origin::New);
         }
     }
 
-    /// A record may have another value.
+    /// Notes that a record may have another value.
     pub(super) fn note(&mut self, key: impl FnOnce() -> RecordKey) {
         if let Some(Touched { keys, .. }) = &mut self.touched {
             keys.entry(key()).or_insert(Origin::Old);
         }
     }
 
-    /// A record is gone.
+    /// Notes that a record was removed.
     pub(super) fn gone(&mut self, key: impl FnOnce() -> RecordKey) {
         if let Some(Touched { keys, .. }) = &mut self.touched {
             let key = key();
@@ -152,7 +152,7 @@ impl Tracker {
         }
     }
 
-    /// A table's records are gone all together.
+    /// Notes that all records of a table were removed.
     pub(super) fn deleted(&mut self, records: &Records) {
         if let Some(touched) = &mut self.touched
             && !records.is_empty()
@@ -166,15 +166,15 @@ impl Tracker {
     }
 }
 
-/// A clone of a state is a snapshot to read from; what the original has yet to hand over is not
-/// its business.
+/// A clone of a state is a snapshot to read from; it does not inherit changes that the original has
+/// yet to hand over.
 impl Clone for Tracker {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// What is remembered for the checkpoint is no part of what a state *is*.
+/// Tracked changes are not part of a state's value.
 impl PartialEq for Tracker {
     fn eq(&self, _other: &Self) -> bool {
         true

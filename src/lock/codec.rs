@@ -1,28 +1,28 @@
-//! The few shapes all encodings of the lock machine are made of.
+//! The few shapes that all encodings of the lock machine are made of.
 //!
-//! Integers are LEB128 varints in their shortest form, signed ones zigzag, texts and parts are
-//! length-prefixed. One value has one encoding, so equal states give equal bytes. Reading is total:
-//! hostile bytes give a [`DecodeError`], never a panic, and nothing is allocated that the bytes at
-//! hand do not pay for. Names are read as they are: whatever was once accepted stays readable, also
-//! when the limits of `validate.rs` change.
+//! Integers are LEB128 varints in their shortest form, signed ones zigzag; texts and parts are
+//! length-prefixed. One value has one encoding, so equal states give equal bytes. Decoding is
+//! total: hostile bytes give a [`DecodeError`], never a panic, and allocations are bounded by the
+//! bytes at hand. Names are not validated: a name that was once accepted stays readable, also when
+//! the limits of `validate.rs` change.
 
-/// Bytes that are not what they should be. Data of ours that does not decode is never skipped: the
-/// node stops and says so.
+/// An error of decoding. Data of ours that does not decode is never skipped: the node stops and
+/// reports it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end too early.
     #[error("the data ends in the middle of {0}")]
     Truncated(&'static str),
-    /// The bytes mean nothing.
+    /// The bytes have no meaning.
     #[error("invalid {0}")]
     Invalid(&'static str),
-    /// The bytes go on after the end.
+    /// Bytes are left over after the end.
     #[error("there is more data after {0}")]
     Trailing(&'static str),
     /// The bytes were written by a newer program.
     #[error("{what} has version {found}; this program reads up to version {known}")]
     TooNew {
-        /// What has the version.
+        /// The name of the data with this version.
         what: &'static str,
         /// Its version.
         found: u64,
@@ -56,17 +56,17 @@ pub(super) fn put_str(out: &mut Vec<u8>, text: &str) {
     put_bytes(out, text.as_bytes());
 }
 
-/// One bit per part that may be left out or is true, the first part lowest.
+/// Packs one bit per part that is present or true, the first part lowest.
 pub(super) fn flags<const N: usize>(parts: [bool; N]) -> u8 {
     const { assert!(N <= 8, "flags fit a byte") };
     parts.iter().rev().fold(0, |bits, part| bits << 1 | u8::from(*part))
 }
 
-/// Reads what the functions above wrote.
+/// Reads the encodings that the functions above write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
-    /// What is being read, for the error.
+    /// The name of the data being read, for the error.
     what: &'static str,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, what }
     }
 
-    /// Everything that is left.
+    /// The bytes that are not read yet.
     pub(super) fn rest(self) -> &'a [u8] {
         self.rest
     }
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit; a last byte of zero would be a second spelling.
+            // The tenth byte has room for one bit; a last byte of zero would be a second encoding.
             if (shift == 63 && bits > 1) || (shift > 0 && byte == 0) {
                 return Err(self.invalid());
             }
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.invalid())
     }
 
-    /// One bit per part, see [`flags`]; a bit that means nothing is refused.
+    /// One bit per part, see [`flags`]; an unknown bit is refused.
     pub(super) fn flags<const N: usize>(&mut self) -> Result<[bool; N], DecodeError> {
         let bits = u32::from(self.u8()?);
         if bits >> N != 0 {
@@ -168,8 +168,8 @@ impl<'a> Reader<'a> {
 }
 
 /// A 128-bit digest that is the same on every machine and in every version: FNV-1a with the
-/// published offset and prime. It tells an honest client's mistakes apart; whoever forges a
-/// collision fools only the lane whose secret number they know.
+/// published offset and prime. It detects the mistakes of an honest client. It need not resist
+/// forgery: a collision deceives only a lane whose secret number the forger knows.
 pub(super) fn digest(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;

@@ -1,8 +1,8 @@
-//! What goes into the log: proposals, their stamp and their commands.
+//! The contents of the log: proposals, their stamp and their commands.
 //!
-//! A command says what was asked, not what comes of it: nothing in it depends on the state, so a
-//! node that does not lead can build it. Durations are whole milliseconds; the cluster clock counts
-//! microseconds, because a leader stamps many entries within one millisecond.
+//! A command holds the request, not its result: nothing in it depends on the state, so a follower
+//! can build it. Durations are whole milliseconds; the cluster clock counts microseconds, because a
+//! leader stamps many entries within one millisecond.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,36 +17,36 @@ impl ClusterTime {
     /// The end of time: a deadline that never comes.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// This much later; it saturates at [`ClusterTime::NEVER`].
+    /// The time that is `by` later; saturates at [`ClusterTime::NEVER`].
     #[must_use]
     pub fn saturating_add(self, by: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// How long from `earlier` until this time; zero if this is not later.
+    /// The time from `earlier` until this time; zero if this is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// This many milliseconds later; it saturates at [`ClusterTime::NEVER`].
+    /// The time this many milliseconds later; saturates at [`ClusterTime::NEVER`].
     pub(crate) fn after_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms.saturating_mul(1000)))
     }
 
-    /// Whether the cluster clock has come to this deadline. The end of time never comes: a
-    /// deadline that saturated there is no deadline.
+    /// Whether the cluster clock has reached this deadline. [`ClusterTime::NEVER`] is never
+    /// reached: a deadline that saturated there is no deadline.
     pub(crate) fn reached(self, now: Self) -> bool {
         self <= now && self != Self::NEVER
     }
 
-    /// How long from `now` until this time in whole milliseconds, rounded down, because a reader
+    /// The time from `now` until this time in whole milliseconds, rounded down, because a reader
     /// must not believe in more time than there is.
     pub(crate) fn left(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0) / 1000)
     }
 
-    /// As [`ClusterTime::left`], with `None` for a time that never comes.
+    /// Like [`ClusterTime::left`], with `None` for a time that never comes.
     pub(crate) fn left_unless_never(self, now: Self) -> Option<Duration> {
         (self != Self::NEVER).then(|| self.left(now))
     }
@@ -58,13 +58,13 @@ impl fmt::Display for ClusterTime {
     }
 }
 
-/// When a leader made a proposal, and in which term it did.
+/// The time and the term in which a leader made a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stamp {
     /// The term the stamp was made in. In an entry of another term the proposal has no effect:
     /// its time would be measured from another leader's base.
     pub term: u64,
-    /// What the leader believed the cluster clock to be.
+    /// The cluster clock as the leader believed it to be.
     pub time: ClusterTime,
 }
 
@@ -73,7 +73,7 @@ pub struct Stamp {
 pub struct Proposal {
     /// When it was made.
     pub stamp: Stamp,
-    /// What is asked, in the order in which it is decided.
+    /// The commands, in the order in which they are decided.
     pub commands: Vec<Command>,
 }
 
@@ -82,11 +82,12 @@ pub struct Proposal {
 pub struct Command {
     /// Makes the request safe to repeat.
     pub request_id: Option<RequestId>,
-    /// The authenticated principal that asked, for the audit. Carried, not stored in the state.
+    /// The authenticated principal that made the request, for the audit. Carried, not stored in the
+    /// state.
     pub actor: Option<Box<str>>,
-    /// Why it asked, for the audit. Carried, not stored in the state.
+    /// The reason for the request, for the audit. Carried, not stored in the state.
     pub cause: Option<Box<str>>,
-    /// What is asked.
+    /// The operation that is requested.
     pub operation: Operation,
 }
 
@@ -103,28 +104,28 @@ impl From<Operation> for Command {
     }
 }
 
-/// What a command asks.
+/// The operation that a command requests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// Take, renew or take over a lock.
     Lock(Box<LockCommand>),
     /// Release a lock.
     Unlock(Box<UnlockCommand>),
-    /// Nothing but the stamp: time passes, deadlines are worked off.
+    /// Only advance the cluster clock; deadlines that are due are worked off.
     Advance,
     /// Set a table's defaults.
     ConfigureTable(Box<TableCommand>),
-    /// Delete a table whole: its records and its defaults.
+    /// Delete a table with its records and its defaults.
     DeleteTable {
         /// The table.
         table: Box<str>,
     },
-    /// Let commands of this level into the log from here on. Proposed only when every member
+    /// Allow commands of this level in the log from here on. Proposed only when every member
     /// supports it; a lower level than the present one changes nothing.
     RaiseFeatureLevel(u32),
 }
 
-/// How long a record is kept, counted from the request, as the log holds it.
+/// The time for which a record is kept, counted from the request, as the log holds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keep {
     /// This many milliseconds.
@@ -140,13 +141,13 @@ pub struct LockCommand {
     pub table: Box<str>,
     /// The lock's name.
     pub signature: Box<str>,
-    /// The owner that asks.
+    /// The owner that requests the lock.
     pub signee: Box<str>,
     /// The run of the owner.
     pub instance: Option<Box<str>>,
     /// Left out: 0, or "as it was" if it is renew-only.
     pub level: Option<i64>,
-    /// Take it whoever holds it.
+    /// Take the lock even if another owner holds it.
     pub force: bool,
     /// Left out: the table's default.
     pub duration_ms: Option<u64>,

@@ -1,53 +1,53 @@
-//! What comes of a command, and how it is told to the one who asked.
+//! The result of a command, and its conversion to the caller's answer.
 //!
-//! An outcome is the lock machine's, an answer the contract's: `failed` stays an answer, a refusal
-//! becomes one of the contract's errors. Nothing here judges.
+//! An outcome belongs to the lock machine, an answer to the contract: `failed` stays an answer, a
+//! refusal becomes one of the contract's errors. Nothing here judges.
 
 use crate::error::Error;
 use crate::types::{
     DecidedAt, DeleteStatus, LockResponse, LockStatus, RequestId, UnlockResponse, UnlockStatus,
 };
 
-/// The outcome of one command and where in the log it was decided. For a repeated request that is
-/// where the first one was.
+/// The outcome of one command and the place in the log where it was decided. For a repeated request
+/// that is the place of the first one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// What came of it.
+    /// The result of the command.
     pub outcome: Outcome,
-    /// Where it was decided.
+    /// The place in the log.
     pub decided_at: DecidedAt,
 }
 
-/// What comes of a command.
+/// The result of a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Of a lock command.
+    /// The result of a lock command.
     Lock(LockStatus),
-    /// Of an unlock command.
+    /// The result of an unlock command.
     Unlock(UnlockStatus),
-    /// Of an advance.
+    /// An advance was applied.
     Advanced,
-    /// Of a command about a table that was done.
+    /// A command on a table was applied.
     Table,
-    /// Of a command to delete a table: there was none.
+    /// There was no table to delete.
     NoTable,
-    /// Of a raised feature level.
+    /// The feature level was raised, or is as high already.
     FeatureLevel,
     /// The command was not judged by the contract's table; it had no effect at all.
     Refused(Refusal),
 }
 
-/// Why a command had no effect.
+/// The reason why a command had no effect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// It is wrong.
+    /// The request is not valid.
     BadRequest(String),
-    /// It was stamped in another term than its entry's. Certainly not done.
+    /// It was stamped in another term than that of its entry. Certainly not done.
     StaleStamp,
     /// Its request id continues a lane that is not remembered. Not done now; whether an earlier
-    /// copy of it was done is open.
+    /// copy of it was done is unknown.
     LaneForgotten(RequestId),
-    /// Every token was given away: no new grant is possible. Certainly not done.
+    /// All tokens are used up: no new grant is possible. Certainly not done.
     TokensExhausted,
 }
 
@@ -74,7 +74,7 @@ impl Decision {
     /// The answer to a lock request.
     ///
     /// # Errors
-    /// What the refusal says: `BadRequest` or `Unavailable`.
+    /// The error of the refusal: `BadRequest`, `LaneForgotten` or `Unavailable`.
     ///
     /// # Panics
     /// If the decision is not about a lock command: a mix-up of answers must never reach a caller.
@@ -111,13 +111,13 @@ impl Decision {
         }
     }
 
-    /// The answer to a command that has nothing to tell but that it was done.
+    /// The answer to a command that has no result besides that it was done.
     ///
     /// # Errors
     /// As [`Decision::into_lock_response`].
     ///
     /// # Panics
-    /// If the decision is about a command that has more to tell.
+    /// If the decision is about a command that has a result of its own.
     pub fn into_done(self) -> Result<(), Error> {
         match self.outcome {
             Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),

@@ -1,9 +1,9 @@
-//! Proposals as bytes: what a log entry holds and what crosses the wire between nodes.
+//! Proposals as bytes: the contents of a log entry and of messages between nodes.
 //!
-//! A version, the stamp, and each command behind its length: flags for what may be left out, a tag
-//! for the operation, then its fields. A tag or a flag is never used twice for different things;
-//! what a newer program adds, an older one refuses to read, and the feature level keeps it from
-//! ever having to.
+//! A version, the stamp, and each command behind its length: flags for the optional fields, a tag
+//! for the operation, then its fields. A tag or a flag is never reused with another meaning. An
+//! older program refuses to read the additions of a newer one; the feature level ensures that it
+//! never has to.
 
 use crate::lock::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::{
@@ -47,7 +47,8 @@ impl Proposal {
         let mut reader = Reader::new(bytes, "a proposal");
         reader.version(VERSION)?;
         let stamp = Stamp { term: reader.u64()?, time: ClusterTime(reader.u64()?) };
-        // The count is not trusted with an allocation: the vector grows with what is really there.
+        // The count is not trusted with an allocation: the vector grows with the commands that are
+        // there.
         let count = reader.u64()?;
         let mut commands = Vec::new();
         for _ in 0..count {
@@ -61,8 +62,8 @@ impl Proposal {
 }
 
 impl Operation {
-    /// Tells the bodies of two requests apart. Who asked and why is no part of it, nor is the
-    /// request id.
+    /// The digest by which the bodies of two requests are compared. Actor, cause and request id are
+    /// not part of it.
     pub(super) fn digest(&self) -> u128 {
         let mut bytes = Vec::with_capacity(128);
         put_operation(&mut bytes, self);
@@ -217,12 +218,12 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableCommand, DecodeError> {
     })
 }
 
-/// Two flags for a time_to_live: a length follows; it is for ever. Never both.
+/// The two flags of a time_to_live: a length follows; it is for ever. Never both.
 pub(super) fn keep_flags(keep: Option<Keep>) -> [bool; 2] {
     [matches!(keep, Some(Keep::Ms(_))), keep == Some(Keep::ForEver)]
 }
 
-/// The length that follows, if one does.
+/// The length that follows, if any.
 pub(super) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
     match keep {
         Some(Keep::Ms(ms)) => Some(ms),
@@ -230,7 +231,7 @@ pub(super) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
     }
 }
 
-/// Reads what [`keep_flags`] and [`keep_ms`] say.
+/// Reads the encoding of [`keep_flags`] and [`keep_ms`].
 pub(super) fn read_keep(
     reader: &mut Reader<'_>,
     flags: [bool; 2],

@@ -1,18 +1,18 @@
-//! How grants ended, and how long they were held: counted for metrics.
+//! How grants ended and how long they were held, counted for metrics.
 //!
 //! A grant is held from the moment its token is given, through every renewal, until it is released,
-//! expires or is taken by another owner; all of it in cluster time. An owner that takes its own expired
-//! lock again gets a new token, and so another grant.
+//! expires or is taken by another owner; all of it in cluster time. An owner that takes its own
+//! expired lock again gets a new token, and so another grant.
 //!
-//! The counts are no part of what a state is: they are not in its bytes, two states that differ in them
-//! alone are equal, and a clone begins with none. Each end costs a few additions.
+//! The counts are not part of a state's value: they are not in its bytes, two states that differ in
+//! them alone are equal, and a clone begins with none. Each end costs a few additions.
 
 use std::time::Duration;
 
 use crate::types::TransferReason;
 
-/// Upper bounds of the ranges that hold times are counted in: from a section that is guarded for
-/// a moment to a leader that holds its lock for a week.
+/// The upper bounds of the histogram of hold times: from a section that is guarded for a moment to
+/// a leader that holds its lock for a week.
 pub const HELD_BOUNDS: [Duration; 13] = [
     Duration::from_millis(10),
     Duration::from_millis(100),
@@ -46,7 +46,7 @@ impl End {
     /// Every end, in the order of [`Ends::by_end`].
     pub const ALL: [Self; 4] = [Self::Released, Self::Expired, Self::Preempted, Self::Forced];
 
-    /// The word that metrics have for it.
+    /// The label of this end in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Released => "released",
@@ -56,7 +56,8 @@ impl End {
         }
     }
 
-    /// How a transfer ended the grant before it; `None` if that had expired, which was counted then.
+    /// The end that a transfer gives to the grant before it; `None` if that had expired, which was
+    /// counted then.
     pub(super) fn of_transfer(reason: TransferReason) -> Option<Self> {
         match reason {
             TransferReason::Expired => None,
@@ -66,28 +67,29 @@ impl End {
     }
 }
 
-/// How long grants were held that ended in the same way.
+/// The hold times of the grants that ended in the same way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// How many were held for at most each of [`HELD_BOUNDS`] and longer than the bound before it.
+    /// The numbers of grants held for at most each of [`HELD_BOUNDS`] and longer than the bound
+    /// before it.
     within: [u64; HELD_BOUNDS.len()],
     count: u64,
     micros: u128,
 }
 
 impl Held {
-    /// How many there were.
+    /// The number of grants.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The sum of their times, in seconds.
+    /// The sum of their hold times, in seconds.
     #[allow(clippy::cast_precision_loss, reason = "a figure to look at")]
     pub fn seconds(&self) -> f64 {
         self.micros as f64 / 1e6
     }
 
-    /// Each bound, with how many were held for at most that long.
+    /// Each bound, with the number of grants held for at most that long.
     pub fn at_most(&self) -> impl Iterator<Item = (Duration, u64)> {
         HELD_BOUNDS.into_iter().zip(self.within).scan(0, |sum, (bound, count)| {
             *sum += count;
@@ -113,7 +115,7 @@ impl Held {
     }
 }
 
-/// How many grants ended in which way, and how long they had been held.
+/// The number of grants by the way they ended, and their hold times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ends {
     held: [Held; End::ALL.len()],
@@ -127,13 +129,13 @@ impl Ends {
         End::ALL.into_iter().zip(&self.held)
     }
 
-    /// How many unexpired grants were deleted with their tables. How long they were held is not
-    /// counted: a table is deleted in one step, however many there are.
+    /// The number of unexpired grants that were deleted with their tables. Their hold times are not
+    /// counted: a table is deleted in one step, however many grants it has.
     pub fn deleted(&self) -> u64 {
         self.deleted
     }
 
-    /// Adds what others count.
+    /// Adds the counts of another.
     pub fn merge(&mut self, other: &Self) {
         for (sum, held) in self.held.iter_mut().zip(&other.held) {
             sum.merge(held);
@@ -152,7 +154,7 @@ impl Ends {
         self.some |= unexpired > 0;
     }
 
-    /// Everything so far, if there is anything.
+    /// Takes the counts so far; `None` if there are none.
     pub(super) fn take(&mut self) -> Option<Self> {
         self.some.then(|| std::mem::take(self))
     }

@@ -1,7 +1,7 @@
-//! Logs drawn by chance, played on the machine and on its oracle: for tests and fuzzing.
+//! Random logs, applied to the machine and to its oracle: for tests and fuzzing.
 //!
-//! Chance is any source of numbers: a seeded generator in `tests/histories.rs`, the bytes of a
-//! fuzzer in `crate::fuzzing`. Names and numbers are few, so that commands meet each other.
+//! The randomness is any source of numbers: a seeded generator in `tests/histories.rs`, the bytes
+//! of a fuzzer in `crate::fuzzing`. There are few names and numbers, so that commands conflict.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
@@ -17,9 +17,9 @@ const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
 const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
 const SIGNEES: [&str; 3] = ["ann", "bob", "cy"];
 
-/// Plays a history on the machine and on the oracle for as long as `more` says so, and asserts that
-/// they say the same of every command and show the same afterwards. `then` sees the state after
-/// each entry.
+/// Applies a history to the machine and to the oracle for as long as `more` returns true, and
+/// asserts that both give the same result for every command and the same reads afterwards. `then`
+/// sees the state after each entry.
 pub(crate) fn play<R: RngCore>(
     history: &mut History<R>,
     mut more: impl FnMut(&R) -> bool,
@@ -70,12 +70,12 @@ fn assert_same_reads<R: RngCore>(history: &mut History<R>, state: &State, oracle
     assert_eq!(state.feature_level(), oracle.feature_level());
 }
 
-/// Draws a log.
+/// Generates a log.
 pub(crate) struct History<R> {
     pub(crate) random: R,
     index: u64,
     time: u64,
-    /// Commands with ids that were drawn before, to be drawn again.
+    /// Commands with ids that were generated before, to be repeated.
     drawn: Vec<Command>,
     tokens: u64,
 }
@@ -183,7 +183,7 @@ impl<R: RngCore> History<R> {
         if self.chance(15) { Keep::ForEver } else { Keep::Ms(self.duration()) }
     }
 
-    /// One of the last few that were given, so that it often fits.
+    /// One of the last few tokens that were given, so that it often matches.
     fn token(&mut self) -> Token {
         let newest = self.tokens.max(4);
         Token(self.random.random_range(newest - 3..newest + 2))

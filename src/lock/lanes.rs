@@ -1,29 +1,29 @@
-//! Request lanes: repeating a request is safe.
+//! Request lanes, which make it safe to repeat a request.
 //!
 //! A client that got no answer sends the same request again, with the same id. For each lane the
-//! state remembers the last request that was *judged*: its number, a digest of what it asked, what
-//! came of it and where in the log. The rules:
+//! state remembers the last request that was *judged*: its number, a digest of its body, its effect
+//! and its place in the log. The rules:
 //!
 //! - the same number and digest: the same answer again, wherever the lock is by now. Remaining time
-//!   is never stored; what is left is computed when it is told, and a grant that has ended since is
-//!   told as not live.
+//!   is never stored; it is computed for each answer, and a grant that has ended since is reported
+//!   as not live.
 //! - the same number with another digest, or a lower number: refused as a bad request. A copy that
-//!   a network held back can do nothing once the client has gone on.
+//!   a network delayed can do nothing once the client has gone on.
 //! - a refusal (`Forbidden`) is judged, too, and remembered as a refusal. It changed no lock, so it
-//!   would be possible to judge the copy anew; but then a copy that was held back could take a lock
-//!   *after* its client had been told no, and nobody would know of the grant. The holders that a
-//!   repeated refusal names are those of the moment.
-//! - so is a request that is wrong only because of what the state holds: a time_to_live shorter
-//!   than the duration of its table, or tokens that have run out. A copy that was held back would
-//!   otherwise be granted once the state has changed.
-//! - a request that is wrong by itself is not judged and leaves no trace, nor does one refused whole
-//!   (a stale stamp).
+//!   would be possible to judge the copy anew; but then a delayed copy could acquire a lock *after*
+//!   its client had been refused, and nobody would know of the grant. The holders named in a
+//!   repeated refusal are those of the moment.
+//! - so is a request that is wrong only because of the state: a time_to_live shorter than the
+//!   duration of its table, or tokens that have run out. A delayed copy would otherwise be granted
+//!   once the state has changed.
+//! - a request that is wrong by itself is not judged and leaves no trace, nor does a request of a
+//!   proposal that was refused as a whole (a stale stamp).
 //!
-//! A lane that was not used for ten minutes of the cluster clock is forgotten, and beyond 100,000
-//! the least recently used one is, the smaller number first among equals. Then a number above 1
-//! is refused: it says that the lane was used before, so the request may be a copy of one that was
-//! done, and nobody here knows. A lane begins with 1, so only a copy of a lane's very first request
-//! is taken for a new one; the documentation says so.
+//! A lane that was not used for ten minutes of the cluster clock is forgotten. Beyond 100,000 lanes
+//! the least recently used one is forgotten, the smaller number first among equals. A request with
+//! a number above 1 is refused when its lane is forgotten: the lane was used before, so the request
+//! may be a copy of one that was done, and the state no longer knows. A lane begins with 1, so only
+//! a copy of a lane's very first request can be mistaken for a new one; the documentation says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,31 +35,31 @@ use crate::lock::{ClusterTime, Operation};
 use crate::planted::{self, Bug};
 use crate::types::{DecidedAt, ForbiddenReason, RequestId, Token, TransferReason};
 
-/// How long an unused lane is remembered: longer than any client retries, and longer than a network
-/// holds a packet back.
+/// The time for which an unused lane is remembered: longer than any client retries, and longer than
+/// a network delays a packet.
 pub(super) const UNUSED_LIMIT: Duration = Duration::from_secs(600);
 
-/// How many lanes are remembered at most: about 20 MiB of them.
+/// The limit of remembered lanes: about 20 MiB of them.
 pub(super) const MAX_LANES: usize = 100_000;
 
-/// The number of a lane's first request. A lower one is taken as first, too.
+/// The number of a lane's first request. A lower one counts as first, too.
 const FIRST: u64 = 1;
 
-/// A lane that is forgotten so soon after its last use may have had a copy under way.
+/// A lane that is forgotten so soon after its last use may still have had a copy in flight.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// What came of a request, without anything that changes as time passes.
+/// The result of a request, without anything that changes as time passes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
-    /// The lock is the requester's, with this token and level.
+    /// The requester got the lock, with this token and level.
     Granted { how: Granted, token: Token, level: i64 },
-    /// The lock is another's.
+    /// Another owner has the lock.
     LockRefused(ForbiddenReason),
-    /// The lock was the requester's and is gone.
+    /// The requester's lock was released.
     Released,
     /// There was no lock to release.
     NoLock,
-    /// The lock was not the requester's to release.
+    /// The lock was not held by the requester.
     UnlockRefused(ForbiddenReason),
     /// A table was configured or deleted.
     Table,
@@ -71,19 +71,19 @@ pub(super) enum Effect {
     TokensExhausted,
 }
 
-/// How a lock came to its owner.
+/// The way in which an owner got a lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Granted {
-    /// It was free.
+    /// The lock was free.
     Ok,
-    /// It was theirs.
+    /// The lock was its own.
     Renewed,
-    /// It was another's.
+    /// The lock was another owner's.
     Transferred { previous_signee: Box<str>, reason: TransferReason },
 }
 
 impl Effect {
-    /// Whether this can be what came of that operation.
+    /// Whether this can be the result of that operation.
     pub(super) fn fits(&self, operation: &Operation) -> bool {
         match operation {
             Operation::Lock(_) => matches!(
@@ -113,16 +113,16 @@ pub(super) struct Lane {
     pub(super) last_used: ClusterTime,
 }
 
-/// What a lane says about a request.
+/// The answer of a lane to a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Recall {
-    /// It is new.
+    /// The request is new.
     New,
-    /// It was judged before.
+    /// The request was judged before.
     Repeat(Arc<Lane>),
-    /// It cannot be the lane's next request.
+    /// The request cannot be the lane's next one.
     Wrong(String),
-    /// It is not the first of its lane, and what came before is not known.
+    /// The request is not the first of its lane, and the lane is not known.
     Forgotten,
 }
 
@@ -131,7 +131,7 @@ pub(super) enum Recall {
 pub(super) struct Lanes {
     by_id: OrdMap<u128, Arc<Lane>>,
     by_age: OrdSet<(ClusterTime, u128)>,
-    /// Lanes that had to go less than a minute after their last use, since the cluster began.
+    /// Lanes that were evicted less than a minute after their last use, since the cluster began.
     pub(super) evicted_young: u64,
 }
 
@@ -148,7 +148,7 @@ impl Lanes {
         self.by_id.iter().map(|(id, lane)| (*id, &**lane))
     }
 
-    /// Looks a request up; a repeated one counts as a use of the lane.
+    /// Looks a request up; a repeated request counts as a use of the lane.
     pub(super) fn recall(
         &mut self,
         id: RequestId,
@@ -183,7 +183,7 @@ impl Lanes {
         Recall::Repeat(lane)
     }
 
-    /// Remembers a judged request; makes room for it first, so that it cannot push out itself.
+    /// Remembers a judged request. Makes room first, so that a lane cannot evict itself.
     pub(super) fn remember(&mut self, id: u128, lane: Lane, tracker: &mut Tracker) {
         if self.by_id.len() >= MAX_LANES && !self.by_id.contains_key(&id) {
             let oldest = self.by_age.get_min().copied();
@@ -194,7 +194,7 @@ impl Lanes {
         self.put(id, Arc::new(lane), tracker);
     }
 
-    /// Forgets lanes that were not used for long, at most this many.
+    /// Forgets lanes that were not used for long, at most `most` of them.
     pub(super) fn forget_unused(&mut self, now: ClusterTime, most: usize, tracker: &mut Tracker) {
         for _ in 0..most {
             match self.by_age.get_min() {
@@ -206,7 +206,7 @@ impl Lanes {
         }
     }
 
-    /// Adds a lane as a snapshot has it; `false` if there is one of this number already.
+    /// Adds a lane from a snapshot; `false` if there is one of this number already.
     pub(super) fn load(&mut self, id: u128, lane: Lane) -> bool {
         self.by_age.insert((lane.last_used, id));
         self.by_id.insert(id, Arc::new(lane)).is_none()

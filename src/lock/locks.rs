@@ -1,17 +1,17 @@
-//! All tables, the sums over them, and the order in which their deadlines come.
+//! All tables, the sums over them, and the order of their deadlines.
 //!
-//! Every change of a table goes through [`Locks::change`], which keeps the sums and the index of the
-//! tables' first deadlines equal to what `table.rs` keeps for each: how many records, unexpired
-//! grants and tables with defaults there are, and which deadline is next.
+//! Every change of a table goes through [`Locks::change`], which keeps the sums and the index of
+//! the tables' first deadlines consistent with the values that `table.rs` keeps for each table: the
+//! numbers of records, unexpired grants and tables with defaults, and the next deadline.
 //!
 //! Deadlines are worked off in (deadline, key) order and in bounded portions, so that a million
-//! locks that expire together do not hold up the log. A record may therefore be expired, or past
-//! its time_to_live, without its mark: [`Locks::settle`] works off one record's own deadlines before
-//! a command is judged, and reads judge by the clock. So nobody can tell how far the work has come.
+//! locks that expire together do not delay the log. A record may therefore be expired, or past its
+//! time_to_live, without its mark. [`Locks::settle`] works off one record's own deadlines before a
+//! command is judged, and reads judge by the clock, so the progress of that work is not observable.
 //!
-//! Deleting a table takes it out as one value, whatever it holds: nothing is left in the state to
-//! be hidden or worked off, and a lock that is taken in it at once is in another table of the same
-//! name. Freeing what was taken out is the caller's, see [`Deleted`].
+//! Deleting a table takes it out as one value, however many records it has: nothing is left in the
+//! state to be hidden or worked off, and a lock that is acquired in it right afterwards is in
+//! another table of the same name. The caller frees the deleted table, see [`Deleted`].
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::types::{DEFAULT_DURATION, KEPT_AFTER_EXPIRY, TableDefaults, TableInfo
 /// All locks of all tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Locks {
-    /// Those that have defaults or records.
+    /// The tables that have defaults or records.
     tables: OrdMap<Arc<str>, Table>,
     /// The first deadline of each table that has one.
     first_deadlines: OrdSet<(ClusterTime, Arc<str>)>,
@@ -40,8 +40,8 @@ pub(super) struct Locks {
     pub(super) deleted: Deleted,
 }
 
-/// Deleted tables that are yet to be freed, which takes as long as they are large: a microsecond for
-/// each record. Drop it where nobody waits.
+/// Deleted tables that are not freed yet. Freeing takes about a microsecond per record: drop it
+/// where nobody waits.
 #[derive(Debug, Default)]
 pub struct Deleted(Vec<Table>);
 
@@ -52,14 +52,14 @@ impl Deleted {
     }
 }
 
-/// What is yet to be freed is no part of a copy.
+/// A clone has no tables to free.
 impl Clone for Deleted {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// It is no part of what a state *is*.
+/// Tables to be freed are not part of a state's value.
 impl PartialEq for Deleted {
     fn eq(&self, _other: &Self) -> bool {
         true
@@ -68,7 +68,7 @@ impl PartialEq for Deleted {
 
 impl Eq for Deleted {}
 
-/// What a table gives to requests that leave it out.
+/// The values that a table supplies to requests that leave them out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Defaults {
     pub(super) duration_ms: Option<u64>,
@@ -76,7 +76,7 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// The duration and time_to_live of a request that has these of its own.
+    /// The duration and time_to_live of a request with these options of its own.
     pub(super) fn resolve(
         self,
         duration_ms: Option<u64>,
@@ -117,7 +117,7 @@ impl Locks {
         self.sums.unexpired
     }
 
-    /// How many tables have defaults.
+    /// The number of tables that have defaults.
     pub(super) fn configured(&self) -> u64 {
         self.sums.configured
     }
@@ -137,19 +137,19 @@ impl Locks {
         prefix: &str,
         after: Option<&str>,
     ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
-        // Plain bytes, not keys: with a NUL in prefix or after they name a place where no key lies.
+        // Plain bytes, not keys: with a NUL in prefix or after, no key is at that position.
         let place = |name: &str| [table.as_bytes(), b"\0", name.as_bytes()].concat();
         let (first, after) = (place(prefix), after.map(place));
         let range = self.tables.get(table).map(|table| table.range(first, after));
         range.into_iter().flatten()
     }
 
-    /// When the first deadline is due that is not worked off yet.
+    /// The first deadline that is not worked off yet.
     pub(super) fn next_deadline(&self) -> Option<ClusterTime> {
         self.first_deadlines.get_min().map(|(deadline, _)| *deadline)
     }
 
-    /// Works off at most this many due deadlines, in (deadline, key) order.
+    /// Works off at most `most` due deadlines, in (deadline, key) order.
     pub(super) fn work_off(&mut self, now: ClusterTime, most: usize, tracker: &mut Tracker) {
         for _ in 0..most {
             match self.first_deadlines.get_min() {
@@ -190,7 +190,7 @@ impl Locks {
         self.change(key.table(), |table| table.remove(key, tracker));
     }
 
-    /// Adds a record as a snapshot has it; `false` if the key is taken. Its deadline is not in the
+    /// Adds a record from a snapshot; `false` if the key is taken. Its deadline is not in the
     /// indexes before [`Locks::load_deadlines`].
     pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
         self.change(key.clone().table(), |table| table.load(key, grant))
@@ -204,7 +204,7 @@ impl Locks {
         }
     }
 
-    /// Adds a table's defaults as a snapshot has them; `false` if it has some, or these are none.
+    /// Adds a table's defaults from a snapshot; `false` if it has some, or these are empty.
     pub(super) fn load_defaults(&mut self, table: &str, defaults: Defaults) -> bool {
         let is_new = self.defaults(table) == Defaults::default();
         self.configure(table, defaults, &mut Tracker::default());
@@ -249,8 +249,8 @@ impl Locks {
         }
     }
 
-    /// Deletes a table whole, in one step however many records it has; `false` if there is none.
-    /// One whose last records are due for removal and not worked off yet is still there.
+    /// Deletes a table in one step, however many records it has; `false` if there is none. A table
+    /// whose last records are due for removal and not worked off yet still exists.
     pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) -> bool {
         let Some((name, table)) = self.tables.remove_with_key(name) else { return false };
         self.sums = self.sums.with(table.tally(), Tally::default());
@@ -266,7 +266,8 @@ impl Locks {
         true
     }
 
-    /// Changes a table, which need not exist before or afterwards, and what is kept of all tables.
+    /// Changes a table, which need not exist before or afterwards, and updates the sums and the
+    /// index over all tables.
     fn change<T>(&mut self, name: &str, change: impl FnOnce(&mut Table) -> T) -> T {
         if !self.tables.contains_key(name) {
             self.tables.insert(name.into(), Table::default());

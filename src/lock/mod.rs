@@ -1,16 +1,16 @@
 //! The lock machine: pure, total and the same on every node.
 //!
-//! A [`Proposal`] is what a leader puts into the log: one stamp of the cluster clock and the
+//! A [`Proposal`] is a leader's payload for the log: one stamp of the cluster clock and the
 //! commands of the requests it serves. [`State::apply`] turns it into one [`Decision`] per command.
-//! What the machine promises and how it works is told, as a short chapter, in `state.rs`.
+//! A short chapter in `state.rs` explains the guarantees of the machine and how it works.
 //!
-//! It refuses to read a clock, to do I/O, to wait, to draw random numbers or to iterate in hash
-//! order: equal logs give equal bytes. It may use the words ([`crate::types`], [`crate::error`])
-//! and nothing else of the crate.
+//! It never reads a clock, does I/O, waits, draws random numbers or iterates in hash order: equal
+//! logs give equal bytes. It may use [`crate::types`] and [`crate::error`] and nothing else of the
+//! crate.
 //!
 //! Look next at `state.rs` (the machine), `rules.rs` (the contract's table), `lanes.rs` (repeated
-//! requests), `snapshot.rs` (what a state is as bytes) and `validate.rs` (what is refused before
-//! anything is proposed).
+//! requests), `snapshot.rs` (a state as bytes) and `validate.rs` (checks before anything is
+//! proposed).
 
 mod changes;
 mod codec;

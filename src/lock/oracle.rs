@@ -1,8 +1,8 @@
-//! A second lock machine, written from the contract and from nothing else: for tests and fuzzing.
+//! A second lock machine, written from the contract alone: for tests and fuzzing.
 //!
-//! It shares no code with the one it judges, only the words. It has no index, no portions of work
-//! and no encodings: a record carries its two deadlines, and whoever looks at it compares them with
-//! the time.
+//! It shares no code with the machine it judges, only the types. It has no index, no portions of
+//! work and no encodings: a record carries its two deadlines, and each read compares them with the
+//! time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::types::{
     UnlockStatus,
 };
 
-/// What the oracle says of a command: it does not know the words of a bad request's reason.
+/// The oracle's result of a command, without the reason of a bad request.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Said {
     Outcome(Outcome, DecidedAt),
@@ -52,7 +52,7 @@ struct Remembered {
     used: u64,
 }
 
-/// What is told again whatever happens later.
+/// The part of a result that a repeated request gets again, whatever happens in between.
 #[derive(Clone, Debug)]
 enum CameOfIt {
     Locked {

@@ -1,8 +1,8 @@
-//! What the state holds for one lock: its key, its record and the grants in it.
+//! The state of one lock: its key, its record and the grants in it.
 //!
 //! A record without a grant does not exist today; wait queues will change that. Sizes matter here:
-//! a node holds a million of these, so the key's text is shared with the deadline index and what
-//! most grants do not have is boxed away.
+//! a node holds a million of these, so the key's text is shared with the deadline index, and fields
+//! that most grants lack are boxed.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -17,9 +17,9 @@ use crate::types::{Holder, LockRecord, Token};
 
 /// The key of a lock: (table, signature), in this order.
 ///
-/// Held as one text with a NUL between the two, which neither may contain: so the order of the
-/// bytes is the order of the pairs, and one allocation serves the records and the deadline index.
-/// A thin pointer to it, because each of the two holds a million.
+/// Held as one text with a NUL between the two, which neither may contain: so the byte order is the
+/// order of the pairs, and one allocation serves the records and the deadline index. A thin pointer
+/// to it, because each of the two holds a million.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Key(ThinArc<(), u8>);
 
@@ -79,7 +79,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// How many may hold a lock at once, and on which terms.
+/// The number of owners that may hold a lock at once, and the terms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mode {
     /// One holder.
@@ -90,9 +90,9 @@ pub(super) enum Mode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Record {
     pub(super) mode: Mode,
-    /// How many grants at most: 1 for an exclusive lock.
+    /// The limit of grants: 1 for an exclusive lock.
     pub(super) limit: u32,
-    /// In the order of their tokens. Never empty.
+    /// The grants in the order of their tokens. Never empty.
     pub(super) grants: SmallVec<[Grant; 1]>,
 }
 
@@ -101,21 +101,22 @@ pub(super) struct Record {
 pub(super) struct Grant {
     pub(super) token: Token,
     pub(super) level: i64,
-    /// When the token was given. A renewal keeps both.
+    /// The time at which the token was given. A renewal keeps both.
     pub(super) since: ClusterTime,
-    /// When another signee may take the lock.
+    /// The time from which another signee may take the lock.
     pub(super) deadline: ClusterTime,
-    /// When the record is removed; never before the deadline.
+    /// The time at which the record is removed; never before the deadline.
     pub(super) removal: ClusterTime,
-    /// In place if it is short, as most are.
+    /// Stored inline if it is short, as most are.
     pub(super) signee: SmolStr,
     pub(super) rare: Option<Box<Rare>>,
-    /// Whether its deadline was worked off. It may lie in the past before that, see `locks.rs`.
+    /// Whether its deadline was worked off. The deadline may have passed before that, see
+    /// `locks.rs`.
     pub(super) expired: bool,
 }
 
-/// What most grants do not have. A grant without any of it has no box at all, so that equal grants
-/// compare equal. Sessions and payloads will live here.
+/// The fields that most grants lack. A grant without any of them has no box at all, so that equal
+/// grants compare equal. Sessions and payloads will live here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Rare {
     pub(super) instance: Box<str>,
@@ -136,7 +137,7 @@ impl Record {
         }
     }
 
-    /// When something happens to the record next.
+    /// The next time at which the record changes.
     pub(super) fn due(&self) -> ClusterTime {
         self.grants.iter().map(Grant::due).min().unwrap_or(ClusterTime::NEVER)
     }
@@ -167,7 +168,7 @@ impl Grant {
         self.signee == signee && self.instance() == instance
     }
 
-    /// When something happens to the grant next: it expires, then it is removed.
+    /// The next time at which the grant changes: it expires, then it is removed.
     pub(super) fn due(&self) -> ClusterTime {
         if self.expired { self.removal } else { self.deadline }
     }

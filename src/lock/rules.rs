@@ -8,7 +8,7 @@ use crate::lock::{LockCommand, UnlockCommand};
 use crate::planted::{self, Bug};
 use crate::types::{ForbiddenReason, TransferReason};
 
-/// What is to be done about a lock command.
+/// The verdict on a lock command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LockVerdict {
     /// The lock is free: grant it.
@@ -60,7 +60,7 @@ fn judge_renew_only(holder: Option<&Grant>, command: &LockCommand) -> LockVerdic
     }
 }
 
-/// What is to be done about an unlock command.
+/// The verdict on an unlock command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum UnlockVerdict {
     /// There is no such lock: a success.
@@ -71,8 +71,8 @@ pub(super) enum UnlockVerdict {
     Refuse(ForbiddenReason),
 }
 
-/// A released token never releases a later grant: whoever names one is refused with `lost` when
-/// the lock has gone to another grant, mine or not.
+/// A released token never releases a later grant: a request with a token is refused with `lost`
+/// when the lock has gone to another grant, mine or not.
 pub(super) fn judge_unlock(holder: Option<&Grant>, command: &UnlockCommand) -> UnlockVerdict {
     let Some(holder) = holder else { return UnlockVerdict::NoLock };
     let mine = holder.belongs_to(&command.signee, command.instance.as_deref());

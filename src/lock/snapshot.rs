@@ -1,14 +1,15 @@
 //! A state as bytes, for snapshots and for the checkpoint.
 //!
-//! Both are made of the same two things: *meta* (the cluster clock, the next token, the feature
+//! Both are made of the same two parts: *meta* (the cluster clock, the next token, the feature
 //! level, counters) and *records*, each a key and a value: one per grant, per request lane and per
 //! table with defaults. A key is a tag, then names and numbers whose byte order is the order of the
-//! state; a value begins with its version. A snapshot is a header, the meta bytes and all records in
-//! key order, each part behind its length. So equal states give equal bytes, and what the checkpoint
-//! holds reads as what a snapshot holds.
+//! state; a value begins with its version. A snapshot is a header, the meta bytes and all records
+//! in key order, each part behind its length. So equal states give equal bytes, and the records of
+//! a checkpoint are read like those of a snapshot.
 //!
 //! The deadline indexes, the ages of lanes and the sums over tables are not written: they follow
-//! from the records. Of a deleted table nothing is written. Names are not validated again, see `codec.rs`.
+//! from the records. Nothing is written of a deleted table. Names are not validated again, see
+//! `codec.rs`.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::lock::{ClusterTime, FEATURE_LEVEL, State};
 use crate::planted::{self, Bug};
 use crate::types::{DecidedAt, ForbiddenReason, MAX_SAFE_INTEGER, Token, TransferReason};
 
-/// Tells a snapshot's body from any other file.
+/// The magic bytes of a snapshot's body.
 const MAGIC: [u8; 4] = *b"KWLM";
 /// The version of the snapshot's frame.
 const VERSION: u8 = 1;
@@ -39,10 +40,11 @@ const GRANT: u8 = b'g';
 const LANE: u8 = b'l';
 const TABLE: u8 = b't';
 
-/// The one mode there is, as a value holds it.
+/// The encoding of the only mode.
 const EXCLUSIVE: u8 = 1;
 
-/// The buffer between a state and a writer: large enough that system calls do not count.
+/// The size of the buffer between a state and a writer: large enough that system calls do not
+/// matter.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 impl State {
@@ -56,7 +58,7 @@ impl State {
         out
     }
 
-    /// Writes what [`State::encode`] returns, piece by piece, so that a large state is never in
+    /// Writes the bytes of [`State::encode`] piece by piece, so that a large state is never in
     /// memory twice.
     ///
     /// # Errors
@@ -77,7 +79,7 @@ impl State {
         writer.write_all(&buffer)
     }
 
-    /// Reads what [`State::encode`] wrote.
+    /// Reads the bytes of [`State::encode`].
     ///
     /// # Errors
     /// If the bytes are not a state. It never panics.
@@ -96,7 +98,7 @@ impl State {
         loader.finish()
     }
 
-    /// Reads what [`State::encode_into`] wrote, up to the end of the reader and piece by piece.
+    /// Reads the bytes of [`State::encode_into`], up to the end of the reader and piece by piece.
     /// Give it a buffered reader.
     ///
     /// # Errors
@@ -124,8 +126,8 @@ impl State {
         loader.finish().map_err(invalid_data)
     }
 
-    /// Builds a state from what [`State::take_changes`] gave, or from
-    /// [`State::encoded_meta`] and [`State::encoded_records`].
+    /// Builds a state from the result of [`State::take_changes`], or from [`State::encoded_meta`]
+    /// and [`State::encoded_records`].
     ///
     /// # Errors
     /// If the bytes are not a state's.
@@ -140,7 +142,7 @@ impl State {
         loader.finish()
     }
 
-    /// The meta bytes: everything that is not a record, and how many records there are.
+    /// The meta bytes: everything that is not a record, and the number of records.
     pub fn encoded_meta(&self) -> Vec<u8> {
         let lanes = if planted::active(Bug::LanesNotInSnapshot) { 0 } else { self.lanes.len() };
         let records = self.locks.len() + lanes as u64 + self.locks.configured();
@@ -155,7 +157,7 @@ impl State {
         out
     }
 
-    /// Every record as key and value bytes, in key order: what a checkpoint is refilled with.
+    /// Every record as key and value bytes, in key order, to refill a checkpoint.
     pub fn encoded_records(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
         let grants = self.locks.iter().flat_map(|(key, record)| {
             let pair = move |grant: &Grant| (grant_key(key, grant.token), grant_value(grant));
@@ -217,8 +219,8 @@ impl RecordKey {
     }
 }
 
-/// Builds a state from its meta bytes and its records, in any order. What a replica does not
-/// understand it refuses: it would answer wrongly, and others would not.
+/// Builds a state from its meta bytes and its records, in any order. Refuses data that this program
+/// does not understand: the replica would answer differently from the others.
 #[derive(Debug)]
 pub struct Loader {
     state: State,
@@ -226,7 +228,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Begins with the meta bytes.
+    /// Creates a loader from the meta bytes.
     ///
     /// # Errors
     /// If they are not meta bytes, or of a newer version.
@@ -255,7 +257,7 @@ impl Loader {
         Ok(Self { state, missing })
     }
 
-    /// Whether as many records were added as the meta bytes tell of.
+    /// Whether as many records were added as the meta bytes announce.
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }
@@ -291,8 +293,8 @@ impl Loader {
     }
 }
 
-/// The token comes last and in full width, after a second NUL: so the order of the bytes is that
-/// of (table, signature, token).
+/// The token comes last and in full width, after a second NUL: so the byte order is that of (table,
+/// signature, token).
 fn grant_key(key: &Key, token: Token) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.as_bytes().len() + 10);
     out.push(GRANT);
@@ -367,7 +369,7 @@ fn read_grant(token: Token, value: &[u8], state: &State) -> Result<Grant, Decode
     Ok(Grant { token, level, since, deadline, removal, signee, rare, expired })
 }
 
-/// The tags of effects, each of its own so that none has a second meaning.
+/// The tags of effects. A tag is never reused with another meaning.
 const GRANTED: u8 = 1;
 const RENEWED: u8 = 2;
 const TRANSFERRED_EXPIRED: u8 = 3;
@@ -495,7 +497,8 @@ fn read_table(value: &[u8]) -> Result<Defaults, DecodeError> {
     Ok(Defaults { duration_ms, time_to_live })
 }
 
-/// Reads a length and so many bytes. The length is not trusted: the buffer grows with what comes.
+/// Reads a length and that many bytes. The length is not trusted: the buffer grows with the bytes
+/// that arrive.
 fn read_part(reader: &mut impl Read, part: &mut Vec<u8>) -> io::Result<()> {
     let mut length = Vec::with_capacity(10);
     loop {

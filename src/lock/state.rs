@@ -63,19 +63,20 @@ use crate::types::{
     MAX_SAFE_INTEGER, TableInfo, TablesRequest, Token, UnlockStatus,
 };
 
-/// The highest feature level this program knows. How apply behaves at a level is frozen once it is
-/// released: a change of behaviour gets the next level and asks [`State::feature_level`] in apply.
+/// The highest feature level this program knows. The behaviour of apply at a level is frozen once
+/// it is released: a change of behaviour gets the next level, and apply checks
+/// [`State::feature_level`].
 pub const FEATURE_LEVEL: u32 = 1;
 
-/// How many due deadlines, and how many unused lanes, one apply works off: some ten milliseconds of
-/// work, and a million locks that expire together are through after 245 entries.
+/// The number of due deadlines, and of unused lanes, that one apply works off: some ten
+/// milliseconds of work. A million locks that expire together are done after 245 entries.
 const WORK_PER_APPLY: usize = 4096;
 
 /// Every lock, table and lane, and the cluster clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub(super) clock: ClusterTime,
-    /// The token that the next grant gets; beyond the largest token when all are given away.
+    /// The token of the next grant; beyond the largest token when all are used up.
     pub(super) next_token: u64,
     pub(super) feature_level: u32,
     pub(super) locks: Locks,
@@ -83,12 +84,12 @@ pub struct State {
     pub(super) tracker: Tracker,
 }
 
-/// How many records a page is looked for in, beyond those it shows: a page is read while no entry
-/// can be applied, and records that are due for removal, or not of the state that is asked for, are
-/// passed over one by one.
+/// The number of records that a page looks at beyond those it shows: a page is read while no entry
+/// can be applied, and records that are due for removal, or not in the requested state, are skipped
+/// one by one.
 const MAX_PASSED_OVER: usize = 4096;
 
-/// How much there is, for metrics.
+/// The sizes and counters of a state, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Records, expired ones included.
@@ -135,12 +136,12 @@ impl State {
         decisions
     }
 
-    /// As [`State::apply`], where nobody waits for the decisions: what would be told is not made.
+    /// Like [`State::apply`], when nobody waits for the decisions: they are not built.
     pub fn apply_quietly(&mut self, entry_term: u64, index: u64, proposal: &Proposal) {
         self.apply_each(entry_term, index, proposal, |_| {});
     }
 
-    /// What feature level the state would have after the proposal of an entry of this term.
+    /// The feature level that the state would have after this proposal in an entry of this term.
     pub fn level_after(&self, entry_term: u64, proposal: &Proposal) -> u32 {
         let raised = proposal.commands.iter().filter_map(|command| match command.operation {
             Operation::RaiseFeatureLevel(level) => Some(level),
@@ -154,7 +155,7 @@ impl State {
         self.feature_level.max(raised.unwrap_or(0))
     }
 
-    /// Applies each command, and lets what came of it be heard before the next one.
+    /// Applies each command and passes its result to `hear` before the next one.
     fn apply_each(
         &mut self,
         entry_term: u64,
@@ -184,13 +185,13 @@ impl State {
         self.clock
     }
 
-    /// The earliest expiry or removal that is not worked off yet. It may lie in the past: more was
-    /// due than one apply works off.
+    /// The earliest expiry or removal that is not worked off yet. It may lie in the past, when more
+    /// was due than one apply works off.
     pub fn next_deadline(&self) -> Option<ClusterTime> {
         self.locks.next_deadline()
     }
 
-    /// Whether any grant is not expired, so that the leader must keep the clock going.
+    /// Whether any grant is unexpired, so that the leader must keep the clock advancing.
     pub fn has_unexpired(&self) -> bool {
         self.locks.unexpired() > 0
     }
@@ -207,9 +208,9 @@ impl State {
         record.view(signature, self.clock)
     }
 
-    /// A page of a table in byte order, and what to pass as `after` for the next one. A limit out
-    /// of its range is taken as the nearest within. The page may be shorter than its limit, and
-    /// even empty, although more follows: only so many records are looked at.
+    /// A page of a table in byte order, and the value of `after` for the next one. A limit out of
+    /// its range is clamped. The page may be shorter than its limit, and even empty, although more
+    /// follows: the number of records looked at is bounded.
     pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
         let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
         let mut range = self.locks.range(table, &request.prefix, request.after.as_deref());
@@ -226,13 +227,13 @@ impl State {
             }
             passed = Some(key);
         }
-        // Whoever asks for what follows need not pass over the same records again.
+        // The next page need not skip the same records again.
         let next = passed.filter(|_| range.next().is_some());
         (page, next.map(|key| key.signature().to_owned()))
     }
 
-    /// A page of the tables that have defaults or records, in byte order, and what to pass as
-    /// `after` for the next one. Records whose removal is due are counted until it is worked off.
+    /// A page of the tables that have defaults or records, in byte order, and the value of `after`
+    /// for the next one. Records whose removal is due are counted until it is worked off.
     pub fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
         let limit = request.limit.clamp(1, TablesRequest::MAX_LIMIT) as usize;
         let mut tables = self.locks.tables(request.after.as_deref());
@@ -242,18 +243,19 @@ impl State {
         (page, next)
     }
 
-    /// How grants have ended since the last call; `None` if none has. No part of what a state is:
-    /// a copy begins anew.
+    /// The ends of grants since the last call; `None` if there are none. Not part of a state's
+    /// value: a clone begins with none.
     pub fn take_ends(&mut self) -> Option<Ends> {
         self.tracker.ends.take()
     }
 
-    /// What deleted tables have left behind, to be freed by dropping it.
+    /// Takes the deleted tables, which are freed by dropping the result.
     pub fn take_deleted(&mut self) -> Deleted {
         std::mem::take(&mut self.locks.deleted)
     }
 
-    /// How much there is. What is due but not worked off yet is counted as if it were not due.
+    /// The sizes and counters. Deadlines that are due but not worked off yet are counted as if they
+    /// were not due.
     pub fn counts(&self) -> Counts {
         Counts {
             records: self.locks.len(),
@@ -266,25 +268,25 @@ impl State {
         }
     }
 
-    /// Begins or ends to remember which records change, for [`State::take_changes`]. It begins
-    /// with nothing remembered; a clone never tracks.
+    /// Switches the tracking of changed records for [`State::take_changes`] on or off. It begins
+    /// with no changes; a clone never tracks.
     pub fn track_changes(&mut self, on: bool) {
         self.tracker.switch(on);
     }
 
-    /// What changed since the last take, as of now. Empty but for the meta bytes if changes are
-    /// not tracked.
+    /// The changes since the last take, with the values of now. Empty but for the meta bytes if
+    /// changes are not tracked.
     pub fn take_changes(&mut self) -> Changes {
         self.take_changed().into()
     }
 
-    /// As [`State::take_changes`], to be written out elsewhere while apply goes on.
+    /// Like [`State::take_changes`], to be encoded elsewhere while apply goes on.
     pub fn take_changed(&mut self) -> Changed {
         let keys = self.tracker.take();
         Changed::new(self.clone(), keys)
     }
 
-    /// What the indexes say is what the records say.
+    /// Asserts that the indexes agree with the records.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn assert_invariants(&self) {
         self.locks.assert_indexes_equal_records();
@@ -308,7 +310,7 @@ impl State {
         }
     }
 
-    /// What comes of a request: what its lane remembers, or else what the locks say.
+    /// Judges a request: the result remembered by its lane, or else a new one from the locks.
     fn judge(&mut self, command: &Command, at: DecidedAt) -> Result<(Effect, DecidedAt), Refusal> {
         let operation = &command.operation;
         let Some(id) = command.request_id else { return Ok((self.perform(operation)?, at)) };
@@ -424,8 +426,8 @@ impl State {
         Ok(Effect::Table)
     }
 
-    /// The answer, made of what came of the request and of the locks as they are now: the same
-    /// way for a first and a repeated request.
+    /// Builds the answer from the effect of the request and from the locks as they are now, in the
+    /// same way for a first and a repeated request.
     fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
         match effect {
             Effect::Granted { how, token, level } => {
@@ -457,8 +459,8 @@ impl State {
         }
     }
 
-    /// What is left of a grant now. A later renewal may have changed its deadlines; one that has
-    /// expired, was replaced or is gone is not live.
+    /// The present state of a grant. A later renewal may have changed its deadlines; a grant that
+    /// has expired, was replaced or is gone is not live.
     fn tell_grant(&self, operation: &Operation, token: Token, level: i64) -> types::Grant {
         let record = operation.record_key().and_then(|key| self.locks.get(&key));
         let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
@@ -497,7 +499,7 @@ impl State {
     }
 }
 
-/// What came of a command, before it is put into words.
+/// The result of a command, before the answer is built.
 enum Verdict {
     Advanced,
     FeatureLevel,
@@ -505,8 +507,7 @@ enum Verdict {
     Refused(Refusal),
 }
 
-/// A command that was judged, and the state right after it: what is told of a lock is told as of
-/// then.
+/// A judged command with the state right after it: an answer describes the lock as of then.
 struct Judged<'a> {
     state: &'a State,
     operation: &'a Operation,
@@ -527,7 +528,7 @@ impl Judged<'_> {
 }
 
 impl Operation {
-    /// The key of the lock it is about; `None` if it is about none.
+    /// The key of the lock that the operation is about; `None` if it is about none.
     fn record_key(&self) -> Option<Key> {
         match self {
             Self::Lock(command) => Key::new(&command.table, &command.signature),
@@ -540,18 +541,18 @@ impl Operation {
     }
 }
 
-/// Whether the proposal was stamped in another term than its entry's, and so has no effect.
+/// Whether the proposal was stamped in another term than that of its entry, and so has no effect.
 fn is_stale(proposal: &Proposal, entry_term: u64) -> bool {
     proposal.stamp.term != entry_term && !planted::active(Bug::StaleStampAccepted)
 }
 
-/// The edge refuses a NUL long before; apply does again, because no key could hold it.
+/// The edge refuses a NUL long before; apply refuses it again, because no key could hold it.
 fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
     let refusal = || Refusal::BadRequest("a table or signature contains a NUL byte".to_owned());
     Key::new(table, signature).ok_or_else(refusal)
 }
 
-/// The counter stops at the largest token rather than begin anew: no new grant is better than one
+/// The counter stops at the largest token instead of starting over: no new grant is better than one
 /// that a resource would take for an old one.
 fn new_token(next: &mut u64) -> Option<Token> {
     if planted::active(Bug::TokenFromNode) {

@@ -1,8 +1,9 @@
 //! One table: its records, the index of their deadlines, and its defaults.
 //!
 //! Every change of a record goes through [`Table::put`] or [`Table::remove`], which keep the index
-//! and the number of unexpired grants equal to the records. Each record has at most one entry in
-//! the index, for what happens to it next: its expiry until that is worked off, then its removal.
+//! and the number of unexpired grants consistent with the records. Each record has at most one
+//! entry in the index, for its next deadline: its expiry until that is worked off, then its
+//! removal.
 //!
 //! A table is a value of its own, so that it can be taken out of the state as a whole, see
 //! [`super::locks::Locks::delete_table`].
@@ -30,7 +31,7 @@ pub(super) struct Table {
     unexpired: u64,
 }
 
-/// What a table adds to the sums over all tables.
+/// The contribution of a table to the sums over all tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tally {
     pub(super) records: u64,
@@ -40,7 +41,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// These sums after one table's part has changed.
+    /// The sums after one table's contribution has changed.
     pub(super) fn with(self, before: Self, after: Self) -> Self {
         let sum = |sum: u64, before, after| {
             let rest = sum.checked_sub(before).expect("a sum holds what each table adds to it");
@@ -54,7 +55,7 @@ impl Tally {
     }
 }
 
-/// What a deadline did.
+/// The effect of a deadline that was worked off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Passed {
     Expired,
@@ -62,7 +63,7 @@ pub(super) enum Passed {
 }
 
 impl Table {
-    /// Whether it has neither defaults nor records, and so is no table.
+    /// Whether it has neither defaults nor records, and so does not exist.
     pub(super) fn is_nothing(&self) -> bool {
         self.records.is_empty() && !self.has_defaults()
     }
@@ -79,7 +80,7 @@ impl Table {
         }
     }
 
-    /// When the first deadline is due that is not worked off yet.
+    /// The first deadline that is not worked off yet.
     pub(super) fn first_deadline(&self) -> Option<ClusterTime> {
         self.deadlines.get_min().map(|(deadline, _)| *deadline)
     }
@@ -123,7 +124,8 @@ impl Table {
         self.pass_deadline(&key, now, tracker)
     }
 
-    /// One step: the first due grant of the record expires, or else is removed with its record.
+    /// Works off one deadline: the first due grant of the record expires, or else is removed with
+    /// its record.
     pub(super) fn pass_deadline(
         &mut self,
         key: &Key,
@@ -189,16 +191,16 @@ impl Table {
         }
     }
 
-    /// Adds a record as a snapshot has it; `false` if the key is taken. Its deadline is not in the
-    /// index before [`Table::load_deadlines`].
+    /// Adds a record from a snapshot; `false` if the key is taken. Its deadline is not in the index
+    /// before [`Table::load_deadlines`].
     pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
         let record = Record::exclusive(grant);
         self.unexpired += record.unexpired();
         self.records.insert(key, Arc::new(record)).is_none()
     }
 
-    /// Builds the deadline index of the records that were loaded: in its own order, which is much
-    /// faster than in theirs.
+    /// Builds the deadline index of the loaded records, in the order of the deadlines, which is
+    /// much faster than in key order.
     pub(super) fn load_deadlines(&mut self) {
         let dues = self.records.iter().map(|(key, record)| (record.due(), key.clone()));
         let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();

@@ -1,8 +1,8 @@
-//! What is refused before anything is proposed, and in which words.
+//! The checks before anything is proposed, and the words of their refusals.
 //!
-//! Every function here is pure and asks nothing of the state, so that the node a client happens to
-//! ask can refuse at once and the leader can check again. The limits hold for what comes *in*:
-//! apply and the decoders never look at them, so whatever was once accepted stays readable and
+//! Every function here is pure and does not read the state, so that the node that receives a
+//! request can refuse it at once and the leader can check again. The limits hold for *input*: apply
+//! and the decoders never look at them, so a value that was once accepted stays readable and
 //! removable when a limit changes.
 
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::types::{
     UnlockRequest,
 };
 
-/// The most bytes that a command made here takes in a proposal: four names, actor and cause, and
-/// what has a fixed size.
+/// The maximum size of a command made here in a proposal, in bytes: four names, actor and cause,
+/// and the fields of fixed size.
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "a log is of servers"))]
 pub(crate) const MAX_COMMAND_BYTES: usize = 4 * MAX_NAME_BYTES + 2 * MAX_AUDIT_BYTES + 128;
 
-/// The command of a lock request. Left-out options are left to the table, at apply.
+/// The command of a lock request. Options that are left out get the table's defaults at apply.
 ///
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
@@ -97,7 +97,7 @@ pub fn delete_table_command(options: &TableOptions) -> Result<Command, Error> {
     command(options.request_id, &options.call, Operation::DeleteTable { table })
 }
 
-/// Checks what a check asks for; returns the table.
+/// Validates the arguments of a check; returns the table.
 ///
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
@@ -106,7 +106,7 @@ pub fn validate_read<'a>(signature: &str, options: &'a ReadOptions) -> Result<&'
     table_name(options.table.as_ref())
 }
 
-/// Checks what a list asks for; returns the table.
+/// Validates the arguments of a list; returns the table.
 ///
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
@@ -115,13 +115,13 @@ pub fn validate_list<'a>(
     options: &'a ReadOptions,
 ) -> Result<&'a str, Error> {
     page_limit(request.limit)?;
-    // Both are compared with names, they need not be one: the empty text is allowed.
+    // Both are compared with names but need not be names: the empty text is allowed.
     name_text(limits::PREFIX, &request.prefix)?;
     name_text(limits::AFTER, request.after.as_deref().unwrap_or_default())?;
     table_name(options.table.as_ref())
 }
 
-/// Checks which page of the tables is asked for.
+/// Validates the request for a page of the tables.
 ///
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
@@ -140,7 +140,7 @@ fn page_limit(limit: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks the duration of a grant.
+/// Validates the duration of a grant.
 ///
 /// # Errors
 /// `BadRequest`, saying what is wrong and what is allowed.
@@ -247,7 +247,7 @@ fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
             value.as_nanos()
         )));
     }
-    // More than u64 milliseconds is more than any limit; the caller refuses it with its own.
+    // More than u64 milliseconds is above any limit; the caller refuses it with its own.
     Ok(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -1,4 +1,4 @@
-//! What happens at the limits, and on input that no edge would let through.
+//! Behaviour at the limits, and on input that the edge would refuse.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn when_tokens_run_out_there_are_renewals_but_no_new_grants() {
     assert_eq!(machine.decide(with_id(forced.clone(), 1, 1)).outcome, refused);
     assert_eq!(machine.holder().unwrap().signee, "ann");
     assert_eq!(State::decode(&machine.state.encode()).as_ref(), Ok(&machine.state));
-    // Should there be tokens again, a copy that was held back takes nothing all the same.
+    // Even if there are tokens again, a delayed copy acquires nothing.
     machine.state.next_token -= 1;
     assert_eq!(machine.decide(with_id(forced, 1, 1)).outcome, refused);
 }
@@ -76,7 +76,7 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), Just(u64::MAX), Just(u64::MAX / 1000), any::<u64>()]
 }
 
-/// One number in eight is for ever.
+/// Every eighth number is for ever.
 fn keep(number: u64) -> Keep {
     if number % 8 == 7 { Keep::ForEver } else { Keep::Ms(number) }
 }

@@ -1,4 +1,4 @@
-//! The encodings: frozen examples, sizes, and bytes that nobody of ours wrote.
+//! The encodings: frozen examples, sizes, and bytes from elsewhere.
 
 use proptest::prelude::*;
 
@@ -54,8 +54,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Whoever changes these bytes makes every log in the world unreadable: give the new shape a new
-/// version and go on reading this one.
+/// A change of these bytes makes every existing log unreadable. A new shape needs a new version,
+/// and this one must stay readable.
 #[test]
 fn version_1_of_a_proposal_is_frozen() {
     let bytes = example_proposal().encode();
@@ -63,7 +63,7 @@ fn version_1_of_a_proposal_is_frozen() {
     assert_eq!(Proposal::decode(&bytes), Ok(example_proposal()));
 }
 
-/// As for proposals, for snapshots and checkpoints.
+/// Like the proposal above, for snapshots and checkpoints.
 #[test]
 fn version_1_of_a_state_is_frozen() {
     let bytes = example_state().encode();
@@ -90,7 +90,7 @@ fn version_1_of_a_time_to_live_for_ever_is_frozen() {
     let bytes = proposal.encode();
     assert_eq!(hex(&bytes), golden.concat());
     assert_eq!(Proposal::decode(&bytes), Ok(proposal));
-    // A length and for ever at once is neither.
+    // Both flags at once, a length and for ever, are invalid.
     let both = hex(&bytes).replace("05000404016b", "06000406016b07");
     let both: Vec<u8> = (0..both.len() / 2)
         .map(|at| u8::from_str_radix(&both[2 * at..2 * at + 2], 16).unwrap())
@@ -177,7 +177,7 @@ fn every_cut_is_refused() {
     assert!(State::decode_from(&mut &[&state[..], &[0]].concat()[..]).is_err());
 }
 
-/// What decodes has one spelling: encoded again, it gives the same bytes.
+/// Bytes that decode are canonical: encoded again, they give the same bytes.
 fn assert_refused_or_canonical(bytes: &[u8]) {
     if let Ok(proposal) = Proposal::decode(bytes) {
         assert_eq!(proposal.encode(), bytes);

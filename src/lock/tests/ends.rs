@@ -5,7 +5,8 @@ use crate::lock::ends::{End, Ends, HELD_BOUNDS};
 use crate::lock::{LockCommand, Operation, State};
 use crate::types::{LockStatus, Token};
 
-/// How many grants ended in each way and their seconds in all; the ways that occurred.
+/// The number of grants that ended in each way and the sum of their hold times in seconds, for the
+/// ways that occurred.
 fn ends(machine: &mut Machine) -> Vec<(&'static str, u64, f64)> {
     told(&machine.state.take_ends().unwrap_or_default())
 }

@@ -1,6 +1,7 @@
 //! Random logs: the machine and the oracle agree, and the properties hold.
 //!
-//! A history is drawn from one number. A failure prints it, and `KEYWARD_SEED=…` replays it alone.
+//! A history is generated from one number. A failure prints it, and `KEYWARD_SEED=…` replays it
+//! alone.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,9 @@ use crate::lock::history::{History, granted, play};
 use crate::lock::{Operation, Outcome, Proposal, State};
 use crate::types::{DecidedAt, Grant, LockStatus, Token};
 
-/// How many histories the oracle judges.
+/// The number of histories that are compared with the oracle.
 const MANY: u64 = 2000;
-/// How many the properties are checked on that look at the whole state after each entry.
+/// The number of histories for the properties that look at the whole state after each entry.
 const FEW: u64 = 500;
 const ENTRIES: u64 = 60;
 
@@ -25,7 +26,7 @@ fn seeds(count: u64) -> Vec<u64> {
     (first..first + count).collect()
 }
 
-/// Runs the test for each seed; a failure says which.
+/// Runs the test for each seed; a failure prints the seed.
 fn for_each_seed(count: u64, test: impl Fn(&mut History<StdRng>) + std::panic::RefUnwindSafe) {
     for seed in seeds(count) {
         let result =
@@ -62,7 +63,7 @@ fn indexes_equal_the_records_and_bytes_restore_the_state() {
                 assert_encoding_holds(&state);
                 let mut restored = State::decode(&state.encode()).unwrap();
                 restored.track_changes(true);
-                // What was tracked was taken above: nothing is lost by going on from the copy.
+                // Tracked changes were taken above: nothing is lost by going on from the copy.
                 state = restored;
             }
         }
@@ -122,8 +123,8 @@ fn equal_logs_give_equal_bytes_also_from_a_snapshot_on_and_in_other_portions() {
         let mut split_index = 0;
         for _ in 0..ENTRIES {
             let (term, index, mut proposal) = history.entry();
-            // Where a request was decided is remembered with its lane, so the log may only be cut
-            // otherwise when there are no ids.
+            // A lane remembers where its request was decided, so the log may only be split
+            // differently when there are no ids.
             proposal.commands.iter_mut().for_each(|command| command.request_id = None);
             let decisions = whole.apply(term, index, &proposal);
             let kept = whole.clone();

@@ -1,10 +1,11 @@
 //! Tests of the lock machine.
 //!
 //! `../oracle.rs` is a second lock machine, slow and simple, written from the contract, and
-//! `../history.rs` draws random logs; `histories.rs` checks on each of them that the two machines
-//! agree and that the properties of design and contract hold. `rows.rs` has each row of the contract's table, `time.rs` expiry,
-//! removal and stamps, `repeats.rs` the request lanes, `tables.rs` the tables, `bytes.rs` the
-//! encodings, also of hostile bytes, `ends.rs` how grants end, `bounds.rs` what happens at the limits.
+//! `../history.rs` generates random logs; `histories.rs` checks on each of them that the two
+//! machines agree and that the properties of design and contract hold. `rows.rs` has each row of
+//! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
+//! `tables.rs` the tables, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
+//! end, `bounds.rs` the behaviour at the limits.
 
 mod bounds;
 mod bytes;
@@ -25,7 +26,7 @@ use crate::types::{DecidedAt, Grant, Holder, LockStatus, RequestId, Token, Unloc
 
 const TERM: u64 = 1;
 
-/// A state with a log of its own: each command an entry, at a time that the test moves.
+/// A state with a log of its own: each command is an entry, at a time that the test sets.
 #[derive(Debug, Default)]
 struct Machine {
     state: State,

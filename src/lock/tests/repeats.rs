@@ -56,7 +56,8 @@ fn a_repeated_grant_that_has_ended_is_not_live() {
         machine.lock(by("ann"));
     };
     assert_eq!(after(&own_again), gone());
-    // Renewed since, it is live, with the renewal's deadline and the level of the first answer.
+    // Renewed since: the grant is live, with the renewal's deadline and the level of the first
+    // answer.
     let renewed = LockCommand { duration_ms: Some(5000), level: Some(3), ..by("ann") };
     let renew = |machine: &mut Machine| drop(machine.lock(renewed.clone()));
     assert_eq!(after(&renew), Outcome::Lock(LockStatus::Ok(grant(1, 0, 5000))));
@@ -86,7 +87,7 @@ fn a_repeated_unlock_is_answered_the_same_and_frees_nothing_newer() {
     machine.decide(with_id(by("ann"), LANE + 1, 1));
     assert_eq!(machine.decide(with_id(release("ann"), LANE, 1)), first);
     assert_eq!(machine.holder().unwrap().token, Token(2));
-    // And the newer grant's own answer is the same after an unlock by another lane.
+    // The newer grant's own answer is also the same after an unlock by another lane.
     machine.decide(with_id(release("ann"), LANE, 2));
     let again = machine.decide(with_id(by("ann"), LANE + 1, 1)).outcome;
     assert!(matches!(again, Outcome::Lock(LockStatus::Ok(Grant { live: false, .. }))));
@@ -208,7 +209,7 @@ fn a_retry_on_a_lane_that_was_pushed_out_releases_no_later_grant() {
     assert_eq!(restored.counts(), counts);
 }
 
-/// As many lanes come as are remembered.
+/// Uses as many new lanes as are remembered.
 fn push_out_all(machine: &mut Machine) {
     let first = u128::MAX - MAX_LANES as u128;
     let commands = (first..u128::MAX).map(|lane| with_id(release("x"), lane, 1)).collect();
@@ -249,7 +250,7 @@ fn beyond_the_limit_the_least_recently_used_lane_is_forgotten() {
     machine.decide(with_id(release("x"), 0, 1));
     machine.decide(with_id(release("x"), most, 1));
     assert_eq!(machine.state.counts().lanes, MAX_LANES as u64);
-    // Lane 1 was used longest ago, with the smallest number; lane 0 was used since.
+    // Lane 1 was used least recently, with the smallest number; lane 0 was used since.
     assert!(machine.state.lanes.get(0).is_some());
     assert!(machine.state.lanes.get(1).is_none());
     assert!(machine.state.lanes.get(most).is_some());
@@ -257,7 +258,7 @@ fn beyond_the_limit_the_least_recently_used_lane_is_forgotten() {
 
 #[test]
 fn a_forged_body_of_the_same_digest_never_gets_another_kind_of_answer() {
-    // Nobody can be kept from searching for two bodies with one digest; the worst is a refusal.
+    // Searching for two bodies with one digest cannot be prevented; the worst result is a refusal.
     let mut machine = Machine::default();
     machine.decide(with_id(by("ann"), LANE, 1));
     let forged = crate::lock::Operation::from(release("ann"));

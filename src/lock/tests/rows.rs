@@ -7,7 +7,7 @@ use crate::types::{Forbidden, ForbiddenReason, LockStatus, Token, TransferReason
 const NOT_EXPIRED: u64 = 999;
 const EXPIRED: u64 = 1000;
 
-/// What Ann's lock at level 5 comes to when, this much later, somebody asks.
+/// The answer to a command when Ann has held the lock at level 5 for this long.
 fn after_ann_at_5(passed_ms: u64, command: LockCommand) -> LockStatus {
     let mut machine = Machine::default();
     machine.lock(LockCommand { level: Some(5), ..by("ann") });

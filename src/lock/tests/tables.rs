@@ -20,7 +20,8 @@ fn configure(duration_ms: Option<u64>, time_to_live: Option<Keep>) -> TableComma
     TableCommand { table: "default".into(), duration_ms, time_to_live }
 }
 
-/// What a request without, or with these, times gets: how long it lasts and when it is removed.
+/// The times that a request with these times of its own gets: until its expiry and until its
+/// removal.
 fn times(machine: &mut Machine, own: (Option<u64>, Option<Keep>)) -> (u128, Option<u128>) {
     let (duration_ms, time_to_live) = own;
     let status = machine.lock(LockCommand { duration_ms, time_to_live, ..by("ann") });
@@ -81,7 +82,7 @@ fn the_same_signature_in_two_tables_is_two_locks() {
 #[test]
 fn a_table_is_deleted_whole_and_tokens_still_grow() {
     let mut machine = Machine::default();
-    // Names that begin alike, so that a slip in the range would show.
+    // Names with a common beginning, so that a mistake in the range would show.
     for table in ["tab", "table", "table\u{1}", "table2"] {
         for signature in ["a", "b"] {
             machine.lock(LockCommand {
@@ -101,7 +102,7 @@ fn a_table_is_deleted_whole_and_tokens_still_grow() {
     assert!(matches!(again, LockStatus::Ok(grant) if grant.token == Token(9)));
 }
 
-/// A state whose default table has so many locks, of odd durations, each removed in its time.
+/// A state whose default table has this many locks, of odd durations, each removed in its time.
 fn many(count: u64) -> Machine {
     let mut machine = Machine::default();
     machine.state.track_changes(true);
@@ -129,7 +130,7 @@ fn deleting_a_table_is_one_step_and_leaves_nothing_to_work_off() {
         assert_eq!(next, Some(ClusterTime(1000)));
         let delete = Operation::DeleteTable { table: "default".into() };
         assert_eq!(machine.outcome(delete.clone()), Outcome::Table);
-        // Only the other table's lock is left in whatever is counted, listed or due.
+        // Only the other table's lock is left in the counts, the listings and the deadlines.
         assert_eq!(machine.state.next_deadline(), Some(ClusterTime(1_000_000)));
         let counts = machine.state.counts();
         assert_eq!((counts.records, counts.unexpired, counts.tables), (1, 1, 1));
@@ -138,7 +139,7 @@ fn deleting_a_table_is_one_step_and_leaves_nothing_to_work_off() {
         let deleted = machine.state.take_deleted();
         assert!(!deleted.is_empty());
         assert!(machine.state.take_deleted().is_empty());
-        // Taken whole: it takes no part in what is applied until it is freed.
+        // The deleted table plays no part in later entries while it is not freed.
         machine.pass(10);
         assert_eq!(machine.state.counts().expiries, 0);
     }
@@ -176,7 +177,7 @@ fn the_checkpoint_is_told_of_each_deleted_record_that_it_has_and_of_no_other() {
         gone
     };
     take(&mut machine);
-    // One is renewed, one taken over, one released, and two come after the last take.
+    // After the last take, one is renewed, one taken over, one released, and two are new.
     machine.lock(LockCommand { signature: "000001".into(), ..by("ann") });
     machine.lock(LockCommand { signature: "000002".into(), force: true, ..by("bob") });
     machine.unlock(UnlockCommand { signature: "000003".into(), ..release("ann") });
@@ -222,7 +223,7 @@ fn deleting_what_is_no_table_says_so_and_says_it_again() {
     let delete = || Operation::DeleteTable { table: "default".into() };
     let none = machine.decide(with_id(delete(), 1, 1));
     assert_eq!(none.outcome, Outcome::NoTable);
-    // Defaults alone make a table, and so do records alone.
+    // Defaults alone make a table exist, and so do records alone.
     machine.outcome(configure(None, Some(Keep::ForEver)));
     assert_eq!(machine.decide(with_id(delete(), 2, 1)).outcome, Outcome::Table);
     machine.lock(by("ann"));
@@ -236,7 +237,7 @@ fn deleting_what_is_no_table_says_so_and_says_it_again() {
     assert_eq!(machine.outcome(delete()), Outcome::NoTable);
 }
 
-/// Every page of one state, as the signatures that each has.
+/// Every page of one state, as the signatures of its records.
 fn pages(machine: &Machine, state: RecordState, limit: u32) -> Vec<Vec<String>> {
     let mut request = ListRequest { limit, state: Some(state), ..ListRequest::default() };
     let mut pages = Vec::new();

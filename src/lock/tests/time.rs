@@ -37,7 +37,7 @@ fn a_stamp_of_another_term_has_no_effect_at_all() {
         }
     }
     assert_eq!(state.encode(), before);
-    // The lane did not move either: the same request is judged when it comes in its own term.
+    // The lane did not change either: the same request is judged when it arrives in its own term.
     let decisions = state.apply(TERM, 8, &at(TERM, 9, commands));
     assert_eq!(decisions[0].outcome, Outcome::Lock(LockStatus::Ok(grant(1, 0, 1000))));
 }
@@ -75,12 +75,12 @@ fn without_a_time_to_live_an_expired_record_goes_a_day_after_it_expired() {
         Grant { removed_in: Some(Duration::from_millis(DAY + 1000)), ..grant(1, 0, 1000) };
     assert_eq!(machine.lock(lock()), LockStatus::Ok(expected.clone()));
     machine.pass(400);
-    // Each renewal counts it anew.
+    // Each renewal starts it anew.
     assert_eq!(machine.lock(lock()), LockStatus::Renewed(expected));
     machine.pass(1000);
     assert!(machine.holder().unwrap().expired);
     assert_eq!(machine.state.next_deadline(), Some(ClusterTime((DAY + 1400) * 1000)));
-    // A snapshot and a checkpoint carry it.
+    // A snapshot and a checkpoint contain it.
     machine.state = State::decode(&machine.state.encode()).unwrap();
     machine.pass(DAY - 1);
     assert_eq!(machine.holder().unwrap().removed_in, Some(Duration::from_millis(1)));
@@ -162,7 +162,7 @@ fn no_more_than_a_portion_is_worked_off_and_nobody_can_tell() {
     state.assert_invariants();
     assert_eq!(state.counts().expiries + state.counts().removals, 4096);
     assert_eq!(state.next_deadline(), Some(ClusterTime(1_000_000)));
-    // Judged by the clock, all are gone: the worked off, the marked and the untouched.
+    // Judged by the clock, all are gone, whether worked off, marked or untouched.
     assert_eq!(state.check("default", "09999"), None);
     let mut request = crate::types::ListRequest::default();
     while let (page, Some(next)) = state.list("default", &request) {
