@@ -1,7 +1,7 @@
-//! The JSON bodies of answers, and how they become words of the contract.
+//! The JSON bodies of answers, and their conversion to and from the types of the contract.
 //!
 //! They are read leniently: an older client understands the answers of a newer node. Refusals are
-//! not here but in [`super::Problem`].
+//! in [`super::Problem`], not here.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::types::{
     TransferReason, UnlockResponse, UnlockStatus,
 };
 
-/// How a successful lock request ended.
+/// The result of a successful lock request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -35,20 +35,20 @@ pub enum LockStatusWord {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct LockAnswer {
-    /// How it ended.
+    /// The result of the request.
     pub status: LockStatusWord,
     /// The fencing token to hand to the guarded resource.
     pub token: u64,
-    /// The level the grant has.
+    /// The level of the grant.
     pub level: i64,
-    /// How long the grant lasts; count it from before the request was sent.
+    /// The time until the grant expires; count it from before the request was sent.
     pub expires_in_ms: u64,
-    /// How long until the record is removed; absent is never.
+    /// The time until the record is removed; absent if it never is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_in_ms: Option<u64>,
     /// `false` only in a repeated answer whose grant has ended since.
     pub live: bool,
-    /// With `transferred`: who had it before.
+    /// With `transferred`: the former owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_signee: Option<String>,
     /// With `transferred`: `expired`, `forced` or `preempted`.
@@ -58,7 +58,7 @@ pub struct LockAnswer {
 }
 
 impl LockAnswer {
-    /// What a grant looks like on the wire; `None` for a refusal, which is a problem document.
+    /// The wire form of a grant; `None` for a refusal, which is a problem document.
     pub fn new(response: &LockResponse) -> Option<Self> {
         let (status, previous_signee, reason) = match &response.status {
             LockStatus::Ok(_) => (LockStatusWord::Ok, None, None),
@@ -81,7 +81,8 @@ impl LockAnswer {
         })
     }
 
-    /// The answer in words; `None` if it says that the lock was transferred but not from whom.
+    /// The answer as a type of the contract; `None` if it is a transfer without the former owner or
+    /// the reason.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> Option<LockResponse> {
         let grant = Grant {
             token: Token(self.token),
@@ -103,12 +104,12 @@ impl LockAnswer {
     }
 }
 
-/// How a successful unlock request ended.
+/// The result of a successful unlock request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum UnlockStatusWord {
-    /// It was mine and is gone.
+    /// It was mine and is released.
     Ok,
     /// There was no such lock.
     NoLock,
@@ -118,12 +119,12 @@ pub enum UnlockStatusWord {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct UnlockAnswer {
-    /// How it ended.
+    /// The result of the request.
     pub status: UnlockStatusWord,
 }
 
 impl UnlockAnswer {
-    /// What an answer looks like on the wire; `None` for a refusal, which is a problem document.
+    /// The wire form of an answer; `None` for a refusal, which is a problem document.
     pub fn new(response: &UnlockResponse) -> Option<Self> {
         let status = match response.status {
             UnlockStatus::Ok => UnlockStatusWord::Ok,
@@ -133,7 +134,7 @@ impl UnlockAnswer {
         Some(Self { status })
     }
 
-    /// The answer in words.
+    /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> UnlockResponse {
         let status = match self.status {
             UnlockStatusWord::Ok => UnlockStatus::Ok,
@@ -155,16 +156,17 @@ pub struct BatchAnswers {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct BatchItemAnswer {
-    /// To a lock request that gave the lock.
+    /// The answer to a lock request that was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockAnswer>,
-    /// To an unlock request after which the lock does not exist.
+    /// The answer to an unlock request after which the lock does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlock: Option<UnlockAnswer>,
-    /// To a request that was refused or not answered.
+    /// The answer to a request that was refused or could not be answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
-    /// Where it was decided, as the header `Keyward-Log-Position` tells it for a single request.
+    /// The position at which it was decided, as in the header `Keyward-Log-Position` of a single
+    /// request.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "log_position")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "42.0"))]
     pub log_position: Option<DecidedAt>,
@@ -208,7 +210,7 @@ mod log_position {
         }
     }
 
-    /// What is no position is read as none: a newer node may say more.
+    /// A text that is not a position is read as none: a newer node may send more.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<DecidedAt>, D::Error> {
@@ -217,7 +219,7 @@ mod log_position {
     }
 }
 
-/// The answer to a request that gives nothing but its success.
+/// The answer to a request that returns nothing but its success.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DoneAnswer {
@@ -231,12 +233,12 @@ impl Default for DoneAnswer {
     }
 }
 
-/// How the deletion of a table ended.
+/// The result of a table's deletion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub enum DeleteStatusWord {
-    /// It was there and is gone.
+    /// It existed and is deleted.
     Ok,
     /// There was no such table.
     NoTable,
@@ -246,7 +248,7 @@ pub enum DeleteStatusWord {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct DeleteAnswer {
-    /// How it ended.
+    /// The result of the deletion.
     pub status: DeleteStatusWord,
 }
 
@@ -282,12 +284,12 @@ pub struct HolderAnswer {
     pub level: i64,
     /// Its token.
     pub token: u64,
-    /// How long until it is expired; zero if it is.
+    /// The time until it expires; zero if it has.
     pub expires_in_ms: u64,
-    /// Whether another may take it.
+    /// Whether another owner may acquire the lock.
     #[serde(default)]
     pub expired: bool,
-    /// How long until the record is removed; absent is never.
+    /// The time until the record is removed; absent if it never is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_in_ms: Option<u64>,
 }
@@ -326,7 +328,7 @@ impl From<HolderAnswer> for Holder {
 pub struct CheckAnswer {
     /// The lock's name.
     pub signature: String,
-    /// Its holders. This tells what *was*: a lock is held by holding it, not by looking.
+    /// Its holders. They show the *past*: a lock is held by holding it, not by looking.
     pub holders: Vec<HolderAnswer>,
 }
 
@@ -347,7 +349,7 @@ impl From<CheckAnswer> for LockRecord {
 }
 
 impl CheckAnswer {
-    /// The answer in words.
+    /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> CheckResponse {
         CheckResponse { record: self.into(), decided_at }
     }
@@ -360,7 +362,7 @@ pub struct ListAnswer {
     /// The records, in byte order of their signatures; expired ones included and marked. There may
     /// be fewer than the limit, and even none, although more follow.
     pub locks: Vec<CheckAnswer>,
-    /// What to pass as `after` for the next page; absent on the last.
+    /// The value of `after` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
@@ -375,7 +377,7 @@ impl From<&ListResponse> for ListAnswer {
 }
 
 impl ListAnswer {
-    /// The answer in words.
+    /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> ListResponse {
         let locks = self.locks.into_iter().map(Into::into).collect();
         ListResponse { locks, next: self.next, decided_at }
@@ -388,11 +390,11 @@ impl ListAnswer {
 pub struct TableAnswer {
     /// Its name.
     pub table: String,
-    /// The duration of grants that do not say; absent is the service's own.
+    /// The duration of grants whose request has none; absent is the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
-    /// The least time_to_live of records that do not say; `"none"` never removes them. Absent: they
-    /// are removed a day after they expired.
+    /// The least time_to_live of records whose request has none; `"none"` never removes them.
+    /// Absent: they are removed a day after they expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
     pub time_to_live_ms: Option<TimeToLiveMs>,
@@ -436,7 +438,7 @@ impl From<TableAnswer> for TableInfo {
 pub struct TablesAnswer {
     /// The tables, in byte order.
     pub tables: Vec<TableAnswer>,
-    /// What to pass as `after` for the next page; absent on the last.
+    /// The value of `after` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
@@ -451,7 +453,7 @@ impl From<&TablesResponse> for TablesAnswer {
 }
 
 impl TablesAnswer {
-    /// The answer in words.
+    /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> TablesResponse {
         let tables = self.tables.into_iter().map(Into::into).collect();
         TablesResponse { tables, next: self.next, decided_at }

@@ -1,11 +1,11 @@
-//! What a node says about itself and its cluster.
+//! The status and the metrics of a node and its cluster.
 //!
-//! [`ClusterStatus`] is what `GET /v1/cluster` shows; [`NodeFigures`] is what a node hands to
-//! `/metrics` when it is asked. Both are plain values that the node fills in at that moment.
+//! [`ClusterStatus`] is the answer to `GET /v1/cluster`; [`NodeFigures`] are the values for
+//! `/metrics`. Both are plain data that the node fills in at the moment of the request.
 
 use serde::{Deserialize, Serialize};
 
-/// What a node is at present.
+/// The present role of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -14,7 +14,7 @@ pub enum NodeRole {
     Leader,
     /// It follows a leader.
     Follower,
-    /// It asks the others for their votes.
+    /// It requests the votes of the others.
     Candidate,
     /// It follows without a vote.
     Learner,
@@ -22,7 +22,7 @@ pub enum NodeRole {
     Stopped,
 }
 
-/// The cluster as one node sees it, at the moment it was asked.
+/// The cluster as one node sees it, at the moment of the request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct ClusterStatus {
@@ -35,12 +35,12 @@ pub struct ClusterStatus {
     pub uuid: String,
     /// The version of its program.
     pub version: String,
-    /// What it is at present.
+    /// Its present role.
     pub role: NodeRole,
-    /// Why it cannot serve requests now; absent when it can.
+    /// The reason why it cannot serve requests now; absent when it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_ready: Option<String>,
-    /// The node it believes to lead.
+    /// The node it believes to be the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<u64>,
     /// The client address of that node, as a URL.
@@ -68,8 +68,8 @@ pub struct ClusterStatus {
     pub purged_index: Option<u64>,
     /// The cluster's members, by id.
     pub members: Vec<MemberStatus>,
-    /// What differs between this node's configuration and others', in words; absent if nothing
-    /// does.
+    /// The differences between this node's configuration and others', in words; absent if there are
+    /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
 }
@@ -83,9 +83,9 @@ pub struct MemberStatus {
     /// The random name of its data folder, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Where its peers reach it.
+    /// The address at which its peers reach it.
     pub peer_address: String,
-    /// Where clients reach it, as a URL, if it says.
+    /// The address at which clients reach it, as a URL, if it announces one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_address: Option<String>,
     /// Whether it has a vote.
@@ -93,15 +93,15 @@ pub struct MemberStatus {
     /// Only from the leader: the last entry this member is known to have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched_index: Option<u64>,
-    /// Only from the leader: how many entries it is behind.
+    /// Only from the leader: the number of entries it is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
-    /// Only from the leader: how long ago it last acknowledged anything, in milliseconds.
+    /// Only from the leader: the time since it last acknowledged anything, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_acknowledged_ms: Option<u64>,
 }
 
-/// What a node hands to `/metrics`.
+/// The values of a node for `/metrics`.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodeFigures {
     /// Unexpired grants.
@@ -117,15 +117,15 @@ pub struct NodeFigures {
     /// Request lanes that were forgotten within a minute of their last use, because there were too
     /// many, since the cluster began.
     pub lanes_evicted_young: u64,
-    /// How long grants were held that ended by entries of this node since the process began, by the
-    /// word for how they ended.
+    /// The hold times of grants that ended by entries of this node since the process began, by the
+    /// label of their end.
     pub held_seconds: Vec<(&'static str, HistogramFigures)>,
-    /// Grants that their owners lost by entries of this node since the process began, by the word
-    /// for the reason.
+    /// Grants that their owners lost by entries of this node since the process began, by the label
+    /// of the reason.
     pub locks_lost: Vec<(&'static str, u64)>,
     /// The Raft term.
     pub term: u64,
-    /// The node believed to lead.
+    /// The node believed to be the leader.
     pub leader: Option<u64>,
     /// Whether this node leads.
     pub is_leader: bool,
@@ -139,17 +139,17 @@ pub struct NodeFigures {
     pub snapshot_postponed: bool,
     /// Whether it can serve requests now.
     pub ready: bool,
-    /// How long ago it was last in contact with a majority, in seconds, as it knows.
+    /// The time since its last contact with a majority, in seconds, as far as it knows.
     pub majority_silence_seconds: Option<f64>,
-    /// How many times it has come to know another leader since the process began.
+    /// The number of times it learned of another leader since the process began.
     pub leader_changes: u64,
     /// The other members, as a leader knows them; empty on others.
     pub peers: Vec<PeerFigures>,
-    /// The bytes that are left for its data, if the system tells.
+    /// The free space for its data in bytes, if the system reports it.
     pub data_free_bytes: Option<u64>,
-    /// Requests sent on to the leader since the process began.
+    /// Requests forwarded to the leader since the process began.
     pub forwarded: u64,
-    /// How long each `fdatasync` of the log took.
+    /// The durations of the `fdatasync` calls of the log.
     pub fsync_seconds: Option<HistogramFigures>,
 }
 
@@ -158,19 +158,19 @@ pub struct NodeFigures {
 pub struct PeerFigures {
     /// Its id.
     pub id: u64,
-    /// How many entries it is behind.
+    /// The number of entries it is behind.
     pub lag: Option<u64>,
-    /// How long ago it last acknowledged anything, in seconds.
+    /// The time since it last acknowledged anything, in seconds.
     pub silence_seconds: Option<f64>,
 }
 
 /// A histogram that is kept elsewhere.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HistogramFigures {
-    /// Upper bounds in seconds, rising, with how many observations were at or below each.
+    /// The upper bounds in seconds, ascending, with the number of observations at or below each.
     pub buckets: Vec<(f64, u64)>,
     /// The sum of all observations, in seconds.
     pub sum: f64,
-    /// How many observations there were.
+    /// The number of observations.
     pub count: u64,
 }

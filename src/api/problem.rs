@@ -1,8 +1,8 @@
 //! Problem documents (RFC 9457): every answer that is not a success.
 //!
-//! The `code` is the contract: stable and open-ended. Clients decide by it alone, and only when
-//! the media type says that the document is ours; a status without one may come from anything
-//! between here and there.
+//! The `code` is the contract: stable and open-ended. Clients decide by it alone, and only when the
+//! media type says that the document is ours; a status without one may come from any proxy in
+//! between.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,10 @@ use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// What the `type` of every one of our documents begins with.
+/// The prefix of the `type` of every one of our documents.
 const TYPE_PREFIX: &str = "urn:keyward:problem:";
 
-/// What kind of problem it is, as a stable word.
+/// The kind of problem, as a stable word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -24,7 +24,7 @@ pub enum Code {
     /// Another holds the lock, or the grant is lost (423).
     Forbidden,
     /// The `request_id` continues a lane that is not remembered: this copy of the request was not
-    /// done, and whether an earlier one was is open (409).
+    /// done, and whether an earlier one was is unknown (409).
     LaneForgotten,
     /// The request is wrong and always will be (400).
     BadRequest,
@@ -54,7 +54,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The HTTP status it is sent with.
+    /// The HTTP status of the answer.
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::UnknownField => 400,
@@ -71,7 +71,7 @@ impl Code {
         }
     }
 
-    /// The word, as it is written in a document and in metrics.
+    /// The word, as written in a document and in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Forbidden => "forbidden",
@@ -123,23 +123,23 @@ pub struct Problem {
     pub status: u16,
     /// The kind of problem, for a program. More may come.
     pub code: Code,
-    /// What is wrong with this request, for a person.
+    /// The description of what is wrong with this request, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// With `forbidden`: `held` (by another) or `lost` (the grant named by its token is gone).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
     pub reason: Option<ForbiddenReason>,
-    /// With `forbidden`: who holds the lock now.
+    /// With `forbidden`: the present holders of the lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<Vec<HolderAnswer>>,
-    /// With `unavailable`: the client address of the node believed to lead.
+    /// With `unavailable`: the client address of the node believed to be the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
 }
 
 impl Problem {
-    /// A problem of this kind, with what is wrong.
+    /// A problem of this kind, with a description.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             kind: format!("{TYPE_PREFIX}{}", code.word()),
@@ -174,13 +174,13 @@ impl Problem {
         }
     }
 
-    /// The refusal in words. A document without a reason is read as `held`.
+    /// The refusal as a type of the contract. A document without a reason is read as `held`.
     pub fn to_forbidden(&self) -> Forbidden {
         let holders = self.holders.iter().flatten().cloned().map(Into::into).collect();
         Forbidden { reason: self.reason.unwrap_or(ForbiddenReason::Held), holders }
     }
 
-    /// The error as a caller sees it; `decided_at` is what the answer's header said.
+    /// The error for the caller; `decided_at` is the position in the answer's header.
     pub fn into_error(self, decided_at: Option<DecidedAt>) -> Error {
         let code = self.code;
         let reason = || match &self.detail {
@@ -198,7 +198,7 @@ impl Problem {
             | Code::MethodNotAllowed
             | Code::TooLarge
             | Code::UnsupportedMediaType => Error::bad_request(reason()),
-            // The server gave up on reading the request, so it cannot have acted on it.
+            // The server stopped reading the request, so it cannot have acted on it.
             Code::Unavailable | Code::Timeout => {
                 Error::Unavailable { reason: reason(), leader: self.leader.clone() }
             }

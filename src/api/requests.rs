@@ -1,7 +1,8 @@
-//! The JSON bodies and query strings of requests, and how they become words of the contract.
+//! The JSON bodies and query strings of requests, and their conversion to and from the types of the
+//! contract.
 //!
-//! A field that is not known is refused, and so is an integer beyond what JSON carries exactly,
-//! before it can be rounded on its way to somewhere else. All other rules are [`crate::lock`]'s.
+//! An unknown field is refused, and so is an integer beyond those that JSON carries exactly, before
+//! it can be rounded anywhere. All other rules are in [`crate::lock`].
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -27,28 +28,28 @@ pub struct LockBody {
     /// The lock's name, 1 to 1024 bytes of UTF-8 without NUL, compared as bytes.
     #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "jobs/nightly"))]
     pub signature: String,
-    /// The owner that asks, same limits. A name, never an authorisation.
+    /// The owner that requests it, same limits. A name, never an authorisation.
     #[cfg_attr(feature = "server", schema(value_type = schemas::Name, example = "worker-1"))]
     pub signee: String,
-    /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower
-    /// one. Left out of a renewal with a token, the level stays as it was.
+    /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower one.
+    /// If it is left out of a renewal with a token, the level stays as it was.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[cfg_attr(feature = "server",
         schema(minimum = -9_007_199_254_740_991i64, maximum = 9_007_199_254_740_991i64))]
     pub level: Option<i64>,
-    /// How long the grant lasts before it is expired: 1 ms to 366 days.
+    /// The time until the grant expires: 1 ms to 366 days.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[cfg_attr(
         feature = "server",
         schema(minimum = 1, maximum = 31_622_400_000i64, example = 30000)
     )]
     pub duration_ms: Option<u64>,
-    /// When the record is removed, counted from this request; never shorter than the duration.
-    /// `"none"` is never. Left out, the table decides.
+    /// The time until the record is removed, counted from this request; never shorter than the
+    /// duration. `"none"` is never. If it is left out, the table's default applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
     pub time_to_live_ms: Option<TimeToLiveMs>,
-    /// Take the lock whoever holds it.
+    /// Take the lock even if another owner holds it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "flag")]
     pub force: bool,
     /// Renew only: refused with reason `lost` unless the grant is mine, has this token and is not
@@ -56,7 +57,7 @@ pub struct LockBody {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 9_007_199_254_740_991i64))]
     pub token: Option<u64>,
-    /// Tells two runs of one signee apart; another instance is another owner.
+    /// Distinguishes two runs of one signee; another instance is another owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub instance: Option<String>,
@@ -65,15 +66,15 @@ pub struct LockBody {
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::Name>))]
     pub table: Option<String>,
     /// Makes the request safe to repeat: 32 hexadecimal digits (a random number of the client's
-    /// own, one request in flight each), a hyphen, and a decimal number that rises by request; or
-    /// a UUID, new for each request.
+    /// own, with one request in flight each), a hyphen, and a decimal number that increases with
+    /// each request; or a UUID, new for each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::RequestId>))]
     pub request_id: Option<RequestId>,
 }
 
 impl LockBody {
-    /// What a request looks like on the wire.
+    /// The wire form of a request.
     pub fn new(request: LockRequest, options: &LockOptions) -> Self {
         Self {
             signature: request.signature,
@@ -89,7 +90,7 @@ impl LockBody {
         }
     }
 
-    /// The request in words; `options.call` is left for the caller to fill.
+    /// The request as types of the contract; the caller fills in `options.call`.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
@@ -143,7 +144,7 @@ pub struct UnlockBody {
 }
 
 impl UnlockBody {
-    /// What a request looks like on the wire.
+    /// The wire form of a request.
     pub fn new(request: UnlockRequest, options: &UnlockOptions) -> Self {
         Self {
             signature: request.signature,
@@ -155,7 +156,7 @@ impl UnlockBody {
         }
     }
 
-    /// The request in words; `options.call` is left for the caller to fill.
+    /// The request as types of the contract; the caller fills in `options.call`.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
@@ -182,7 +183,7 @@ pub struct BatchBody {
     pub requests: Vec<BatchItem>,
 }
 
-/// One request of a batch: the body that it would have alone, under the name of what it asks for.
+/// One request of a batch: the body that it would have alone, under the name of its operation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
@@ -205,7 +206,7 @@ impl From<BatchRequest> for BatchItem {
 }
 
 impl BatchItem {
-    /// The request in words, with the options of the call that brought the batch.
+    /// The request as types of the contract, with the options of the call that carried the batch.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
@@ -223,8 +224,8 @@ impl BatchItem {
     }
 }
 
-/// Reads an object only: serde would also take an array, in the order of the fields, which is no
-/// API to promise.
+/// Reads an object only: serde would also accept an array, in the order of the fields, which is not
+/// part of the API.
 fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -252,16 +253,16 @@ where
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct TableBody {
-    /// The table. It has to be named: nothing is configured by leaving something out.
+    /// The table. It must be named: nothing is configured by leaving something out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = schemas::Name, required))]
     pub table: Option<String>,
-    /// The duration of grants that do not say; left out, the service's own.
+    /// The duration of grants whose request has none; if it is left out, the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[cfg_attr(feature = "server", schema(minimum = 1, maximum = 31_622_400_000i64))]
     pub duration_ms: Option<u64>,
-    /// The least time_to_live of records that do not say; left out, they are removed a day after
-    /// they expired. `"none"` never removes them.
+    /// The least time_to_live of records whose request has none; if it is left out, they are
+    /// removed a day after they expired. `"none"` never removes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(value_type = Option<schemas::TimeToLive>))]
     pub time_to_live_ms: Option<TimeToLiveMs>,
@@ -272,7 +273,7 @@ pub struct TableBody {
 }
 
 impl TableBody {
-    /// What a request looks like on the wire.
+    /// The wire form of a request.
     pub fn new(
         defaults: TableDefaults,
         table: Option<String>,
@@ -300,7 +301,7 @@ impl TableBody {
         self.table.clone().ok_or_else(missing)
     }
 
-    /// The defaults in words.
+    /// The defaults as a type of the contract.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
@@ -312,11 +313,11 @@ impl TableBody {
     }
 }
 
-/// The body of `POST /debug/advance`, which only a node started for tests answers.
+/// The body of `POST /debug/advance`, which works only on a node started for tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdvanceBody {
-    /// By how much the clock is moved on.
+    /// The time by which the clock is advanced.
     pub by_ms: u64,
 }
 
@@ -350,13 +351,13 @@ pub struct ListQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", param(value_type = String, required = false, max_length = 1024))]
     pub after: Option<String>,
-    /// How many records at most: 1 to 1000, 100 if left out.
+    /// The maximum number of records: 1 to 1000, 100 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_text")]
     #[cfg_attr(feature = "server",
         param(value_type = u32, required = false, minimum = 1, maximum = 1000, default = 100))]
     pub limit: Option<u32>,
     /// Only locks that are `held`, or only `expired` ones; both if left out. Pages are shorter
-    /// then, and some may be empty: `next` says whether more follow.
+    /// then, and some may be empty: `next` is present if more follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", param(value_type = schemas::RecordState, required = false))]
     pub state: Option<RecordState>,
@@ -389,7 +390,7 @@ pub struct TablesQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", param(value_type = String, required = false, max_length = 1024))]
     pub after: Option<String>,
-    /// How many tables at most: 1 to 1000, 100 if left out.
+    /// The maximum number of tables: 1 to 1000, 100 if left out.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_text")]
     #[cfg_attr(feature = "server",
         param(value_type = u32, required = false, minimum = 1, maximum = 1000, default = 100))]
@@ -410,7 +411,7 @@ impl From<&TablesQuery> for TablesRequest {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "server", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct TableQuery {
-    /// The table. It has to be named: nothing is deleted by leaving something out.
+    /// The table. It must be named: nothing is deleted by leaving something out.
     #[cfg_attr(feature = "server", param(value_type = schemas::Name))]
     pub table: String,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
@@ -419,8 +420,8 @@ pub struct TableQuery {
     pub request_id: Option<RequestId>,
 }
 
-/// A duration that is asked for. Less than a millisecond becomes 0, and one too long for JSON
-/// stays too long, so that the service refuses both as it refuses them from anyone.
+/// A requested duration in milliseconds. Less than a millisecond becomes 0, and a duration too long
+/// for JSON stays too long, so that the service refuses both as it does for every client.
 fn to_ms_exactly(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Descriptions of values whose bounds their Rust type does not tell, for the OpenAPI document.
+//! Descriptions of values whose bounds are not part of their Rust type, for the OpenAPI document.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub(crate) struct Name;
 /// The number of a request, which makes it safe to repeat.
 pub(crate) struct RequestId;
 
-/// How long a record is kept.
+/// The time for which a record is kept.
 pub(crate) struct TimeToLive;
 
 /// The records that a page shows.

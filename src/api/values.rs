@@ -1,4 +1,4 @@
-//! Values as JSON and query strings carry them.
+//! The form of values in JSON and query strings.
 //!
 //! JSON knows one kind of number: `30000.0` and `3e4` are 30000, and clients in languages without
 //! integers send them. A field that may be left out may also be `null`.
@@ -15,9 +15,9 @@ use crate::types::{MAX_SAFE_INTEGER, TimeToLive};
 #[allow(clippy::cast_precision_loss, reason = "2^53 - 1 is exact")]
 const MAX_EXACT: f64 = MAX_SAFE_INTEGER as f64;
 
-/// An integer that a request may have.
+/// An integer of a request.
 pub(super) trait Whole: Sized {
-    /// The words for what is expected.
+    /// The description of the expected value.
     const EXPECTED: &'static str;
 
     /// The number, if it is one of this kind.
@@ -48,14 +48,14 @@ impl Whole for i64 {
     }
 }
 
-/// Reads a whole number, however it is written, or `null`.
+/// Reads a whole number in any notation, or `null`.
 pub(super) fn whole<'de, D: Deserializer<'de>, T: Whole>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     deserializer.deserialize_any(WholeVisitor(PhantomData))
 }
 
-/// Reads a whole number of a query string, which has text only.
+/// Reads a whole number from a query string, which has text only.
 pub(super) fn whole_text<'de, D: Deserializer<'de>, T: Whole>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -66,7 +66,7 @@ pub(super) fn whole_text<'de, D: Deserializer<'de>, T: Whole>(
     value.map(Some).ok_or_else(wrong)
 }
 
-/// A time_to_live as JSON has it: a whole number of milliseconds, or `"none"`.
+/// A time_to_live in JSON: a whole number of milliseconds, or `"none"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeToLiveMs {
     /// This many milliseconds.
