@@ -1,6 +1,6 @@
-//! What a script can say: the commands and how their arguments are written.
+//! The commands of a script and the notation of their arguments.
 //!
-//! The doc comment of each command is its reference. Names that a script cannot write out are
+//! The doc comment of each command is its reference. Names that are too long for a script are
 //! written as a repetition: `"{x*1025}"` is the letter x 1025 times.
 
 use std::str::FromStr;
@@ -22,8 +22,8 @@ pub(crate) enum Command {
         #[arg(key)]
         default_time_to_live: Option<Kept>,
     },
-    /// Asks for a lock: `lock jobs/nightly worker-1 level=5 duration=10s`, with the word `force` at
-    /// the end to take it whoever holds it, with `token=t1` to renew only.
+    /// Requests a lock: `lock jobs/nightly worker-1 level=5 duration=10s`, with the word `force` at
+    /// the end to take it even if another owner holds it, with `token=t1` to renew only.
     Lock {
         signature: Name,
         signee: Name,
@@ -62,8 +62,8 @@ pub(crate) enum Command {
         #[arg(key)]
         table: Option<Name>,
     },
-    /// Reads a page of records: `list prefix=jobs/ after=jobs/a limit=10`, with `state=held` or
-    /// `state=expired` only of those.
+    /// Reads a page of records: `list prefix=jobs/ after=jobs/a limit=10`; with `state=held` or
+    /// `state=expired`, only records in this state.
     List {
         #[arg(key)]
         prefix: Option<Name>,
@@ -78,8 +78,8 @@ pub(crate) enum Command {
     },
     /// Reads the tables of this script.
     Tables,
-    /// Sets what a table gives to later requests: `configure-table jobs duration=5s`. Without a
-    /// name it is the handle's own table.
+    /// Sets the values that a table supplies to later requests: `configure-table jobs duration=5s`.
+    /// Without a name it is the handle's own table.
     #[command(name = "configure-table")]
     ConfigureTable {
         table: Option<Name>,
@@ -90,7 +90,8 @@ pub(crate) enum Command {
         #[arg(key)]
         id: Option<Id>,
     },
-    /// Deletes a table whole: `delete-table jobs`. Without a name it is the handle's own table.
+    /// Deletes a table with its records and its defaults: `delete-table jobs`. Without a name it is
+    /// the handle's own table.
     #[command(name = "delete-table")]
     DeleteTable {
         table: Option<Name>,
@@ -116,8 +117,8 @@ impl FromStr for Force {
     }
 }
 
-/// The longest name that a repetition writes out, in bytes: far more than any that is allowed, and
-/// nothing that takes a machine's memory.
+/// The longest name that a repetition may have, in bytes: far more than is allowed, and too little
+/// to exhaust a machine's memory.
 const MAX_REPEATED: usize = 64 * 1024;
 
 /// A signature, a signee, an instance or a table.
@@ -147,8 +148,8 @@ impl FromStr for Name {
 }
 
 impl Name {
-    /// The name as a table of this run: behind the run's prefix. An empty name stays empty, and a
-    /// repetition keeps the length that the script gives it, because each is there to be judged.
+    /// The name as a table of this run, with the run's prefix. An empty name stays empty, and a
+    /// repetition keeps the length that the script gives it, because both are there to be judged.
     pub(crate) fn table(&self, prefix: &str) -> String {
         if self.text.is_empty() {
             return String::new();
@@ -182,7 +183,7 @@ impl FromStr for Length {
     }
 }
 
-/// How long a record is kept: a length, or `none` for ever.
+/// The time for which a record is kept: a length, or `none` for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Kept(pub(crate) TimeToLive);
 
@@ -213,7 +214,7 @@ impl FromStr for State {
     }
 }
 
-/// A token: `t1` is the first that the script's output shows; a number is that very token.
+/// A token: `t1` is the first that the script's output shows; a number is that token itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TokenWord {
     Shown(usize),
@@ -232,7 +233,8 @@ impl FromStr for TokenWord {
     }
 }
 
-/// A request id: `a@1` is number 1 of the lane that the script calls a; the run draws the lanes.
+/// A request id: `a@1` is number 1 of the lane that the script calls a; the run generates the
+/// lanes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Id {
     pub(crate) lane: String,

@@ -1,4 +1,4 @@
-//! The bootstrap for a running cluster: its client, and its clock if it may be moved.
+//! The bootstrap for a running cluster: its client, and its clock if it can be advanced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use crate::service::{DebugLockService as _, ServiceOptions};
 
 use super::{Bootstrap, LiveService, Options, Time};
 
-/// How long a node may take to say whether its clock can be moved.
+/// The timeout of the request that detects whether a node's clock can be advanced.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many scripts wait for their locks to expire side by side: all of them, and some more.
+/// The number of scripts that wait for their locks to expire at the same time: all of them, and
+/// some to spare.
 const WAITING_SCRIPTS: usize = 32;
 
 /// Opens handles to a cluster through the nodes at these addresses.
 ///
-/// Time passes by `POST /debug/advance` if the first of them that answers was started for tests
+/// Time passes by `POST /debug/advance` if the first node that answers was started for tests
 /// (`keyward serve --debug-clock`), otherwise by waiting.
 #[derive(Clone)]
 pub struct EndpointBootstrap {
@@ -28,10 +29,11 @@ pub struct EndpointBootstrap {
 }
 
 impl EndpointBootstrap {
-    /// Asks the nodes whether their clock may be moved.
+    /// Detects whether the clock of the nodes can be advanced.
     ///
     /// # Errors
-    /// `BadRequest` if an endpoint is no `http://host:port`; `Unavailable` if none answers.
+    /// `BadRequest` if an endpoint is not of the form `http://host:port`; `Unavailable` if no node
+    /// answers.
     pub async fn connect<T: Into<String>>(
         endpoints: impl IntoIterator<Item = T>,
     ) -> Result<Self, Error> {
@@ -53,7 +55,8 @@ impl EndpointBootstrap {
         matches!(self.time, Time::Wait)
     }
 
-    /// How these scripts are run soonest: side by side if each has to wait for itself.
+    /// The options with which these scripts finish soonest: in parallel if each has to wait by
+    /// itself.
     #[must_use]
     pub fn options(&self, options: Options) -> Options {
         if self.waits() { options.in_parallel(WAITING_SCRIPTS) } else { options }
@@ -64,7 +67,7 @@ impl Bootstrap for EndpointBootstrap {
     type Service = LiveService<Client>;
 
     async fn open(&self, options: ServiceOptions) -> Result<Self::Service, Error> {
-        // The defaults are the client's to fill in: they are part of what is tested.
+        // The client fills in the defaults: they are part of what is tested.
         let table = ServiceOptions { table: options.table.clone(), ..ServiceOptions::default() };
         let client = Arc::new(self.client.handle(options));
         Ok(LiveService::new(client, table, self.time.clone()))
@@ -76,8 +79,8 @@ impl Bootstrap for EndpointBootstrap {
     }
 }
 
-/// Asks to move the clock by nothing, which changes nothing, and which only a node that was
-/// started for tests knows how to do.
+/// Requests to advance the clock by nothing, which changes nothing, and which only a node that was
+/// started for tests supports.
 async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
     let http = reqwest::Client::builder()
         .no_proxy()
@@ -110,7 +113,8 @@ mod tests {
     use crate::http::{Extras, serve};
     use crate::memory::MemoryLocks;
 
-    /// Serves locks in memory over HTTP; with `debug_clock`, as a node that was started for tests.
+    /// Serves locks in memory over HTTP; with `debug_clock`, like a node that was started for
+    /// tests.
     async fn serve_memory(debug_clock: bool) -> (String, JoinHandle<()>) {
         let clock = OffsetClock::default();
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));

@@ -1,7 +1,7 @@
-//! What must hold in every answer, whatever the script says: the runner's own assertions.
+//! The runner's own assertions, which hold for every answer of every script.
 //!
-//! A golden line shows what one answer was. These facts tie answers to each other: tokens of a
-//! lock only grow, and what is decided later in a script is decided later in the log.
+//! A golden line is one answer. These facts relate answers to each other: tokens of a lock only
+//! grow, and a later answer of a script is decided later in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,15 @@ use crate::types::{DecidedAt, RequestId, Token};
 
 use super::print::NameTokens;
 
-/// What the answers of one script have shown so far.
+/// The facts from the answers of one script so far.
 #[derive(Default)]
 pub(crate) struct Facts {
     /// Every token shown, in order: its lock and its value. `t1` is the first.
     shown: Vec<(Lock, Token)>,
-    /// The largest token that each lock ever had.
+    /// The largest token that each lock has had.
     largest: BTreeMap<Lock, Token>,
-    /// The requests that were asked with an id: what repeats them may look back.
+    /// The requests with an id that were sent: their repetitions may be decided at an earlier
+    /// place.
     asked: BTreeSet<RequestId>,
     last_decided: Option<DecidedAt>,
 }
@@ -24,7 +25,7 @@ pub(crate) struct Facts {
 /// A table and a signature.
 type Lock = (String, String);
 
-/// Whether a request may change something.
+/// The kind of a request: whether it may change the state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Asks {
     ToChange,
@@ -38,13 +39,13 @@ impl Facts {
         self.shown.get(index).map(|(_, token)| *token)
     }
 
-    /// Remembers an id; returns whether it was asked before.
+    /// Remembers an id; returns whether it was sent before.
     pub(crate) fn ask(&mut self, id: Option<RequestId>) -> bool {
         id.is_some_and(|id| !self.asked.insert(id))
     }
 
-    /// A token that a request was granted. One that was never seen must be larger than all that
-    /// the lock ever had; one that is created, not renewed, must not have been seen at all.
+    /// Checks a token that a request was granted. It must not be smaller than any earlier token of
+    /// the lock; that of a new grant, not a renewal, must be larger.
     pub(crate) fn granted(
         &mut self,
         table: &str,
@@ -71,8 +72,8 @@ impl Facts {
         }
     }
 
-    /// Where an answer was decided: never before what this script was told earlier. Two writes
-    /// are never decided at one place.
+    /// Checks the place where an answer was decided: never before an earlier answer of this script.
+    /// Two writes are never decided at one place.
     pub(crate) fn decided(
         &mut self,
         decided_at: Option<DecidedAt>,
@@ -106,7 +107,7 @@ pub(crate) struct Names<'a> {
 
 impl NameTokens for Names<'_> {
     fn name(&mut self, signature: &str, token: Token) -> String {
-        // Only growth per lock is promised: two locks may well have equal tokens.
+        // Only growth per lock is guaranteed: two locks may have equal tokens.
         let same = |((table, name), value): &(Lock, Token)| {
             table == self.table && name == signature && *value == token
         };

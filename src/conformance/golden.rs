@@ -1,11 +1,11 @@
-//! The expected answers are those of memory: they are checked here, and only here generated.
+//! The expected answers are those of memory: they are checked and generated here.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{MemoryBootstrap, Options, Outcome, Script, generate, run, scripts};
 
-/// Set to 1, the scripts' expected answers are written anew, from memory.
+/// If it is set to 1, the scripts' expected answers are regenerated from memory.
 const UPDATE: &str = "UPDATE_GOLDENFILES";
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! Makes the suite's debug service out of any [`LockService`] and a way of letting time pass.
+//! Makes the suite's debug service out of any [`LockService`] and a way to let time pass.
 //!
-//! A live service's clock runs on by itself and may be slower than ours by ρ: so that it has moved
-//! on *at least* as far as a script says, it is moved, or waited for, a little further.
+//! A live service's clock runs by itself and may be slower than ours by ρ. It is advanced, or
+//! waited for, a little longer, so that it has advanced *at least* as far as a script says.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,30 +19,32 @@ use crate::types::{
 
 use super::Bootstrap;
 
-/// The default of ρ, by which a leader's stamps may lag behind the time that passes.
+/// The default of ρ, the rate by which a leader's stamps may lag behind real time.
 const RATE_MARGIN: f64 = 0.01;
 
-/// Beyond the time that a script lets pass: what a timer is early by, or a stamp is rounded down.
-/// Scripts leave a second of slack at every deadline, so this changes nothing they can see.
+/// A margin on top of the time that a script lets pass, for a timer that fires early or a stamp
+/// that is rounded down. Scripts leave a second of slack at every deadline, so this has no visible
+/// effect.
 const MARGIN: Duration = Duration::from_millis(2);
 
-/// The lock that is released where there is none, to put the present time into the log.
+/// The signature of an unlock without a lock, which puts the present time into the log.
 const TICK_SIGNATURE: &str = "conformance/tick";
 
-/// How time passes for a live service.
+/// The way in which time passes for a live service.
 #[derive(Clone)]
 pub enum Time {
-    /// By waiting for it.
+    /// By waiting.
     Wait,
-    /// By moving the service's clock, which the closure does; it returns when the clock is moved.
+    /// By advancing the service's clock with the closure, which returns when the clock has
+    /// advanced.
     Move(Arc<MoveClock>),
 }
 
-/// Moves a service's clock on.
+/// Advances a service's clock.
 pub type MoveClock = dyn Fn(Duration) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
 impl Time {
-    /// Time that passes by moving a clock.
+    /// Time that passes by advancing a clock.
     pub fn moving<F, M>(move_clock: F) -> Self
     where
         F: Fn(Duration) -> M + Send + Sync + 'static,
@@ -84,8 +86,8 @@ impl<S: LockService> LiveService<S> {
         options
     }
 
-    /// A read tells what the log knew, and between two writes the log's clock may stand still for
-    /// up to a second. Any write brings it up to date.
+    /// A read shows the state of the log, whose clock may stand still for up to a second between
+    /// two writes. Any write brings it up to date.
     async fn tick(&self) -> Result<(), Error> {
         let request =
             UnlockRequest { signature: TICK_SIGNATURE.to_owned(), signee: "tick".to_owned() };
@@ -180,7 +182,7 @@ pub struct LiveBootstrap<S> {
 }
 
 impl<S: LockService> LiveBootstrap<S> {
-    /// Handles to this service, for which time passes like this.
+    /// Handles to this service, for which time passes in this way.
     pub fn new(service: Arc<S>, time: Time) -> Self {
         Self { service, time }
     }
@@ -206,7 +208,7 @@ mod tests {
     use crate::conformance::{Options, Outcome, Script, run};
     use crate::memory::MemoryLocks;
 
-    /// A clock that runs on by itself, as slow against ours as a leader's stamps may be.
+    /// A clock that runs by itself, as slow against ours as a leader's stamps may be.
     struct SlowClock<C>(C);
 
     impl<C: Clock> Clock for SlowClock<C> {
@@ -244,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_answers_quickly_and_is_early_is_wrong_and_not_slow() {
-        // The clock moves too far, so that every grant seems a second older than it is.
+        // The clock advances too far, so that every grant seems a second older than it is.
         let clock = OffsetClock::default();
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
         let time = Time::moving(move |by| {

@@ -1,4 +1,4 @@
-//! The bootstrap whose answers are the expected ones: [`MemoryLocks`] on a clock that stands still
+//! The bootstrap that gives the expected answers: [`MemoryLocks`] on a clock that stands still
 //! between the commands of a script.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct MemoryBootstrap {
 }
 
 impl MemoryBootstrap {
-    /// No locks yet.
+    /// Creates a bootstrap without locks.
     pub fn new() -> Self {
         Self { locks: MemoryLocks::with_clock(Arc::new(ManualClock::default())) }
     }

@@ -1,13 +1,13 @@
-//! The contract as a suite of scripts that runs on anything which answers lock requests.
+//! The contract as a suite of scripts that runs on any lock service.
 //!
 //! The scripts are text files in `src/conformance/scripts`, one topic each, and read as the
 //! specification: a comment with the contract's words, a request, `---`, the answer. They are
-//! carried in the crate, so `keyward conformance` needs no files. The same scripts run on
-//! [`crate::memory::MemoryLocks`], on one node, on a cluster and through HTTP; what is expected
-//! is generated from memory only, and all others must match it.
+//! embedded in the crate, so `keyward conformance` needs no files. The same scripts run on
+//! [`crate::memory::MemoryLocks`], on one node, on a cluster and through HTTP; the expected answers
+//! are generated from memory only, and all others must match them.
 //!
-//! Point the suite at a service of your own with a [`Bootstrap`], which opens and closes it.
-//! Besides being asked, the service must let time pass ([`crate::DebugLockService`]).
+//! Run the suite on a service of your own with a [`Bootstrap`], which opens and closes it. The
+//! service must also be able to let time pass ([`crate::DebugLockService`]).
 //!
 //! ```
 //! use keyward::conformance::{self, Bootstrap, Options};
@@ -36,12 +36,12 @@
 //! # }
 //! ```
 //!
-//! A service without a clock that tests may move is opened by [`LiveBootstrap`], which waits.
+//! A service without a clock that tests can advance is opened by [`LiveBootstrap`], which waits.
 //!
-//! Refuses: to know anything of how a service works. It imports the words and nothing below them,
-//! except for the bootstraps of this crate's own services.
+//! The suite knows nothing of how a service works. It imports the types of the contract and nothing
+//! below them, except for the bootstraps of this crate's own services.
 //!
-//! Where to look next: `scripts/`, then `command.rs` for what a script can say.
+//! Where to look next: `scripts/`, then `command.rs` for the commands of a script.
 
 mod command;
 mod endpoints;
@@ -81,13 +81,13 @@ use runner::Runner;
 /// Scripts use tables of their own and delete them at the end, so a service that holds other
 /// locks may be used as well.
 pub trait Bootstrap: Send + Sync + 'static {
-    /// What the suite talks to.
+    /// The service under test.
     type Service: DebugLockService;
 
     /// Opens a handle with these options.
     ///
     /// # Errors
-    /// Whatever keeps the service from opening; it ends the script.
+    /// Any error that keeps the service from opening; it ends the script.
     fn open(
         &self,
         options: ServiceOptions,
@@ -96,7 +96,7 @@ pub trait Bootstrap: Send + Sync + 'static {
     /// Closes a handle. The locks stay.
     ///
     /// # Errors
-    /// Whatever keeps the service from closing; it fails the script.
+    /// Any error that keeps the service from closing; it fails the script.
     fn close(&self, service: Self::Service) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
@@ -115,13 +115,13 @@ impl<B: Bootstrap> Bootstrap for Arc<B> {
     }
 }
 
-/// What to run.
+/// Options of a run: the scripts, and how many of them run at a time.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The scripts, in order.
     pub scripts: Vec<Script>,
-    /// How many scripts run at a time. More than one only where time passes by waiting: a clock
-    /// that is moved by hand moves for every script.
+    /// The number of scripts that run at a time. More than one only if time passes by waiting: a
+    /// clock that is advanced by hand advances for every script.
     pub parallel: usize,
 }
 
@@ -143,7 +143,7 @@ impl Options {
         self
     }
 
-    /// As many scripts at a time.
+    /// Runs this many scripts at a time.
     #[must_use]
     pub fn in_parallel(mut self, scripts: usize) -> Self {
         self.parallel = scripts.max(1);
@@ -151,10 +151,10 @@ impl Options {
     }
 }
 
-/// Runs scripts against a service and reports how each ended.
+/// Runs scripts against a service and reports the result of each.
 ///
 /// Must be called within a tokio runtime whose timers and I/O are enabled as the service needs
-/// them. When the future is dropped, the scripts that are running go on to their end.
+/// them. If the future is dropped, the scripts that are running still run to their end.
 pub async fn run<B: Bootstrap>(bootstrap: B, options: Options) -> Report {
     use futures::StreamExt as _;
 
@@ -167,7 +167,7 @@ pub async fn run<B: Bootstrap>(bootstrap: B, options: Options) -> Report {
     Report { results }
 }
 
-/// How often a script is run whose answers came too slowly to be judged.
+/// The number of attempts for a script whose answers came too slowly to be judged.
 const ATTEMPTS: usize = 5;
 
 async fn run_script<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> ScriptResult {
@@ -187,16 +187,16 @@ async fn run_script<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> ScriptRe
     }
 }
 
-/// Runs one script and returns its text with the answers of this service: what the script's file
-/// would hold if the service were right.
+/// Runs one script and returns its text with the answers of this service: the contents of the
+/// script's file if the service were right.
 ///
 /// # Errors
-/// What kept the script from running to its end.
+/// The reason why the script did not run to its end.
 pub async fn generate<B: Bootstrap>(bootstrap: Arc<B>, script: Script) -> Result<String, String> {
     play(bootstrap, script).await.found
 }
 
-/// What came of one run of one script.
+/// The result of one run of one script.
 struct Played {
     found: Result<String, String>,
     advanced: Duration,
@@ -226,7 +226,7 @@ fn play_blocking<B: Bootstrap>(bootstrap: Arc<B>, text: &str, runtime: Handle) -
     Played { found, advanced: runner.advanced(), too_slow: runner.too_slow() }
 }
 
-/// As [`generate`], on this thread, where a panic is one: for fuzzing.
+/// Like [`generate`], on this thread and without catching panics: for fuzzing.
 #[cfg(any(feature = "fuzzing", all(test, feature = "server")))]
 pub(crate) fn play_here<B: Bootstrap>(
     bootstrap: Arc<B>,

@@ -1,7 +1,8 @@
-//! The suite can fail: services that are wrong in one way each, all of which it must reject.
+//! Tests that the suite can fail: services that are wrong in one way each, all of which it must
+//! reject.
 //!
-//! Each is [`MemoryLocks`] with one operation replaced. A bug that a test elsewhere plants in the
-//! machine itself is planted here in what a caller can see of it.
+//! Each is [`MemoryLocks`] with one operation replaced. A mutation that other tests apply to the
+//! machine itself is applied here to what a caller can observe.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,7 @@ use super::{Bootstrap, Options, run};
 
 type Answer<T> = Result<T, Error>;
 
-/// A service that is wrong in one way: what each operation does.
+/// A service that is wrong in one way, as the functions of its operations.
 #[derive(Clone, Copy)]
 struct Bug {
     name: &'static str,
@@ -39,7 +40,7 @@ struct Bug {
     advance_clock: fn(&Broken, Duration) -> Answer<()>,
 }
 
-/// No bug: every operation as memory does it.
+/// No mutation: every operation as in memory.
 const RIGHT: Bug = Bug {
     name: "none",
     open: |options| options,
@@ -61,7 +62,7 @@ struct Broken {
     notes: Arc<Mutex<Notes>>,
 }
 
-/// What some bugs need to remember, by table and signature.
+/// The state that some mutations need, by table and signature.
 #[derive(Default)]
 struct Notes {
     granted: BTreeMap<String, LockResponse>,
@@ -69,7 +70,7 @@ struct Notes {
     count: u64,
 }
 
-/// What a memory service answers: it never waits.
+/// Polls the answer of a memory service, which never waits.
 fn now<T>(answer: impl Future<Output = T>) -> T {
     answer.now_or_never().expect("locks in memory are answered at once")
 }
@@ -91,7 +92,7 @@ impl Broken {
         now(self.locks.check(signature, options))
     }
 
-    /// The present holder of the lock that a request asks for.
+    /// The present holder of the lock that is requested.
     fn holder(&self, signature: &str, table: Option<&String>) -> Option<Holder> {
         let options = ReadOptions { table: table.cloned(), ..ReadOptions::default() };
         self.check_rightly(signature.to_owned(), options).ok()?.record.holders.pop()
@@ -117,7 +118,7 @@ impl Broken {
         self.unlock_rightly(request, options)
     }
 
-    /// Locks rightly, then changes the grant that is told.
+    /// Locks correctly, then changes the grant in the answer.
     fn lock_then(
         &self,
         request: LockRequest,
@@ -141,7 +142,7 @@ fn grant_mut(response: &mut LockResponse) -> Option<&mut Grant> {
     }
 }
 
-/// Bugs in how a lock is given.
+/// Mutations of granting a lock.
 const LOCK_BUGS: &[Bug] = &[
     Bug {
         name: "levels are ignored",
@@ -304,7 +305,7 @@ const LOCK_BUGS: &[Bug] = &[
     },
 ];
 
-/// Bugs in tokens and in renewing only.
+/// Mutations of tokens and of renew-only requests.
 const TOKEN_BUGS: &[Bug] = &[
     Bug {
         name: "a token is used again after a release",
@@ -421,7 +422,7 @@ const TOKEN_BUGS: &[Bug] = &[
     },
 ];
 
-/// Bugs in releasing and in repeating.
+/// Mutations of releasing and of repeating.
 const UNLOCK_BUGS: &[Bug] = &[
     Bug {
         name: "a lock is released by its name alone",
@@ -522,7 +523,7 @@ const UNLOCK_BUGS: &[Bug] = &[
     },
 ];
 
-/// Bugs in time.
+/// Mutations of time.
 const TIME_BUGS: &[Bug] = &[
     Bug {
         name: "the duration of the request is ignored",
@@ -626,7 +627,7 @@ fn longer(time_to_live: Option<TimeToLive>, by: Duration) -> Option<TimeToLive> 
     time_to_live.map(|time| time.length().map_or(TimeToLive::Never, |time| (time + by).into()))
 }
 
-/// Bugs in names, tables and reads.
+/// Mutations of names, tables and reads.
 const READ_BUGS: &[Bug] = &[
     Bug {
         name: "names are compared without their case",

@@ -1,25 +1,26 @@
-//! Whether a service answered quickly enough for its remaining times to be judged.
+//! Measures whether a service answered quickly enough for its remaining times to be judged.
 //!
-//! A live service's clock runs on between the commands of a script. That is no fault of its
-//! answers, but once a grant is older by a second than the script believes, the remaining times
-//! say nothing about it. Such a script is not checked; it has neither failed nor passed.
+//! A live service's clock runs on between the commands of a script. Its answers are not wrong for
+//! that, but once a grant is a second older than the script assumes, the remaining times prove
+//! nothing about it. Such a script is not checked; it has neither failed nor passed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// How much older than a script believes a grant may be for its remaining time to be judged. Times
-/// are printed rounded up to a second; the rest of it is for what `advance` goes too far.
+/// The limit of a grant's age, beyond the script's assumption, up to which its remaining time can
+/// be judged. Times are printed rounded up to a second; the rest of the second is for the margin of
+/// `advance`.
 const LIMIT: Duration = Duration::from_millis(600);
 
-/// The real time that the commands of a script take, without what they let pass on purpose.
+/// The real time that the commands of a script take, without the time they let pass on purpose.
 pub(crate) struct Pace {
     clock: SystemClock,
     running: Duration,
-    /// Since when the present command runs.
+    /// The time at which the present command began.
     since: Option<Duration>,
-    /// When each lock's grant was asked for: by table and signature.
+    /// The time at which each lock's grant was requested, by table and signature.
     asked: BTreeMap<(String, String), Duration>,
     worst: Duration,
 }
@@ -35,19 +36,19 @@ impl Pace {
         }
     }
 
-    /// A command begins that takes real time.
+    /// Begins a command that takes real time.
     pub(crate) fn begin(&mut self) {
         self.since = Some(self.clock.boottime());
     }
 
-    /// It has ended.
+    /// Ends the command.
     pub(crate) fn end(&mut self) {
         self.running = self.now();
         self.since = None;
     }
 
-    /// It has ended, and was to let this much time pass: by waiting for it, or else by moving a
-    /// clock, which runs on meanwhile.
+    /// Ends a command that lets this much time pass: by waiting, or else by advancing a clock,
+    /// which runs on meanwhile.
     pub(crate) fn end_of_advance(&mut self, by: Duration) {
         let before = self.running;
         self.end();
@@ -55,12 +56,12 @@ impl Pace {
         self.running = before + took.checked_sub(by).unwrap_or(took);
     }
 
-    /// A lock was granted that was asked for at that time: the grant is no older than this.
+    /// Notes a grant that was requested at `asked_at`: it is no older than that.
     pub(crate) fn granted(&mut self, table: &str, signature: &str, asked_at: Duration) {
         self.asked.insert((table.to_owned(), signature.to_owned()), asked_at);
     }
 
-    /// An answer tells the remaining time of this lock now.
+    /// Notes that an answer shows the remaining time of this lock now.
     pub(crate) fn tell(&mut self, table: &str, signature: &str) {
         let lock = (table.to_owned(), signature.to_owned());
         if let Some(asked) = self.asked.get(&lock) {
@@ -68,7 +69,7 @@ impl Pace {
         }
     }
 
-    /// The greatest age, if remaining times of such a grant cannot be judged.
+    /// The largest age, if it is too large for remaining times to be judged.
     pub(crate) fn too_slow(&self) -> Option<Duration> {
         (self.worst > LIMIT).then_some(self.worst)
     }

@@ -1,8 +1,8 @@
-//! How answers are written in a script: one line each, in the contract's words.
+//! The form of answers in a script: one line each, in the contract's words.
 //!
-//! Remaining times are rounded *up* to whole seconds. Scripts ask for whole seconds and let whole
-//! seconds pass, so a service may be late by anything less than a second and print the same, but
-//! not early, and not generous by even a millisecond.
+//! Remaining times are rounded *up* to whole seconds. Scripts request whole seconds and let whole
+//! seconds pass, so a service may be late by less than a second and print the same, but it may not
+//! be early, or report more time than there is by even a millisecond.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -81,7 +81,7 @@ pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
         .iter()
         .filter_map(|info| {
             let shown = info.table.strip_prefix(prefix)?;
-            // A repetition has the length that the script gave it: the prefix is counted in.
+            // A repetition has the length that the script gave it, which includes the prefix.
             let mut line = match repetition(shown) {
                 Some((letter, times)) => format!("\"{{{letter}*{}}}\"", times + prefix.len()),
                 None => name(shown),
@@ -101,8 +101,8 @@ pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
     if lines.is_empty() { String::from("no tables") } else { lines.join("\n") }
 }
 
-/// The errors that are part of the contract, as a script shows them. `None` for those that end
-/// the script, because they say that the service could not answer.
+/// The errors that are part of the contract, in the form of a script. `None` for errors that end
+/// the script, because the service could not answer.
 pub(crate) fn error(error: &Error, names: &mut impl NameTokens, signature: &str) -> Option<String> {
     match error {
         Error::Forbidden(forbidden) => Some(self::forbidden(forbidden, signature, names)),
@@ -160,8 +160,8 @@ fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> Stri
     text
 }
 
-/// Nothing is written where the record of a live grant goes exactly a day after it expires, as it
-/// does if nobody says otherwise.
+/// Appends the time of removal. Nothing is written if the record of a live grant is removed exactly
+/// a day after it expires, which is the default.
 fn push_removal(text: &mut String, expires_in: Option<Duration>, removed_in: Option<Duration>) {
     let left_out = expires_in.map(|expires_in| expires_in + KEPT_AFTER_EXPIRY);
     match removed_in {
@@ -184,7 +184,7 @@ fn seconds(time: Duration) -> String {
     }
 }
 
-/// A name as a script writes it: quoted where it must be, a long repetition as one.
+/// A name in the form of a script: quoted where it must be, a long repetition as one.
 fn name(text: &str) -> String {
     if let Some((letter, times)) = repetition(text) {
         return format!("\"{{{letter}*{times}}}\"");
@@ -193,9 +193,9 @@ fn name(text: &str) -> String {
     if text.is_empty() || !text.chars().all(plain) { format!("{text:?}") } else { text.to_owned() }
 }
 
-/// The letter and how often it is there, for a name that is nothing but many times that letter.
+/// The letter and its count, for a long name that repeats one letter.
 fn repetition(text: &str) -> Option<(char, usize)> {
-    // Longer names would make a line that nobody reads.
+    // Longer names would make unreadable lines.
     const LONGEST_WRITTEN_OUT: usize = 64;
     let first = text.chars().next()?;
     let long = text.len() > LONGEST_WRITTEN_OUT && text.chars().all(|letter| letter == first);

@@ -1,43 +1,43 @@
-//! What a run of the suite found.
+//! The result of a run of the suite.
 
 use std::fmt;
 use std::time::Duration;
 
 use similar::TextDiff;
 
-/// How a run of the suite ended: one result for each script, in the scripts' order.
+/// The result of a run of the suite: one result for each script, in the scripts' order.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The results.
     pub results: Vec<ScriptResult>,
 }
 
-/// How one script ended.
+/// The result of one script.
 #[derive(Clone, Debug)]
 pub struct ScriptResult {
     /// The script.
     pub name: String,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// How much time it let pass.
+    /// The time that it let pass.
     pub advanced: Duration,
 }
 
-/// How one script ended.
+/// The outcome of one script.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Every line is as expected.
     Passed,
-    /// The service answers otherwise than the script: the difference, as a unified diff from the
-    /// expected lines (`-`) to those of the service (`+`).
+    /// The service's answers differ from those of the script, as a unified diff from the expected
+    /// lines (`-`) to those of the service (`+`).
     Mismatch {
         /// The unified diff.
         diff: String,
     },
-    /// The service's lines differ, but a grant was so old when its remaining time was told that
+    /// The service's lines differ, but a grant was so old when its remaining time was read that
     /// they might differ for that reason alone. Nothing was checked.
     TooSlow {
-        /// How much older it was than the script believes.
+        /// The age of the grant beyond the script's assumption.
         by: Duration,
         /// The unified diff.
         diff: String,
@@ -45,7 +45,7 @@ pub enum Outcome {
     /// The script could not be run to its end: the service failed, broke a fact that holds for
     /// every answer (tokens grow), or the script is malformed.
     Error {
-        /// What happened.
+        /// The description of what happened.
         reason: String,
     },
 }
@@ -72,7 +72,7 @@ impl Outcome {
 }
 
 impl Report {
-    /// Whether every script passed. An empty run passes nothing: it checked nothing.
+    /// Whether every script passed. `false` for an empty run, which checked nothing.
     pub fn passed(&self) -> bool {
         !self.results.is_empty() && self.failures().next().is_none()
     }
@@ -82,14 +82,14 @@ impl Report {
         self.results.iter().filter(|result| result.outcome != Outcome::Passed)
     }
 
-    /// How much time all scripts together let pass.
+    /// The time that all scripts together let pass.
     pub fn advanced(&self) -> Duration {
         self.results.iter().map(|result| result.advanced).sum()
     }
 }
 
 impl fmt::Display for Report {
-    /// One line for each script, what differs below it, and a summary.
+    /// One line for each script, its differences below it, and a summary.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for result in &self.results {
             match &result.outcome {

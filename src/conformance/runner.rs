@@ -1,7 +1,7 @@
 //! Runs one script against one service.
 //!
-//! Every run has tables of its own, behind a random prefix that the output does not show, and
-//! deletes them at the end: the suite may run again and again on a cluster that others use.
+//! Every run has tables of its own, with a random prefix that the output does not show, and deletes
+//! them at the end: the suite can run repeatedly on a cluster that others use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
@@ -26,10 +26,10 @@ use super::words::{Asked, Words};
 
 type BoxError = Box<dyn StdError>;
 
-/// The line that answers a command, or what ends the script.
+/// The output line of a command, or the error that ends the script.
 type Line = Result<String, BoxError>;
 
-/// The prefix of the lines that use a handle; the first one has none.
+/// The prefix of the lines that use a handle; the first handle has none.
 type HandleName<'a> = Option<&'a String>;
 
 /// Runs a script's commands; implements goldenscript's own runner trait, which is synchronous:
@@ -39,7 +39,7 @@ pub(crate) struct Runner<B: Bootstrap> {
     runtime: Handle,
     words: Words,
     handles: BTreeMap<Option<String>, Opened<B::Service>>,
-    /// To be deleted at the end.
+    /// The tables to be deleted at the end.
     tables: BTreeSet<String>,
     facts: Facts,
     pace: Pace,
@@ -65,18 +65,18 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    /// How much time the script let pass.
+    /// The time that the script let pass.
     pub(crate) fn advanced(&self) -> Duration {
         self.advanced
     }
 
-    /// How old a grant was, at most, if that was too old to judge its remaining time.
+    /// The largest age of a grant, if it was too old to judge its remaining time.
     pub(crate) fn too_slow(&self) -> Option<Duration> {
         self.pace.too_slow()
     }
 
-    /// Deletes the run's tables and closes its handles; the first error is returned when all is
-    /// done that can be.
+    /// Deletes the run's tables and closes its handles. Returns the first error, after everything
+    /// was tried.
     pub(crate) fn clean_up(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         if let Some(opened) = self.handles.values().next() {
@@ -127,7 +127,7 @@ impl<B: Bootstrap> Runner<B> {
         Ok(String::from("ok"))
     }
 
-    /// The service of a line and the table it asks in: its own, else the handle's.
+    /// The service and the table of a line: the table it names, else the handle's.
     fn at(
         &self,
         handle: HandleName,
@@ -243,7 +243,7 @@ impl<B: Bootstrap> Runner<B> {
         let (service, _) = self.at(handle, None)?;
         self.runtime.block_on(service.advance_clock(by))?;
         self.advanced += by;
-        // Time passes without a word: a line of its own would only repeat the command.
+        // An advance prints nothing: a line of its own would only repeat the command.
         Ok(String::new())
     }
 
@@ -274,7 +274,7 @@ impl<B: Bootstrap> Runner<B> {
         repeated: bool,
         decided_at: Option<DecidedAt>,
     ) -> Result<(), String> {
-        // A repeated request is answered as it was: from where it was decided the first time.
+        // A repeated request has the answer and the place of the first one.
         if repeated { Ok(()) } else { self.facts.decided(decided_at, Asks::ToChange) }
     }
 }

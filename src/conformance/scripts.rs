@@ -1,4 +1,4 @@
-//! The scripts, carried in the crate.
+//! The scripts, embedded in the crate.
 
 use std::borrow::Cow;
 use std::io;
@@ -7,17 +7,18 @@ use std::path::Path;
 /// A script: its name and its text, requests and expected answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Script {
-    /// The name, which is its file's.
+    /// The name, which is that of its file.
     pub name: Cow<'static, str>,
     /// The text.
     pub text: Cow<'static, str>,
 }
 
 impl Script {
-    /// Reads every file of a folder as a script, in the order of their names; hidden ones are not.
+    /// Reads every file of a folder as a script, in the order of their names. Hidden files are
+    /// skipped.
     ///
     /// # Errors
-    /// What the file system says, and a file that is not UTF-8.
+    /// Errors of the file system, and a file that is not UTF-8.
     pub fn read_folder(folder: &Path) -> io::Result<Vec<Self>> {
         let mut scripts = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -62,7 +63,7 @@ const SCRIPTS: &[(&str, &str)] = embed![
     "19-take-over-chains",
 ];
 
-/// The scripts of the contract, in the order in which they are best read.
+/// The scripts of the contract, in their order of reading.
 pub fn scripts() -> Vec<Script> {
     SCRIPTS
         .iter()

@@ -1,5 +1,5 @@
-//! From a script's command to the contract's words: with the run's own tables and request ids in
-//! place of those the script names.
+//! Conversion of a script's command to the types of the contract, with the run's own tables and
+//! request ids in place of those the script names.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::facts::Facts;
 /// The table of a handle that names none.
 const OWN_TABLE: &str = "main";
 
-/// What the run drew at random.
+/// The random values of a run.
 pub(crate) struct Words {
-    /// What the names of its tables begin with.
+    /// The prefix of the names of its tables.
     pub(crate) prefix: String,
     lanes: BTreeMap<String, u128>,
 }
 
-/// What a command asks of the service.
+/// The request of a command.
 pub(crate) enum Asked {
     Open(ServiceOptions),
     Lock(LockRequest, LockOptions),
@@ -43,13 +43,13 @@ impl Words {
         Self { prefix, lanes: BTreeMap::new() }
     }
 
-    /// The options of the handle that every script begins with.
+    /// The options of the handle with which every script begins.
     pub(crate) fn first_handle(&self) -> ServiceOptions {
         let table = format!("{}{OWN_TABLE}", self.prefix);
         ServiceOptions { table, ..ServiceOptions::default() }
     }
 
-    /// What a command asks. The tokens that it names must have been shown.
+    /// The request of a command. The tokens that it names must have been shown.
     pub(crate) fn ask(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
         Ok(match command {
             Command::Open { .. } => self.open(command),
@@ -83,7 +83,7 @@ impl Words {
         })
     }
 
-    /// A reason with the script's own names in place of what the run drew.
+    /// A line with the script's own names in place of the random values of the run.
     pub(crate) fn as_written(&self, mut line: String) -> String {
         for (name, lane) in &self.lanes {
             line = line.replace(&format!("{lane:032x}-"), &format!("{name}@"));
