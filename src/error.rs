@@ -1,4 +1,4 @@
-//! The errors a caller sees, and no others.
+//! The errors that a caller gets.
 //!
 //! The distinction that matters is between [`Error::Unavailable`] (certainly not done: try again)
 //! and [`Error::Unknown`] (may have been done: repeat with the same `request_id`, or look).
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Error {
-    /// Another holds it, or the grant is lost. The lock and unlock calls give this as a `failed`
-    /// answer; [`crate::client`] turns it into an error where only a grant will do.
+    /// Another owner holds the lock, or the grant is lost. The lock and unlock calls return this as
+    /// a `failed` answer; [`crate::client`] turns it into an error where only a grant is useful.
     #[error("forbidden: {}", describe(.0))]
     Forbidden(Forbidden),
     /// The request is wrong and will be refused whenever it is sent.
     #[error("bad request: {reason}")]
     BadRequest {
-        /// What is wrong, for a person.
+        /// The description of what is wrong, for a person.
         reason: String,
     },
     /// There is no such record.
     #[error("not found")]
     NotFound {
-        /// What the log had when it was read.
+        /// The log position of the state that was read.
         decided_at: Option<DecidedAt>,
     },
     /// Certainly not done. Trying again later is safe.
     #[error("unavailable: {reason}")]
     Unavailable {
-        /// What is missing, for a person.
+        /// The description of what is missing, for a person.
         reason: String,
         /// The client address of the node believed to lead, if one is known.
         leader: Option<String>,
@@ -37,38 +37,38 @@ pub enum Error {
     /// May have been done. Repeating with the same `request_id` is safe.
     #[error("unknown outcome: {reason}")]
     Unknown {
-        /// What happened, for a person.
+        /// The description of what happened, for a person.
         reason: String,
     },
     /// The caller is not who it must be. Not done.
     #[error("unauthorized: {reason}")]
     Unauthorized {
-        /// What is missing, for a person.
+        /// The description of what is missing, for a person.
         reason: String,
     },
     /// The `request_id` continues a lane that the cluster does not remember: it was not used for
     /// long, or there were too many. This copy was not done; whether an earlier one with the same
-    /// id was is open. Without an earlier one it is safe to ask again with a new lane, which begins
-    /// with 1.
+    /// id was is unknown. Without an earlier one it is safe to repeat the request with a new lane,
+    /// which begins with 1.
     #[error("lane forgotten: {reason}")]
     LaneForgotten {
-        /// Which lane, for a person.
+        /// The description of the lane, for a person.
         reason: String,
     },
 }
 
 impl Error {
-    /// A request that is wrong, with what is wrong about it.
+    /// An invalid request, with the reason.
     pub fn bad_request(reason: impl Into<String>) -> Self {
         Self::BadRequest { reason: reason.into() }
     }
 
-    /// Certainly not done, with what is missing and no leader to point at.
+    /// Certainly not done, with the reason and no known leader.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into(), leader: None }
     }
 
-    /// May have been done, with what happened.
+    /// May have been done, with the reason.
     pub fn unknown(reason: impl Into<String>) -> Self {
         Self::Unknown { reason: reason.into() }
     }

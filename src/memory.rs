@@ -1,11 +1,11 @@
 //! An embedded lock service: the lock machine, a clock and a mutex.
 //!
 //! No server, no disk, no network: for programs that want the contract within one process, and for
-//! tests. The expectations of the conformance suite are generated from it.
+//! tests. The expected results of the conformance suite are generated from it.
 //!
 //! It acts as a cluster of one node in its first term: every request is stamped from the clock and
-//! applied as a log entry of its own, so time passes exactly when somebody asks. It keeps nothing
-//! once the last handle is dropped.
+//! applied as a log entry of its own, so the clock advances exactly when a request arrives. Nothing
+//! is kept once the last handle is dropped.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::types::{
     UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
-/// The only term there is: a cluster of one elects once.
+/// The only term: a cluster of one elects once.
 const TERM: u64 = 1;
 
 /// A handle to locks in memory. Clones are the same handle; [`MemoryLocks::handle`] makes another
@@ -55,15 +55,16 @@ pub struct MemoryLocks {
     options: Arc<Mutex<ServiceOptions>>,
 }
 
-/// What all handles share.
+/// The part that all handles share.
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// The clock's reading when the locks were made: their `C` begins at 0.
+    /// The clock's reading when the locks were created: their `C` begins at 0.
     origin: Duration,
     machine: Mutex<Machine>,
 }
 
-/// The replica of one: its state, the index of its last entry, and how far tests moved its clock.
+/// The only replica: its state, the index of its last entry, and the time by which tests advanced
+/// its clock.
 #[derive(Default)]
 struct Machine {
     state: State,
@@ -72,17 +73,17 @@ struct Machine {
 }
 
 impl MemoryLocks {
-    /// No locks yet, the machine's clock, default options.
+    /// Creates an empty service with the machine's clock and default options.
     pub fn new() -> Self {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// As [`MemoryLocks::new`], with options of this handle's own.
+    /// Like [`MemoryLocks::new`], with options of this handle's own.
     pub fn open(options: ServiceOptions) -> Self {
         Self::new().handle(options)
     }
 
-    /// As [`MemoryLocks::new`], on another clock.
+    /// Like [`MemoryLocks::new`], on another clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let origin = clock.raw();
         let shared = Shared { clock, origin, machine: Mutex::default() };
@@ -95,7 +96,7 @@ impl MemoryLocks {
         Self { shared: Arc::clone(&self.shared), options: Arc::new(Mutex::new(options)) }
     }
 
-    /// How much there is, as of the last request.
+    /// The sizes and counters, as of the last request.
     pub fn counts(&self) -> Counts {
         self.shared.with_machine(|machine| machine.state.counts())
     }
@@ -127,7 +128,8 @@ impl fmt::Debug for MemoryLocks {
 
 impl Shared {
     fn with_machine<T>(&self, f: impl FnOnce(&mut Machine) -> T) -> T {
-        // A poisoned mutex is a broken invariant of the lock machine: nothing may be served after.
+        // A poisoned mutex means a broken invariant of the lock machine: nothing may be served
+        // afterwards.
         let mut machine = self.machine.lock().expect("no request has panicked");
         f(&mut machine)
     }
@@ -136,12 +138,12 @@ impl Shared {
         let (decision, deleted) = self.with_machine(|machine| {
             (machine.apply(self.now(), command), machine.state.take_deleted())
         });
-        // The asker frees what it has deleted; others go on meanwhile.
+        // The caller frees the tables it deleted; other requests go on meanwhile.
         drop(deleted);
         decision
     }
 
-    /// Reads the state after the clock has moved on to now.
+    /// Reads the state after advancing the clock to now.
     fn read<T>(&self, f: impl FnOnce(&State) -> T) -> (T, DecidedAt) {
         self.with_machine(|machine| {
             machine.apply(self.now(), Command::advance());
@@ -242,7 +244,7 @@ impl DebugLockService for MemoryLocks {
         Ok(())
     }
 
-    /// Moves this service's own time on, for all its handles, whatever clock it runs on.
+    /// Advances this service's own time, for all its handles, whatever clock it runs on.
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
         self.shared.with_machine(|machine| machine.advanced = machine.advanced.saturating_add(by));
         Ok(())

@@ -1,8 +1,8 @@
-//! The one trait that everything answering lock requests implements.
+//! The one trait that every lock service implements.
 //!
 //! Implementors: [`crate::memory::MemoryLocks`], `node::Node`, `forward::Forwarding` and
 //! [`crate::client::Client`]. HTTP handlers, the conformance suite and the command line are generic
-//! over it and know no leader.
+//! over it and do not know about leaders.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,16 +16,17 @@ use crate::types::{
     UnlockResponse,
 };
 
-/// Answers lock requests.
+/// A service that decides lock requests.
 ///
 /// Every method may be called by anyone at any time. When a write returns `Ok`, its effect is as
-/// durable as the implementation ever makes it: for a cluster, on the disks of a majority. A
-/// future that is dropped before it is ready leaves its outcome unknown.
+/// durable as the implementation ever makes it: for a cluster, on the disks of a majority. A future
+/// that is dropped before it resolves leaves its outcome unknown.
 pub trait LockService: Send + Sync + 'static {
     /// Takes, renews or takes over a lock; see [`LockOptions`] for force and renew-only.
     ///
     /// # Errors
-    /// `BadRequest`, `Unavailable`, `Unknown`, `Unauthorized`. A refusal is an answer, not an error.
+    /// `BadRequest`, `Unavailable`, `Unknown`, `Unauthorized`, `LaneForgotten`. A refusal is an
+    /// answer, not an error.
     fn lock(
         &self,
         request: LockRequest,
@@ -42,16 +43,16 @@ pub trait LockService: Send + Sync + 'static {
         options: UnlockOptions,
     ) -> impl Future<Output = Result<UnlockResponse, Error>> + Send;
 
-    /// Asks for many locks and releases at once. One answer for each request, in their order.
+    /// Sends many lock and unlock requests at once. One answer for each request, in their order.
     ///
-    /// A batch is a way to travel, not a transaction: each request succeeds or fails by itself, as
-    /// if it had been asked alone, and others' requests may be decided between two of them. Those
-    /// that are decided are decided in the order given, so that a batch may release a lock and
-    /// take it again, or use one lane of request ids several times. After one that failed with
-    /// `Unavailable` or `Unknown`, later ones may still have been done.
+    /// A batch saves round trips and is not a transaction: each request succeeds or fails by
+    /// itself, as if it had been sent alone, and requests of others may be decided between two of
+    /// them. Those that are decided are decided in the order given, so that a batch may release a
+    /// lock and acquire it again, or use one lane of request ids several times. After one that
+    /// failed with `Unavailable` or `Unknown`, later ones may still have been done.
     ///
-    /// Each request may have its own time-out; the batch is answered as a whole, when the most
-    /// patient of them is answered or gives up.
+    /// Each request may have its own timeout; the batch is answered as a whole, when the request
+    /// with the longest timeout is answered or times out.
     fn batch(
         &self,
         requests: Vec<BatchRequest>,
@@ -72,7 +73,7 @@ pub trait LockService: Send + Sync + 'static {
         }
     }
 
-    /// Reads one record. It tells what *was*; a lock is held by holding it, not by looking.
+    /// Reads one record. It shows the *past*; a lock is held by holding it, not by looking.
     ///
     /// # Errors
     /// `NotFound`, `BadRequest`, `Unavailable`, `Unauthorized`; never `Unknown`.
@@ -103,7 +104,8 @@ pub trait LockService: Send + Sync + 'static {
         options: ReadOptions,
     ) -> impl Future<Output = Result<TablesResponse, Error>> + Send;
 
-    /// Sets what a table gives to later requests that leave it out. `options.table` names it.
+    /// Sets the values that a table supplies to later requests that leave them out. `options.table`
+    /// names the table.
     ///
     /// # Errors
     /// As [`LockService::lock`].
@@ -113,9 +115,9 @@ pub trait LockService: Send + Sync + 'static {
         options: TableOptions,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Deletes a table whole: its records and its defaults. `options.table` names it. Tokens of
-    /// later grants are still larger than all before. That there was none is an answer, not an
-    /// error.
+    /// Deletes a table with its records and its defaults. `options.table` names the table. Tokens
+    /// of later grants are still larger than all before. A table that does not exist is an answer,
+    /// not an error.
     ///
     /// # Errors
     /// As [`LockService::lock`].
@@ -145,7 +147,7 @@ pub async fn all_tables(
     }
 }
 
-/// A service that is shared is one.
+/// A shared service is a service.
 impl<S: LockService> LockService for Arc<S> {
     async fn lock(
         &self,
@@ -200,7 +202,7 @@ impl<S: LockService> LockService for Arc<S> {
     }
 }
 
-/// For tests alone: what the conformance suite does to a service besides asking it.
+/// The operations of the conformance suite beyond those of a service. For tests alone.
 pub trait DebugLockService: LockService {
     /// Changes the default duration of this handle for later requests.
     ///
@@ -211,15 +213,15 @@ pub trait DebugLockService: LockService {
         duration: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Returns after the service's clock has moved on by at least `by`: at once where the clock
-    /// is a manual one, otherwise by waiting.
+    /// Returns after the service's clock has advanced by at least `by`: at once if the clock is a
+    /// manual one, otherwise by waiting.
     ///
     /// # Errors
     /// `Unavailable`, `Unknown`.
     fn advance_clock(&self, by: Duration) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// How a handle to a service is opened: what it puts into requests that leave it out.
+/// Options of a handle to a service: the values it supplies to requests that leave them out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceOptions {
     /// The table.
@@ -238,11 +240,11 @@ impl Default for ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// Puts the handle's own table and defaults where the options leave them out: a time_to_live
-    /// left out becomes the larger of the default and the duration.
+    /// Fills in the handle's own table and defaults where the options leave them out: a
+    /// time_to_live that is left out becomes the larger of the default and the duration.
     pub fn fill_lock(&self, options: &mut LockOptions) {
         options.table.get_or_insert_with(|| self.table.clone());
-        // Renew-only requests keep to the same rule: a renewal gives the grant its next duration.
+        // Renew-only requests follow the same rule: a renewal gives the grant its next duration.
         if options.duration.is_none() {
             options.duration = self.default_duration;
         }
@@ -255,7 +257,7 @@ impl ServiceOptions {
         }
     }
 
-    /// Fills each request of a batch as it would be filled alone.
+    /// Fills in each request of a batch as if it were sent alone.
     pub fn fill_batch(&self, requests: &mut [BatchRequest]) {
         for request in requests {
             match request {
@@ -265,7 +267,7 @@ impl ServiceOptions {
         }
     }
 
-    /// Puts the handle's own table where the options leave it out.
+    /// Fills in the handle's own table if the options leave it out.
     pub fn fill_table(&self, table: &mut Option<String>) {
         table.get_or_insert_with(|| self.table.clone());
     }

@@ -1,7 +1,7 @@
-//! The words of the contract: names, levels, tokens, requests and answers.
+//! The types of the contract: names, levels, tokens, requests and answers.
 //!
-//! Everything here is plain data. Nothing reads a clock, does I/O or knows how an answer comes
-//! about; the rules that turn a request into an answer live in [`crate::lock`].
+//! Everything here is plain data. Nothing reads a clock, does I/O or knows how an answer is
+//! computed; the rules that turn a request into an answer are in [`crate::lock`].
 //!
 //! Durations that cross a boundary are whole milliseconds. Remaining times are rounded *down*, so
 //! that a reader never believes in more time than there is.
@@ -18,14 +18,14 @@ pub const MAX_NAME_BYTES: usize = 1024;
 /// The longest duration of a grant: 366 days.
 pub const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// How long a grant lasts when neither the request nor its table says: 30 seconds, long enough
-/// that a renewal at a third of it survives an election, short enough that a crashed holder is
-/// soon replaced.
+/// The duration of a grant when neither the request nor its table specifies one: 30 seconds, long
+/// enough that a renewal at a third of it survives an election, short enough that a crashed holder
+/// is soon replaced.
 pub const DEFAULT_DURATION: Duration = Duration::from_secs(30);
 
-/// How long an expired record is kept when neither the request nor its table says: a day. Long
-/// enough that whoever looks in the morning sees who let a lock expire in the night, short enough
-/// that records of locks with ever new names do not pile up for ever.
+/// The time for which an expired record is kept when neither the request nor its table specifies
+/// one: a day. Long enough to see in the morning who let a lock expire in the night, short enough
+/// that records of locks with ever new names do not accumulate.
 pub const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The largest integer that every JSON implementation carries exactly, 2^53 − 1. Tokens stop
@@ -46,16 +46,16 @@ impl fmt::Display for Token {
     }
 }
 
-/// Makes one request of one client repeatable: the same id is answered the same.
+/// Makes one request of one client repeatable: every copy with the same id gets the same answer.
 ///
 /// `lane` is a random 128-bit number that belongs to one client (or one of its tasks) with one
-/// request in flight; `seq` rises with each new request. Written as 32 hexadecimal digits, a
+/// request in flight; `seq` increases with each new request. Written as 32 hexadecimal digits, a
 /// hyphen and a decimal number. A UUID is read as the first request of a lane of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId {
     /// The client's own random number.
     pub lane: u128,
-    /// Rises by one with each new request on the lane.
+    /// Increases by one with each new request on the lane.
     pub seq: u64,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The text is not a request id; the message says what one looks like.
+/// The text is not a request id; the message describes the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "a request_id is 32 hexadecimal digits, a hyphen and a decimal number, such as \
@@ -95,7 +95,7 @@ impl FromStr for RequestId {
     }
 }
 
-/// The number that a UUID in its usual form (RFC 9562: 8-4-4-4-12 hexadecimal digits) stands for.
+/// The number of a UUID in its usual form (RFC 9562: 8-4-4-4-12 hexadecimal digits).
 fn uuid(text: &str) -> Option<u128> {
     let mut number = 0;
     let mut groups = text.split('-');
@@ -121,20 +121,20 @@ impl<'de> Deserialize<'de> for RequestId {
     }
 }
 
-/// What every call may carry besides its own options.
+/// The options that every call has besides its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CallOptions {
-    /// How long the caller is willing to wait in all. `None`: the service's own bound (5 seconds).
+    /// The time the caller is willing to wait in all. `None`: the service's own limit (5 seconds).
     pub timeout: Option<Duration>,
-    /// Follows the request through the logs of every node it touches.
+    /// Identifies the request in the logs of every node it touches.
     pub trace_id: Option<String>,
-    /// The authenticated principal that asks, for the audit. Never an owner.
+    /// The authenticated principal that makes the request, for the audit. Never an owner.
     pub actor: Option<String>,
-    /// Why it asks, for the audit.
+    /// The reason for the request, for the audit.
     pub cause: Option<String>,
 }
 
-/// When a record is removed, counted from the last lock request or renewal of its grant.
+/// The time until a record is removed, counted from the last lock request or renewal of its grant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TimeToLive {
     /// After this long, in whole milliseconds.
@@ -150,10 +150,10 @@ impl From<Duration> for TimeToLive {
 }
 
 impl TimeToLive {
-    /// The word for a record that is never removed: in JSON, on the command line, in scripts.
+    /// The word for a record that is never removed, in JSON, on the command line and in scripts.
     pub const NEVER_WORD: &str = "none";
 
-    /// The length; `None` is never.
+    /// The length; `None` for never.
     pub fn length(self) -> Option<Duration> {
         match self {
             Self::For(length) => Some(length),
@@ -161,7 +161,7 @@ impl TimeToLive {
         }
     }
 
-    /// This time_to_live for a grant that lasts this long: never shorter than it.
+    /// This time_to_live for a grant of this duration: never shorter than the duration.
     #[must_use]
     pub fn at_least(self, duration: Duration) -> Self {
         match self {
@@ -171,34 +171,34 @@ impl TimeToLive {
     }
 }
 
-/// Asks for a lock.
+/// A request for a lock.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LockRequest {
     /// The lock's name, 1 to 1024 bytes without NUL.
     pub signature: String,
-    /// The owner that asks, 1 to 1024 bytes without NUL.
+    /// The owner that requests it, 1 to 1024 bytes without NUL.
     pub signee: String,
     /// Priority; a higher level takes the lock from a lower one. `None` is 0 for a new grant and
     /// "as it was" for a renew-only request.
     pub level: Option<i64>,
 }
 
-/// How a lock is asked for.
+/// Options of a lock request.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LockOptions {
     /// The table; `None` is the service's own table.
     pub table: Option<String>,
-    /// Take the lock whoever holds it.
+    /// Take the lock even if another owner holds it.
     pub force: bool,
-    /// How long the grant lasts before it is expired: 1 ms to 366 days, in whole milliseconds.
+    /// The time until the grant expires: 1 ms to 366 days, in whole milliseconds.
     pub duration: Option<Duration>,
-    /// When the record is removed, counted from this request; never shorter than the duration.
-    /// `None` leaves it to the table.
+    /// The time until the record is removed, counted from this request; never shorter than the
+    /// duration. `None` leaves it to the table.
     pub time_to_live: Option<TimeToLive>,
     /// Renew only: fails with reason `lost` unless the grant is mine, has this token and is not
     /// expired. Never creates a grant.
     pub token: Option<Token>,
-    /// Tells two runs of one signee apart.
+    /// Distinguishes two runs of one signee.
     pub instance: Option<String>,
     /// Makes the request safe to repeat.
     pub request_id: Option<RequestId>,
@@ -206,7 +206,7 @@ pub struct LockOptions {
     pub call: CallOptions,
 }
 
-/// Asks to release a lock.
+/// A request to release a lock.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnlockRequest {
     /// The lock's name.
@@ -215,7 +215,7 @@ pub struct UnlockRequest {
     pub signee: String,
 }
 
-/// How a lock is released.
+/// Options of an unlock request.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnlockOptions {
     /// The table; `None` is the service's own table.
@@ -230,7 +230,7 @@ pub struct UnlockOptions {
     pub call: CallOptions,
 }
 
-/// How a table is configured or deleted.
+/// Options of a request to configure or delete a table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TableOptions {
     /// The table; `None` is the service's own table.
@@ -241,36 +241,37 @@ pub struct TableOptions {
     pub call: CallOptions,
 }
 
-/// How a record, or a page of records, is read.
+/// Options of a read of a record, or of a page of records.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReadOptions {
     /// The table; `None` is the service's own table.
     pub table: Option<String>,
-    /// Answer from the local copy of the node that is asked, however old it is. Left out, a read
-    /// is linearizable: it sees every operation that was acknowledged before it was sent.
+    /// Answer from the local copy of the node that receives the request, however old it is. By
+    /// default a read is linearizable: it sees every operation that was acknowledged before it was
+    /// sent.
     pub stale: bool,
     /// Time-out, trace and audit.
     pub call: CallOptions,
 }
 
-/// Records are told apart by whether their lock is held.
+/// The state of a record: whether its lock is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordState {
-    /// A grant of it is not expired.
+    /// At least one grant of the record is not expired.
     Held,
-    /// All its grants are expired: anyone may take it.
+    /// All its grants are expired: anyone may acquire the lock.
     Expired,
 }
 
-/// Which page of a table is wanted.
+/// A request for a page of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListRequest {
     /// Only signatures that begin with this.
     pub prefix: String,
     /// Only signatures after this one, in byte order, exclusive.
     pub after: Option<String>,
-    /// How many records at most: 1 to 1000.
+    /// The maximum number of records: 1 to 1000.
     pub limit: u32,
     /// Only records that are held, or only expired ones. `None`: both. With one, and many records
     /// of the other kind, pages are shorter than the limit, and some are empty.
@@ -280,10 +281,10 @@ pub struct ListRequest {
 impl ListRequest {
     /// The largest page.
     pub const MAX_LIMIT: u32 = 1000;
-    /// The page size when none is named.
+    /// The page size by default.
     pub const DEFAULT_LIMIT: u32 = 100;
 
-    /// Whether a record is of the state that is asked for.
+    /// Whether a record is in the requested state.
     pub fn shows(&self, record: &LockRecord) -> bool {
         self.state.is_none_or(|state| state == record.state())
     }
@@ -295,19 +296,19 @@ impl Default for ListRequest {
     }
 }
 
-/// Which page of the tables is wanted.
+/// A request for a page of the tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TablesRequest {
     /// Only tables after this one, in byte order, exclusive.
     pub after: Option<String>,
-    /// How many at most: 1 to 1000.
+    /// The maximum number of tables: 1 to 1000.
     pub limit: u32,
 }
 
 impl TablesRequest {
     /// The largest page.
     pub const MAX_LIMIT: u32 = 1000;
-    /// The page size when none is named.
+    /// The page size by default.
     pub const DEFAULT_LIMIT: u32 = 100;
 }
 
@@ -317,7 +318,7 @@ impl Default for TablesRequest {
     }
 }
 
-/// Where in the log an answer was decided: after this entry, and at this command within it.
+/// The place in the log where an answer was decided: the entry, and the command within it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DecidedAt {
     /// The index of the log entry, counted from 0.
@@ -333,22 +334,22 @@ impl fmt::Display for DecidedAt {
     }
 }
 
-/// What a successful lock request gave.
+/// The grant of a successful lock request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Grant {
     /// The fencing token to hand to the guarded resource.
     pub token: Token,
-    /// The level the grant has.
+    /// The level of the grant.
     pub level: i64,
-    /// How long it lasts from the moment it was decided; zero when it is not live.
+    /// The time until it expires, from the moment it was decided; zero when it is not live.
     pub expires_in: Duration,
-    /// How long until the record is removed; `None` is never.
+    /// The time until the record is removed; `None` for never.
     pub removed_in: Option<Duration>,
     /// `false` only in a repeated answer whose grant has ended since.
     pub live: bool,
 }
 
-/// Why a lock changed hands.
+/// The reason why a lock changed hands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TransferReason {
@@ -360,7 +361,7 @@ pub enum TransferReason {
     Preempted,
 }
 
-/// How a lock request ended.
+/// The result of a lock request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LockStatus {
     /// The lock was free.
@@ -369,11 +370,11 @@ pub enum LockStatus {
     Renewed(Grant),
     /// It was another's.
     Transferred {
-        /// What I have now.
+        /// The new grant.
         grant: Grant,
-        /// Who had it before.
+        /// The former owner.
         previous_signee: String,
-        /// Why it changed hands.
+        /// The reason of the transfer.
         reason: TransferReason,
     },
     /// Refused; nothing changed.
@@ -383,7 +384,7 @@ pub enum LockStatus {
 /// The answer to a lock request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LockResponse {
-    /// How it ended.
+    /// The result of the request.
     pub status: LockStatus,
     /// Where it was decided, if the service has a log.
     pub decided_at: Option<DecidedAt>,
@@ -418,7 +419,7 @@ impl LockResponse {
         }
     }
 
-    /// Why the request was refused, if it was.
+    /// The refusal, if the request was refused.
     pub fn forbidden(&self) -> Option<&Forbidden> {
         match &self.status {
             LockStatus::Failed(forbidden) => Some(forbidden),
@@ -427,21 +428,21 @@ impl LockResponse {
     }
 }
 
-/// How an unlock request ended.
+/// The result of an unlock request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum UnlockStatus {
-    /// It was mine and is gone.
+    /// It was mine and is released.
     Ok,
     /// There was no such lock: a success.
     NoLock,
-    /// Another's, or mine with another token; nothing changed.
+    /// It was another's, or mine with another token; nothing changed.
     Failed(Forbidden),
 }
 
 /// The answer to an unlock request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UnlockResponse {
-    /// How it ended.
+    /// The result of the request.
     pub status: UnlockStatus,
     /// Where it was decided, if the service has a log.
     pub decided_at: Option<DecidedAt>,
@@ -453,7 +454,7 @@ impl UnlockResponse {
         self.forbidden().is_none()
     }
 
-    /// Why the request was refused, if it was.
+    /// The refusal, if the request was refused.
     pub fn forbidden(&self) -> Option<&Forbidden> {
         match &self.status {
             UnlockStatus::Failed(forbidden) => Some(forbidden),
@@ -462,10 +463,10 @@ impl UnlockResponse {
     }
 }
 
-/// How the deletion of a table ended. Either way there is no such table afterwards.
+/// The result of a table's deletion. Either way there is no such table afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DeleteStatus {
-    /// It was there and is gone.
+    /// It existed and is deleted.
     Ok,
     /// There was no such table, neither records nor defaults: a success.
     NoTable,
@@ -474,9 +475,9 @@ pub enum DeleteStatus {
 /// One write of a batch; see [`crate::LockService::batch`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BatchRequest {
-    /// Asks for a lock.
+    /// A request for a lock.
     Lock(LockRequest, LockOptions),
-    /// Asks to release one.
+    /// A request to release a lock.
     Unlock(UnlockRequest, UnlockOptions),
 }
 
@@ -490,7 +491,7 @@ impl BatchRequest {
     }
 }
 
-/// The answer to one write of a batch: of the same kind as the request.
+/// The answer to one write of a batch, of the same kind as the request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum BatchAnswer {
     /// To a lock request.
@@ -511,7 +512,7 @@ impl BatchAnswer {
     }
 }
 
-/// Why a request was refused.
+/// The reason why a request was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForbiddenReason {
@@ -521,12 +522,12 @@ pub enum ForbiddenReason {
     Lost,
 }
 
-/// A refusal: who holds the lock, at which level, and for how long.
+/// A refusal: the holders of the lock, with their levels and remaining times.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Forbidden {
-    /// Why.
+    /// The reason.
     pub reason: ForbiddenReason,
-    /// Who holds the lock now; empty if nobody does.
+    /// The present holders of the lock; empty if it has none.
     pub holders: Vec<Holder>,
 }
 
@@ -541,16 +542,16 @@ pub struct Holder {
     pub level: i64,
     /// Its token.
     pub token: Token,
-    /// How long until it is expired; zero if it is.
+    /// The time until it expires; zero if it has.
     pub expires_in: Duration,
-    /// Whether another may take it.
+    /// Whether another owner may acquire the lock.
     pub expired: bool,
-    /// How long until the record is removed; `None` is never.
+    /// The time until the record is removed; `None` for never.
     pub removed_in: Option<Duration>,
 }
 
-/// A lock's record, as a check or a list shows it. It tells what *was*: a lock is held by holding
-/// it, not by looking.
+/// A lock's record, as returned by a check or a list. It shows the *past*: a lock is held by
+/// holding it, not by looking.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LockRecord {
     /// The lock's name.
@@ -572,23 +573,23 @@ impl LockRecord {
 pub struct CheckResponse {
     /// The record.
     pub record: LockRecord,
-    /// What the log had when it was read.
+    /// The log position of the state that was read.
     pub decided_at: Option<DecidedAt>,
 }
 
-/// A page of a table. It may have fewer records than were asked for, and even none, although more
-/// follow: `next` says so.
+/// A page of a table. It may have fewer records than were requested, and even none, although more
+/// follow: then `next` is present.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ListResponse {
     /// The records, in byte order of their signatures; expired ones included and marked.
     pub locks: Vec<LockRecord>,
-    /// What to pass as `after` for the next page; `None` on the last.
+    /// The value of `after` for the next page; `None` on the last.
     pub next: Option<String>,
-    /// What the log had when it was read.
+    /// The log position of the state that was read.
     pub decided_at: Option<DecidedAt>,
 }
 
-/// What a table gives to requests that leave it out.
+/// The values that a table supplies to requests that leave them out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TableDefaults {
     /// The duration; `None` is [`DEFAULT_DURATION`].
@@ -597,7 +598,7 @@ pub struct TableDefaults {
     pub time_to_live: Option<TimeToLive>,
 }
 
-/// A table and how many records it has.
+/// A table and the number of its records.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TableInfo {
     /// Its name.
@@ -613,8 +614,8 @@ pub struct TableInfo {
 pub struct TablesResponse {
     /// The tables that have defaults or records, in byte order.
     pub tables: Vec<TableInfo>,
-    /// What to pass as `after` for the next page; `None` on the last.
+    /// The value of `after` for the next page; `None` on the last.
     pub next: Option<String>,
-    /// What the log had when it was read.
+    /// The log position of the state that was read.
     pub decided_at: Option<DecidedAt>,
 }
