@@ -21,9 +21,10 @@
 //!
 //! A lane that was not used for ten minutes of the cluster clock is forgotten. Beyond 100,000 lanes
 //! the least recently used one is forgotten, the smaller number first among equals. A request with
-//! a number above 1 is refused when its lane is forgotten: the lane was used before, so the request
-//! may be a copy of one that was done, and the state no longer knows. A lane begins with 1, so only
-//! a copy of a lane's very first request can be mistaken for a new one; the documentation says so.
+//! a number above 1 is refused when its lane is not known: the number implies that the lane was
+//! used before, so the request may be a copy of one that was done, and the state no longer knows. A
+//! lane begins with 1, so only a copy of a lane's very first request can be mistaken for a new one;
+//! the documentation says so.
 
 use std::sync::Arc;
 use std::time::Duration;
