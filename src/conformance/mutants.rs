@@ -593,7 +593,8 @@ const TIME_BUGS: &[Bug] = &[
         lock: |broken, request, options| {
             broken.lock_then(request, options, |_, grant| {
                 if grant.removed_in == Some(grant.expires_in + KEPT_AFTER_EXPIRY) {
-                    grant.removed_in = grant.removed_in.map(|time| time - 3600 * SECOND);
+                    grant.removed_in =
+                        grant.removed_in.map(|time| time.saturating_sub(3600 * SECOND));
                 }
             })
         },

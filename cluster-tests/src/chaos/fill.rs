@@ -116,9 +116,9 @@ async fn run(
         });
         for answer in client.batch(batch.collect()).await {
             let answer = answer.ok().and_then(keyward::types::BatchAnswer::lock);
-            let token = answer.and_then(|answer| answer.grant().map(|grant| grant.token));
-            taken.send_modify(|taken| *taken += u64::from(token.is_some()));
-            tokens.push(token);
+            tokens.push(answer.and_then(|answer| answer.grant().map(|grant| grant.token)));
+            let is_taken = tokens.last().is_some_and(Option::is_some);
+            taken.send_modify(|taken| *taken += u64::from(is_taken));
         }
         first = end;
     }
