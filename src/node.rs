@@ -1,12 +1,13 @@
 //! One member of a cluster: answers requests while it leads.
 //!
-//! A request is checked, admitted by a semaphore of the node's own, put into a proposal together
-//! with others that wait, stamped, and answered from what applying it gave. A node that does not
-//! lead, may not stamp yet, or has not heard from a majority for as long as a leader may trust
-//! itself, says `Unavailable` at once. What was proposed and not answered is `Unknown`: the entry
-//! may still be committed by this leader or the next.
+//! A request is checked, admitted by the node's own semaphore, put into a proposal together with
+//! other waiting requests, stamped, and answered with the decision that applying it produced. A
+//! node that does not lead, may not stamp yet, or has had no acknowledgement from a majority for as
+//! long as a leader may accept proposals without one, answers `Unavailable` at once. The outcome of
+//! a command that was proposed and got no answer is `Unknown`: the entry may still be committed by
+//! this leader or the next.
 //!
-//! It forwards nothing; see [`crate::forward`]. It lets no time pass by itself; see
+//! A node forwards nothing; see [`crate::forward`]. It lets no time pass by itself; see
 //! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
 mod config;
@@ -48,18 +49,20 @@ pub(crate) use proposer::Traced;
 use proposer::Proposer;
 use reader::Reader;
 
-/// How long a request may take when it does not say.
+/// The timeout of a request that does not set one.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// While time is to pass without any request, the cluster clock moves at least this often, so that
-/// what a read says about remaining time is at most this old.
+/// The longest interval between two moves of the cluster clock while there are unexpired locks, so
+/// that the remaining time in a read is at most this old.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long a request waits for a leader that has just been elected, at most and at most for half
-/// of its own time. One that has won no majority over by then will not soon.
+/// The longest time that a request waits for this node to begin its term after an election; also
+/// at most half of the request's own timeout. A leader without a majority by then will not get one
+/// soon.
 const BEGINNING: Duration = Duration::from_millis(500);
 
-/// How soon a leader that has lost touch with its majority looks again whether time may pass.
+/// The pause before a leader that has lost touch with its majority checks again whether it may move
+/// the cluster clock.
 const OUT_OF_TOUCH: Duration = Duration::from_millis(100);
 
 /// A member of a cluster. Clones are handles to the same node. It runs until [`Node::shutdown`], or
@@ -80,7 +83,7 @@ struct Inner {
     tasks: Mutex<JoinSet<()>>,
 }
 
-/// What a leader needs to propose something: its term, and how to stamp in it.
+/// The term of a leader, and the stamper for its proposals.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leading {
     pub(crate) term: u64,
@@ -99,7 +102,7 @@ impl Node {
         Self::start_at(config, options).await
     }
 
-    /// Starts a node with options of which `config` is a part.
+    /// Starts a node with options that were made from `config`.
     pub(crate) async fn start_at(
         config: NodeConfig,
         options: member::Options,
@@ -138,7 +141,7 @@ impl Node {
         })
     }
 
-    /// What this node knows about its cluster.
+    /// The state of the cluster as this node knows it.
     pub fn status(&self) -> ClusterStatus {
         status::cluster_status(&self.inner.member)
     }
@@ -148,12 +151,12 @@ impl Node {
         self.inner.member.identity.facts().cluster.map(|cluster| cluster.to_string())
     }
 
-    /// Numbers for `/metrics`; what is forwarded is counted elsewhere.
+    /// Figures for `/metrics`; forwarded requests are counted elsewhere.
     pub fn figures(&self) -> NodeFigures {
         status::figures(&self.inner.member)
     }
 
-    /// Why this node cannot serve requests now; `None` when it can.
+    /// The reason why this node cannot serve requests now; `None` when it can.
     pub fn not_ready(&self) -> Option<String> {
         status::not_ready(&self.inner.member)
     }
@@ -171,13 +174,13 @@ impl Node {
         let _ = phases.wait_for(|phase| *phase == Phase::Ready).await;
     }
 
-    /// Waits until the node has stopped by itself, and says why: the process must end then.
+    /// Resolves with the reason when the node has stopped by itself: the process must end then.
     pub async fn stopped(&self) -> String {
         self.inner.member.stop.stopped().await
     }
 
-    /// Admits nothing new, hands the leadership over if it has it, and stops. What was admitted is
-    /// answered, or its outcome is unknown.
+    /// Hands the leadership over if this node has it, admits no more requests, and stops. Each
+    /// admitted request is answered, or its outcome is unknown.
     pub async fn shutdown(&self) {
         let member = &self.inner.member;
         member.hand_over().await;
@@ -187,8 +190,8 @@ impl Node {
         self.inner.tasks.lock().await.shutdown().await;
     }
 
-    /// Moves the cluster clock on by at least `by`; only on a node that was started with
-    /// a `debug_clock` and leads.
+    /// Moves the cluster clock forward by at least `by`; only on a node that leads and was started
+    /// with a `debug_clock`.
     ///
     /// # Errors
     /// `Unavailable`, `Unknown`; `BadRequest` without a `debug_clock`.
@@ -201,7 +204,7 @@ impl Node {
         self.advance().await
     }
 
-    /// Lets the cluster clock catch up with the time.
+    /// Moves the cluster clock up to the current time.
     ///
     /// # Errors
     /// `Unavailable`, `Unknown`.
@@ -211,8 +214,8 @@ impl Node {
             .into_done()
     }
 
-    /// When the clock must be moved on next without any request asking for it; `None`: not before
-    /// something changes, which [`Node::changed`] tells.
+    /// The time until the clock must be moved next without a request; `None` if not before the next
+    /// change, which [`Node::changed`] waits for.
     pub(crate) fn next_advance(&self) -> Option<Duration> {
         let member = &self.inner.member;
         let Ok(Leading { stamper, .. }) = self.leading() else {
@@ -229,7 +232,7 @@ impl Node {
         self.inner.member.replica.applied_bell.notified().await;
     }
 
-    /// The consensus behind it.
+    /// The consensus member behind this node.
     pub(crate) fn member(&self) -> &Arc<member::Member> {
         &self.inner.member
     }
@@ -239,22 +242,22 @@ impl Node {
         leading(&self.inner.member)
     }
 
-    /// As [`Node::leading`]; a node that has just been elected is waited for until its own entry
-    /// of the term is applied, which is a sync on a majority away.
+    /// As [`Node::leading`], but if this node has just been elected, first waits until its own
+    /// entry of the term is applied, which takes one sync on a majority.
     async fn begun(&self, deadline: Deadline) -> Result<Leading, Error> {
         let member = &self.inner.member;
         if is_beginning(member) {
             let wait = BEGINNING.min(deadline.remaining() / 2);
             let begun =
                 leadership::wait_for(member, wait, |_| (!is_beginning(member)).then_some(()));
-            // Boxed: hardly any request needs it, and its future is moved about with each of them.
-            // Whatever came of it, the next line says it.
+            // Boxed: hardly any request needs it, and its size would be part of every request's
+            // future. The result is ignored: the next line checks again.
             let _ = Box::pin(begun).await;
         }
         leading(member)
     }
 
-    /// What comes of a command, if this node leads.
+    /// Proposes a command if this node leads, and returns its decision.
     ///
     /// # Errors
     /// `Unavailable`, `Unknown`.
@@ -264,14 +267,14 @@ impl Node {
         deadline: Deadline,
     ) -> Result<Decision, Error> {
         let _admitted = self.admit()?;
-        // Looked at again when the proposal is made; here so that a refusal waits in no queue.
+        // Checked again when the proposal is made; checked here so that a refusal does not queue.
         self.begun(deadline).await?;
         self.inner.proposer.propose(command, deadline).await
     }
 
-    /// As [`Node::propose`] for many commands, in their order. Of more than is admitted the first
-    /// are proposed: all or none would leave requests that travel together without a chance while
-    /// single ones keep the node nearly full.
+    /// As [`Node::propose`] for many commands, in their order. If not all can be admitted, only the
+    /// first are proposed: with all or none, a batch would have no chance while single requests
+    /// keep the node nearly full.
     async fn propose_many(
         &self,
         mut commands: Vec<Traced>,
@@ -298,12 +301,12 @@ impl Node {
         admit_up_to(admission, 1).ok_or_else(|| not_admitted(admission))
     }
 
-    /// The bytes that large bodies and answers of this node share.
+    /// The budget of bytes that large bodies and answers of this node share.
     pub(crate) fn budget(&self) -> &Budget {
         &self.inner.budget
     }
 
-    /// Reads the state as of now, or as it happens to be here.
+    /// Reads the state: linearizable, or with `stale` whatever is applied on this node.
     async fn read<T>(
         &self,
         options: &ReadOptions,
@@ -315,7 +318,7 @@ impl Node {
             self.begun(deadline).await?;
             self.inner.reader.confirm(deadline).await?;
         } else if self.inner.member.identity.facts().cluster.is_none() {
-            // Its empty state is no cluster's, however old.
+            // Its empty state is not even an old state of a cluster.
             return Err(Error::unavailable("this node does not know its cluster yet"));
         }
         let look = |machine: &Machine| {
@@ -327,13 +330,13 @@ impl Node {
     }
 }
 
-/// When a call gives up.
+/// The deadline of a call.
 pub(crate) fn deadline(call: &CallOptions) -> Deadline {
     Deadline::after(call.timeout.unwrap_or(DEFAULT_TIMEOUT))
 }
 
-/// The term and stamper of a member's leadership: it leads, its own entry of the term is applied,
-/// and a majority has been heard from recently enough for it to accept proposals.
+/// The term and stamper of a member that may accept proposals: it leads, its own entry of the term
+/// is applied, and a majority has acknowledged it recently enough.
 pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
     let leader = member.raft.as_leader().map_err(|forward| not_leading(member, &forward))?;
     let term = leader.term();
@@ -350,7 +353,7 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
     }
 }
 
-/// Takes as many permits as there are, up to this many; `None` if there is none.
+/// Takes as many permits as are available, up to `count`; `None` if there are none.
 pub(crate) fn admit_up_to(
     admission: &Arc<Semaphore>,
     mut count: usize,
@@ -360,7 +363,7 @@ pub(crate) fn admit_up_to(
         let permits = u32::try_from(count).ok().filter(|permits| *permits > 0)?;
         match Arc::clone(admission).try_acquire_many_owned(permits) {
             Ok(admitted) => return Some(admitted),
-            // Others took some in this moment: fewer are left, and this ends.
+            // Other tasks have just taken some. Fewer are left, so the loop ends.
             Err(TryAcquireError::NoPermits) => {}
             Err(TryAcquireError::Closed) => return None,
         }
@@ -376,10 +379,10 @@ fn not_admitted(admission: &Semaphore) -> Error {
 }
 
 /// Whether a leader has been without its majority for longer than it may accept proposals. openraft
-/// checks this too; here it keeps requests from waiting behind proposals that get no answer.
+/// checks this too; this check keeps requests from queueing behind proposals that get no answer.
 fn out_of_touch(member: &member::Member, acked: Option<openraft_rt_tokio::TokioInstant>) -> bool {
     use openraft::Instant;
-    // Asked for every request, so the costly question, whether it is a majority alone, comes last.
+    // Runs for every request, so the costly check, whether the node is its own majority, is last.
     acked.is_none_or(|acked| acked.elapsed() > member.timing.election_max)
         && member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() > 1)
 }
@@ -399,13 +402,13 @@ pub(crate) fn not_leading(
     }
 }
 
-/// What a request of a batch asks for, and so how its decision is read.
+/// The kind of a request in a batch, which decides how its decision is read.
 pub(crate) enum Kind {
     Lock,
     Unlock,
 }
 
-/// The command of a request of a batch, or what is wrong with it.
+/// The command of a request in a batch, or the error if the request is invalid.
 pub(crate) fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Error> {
     Ok(match request {
         BatchRequest::Lock(request, options) => (Kind::Lock, lock::lock_command(request, options)?),

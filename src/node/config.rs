@@ -1,4 +1,4 @@
-//! How a node is started.
+//! The configuration of a node.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,8 @@ use crate::raft::config::{Settings, Timing};
 use crate::raft::member::{Home, OpenError, Options};
 use crate::storage::LogOptions;
 
-/// How fast a cluster notices a dead leader, against how much delay it tolerates in a living one.
+/// A trade-off: how fast a cluster notices a dead leader, against how much delay it tolerates in a
+/// living one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profile {
     /// A new leader within about a second; when the leader's process ends, within some 0.1
@@ -23,16 +24,17 @@ pub enum Profile {
     Fast,
 }
 
-/// The members campaign one after the other, as far apart as a campaign takes: two rounds, and a sync
-/// of the vote at both ends. Half of it is in the lease, which a campaign waits out too.
+/// The time between the campaigns of two members: as long as a campaign takes, which is two rounds
+/// and a sync of the vote at both ends. Half of it is in the lease, which a campaign waits out too.
 const APART: Duration = Duration::from_millis(60);
 
-/// openraft draws each time-out from a range, which may not be empty. Who goes first is not left to
-/// chance: two that draw alike would split the votes, and again with the same odds.
+/// The width of the range from which openraft draws each timeout; it may not be empty. The order of
+/// the campaigns is not random: two members that draw alike would split the votes, and could do so
+/// again.
 const RANGE: Duration = Duration::from_millis(5);
 
 impl Profile {
-    /// The times of the member that so many others go before.
+    /// The times of a member that campaigns after `before` others.
     fn timing(self, before: u32) -> Timing {
         let (heartbeat, lease) = match self {
             // The first follower waits out the leader's lease (0.31 s) and as long again: six lost
@@ -59,32 +61,33 @@ pub struct Member {
     pub peer_addr: String,
 }
 
-/// How a node is started.
+/// The configuration of a node.
 #[derive(Clone)]
 pub struct NodeConfig {
     /// This node's id.
     pub id: u64,
-    /// The initial members, this node among them; the same on all of them.
+    /// The initial members, including this node; the same on all of them.
     pub members: BTreeMap<u64, Member>,
     /// Where clients reach this node, such as `http://10.0.0.1:7420`.
     pub client_addr: Option<String>,
     /// The folder with the log, the vote, snapshots, the checkpoint and the identity.
     pub data_dir: PathBuf,
-    /// How fast a dead leader is noticed.
+    /// The profile, which sets how fast a dead leader is noticed.
     pub profile: Profile,
-    /// By how much the rate of a clock may be off, in parts per million; below half a million.
+    /// The largest drift of a clock, in parts per million; below half a million.
     pub rho_ppm: u32,
-    /// A snapshot is written after this many log entries.
+    /// The number of log entries after which a snapshot is written.
     pub snapshot_every: u64,
-    /// So many entries that a snapshot has are kept in the log for followers that are behind.
+    /// Log entries kept after a snapshot covers them, so that a follower slightly behind can catch
+    /// up from the log.
     pub log_kept: u64,
-    /// A segment of the log has so many bytes. Only tests, which want many of them, have a reason to
-    /// choose.
+    /// The size of a log segment in bytes. Only tests, which need many segments, have a reason to
+    /// set it.
     pub segment_bytes: u64,
-    /// A lease of this length instead of the profile's. Only tests, which want to know what does
-    /// not wait for it, have a reason to choose.
+    /// The length of the lease, in place of the profile's. Only tests, which check what does not
+    /// wait for it, have a reason to set it.
     pub lease: Option<Duration>,
-    /// So many requests may be waiting for the log at once; more are refused as `Unavailable`.
+    /// The most requests that may wait for the log at once; more are refused as `Unavailable`.
     pub max_requests: usize,
     /// The bytes that large bodies and answers may take together; more are refused as `Unavailable`.
     pub buffer_bytes: usize,
@@ -102,8 +105,8 @@ impl NodeConfig {
             client_addr: None,
             data_dir: data_dir.into(),
             profile: Profile::default(),
-            // 1 %: a hundred times what crystals are off by, so that a holder on a machine whose
-            // clock is corrected hard is covered too.
+            // 1 %: a hundred times the drift of a crystal, so that a holder on a machine whose
+            // clock is being slewed fast is covered too.
             rho_ppm: 10_000,
             // A restart replays at most this much beyond the checkpoint; at a few thousand entries
             // a second under load, a snapshot every ten seconds or so.
@@ -112,7 +115,7 @@ impl NodeConfig {
             log_kept: 10_000,
             segment_bytes: LogOptions::default().segment_bytes,
             lease: None,
-            // Some twenty times what saturates two cores.
+            // About twenty times the number that saturates two cores.
             max_requests: 4096,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
             debug_clock: None,
@@ -175,7 +178,7 @@ impl NodeConfig {
     }
 }
 
-/// Why a node does not start.
+/// The reason why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration is wrong.
@@ -188,7 +191,7 @@ pub enum StartError {
 
 impl StartError {
     /// Whether a later start may succeed with the same settings and the same folder: the disk is full,
-    /// or another process is still using the folder. What is damaged stays so.
+    /// or another process is still using the folder. Damage does not pass.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Config(_) => false,
@@ -205,13 +208,13 @@ impl From<OpenError> for StartError {
     }
 }
 
-/// An error and what it came from, for a person.
+/// An error and its chain of sources, for a person.
 fn with_sources(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         let more = error.to_string();
-        // Transparent errors say the same as their source.
+        // The text of a transparent error is that of its source.
         if !text.ends_with(&more) {
             text.push_str(": ");
             text.push_str(&more);

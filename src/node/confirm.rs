@@ -26,8 +26,8 @@ use crate::raft::member::Member;
 use crate::raft::peer::{Lane, paths};
 use crate::raft::types::{MemberNode, StoredMembership, Vote};
 
-/// The pause before a voter that gave no useful answer is asked again: a fraction of the timeout of
-/// a round.
+/// The pause before a request is repeated to a voter that gave no useful answer: a fraction of the
+/// timeout of a round.
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// A leader's claim to lead, and the members that have to agree.

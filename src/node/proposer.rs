@@ -1,8 +1,8 @@
-//! Puts requests into the log: all that wait go into one entry, under one stamp.
+//! Puts requests into the log: waiting requests are coalesced into one entry with one stamp.
 //!
-//! One task collects, so that stamps rise with the log. A few proposals are under way at once;
-//! while they are, the next requests gather, and the busier the node is, the more of them share an
-//! entry, its sync and its way to the followers.
+//! A single task collects them, so that stamps rise with the log. A few proposals are in flight at
+//! once; meanwhile the next requests queue up. The busier the node is, the more of them share an
+//! entry, its sync and its replication to the followers.
 
 use std::sync::Arc;
 
@@ -28,12 +28,11 @@ const _: () = {
     assert!(largest <= codec::MAX_ENTRY_BYTES, "commands of any length that are accepted fit");
 };
 
-/// So many proposals are under way at once: enough to keep the disk and the network busy while
-/// answers travel, few enough that requests gather under load.
+/// The most proposals in flight at once: enough to keep the disk and the network busy while
+/// answers travel, few enough that requests are coalesced under load.
 const IN_FLIGHT: usize = 8;
 
-/// A command, and the trace id of the request that it was made of: the log of commands does not
-/// hold that one.
+/// A command, with the trace id of its request, which is not stored in the log.
 pub(crate) struct Traced {
     pub(crate) command: Command,
     pub(crate) trace_id: Option<String>,
@@ -45,33 +44,34 @@ impl From<Command> for Traced {
     }
 }
 
-/// Commands that wait to be proposed, with the one who waits for what comes of them.
+/// Commands that wait to be proposed, with the channel to their caller.
 enum Waiting {
     One(Traced, oneshot::Sender<Result<Decision, Error>>),
     /// At most [`MAX_ENTRY_COMMANDS`], decided in this order.
     Many(Vec<Traced>, oneshot::Sender<Result<Vec<Decision>, Error>>),
 }
 
-/// Who waits for the next decisions, and for how many of them.
+/// The channel to a caller, with the number of its decisions.
 enum Answer {
     One(oneshot::Sender<Result<Decision, Error>>),
     Many(usize, oneshot::Sender<Result<Vec<Decision>, Error>>),
 }
 
-/// Hands commands to the task that proposes them.
+/// Passes commands to the task that proposes them.
 pub(super) struct Proposer {
     queue: mpsc::Sender<Waiting>,
 }
 
 impl Proposer {
-    /// Starts the task. `capacity` is what the node admits, so the queue never fills.
+    /// Starts the task. `capacity` is the number of requests that the node admits, so the queue
+    /// never fills.
     pub(super) fn start(member: Arc<Member>, capacity: usize, tasks: &mut JoinSet<()>) -> Self {
         let (queue, waiting) = mpsc::channel(capacity);
         tasks.spawn(of_host(run(member, waiting)));
         Self { queue }
     }
 
-    /// Proposes the command and waits for what comes of it.
+    /// Proposes the command and waits for its decision.
     pub(super) async fn propose(
         &self,
         command: Traced,
@@ -84,8 +84,8 @@ impl Proposer {
         await_answer(answered, deadline).await
     }
 
-    /// Proposes the commands in this order and waits for what comes of each. They may share their
-    /// entry with others' commands, and those of a long batch need several.
+    /// Proposes the commands in this order and waits for their decisions. They may share an entry
+    /// with commands of other callers, and a long batch needs several entries.
     pub(super) async fn propose_many(
         &self,
         commands: Vec<Traced>,
@@ -125,7 +125,7 @@ async fn await_answer<T>(
 ) -> Result<T, Error> {
     match deadline.bound(answered).await {
         Some(Ok(result)) => result,
-        // From the queue on it may have been proposed, and then it may be committed yet.
+        // Once queued, the command may have been proposed, and then it may still be committed.
         Some(Err(_)) => Err(Error::unknown("the node stopped before the answer came")),
         None => Err(Error::unknown("no majority confirmed the request in time")),
     }
@@ -139,7 +139,7 @@ impl Waiting {
         }
     }
 
-    /// Whether whoever asked has given up.
+    /// Whether the caller has gone away.
     fn is_given_up(&self) -> bool {
         match self {
             Self::One(_, answer) => answer.is_closed(),
@@ -156,7 +156,7 @@ impl Answer {
         }
     }
 
-    /// Takes its share of the decisions; a caller that has given up is told nothing.
+    /// Takes its share of the decisions and sends them; a caller that has gone away gets nothing.
     fn send(self, decisions: &mut impl Iterator<Item = Decision>) {
         match self {
             Self::One(answer) => {
@@ -192,7 +192,7 @@ async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
         };
         let mut batch = vec![first];
         left_over = gather(&mut waiting, &mut batch).await;
-        // Whose caller has given up is not proposed any more.
+        // Skips commands whose caller has gone away.
         batch.retain(|waiting| !waiting.is_given_up());
         if !batch.is_empty() {
             propose_batch(&member, batch, permit, &transfers).await;
@@ -200,9 +200,9 @@ async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Takes in what is about to arrive: this task was woken by the first of several requests that
-/// came at the same moment, and runs before the others unless it steps back once. What does not
-/// fit any more is returned, and is the first of the next entry.
+/// Collects the requests that are about to arrive: this task was woken by the first of several
+/// simultaneous requests, and runs before the others unless it yields once. Returns the request
+/// that no longer fits, which is the first of the next entry.
 async fn gather(
     waiting: &mut mpsc::Receiver<Waiting>,
     batch: &mut Vec<Waiting>,
@@ -251,8 +251,8 @@ async fn propose_batch(
     };
     let stamp = stamper.now(&*member.clock);
     let data = codec::data_of(&Proposal { stamp, commands });
-    // Whoever waits is answered from where the entry is applied: no task has to be woken for it. If
-    // openraft drops this, it drops what they wait for.
+    // Callers are answered where the entry is applied, so no task has to be woken for it. If
+    // openraft drops the callback, it drops the senders that the callers wait for.
     let (answering, proposed, transfers) = (member.clone(), data.clone(), Arc::clone(transfers));
     let answered = Callback::new(move |result: ClientWriteResult<TypeConfig>| {
         drop(permit);
@@ -271,7 +271,7 @@ async fn propose_batch(
     }
 }
 
-/// Gives each command its decision, or all of them the same error.
+/// Sends each command its decision, or all of them the same error.
 fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<TypeConfig>) {
     let error = match result {
         Ok(response) => {
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn the_largest_records_fit_into_pages_of_the_checkpoint() {
         let mut state = State::new();
-        // Taken over from one another: the lane tells the owner before.
+        // The second takes the lock over from the first, so the lane records the previous owner.
         for (index, signee) in [(1, "a"), (2, "b")] {
             let (request, mut options) = largest(signee, 0);
             options.request_id = Some(RequestId { lane: u128::MAX - u128::from(index), seq: 1 });

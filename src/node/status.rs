@@ -1,4 +1,4 @@
-//! What a node tells about itself.
+//! The status and the figures of a node.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::raft::member::{Member, Phase};
 use crate::raft::types::{LogId, TypeConfig};
 use crate::storage::log::SYNC_BOUNDS;
 
-/// A node is out of contact after this many leases without it: a lease is within what a busy
-/// machine may take, two are the time in which another leader is found.
+/// The number of leases without contact after which a node counts as out of contact: a busy machine
+/// may lose one lease, and within two another leader is found.
 const MISSED_LEASES: u32 = 2;
 
-/// What the node knows about its cluster.
+/// The state of the cluster as the node knows it.
 pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
     let facts = member.identity.facts();
     let metrics = member.metrics();
@@ -45,7 +45,7 @@ pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
     }
 }
 
-/// Why the node cannot serve requests now.
+/// The reason why the node cannot serve requests now.
 pub(super) fn not_ready(member: &Member) -> Option<String> {
     if let Some(reason) = member.stop.reason() {
         return Some(reason);
@@ -58,8 +58,8 @@ pub(super) fn not_ready(member: &Member) -> Option<String> {
     }
 }
 
-/// Why the node has no contact with a majority, if it has none. The leader hears from a majority
-/// itself; a follower hears from a leader how long ago that was.
+/// The reason why the node has no contact with a majority, if it has none. The leader has the
+/// acknowledgements of a majority itself; a follower learns from the leader how old they are.
 fn out_of_contact(member: &Member) -> Option<String> {
     let Some(leader) = member.metrics_ref(|metrics| metrics.current_leader) else {
         return Some("no leader is known".to_owned());
@@ -78,10 +78,10 @@ fn out_of_contact(member: &Member) -> Option<String> {
     })
 }
 
-/// How long ago a majority followed the leader, as the node knows.
+/// The time since a majority last acknowledged the leader, as far as the node knows.
 pub(super) fn majority_silence(member: &Member) -> Option<Duration> {
     match member.raft.as_leader() {
-        // A leader that is the majority by itself asks nobody.
+        // A leader that is the majority by itself needs no acknowledgement.
         Ok(_) if is_alone(member) => Some(Duration::ZERO),
         Ok(leader) => leader.last_quorum_acked().map(|acked| acked.elapsed()),
         Err(_) => member.vigil.majority_silence(),
@@ -92,7 +92,7 @@ fn is_alone(member: &Member) -> bool {
     member.metrics_ref(|metrics| metrics.membership_config.voter_ids().count() == 1)
 }
 
-/// Numbers for `/metrics`.
+/// Figures for `/metrics`.
 pub(super) fn figures(member: &Member) -> NodeFigures {
     let counts = member.replica.figures().counts;
     let ends = member.replica.ends();
@@ -119,7 +119,7 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         majority_silence_seconds: majority_silence(member).map(|silence| silence.as_secs_f64()),
         leader_changes: member.leader_changes.load(Ordering::Relaxed),
         peers: peers(member, &metrics),
-        // What the system does not tell is left out.
+        // Left out if the system cannot report it.
         data_free_bytes: member.snapshots.free_bytes().ok().flatten(),
         forwarded: 0,
         fsync_seconds: Some(HistogramFigures {

@@ -47,7 +47,7 @@ impl Transfers {
     ) {
         tell_left_out(self.expired.left_out(now));
         let index = response.log_id.index();
-        // Read again from the bytes of the entry: hardly any entry has a transfer in it, so the
+        // Decoded again from the bytes of the entry: hardly any entry has a transfer, so the
         // commands are not kept for it.
         let mut proposal = None;
         for transfer in transfers(index, &response.data.decisions) {
@@ -75,8 +75,8 @@ fn tell_left_out(left_out: u64) {
     }
 }
 
-/// The transfers that were decided by the entry at this index. A decision of another place is one that
-/// was made before and is repeated.
+/// The transfers that were decided by the entry at this index. A decision with another position is
+/// an earlier one, repeated.
 fn transfers(index: u64, decisions: &[Decision]) -> impl Iterator<Item = Transfer<'_>> {
     decisions.iter().zip(0..).filter_map(move |(decision, position)| match &decision.outcome {
         Outcome::Lock(LockStatus::Transferred { grant, previous_signee, reason })
@@ -109,7 +109,7 @@ fn log(transfer: Transfer<'_>, command: &Command, trace_id: Option<&str>) {
     let Operation::Lock(lock) = &command.operation else { return };
     let Transfer { token, level, previous_owner, reason, decided_at } = transfer;
     let LockCommand { table, signature, signee, instance, .. } = &**lock;
-    // Texts, not `Display`: a log of lines has them quoted and escaped.
+    // Passed as text, not as `Display`, so that the log quotes and escapes them.
     let (table, signature, owner) = (&**table, &**signature, &**signee);
     let (instance, cause) = (instance.as_deref(), command.cause.as_deref());
     let (actor, token) = (command.actor.as_deref(), token.0);

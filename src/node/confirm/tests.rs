@@ -97,8 +97,8 @@ async fn an_answer_to_an_earlier_question_confirms_nothing() {
     wire.answer(2, Some(vote(2, LEADER)));
     assert_eq!(poll!(&mut round), Poll::Ready(Outcome::Leads));
     drop(round);
-    // A read arrives. The answer of 3 is older than the read: another leader may have been elected
-    // since.
+    // A read arrives. The answer from 3 is older than the read, so another leader may have been
+    // elected since.
     let mut round = Box::pin(confirmer.confirm(&claim));
     assert!(poll!(&mut round).is_pending());
     assert_eq!(wire.asked(), [(2, 2), (3, 1)].into());
