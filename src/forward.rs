@@ -1,16 +1,16 @@
 //! Routing: this node if it leads, else one hop to the leader.
 //!
 //! A request is forwarded, never a stamp, and in one hop: the node it is forwarded to answers it as
-//! the leader or refuses it. What came of a write is `Unavailable` only where it is certain that
-//! nothing was done; once a byte may have left, it is `Unknown`.
+//! the leader or refuses it. The outcome of a write is `Unavailable` only if certainly nothing was
+//! done; once a byte may have left, it is `Unknown`.
 //!
-//! Nothing is retried here, because only the caller knows whether doing it twice would hurt, with
-//! one exception. When this node hears of a new leader while the old one is silent, it asks the new
-//! one what cannot hurt: reads, requests that never left, and writes with a `request_id`. Of such a
-//! write the old leader may have made an entry; the lane in the replicated state then tells the new
-//! leader's attempt what that entry did, or, if the entry comes later, refuses it as a repetition. It
-//! is what the caller would do with the same id after a time-out. A write without an id is `Unknown`
-//! at once.
+//! Nothing is retried here, because only the caller knows whether a repetition does harm, with one
+//! exception. When this node learns of a new leader while the old one does not answer, it sends the
+//! new one those requests that are safe to repeat: reads, requests that never left, and writes with
+//! a `request_id`. The old leader may have made an entry of such a write. Then the lane in the
+//! replicated state answers the new leader's attempt with what that entry did, or, if the entry
+//! comes later, refuses it as a repetition. The caller would do the same with the same id after a
+//! timeout. A write without an id is `Unknown` at once.
 
 mod courier;
 mod frames;
@@ -45,9 +45,9 @@ use crate::types::{
 use courier::{Courier, Item, Leader, Moved, Outcome, lost};
 use wire::{Answer, Request};
 
-/// How long a request waits for a leader to become known, at most and at most for half of its own
-/// time. Longer than an election takes once it has begun; a dead leader that is not yet known to be
-/// dead is not waited for.
+/// The longest time that a request waits for a leader to become known; also at most half of the
+/// request's own timeout. It is longer than an election takes once it has begun, but does not cover
+/// the time until a dead leader is noticed.
 const LEADER_WAIT: Duration = Duration::from_millis(500);
 
 /// Answers on any node: itself if it leads, else the leader in one hop.
@@ -59,12 +59,12 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// With the service's own table and no defaults.
+    /// Forwards with the service's own table and no defaults.
     pub fn new(node: Node) -> Self {
         Self::with_options(node, ServiceOptions::default())
     }
 
-    /// With a table and defaults for requests that leave them out.
+    /// Forwards with a table and defaults for requests that leave them out.
     pub fn with_options(node: Node, options: ServiceOptions) -> Self {
         Self {
             courier: Courier::new(node.clone()),
@@ -74,12 +74,12 @@ impl Forwarding {
         }
     }
 
-    /// The node behind it.
+    /// The local node.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// The node's figures, and how many requests were sent on.
+    /// The node's figures, with the number of forwarded requests.
     pub fn figures(&self) -> NodeFigures {
         let forwarded = self.forwarded.load(Ordering::Relaxed);
         NodeFigures { forwarded, ..self.node.figures() }
@@ -89,7 +89,7 @@ impl Forwarding {
         self.options.read().expect("nothing panics while it holds the options")
     }
 
-    /// Answers here or there.
+    /// Answers a request on this node if it leads, else forwards it to the leader.
     async fn route(&self, request: Request, call: CallOptions) -> Result<Answer, Error> {
         let deadline = deadline(&call);
         match self.leader(deadline).await? {
@@ -98,14 +98,14 @@ impl Forwarding {
         }
     }
 
-    /// Where the leader is; `None` if it is here.
+    /// The leader; `None` if it is this node.
     async fn leader(&self, deadline: Deadline) -> Result<Option<Leader>, Error> {
         let member = self.node.member();
         let mut known = member.leadership.get().leader;
         if known.is_none() {
             let wait = LEADER_WAIT.min(deadline.remaining() / 2);
-            // Boxed, here and where a request is sent on, so that the futures of the many requests
-            // that need neither stay small: they are moved about on their way to the executor.
+            // Boxed, here and where a request is forwarded, so that the futures of the many
+            // requests that need neither stay small: they are moved on their way to the executor.
             known = Box::pin(leadership::wait_for(member, wait, |known| known.leader)).await;
         }
         let Some(id) = known else { return Err(Error::unavailable("no leader is known")) };
@@ -131,7 +131,7 @@ impl Forwarding {
         Box::pin(asked.map(|mut answers| answers.pop().expect("one answer for each request")))
     }
 
-    /// Asks the leader all of it, in this order; one answer for each request.
+    /// Sends all requests to the leader, in this order; returns one answer for each.
     async fn send_all_on(
         &self,
         leader: Leader,
@@ -157,7 +157,8 @@ impl Forwarding {
         answers
     }
 
-    /// Asks whoever leads now. Each round needs another change of leader; the deadline ends them.
+    /// Sends requests to the current leader. Each round needs another change of leader; the
+    /// deadline ends them.
     async fn ask_again(
         &self,
         mut moved: Vec<(usize, Moved)>,
@@ -188,7 +189,7 @@ impl Forwarding {
         }
     }
 
-    /// Answers by itself what was on its way to the leader before.
+    /// Answers on this node requests that were on their way to the previous leader.
     async fn ask_here(&self, items: Vec<Item>, deadline: Deadline) -> Vec<Outcome> {
         let reads: Vec<bool> = items.iter().map(|(request, _)| request.is_read()).collect();
         let requests = items.into_iter().map(|(request, _)| request).collect();
@@ -205,7 +206,7 @@ impl Forwarding {
         outcomes.map(|(told, is_read)| told.unwrap_or_else(|| late(is_read))).collect()
     }
 
-    /// Sends those requests of a batch on that are not wrong in themselves, in one go.
+    /// Forwards the valid requests of a batch together.
     async fn send_batch_on(
         &self,
         leader: Leader,
@@ -228,8 +229,8 @@ impl Forwarding {
     }
 }
 
-/// An answer to a write that an earlier leader may have done already: that this one has not done
-/// it says nothing about the earlier one.
+/// The answer to a write that an earlier leader may have done already. A refusal by the current
+/// leader proves nothing about the earlier one, so it becomes `Unknown`.
 fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<Answer, Error> {
     match answer {
         Err(Error::Unavailable { reason, .. } | Error::LaneForgotten { reason })
@@ -242,9 +243,9 @@ fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<
     }
 }
 
-/// Answers requests that another node has sent on, each as soon as it is decided. They go no
-/// further: if this node does not lead, it says so. The frames come in pieces as they are ready;
-/// `None` if the message is not understood.
+/// Answers requests that another node has forwarded, each as soon as it is decided. They are not
+/// forwarded again: if this node does not lead, it refuses them. The frames come in pieces as they
+/// are ready; `None` if the message does not decode.
 pub(crate) fn answer_forwarded(
     node: &Node,
     message: &[u8],
@@ -267,7 +268,7 @@ pub(crate) fn answer_forwarded(
 type Decided = Vec<(usize, Result<Answer, Error>)>;
 
 /// The answers as frames: small ones together, each large one by itself and counted until it is
-/// written. One that the budget has no room for is thrown away, and refused instead.
+/// written. An answer of a read that exceeds the budget is dropped, and replaced by a refusal.
 fn frames_of(budget: &Budget, decided: Decided) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = BytesMut::new();
@@ -325,7 +326,7 @@ async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {
     ask(node, request, |by| node.debug_advance(by)).instrument(span).await
 }
 
-/// What a service says to a request that came over the wire; its clock is moved on by `advance`.
+/// The answer of a service to a request from the wire; `advance` moves its clock.
 pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
     service: &S,
     request: Request,
@@ -353,7 +354,7 @@ pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
     }
 }
 
-/// What a request says of how it is to be made; moving the clock on says nothing.
+/// The call options of a request; `None` for a move of the clock.
 pub(crate) fn call_of(request: &Request) -> Option<&CallOptions> {
     match request {
         Request::Lock(_, options) => Some(&options.call),
@@ -370,8 +371,8 @@ fn trace_id(request: &Request) -> Option<&str> {
     call_of(request)?.trace_id.as_deref()
 }
 
-/// An answer to another question: the other node is broken, and the question may have been
-/// answered.
+/// The error for an answer of the wrong kind: the other node is broken, and may have done the
+/// request.
 fn mixed_up() -> Error {
     Error::unknown("the leader answered another question")
 }
@@ -388,7 +389,7 @@ impl LockService for Forwarding {
         mut options: LockOptions,
     ) -> Result<LockResponse, Error> {
         self.options().fill_lock(&mut options);
-        // What is wrong is said here, before anything is sent.
+        // An invalid request is refused here, before anything is sent.
         let command = lock::lock_command(&request, &options)?;
         let deadline = deadline(&options.call);
         let Some(leader) = self.leader(deadline).await? else {

@@ -1,18 +1,18 @@
-//! Carries requests to the leader: all that wait travel in one message.
+//! Sends requests to the leader: waiting requests are coalesced into one message.
 //!
-//! A few messages are in flight at once; while they are, the next requests gather, and the busier
-//! the node is, the more of them share a message. What one caller asks in one go, a batch, is never
-//! taken apart, so that the leader decides it in its order. The requests of different callers have
-//! no order among each other. Each answer comes back as soon as it is known.
+//! A few messages are in flight at once; meanwhile the next requests queue up. The busier the node
+//! is, the more of them share a message. The requests that one caller sends together, a batch, are
+//! never split, so that the leader decides them in their order. The requests of different callers
+//! have no order among each other. Each answer is returned as soon as it is known.
 //!
 //! A message that is not answered within [`STALLED`] no longer holds up those behind it: its
-//! connection may be broken, or one of its requests slow. Its callers go on waiting for it. When
-//! this node hears of another leader meanwhile, it gives up on the message: [`Outcome::Moved`] says
-//! of each request whether it may be asked again, and of whom that is not known is `Unknown`.
+//! connection may be broken, or one of its requests slow. Its callers continue to wait for it. When
+//! this node learns of another leader meanwhile, it abandons the message: requests that are safe to
+//! repeat are returned as [`Outcome::Moved`], the others are `Unknown`.
 //!
-//! Nothing whose caller has given up or whose time is up is sent: that is certainly not done. What
-//! went out with a message that has no answer may have been done, unless it could not have left;
-//! reads have done nothing in any case.
+//! A request is not sent if its caller has gone away or its deadline has passed: it is certainly
+//! not done. A request in a message without an answer may have been done, unless the message cannot
+//! have left; a read has changed nothing in any case.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -36,26 +36,28 @@ use crate::storage::Uuid;
 use crate::task::of_host;
 use crate::types::CallOptions;
 
-/// Requests that may be on their way to the leader at once; more are refused as `Unavailable`.
+/// The most requests in flight to the leader at once; more are refused as `Unavailable`.
 const MAX_FORWARDED: usize = 4096;
 
-/// Requests that share a message at most, unless one caller asks for more in one go: as many as
-/// share a log entry on the other side.
+/// The most requests in a message, unless one caller sends more together: as many as share a log
+/// entry on the other side.
 const MAX_TOGETHER: usize = 256;
 
-/// Messages in flight before requests gather: one is being answered while the next is on its way.
+/// The number of messages in flight above which requests queue up: one is being answered while the
+/// next is on its way.
 const IN_FLIGHT: usize = 2;
 
-/// After this long without all of its answers a message gives its place to the next. Longer than a
-/// round trip around the world and than a healthy disk takes; shorter than an election, after which
-/// a message to the old leader must not be in the way.
+/// The time after which a message without all of its answers counts as stalled and gives its slot
+/// to the next. It is longer than a round trip around the world and than a healthy disk takes, and
+/// shorter than an election, after which a message to the old leader must not block others.
 const STALLED: Duration = Duration::from_millis(300);
 
-/// Stalled messages to one leader. Two more begin in each [`STALLED`] of silence, so it is reached
-/// after some ten seconds of it; what waits then is certainly not done when its time is up.
+/// The most stalled messages to one leader. Two more stall in each [`STALLED`] without answers, so
+/// the limit is reached after about ten seconds. Requests that wait then are certainly not done
+/// when their deadline passes.
 const MOST_STALLED: usize = 64;
 
-/// Where the leader is.
+/// The leader: its ids and its address.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Leader {
     pub(super) id: u64,
@@ -63,7 +65,7 @@ pub(super) struct Leader {
     pub(super) addr: String,
 }
 
-/// A request, and how it is to be made.
+/// A request with its call options.
 pub(super) type Item = (Request, CallOptions);
 
 /// The outcome of one request.
@@ -71,19 +73,19 @@ pub(super) type Item = (Request, CallOptions);
 pub(super) enum Outcome {
     /// The leader's answer, or the reason why there is none.
     Told(Result<Answer, Error>),
-    /// There is another leader, and asking it does no harm.
+    /// There is another leader, and sending it the request is safe.
     Moved(Box<Moved>),
 }
 
-/// A request that may be asked again.
+/// A request that may be sent again.
 #[derive(Debug)]
 pub(super) struct Moved {
     pub(super) item: Item,
-    /// Whether the leader before may have done it.
+    /// Whether the previous leader may have done it.
     pub(super) open: bool,
 }
 
-/// Carries requests; clones are handles to the same courier.
+/// The batcher of requests to the leader; clones are handles to the same one.
 #[derive(Clone)]
 pub(super) struct Courier {
     node: Node,
@@ -91,8 +93,8 @@ pub(super) struct Courier {
     desks: Arc<Mutex<BTreeMap<u64, Desk>>>,
 }
 
-/// What waits for one leader, and how much is on its way. Each has its own: what a dead leader
-/// does not answer must not hold up what the next one could.
+/// The queue of requests to one leader, with the number of its messages in flight. Each leader has
+/// its own, so that requests to a dead leader do not hold up those to the next one.
 #[derive(Default)]
 struct Desk {
     waiting: VecDeque<Parcel>,
@@ -100,25 +102,25 @@ struct Desk {
     stalled: usize,
 }
 
-/// What one caller asks in one go.
+/// The requests that one caller sends together.
 struct Parcel {
     leader: Leader,
     items: Vec<Item>,
     deadline: Deadline,
-    /// Set by whoever is first: the message that takes it along, or the caller that gives up.
+    /// Set once, by the message that includes the requests or by the caller that cancels them.
     settled: Arc<AtomicBool>,
     receipt: Receipt,
 }
 
-/// Who waits for a parcel's answers.
+/// The channel to the caller that waits for the answers.
 struct Receipt {
     answer: oneshot::Sender<Vec<Fate>>,
-    /// Given back when the parcel is answered or thrown away, not when its caller gives up.
+    /// Released when the parcel is answered or dropped, not when its caller goes away.
     _admitted: OwnedSemaphorePermit,
 }
 
-/// As [`Outcome`], before the answer is decoded: its caller does that, so that a large one exists
-/// in one form at a time and the work is spread.
+/// As [`Outcome`], before the answer is decoded. The caller decodes it, so that a large answer
+/// exists in one form at a time and the work is spread over tasks.
 enum Fate {
     Answered(Encoded),
     Failed(Error),
@@ -131,8 +133,8 @@ impl Courier {
         Self { node, admission, desks: Arc::default() }
     }
 
-    /// Asks the leader all of it, in this order; one outcome for each request. Of more than is
-    /// admitted the first are asked.
+    /// Sends all requests to the leader, in this order; returns one outcome for each. If not all
+    /// can be admitted, only the first are sent.
     pub(super) async fn ask(
         &self,
         leader: Leader,
@@ -195,17 +197,17 @@ impl Courier {
         }
     }
 
-    /// Starts a task in a place that is taken. Detached: it ends when nothing waits any more, and
-    /// each message within the time of those who asked.
+    /// Starts a task for a slot that has been taken. It is detached: it ends when the queue is
+    /// empty, and each message ends with the longest deadline of its requests.
     fn start(&self, leader: u64) {
         tokio::spawn(of_host(self.clone().run(leader)));
     }
 
-    /// Sends messages until nothing waits.
+    /// Sends messages until the queue is empty.
     async fn run(self, leader: u64) {
         loop {
-            // Of several requests that came at the same moment the first has started this; the
-            // others are handed in now.
+            // The first of several simultaneous requests has started this task; the others are
+            // enqueued now.
             tokio::task::yield_now().await;
             let Some(message) = self.next(leader) else { return };
             if !self.deliver(message).await {
@@ -214,7 +216,7 @@ impl Courier {
         }
     }
 
-    /// The next message to this leader; gives the place back if there is none.
+    /// The next message to this leader; releases the slot if there is none.
     fn next(&self, leader: u64) -> Option<Message> {
         if self.has_moved(leader) {
             self.move_waiting(leader);
@@ -256,7 +258,8 @@ impl Courier {
         Message { leader, bytes, timeout, reads, open }
     }
 
-    /// Sends one message and hands out its answers. `false` if its place was given away.
+    /// Sends one message and distributes its answers. Returns `false` if the task no longer has a
+    /// slot.
     async fn deliver(&self, mut message: Message) -> bool {
         let leader = message.leader.id;
         let moved = {
@@ -281,7 +284,7 @@ impl Courier {
         desk.take_place()
     }
 
-    /// A stalled message no longer holds up those that wait.
+    /// Frees the slot of a stalled message for waiting requests.
     fn give_way(&self, leader: u64) {
         let mut desks = self.desks();
         let desk = desks.entry(leader).or_default();
@@ -301,7 +304,7 @@ impl Courier {
         let waited =
             waited.metrics(|metrics| other(metrics.current_leader), "another leader").await;
         if waited.is_err() {
-            // Consensus has stopped here, and nobody is heard of any more.
+            // Consensus has stopped on this node, so it learns of no other leader.
             std::future::pending::<()>().await;
         }
     }
@@ -311,7 +314,7 @@ impl Courier {
         known.is_some_and(|known| known != leader)
     }
 
-    /// Has all that waits for this leader asked again: it never left.
+    /// Returns all requests that wait for this leader as moved: they were never sent.
     fn move_waiting(&self, leader: u64) {
         let waiting = std::mem::take(&mut self.desks().entry(leader).or_default().waiting);
         for parcel in waiting {
@@ -319,7 +322,7 @@ impl Courier {
         }
     }
 
-    /// Sends the message and tells each caller what becomes of its requests.
+    /// Sends the message and passes each caller the outcome of its requests.
     async fn exchange(&self, message: &mut Message) {
         let bound = Deadline::after(message.timeout);
         match bound.bound(self.receive(message)).await {
@@ -327,7 +330,7 @@ impl Courier {
             Some(Err(error)) => {
                 let (reason, left) = outcome_of(&error);
                 if !left {
-                    // What cannot be reached may be gone.
+                    // A leader that cannot be reached may be dead.
                     self.node.member().vigil.look();
                 }
                 let leader = message.leader.id;
@@ -338,7 +341,7 @@ impl Courier {
         }
     }
 
-    /// Ends when all requests are answered.
+    /// Receives answers until all requests have one.
     async fn receive(&self, message: &mut Message) -> Result<(), CallError> {
         let leader = message.leader.clone();
         let target = (leader.id, leader.uuid, leader.addr.as_str());
@@ -380,8 +383,8 @@ fn broken_by(addr: &str, source: impl Into<crate::carriage::Cause>) -> CallError
     CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 
-/// The error in words for a client, which knows nothing of peers' addresses; and whether the
-/// requests may have arrived.
+/// The text of the error for a client, without addresses of peers, and whether the requests may
+/// have arrived.
 fn outcome_of(error: &CallError) -> (String, bool) {
     match error {
         CallError::Connect { .. } => ("the leader cannot be reached".to_owned(), false),
@@ -396,15 +399,15 @@ fn outcome_of(error: &CallError) -> (String, bool) {
     }
 }
 
-/// Requests that travel together.
+/// Requests that are sent together.
 struct Message {
     leader: Leader,
     bytes: Bytes,
-    /// The longest patience in it.
+    /// The longest timeout of its requests.
     timeout: Duration,
-    /// Of each request, whether it is a read.
+    /// Whether each request is a read.
     reads: Vec<bool>,
-    /// The parcels that are not answered, by the number of their first request.
+    /// The unanswered parcels, in the order of the number of their first request.
     open: Vec<Open>,
 }
 
@@ -427,13 +430,13 @@ impl Open {
         let numbered = self.fates.into_iter().enumerate();
         let fates =
             numbered.map(|(at, fate)| fate.unwrap_or_else(|| missing(first + at))).collect();
-        // A caller that has given up is told nothing.
+        // A caller that has gone away gets no answer.
         let _ = self.receipt.answer.send(fates);
     }
 }
 
 impl Message {
-    /// Notes what became of a request, and tells its caller when nothing is missing any more.
+    /// Records the outcome of a request, and answers its caller once none is missing.
     fn settle(&mut self, number: usize, fate: Fate) {
         let at = match self.open.binary_search_by_key(&number, |open| open.first) {
             Ok(at) => at,
@@ -441,7 +444,7 @@ impl Message {
             Err(after) => after - 1,
         };
         let Some(open) = self.open.get_mut(at) else { return };
-        // A second answer, or one to nothing that was asked, changes nothing.
+        // A second answer, or one without a request, is ignored.
         let Some(known) = open.fates.get_mut(number - open.first) else { return };
         if known.is_some() {
             return;
@@ -453,7 +456,7 @@ impl Message {
         }
     }
 
-    /// Tells all that have no answer yet that there is none; `left` if they may have arrived.
+    /// Fails all requests that have no answer yet; `left` if they may have arrived.
     fn fail(&mut self, reason: &str, left: bool) {
         let reads = std::mem::take(&mut self.reads);
         for open in self.open.drain(..) {
@@ -465,7 +468,8 @@ impl Message {
         }
     }
 
-    /// Gives up on a leader that is none any more: what may safely be asked again is handed back.
+    /// Abandons a message to a deposed leader: requests that are safe to repeat are returned as
+    /// moved.
     fn give_up(mut self) {
         let requests = wire::decode_requests(&self.bytes);
         let mut requests: Vec<_> = requests.into_iter().flatten().map(Some).collect();
@@ -484,14 +488,14 @@ impl Message {
 }
 
 impl Desk {
-    /// Takes a place for a message, if there is one.
+    /// Takes a slot for a message, if one is free.
     fn take_place(&mut self) -> bool {
         let free = self.in_flight < IN_FLIGHT && self.stalled < MOST_STALLED;
         self.in_flight += usize::from(free);
         free
     }
 
-    /// Takes what goes into the next message, in the order it was handed in.
+    /// Takes the parcels of the next message from the queue, in their order.
     fn gather(&mut self) -> Vec<Parcel> {
         let mut parcels: Vec<Parcel> = Vec::new();
         let mut count = 0;
@@ -520,7 +524,7 @@ impl Desk {
 impl Parcel {
     fn too_late(self) {
         let fates = self.items.iter().map(|_| Fate::Failed(not_sent())).collect();
-        // A caller that has given up is told nothing.
+        // A caller that has gone away gets no answer.
         let _ = self.receipt.answer.send(fates);
     }
 
@@ -555,7 +559,7 @@ fn not_sent() -> Error {
     Error::unavailable("the time was up before the request was sent on to the leader")
 }
 
-/// The error for a request that may have arrived and has no answer.
+/// The error for a request that may have arrived and got no answer.
 pub(super) fn lost(is_read: bool, reason: &str) -> Error {
     let not_done = is_read || planted::active(Bug::CutOffIsUnavailable);
     if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
@@ -645,7 +649,7 @@ mod tests {
         (Request::Lock(request, options), CallOptions::default())
     }
 
-    /// A message of one parcel, and what its caller hears.
+    /// A message of one parcel, and the receiver of its caller.
     fn message(items: Vec<Item>) -> (Message, oneshot::Receiver<Vec<Fate>>) {
         let (parcel, answered) = parcel(1, "unused", 1);
         let (leader, timeout) = (parcel.leader, Duration::from_secs(1));

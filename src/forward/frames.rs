@@ -1,28 +1,28 @@
-//! Answers as they come back, one frame each, taken apart within the node's budget of bytes.
+//! A parser of answers from a response body, one frame each, within the node's budget of bytes.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::wire::{WireError, frame_head};
 use crate::budget::{Budget, Share};
 
-/// The bytes of one answer, which are counted until they are dropped.
+/// The bytes of one answer, counted in the budget until they are dropped.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) bytes: Bytes,
     pub(super) _share: Share,
 }
 
-/// An answer, with the number of its request. `None` stands for one that was too large for what is
-/// left of the budget and was thrown away as it came.
+/// An answer, with the number of its request. `None` stands for an answer that was too large for
+/// the rest of the budget and was dropped on arrival.
 pub(super) type Numbered = (usize, Option<Encoded>);
 
-/// Takes the body of a response apart.
+/// Splits the body of a response into frames.
 pub(super) struct Frames {
     budget: Budget,
     buffer: BytesMut,
-    /// How many bytes of a frame that did not fit are still to come.
+    /// The bytes still to skip of a frame that did not fit.
     to_skip: usize,
-    /// The share of the frame that has begun.
+    /// The share of the frame that is being received.
     share: Option<Share>,
 }
 
@@ -37,7 +37,7 @@ impl Frames {
         self.buffer.extend_from_slice(&bytes[skipped..]);
     }
 
-    /// The next answer that is here.
+    /// The next answer in the buffer; `None` if it is incomplete.
     pub(super) fn next(&mut self) -> Result<Option<Numbered>, WireError> {
         let Some(head) = frame_head(&self.buffer)? else { return Ok(None) };
         if self.share.is_none() {

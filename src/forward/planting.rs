@@ -1,5 +1,5 @@
-//! Two planted bugs that need words of their own between nodes: a follower that says what time it
-//! is, and a leader that believes it. What the follower takes for the cluster clock is its own.
+//! Two planted bugs that extend the protocol between nodes: a follower that sends a time, and a
+//! leader that believes it. The follower sends its own clock as the cluster clock.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::planted::{self, Bug};
 use crate::raft::peer::{Lane, paths};
 use crate::types::CallOptions;
 
-/// How often such a follower speaks up.
+/// The interval at which such a follower sends its time.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Carries the follower's stamp in front of the trace id.
+/// The prefix of a trace id that carries the follower's stamp.
 const MARK: &str = "stamped:";
 
 fn own_time(node: &Node) -> u64 {
     u64::try_from(node.member().clock.raw().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Stamps what is forwarded.
+/// Stamps a forwarded request.
 pub(super) fn stamp(node: &Node, call: &mut CallOptions) {
     if planted::active(Bug::StampForwarded) {
         call.trace_id = Some(format!("{MARK}{}", own_time(node)));
@@ -48,7 +48,7 @@ pub(super) fn believe(node: &Node, request: &Request) {
     }
 }
 
-/// As a follower, tells the leader what time it is.
+/// Sends the leader this follower's time.
 pub(crate) async fn advance(node: &Node) {
     if !planted::active(Bug::FollowerAdvances) {
         return;

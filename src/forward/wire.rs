@@ -1,12 +1,12 @@
-//! Forwarded requests and their answers as bytes: many requests to a message, and an answer to a
-//! frame.
+//! The encoding of forwarded requests and their answers: many requests in a message, one answer in
+//! a frame.
 //!
-//! A request's number is its place in the message, from 0. Each answer says whose it is and is sent
-//! as soon as it is known, in any order.
+//! A request's number is its position in the message, from 0. Each answer carries the number of its
+//! request and is sent as soon as it is known, in any order.
 //!
-//! Structs of their own, not those of the contract as they come: what crosses the wire between two
-//! versions of this program changes only together with [`VERSION`]. A node that gets a version it
-//! does not know refuses it before doing anything.
+//! Requests have structs of their own, separate from those of the contract: the format between two
+//! versions of this program changes only together with [`VERSION`]. A node that receives an unknown
+//! version refuses it before doing anything.
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ use crate::types::{
 };
 
 /// The version of both encodings. In version 1 a message had one request, in version 2 its answers
-/// came together, in version 3 a time_to_live was a length and a list had no state.
+/// were sent together, in version 3 a time_to_live was a length and a list had no state.
 const VERSION: u8 = 4;
 
-/// What is asked.
+/// A forwarded request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Request {
     Lock(LockRequest, LockOptions),
@@ -36,7 +36,7 @@ pub(crate) enum Request {
     Tables(TablesRequest, ReadOptions),
     ConfigureTable(TableDefaults, TableOptions),
     DeleteTable(TableOptions),
-    /// For tests alone: move the clock on.
+    /// For tests alone: moves the clock forward.
     Advance(Duration),
 }
 
@@ -55,7 +55,7 @@ impl Request {
 }
 
 impl Request {
-    /// The id under which repeating it is safe.
+    /// The id that makes it safe to repeat.
     pub(crate) fn request_id(&self) -> Option<RequestId> {
         match self {
             Self::Lock(_, options) => options.request_id,
@@ -75,7 +75,7 @@ impl From<BatchRequest> for Request {
     }
 }
 
-/// The other ones are given back.
+/// Requests that cannot be in a batch are returned as the error.
 impl TryFrom<Request> for BatchRequest {
     type Error = Request;
 
@@ -102,7 +102,7 @@ impl From<BatchAnswer> for Answer {
     }
 }
 
-/// What is answered.
+/// The answer to a forwarded request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Lock(LockResponse),
@@ -114,7 +114,7 @@ pub(crate) enum Answer {
     TableDeleted(DeleteStatus),
 }
 
-/// The answer to the question that was asked; `None` if it is another one's.
+/// Converts to the response of each kind of request; `None` if the answer is of another kind.
 impl Answer {
     /// Whether it answers a read, which has done nothing.
     pub(crate) fn is_of_a_read(&self) -> bool {
@@ -177,21 +177,21 @@ pub(crate) enum WireError {
     Length(usize),
 }
 
-/// Requests, each with its call options, which go before those it has itself.
+/// Encodes requests, each with call options that replace its own.
 pub(crate) fn encode_requests(requests: Vec<(Request, CallOptions)>) -> Bytes {
     let envelope = |(request, call)| Envelope { call: Call::from(call), body: Body::from(request) };
     encode(&requests.into_iter().map(envelope).collect::<Vec<_>>())
 }
 
-/// What [`encode_requests`] wrote; the call options of each are in the request's own.
+/// Decodes the output of [`encode_requests`]; each request contains its call options.
 pub(crate) fn decode_requests(bytes: &[u8]) -> Result<Vec<Request>, WireError> {
     let envelopes: Vec<Envelope> = decode(bytes)?;
     let request = |envelope: Envelope| envelope.body.into_request(envelope.call.into());
     Ok(envelopes.into_iter().map(request).collect())
 }
 
-/// The frame of one answer: the length of the rest, the version, the number of its request, and
-/// what [`decode_answer`] reads.
+/// Encodes the frame of one answer: the length of the rest, the version, the number of its request,
+/// and the payload that [`decode_answer`] reads.
 pub(crate) fn encode_answer(number: usize, answer: &Result<Answer, Error>) -> Bytes {
     let number = u32::try_from(number).expect("a message has fewer requests");
     let mut frame = vec![0; 4];
@@ -215,7 +215,7 @@ pub(crate) struct FrameHead {
     pub(crate) payload: usize,
 }
 
-/// The head of the frame that begins here; `None` if not all of it is here.
+/// Reads the head of the frame at the start of `bytes`; `None` if it is incomplete.
 pub(crate) fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
     let (Some(length), Some(number)) = (bytes.first_chunk::<4>(), bytes.get(5..9)) else {
         return Ok(None);
@@ -232,7 +232,7 @@ pub(crate) fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
     Ok(Some(FrameHead { number, bytes: 9, payload: length - 5 }))
 }
 
-/// The answer in a frame, without the head.
+/// Decodes the payload of a frame.
 pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
     Ok(postcard::from_bytes(bytes)?)
 }
@@ -260,7 +260,7 @@ struct Envelope {
 
 #[derive(Serialize, Deserialize)]
 struct Call {
-    /// How much time is left.
+    /// The time that is left.
     timeout_ms: Option<u64>,
     trace_id: Option<String>,
     actor: Option<String>,
@@ -400,7 +400,8 @@ impl From<Request> for Body {
 
 impl Body {
     fn into_request(self, call: CallOptions) -> Request {
-        // A stale read is answered where it is asked, so a forwarded one never is.
+        // A stale read is answered by the node that receives it, so a forwarded read is never
+        // stale.
         let read = |table, call| ReadOptions { table, stale: false, call };
         match self {
             Self::Lock {
