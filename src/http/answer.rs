@@ -10,13 +10,13 @@ use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem, headers};
 use crate::error::Error;
 use crate::types::DecidedAt;
 
-/// When a foreign client tries again. Elections are over within a second; our own client has a
-/// finer back-off and does not look at this.
+/// The time after which a foreign client retries. Elections are over within a second; our own
+/// client has a finer backoff and ignores this header.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// A refusal, with where it was decided.
+/// A refusal, with the log position at which it was decided.
 pub(crate) struct Refusal {
-    // Boxed, because a refusal travels as the error of many small functions.
+    // Boxed, because a refusal is the error type of many small functions.
     problem: Box<Problem>,
     decided_at: Option<DecidedAt>,
 }
@@ -61,7 +61,7 @@ impl IntoResponse for Refusal {
         if code == Code::Unavailable {
             fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
-        // A leader's address that is no header value is still in the document.
+        // If a leader's address is no valid header value, it is still in the document.
         if let Some(leader) = &self.problem.leader
             && let Ok(value) = HeaderValue::try_from(leader)
         {
@@ -72,22 +72,22 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A success as JSON, with where it was decided.
+/// A success as JSON, with the log position at which it was decided.
 pub(crate) fn json<T: Serialize>(value: &T, decided_at: Option<DecidedAt>) -> Response {
     with_position(body(200, "application/json", value), decided_at)
 }
 
 fn body<T: Serialize>(status: u16, media_type: &'static str, value: &T) -> Response {
     let mut bytes = serde_json::to_vec(value).expect("our documents have string keys only");
-    // For those who read answers on a terminal.
+    // For people who read answers on a terminal.
     bytes.push(b'\n');
-    // It is kept until it is read, which may take long; growing has left room behind.
+    // The body is kept until it is read, which may take long; growing has left spare capacity.
     bytes.shrink_to_fit();
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = StatusCode::from_u16(status).expect("our codes name real statuses");
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    // What a lock was must not be answered from a cache between here and there.
+    // A cache in between must not answer with an old state of a lock.
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

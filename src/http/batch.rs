@@ -1,8 +1,8 @@
 //! `POST /v1/batch`: many lock and unlock requests in one exchange, answered one by one.
 //!
-//! What is no batch is refused whole, before anything is asked: JSON of another shape, an unknown
-//! field, too many requests. A request that is only wrong in itself, with an empty signature for
-//! instance, fails by itself, like every other way in which one of them may end.
+//! A body that is no batch is refused whole, before anything is done: JSON of another shape, an
+//! unknown field, too many requests. A single invalid request, with an empty signature for
+//! instance, fails alone and does not affect the others.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::service::LockService;
 use crate::types::{BatchAnswer, BatchRequest};
 
-/// Bytes of one answer in a batch, with names that are not of the longest.
+/// Bytes of one answer in a batch, with names of usual length.
 const ANSWER_BYTES: usize = 512;
 
 /// Takes and releases many locks. Not a transaction: each request succeeds or fails by itself.
@@ -53,7 +53,7 @@ pub(crate) async fn batch<S: LockService>(
         let detail = format!("a batch has at most {MAX_BATCH} requests");
         return Err(Refusal::new(Code::BadRequest, detail));
     }
-    // Results must be told once they exist, so room for the answers is taken before.
+    // Results must be sent once they exist, so room for the answers is reserved before.
     let _room = budget
         .take(body.requests.len() * ANSWER_BYTES)
         .ok_or_else(|| Refusal::from(budget::exhausted()))?;
@@ -67,7 +67,7 @@ pub(crate) async fn batch<S: LockService>(
     Ok(json(&BatchAnswers { answers }, None))
 }
 
-/// Asks what can be asked. When the time is up the outcome of all that was asked is open.
+/// Passes the valid requests to the service. At the deadline the outcome of all of them is unknown.
 async fn ask_all<S: LockService>(
     service: &S,
     requests: Vec<Result<BatchRequest, Error>>,

@@ -1,6 +1,6 @@
 //! Limits how many answers with 5xx are logged one by one.
 //!
-//! In an outage every client is refused, again and again; see [`crate::flood`].
+//! In an outage every client is refused repeatedly; see [`crate::flood`].
 
 use crate::clock::{Clock, SystemClock};
 use crate::flood::{self, WINDOW};
@@ -10,14 +10,14 @@ use crate::flood::{self, WINDOW};
 pub(crate) struct Flood(flood::Flood);
 
 impl Flood {
-    /// Whether this answer is logged by itself.
+    /// Whether this answer is logged individually.
     pub(crate) fn admits(&self) -> bool {
         let (admitted, left_out) = self.0.admit(SystemClock.raw());
         tell(left_out);
         admitted
     }
 
-    /// Logs how many were left out in a window that has ended.
+    /// Logs how many were suppressed in a window that has ended.
     pub(crate) fn tell(&self) {
         tell(self.0.left_out(SystemClock.raw()));
     }

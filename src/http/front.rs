@@ -1,8 +1,8 @@
-//! The way of the requests that come by the thousand: to their handlers without the router.
+//! The fast path of the most frequent requests: directly to their handlers, without the router.
 //!
-//! A router finds the handler of any path, boxes what it calls and what that answers, and lets
-//! every layer look. That costs more than a lock. The handlers are the same, and so is what is
-//! seen of each request; every other path, and every other method, goes to the router.
+//! A router matches the path, boxes the handler's future and its response, and runs every layer.
+//! That costs more than a lock. The handlers are the same, and each request is observed in the same
+//! way; all other paths and methods go to the router.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::server::Answerer;
 use crate::api::routes;
 use crate::service::LockService;
 
-/// Answers requests, with the router behind it for all that are not its own.
+/// Answers the most frequent requests itself, and passes all others to the router.
 pub(crate) struct Front<S> {
     context: Arc<Context<S>>,
     router: Router,
@@ -36,7 +36,7 @@ impl<S: LockService> Front<S> {
         Self { router: handlers::router(Arc::clone(&context)), context }
     }
 
-    /// Observes what a handler of [`handlers`] makes of a request.
+    /// Runs a handler of [`handlers`] on a request, and observes it.
     async fn ask<F: Future<Output = Answer>>(
         &self,
         request: Request<Incoming>,
@@ -49,8 +49,8 @@ impl<S: LockService> Front<S> {
         let meant = self.context.judge_cluster(request.headers());
         let budget = self.context.metrics.budget().clone();
         let asked = Asked { request, trace_id: trace_id.clone(), place, budget };
-        // Boxed, because what follows would have room for it several times over, and hyper moves
-        // all of that about for each request.
+        // Boxed, because the futures below would contain it several times over, and hyper moves
+        // them for each request.
         let answer = Box::pin(handler(State(Arc::clone(&self.context)), asked));
         let answer = async move {
             match meant {
@@ -62,7 +62,7 @@ impl<S: LockService> Front<S> {
     }
 }
 
-// Derived, it would ask the service to be `Clone`.
+// A derived impl would require the service to be `Clone`.
 impl<S> Clone for Front<S> {
     fn clone(&self) -> Self {
         Self { context: Arc::clone(&self.context), router: self.router.clone() }
@@ -79,7 +79,7 @@ impl<S: LockService> Answerer for Front<S> {
             (&Method::POST, routes::LOCK) => self.ask(request, place, handlers::lock).await,
             (&Method::POST, routes::UNLOCK) => self.ask(request, place, handlers::unlock).await,
             (&Method::GET, routes::LOCK) => self.ask(request, place, handlers::check).await,
-            // Boxed, so that those above need no room for it.
+            // Boxed, so that the future of those above has no room for it.
             _ => Box::pin(self.router.answer(request, place)).await,
         }
     }

@@ -1,4 +1,5 @@
-//! What each path does: read the request, ask the service within the deadline, write the answer.
+//! The handlers, one for each path: they read the request, call the service within the deadline and
+//! write the answer.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -258,7 +259,7 @@ pub(crate) async fn description() -> Response {
     json(&openapi::document(), None)
 }
 
-/// Moves the clock of the cluster on. Not part of the API: it exists only on nodes that were
+/// Moves the clock of the cluster forward. Not part of the API: it exists only on nodes that were
 /// started for tests.
 async fn advance<S: LockService>(State(context): State<Arc<Context<S>>>, asked: Asked) -> Answer {
     let advance = context.extras.advance.as_ref().expect("the route exists only with it");
@@ -277,11 +278,11 @@ async fn method_not_allowed() -> Refusal {
     Refusal::new(Code::MethodNotAllowed, "the allow header names the methods of this path")
 }
 
-/// Bytes of one record in an answer, with names that are not of the longest.
+/// Bytes of one record in an answer, with names of usual length.
 const RECORD_BYTES: usize = 1024;
 
-/// Room for an answer that is being made. How large it becomes is known when it is there; without
-/// this, pages that find no room in the end would all be made first.
+/// Reserves room for an answer before it is made. Its size is known only once it exists; without
+/// the reservation, pages for which there is no room in the end would all be made first.
 fn room_for<S>(context: &Context<S>, records: u32) -> Result<Share, Refusal> {
     let records = usize::try_from(records).unwrap_or(usize::MAX);
     let room = context.metrics.budget().take(records.saturating_mul(RECORD_BYTES));
@@ -293,7 +294,7 @@ fn read_options(call: Call, table: Option<String>, stale: bool) -> (Deadline, Re
     (deadline, ReadOptions { table, stale, call: call.options() })
 }
 
-/// Waits for a write. When the time is up the future is dropped and the outcome is open.
+/// Waits for a write. At the deadline the future is dropped and the outcome is unknown.
 fn write<T>(
     deadline: Deadline,
     future: impl Future<Output = Result<T, Error>>,

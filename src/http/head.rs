@@ -1,7 +1,8 @@
 //! Checks of a request's head, the same for every path.
 //!
-//! The HTTP library reads heads leniently where RFC 9112 lets a server choose. Here is refused what
-//! a proxy in between might read in another way, and what a browser may have been tricked into.
+//! The HTTP library reads heads leniently where RFC 9112 lets a server choose. These checks refuse
+//! heads that a proxy in between might read in another way, and requests that a browser may have
+//! been tricked into.
 
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::header::{HeaderName, USER_AGENT};
@@ -11,8 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, Version};
 use super::answer::Refusal;
 use crate::api::{Code, headers, routes};
 
-/// Headers that say how a request is to be made: twice with different values, each reader may
-/// believe another one.
+/// Headers with the options of a request. If one is repeated with different values, each reader may
+/// use another one.
 const SAID_ONCE: [HeaderName; 6] = [
     HeaderName::from_static(headers::TIMEOUT_MS),
     HeaderName::from_static(headers::CAUSE),
@@ -22,11 +23,11 @@ const SAID_ONCE: [HeaderName; 6] = [
     CONTENT_ENCODING,
 ];
 
-/// Probes name hosts as they like, and tell nothing that is worth a trick.
+/// The paths of probes, which may name any host: their answers are of no use to an attacker.
 const PROBES: [&str; 2] = [routes::HEALTHZ, routes::READYZ];
 
-/// Refuses a head that is ambiguous, asks for what this listener does not do, or comes from a
-/// browser that takes this node for another host.
+/// Refuses a head that is ambiguous, requires a feature that this listener does not have, or comes
+/// from a browser that takes this node for another host.
 pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), Refusal> {
     let fields = request.headers();
     let host = host(fields, request.version())?;
@@ -93,10 +94,10 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// A page of any origin becomes one of this node's own if its name is made to lead here (DNS
-/// rebinding). Browsers say that they ask for a page in one of these headers, none of which a page
-/// can leave out everywhere: over plain HTTP a read has neither of the first two. `PowerShell` begins
-/// its agent as browsers do.
+/// Whether a request comes from a browser. A page of any origin becomes one of this node's own if
+/// its name is made to resolve to this address (DNS rebinding). A request that a browser sends for
+/// a page has one of these headers, and no page can suppress all of them: over plain HTTP a read
+/// has neither of the first two. The agent of `PowerShell` begins like that of a browser.
 fn is_of_a_browser<B>(request: &Request<B>) -> bool {
     let fields = request.headers();
     let agent = fields.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
@@ -106,8 +107,8 @@ fn is_of_a_browser<B>(request: &Request<B>) -> bool {
         || (reads && agent.starts_with("Mozilla/") && !agent.contains("PowerShell"))
 }
 
-/// Whether a page at this host is one that a person meant to open here: nobody else can make a page
-/// whose host is an address.
+/// Whether a person meant to open a page of this host here: nobody else can make a page whose host
+/// is an address.
 fn may_be_called(host: &str, hosts: &[String]) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let bare = host.trim_start_matches('[').trim_end_matches(']');

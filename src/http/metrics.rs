@@ -1,8 +1,8 @@
-//! What `/metrics` says.
+//! The page at `/metrics`.
 //!
-//! Each listener has a recorder of its own, none is installed for the process: several nodes in
-//! one process do not mix. Requests are recorded as they end; what the node knows is asked for
-//! each time the page is read.
+//! Each listener has a recorder of its own, and none is installed for the process, so that several
+//! nodes in one process do not mix. Requests are recorded as they end; the node's figures are read
+//! each time the page is.
 
 use std::convert::Infallible;
 use std::fmt::{Display, Write};
@@ -22,17 +22,17 @@ use crate::budget::Budget;
 use crate::processes;
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
-/// election times; finer or wider would not change what one does about it.
+/// election times; finer or wider bounds would not help an operator.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// How often recorded latencies are folded into their buckets, so that a page nobody reads does
-/// not let them pile up.
+/// The interval at which recorded latencies are folded into their buckets, so that they do not pile
+/// up when nobody reads the page.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const METADATA: Metadata<'static> = Metadata::new("keyward", Level::INFO, None);
 
-/// The labels are few and ours: what a client sends never becomes one.
+/// The routes that are labels. They are few and fixed: a client's input never becomes a label.
 const ROUTES: [&str; 14] = [
     routes::ROOT,
     routes::LOCK,
@@ -50,13 +50,13 @@ const ROUTES: [&str; 14] = [
     "other",
 ];
 
-/// As [`ROUTES`].
+/// The methods that are labels, as [`ROUTES`].
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "other"];
 
-/// What was asked, as the metrics tell requests apart.
+/// The method and route of a request, by which the metrics distinguish requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Endpoint {
-    /// Places in [`METHODS`] and [`ROUTES`].
+    /// Indexes into [`METHODS`] and [`ROUTES`].
     method: usize,
     route: usize,
 }
@@ -78,25 +78,25 @@ impl Endpoint {
     }
 }
 
-/// How a request ended, in the word that metrics and logs have for it.
+/// The outcome of a request, in the word that metrics and logs use.
 pub(crate) fn outcome_word(code: Option<Code>) -> &'static str {
     code.map_or("ok", Code::word)
 }
 
-/// The series of one endpoint; those that were never asked do not exist.
+/// The series of one endpoint; an endpoint without requests has none.
 struct Series {
     seconds: Histogram,
     /// By outcome: none, then the codes in their order.
     totals: [OnceLock<Counter>; OUTCOMES],
 }
 
-/// As many as there are codes, and one for success.
+/// The number of outcomes: every code, and success.
 const OUTCOMES: usize = Code::Other as usize + 2;
 
 /// The figures of one listener.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
-    /// Looked up once: by name and labels it would cost a request more than its parsing does.
+    /// Looked up once: a lookup by name and labels would cost a request more than its parsing.
     series: [[OnceLock<Series>; ROUTES.len()]; METHODS.len()],
     /// Requests inside batches, as [`Series::totals`].
     items: [OnceLock<Counter>; OUTCOMES],
@@ -107,7 +107,7 @@ pub(crate) struct Metrics {
     flood: Flood,
 }
 
-/// One request that is being answered; gone when it is dropped, answered or not.
+/// One request in flight; counted until it is dropped, answered or not.
 pub(crate) struct InFlight(Arc<AtomicU64>);
 
 impl Drop for InFlight {
@@ -162,7 +162,7 @@ impl Metrics {
         &self.flood
     }
 
-    /// Counts a request as being answered until the guard is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub(crate) fn in_flight(&self) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(&self.in_flight))
@@ -257,7 +257,7 @@ fn render_places(page: &mut String, figures: &PlaceFigures) {
     counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
 }
 
-/// By the names that Prometheus' own client libraries have.
+/// Renders the process's figures, under the names of Prometheus' own client libraries.
 fn render_process(page: &mut String, figures: &processes::Figures) {
     let help = "Processor time of the process, in seconds.";
     one(page, "process_cpu_seconds_total", "counter", help, figures.cpu_seconds);
@@ -303,7 +303,8 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     }
 }
 
-/// Counted by the node that proposed the entry, so that the nodes' figures may be added.
+/// Renders how grants ended. The node that proposed the entry counts it, so that the figures of all
+/// nodes may be added.
 fn render_ends(page: &mut String, figures: &NodeFigures) {
     let name = "keyward_hold_seconds";
     let help = "How long grants were held, in cluster time, by how they ended; counted by the node \

@@ -1,11 +1,11 @@
 //! The client listener: `/v1`, health, metrics and the API's description over HTTP/1.1.
 //!
-//! Handlers are generic over [`LockService`] and know no leader: any node takes any request. What
-//! the outside may do to the process (connections, headers, bodies, time) is bounded in
-//! [`server`], which the peers' listener uses too. A bad request never ends the process; a panic,
-//! which means a broken invariant, always does.
+//! Handlers are generic over [`LockService`] and know no leader: any node takes any request. The
+//! resources that a client may use (connections, headers, bodies, time) are bounded in [`server`],
+//! which the peers' listener uses too. A bad request never ends the process; a panic, which means a
+//! broken invariant, always does.
 //!
-//! Where to look next: [`handlers`] for what each path does, [`request`] for what is accepted,
+//! Where to look next: [`handlers`] for the paths, [`request`] for the parsing of requests,
 //! [`observe`] for the trace id, the access log and the metrics.
 
 mod answer;
@@ -48,19 +48,19 @@ use front::Front;
 use metrics::Metrics;
 use places::Places;
 
-/// Tells what the node knows of itself and its cluster.
+/// Returns the node's view of itself and its cluster.
 pub type StatusFn = Arc<dyn Fn() -> ClusterStatus + Send + Sync>;
-/// Tells the node's figures, each time `/metrics` is read.
+/// Returns the node's figures, each time `/metrics` is read.
 pub type FiguresFn = Arc<dyn Fn() -> NodeFigures + Send + Sync>;
-/// Tells whether requests can be served now, or why not.
+/// Returns whether requests can be served now, or why not.
 pub type ReadyFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-/// Tells the cluster's id, once it is known; it never changes then.
+/// Returns the cluster's id, once it is known; then it never changes.
 pub type ClusterFn = Arc<dyn Fn() -> Option<String> + Send + Sync>;
-/// Moves the clock of the cluster on, for tests.
+/// Moves the clock of the cluster forward, for tests.
 pub type AdvanceFn =
     Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Send + Sync>;
 
-/// What the listener is told besides the service. Everything may be left out.
+/// The optional parts of the client listener, besides the service.
 #[derive(Clone, Default)]
 pub struct Extras {
     /// Answers `GET /v1/cluster`; without it the path does not exist.
@@ -73,7 +73,7 @@ pub struct Extras {
     pub ready: Option<ReadyFn>,
     /// Answers `POST /debug/advance`; without it the path does not exist.
     pub advance: Option<AdvanceFn>,
-    /// What clients may use.
+    /// The limits on what clients may use.
     pub limits: Limits,
     /// The bytes that large bodies and answers may take together.
     pub budget: Budget,
@@ -81,7 +81,7 @@ pub struct Extras {
     pub hosts: Arc<[String]>,
 }
 
-/// Serves the API on this listener until `shutdown` is ready, then finishes what is in flight
+/// Serves the API on this listener until `shutdown` resolves, then finishes the requests in flight
 /// within [`Limits::shutdown_grace`].
 ///
 /// # Errors
@@ -109,14 +109,14 @@ pub async fn serve<S: LockService>(
     }
 }
 
-/// What [`serve`] serves, without a listener.
+/// The router of [`serve`], without a listener.
 #[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
     let metrics = Metrics::new(Arc::default(), extras.budget.clone());
     handlers::router(Arc::new(Context::new(service, metrics, extras)))
 }
 
-/// What [`serve`] does with one connection, whatever it is made of: for fuzzing.
+/// Serves one connection over any stream as [`serve`] does: for fuzzing.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) async fn serve_one<S: LockService>(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -131,7 +131,7 @@ pub(crate) async fn serve_one<S: LockService>(
     server::connection(stream, front, limits, places.take(), stopping).await;
 }
 
-/// What every handler sees.
+/// The state that all handlers share.
 pub(crate) struct Context<S> {
     pub(crate) service: Arc<S>,
     pub(crate) metrics: Metrics,
@@ -149,13 +149,13 @@ impl<S> Context<S> {
     pub(crate) fn cluster(&self) -> Option<&HeaderValue> {
         if self.cluster.get().is_none() {
             let id = self.extras.cluster.as_ref()?()?;
-            // Another request may have been quicker, with the same.
+            // Another request may have set it first, to the same id.
             let _ = self.cluster.set(HeaderValue::try_from(id).ok()?);
         }
         self.cluster.get()
     }
 
-    /// Refuses a request that is meant for another cluster: what it asks for is not here.
+    /// Refuses a request that is meant for another cluster.
     pub(crate) fn judge_cluster(&self, fields: &HeaderMap) -> Result<(), Error> {
         let (Some(here), Some(meant)) = (self.cluster(), fields.get(headers::CLUSTER)) else {
             return Ok(());

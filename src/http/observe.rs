@@ -1,4 +1,4 @@
-//! What is seen of every request: its trace id, one line in the access log, its metrics.
+//! The observation of every request: its trace id, one line in the access log, its metrics.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::service::LockService;
 pub(crate) struct TraceId(pub(crate) String);
 
 impl TraceId {
-    /// The caller's own id if it is fit to be logged, its trace context's otherwise, else a new
+    /// The caller's own id if it may be logged, otherwise that of its trace context, else a new
     /// one.
     pub(crate) fn of(fields: &HeaderMap) -> Self {
         let text = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -66,7 +66,7 @@ pub(crate) async fn observed<S>(
     answer: impl Future<Output = Response>,
 ) -> Response {
     let (method, route) = (endpoint.method(), endpoint.route());
-    // Made only when somebody looks that closely: a span costs more than a request.
+    // Created at debug level only: a span costs more than a request.
     let span = tracing::debug_span!("request", trace_id = %trace_id.0, method, route);
     let began = SystemClock.raw();
     let metrics = &context.metrics;
@@ -91,8 +91,8 @@ pub(crate) async fn observed<S>(
     response
 }
 
-/// Counts an answer's bytes until they are written. A read whose answer finds no room is refused;
-/// what a write did must be told.
+/// Counts an answer's bytes until they are written. A read whose answer exceeds the budget is
+/// refused; the answer of a write must be sent in any case.
 fn budgeted(response: Response, endpoint: Endpoint, budget: &Budget) -> Response {
     let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
     match budget.take(bytes) {
@@ -105,7 +105,7 @@ fn budgeted(response: Response, endpoint: Endpoint, budget: &Budget) -> Response
     }
 }
 
-/// What a person has to look at is logged at info, the rest at debug.
+/// Logs a request: at info if an operator should look at it, otherwise at debug.
 fn log(
     endpoint: Endpoint,
     trace_id: &TraceId,

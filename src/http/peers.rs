@@ -1,8 +1,9 @@
-//! The peer listener: what the other members ask of this node.
+//! The peer listener, which answers the other members.
 //!
-//! Every call must say who speaks to whom; one that is not meant for this node, or comes from
-//! another cluster or an old copy of a data folder, is refused with a code and a reason. What is
-//! asked then is answered by [`crate::raft::inbound`] and, for forwarded requests, by the node.
+//! Every call must name its sender and its receiver. A call that is not meant for this node, or
+//! comes from another cluster or an old copy of a data folder, is refused with a code and a reason.
+//! Accepted calls are answered by [`crate::raft::inbound`] and, for forwarded requests, by the
+//! node.
 
 use std::io;
 use std::sync::Arc;
@@ -28,10 +29,10 @@ use crate::raft::inbound::{Call, Caller, InboundError};
 use crate::raft::network::{Frames, frame};
 use crate::raft::peer::{MAX_MESSAGE_BYTES, paths};
 
-/// How long the end of a message may take once it has begun.
+/// The longest time from the beginning of a message to its end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Answers peers until `shutdown` is ready.
+/// Answers peers until `shutdown` resolves.
 ///
 /// # Errors
 /// The listener is broken.
@@ -43,18 +44,18 @@ pub async fn serve(
     let limits = Limits {
         // Members are few and each keeps some connections; the rest is room for mistakes.
         connections: 1024,
-        // Longer than peers keep an unused connection, so that it is they who close it: a request
+        // Longer than peers keep an unused connection, so that the peer closes it first: a request
         // sent on a connection that is being closed has an unknown outcome.
         head_timeout: Duration::from_secs(60),
         body_bytes: MAX_MESSAGE_BYTES,
-        // The exchange of the log ends with the leadership, not with the shutdown; nobody waits.
+        // The stream of appends ends with the leadership, not with the shutdown; nobody waits.
         shutdown_grace: Duration::from_millis(200),
         ..Limits::default()
     };
     serve_connections(listener, router(service.node().clone()), limits, shutdown).await
 }
 
-/// What [`serve`] serves, without a listener.
+/// The router of [`serve`], without a listener.
 pub(crate) fn router(node: Node) -> Router {
     let call = |call: Call| {
         post(move |State(node): State<Node>, request: Request| small_call(node, call, request))
@@ -69,7 +70,8 @@ pub(crate) fn router(node: Node) -> Router {
         .route(paths::APPEND_STREAM, post(append_stream))
         .route(paths::SNAPSHOT, post(snapshot))
         .route(paths::FORWARD, post(forward))
-        // Newer members may ask for what this version does not have: they see who answers, too.
+        // Newer members may use paths that this version does not have: those answers are signed,
+        // too.
         .route("/peer/{*path}", any(stranger))
         .layer(axum::middleware::map_response_with_state(node.clone(), sign))
         .fallback(stranger)
@@ -77,8 +79,8 @@ pub(crate) fn router(node: Node) -> Router {
         .with_state(node)
 }
 
-/// Tells a client, such as a browser, that this is not its port. It learns no more than
-/// `GET /v1/cluster` tells at the other one, and changes nothing.
+/// Answers a client, such as a browser, that this is not its port. The answer contains no more than
+/// that of `GET /v1/cluster` on the client port, and nothing is changed.
 async fn stranger(State(node): State<Node>) -> Response {
     let member = node.member();
     let clients = match member.peers.client_addr(member.id) {
@@ -89,10 +91,10 @@ async fn stranger(State(node): State<Node>) -> Response {
     super::answer::Refusal::new(Code::NoSuchPath, detail).into_response()
 }
 
-/// What goes wrong on the way to an answer.
+/// The error of a call that gets no answer.
 enum PeerError {
     Inbound(InboundError),
-    /// The body did not come whole.
+    /// The body did not arrive whole.
     Body,
 }
 
@@ -131,7 +133,7 @@ impl IntoResponse for PeerError {
     }
 }
 
-/// Says which start of which data folder has answered.
+/// Adds a header that names the data folder, and the start of it, that answered.
 async fn sign(State(node): State<Node>, mut response: Response) -> Response {
     let signature = Signature::of(&node.member().identity).to_string();
     let value = HeaderValue::try_from(signature).expect("letters, digits and signs of ASCII");
@@ -146,7 +148,7 @@ async fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<C
     Ok(node.member().greet(&hello, call).await?)
 }
 
-/// A whole message.
+/// Receives a whole message.
 async fn whole(body: Body) -> Result<Bytes, PeerError> {
     let collected = Limited::new(body, MAX_MESSAGE_BYTES).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
@@ -184,14 +186,14 @@ async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, Pe
 async fn forward(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
     greet(&node, request.headers(), None).await?;
     let message = whole(request.into_body()).await?;
-    // Not understood, so nothing was done: the sender may say so.
+    // It does not decode, so nothing was done, and the sender may answer so.
     let answers = answer_forwarded(&node, &message)
         .ok_or_else(|| InboundError::from(Refusal::NotAHello(NotAHello::forwarded())))?;
     Ok(forwarded(answers).await)
 }
 
-/// The answers to forwarded requests. Mostly all of them come at once, and are one piece; those
-/// that do not are sent as they come.
+/// The answers to forwarded requests. Usually all are ready at once and sent as one piece;
+/// otherwise each is sent as soon as it is ready.
 async fn forwarded(answers: impl Stream<Item = Vec<Bytes>> + Send + 'static) -> Body {
     let mut answers = Box::pin(answers.peekable());
     let first = answers.next().await.unwrap_or_default();
@@ -207,7 +209,7 @@ async fn forwarded(answers: impl Stream<Item = Vec<Bytes>> + Send + 'static) -> 
     Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>))
 }
 
-/// The messages in a body that carries many.
+/// The messages in a body that contains many.
 fn messages(body: Body) -> impl Stream<Item = Result<Bytes, InboundError>> + Send {
     let state = (body.into_data_stream(), Frames::default());
     futures::stream::try_unfold(state, |(mut body, mut frames)| async move {

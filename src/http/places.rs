@@ -1,15 +1,16 @@
-//! Who has to leave when every place is taken.
+//! Connection slots, and which waiting connection is evicted when they run out.
 //!
-//! A listener has a bounded number of places. A connection whose request has not been handed to a
-//! handler may be put out at any moment, because nothing was done for it: it is idle, still
-//! sending its head, or still sending its body. When a newcomer finds no place, the one that has
-//! waited longest of these makes room. So neither idle nor slow connections keep others out.
+//! A listener has a bounded number of slots. A connection whose request has not been passed to a
+//! handler may be evicted at any moment, because nothing was done for it: it is idle, still sending
+//! its head, or still sending its body. When a new connection finds no free slot, the one of these
+//! that has waited longest is evicted. So neither idle nor slow connections keep others out.
 //!
-//! A request is at work until the last byte of its answer is written: cut off before that, a write
-//! that was done would be unknown to its caller. Handlers have deadlines, an answer that nobody
-//! reads is given up by [`super::stall`], and the bytes of all large answers together are bounded
-//! by [`crate::budget`]; a small answer fits into the system's own buffers. An exchange between
-//! nodes that goes on, such as the log's, is an answer that is still being written.
+//! A request is active until the last byte of its answer is written: if the connection were cut
+//! before that, the outcome of a write would be unknown to its caller. Handlers have deadlines, an
+//! answer that nobody reads is aborted by [`super::stall`], and the bytes of all large answers
+//! together are bounded by [`crate::budget`]; a small answer fits into the system's own buffers. A
+//! long-lived stream between nodes, such as that of appends, is an answer that is still being
+//! written.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The places of one listener.
+/// The slots of one listener.
 #[derive(Default)]
 pub(crate) struct Places {
     waiting: Mutex<Waiting>,
@@ -27,12 +28,12 @@ pub(crate) struct Places {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    /// By how long they wait, longest first.
+    /// The waiting connections, by how long they wait, longest first.
     by_age: BTreeMap<u64, Arc<Notify>>,
 }
 
 impl Waiting {
-    /// From now on this connection may be told to leave; the number under which it waits.
+    /// Lets this connection be evicted from now on. Returns the number under which it waits.
     fn enter(&mut self, leave: &Arc<Notify>) -> u64 {
         self.next += 1;
         self.by_age.insert(self.next, Arc::clone(leave));
@@ -40,16 +41,16 @@ impl Waiting {
     }
 }
 
-/// What `/metrics` says of a listener's connections.
+/// The figures of a listener's connections for `/metrics`.
 #[derive(Default)]
 pub(crate) struct PlaceFigures {
     /// Open now.
     pub(crate) open: AtomicU64,
     /// Accepted so far.
     pub(crate) accepted: AtomicU64,
-    /// Put out so far, to make room.
+    /// Evicted so far, to make room.
     pub(crate) evicted: AtomicU64,
-    /// Refused so far, because every place was at work.
+    /// Refused so far, because every slot was active.
     pub(crate) refused: AtomicU64,
 }
 
@@ -58,7 +59,7 @@ impl Places {
         &self.figures
     }
 
-    /// A place for a connection that waits for its first request.
+    /// Takes a slot for a connection that waits for its first request.
     pub(crate) fn take(self: &Arc<Self>) -> Arc<Place> {
         self.figures.open.fetch_add(1, Ordering::Relaxed);
         self.figures.accepted.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +69,7 @@ impl Places {
         Arc::new(Place { places: Arc::clone(self), leave, stand })
     }
 
-    /// Tells the connection that waits longest to leave; `false` if none waits.
+    /// Evicts the connection that has waited longest; `false` if none waits.
     pub(crate) fn evict_one(&self) -> bool {
         let Some((_, leave)) = lock(&self.waiting).by_age.pop_first() else { return false };
         self.figures.evicted.fetch_add(1, Ordering::Relaxed);
@@ -77,25 +78,25 @@ impl Places {
     }
 }
 
-/// One connection's place; given up when it is dropped.
+/// One connection's slot; freed when it is dropped.
 pub(crate) struct Place {
     places: Arc<Places>,
     leave: Arc<Notify>,
     stand: Mutex<Stand>,
 }
 
-/// How a place stands.
+/// The state of a slot.
 #[derive(Default)]
 struct Stand {
-    /// Requests at work and answers not yet written. Pipelined requests overlap: the next one may
-    /// begin while the answer before it is still on its way.
+    /// Active requests, including those whose answers are not yet written. Pipelined requests
+    /// overlap: the next one may begin while the previous answer is still being written.
     working: usize,
-    /// The number under which it waits, or was told to leave.
+    /// The number under which it waits, or was evicted.
     age: Option<u64>,
 }
 
 impl Place {
-    /// One thing less is at work. After the last one nothing is lost by leaving.
+    /// Ends one piece of work. After the last one the connection may be evicted.
     fn end_work(&self) {
         let mut stand = lock(&self.stand);
         stand.working -= 1;
@@ -103,13 +104,13 @@ impl Place {
             return;
         }
         let mut waiting = lock(&self.places.waiting);
-        // Told to leave already: there is no coming back from that.
+        // If it is set, the connection has been evicted already, which is final.
         if stand.age.is_none() {
             stand.age = Some(waiting.enter(&self.leave));
         }
     }
 
-    /// One thing more is at work.
+    /// Begins one piece of work.
     fn begin_work(&self) {
         let mut stand = lock(&self.stand);
         stand.working += 1;
@@ -118,29 +119,29 @@ impl Place {
         {
             stand.age = None;
         }
-        // Otherwise it was told to leave in this very moment; the connection ends at its next await.
+        // Otherwise it has just been evicted; the connection ends at its next await.
     }
 
-    /// Something is at work until the guard is dropped; the place is not evicted meanwhile.
+    /// Marks the slot as active until the guard is dropped; it is not evicted meanwhile.
     pub(crate) fn work(self: &Arc<Self>) -> Working {
         self.begin_work();
         Working(Arc::clone(self))
     }
 
-    /// The work waits for the other side until the guard is dropped, and nothing is lost by
-    /// leaving.
+    /// Marks the work as waiting for the other side until the guard is dropped; the connection
+    /// may be evicted meanwhile.
     pub(crate) fn pause(&self) -> Pause<'_> {
         self.end_work();
         Pause(self)
     }
 
-    /// Resolves when this connection has to make room.
+    /// Resolves when this connection is evicted.
     pub(crate) async fn told_to_leave(&self) {
         self.leave.notified().await;
     }
 }
 
-/// Something at work at a place.
+/// Active work in a slot.
 pub(crate) struct Working(Arc<Place>);
 
 impl Drop for Working {
@@ -149,7 +150,7 @@ impl Drop for Working {
     }
 }
 
-/// A pause of what is at work at a place.
+/// A pause of the active work in a slot.
 pub(crate) struct Pause<'a>(&'a Place);
 
 impl Drop for Pause<'_> {
@@ -167,7 +168,7 @@ impl Drop for Place {
     }
 }
 
-/// Each change under these locks is whole, so what a panicking thread left is too.
+/// Locks a mutex, poisoned or not: each change under these locks is complete, also after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

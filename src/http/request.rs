@@ -1,8 +1,7 @@
-//! What is accepted: the options in the headers, the JSON bodies, the query strings.
+//! The parsing of requests: the options in the headers, the JSON bodies, the query strings.
 //!
-//! Everything that is refused here is refused with a problem document whose detail says what is
-//! wrong and where. Bytes are never repaired: text that is not UTF-8 is refused, because its
-//! repaired form would name another lock.
+//! Each refusal is a problem document whose detail says what is wrong and where. Bytes are never
+//! repaired: text that is not UTF-8 is refused, because its repaired form would name another lock.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -29,26 +28,26 @@ use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
 use crate::types::{CallOptions, RequestId};
 
-/// How long before the caller gives up the service is asked to give up, so that the caller
-/// still hears its answer.
+/// The time by which the service's timeout is shorter than the caller's, so that the answer still
+/// reaches the caller.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// A body that is still on its way.
+/// A body that is still arriving.
 pub(crate) trait Arriving: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send {}
 
 impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send> Arriving for B {}
 
-/// A request, and what is known of it besides what it says.
+/// A request with its context.
 pub(crate) struct Asked<B = Body> {
     pub(crate) request: axum::http::Request<B>,
     pub(crate) trace_id: TraceId,
-    /// Where its connection has to make room, if it can be told.
+    /// The slot of its connection, if it is known.
     pub(crate) place: Option<Arc<Place>>,
-    /// The budget that its body's bytes are taken from.
+    /// The budget from which the bytes of its body are taken.
     pub(crate) budget: Budget,
 }
 
-/// What the router was given along with the request.
+/// Takes the context from the extensions of a request that came through the router.
 impl<S: Sync> FromRequest<S> for Asked {
     type Rejection = Infallible;
 
@@ -60,9 +59,9 @@ impl<S: Sync> FromRequest<S> for Asked {
     }
 }
 
-/// What the headers of a request say.
+/// The options in the headers of a request.
 pub(crate) struct Call {
-    /// When the handler answers by itself.
+    /// The time at which the handler answers without the service.
     pub(crate) deadline: Deadline,
     trace_id: Option<String>,
     cause: Option<String>,
@@ -106,7 +105,7 @@ impl Call {
         }
     }
 
-    /// The options of the call, with what is left of its time.
+    /// The options of the call, with the rest of its timeout.
     pub(crate) fn options(self) -> CallOptions {
         let remaining = self.deadline.remaining();
         CallOptions {
@@ -141,7 +140,8 @@ fn cause(fields: &HeaderMap) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// The draft's value is a string in quotes; most clients leave them out.
+/// The request id in the idempotency header. The draft's value is a string in quotes; most clients
+/// leave them out.
 fn idempotency_key(fields: &HeaderMap) -> Result<Option<RequestId>, Refusal> {
     let Some(value) = fields.get(headers::IDEMPOTENCY_KEY) else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
@@ -152,7 +152,7 @@ fn idempotency_key(fields: &HeaderMap) -> Result<Option<RequestId>, Refusal> {
     })
 }
 
-/// Reads the body whole and as JSON, within the limits and the call's own time.
+/// Reads the whole body as JSON, within the limits and the call's own timeout.
 pub(crate) async fn json<T: DeserializeOwned>(
     asked: Asked<impl Arriving>,
     limits: &Limits,
@@ -161,7 +161,7 @@ pub(crate) async fn json<T: DeserializeOwned>(
     Ok(json_and_share(asked, limits, deadline).await?.0)
 }
 
-/// As [`json`], with the share of the budget that the body has.
+/// As [`json`], with the body's share of the budget.
 pub(crate) async fn json_and_share<T: DeserializeOwned>(
     asked: Asked<impl Arriving>,
     limits: &Limits,
@@ -172,8 +172,8 @@ pub(crate) async fn json_and_share<T: DeserializeOwned>(
     Ok((parse(&bytes)?, share))
 }
 
-/// Asking for the media type also keeps a web page of another origin from sending requests
-/// through a browser that can reach the cluster.
+/// Requires the media type of JSON. That also keeps a web page of another origin from sending
+/// requests through a browser that can reach the cluster.
 fn declared_as_json(fields: &HeaderMap) -> Result<(), Refusal> {
     let refuse = |detail| Err(Refusal::new(Code::UnsupportedMediaType, detail));
     if fields.contains_key(CONTENT_ENCODING) {
@@ -199,18 +199,19 @@ async fn read_body(
     let Asked { request, place, budget, .. } = asked;
     let too_large =
         || Refusal::new(Code::TooLarge, format!("the body is at most {} bytes", limits.body_bytes));
-    // What is declared too large is refused before it is sent, if the client waits to be asked.
+    // A body that is declared too large is refused before it is sent, if the client waits for a
+    // `100 Continue`.
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let declared = declared.and_then(|text| text.parse::<usize>().ok());
     if declared.is_some_and(|declared| declared > limits.body_bytes) {
         return Err(too_large());
     }
     let mut body = pin!(collect(Limited::new(request.into_body(), limits.body_bytes), &budget));
-    // A small body has mostly come with its head.
+    // A small body has usually arrived with its head.
     let read = if let Some(read) = body.as_mut().now_or_never() {
         Ok(read)
     } else {
-        // Until its body is here, nothing is done for the request, and it may have to make room.
+        // Until its body has arrived, nothing is done for the request, so it may be evicted.
         let wait = limits.body_timeout.min(deadline.remaining());
         let _pause = place.as_ref().map(|place| place.pause());
         tokio::time::timeout(wait, body).await
@@ -226,15 +227,15 @@ async fn read_body(
     }
 }
 
-/// Why a body is not here.
+/// The reason why a body was not collected.
 enum Uncollected {
-    /// There is no memory left for it.
+    /// The budget has no room for it.
     Budget,
     Body(BoxError),
 }
 
-/// Collects a body as it comes. What has not come yet takes nothing from the budget: a length that
-/// is only declared costs its sender nothing.
+/// Collects a body as it arrives. Only bytes that have arrived are taken from the budget: a length
+/// that is only declared costs its sender nothing.
 async fn collect<B>(body: Limited<B>, budget: &Budget) -> Result<(Bytes, Share), Uncollected>
 where
     B: Arriving,
@@ -243,7 +244,7 @@ where
     let mut body = pin!(body);
     let mut share = Share::default();
     let mut whole = Bytes::new();
-    // From the second part on: many small parts must not cost more than one large one.
+    // Used from the second part on: many small parts must not cost more than one large one.
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(Uncollected::Body)?.into_data() else { continue };
@@ -261,7 +262,7 @@ where
     Ok((if joined.is_empty() { whole } else { joined.freeze() }, share))
 }
 
-/// Parses a JSON object. An array would also do for a struct of serde, in the order of its fields,
+/// Parses a JSON object. For a struct, serde would also accept an array in the order of its fields,
 /// which is no API to promise.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -274,8 +275,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     serde_json::from_str(text).map_err(|_| refuse_json::<T>(text))
 }
 
-/// Reads a body that does not parse once more, to say where it is wrong: keeping track of the path
-/// costs more than the parsing.
+/// Parses an invalid body once more to locate the error: tracking the path costs more than the
+/// parsing.
 fn refuse_json<T: DeserializeOwned>(text: &str) -> Refusal {
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed: Result<T, _> = serde_path_to_error::deserialize(&mut json);
@@ -296,7 +297,7 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
         let detail = "the query is not percent-encoded UTF-8";
         return Err(Refusal::new(Code::BadRequest, detail));
     }
-    // A URL's plus sign is one, a form's is a space: a guess could name another lock.
+    // A plus sign is a plus in a URL and a space in a form: a guess could name another lock.
     if raw.contains('+') {
         let detail = "a plus sign in the query is ambiguous: write %20 for a space, %2B for a plus";
         return Err(Refusal::new(Code::BadRequest, detail));
@@ -308,7 +309,7 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
     })
 }
 
-/// Refuses a query string where there is none to be.
+/// Refuses a query string on a path that takes none.
 pub(crate) fn no_query(uri: &Uri) -> Result<(), Refusal> {
     match uri.query() {
         None | Some("") => Ok(()),
@@ -328,8 +329,8 @@ fn refuse_text(path: &str, text: &str) -> Refusal {
     Refusal::new(code, if named { text } else { format!("{path}: {text}") })
 }
 
-/// Whether every escape is whole and all of it decodes to UTF-8. What reads the query afterwards
-/// would replace what does not.
+/// Whether every escape is complete and the query decodes to UTF-8. The parser that reads it
+/// afterwards would replace invalid bytes.
 fn is_percent_encoded_utf8(raw: &str) -> bool {
     let mut decoded = Vec::with_capacity(raw.len());
     let mut bytes = raw.bytes();

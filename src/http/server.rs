@@ -1,12 +1,12 @@
-//! The accept loop of both listeners, and what a connection may use.
+//! The accept loop of both listeners, and the limits of a connection.
 //!
 //! Everything that the other side controls has a bound: connections, the size and time of a
-//! request's head, idleness, and answers that nobody reads. Bodies are the handlers' own affair,
-//! since some are streamed. The bounds of one listener do not touch the other's; descriptors,
-//! which they share, are left over for files and peers by [`Limits::connections`].
+//! request's head, idleness, and answers that nobody reads. Handlers bound the bodies, since some
+//! are streamed. The bounds of one listener do not affect the other's. They share the descriptors,
+//! of which [`Limits::connections`] leaves enough for files and peers.
 //!
 //! Invariants: an error of one connection ends that connection and nothing else; a panic in a
-//! handler is a broken invariant of the program and goes on to whoever awaits the listener.
+//! handler is a broken invariant of the program and is passed to the task that awaits the listener.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -35,24 +35,25 @@ use super::stall::Stall;
 use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
 
-/// What the other side of a listener may use.
+/// The limits on what the other side of a listener may use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Open connections; never more than half of the descriptors that the process may have.
     pub connections: usize,
-    /// How long a request's head may take, and a connection may be idle between requests.
+    /// The longest time for a request's head, and for idleness between requests.
     pub head_timeout: Duration,
-    /// The bytes of a request's head.
+    /// The most bytes of a request's head.
     pub head_bytes: usize,
-    /// The header fields of a request.
+    /// The most header fields of a request.
     pub header_fields: usize,
-    /// The bytes of a body. Handlers that stream their bodies keep to limits of their own.
+    /// The most bytes of a body. Handlers that stream their bodies have limits of their own.
     pub body_bytes: usize,
-    /// How long a body that is read whole may take.
+    /// The longest time for a body that is read whole.
     pub body_timeout: Duration,
-    /// How long an answer may make no progress because nobody reads it.
+    /// The write timeout: the longest time that an answer makes no progress because nobody reads
+    /// it.
     pub write_timeout: Duration,
-    /// How long requests in flight may take when the listener shuts down.
+    /// The longest time for requests in flight when the listener shuts down.
     pub shutdown_grace: Duration,
 }
 
@@ -61,7 +62,7 @@ impl Default for Limits {
         Self {
             connections: 4096,
             // Longer than balancers and proxies keep an idle connection by default (60 seconds): if
-            // it were the node that closed it, a request already on its way would have no answer.
+            // the node closed it first, a request already sent would get no answer.
             head_timeout: Duration::from_secs(75),
             head_bytes: 16 * 1024,
             header_fields: 64,
@@ -73,9 +74,9 @@ impl Default for Limits {
     }
 }
 
-/// What answers the requests of a listener.
+/// A service that answers the requests of a listener.
 pub(crate) trait Answerer: Clone + Send + Sync + 'static {
-    /// Answers a request whose connection has this place.
+    /// Answers a request whose connection has this slot.
     fn answer(
         &self,
         request: hyper::Request<Incoming>,
@@ -94,18 +95,18 @@ impl Answerer for Router {
     }
 }
 
-/// Not among the names that the HTTP library has.
+/// The name of the header, which the HTTP library does not define.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How long nothing is accepted after the system refused to: long enough not to spin, short enough
-/// that nobody notices once there are descriptors again.
+/// The pause after the system refused to accept: long enough not to spin, short enough not to be
+/// noticed once descriptors are free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the router on this listener until `shutdown` is ready, then finishes what is in flight
-/// within [`Limits::shutdown_grace`].
+/// Serves the router on this listener until `shutdown` resolves, then finishes the requests in
+/// flight within [`Limits::shutdown_grace`].
 ///
 /// # Errors
-/// If the listener's address cannot be read, which means that it is none.
+/// If the listener's address cannot be read, which means that it is no listener.
 ///
 /// # Panics
 /// If a handler panicked.
@@ -118,7 +119,7 @@ pub async fn serve_connections(
     serve_places(listener, router, limits, Arc::default(), shutdown).await
 }
 
-/// As [`serve_connections`], with the places told to someone else too.
+/// As [`serve_connections`], with slots that the caller shares.
 pub(crate) async fn serve_places(
     listener: TcpListener,
     answerer: impl Answerer,
@@ -143,7 +144,7 @@ pub(crate) async fn serve_places(
                     refuse(stream);
                     continue;
                 }
-                // Answers are small and waited for; it is only ever refused on a dead connection.
+                // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);
                 let place = places.take();
                 let (answerer, limits) = (answerer.clone(), Arc::clone(&limits));
@@ -151,7 +152,7 @@ pub(crate) async fn serve_places(
             }
         }
     }
-    // New connections are refused by the system from here on; those that are open finish.
+    // From here on the system refuses new connections; open ones finish.
     drop(listener);
     stop.send_replace(true);
     let finished = async {
@@ -166,8 +167,7 @@ pub(crate) async fn serve_places(
     Ok(())
 }
 
-/// Raises the number of descriptors this process may have to as many as it is allowed to ask for.
-/// Returns that number.
+/// Raises the soft limit of this process's descriptors to the hard limit, and returns it.
 pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -182,7 +182,7 @@ fn descriptors() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// The next connection. When the system has no descriptor left, one that waits makes room.
+/// Accepts the next connection. When the system has no descriptor left, a waiting one is evicted.
 async fn accept(listener: &TcpListener, places: &Places) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -202,7 +202,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A connection that ended in an error was that connection's own; a panic was ours.
+/// Resumes the panic of a connection's task, which is a bug of this program.
 fn pass_panic_on(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -211,8 +211,8 @@ fn pass_panic_on(ended: Result<(), JoinError>) {
     }
 }
 
-/// Says that there is no place, without waiting for anything: the answer fits into the buffer of a
-/// new connection, and one that cannot take it is closed without it.
+/// Refuses a connection for lack of a slot, without waiting: the answer fits into the buffer of a
+/// new connection, and one that cannot take it is closed without an answer.
 fn refuse(stream: TcpStream) {
     let problem = Problem::new(Code::Unavailable, "too many connections");
     let body = serde_json::to_string(&problem).expect("our documents have string keys only");
@@ -221,7 +221,7 @@ fn refuse(stream: TcpStream) {
          content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
         body.len(),
     );
-    // Whoever is refused may be gone already, and nothing depends on its hearing why.
+    // The client may be gone already, and nothing depends on the answer.
     let _ = stream.into_std().and_then(|mut stream| stream.write_all((head + &body).as_bytes()));
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn connection(
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        // A client that has sent all it will send still reads its answer.
+        // A client that has closed its sending side still reads its answer.
         .half_close(true)
         .header_read_timeout(limits.head_timeout)
         .max_header_size(limits.head_bytes)
@@ -263,16 +263,16 @@ pub(super) async fn connection(
     }
 }
 
-/// The header that tells how long a connection may be idle, so that clients and what stands in
-/// between close theirs first.
+/// The header with the idle timeout of a connection, so that clients and proxies close theirs
+/// first.
 fn keep_alive(limits: &Limits) -> Option<HeaderValue> {
     let seconds = limits.head_timeout.as_secs();
     let text = || HeaderValue::try_from(format!("timeout={seconds}")).expect("digits");
     (seconds > 0).then(text)
 }
 
-/// Hands a request on. Its connection stays until the answer is written; a handler that first waits
-/// for a body may say so through the [`Place`].
+/// Passes a request to the answerer. Its connection is not evicted until the answer is written; a
+/// handler that first waits for a body may allow it through the [`Place`].
 async fn handle(
     answerer: &impl Answerer,
     place: &Arc<Place>,

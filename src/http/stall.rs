@@ -1,7 +1,7 @@
-//! A stream whose writes fail when nobody reads them.
+//! A stream with a write timeout.
 //!
-//! Without it, whoever asks for large answers and reads none of them keeps each answer in memory
-//! for as long as the connection lives.
+//! Without it, a client that requests large answers and reads none of them would keep each answer
+//! in memory for as long as the connection lives.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Passes everything on; a write that makes no progress for this long fails.
+/// A wrapper of a stream; a write that makes no progress for this long fails.
 pub(crate) struct Stall<T> {
     inner: T,
     limit: Duration,

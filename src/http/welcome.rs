@@ -1,5 +1,5 @@
-//! The answer at `/`: what listens here, for the person who opens the port in a browser, and for the
-//! one who types `curl`.
+//! The answer at `/`: a description of this node for a person who opens the port in a browser or
+//! with `curl`.
 //!
 //! The page has no script, loads nothing, and may not be framed. Names and addresses come from the
 //! configurations of all members: each is escaped, and none becomes a link.
@@ -20,11 +20,11 @@ use super::answer::json;
 use crate::api::{ClusterStatus, routes};
 use crate::service::LockService;
 
-/// The service in one sentence, for somebody who has never heard of it.
+/// The service in one sentence, for somebody who does not know it.
 const WHAT: &str = "Keyward is a lock service: programs ask it for a named lock over HTTP, a cluster \
     of nodes agrees on who holds it, and every holder gets a fencing token that only grows.";
 
-/// The paths that a person looks at, each with what is there.
+/// The paths that a person may open, each with its description.
 const LINKS: [(&str, &str); 5] = [
     (routes::READYZ, "whether this node can serve requests now"),
     (routes::HEALTHZ, "whether the process answers"),
@@ -33,11 +33,12 @@ const LINKS: [(&str, &str); 5] = [
     (routes::OPENAPI, "the HTTP API, described for programs (OpenAPI)"),
 ];
 
-/// Nothing is loaded, no form is sent, and no other page shows this one inside its own.
+/// The content security policy: nothing is loaded, no form is sent, and no other page may frame
+/// this one.
 const POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What listens here, as JSON.
+/// The answer as JSON.
 #[derive(Debug, Serialize)]
 struct Welcome {
     service: &'static str,
@@ -52,8 +53,8 @@ struct Welcome {
     links: Vec<&'static str>,
 }
 
-/// Answers with the page if the client takes HTML, and with JSON otherwise. It is for people; programs
-/// have `/v1/cluster` and the OpenAPI document, which therefore does not name it.
+/// Answers with the page if the client takes HTML, and with JSON otherwise. The path is for people
+/// and not in the OpenAPI document; programs use `/v1/cluster`.
 pub(super) async fn welcome<S: LockService>(
     State(context): State<Arc<Context<S>>>,
     fields: HeaderMap,
@@ -69,7 +70,7 @@ pub(super) async fn welcome<S: LockService>(
     response
 }
 
-/// Whether the client names HTML among what it takes, as every browser does, and `curl` does not.
+/// Whether the client accepts HTML by name, as every browser does and `curl` does not.
 fn takes_html(fields: &HeaderMap) -> bool {
     let accepts = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepts.flat_map(|text| text.split(',')).any(|range| {

@@ -1,7 +1,7 @@
 //! An answer's body that knows when its bytes are written.
 //!
-//! The HTTP library takes a body's bytes into its own queue and drops the body before the socket
-//! has taken them. So what is to end with the answer is owned by the bytes themselves.
+//! The HTTP library moves a body's bytes into its own queue and drops the body before the socket
+//! has taken them. So the bytes themselves own the guard that is to be dropped with the answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::budget::kept_by;
 
-/// A body that keeps something until it is dropped and all of its bytes are written or dropped.
+/// A body that keeps a value until the body is dropped and all of its bytes are written or dropped.
 pub(crate) struct Written<B, T> {
     body: B,
     kept: Arc<T>,

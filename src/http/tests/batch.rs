@@ -1,4 +1,4 @@
-//! Batches over HTTP: what is answered one by one, and what is refused whole.
+//! Batches over HTTP: requests that are answered one by one, and batches that are refused whole.
 
 use serde_json::{Value, json};
 

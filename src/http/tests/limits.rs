@@ -1,4 +1,4 @@
-//! Clients that send too much, too slowly or nothing at all, and what becomes of the others.
+//! Clients that send too much, too slowly or nothing at all, and their effect on other clients.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::memory::MemoryLocks;
 use crate::service::LockService as _;
 use crate::types::{LockOptions, LockRequest};
 
-/// Everything that must happen happens within this.
+/// The time within which every expected event happens.
 const BOUND: Duration = Duration::from_secs(10);
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -24,7 +24,7 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
-/// Sends, and reads until there is a whole answer or the connection ends.
+/// Sends a request, and reads until the answer is complete or the connection ends.
 pub(super) async fn exchange(server: &Server, text: &str) -> String {
     exchange_bytes(server, text.as_bytes()).await
 }
@@ -32,12 +32,12 @@ pub(super) async fn exchange(server: &Server, text: &str) -> String {
 /// As [`exchange`], with bytes that need not be text.
 pub(super) async fn exchange_bytes(server: &Server, bytes: &[u8]) -> String {
     let mut stream = connect(server).await;
-    // The other side may have heard enough before all is written.
+    // The other side may close the connection before all is written.
     let _ = stream.write_all(bytes).await;
     answer(&mut stream).await
 }
 
-/// Reads one answer; what there is of it when the connection ends.
+/// Reads one answer, or the part of it that arrives before the connection ends.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     let whole = async {
@@ -115,7 +115,7 @@ async fn a_length_that_is_only_declared_takes_no_memory_from_others() {
     let large = body(80 << 10);
     let told = exchange(&server, &format!("{}{large}", head(large.len()))).await;
     assert!(told.starts_with("HTTP/1.1 200 "), "it is read: {told}");
-    // What comes is counted as it comes: there is room for three of them.
+    // Bytes are counted as they arrive: there is room for three of the bodies.
     let (sender, mut refused) = tokio::sync::mpsc::channel(8);
     for mut stream in declaring {
         stream.write_all(" ".repeat(30 << 10).as_bytes()).await.unwrap();
@@ -168,7 +168,7 @@ async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
         stream.write_all(hang.as_bytes()).await.unwrap();
         working.push(stream);
     }
-    // The two are at work once the listener has read them; until then they may be put out.
+    // The two are active once the listener has read them; until then they may be evicted.
     let refused = async {
         loop {
             let told = answer(&mut connect(&server).await).await;
@@ -191,7 +191,7 @@ async fn a_thousand_idle_connections_harm_nobody() {
         if at % 100 == 99 {
             assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));
         }
-        // The test has descriptors of its own to look after.
+        // The test must not run out of descriptors itself.
         if crowd.len() > 200 {
             crowd.remove(0);
         }
@@ -254,7 +254,7 @@ pub(super) async fn long_names(count: usize) -> MemoryLocks {
     locks
 }
 
-/// A connection that asks for a page and does not read it; its kernel takes little of it.
+/// A connection that requests a page and does not read it, with a small receive buffer.
 pub(super) async fn slow_reader(server: &Server) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

@@ -1,4 +1,4 @@
-//! Requests that are wrong: each is refused with what is wrong, and nothing else happens.
+//! Invalid requests: each is refused with the reason, and has no other effect.
 
 use std::time::Duration;
 

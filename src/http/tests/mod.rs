@@ -58,7 +58,7 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// Tells the listener to stop and waits until it has.
+    /// Stops the listener and waits until it has stopped.
     pub(super) async fn stop(mut self) {
         self.tell_to_stop();
         self.stopped().await;
@@ -73,7 +73,7 @@ impl Server {
         tokio::time::timeout(bound, self.serving).await.expect("in time").unwrap().unwrap();
     }
 
-    /// Waits until the listener has ended; whether in a panic.
+    /// Waits until the listener has ended. Returns whether it ended in a panic.
     pub(super) async fn panicked(self) -> bool {
         let bound = Duration::from_secs(10);
         let ended = tokio::time::timeout(bound, self.serving).await.expect("in time");
@@ -108,7 +108,7 @@ impl Server {
     }
 }
 
-/// A request as it is.
+/// A raw request.
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub(super) method: &'a str,
@@ -123,7 +123,7 @@ impl Default for Ask<'_> {
     }
 }
 
-/// An answer as it came.
+/// A raw answer.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) status: u16,

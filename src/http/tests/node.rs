@@ -1,4 +1,4 @@
-//! What a node says of itself.
+//! The answers of a node about itself.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -282,7 +282,7 @@ async fn the_description_has_every_route_and_every_field() {
     }
 }
 
-/// The rules of OpenAPI that a derive macro can miss, and what generated clients stumble over.
+/// Checks rules of OpenAPI that a derive macro can miss and that generated clients depend on.
 #[tokio::test]
 async fn the_description_says_where_parameters_are_and_what_problems_are() {
     let document = serde_json::to_value(openapi_document()).unwrap();

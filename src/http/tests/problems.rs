@@ -1,4 +1,4 @@
-//! What the errors of a service become, and what happens when it does not answer.
+//! The problem documents for the errors of a service, and for a service that does not answer.
 
 use super::{Ask, Extras, Failing, Server};
 use crate::error::Error;
@@ -60,7 +60,8 @@ async fn a_service_that_hangs_leaves_writes_unknown_and_reads_unavailable() {
     .await;
 }
 
-/// A broken invariant must end the process: the panic goes on to whoever awaits the listener.
+/// A broken invariant must end the process: the panic is passed to the task that awaits the
+/// listener.
 #[tokio::test]
 async fn a_panic_behind_a_handler_ends_the_listener() {
     let extras = Extras {
