@@ -1,15 +1,15 @@
-//! Limits how many lines of one kind are logged one by one.
+//! Limits how many lines of one kind are logged individually.
 //!
-//! Each of them is worth a line while there are few. When they come in numbers, a line for each would
-//! bury everything else: then a line says how many more there were.
+//! Each of them is worth a line while there are few. When there are many, a line for each would
+//! bury everything else: then a single line reports how many more there were.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lines that are logged one by one in each [`WINDOW`].
+/// The number of lines that are logged individually in each [`WINDOW`].
 const ONE_BY_ONE: u32 = 10;
 
-/// How long the others are counted before their number is logged.
+/// The time for which further lines are counted before their number is logged.
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 
 /// Decides which lines are logged. Times are those of a monotonic clock.
@@ -24,24 +24,25 @@ struct Window {
 }
 
 impl Flood {
-    /// Whether this line is logged, and how many were left out in a window that has ended with it.
+    /// Whether this line is logged, and how many were suppressed in a window that has ended with
+    /// it.
     pub(crate) fn admit(&self, now: Duration) -> (bool, u64) {
         self.lock().admit(now)
     }
 
-    /// How many were left out in a window that has ended, told once; zero before its end.
+    /// The number suppressed in a window that has ended, returned once; zero before its end.
     pub(crate) fn left_out(&self, now: Duration) -> u64 {
         self.lock().turn(now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
-        // Each change is whole, so what a panicking thread left is too.
+        // Each change is complete, so the value is consistent even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Window {
-    /// Begins anew when its time is over; returns how many were left out of the one before.
+    /// Starts a new window when this one is over; returns how many lines it suppressed.
     fn turn(&mut self, now: Duration) -> u64 {
         if now.saturating_sub(self.began) < WINDOW {
             return 0;

@@ -1,4 +1,4 @@
-//! The `keyward` program: wires everything, decides nothing.
+//! The `keyward` program, which only calls the command line of the library.
 
 use std::process::ExitCode;
 

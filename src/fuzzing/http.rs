@@ -1,7 +1,7 @@
-//! The HTTP API over locks in memory: the real handlers, whose answers are compared with what the
-//! service itself says.
+//! The HTTP API over locks in memory: the real handlers, whose answers are compared with those of
+//! the service itself.
 //!
-//! The clock stands still while a request is answered, so that times can be compared, too.
+//! The clock does not move while a request is answered, so that times can be compared, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ use crate::types::{
 /// The lane of request ids that [`Api::new`] has used.
 const USED_LANE: u128 = 1;
 
-/// Some locks, and what answers requests about them.
+/// Some locks, and the router that answers requests about them.
 struct Api {
     runtime: Runtime,
     locks: MemoryLocks,
@@ -64,7 +64,7 @@ impl Api {
         Self { runtime, locks, router }
     }
 
-    /// `None` if it is no request at all.
+    /// Sends a request; `None` if the URI is not one.
     fn ask(&self, method: Method, uri: &str, json: Option<&[u8]>) -> Option<Told> {
         let uri: Uri = uri.parse().ok()?;
         let mut request = Request::builder().method(method).uri(uri);
@@ -141,7 +141,7 @@ async fn some_locks(locks: &MemoryLocks) -> Result<(), Error> {
 }
 
 impl Told {
-    /// What holds of every answer.
+    /// Asserts what every answer must satisfy.
     fn assert_right(&self) {
         let shown = || format!("{}: {}", self.status, self.body.escape_ascii());
         assert!(self.status < 500, "{}", shown());
@@ -170,8 +170,8 @@ impl Told {
     }
 }
 
-/// `POST /v1/lock` with this body. Who is told to have the lock has it, as a check shows, and has it
-/// still when it asks again; who is refused has changed nothing.
+/// `POST /v1/lock` with this body. After a grant, a check shows the requester as the holder, and a
+/// repeated request renews the lock; a refused request has changed nothing.
 pub fn http_lock(body: &[u8]) {
     let api = Api::new();
     let before = api.everything();
@@ -200,7 +200,7 @@ pub fn http_lock(body: &[u8]) {
     assert_eq!(again.expires_in_ms, answer.expires_in_ms);
 }
 
-/// Whether the answer is what the contract says of a lock that was as it was.
+/// Asserts that the answer is the one that the contract demands, given the state before.
 fn assert_grant_is_new(before: &Everything, asked: &LockBody, answer: &LockAnswer) {
     let table = asked.table.as_deref().unwrap_or(DEFAULT_TABLE);
     let found = before.iter().find(|(info, _)| info.table == table);
@@ -230,7 +230,7 @@ fn assert_grant_is_new(before: &Everything, asked: &LockBody, answer: &LockAnswe
     assert!(answer.token >= holder.token.0, "tokens only grow: {answer:?} {holder:?}");
 }
 
-/// `POST /v1/unlock` with this body. What is told to be gone is gone, and was the caller's.
+/// `POST /v1/unlock` with this body. A lock that was released is gone, and was the caller's.
 pub fn http_unlock(body: &[u8]) {
     let api = Api::new();
     let before = api.everything();
@@ -253,7 +253,7 @@ pub fn http_unlock(body: &[u8]) {
     }
 }
 
-/// `GET /v1/lock` with this query string: what the service says itself.
+/// `GET /v1/lock` with this query string: the answer is that of the service itself.
 pub fn http_check(query: &[u8]) {
     let Ok(query) = std::str::from_utf8(query) else { return };
     let api = Api::new();
@@ -269,12 +269,12 @@ pub fn http_check(query: &[u8]) {
     }
 }
 
-/// What a server sees of a query string.
+/// The part of a query string that reaches a server.
 fn without_fragment(query: &str) -> &str {
     query.split('#').next().unwrap_or_default()
 }
 
-/// `GET /v1/locks` with this query string: the page that a plain filter of all records gives.
+/// `GET /v1/locks` with this query string: the page is that of a plain filter of all records.
 pub fn http_list(query: &[u8]) {
     let Ok(query) = std::str::from_utf8(query) else { return };
     let api = Api::new();
@@ -316,7 +316,7 @@ pub fn http_batch(body: &[u8]) {
     let answers: BatchAnswers = told.json();
     assert_eq!(answers.answers.len(), asked.requests.len(), "each request has its answer");
     let alone = Api::new();
-    // Reads are entries, too: then both are at one place of the log.
+    // Reads are entries, too: this brings both to the same position in the log.
     assert_eq!(alone.everything(), before);
     for (item, answer) in asked.requests.iter().zip(answers.answers) {
         assert_eq!(answer, ask_alone(&alone, item), "{item:?}");
@@ -370,7 +370,7 @@ fn put_table(api: &Api, body: &[u8]) {
     assert_eq!(told.json::<DoneAnswer>(), DoneAnswer::default());
     let asked: TableBody = serde_json::from_slice(body).expect("what was done is a request");
     if asked.request_id.is_some() {
-        // A repeated request does nothing, and is told the same.
+        // A repeated request does nothing, and gets the same answer.
         return;
     }
     let name = asked.table.as_deref().expect("a table that is not named is refused");
@@ -417,8 +417,8 @@ fn get_tables(api: &Api, query: &str) {
     }
 }
 
-/// What a client sends over a connection, whole: each answer is one of the contract, and the locks
-/// can be read afterwards.
+/// The bytes that a client sends over a connection: each answer is one of the contract, and the
+/// locks can be read afterwards.
 pub fn http(bytes: &[u8]) {
     let api = Api::new();
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -428,7 +428,7 @@ pub fn http(bytes: &[u8]) {
         let locks = Arc::new(api.locks.clone());
         let served = serve_one(theirs, locks, Extras::default());
         let sent = async {
-            // The server may have closed the connection: it does when what comes is no HTTP.
+            // The server may have closed the connection: it does so when the bytes are no HTTP.
             let _ = requests.write_all(bytes).await;
             let _ = requests.shutdown().await;
         };
@@ -442,7 +442,7 @@ pub fn http(bytes: &[u8]) {
     api.everything();
 }
 
-/// Checks the answer that the bytes begin with; returns the others.
+/// Checks the answer at the start of the bytes; returns the rest.
 fn assert_answer(bytes: &[u8]) -> &[u8] {
     let shown = bytes.escape_ascii();
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
@@ -456,10 +456,10 @@ fn assert_answer(bytes: &[u8]) -> &[u8] {
     let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length: usize =
         length.map(|(_, value)| value.trim().parse::<usize>().expect("a length")).sum();
-    // To a HEAD request there is a length and no body.
+    // The answer to a HEAD request has a length and no body.
     let length = if rest.starts_with(b"HTTP/1.") || rest.is_empty() { 0 } else { length };
     let (body, rest) = rest.split_at_checked(length).unwrap_or_else(|| panic!("cut: {shown}"));
-    // What is no HTTP is refused without a document.
+    // Bytes that are no HTTP are refused without a document.
     if status >= 400 && !body.is_empty() {
         let problem: Problem = serde_json::from_slice(body).expect("a refusal is a problem");
         assert_eq!((problem.status, problem.code.status()), (status, status), "{problem:?}");

@@ -1,4 +1,4 @@
-//! A data folder that somebody changed: log, vote, snapshot and identity, on a disk in memory.
+//! A data folder that was changed: log, vote, snapshot and identity, on a disk in memory.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ use crate::storage::{
     Identity, Log, LogEntry, LogId, LogOptions, Recovered, Snapshots, StorageError, Uuid, Vote,
 };
 
-/// So many bytes are changed at most: more show nothing new.
+/// The most changes to a folder: more find nothing new.
 const MOST_EDITS: usize = 16;
 
 /// The id of the node whose folder it is.
@@ -26,11 +26,11 @@ const SECTOR: usize = 512;
 const VOTE: Vote = Vote { term: 2, node: NODE, committed: true };
 
 /// Opens a data folder after changing it as the bytes say: the first byte chooses how the node
-/// ended and whether checksums are made right again, then four bytes are one change each.
+/// ended and whether checksums are recomputed, then every four bytes are one change.
 ///
-/// With wrong checksums it is damage: the node does not start, or has what was written, and of that
-/// all but what a crash may have torn. With right ones in the segments it is a forgery, which may say
-/// anything: then it opens as a log that is whole and goes on, or not at all.
+/// With wrong checksums it is damage: the node does not start, or it has all that was written
+/// except what a crash may have torn. With recomputed checksums in the segments it is a forgery
+/// with any content: then it opens as a consistent log that accepts entries, or not at all.
 pub fn log(bytes: &[u8]) {
     let Some((how, rest)) = bytes.split_first() else { return };
     let folder = if how & 2 == 0 { Folder::crashed() } else { Folder::closed() };
@@ -38,7 +38,7 @@ pub fn log(bytes: &[u8]) {
     let disk = folder.disk.fork();
     let touched: BTreeSet<String> = edits.iter().filter_map(|edit| edit.apply(&disk)).collect();
     if disk.paths().is_empty() {
-        // An empty folder is a new node's, and nothing in it can say that it was not.
+        // An empty folder is that of a new node; nothing in it can show otherwise.
         return;
     }
     if how & 1 == 0 {
@@ -51,13 +51,13 @@ pub fn log(bytes: &[u8]) {
     }
 }
 
-/// A data folder, and what was acknowledged.
+/// A data folder, and the state that was acknowledged.
 struct Folder {
     disk: MemDisk,
     entries: Vec<LogEntry>,
     purged: LogId,
     state: Vec<u8>,
-    /// How many of the entries a crash could have torn: those of the last frame.
+    /// The number of entries that a crash could have torn: those of the last frame.
     unsure: usize,
 }
 
@@ -67,13 +67,15 @@ impl Folder {
         FOLDER.get_or_init(|| Self::make(false).expect("the disk is whole"))
     }
 
-    /// After a clean end. Its last frame fills its segment, and the mark is in one of its own.
+    /// A folder after a clean end. Its last frame fills its segment, and the mark is in one of its
+    /// own.
     fn closed() -> &'static Self {
         static FOLDER: OnceLock<Folder> = OnceLock::new();
         FOLDER.get_or_init(|| Self::make(true).expect("the disk is whole"))
     }
 
-    /// Several segments, one of them with a truncation; a purge; a vote; a snapshot.
+    /// Makes a folder with several segments, one of them with a truncation; a purge; a vote; a
+    /// snapshot.
     fn make(closed: bool) -> Result<Self, StorageError> {
         let disk = MemDisk::new(1);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -146,7 +148,7 @@ impl Edit {
         self.kind < 5
     }
 
-    /// Changes a file; says which, if there is one left.
+    /// Changes a file, if there is one left; returns its path.
     fn apply(&self, disk: &MemDisk) -> Option<String> {
         let paths = disk.paths();
         let path = paths.get(self.file % paths.len().max(1))?.clone();
@@ -167,7 +169,7 @@ impl Edit {
     }
 }
 
-/// As a disk does that writes to a wrong place.
+/// Copies a sector over another one, as a disk with a misdirected write does.
 fn copy_sector(bytes: &mut [u8], from: usize, to: usize) {
     let sectors = (bytes.len() / SECTOR).max(1);
     let place = |sector: usize| (sector % sectors) * SECTOR;
@@ -176,7 +178,7 @@ fn copy_sector(bytes: &mut [u8], from: usize, to: usize) {
     bytes[place(to)..][..sector.len()].copy_from_slice(&sector);
 }
 
-/// What a start finds.
+/// The content of a folder, as a start reads it.
 struct Found {
     log: Log,
     recovered: Recovered,
@@ -220,7 +222,7 @@ fn assert_forgery_is_whole(disk: &MemDisk) {
     assert_goes_on(disk, found);
 }
 
-/// What is appended is there after the next start, behind all that was there before.
+/// Asserts that an appended entry is there after the next start, behind all earlier ones.
 fn assert_goes_on(disk: &MemDisk, found: Found) {
     let last = found.recovered.last.unwrap_or_default();
     let next = if found.recovered.last.is_some() { last.index.checked_add(1) } else { Some(0) };
@@ -238,7 +240,7 @@ fn assert_goes_on(disk: &MemDisk, found: Found) {
     }
 }
 
-/// Makes the checksums of a segment right, as somebody would who knows the format.
+/// Recomputes the checksums of a segment, as a forger who knows the format would.
 fn seal_again(disk: &MemDisk, path: &str) {
     if path.starts_with("log/segment-")
         && let Some(mut bytes) = disk.bytes(path)
@@ -257,8 +259,8 @@ fn write(bytes: &mut [u8], at: usize, number: u32) {
     bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
 }
 
-/// A segment, as in `storage/log/frame.rs`: every frame that begins where it may, its records, and
-/// the chain from the frame before it.
+/// Recomputes the checksums of a segment, as in `storage/log/frame.rs`: of every frame at a valid
+/// offset, of its records, and of the chain from the previous frame.
 fn seal_segment(bytes: &mut [u8]) {
     const HEADER: usize = 64;
     const RECORD: usize = 28;

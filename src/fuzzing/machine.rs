@@ -1,11 +1,11 @@
-//! The lock machine beside its oracle, on histories whose every choice the bytes make.
+//! The lock machine and its oracle, on histories in which the bytes make every choice.
 
 use rand::RngCore;
 
 use crate::lock::State;
 use crate::lock::history::{History, play};
 
-/// A history ends here, so that no input takes long: longer ones show nothing new.
+/// The most bytes of a history, so that no input takes long: longer ones find nothing new.
 const MOST_DRAWS: usize = 4096;
 
 /// Plays a random history on the lock machine and on its oracle. After each entry the machine's
@@ -23,8 +23,8 @@ pub fn machine(bytes: &[u8]) {
     );
 }
 
-/// Numbers that are read from bytes, as few for each as it takes to reach every choice; zeros when
-/// there are no more.
+/// A source of numbers that are read from bytes, with as few bytes for each as it takes to reach
+/// every choice; zeros when there are no more.
 struct Drawn<'a>(&'a [u8]);
 
 impl Drawn<'_> {
@@ -34,7 +34,7 @@ impl Drawn<'_> {
 }
 
 impl RngCore for Drawn<'_> {
-    /// One byte: what is drawn from few choices looks at the upper bits.
+    /// Reads one byte, repeated: a draw from few choices uses the upper bits.
     fn next_u32(&mut self) -> u32 {
         u32::from(self.byte()) * 0x0101_0101
     }

@@ -1,13 +1,13 @@
-//! What fuzzers call: bytes that nobody wrote, given to everything that reads bytes from outside or
+//! The fuzz targets: arbitrary bytes, passed to everything that reads bytes from the network or
 //! from a disk.
 //!
-//! Each target takes any bytes and asserts what must hold of them: an error or a right answer is
+//! Each target takes any bytes and asserts what must hold for them: an error or a right answer is
 //! fine, a panic never is. `fuzz/` has a libFuzzer program for each target and `fuzz/corpus/` its
-//! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run fuzzing` gives every
-//! input of the corpus to its target, and then spoils them at random: see `tests.rs`.
+//! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run fuzzing` runs every
+//! target on its corpus, and then on random mutations of it: see `tests.rs`.
 //!
 //! A new target is a function here, a line in [`TARGETS`], a program and at least one seed: a test
-//! says what is missing.
+//! reports what is missing.
 
 mod http;
 mod log;
@@ -27,7 +27,7 @@ pub use peers::{forward, peer_messages};
 pub use state::{checkpoint, proposal, snapshot};
 pub use texts::{script, settings};
 
-/// A target: asserts what must hold of these bytes.
+/// A target: asserts what must hold for these bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its program and of its folder in the corpus.

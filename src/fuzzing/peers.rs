@@ -1,4 +1,4 @@
-//! What members of a cluster tell each other.
+//! The messages between members of a cluster.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -17,8 +17,8 @@ use crate::raft::codec;
 use crate::raft::hello::{Hello, Signature};
 use crate::service::DebugLockService as _;
 
-/// Every message of Raft, of a first start, and the header of every call: what is read is written
-/// as it was read.
+/// Every message of Raft, of a first start, and the header of every call: a message that decodes is
+/// encoded to the same bytes.
 pub fn peer_messages(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     one_spelling(&bytes, codec::decode_append, codec::encode_append);
@@ -48,7 +48,7 @@ pub fn peer_messages(bytes: &[u8]) {
     }
 }
 
-/// A message that is accepted is the only way to write what it says.
+/// Asserts that an accepted message has only one encoding.
 fn one_spelling<T, E>(
     bytes: &Bytes,
     decode: impl Fn(Bytes) -> Result<T, E>,
@@ -66,8 +66,8 @@ fn reads_again<T: FromStr + Display + PartialEq + Debug>(text: &str) {
     }
 }
 
-/// Requests that one node passes on to another, and the answers: what is read is read again when it
-/// is written, and a request that is asked is answered or refused as wrong.
+/// Requests that one node forwards to another, and the answers: a message survives a round trip
+/// through its encoding, and a service answers each request or refuses it as invalid.
 pub fn forward(bytes: &[u8]) {
     if let Ok(requests) = decode_requests(bytes) {
         let with_calls = requests
@@ -103,7 +103,7 @@ fn answer(requests: Vec<Request>) {
         let answer = runtime.block_on(ask(&locks, request, |by| locks.advance_clock(by)));
         let settled = match &answer {
             Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
-            // Of a lane that nobody began, or a number that is behind those remembered.
+            // The lane was never begun, or the number is older than those remembered.
             Err(Error::LaneForgotten { .. }) => has_id,
             Err(
                 Error::Forbidden(_)
@@ -120,7 +120,7 @@ fn answer(requests: Vec<Request>) {
     }
 }
 
-/// Whether it is a write that may be repeated.
+/// Whether the request is a write that is safe to repeat.
 fn has_id(request: &Request) -> bool {
     match request {
         Request::Lock(_, options) => options.request_id.is_some(),
@@ -132,7 +132,7 @@ fn has_id(request: &Request) -> bool {
     }
 }
 
-/// A runtime for one input: memory never waits, but bounds on waiting need timers.
+/// A runtime for one input: the service in memory never waits, but deadlines need timers.
 pub(super) fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().build().expect("a runtime without I/O takes nothing from the system")

@@ -1,4 +1,4 @@
-//! The seeds that are not text, and those taken from elsewhere: written by
+//! The seeds that are not text, and those taken from other files: written by
 //! `UPDATE_GOLDENFILES=1 cargo nextest run fuzzing::seeds`, compared in every other run.
 
 use std::fs;
@@ -72,7 +72,7 @@ fn seeds() -> Vec<Seed> {
     seeds
 }
 
-/// Every limit at both its ends and beyond, from the list.
+/// Seeds for every limit in the list, at both its ends and beyond.
 fn limits() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for limit in ALL.iter().filter(|limit| limit.proof == Proof::Asked) {
@@ -220,7 +220,7 @@ fn answers() -> Vec<Result<Answer, Error>> {
     ]
 }
 
-/// How the node ended, then changes: kind and file, place, value.
+/// Seeds of the log: the way the node ended, then changes with kind and file, place, value.
 fn log() -> Vec<(&'static str, Vec<u8>)> {
     let change = |kind: u8, file: u8, at: u16, value: u8| {
         let [low, high] = at.to_le_bytes();
@@ -245,7 +245,7 @@ fn log() -> Vec<(&'static str, Vec<u8>)> {
     seeds
 }
 
-/// Histories by chance: their bytes are choices, and mean nothing to a reader.
+/// Random histories: their bytes are choices, and mean nothing to a reader.
 fn machine() -> Vec<(&'static str, Vec<u8>)> {
     use rand::{Rng as _, SeedableRng as _};
 

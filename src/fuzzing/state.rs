@@ -13,8 +13,8 @@ use crate::types::{ListRequest, RequestId, TablesRequest};
 /// A term that no input is likely to begin with.
 const TERM: u64 = 1;
 
-/// A proposal from the log or from a peer: it has one spelling, and applying it gives one decision
-/// for each command and a state that holds.
+/// A proposal from the log or from a peer: it has one encoding, and applying it gives one decision
+/// for each command and a sound state.
 pub fn proposal(bytes: &[u8]) {
     let Ok(proposal) = Proposal::decode(bytes) else { return };
     assert_eq!(proposal.encode(), bytes, "it is written as it was read");
@@ -22,14 +22,14 @@ pub fn proposal(bytes: &[u8]) {
     let decisions = state.apply(proposal.stamp.term, 2, &proposal);
     assert_eq!(decisions.len(), proposal.commands.len());
     assert_sound(&state);
-    // Again, as a client repeats it: whatever has an id is told the same.
+    // Again, as a client repeats it: a command with an id gets the same decision.
     let again = state.apply(proposal.stamp.term, 3, &proposal);
     assert_eq!(again.len(), decisions.len());
     assert_sound(&state);
 }
 
 /// A snapshot from a disk or from a peer: read at once or piece by piece it is the same state, and
-/// that state goes on.
+/// that state applies further entries.
 pub fn snapshot(bytes: &[u8]) {
     let state = State::decode(bytes);
     let streamed = State::decode_from(&mut &bytes[..]);
@@ -39,11 +39,11 @@ pub fn snapshot(bytes: &[u8]) {
     goes_on(&mut state);
 }
 
-/// The state restores from its bytes, and from its records in any order.
+/// Asserts that the state restores from its bytes, and from its records in any order.
 fn assert_sound(state: &State) {
     state.assert_invariants();
     if state.feature_level() > FEATURE_LEVEL {
-        // A node that knows less stops, and reads nothing of it.
+        // A node with a lower feature level stops, and reads nothing of it.
         return;
     }
     assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state), "it reads as it is written");
@@ -54,7 +54,7 @@ fn assert_sound(state: &State) {
     assert_eq!(restored.as_ref(), Ok(state), "its records are all of it");
 }
 
-/// Whatever a state has seen, it can be read and applies what comes next.
+/// Asserts that a state can be read and applies further entries.
 fn goes_on(state: &mut State) {
     state.track_changes(true);
     let everything = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
@@ -75,11 +75,11 @@ fn goes_on(state: &mut State) {
     assert!(changes.records.iter().all(|(key, _)| key.len() <= 1 << 20), "keys are names");
 }
 
-/// What a node reads from sled when it starts: it is refused, or the state is that of its records;
-/// and no single byte of a record can differ from what was written.
+/// The records that a node reads from sled when it starts: they are refused, or the state consists
+/// of them; and no single byte of a record can differ from what was written.
 ///
-/// The bytes are parts, each behind its length (16 bits, little-endian): the meta data, then the key
-/// and the value of each record.
+/// The bytes are parts, each behind its length (16 bits, little-endian): the meta data, then the
+/// key and the value of each record.
 pub fn checkpoint(bytes: &[u8]) {
     let mut parts = parts(bytes);
     let Some(meta) = parts.next() else { return };

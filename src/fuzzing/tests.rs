@@ -1,7 +1,7 @@
-//! Every target gets its corpus as it is, then spoiled at random a few thousand times.
+//! Runs every target on its corpus, then on a few thousand random mutations of it.
 //!
 //! That needs no fuzzer, and runs with all other tests. A failure names the file, or prints the
-//! number that spoiled it so: `KEYWARD_FUZZ_SEED=… cargo nextest run fuzzing::tests::TARGET`
+//! seed of the mutation: `KEYWARD_FUZZ_SEED=… cargo nextest run fuzzing::tests::TARGET`
 //! repeats it, with the same corpus.
 
 use std::collections::BTreeSet;
@@ -14,10 +14,10 @@ use rand::{Rng, SeedableRng};
 
 use super::{TARGETS, Target};
 
-/// How often each target's corpus is spoiled.
+/// The number of random mutations for each target.
 const ROUNDS: u64 = 2000;
 
-/// What a corpus may hold: it is read in every run of the tests, and by everyone who clones.
+/// The limits of a corpus: every run of the tests reads it, and every clone downloads it.
 const MOST_FILES: usize = 150;
 const MOST_BYTES: usize = 200 * 1024;
 

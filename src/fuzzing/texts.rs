@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::peers::runtime;
 use crate::conformance::{MemoryBootstrap, play_here};
 
-/// A configuration file: an error that says where, or settings that agree.
+/// A configuration file: it gives an error with its position, or consistent settings.
 pub fn settings(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match crate::cli::read_settings(&text) {
@@ -17,12 +17,12 @@ pub fn settings(bytes: &[u8]) {
     }
 }
 
-/// So many lines are played, and so many bytes: what takes longer is not another script.
+/// The most lines and bytes of a script: longer ones find nothing new.
 const MOST_LINES: usize = 200;
 const MOST_BYTES: usize = 16 * 1024;
 
-/// A script of the conformance suite, on memory: an error, or the script with its answers, which is
-/// what a second run gives again.
+/// A script of the conformance suite, in memory: it gives an error, or the script with its answers,
+/// and a second run gives the same.
 pub fn script(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if text.len() > MOST_BYTES || text.lines().count() > MOST_LINES {
