@@ -1,7 +1,7 @@
 //! The command line and the variables, read into [`Cli`].
 //!
-//! A variable that is set to nothing counts as not set, as most programs have it. A wrong value is
-//! told with the variable that it came from, and with `--json` as a problem document, too.
+//! An empty variable counts as not set, as in most programs. The error for a wrong value names the
+//! variable that it came from, and with `--json` it is a problem document, too.
 
 use std::ffi::{OsStr, OsString};
 
@@ -12,10 +12,10 @@ use super::{Cli, exit, output};
 use crate::api::Problem;
 use crate::error::Error;
 
-/// Reads what the program was called with, and whether a program reads its answer (`--json`).
+/// Reads the command line, and whether a program reads the output (`--json`).
 ///
 /// # Errors
-/// The exit code, when help was asked for or something is wrong; it has been printed already.
+/// The exit code, for a request for help or an error; both have been printed already.
 pub(super) fn read(arguments: &[OsString]) -> Result<(Cli, bool), u8> {
     let own = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
     let words = &arguments[..own];
@@ -28,7 +28,7 @@ pub(super) fn read(arguments: &[OsString]) -> Result<(Cli, bool), u8> {
     Ok((cli, json))
 }
 
-/// The command, in which no variable counts that is set to nothing.
+/// The command, which ignores empty variables.
 fn without_empty_variables(command: Command) -> Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -38,7 +38,7 @@ fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Prints help, or what is wrong; the exit code.
+/// Prints the help or the error; returns the exit code.
 fn end(error: &clap::Error, words: &[OsString], json: bool) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { exit::OK } else { exit::OUTPUT };
@@ -53,7 +53,7 @@ fn end(error: &clap::Error, words: &[OsString], json: bool) -> u8 {
             None => what.to_owned(),
         }));
     }
-    // There is nowhere left to say that nothing can be said.
+    // There is nowhere left to report that printing failed.
     let _ = error.print();
     if let Some(variable) = variable {
         output::say(&format!("the value is that of the variable {variable}"));
@@ -61,13 +61,14 @@ fn end(error: &clap::Error, words: &[OsString], json: bool) -> u8 {
     exit::USAGE
 }
 
-/// What is wrong with the command line, as a document: its lines become one.
+/// The error of a command line as a document: its lines are joined.
 pub(super) fn problem(what: &str) -> Problem {
     let words: Vec<&str> = what.split_whitespace().collect();
     Problem::from(&Error::bad_request(words.join(" ")))
 }
 
-/// The variable that a wrong value came from: the argument has one, and is not on the command line.
+/// The variable that a wrong value came from, if the argument has one and is not on the command
+/// line.
 fn variable_of(error: &clap::Error, words: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;

@@ -60,7 +60,7 @@ async fn execute(service: &impl LockService, args: CheckArgs) -> Result<u8, Ende
     Ok(exit::OK)
 }
 
-/// "Not found" names what was not found.
+/// Adds the name of the lock to "not found".
 fn explain(error: Error, signature: &str, json: bool) -> Ended {
     if let Error::NotFound { .. } = error {
         if json {

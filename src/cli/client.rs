@@ -1,4 +1,4 @@
-//! What the client commands share: their options, the way to the cluster, the way they end.
+//! The common parts of the client commands: their options, their connection and their exit.
 
 use std::future::Future;
 use std::str::FromStr;
@@ -29,8 +29,8 @@ pub(crate) struct ReachArgs {
     pub(crate) timeout: Duration,
 }
 
-/// Endpoints as they are written in one word: separated by commas, the last of which may be followed
-/// by nothing; a port that is left out is the usual one.
+/// Endpoints in one argument, separated by commas; a trailing comma is allowed, and a missing port
+/// is the default one.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointList(Vec<String>);
 
@@ -136,8 +136,8 @@ impl ReachArgs {
     }
 }
 
-/// Runs a command that asks a cluster, from start to exit code. A refusal that is an error of the
-/// contract is printed as a problem document if a program reads.
+/// Runs a command that sends requests to a cluster, from start to exit code. An error of the
+/// contract is printed as a problem document if a program reads the output.
 pub(crate) fn ask<F>(json: bool, logging: &LogArgs, command: F) -> Outcome
 where
     F: Future<Output = Result<u8, Ended>>,
@@ -159,10 +159,10 @@ where
     }
 }
 
-/// How a command ends that does not succeed.
+/// The end of a command that does not succeed.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The service gave an error of the contract.
+    /// The service answered with an error of the contract.
     Refused(Error),
     /// Anything else.
     Failed(Failure),
@@ -180,7 +180,7 @@ impl From<Failure> for Ended {
     }
 }
 
-/// Reads a level: an integer that every JSON implementation carries exactly.
+/// Reads a level: an integer that every JSON implementation represents exactly.
 ///
 /// # Errors
 /// It is not one.

@@ -1,4 +1,4 @@
-//! `keyward cluster`: what the nodes say about themselves.
+//! `keyward cluster`: the status of the nodes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub(crate) fn run(args: ClusterArgs, logging: &LogArgs) -> Outcome {
     }
 }
 
-/// Asks every node there is and prints what they said.
+/// Requests the status of every node and prints the answers.
 async fn status(service: &Client, args: &ClientArgs) -> u8 {
     let mut asked = ask_all(service, args, args.reach.endpoints()).await;
     let named = unheard(&asked);
@@ -87,14 +87,14 @@ async fn status(service: &Client, args: &ClientArgs) -> u8 {
     if view.healthy() { exit::OK } else { exit::UNAVAILABLE }
 }
 
-/// How long a node may take to tell its status, which it has at hand.
+/// The timeout for the status of a node, which it has in memory.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What was asked where, and what came back.
+/// An endpoint, and its answer.
 type Asked = (String, Result<ClusterStatus, Error>);
 
 async fn ask_all(service: &Client, args: &ClientArgs, endpoints: Vec<String>) -> Vec<Asked> {
-    // A node that is slow is shown as slow, and does not keep the others waiting.
+    // A slow node is shown as slow, and does not delay the others.
     let call = args.call();
     let timeout = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let call = CallOptions { timeout: Some(timeout), ..call };
@@ -105,7 +105,7 @@ async fn ask_all(service: &Client, args: &ClientArgs, endpoints: Vec<String>) ->
     futures::future::join_all(asks).await
 }
 
-/// The client addresses of members that no answer came from, as those that answered name them.
+/// The client addresses of members without an answer, according to those that answered.
 fn unheard(asked: &[Asked]) -> Vec<String> {
     let heard: BTreeSet<u64> = answers(asked).map(|status| status.id).collect();
     let mut unheard = BTreeSet::new();
@@ -124,7 +124,7 @@ fn answers(asked: &[Asked]) -> impl Iterator<Item = &ClusterStatus> {
     asked.iter().filter_map(|(_, answer)| answer.as_ref().ok())
 }
 
-/// The cluster as all nodes together show it.
+/// The cluster, combined from the answers of all nodes.
 #[derive(Debug, Serialize)]
 struct View {
     /// The node that leads in the highest term that any node is in.
@@ -133,8 +133,8 @@ struct View {
     /// Members with a vote, and how many of them answered.
     voters: usize,
     voters_reachable: usize,
-    /// Whether the leader says that it is in contact with a majority; if it cannot be asked, whether
-    /// a majority of the voters says that it hears from it.
+    /// Whether the leader reports contact with a majority; if the leader does not answer, whether a
+    /// majority of the voters reports contact with it.
     quorum: bool,
     nodes: Vec<NodeView>,
 }
@@ -153,7 +153,7 @@ struct NodeView {
     /// The node's process, if it runs on this machine and belongs to the same user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
-    /// What `GET /v1/cluster` says there.
+    /// Its answer to `GET /v1/cluster`.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<ClusterStatus>,
 }
@@ -168,7 +168,7 @@ impl NodeView {
         }
     }
 
-    /// A line that says why it is not ready, if it is not.
+    /// A line with the reason why it is not ready, if it is not.
     fn complaint(&self) -> Option<String> {
         let not_ready = self.status.as_ref().and_then(|status| status.not_ready.as_ref());
         let reason = output::visible(self.error.as_ref().or(not_ready)?);
@@ -252,7 +252,7 @@ impl View {
 
     fn describe(&self) -> String {
         let table = self.table();
-        // Reasons have lines of their own: they would widen the table beyond a terminal.
+        // Reasons are on separate lines: in the table they would be wider than a terminal.
         let reasons: String = self.nodes.iter().filter_map(NodeView::complaint).collect();
         let leader = match self.leader {
             Some(leader) => format!("node {leader} leads in term {}", self.term),
@@ -287,7 +287,7 @@ impl View {
     }
 }
 
-/// The leader's own word counts; where it cannot be had, that of those who hear from it.
+/// Whether the leader has a majority: by its own answer or, without one, by those of its followers.
 fn has_majority(leader: u64, members: &[MemberStatus], nodes: &[NodeView]) -> bool {
     let ready = |id: u64| {
         let status = nodes.iter().find(|node| node.id == Some(id))?.status.as_ref()?;
@@ -300,7 +300,7 @@ fn has_majority(leader: u64, members: &[MemberStatus], nodes: &[NodeView]) -> bo
     })
 }
 
-/// A row for each member, then for each endpoint that is none of them or did not say who it is.
+/// A row for each member, then for each endpoint that is no member or did not answer.
 fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> Vec<NodeView> {
     let view = |id: Option<u64>, address: Option<String>, answer: Option<&Asked>| {
         let status = answer.and_then(|(_, answer)| answer.as_ref().ok()).cloned();
@@ -325,7 +325,7 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
             asked.iter().find(|(endpoint, _)| Some(endpoint) == member.client_address.as_ref());
         let answer = said.or(tried);
         used.extend(answer.map(|(endpoint, _)| endpoint.as_str()));
-        // Where it answered: its own word for it may lead nowhere from here.
+        // The endpoint that answered: the address it names may not be reachable from here.
         let address =
             said.map(|(endpoint, _)| endpoint.clone()).or_else(|| member.client_address.clone());
         rows.push(view(Some(member.id), address, answer));
@@ -340,7 +340,7 @@ fn nodes(asked: &[Asked], members: &[MemberStatus], committed: Option<u64>) -> V
     rows
 }
 
-/// Why a node did not answer, without what its row shows already.
+/// The reason why a node did not answer, without what its row already shows.
 pub(crate) fn reason(endpoint: &str, error: &Error) -> String {
     match error {
         Error::Unavailable { reason, .. }

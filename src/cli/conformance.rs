@@ -1,4 +1,4 @@
-//! `keyward conformance`: runs the script suite on anything that answers lock requests.
+//! `keyward conformance`: runs the script suite on any service that answers lock requests.
 
 use std::path::PathBuf;
 

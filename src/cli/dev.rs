@@ -1,8 +1,8 @@
 //! `keyward dev`: a cluster on this machine, for a laptop or a test.
 //!
 //! Each node is a process of its own, so that it can be killed as a node of a real cluster can:
-//! [`cluster`] starts them and starts again what was killed, [`node`] is what runs in each. They end
-//! with this process, however it ends.
+//! [`cluster`] starts the nodes and restarts those that were killed, [`node`] runs in each of them.
+//! They end with this process, however it ends.
 
 mod cluster;
 pub(crate) mod node;
@@ -83,7 +83,8 @@ fn parse_nodes(text: &str) -> Result<u16, String> {
 pub(crate) fn run(args: &DevArgs, logging: &LogArgs) -> Outcome {
     log_writer::start();
     logging::start(logging, node::LOG_LEVEL)?;
-    // One thread, and this one: the kernel ends the nodes when the thread that started them ends.
+    // The runtime has only this thread: the kernel kills the nodes when the thread that started
+    // them ends.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -100,7 +101,7 @@ async fn dev(args: &DevArgs, logging: &LogArgs, folder: &Folder) -> Outcome {
     let mut signals = Signals::to_stop()?;
     let mut cluster = Cluster::start(args, logging, folder.path())?;
     let outcome = while_it_runs(args, &mut cluster, &mut signals).await;
-    // Nobody will read what is in a temporary folder.
+    // The data in a temporary folder is not needed any more.
     let gracefully = matches!(folder, Folder::Kept(_));
     cluster.stop(gracefully, &mut signals).await;
     outcome
@@ -126,7 +127,7 @@ async fn while_it_runs(args: &DevArgs, cluster: &mut Cluster, signals: &mut Sign
 }
 
 /// Runs the command against the cluster. It stays in this process group, so that Ctrl-C reaches it
-/// as it would reach it alone; a SIGTERM is passed on.
+/// directly; a SIGTERM is passed on.
 async fn run_command(
     command: &[OsString],
     cluster: &mut Cluster,
@@ -160,7 +161,7 @@ async fn run_command(
     }
 }
 
-/// Where the nodes keep their data.
+/// The folder with the nodes' data.
 enum Folder {
     Kept(PathBuf),
     Temporary(tempfile::TempDir),

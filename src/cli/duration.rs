@@ -1,7 +1,7 @@
 //! Durations as people write them: a number and a unit, such as `500ms`, `30s` or `1h30m`.
 //!
-//! A number without a unit is refused: `30` could be seconds or milliseconds, and a lock that is
-//! held for a thousandth of the time meant is a lock that two hold.
+//! A number without a unit is refused: `30` could be seconds or milliseconds, and a lock that
+//! expires after a thousandth of the intended time may have two holders.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn milliseconds(number: &str, scale: u64) -> Option<u64> {
     if part % over != 0 { None } else { whole.checked_add(part / over) }
 }
 
-/// As [`parse`], for durations that must be longer than nothing.
+/// As [`parse`], for durations that must be longer than zero.
 ///
 /// # Errors
 /// As [`parse`], and for zero.

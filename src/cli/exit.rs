@@ -1,4 +1,4 @@
-//! How the program ends: exit codes, and failures that say what is wrong and what to do.
+//! Exit codes, and failures with an explanation and advice.
 
 use std::fmt;
 
@@ -57,10 +57,10 @@ Exit codes:
 Environment:
   KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";
 
-/// What a command ends with: its exit code, or what went wrong.
+/// The result of a command: its exit code, or a failure.
 pub(crate) type Outcome = Result<u8, Failure>;
 
-/// What went wrong, in words for the person at the terminal, and the exit code for their script.
+/// A failure: a message for the person at the terminal, and an exit code for their script.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
@@ -69,7 +69,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with its exit code and what is wrong.
+    /// A failure with its exit code and its message.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), advice: None }
     }
@@ -79,18 +79,18 @@ impl Failure {
         Self::new(USAGE, message)
     }
 
-    /// Whether trying again never mends it.
+    /// Whether a retry can never succeed.
     pub(crate) fn is_usage(&self) -> bool {
         self.code == USAGE
     }
 
-    /// Adds what to do about it.
+    /// Adds advice on what to do.
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// Says it on standard error and gives the exit code.
+    /// Prints the failure on standard error and returns the exit code.
     pub(crate) fn report(&self) -> u8 {
         output::say(&self.to_string());
         self.code

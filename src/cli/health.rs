@@ -1,4 +1,4 @@
-//! `keyward health`: whether one node can serve, for whatever watches over it.
+//! `keyward health`: whether a node can serve, for a supervisor or a monitor.
 
 use clap::Args;
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub(crate) struct HealthArgs {
     client: ClientArgs,
 }
 
-/// Asks all endpoints side by side and prints a line for each.
+/// Sends requests to all endpoints concurrently and prints a line for each.
 pub(crate) fn run(args: &HealthArgs, logging: &LogArgs) -> Outcome {
     client::ask(args.client.json, logging, async {
         let service = &args.client.connect()?;
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &HealthArgs, logging: &LogArgs) -> Outcome {
     })
 }
 
-/// The nodes that were asked.
+/// The health of all endpoints.
 #[derive(Debug, Serialize)]
 struct Health {
     /// Whether each of them can serve requests.
@@ -62,15 +62,15 @@ struct Health {
     nodes: Vec<NodeHealth>,
 }
 
-/// What one node said, or why it said nothing.
+/// The answer of one node, or the reason why there is none.
 #[derive(Debug, Serialize)]
 struct NodeHealth {
     endpoint: String,
     ready: bool,
-    /// Why it cannot serve, or did not answer.
+    /// The reason why it cannot serve, or did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// What `GET /v1/cluster` says there.
+    /// Its answer to `GET /v1/cluster`.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<ClusterStatus>,
 }

@@ -87,7 +87,7 @@ pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
         .advise("Nothing was changed. See `What to do when` in docs/operations.md."))
 }
 
-/// Whether the folder has nothing of a node.
+/// Whether the folder has no files of a node.
 fn is_empty(report: &Report) -> bool {
     matches!(report.identity, Part::Absent)
         && matches!(report.vote, Part::Absent)
@@ -96,14 +96,14 @@ fn is_empty(report: &Report) -> bool {
         && report.snapshots.is_empty()
 }
 
-/// What is damaged, one line each.
+/// The damage, one line for each part.
 fn damage(report: &Report, state: &StateReport) -> Vec<String> {
     let mut damage = report.damage();
     damage.extend(state.damage.clone());
     damage
 }
 
-/// Leaves the newest entries in the report; says how many there were.
+/// Truncates the report to the newest entries; returns how many there were.
 fn cut(report: &mut Report, newest: usize) -> usize {
     let Part::Found(log) = &mut report.log else { return 0 };
     let all = log.entries.len();
@@ -111,12 +111,12 @@ fn cut(report: &mut Report, newest: usize) -> usize {
     all
 }
 
-/// The lock machine's state, as far as checkpoint or snapshot has it.
+/// The lock machine's state in the checkpoint or the snapshot.
 #[derive(Debug, Default, Serialize)]
 struct StateReport {
-    /// Where it was read, and as of which entry.
+    /// The file it was read from, and the last applied entry.
     source: Option<String>,
-    /// Why it could not be read there.
+    /// The reason why it could not be read.
     damage: Option<String>,
     /// The cluster clock, in microseconds.
     clock_us: u64,
@@ -202,7 +202,7 @@ impl StateReport {
     }
 }
 
-/// The state of the checkpoint, which is the newest there is, or else of the newest snapshot.
+/// The state of the checkpoint, which is the newest one, or else of the newest snapshot.
 fn read_state(folder: &Path, report: &Report) -> Option<(String, Result<State, String>)> {
     if let Part::Found(checkpoint) = &report.checkpoint {
         let source = format!("of the checkpoint, as of entry {}", checkpoint.applied);

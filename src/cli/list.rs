@@ -75,7 +75,8 @@ async fn execute(service: &impl LockService, args: ListArgs) -> Result<u8, Ended
     let mut found = ListResponse { locks: Vec::new(), next: None, decided_at: None };
     loop {
         let page = service.list(request.clone(), args.read.options(&args.client)).await?;
-        // A page may be shorter than its limit although more follows: then the next one is asked.
+        // A page may be shorter than its limit although more follows: then the next one is
+        // requested.
         let is_full = page.locks.len() >= usize::try_from(request.limit).unwrap_or(usize::MAX);
         if !args.all {
             let shown = u32::try_from(page.locks.len()).unwrap_or(u32::MAX);

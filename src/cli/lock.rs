@@ -89,7 +89,8 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
     if args.new
         && let Some(holder) = own_holder(service, &args).await?
     {
-        // Not even renewed: a run that hangs must not keep its lock because others ask for it.
+        // It is not even renewed: a run that hangs must not keep its lock because others request
+        // it.
         return Err(owned(&args.signature, holder, args.client.json));
     }
     let (signee, instance) = (args.signee.clone(), args.instance.clone());
@@ -110,7 +111,7 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
         LockStatus::Failed(forbidden) => {
             return Err(refused(&args.signature, forbidden, args.client.json));
         }
-        // Another run of this owner was a moment earlier.
+        // Another run of this owner acquired it a moment earlier.
         LockStatus::Renewed(grant) if args.new => {
             let holder = Holder {
                 signee,
@@ -133,7 +134,7 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
     Ok(exit::OK)
 }
 
-/// What this owner holds already.
+/// The grant that this owner already has, if any.
 async fn own_holder(service: &impl LockService, args: &LockArgs) -> Result<Option<Holder>, Error> {
     let table = Some(args.table.table.clone());
     let options = ReadOptions { table, stale: false, call: args.client.call() };
@@ -196,7 +197,7 @@ fn describe(signature: &str, response: &LockResponse) -> String {
     text + "\n"
 }
 
-/// A refusal: the problem document if a program reads, and a sentence in any case.
+/// A refusal: a problem document if a program reads the output, and a sentence in any case.
 fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
     let name = output::visible(signature);
     let holders =

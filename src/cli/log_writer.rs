@@ -1,13 +1,13 @@
-//! Writes the log without making anybody wait.
+//! Writes the log without blocking.
 //!
-//! Standard error may be a pipe that nobody empties, or a disk that is slow. A node that waited for
-//! it in its log lines would stand still, heartbeats included. So a node's lines go through a bounded
-//! queue to a thread of its own; what does not fit is dropped and counted, and the count is logged
-//! when there is room again. Commands that end soon write directly.
+//! Standard error may be a pipe that nobody reads, or a slow disk. A node that blocked on it would
+//! stop, heartbeats included. So a node's lines go through a bounded queue to a separate thread;
+//! lines that do not fit are dropped and counted, and the count is logged when there is room again.
+//! Commands that end soon write directly.
 //!
-//! An own thread instead of the crate `tracing-appender`: that one counts what it drops where nobody
-//! sees it, ends only with a guard, which an exit in the middle of a panic does not drop, and brings
-//! a calendar library along.
+//! The crate `tracing-appender` is not used: it does not log how many lines it drops, it is flushed
+//! only by dropping a guard, which does not happen at an exit in the middle of a panic, and it
+//! depends on a calendar library.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -17,18 +17,18 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Lines that wait at most: about a megabyte.
+/// The most lines in the queue: about a megabyte.
 const CAPACITY: usize = 4096;
 
-/// Lines that are written at once.
+/// The most lines that are written at once.
 const TOGETHER: usize = 64;
 
-/// How long the end of the process waits for the last lines.
+/// The longest time that the process waits at its end for the last lines.
 const FLUSH: Duration = Duration::from_secs(1);
 
 static BACKGROUND: OnceLock<Background> = OnceLock::new();
 
-/// From now on lines are written by a thread of their own.
+/// Starts the thread that writes all further lines.
 pub(crate) fn start() {
     let mut started = None;
     let background = BACKGROUND.get_or_init(|| {
@@ -37,20 +37,20 @@ pub(crate) fn start() {
         background
     });
     if let Some(lines) = started {
-        // Without the thread the lines are dropped, and the node does what it is there for.
+        // Without the thread the lines are dropped, and the node still serves.
         let thread = thread::Builder::new().name("log".to_owned());
         let _ = thread.spawn(move || background.write(&lines, io::stderr()));
     }
 }
 
-/// Waits a moment for what was logged to be written. To be called before the process ends.
+/// Waits for a limited time until the queued lines are written. Call it before the process ends.
 pub(crate) fn flush() {
     if let Some(background) = BACKGROUND.get() {
         background.flush(FLUSH);
     }
 }
 
-/// Where an event's line goes.
+/// The destination of an event's line.
 pub(crate) fn writer() -> Box<dyn Write> {
     match BACKGROUND.get() {
         Some(background) => Box::new(background),
@@ -78,12 +78,12 @@ impl Background {
     fn flush(&self, within: Duration) {
         let (flushed, done) = bounded(1);
         if self.lines.send_timeout(Message::Flush(flushed), within).is_ok() {
-            // A reader that does not take the lines in this time gets no more.
+            // A reader that has not taken the lines by then gets no more.
             let _ = done.recv_timeout(within);
         }
     }
 
-    /// Writes what comes until nobody can log any more.
+    /// Writes the lines from the queue until all senders are gone.
     fn write(&self, lines: &Receiver<Message>, mut out: impl Write) {
         let mut buffer = Vec::new();
         while let Ok(first) = lines.recv() {
@@ -98,7 +98,7 @@ impl Background {
                     }
                 }
             }
-            // A standard error that is gone takes nothing, and there is nowhere to say so.
+            // If standard error is closed, there is nowhere to report that.
             let _ = out.write_all(&buffer).and_then(|()| out.flush());
             if let Some(done) = flushed {
                 let _ = done.try_send(());
@@ -117,7 +117,7 @@ impl Background {
     }
 }
 
-/// The log hands over a line in one call.
+/// Enqueues lines; the log writes each in one call.
 impl Write for &Background {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.lines.try_send(Message::Line(line.to_vec())).is_err() {
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what it is given when it is let.
+    /// A writer that blocks until it is released.
     struct Stuck {
         let_go: Receiver<()>,
         taken: Sender<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Where the log goes: standard error, as text or as JSON lines, coloured only on a terminal.
+//! The log on standard error, as text or as JSON lines, coloured only on a terminal.
 
 use std::io::IsTerminal as _;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::exit::Failure;
 use crate::cli::log_writer;
 
-/// What is logged and how; the same for every command.
+/// The options of the log, the same for every command.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter by module such
@@ -25,7 +25,7 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    /// The same as arguments, for a process that this one starts.
+    /// The same options as arguments, for a process that this one starts.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let log = self.log.iter().map(|filter| format!("--log={filter}"));
         let format = self.log_format.map(|format| match format {
@@ -47,16 +47,16 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What is logged of the consensus library unless somebody asks for more: nothing. Most of its
-/// warnings are single messages that failed, in the words of its source, and it reports an orderly
-/// stop as an error. What an operator needs to know of it, the node says itself: a member that is lost,
-/// and a core that has stopped.
+/// The default filter for the consensus library, which logs nothing of it. Most of its warnings are
+/// single failed messages, in the terms of its source, and it reports an orderly stop as an error.
+/// The node itself logs what an operator needs to know: a member that is lost, and a core that has
+/// stopped.
 const QUIET: &str = "openraft=off";
 
 /// The levels of a filter.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// The crates that log anything, under their names in a filter.
+/// The crates that log, by their names in a filter.
 const CRATES: [&str; 11] = [
     "keyward",
     "openraft",
@@ -71,10 +71,10 @@ const CRATES: [&str; 11] = [
     "rustls",
 ];
 
-/// Starts logging with what was asked for, or with the level `default`.
+/// Starts logging with the given filter, or with the level `default`.
 ///
 /// # Errors
-/// The filter does not parse, or names what this program does not have.
+/// The filter does not parse, or names a level or crate that does not exist.
 pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let filter = filter(args.log.as_deref(), default).map_err(|error| {
         Failure::usage(format!("--log (KEYWARD_LOG) is not a filter: {error}")).advise(
@@ -84,10 +84,10 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(log_writer::writer)
-        // It would say with `eprintln!` that standard error is gone, and panic.
+        // It would report with `eprintln!` that standard error is closed, and panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
-    // A second subscriber is refused: the first one then goes on, which only tests can see.
+    // A second subscriber is refused and the first one stays, which happens only in tests.
     let started = match args.log_format.unwrap_or_default() {
         LogFormat::Text => builder.with_target(true).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -100,13 +100,13 @@ fn filter(asked: Option<&str>, default: &str) -> Result<EnvFilter, String> {
         return Ok(EnvFilter::new(format!("{default},{QUIET}")));
     };
     known(asked)?;
-    // Who asks for a level means this program's.
+    // A bare level is meant for this program's own crate.
     let about_openraft = asked.split(',').any(|part| part.trim().starts_with("openraft"));
     let filter = if about_openraft { asked.to_owned() } else { format!("{QUIET},{asked}") };
     EnvFilter::builder().parse(filter).map_err(|error| error.to_string())
 }
 
-/// Refuses levels and targets that do not exist: with a misspelt one, everything would be silent.
+/// Refuses levels and targets that do not exist: with a misspelt one, nothing would be logged.
 fn known(filter: &str) -> Result<(), String> {
     // Spans and their fields have a grammar of their own.
     if filter.contains('[') {

@@ -46,10 +46,10 @@ pub(crate) fn run(args: &ManArgs) -> Outcome {
     Ok(exit::OK)
 }
 
-/// The program and all its commands, each under the name of its page; without those that are hidden.
+/// The program and all its commands, each with the name of its page; hidden ones are left out.
 fn pages() -> Vec<(String, Command)> {
     let mut program = super::Cli::command().disable_help_subcommand(true);
-    // Gives every command its whole name, and the options that all have.
+    // Sets the full name of every command, and the global options.
     program.build();
     let mut pages = Vec::new();
     add(&program, "keyward", &mut pages);
@@ -64,8 +64,8 @@ fn add(command: &Command, name: &str, pages: &mut Vec<(String, Command)>) {
     pages.push((name.clone(), command.clone().display_name(name)));
 }
 
-/// The page with what follows the options in sections of their own, under the headings that the help has,
-/// and with its lines left as they are: they line up.
+/// The page with the text after the options in sections of its own, under the headings of the help.
+/// Its lines are not filled, so that they stay aligned.
 fn in_sections(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     let (mut extra, mut begun) = (false, false);

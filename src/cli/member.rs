@@ -1,5 +1,5 @@
-//! One running node: its listeners, its consensus and its end. `serve` runs one, and
-//! so does each process of `dev`.
+//! One running node: its listeners, its consensus and its shutdown. `serve` runs one, and so does
+//! each process of `dev`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,8 +22,8 @@ use crate::http::{self, Extras, Limits};
 use crate::node::{Member, Node, NodeConfig};
 use crate::service::DebugLockService as _;
 
-/// Two bound listeners. Binding comes first: a port that is taken is known before a folder is
-/// opened or a vote given.
+/// Two bound listeners. They are bound first, so that a port that is in use is known before a
+/// folder is opened or a vote granted.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) clients: TcpListener,
@@ -54,7 +54,7 @@ impl Listeners {
         Ok(Self { clients, peers })
     }
 
-    /// The addresses that were bound: those of clients, then those of peers.
+    /// The bound addresses: that for clients, then that for peers.
     pub(crate) fn addresses(&self) -> Result<(SocketAddr, SocketAddr), Failure> {
         let read = |listener: &TcpListener| {
             listener.local_addr().map_err(|error| Failure::new(exit::BROKEN, error.to_string()))
@@ -63,14 +63,14 @@ impl Listeners {
     }
 }
 
-/// So many connections may wait to be accepted, unless the system allows fewer (`net.core.somaxconn`
-/// on Linux). A client beyond them tries again after a second: a cluster's clients come all at once
-/// when a node has started again.
+/// The most connections that wait to be accepted, unless the system allows fewer
+/// (`net.core.somaxconn` on Linux). A client beyond them retries after a second: all clients of a
+/// cluster connect at once when a node has restarted.
 const BACKLOG: u32 = 4096;
 
 pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A node that is started again must not wait for its old connections to be forgotten.
+    // A node that restarts must not wait until its old connections have timed out.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -79,7 +79,7 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Failure> {
     listener(address).map_err(|error| {
         let kind = error.kind();
-        // A port becomes free, an address comes up: only a privilege does not come by itself.
+        // A port may become free and an address may come up; only a missing privilege is permanent.
         let lasts = kind == ErrorKind::PermissionDenied;
         let code = if lasts { exit::USAGE } else { exit::UNAVAILABLE };
         let why = format!("cannot listen for {what}s on {address}: {error}");
@@ -105,7 +105,7 @@ fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Fa
     })
 }
 
-/// What a node is started with, besides its listeners.
+/// The settings of a node, besides its listeners.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) config: NodeConfig,
@@ -115,7 +115,7 @@ pub(crate) struct Plan {
     pub(crate) hosts: Vec<String>,
     /// Whether clients may move the clock.
     pub(crate) debug_clock: bool,
-    /// By how many millionths the clock is too fast; for tests.
+    /// The drift of the clock in parts per million; negative is slower; for tests.
     pub(crate) debug_clock_rate: i64,
 }
 
@@ -132,7 +132,7 @@ impl Plan {
     }
 }
 
-/// A node that runs.
+/// A running node.
 pub(crate) struct Running {
     node: Node,
     draining: Arc<AtomicBool>,
@@ -144,7 +144,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Opens the node's folder and answers on both listeners.
+    /// Opens the node's folder and serves on both listeners.
     ///
     /// # Errors
     /// The folder is another node's, damaged or in use.
@@ -160,8 +160,8 @@ impl Running {
         } else {
             Arc::new(SystemClock)
         };
-        // Files, peers and clients share the descriptors; the usual limit is meant for programs that
-        // serve nobody.
+        // Files, peers and clients share the descriptors; the default limit is too low for a
+        // server.
         http::raise_descriptor_limit();
         let id = plan.config.id;
         let node = Node::start(plan.config, clock).await.map_err(|error| {
@@ -192,7 +192,7 @@ impl Running {
         &self.node
     }
 
-    /// Waits until the node, or one of its listeners, has stopped by itself. May be cancelled.
+    /// Resolves when the node, or one of its listeners, has stopped by itself. May be cancelled.
     pub(crate) async fn broken(&mut self) -> Failure {
         let why = tokio::select! {
             why = self.node.stopped() => why,
@@ -203,8 +203,8 @@ impl Running {
         Failure::new(exit::BROKEN, format!("the node stopped itself: {why}"))
     }
 
-    /// Stops within a time: `/readyz` fails, the client listener closes when requests under way are
-    /// answered, the leadership moves on, and only then the peers are left alone.
+    /// Stops within a time: `/readyz` fails, the client listener closes when the requests in flight
+    /// are answered, the leadership is handed over, and the peer listener closes last.
     pub(crate) async fn stop(self, within: Duration) {
         self.draining.store(true, Ordering::Release);
         let stopping = async {
@@ -222,8 +222,8 @@ impl Running {
     }
 }
 
-/// Waits for a listener to close. One that has ended before was reported by [`Running::broken`], and
-/// its handle must not be asked again.
+/// Waits for a listener to close. One that has ended before was reported by [`Running::broken`],
+/// and its handle must not be polled again.
 async fn report(which: &str, listener: JoinHandle<std::io::Result<()>>) {
     if listener.is_finished() {
         return;
@@ -235,7 +235,7 @@ async fn report(which: &str, listener: JoinHandle<std::io::Result<()>>) {
     }
 }
 
-/// Ready when it is told, or when nobody is left to tell it.
+/// Resolves when the stop is signalled, or when the sender is gone.
 async fn told(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
@@ -270,12 +270,12 @@ fn extras(
     extras
 }
 
-/// How sled names its own threads. It panics in them when its files fail it; what it keeps is a
-/// copy, and whoever uses it next gets an error.
+/// The name of sled's own threads. They panic when sled's files fail; its data is only a copy, and
+/// its next use returns an error.
 const CHECKPOINT_THREADS: &str = "sled";
 
-/// Ends the process when an invariant of the program is broken anywhere: a node that goes on after
-/// a panic could give a wrong answer.
+/// Ends the process when an invariant of the program is broken anywhere: a node that continued
+/// after a panic could give a wrong answer.
 pub(crate) fn end_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,11 +1,11 @@
 //! The command line: one file per command, each with its arguments, its help and what it does.
 //!
-//! What a command prints for programs (`--json`) has the fields of the HTTP API; what it prints for
-//! people may change. Errors go to standard error: what is wrong, then what to do. Exit codes are in
-//! [`exit`]. No command decides anything about locks: that is the service's business.
+//! The output for programs (`--json`) has the fields of the HTTP API; the output for people may
+//! change. Errors go to standard error: the problem, then what to do. Exit codes are in [`exit`].
+//! No command decides anything about locks: that is left to the service.
 //!
-//! Start with [`Command`]; the longest stories are [`run`] (holding a lock while a command runs)
-//! and [`settings`] (where the configuration of a node comes from).
+//! Start with [`Command`]; the longest commands are [`run`] (holding a lock while a command runs)
+//! and `serve`, with [`settings`] (the configuration of a node).
 
 mod arguments;
 mod bench;

@@ -1,7 +1,7 @@
 //! Printing: tables and sentences for people, documents for programs.
 //!
-//! Names come from others and may hold anything but NUL. What goes to a terminal is escaped, so
-//! that no lock's name can move the cursor or pass for another; JSON has escapes of its own.
+//! Names are foreign input and may contain anything but NUL. Text for a terminal is escaped, so
+//! that no lock's name can move the cursor or look like another; JSON has escapes of its own.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
@@ -20,7 +20,7 @@ static PRINTED: AtomicBool = AtomicBool::new(false);
 /// The first failure to print.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints to standard output. A failure does not end the command; its exit code tells, see
+/// Prints to standard output. A failure does not end the command, but changes its exit code: see
 /// [`exit_code`].
 pub(crate) fn print(text: &str) {
     PRINTED.store(true, Ordering::Relaxed);
@@ -30,7 +30,7 @@ pub(crate) fn print(text: &str) {
     }
 }
 
-/// Prints a line of a node that runs on, whether anybody reads it or not.
+/// Prints a line of a node that continues to run, whether anybody reads the line or not.
 pub(crate) fn announce(text: &str) {
     if let Err(error) = write(text) {
         tracing::warn!(%error, "standard output cannot be written: {}", text.trim_end());
@@ -47,22 +47,22 @@ pub(crate) fn has_printed() -> bool {
     PRINTED.load(Ordering::Relaxed)
 }
 
-/// The exit code of a command that ends with this one, if all it printed was written; a success that
-/// nobody was told is none.
+/// The exit code of a command that ends with this one. If its output could not be written, a
+/// success becomes a failure.
 pub(crate) fn exit_code(code: u8) -> u8 {
     let Some(error) = FAILED.get() else { return code };
-    // A reader that has gone away (`keyward list | head`) need not be told that it has.
+    // A reader that has gone away (`keyward list | head`) needs no message.
     if error.kind() != ErrorKind::BrokenPipe {
         say(&format!("cannot write to standard output: {error}"));
     }
     if code == exit::OK { exit::OUTPUT } else { code }
 }
 
-/// Says something to the person at the terminal, on standard error. Nobody may be there any more: to
-/// panic for that, as `eprintln!` does, could leave a command without anybody to end it.
+/// Prints a message for the person at the terminal, on standard error. It may be closed: a panic
+/// for that, as in `eprintln!`, could leave a command that nothing ends.
 pub(crate) fn say(text: &str) {
     let mut stderr = std::io::stderr().lock();
-    // There is nowhere left to say that nothing can be said.
+    // There is nowhere left to report that printing failed.
     let _ = writeln!(stderr, "keyward: {text}");
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn holder(holder: &Holder) -> String {
     text
 }
 
-/// Columns that line up: the first row is the heading; no column is cut.
+/// Aligned columns: the first row is the heading; no column is truncated.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

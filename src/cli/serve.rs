@@ -159,7 +159,7 @@ pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
         .build()
         .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
     let outcome = runtime.block_on(serve(settings));
-    // What still runs after a stop is past its time.
+    // Tasks that still run after the stop are past its timeout.
     runtime.shutdown_background();
     log_writer::flush();
     outcome
@@ -209,7 +209,7 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
     plan.config.rho_ppm = settings.rho.parts_per_million;
     if let Some(entries) = settings.snapshot_every {
         plan.config.snapshot_every = entries;
-        // Who asks for small snapshots wants a small log too.
+        // A setting for frequent snapshots asks for a short log, too.
         plan.config.log_kept = plan.config.log_kept.min(entries);
     }
     if let Some(mib) = settings.buffer_mib {
@@ -227,7 +227,7 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
     plan
 }
 
-/// Says what an open port means, and that the clock can be moved.
+/// Warns about ports that are open to others, and about a clock that can be moved.
 fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr) {
     if !(clients.ip().is_loopback() && peers.ip().is_loopback()) {
         tracing::warn!(

@@ -5,15 +5,15 @@ use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::exit::{self, Failure};
 
-/// Waits for signals, each told apart.
+/// A stream of the signals that the process catches.
 #[derive(Debug)]
 pub(crate) struct Signals {
     streams: Vec<(Signal, unix::Signal)>,
 }
 
 impl Signals {
-    /// Catches these signals from now on, but none that is ignored: whoever started the program wants
-    /// it so, as `nohup` and shells without job control do. What it starts ignores them too.
+    /// Catches these signals from now on, except ignored ones: the parent process wants them
+    /// ignored, as `nohup` and shells without job control do. Child processes ignore them, too.
     ///
     /// # Errors
     /// The system refuses.
@@ -30,7 +30,7 @@ impl Signals {
         Ok(Self { streams })
     }
 
-    /// Catches those that ask the program to stop.
+    /// Catches the signals that request the program to stop.
     ///
     /// # Errors
     /// The system refuses.
@@ -52,16 +52,16 @@ impl Signals {
     }
 }
 
-/// The signals that this process ignores, one bit each from signal 1 on; none if the system does not
-/// say.
+/// The signals that this process ignores, one bit each from signal 1 on; none if the system does
+/// not report them.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether the program needs to hear of it whatever it inherited: the end of its command, and the end
-/// of its own stop.
+/// Whether the program needs the signal even if it was ignored by the parent: the end of its
+/// command, and the end of its own stop.
 fn is_own(signal: Signal) -> bool {
     matches!(signal, Signal::CHILD | Signal::CONT)
 }

@@ -111,7 +111,7 @@ async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended>
     Ok(exit::OK)
 }
 
-/// How long a record of a table is kept.
+/// The time for which a record of a table is kept.
 fn time_to_live(time_to_live: Option<TimeToLive>) -> String {
     match time_to_live {
         Some(TimeToLive::For(length)) => duration::format(length),

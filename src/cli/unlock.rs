@@ -77,7 +77,7 @@ async fn execute(service: &impl LockService, args: UnlockArgs) -> Result<u8, End
     Ok(exit::OK)
 }
 
-/// A refusal: the problem document if a program reads, and a sentence in any case.
+/// A refusal: a problem document if a program reads the output, and a sentence in any case.
 fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
     if json {
         output::print_json(&Problem::forbidden(forbidden));

@@ -1,4 +1,4 @@
-//! Who took a lock from whom is in the log of the node that led, once.
+//! The log lines of locks that were taken from their holders: one each, on the node that led.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 struct Logged(Arc<Mutex<Vec<u8>>>);
 
 impl Logged {
-    /// Each test has a process of its own, so nobody else logs there.
+    /// Starts to collect the log. Each test has a process of its own, so nothing else logs there.
     fn start() -> Self {
         let logged = Self::default();
         let writer = logged.clone();
@@ -108,7 +108,7 @@ async fn a_lock_that_is_taken_away_leaves_one_line_that_says_by_whom_and_why() {
     };
     assert_eq!(lost(&cluster), 2, "the nodes' figures add up");
 
-    // What is applied again at a start was told and counted then.
+    // Entries that are applied again at a start are not logged or counted again.
     for id in 1..=3 {
         cluster.kill(id).await;
     }

@@ -13,7 +13,7 @@ use cluster_tests::wait::eventually;
 use rand::Rng as _;
 use rustix::process::Signal;
 
-/// What a reader does in another terminal.
+/// The command that a reader runs in another terminal.
 const DEV: &str = "keyward dev";
 
 /// The first port that the page speaks of; each node has the next ten.
@@ -25,7 +25,8 @@ const BOOT: Duration = Duration::from_secs(60);
 /// All commands together: the longest of them sleeps for 5 seconds.
 const TOUR: Duration = Duration::from_secs(120);
 
-/// What the page has a reader type: the lines after `$ ` in its blocks for a terminal.
+/// The commands that the page tells a reader to type: the lines after `$ ` in its blocks for a
+/// terminal.
 fn commands(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let mut typed = false;

@@ -1,6 +1,6 @@
-//! Three nodes on this machine, each a process of its own, for the time of a run.
+//! Three nodes on this machine, each a process of its own, for the duration of a run.
 //!
-//! Their data is on a disk: in memory a sync costs nothing, and would flatter.
+//! Their data is on a disk: in memory a sync costs nothing, and the figures would be too good.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,18 +20,19 @@ use crate::types::CallOptions;
 
 const NODES: u64 = 3;
 
-/// Below the range from which the kernel takes ports for outgoing connections (32768 and up).
+/// The ports of the nodes, below the range that the kernel uses for outgoing connections (32768 and
+/// up).
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
-/// How long the nodes may take from nothing to a leader, on a machine that is busy.
+/// The longest time from the start of the nodes to a leader, on a busy machine.
 const BOOT: Duration = Duration::from_secs(30);
 
-/// How long they may take to stop; nobody depends on their data or their leader.
+/// The longest time for the nodes to stop; nobody depends on their data or their leader.
 const STOP: Duration = Duration::from_secs(5);
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// `statfs` says so of a file system in memory.
+/// The type that `statfs` reports for a file system in memory.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// The nodes.
@@ -64,7 +65,7 @@ impl DevCluster {
         Ok(cluster)
     }
 
-    /// Where clients reach the nodes.
+    /// The client addresses of the nodes.
     pub(super) fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|(_, endpoint)| endpoint.clone()).collect()
     }
@@ -110,7 +111,7 @@ impl DevCluster {
 impl Drop for DevCluster {
     fn drop(&mut self) {
         for (child, _) in &mut self.nodes {
-            // Those that have ended by themselves are only waited for.
+            // For nodes that have ended by themselves only the wait has an effect.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -143,10 +144,10 @@ fn on_a_disk(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// So many ports of the loopback interface that were free a moment ago.
+/// Finds `count` ports of the loopback interface that were free a moment ago.
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
     let mut random = rand::rng();
-    // All are kept bound until all are found.
+    // Each stays bound until all are found.
     let mut bound: Vec<(u16, TcpListener)> = Vec::new();
     for _ in 0..10_000 {
         if bound.len() == count {

@@ -1,4 +1,4 @@
-//! What a run comes to: what `--json` prints, and what text and report are made from.
+//! The result of a run: the document that `--json` prints, and the source of text and report.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::Via;
 use crate::bench::Measurement;
 use crate::cli::output;
 
-/// What a cluster did under the load.
+/// The measurement of a cluster under the load.
 pub(super) struct OfCluster {
     pub(super) measurement: Measurement,
     /// Whom the clients asked.
@@ -22,14 +22,14 @@ pub(super) struct Document {
     pub(super) via: Via,
     /// Whom the clients asked.
     pub(super) endpoints: Vec<String>,
-    /// What the bare handler did, if it was asked for.
+    /// The measurement of the bare handler, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limit: Option<Measurement>,
-    /// What the cluster did, if there is one.
+    /// The measurement of the cluster, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cluster: Option<Measurement>,
-    /// Terms that began while the cluster was measured, if a node said: each is an election, and
-    /// what waited for it shows in the longest times.
+    /// Terms that began while the cluster was measured, if a node reported it: each is an election,
+    /// and requests that waited for it show in the longest times.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) elections: Option<u64>,
     /// The cluster's rate as a part of the bare handler's.
@@ -38,7 +38,7 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// What the bare handler did, and what a cluster did.
+    /// Combines the measurements of the bare handler and of a cluster.
     pub(super) fn new(via: Via, limit: Option<Measurement>, cluster: Option<OfCluster>) -> Self {
         let (cluster, endpoints, elections) = match cluster {
             Some(it) => (Some(it.measurement), it.endpoints, it.elections),
@@ -74,8 +74,8 @@ impl Document {
         self.elections.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
     }
 
-    /// Whether no operation succeeded, on the cluster or on the bare handler. One contender alone
-    /// hands nothing over, and succeeds all the same.
+    /// Whether no operation succeeded, on the cluster or on the bare handler. A single contender
+    /// hands no lock over, and still succeeds.
     pub(super) fn is_empty(&self) -> bool {
         let idle = |one: &Measurement| one.operations.iter().all(|it| it.per_second == 0.0);
         [&self.limit, &self.cluster].into_iter().flatten().any(idle)

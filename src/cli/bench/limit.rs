@@ -1,7 +1,7 @@
-//! What HTTP alone can do: a bare handler that reads the same JSON as a node and answers at once.
+//! The limit of HTTP alone: a bare handler that reads the same JSON as a node and answers at once.
 //!
 //! It runs as a process of its own, as nodes do, and ends when the pipe to it is closed, so that it
-//! outlives nobody.
+//! does not outlive its parent.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -53,7 +53,7 @@ impl Limit {
         Ok(Self { child, address })
     }
 
-    /// Where it listens.
+    /// The URL that it listens on.
     pub(super) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -66,7 +66,7 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        // It may have ended already, and that is all that is wanted.
+        // It may have ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -81,11 +81,11 @@ pub(crate) fn run() -> Outcome {
         let listener = listener((Ipv4Addr::LOCALHOST, 0).into()).map_err(broken)?;
         output::print(&format!("{}\n", listener.local_addr().map_err(broken)?));
         let listener = listener.tap_io(|stream| {
-            // Without it answers are only slower.
+            // If this fails, answers are only slower.
             let _ = stream.set_nodelay(true);
         });
         let closed = tokio::task::spawn_blocking(|| {
-            // Whatever ends the reading ends the serving.
+            // The end of the input, or any error, ends the server.
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
         });
         tokio::select! {

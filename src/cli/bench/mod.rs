@@ -1,9 +1,9 @@
 //! `keyward bench`: puts a load on a cluster and measures it.
 //!
-//! The workloads and what they count are [`crate::bench`]'s. Here: [`nodes`] finds the cluster and
-//! who leads it, [`dev`] starts one of real processes when there is none, [`limit`] is what HTTP
-//! alone can do, [`progress`] is the line on the terminal. What comes out is a [`document`], and a
-//! [`report`] if one is wanted.
+//! The workloads and their counters are in [`crate::bench`]. Here, [`nodes`] finds the cluster and
+//! its leader, [`dev`] starts a cluster of real processes when there is none, [`limit`] measures
+//! HTTP alone, and [`progress`] is the line on the terminal. The result is a [`document`], and a
+//! [`report`] on request.
 
 mod dev;
 mod document;
@@ -36,16 +36,17 @@ use nodes::{Choice, Cluster};
 use progress::Progress;
 use report::ReportFile;
 
-/// How long one request may take before its outcome is unknown.
+/// The timeout of a request, after which its outcome is unknown.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Most clients: each has a connection, and a node has 4096 of them at most.
+/// The most clients: each has a connection, and a node has 4096 of them at most.
 const MAX_CLIENTS: u64 = 4000;
 
-/// How many locks are held when nobody says.
+/// The default number of locks that are held.
 const HELD: u64 = 100_000;
 
-/// Locks that are held outlast the run, and whoever looks at the cluster afterwards.
+/// The duration of held locks, which is longer than a run and an inspection of the cluster
+/// afterwards.
 const HOLD_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 const HELP: &str = "\
@@ -181,7 +182,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &BenchArgs, logging: &LogArgs) -> Outcome {
     logging::start(logging, "warn")?;
     args.check()?;
-    // Nobody should wait for a measurement to learn that it cannot be written down.
+    // A report that cannot be written is an error before the measurement, not after it.
     let report = args.report.as_deref().map(ReportFile::claim).transpose()?;
     let document = measure(args)?;
     document.print(args.json);
@@ -315,7 +316,7 @@ fn measure_cluster(
     measured.map_err(|failure| unmeasured(&failure))
 }
 
-/// Why nothing could be measured.
+/// The failure of a run in which nothing could be measured.
 fn unmeasured(failure: &Unmeasured) -> Failure {
     Failure::new(exit::UNAVAILABLE, format!("the load cannot begin: {failure}"))
         .advise("Look at the nodes with `keyward cluster status`.")

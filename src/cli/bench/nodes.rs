@@ -1,4 +1,4 @@
-//! The cluster that is measured: who leads, where each node listens, and which of them run here.
+//! The measured cluster: its leader, the addresses of its nodes, and which of them run here.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
@@ -13,10 +13,10 @@ use crate::error::Error;
 use crate::service::LockService as _;
 use crate::types::{CallOptions, TableOptions};
 
-/// How long a node may take to say who it is.
+/// The timeout for the status of a node.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// How long deleting the table of a run may take: it may hold a million locks.
+/// The timeout for deleting the table of a run, which may have a million locks.
 const CLEAN: Duration = Duration::from_secs(60);
 
 /// Whom the clients ask.
@@ -56,7 +56,7 @@ pub(super) struct NodeProcess {
 /// A cluster, as its nodes describe it.
 pub(super) struct Cluster {
     client: Client,
-    /// The endpoints that were given.
+    /// The given endpoints.
     endpoints: Vec<String>,
     leader: u64,
     /// The term at that time.
@@ -66,7 +66,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Asks all endpoints who they are.
+    /// Requests the status of all endpoints.
     ///
     /// # Errors
     /// An endpoint is no URL, or none of them knows a leader.
@@ -120,8 +120,8 @@ impl Cluster {
             .advise(format!("These nodes are known: {}.", known.join(", "))))
     }
 
-    /// The nodes that run on this machine. Those of one process are one: what it
-    /// uses must not count once for each.
+    /// The processes of the nodes that run on this machine. Nodes in one process are merged, so
+    /// that its usage is counted once.
     pub(super) fn processes(&self) -> Vec<NodeProcess> {
         let mut found: Vec<NodeProcess> = Vec::new();
         for (id, address) in &self.members {
@@ -139,8 +139,8 @@ impl Cluster {
         found
     }
 
-    /// How many terms have begun since the cluster was looked at, each with an election, won or
-    /// not; `None` if no node says.
+    /// The number of terms that have begun since [`Cluster::look`], each with an election, won or
+    /// not; `None` if no node answers.
     pub(super) async fn elections(&self) -> Option<u64> {
         let answers = ask_all(&self.client, &self.endpoints).await;
         let newest = answers.into_iter().flatten().map(|status| status.term).max()?;
@@ -160,14 +160,14 @@ impl Cluster {
     }
 }
 
-/// Asks each endpoint who it is.
+/// Requests the status of each endpoint.
 async fn ask_all(client: &Client, endpoints: &[String]) -> Vec<Result<ClusterStatus, Error>> {
     let call = || CallOptions { timeout: Some(LOOK), ..CallOptions::default() };
     let asks = endpoints.iter().map(|endpoint| client.cluster_at(endpoint, call()));
     futures::future::join_all(asks).await
 }
 
-/// Who is reached where: by the endpoint that answered, or by what the others say of it.
+/// The address of each member: the endpoint that answered, or the one that other members name.
 fn members(statuses: &[(String, ClusterStatus)]) -> Vec<(u64, String)> {
     let mut members: Vec<(u64, String)> =
         statuses.iter().map(|(endpoint, status)| (status.id, endpoint.clone())).collect();

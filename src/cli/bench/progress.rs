@@ -1,4 +1,4 @@
-//! The line that lives on a terminal while a load runs, and what the nodes have used.
+//! The line on a terminal while a load runs, and the usage of the nodes.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -24,14 +24,14 @@ impl Progress {
         Self { label, stop, processes, live: std::io::stderr().is_terminal() }
     }
 
-    /// Takes the line away.
+    /// Clears the line.
     pub(super) fn clear(&self) {
         self.show("");
     }
 
     fn show(&self, line: &str) {
         if self.live {
-            // Whoever does not see it has lost nothing.
+            // A line that is not shown is no loss.
             let _ = write!(std::io::stderr().lock(), "\r\x1b[2K{line}");
         }
     }

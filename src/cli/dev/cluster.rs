@@ -1,4 +1,4 @@
-//! The processes of the nodes: started together, watched, and started again when they are killed.
+//! The processes of the nodes: started together, watched, and restarted when they are killed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,22 +22,22 @@ use crate::client::Client;
 use crate::clock::Deadline;
 use crate::types::CallOptions;
 
-/// The first port when none is named: that of a node alone.
+/// The default first port: the default port of a single node.
 const PORT_BASE: u16 = 7420;
 
-/// Between the ports of one node and the next.
+/// The distance between the ports of one node and the next.
 const PORT_STEP: u16 = 10;
 
-/// How long the nodes may take to stop together; nobody depends on their data or their leader.
+/// The longest time for all nodes to stop; nobody depends on their data or their leader.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a node that was killed stays away: enough to look at the cluster without it.
+/// The time until a killed node is restarted: long enough to look at the cluster without it.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// How often a node is asked whether it is ready.
+/// The interval at which a node is polled until it is ready.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long a node may take to say so.
+/// The timeout of such a poll.
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// The nodes of the cluster.
@@ -45,7 +45,7 @@ pub(super) struct Cluster {
     nodes: Vec<NodeProcess>,
 }
 
-/// One node, and what its process is started with.
+/// One node, with the arguments of its process.
 struct NodeProcess {
     id: u64,
     clients: SocketAddr,
@@ -56,15 +56,15 @@ struct NodeProcess {
     state: State,
 }
 
-/// Whether the process of a node runs.
+/// The state of a node's process.
 enum State {
     Runs(Child, Pid),
-    /// It was killed, and is started again then.
+    /// It was killed, and is restarted at this time.
     Away(Deadline),
 }
 
 impl Cluster {
-    /// Starts all nodes. To be called on the main thread: they end with the thread that started them.
+    /// Starts all nodes. Call it on the main thread: they end with the thread that started them.
     ///
     /// # Errors
     /// A port is taken, or a process cannot be started.
@@ -100,7 +100,7 @@ impl Cluster {
         self.nodes.iter().map(NodeProcess::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// Resolves with what the nodes say of themselves once every one of them is ready.
+    /// Resolves with the status of all nodes once every one of them is ready.
     ///
     /// # Errors
     /// No client can be made.
@@ -118,8 +118,8 @@ impl Cluster {
         })
     }
 
-    /// Resolves when a node has ended by itself, with the exit code that tells why: it has said so on
-    /// standard error. Until then, nodes that are killed are started again. May be cancelled.
+    /// Resolves with the exit code of a node that has ended by itself; it has reported the reason
+    /// on standard error. Until then, nodes that are killed are restarted. May be cancelled.
     pub(super) async fn ended(&mut self) -> Outcome {
         loop {
             let all = self.nodes.iter_mut().map(|node| Box::pin(node.changed()));
@@ -147,7 +147,7 @@ impl Cluster {
         table.render()
     }
 
-    /// Suggestions to the person at the terminal.
+    /// Suggestions for the person at the terminal.
     pub(super) fn invite(&self, statuses: &[ClusterStatus], kept: bool) -> String {
         let address = self.nodes[0].endpoint();
         let data = if kept { "The data is kept." } else { "The data is removed at the end." };
@@ -180,7 +180,7 @@ impl Cluster {
             }
             let all = futures::future::join_all(self.nodes.iter_mut().map(NodeProcess::stopped));
             tokio::select! {
-                // Those that are slower are killed.
+                // Slower nodes are killed.
                 _ = tokio::time::timeout(STOP_WITHIN * 2, all) => {}
                 _ = signals.next() => {}
             }
@@ -195,7 +195,7 @@ impl Cluster {
     }
 }
 
-/// The leader that the node in the newest term knows.
+/// The leader according to the node in the newest term.
 fn leader(statuses: &[ClusterStatus]) -> Option<u64> {
     statuses.iter().max_by_key(|status| (status.term, status.leader.is_some()))?.leader
 }
@@ -223,8 +223,8 @@ impl NodeProcess {
         }
     }
 
-    /// Starts the process with listeners that are bound already. They are closed here: nobody may find a
-    /// port open whose node is dead.
+    /// Starts the process with listeners that are bound already. They are closed in this process:
+    /// the port of a dead node must not be open.
     fn start(&mut self, listeners: Listeners) -> Result<(), Failure> {
         let id = self.id;
         let cannot = |error: std::io::Error| {
@@ -251,7 +251,7 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// Resolves when its process has ended, or is to be started again. May be cancelled.
+    /// Resolves when its process has ended, or is to be restarted. May be cancelled.
     async fn changed(&mut self) {
         match &mut self.state {
             // Its status is read again, without a wait.
@@ -267,8 +267,8 @@ impl NodeProcess {
         }
     }
 
-    /// Goes on after a change: a process that was killed is away for a while, one that is due is
-    /// started. An exit code if it ended for a reason of its own.
+    /// Handles a change: schedules the restart of a killed process, or starts one that is due.
+    /// Returns an exit code if the process ended by itself.
     fn next(&mut self) -> Result<Option<u8>, Failure> {
         match &mut self.state {
             State::Runs(child, pid) => {
@@ -304,7 +304,7 @@ impl NodeProcess {
         None
     }
 
-    /// Binds its ports again and starts it. What hinders that may pass.
+    /// Binds its ports again and starts it. A failure may be temporary, so it is retried.
     fn start_again(&mut self) {
         let started = Listeners::bind_for(self.clients, self.peers, ["--port-base"; 2])
             .and_then(|listeners| self.start(listeners));
@@ -321,7 +321,7 @@ impl NodeProcess {
     }
 }
 
-/// Binds the ports of all nodes: those that were asked for, or the usual ones, or free ones.
+/// Binds the ports of all nodes: those of the option, or the default ones, or free ones.
 fn bind(args: &DevArgs) -> Result<Vec<Listeners>, Failure> {
     let base = args.port_base.unwrap_or(PORT_BASE);
     match bind_from(base, args.nodes) {

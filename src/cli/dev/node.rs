@@ -1,7 +1,7 @@
 //! One node of `keyward dev`, in a process of its own.
 //!
-//! Its listeners are bound by its parent, so that no port is lost between finding and using it. They come
-//! in the place of standard input and output, and nothing else is inherited.
+//! Its listeners are bound by its parent, so that no port is lost between finding and using it.
+//! They are inherited as standard input and output, and nothing else is inherited.
 
 use std::fs::File;
 use std::net::TcpListener as StdListener;
@@ -23,10 +23,11 @@ use crate::cli::signals::Signals;
 /// The name of the hidden command.
 pub(crate) const COMMAND: &str = "__node";
 
-/// Nodes that start and stop together complain of each other; that is nobody's concern.
+/// The default log level: nodes that start and stop together log warnings about each other, which
+/// are of no interest.
 pub(super) const LOG_LEVEL: &str = "error";
 
-/// How long the node may take to stop; nobody depends on its data or its leader.
+/// The longest time for the node to stop; nobody depends on its data or its leader.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The node, and the process that it ends with.

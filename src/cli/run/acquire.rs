@@ -1,4 +1,4 @@
-//! The way to the lock: asked once, or again and again for as long as `--wait` says.
+//! The acquisition of the lock: a single request, or retries for as long as `--wait` says.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::error::Error;
 use crate::service::LockService as _;
 use crate::types::{CallOptions, Forbidden, UnlockOptions, UnlockRequest};
 
-/// How long a request is given back that was under way when the wait was ended by a signal: whoever
-/// pressed Ctrl-C wants the terminal.
+/// The longest time to release a lock whose request was in flight when a signal ended the wait: the
+/// person who pressed Ctrl-C wants the terminal.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How the wait for the lock ended.
 pub(crate) enum Acquired {
     /// With the lock.
     Lock(Box<LockGuard>),
-    /// By a signal; whatever had been asked for is given back.
+    /// By a signal; a lock that may have been granted is released.
     Interrupted(Signal),
 }
 
 /// Takes the lock.
 ///
 /// # Errors
-/// It was not acquired, and why.
+/// The reason why it was not acquired.
 pub(crate) async fn acquire(
     client: &Client,
     args: &RunArgs,
@@ -81,7 +81,7 @@ async fn interrupted(signals: &mut Signals) -> Signal {
     }
 }
 
-/// A request that was under way when the wait ended may have been granted.
+/// Releases the lock, because a request in flight at the end of the wait may have been granted.
 async fn give_back(client: &Client, args: &RunArgs, owner: &Owner) {
     let request = UnlockRequest { signature: args.signature.clone(), signee: owner.signee.clone() };
     let options = UnlockOptions {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::starter;
 use crate::cli::exit::{self, Failure};
 
-/// What happens to the command.
+/// An event of the command's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// It was stopped, by Ctrl-Z or because it used the terminal from the background.
@@ -65,7 +65,8 @@ impl Ending {
     }
 }
 
-/// How long the process may take until it has stopped to wait for its start. It only has to load.
+/// The longest time until the process has stopped itself to wait for its start. It only has to
+/// load.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running command and its process group.
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn orphans_are_reaped_and_the_command_is_left() {
-        // As process 1 of a container is: whoever loses its parent becomes a child of this process.
+        // As process 1 of a container: a process that loses its parent becomes a child of this one.
         let own = rustix::process::getpid();
         rustix::process::set_child_subreaper(Some(own)).unwrap();
         let script = "for i in 1 2 3; do (true &) ; done";
@@ -215,7 +216,7 @@ mod tests {
         waitid(WaitId::Pid(id), ended | WaitIdOptions::NOWAIT).unwrap();
         reap_all_but(id);
         assert!(command.wait().unwrap().success(), "it was not reaped");
-        // What is left are orphans; each is reaped when it has ended.
+        // The remaining children are orphans; each is reaped when it has ended.
         let is_left = || waitid(WaitId::All, ended | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT);
         for _ in 0..2000 {
             reap_all_but(id);

@@ -56,7 +56,7 @@ impl Limits {
         Ok(Self { kill_after, margin })
     }
 
-    /// What has to be done to the command now. `remaining` is how long the lock certainly holds,
+    /// Decides what to do to the command now. `remaining` is how long the lock certainly holds,
     /// `asked` how long ago the command was asked to end, if it was.
     pub(crate) fn judge(
         self,
@@ -86,7 +86,7 @@ impl Limits {
     }
 }
 
-/// What has to be done to the command.
+/// The action on the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing for this long, if nothing changes.

@@ -190,7 +190,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
     }
 }
 
-/// Who holds the lock.
+/// The owner of the lock.
 struct Owner {
     signee: String,
     instance: String,

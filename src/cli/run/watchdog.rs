@@ -2,10 +2,10 @@
 //!
 //! A process that is killed or stopped renews nothing and ends nothing. So a second one, in a
 //! session of its own that no terminal and no job control reaches, holds the other end of a pipe:
-//! it kills the group when the pipe closes without a word, or when the time that it was last told
-//! has come. It knows nothing of locks.
+//! it kills the group when the pipe closes without `done`, or when the last `until` has passed. It
+//! knows nothing of locks.
 //!
-//! What it is told, one line each: `group ID`, `until MILLISECONDS` (of the boot-time clock), `done`.
+//! Its messages, one line each: `group ID`, `until MILLISECONDS` (of the boot-time clock), `done`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -32,7 +32,7 @@ const SAME: Duration = Duration::from_millis(2);
 pub(crate) struct Watchdog {
     process: Child,
     pipe: Option<ChildStdin>,
-    /// When it was last told to kill the group.
+    /// The last time that was sent to it for killing the group.
     told: Option<Duration>,
 }
 
@@ -100,7 +100,7 @@ impl Watchdog {
     }
 }
 
-/// What the helper is told.
+/// A message to the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Group(Pid),
@@ -117,7 +117,7 @@ fn read(line: &str) -> Option<Told> {
     }
 }
 
-/// Runs as the helper: reads what it is told from standard input, and ends with the group.
+/// Runs as the helper: reads messages from standard input, and ends with the group.
 pub(crate) fn run() -> u8 {
     // Away from the terminal and its signals; refused only to a group's leader, which it is not.
     if let Err(error) = rustix::process::setsid() {

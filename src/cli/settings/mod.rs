@@ -1,9 +1,9 @@
 //! A node's settings: from flags and variables, then from the file, checked together.
 //!
-//! Nothing is touched until every setting has been read and all of them agree: no port is bound and
-//! no folder made for a configuration that is wrong. A flag wins over a variable (clap sees to
-//! that), a variable over the file. The file's unknown keys are refused, because a misspelt key is
-//! a setting that silently has its default.
+//! Every setting is read and checked before anything is done: no port is bound and no folder made
+//! for a wrong configuration. A flag overrides a variable (clap does that), and a variable
+//! overrides the file. Unknown keys in the file are refused, because a misspelt key is a setting
+//! that silently has its default.
 
 mod values;
 
@@ -20,14 +20,14 @@ use crate::cli::serve::ServeArgs;
 
 pub(crate) use values::{DurationText, Members, Profile, Rho};
 
-/// Where clients connect when nothing is said.
+/// The default port for clients.
 pub(crate) const CLIENT_PORT: u16 = 7420;
 
-/// How long a graceful stop may take: a leader transfer takes well under a second, requests under
-/// way at most five.
+/// The default timeout of a graceful stop: a leader transfer takes well under a second, requests in
+/// flight at most five.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the file may hold: the options of `serve`, with `_` for `-`.
+/// The content of the file: the options of `serve`, with `_` for `-`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileSettings {
@@ -48,7 +48,7 @@ struct FileSettings {
     log_format: Option<LogFormat>,
 }
 
-/// What a node runs with, complete and in agreement.
+/// The settings of a node, complete and consistent.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) id: u64,
@@ -159,8 +159,8 @@ impl Settings {
 }
 
 impl Settings {
-    /// The names that this node is called by: those of the setting, of all members, and of the
-    /// address that clients are told.
+    /// The names of this node: those of the setting, of all members, and of the advertised client
+    /// address.
     pub(crate) fn hosts(&self) -> Vec<String> {
         let advertised = self.advertise_client.iter().filter_map(|url| {
             let (_, rest) = url.split_once("://")?;
@@ -172,7 +172,7 @@ impl Settings {
     }
 }
 
-/// Notes that a setting is missing, and how it is given.
+/// Records that a setting is missing, and how to set it.
 fn required<T>(
     value: Option<T>,
     name: &str,
@@ -212,8 +212,8 @@ fn check_url(url: Option<&str>, problems: &mut Vec<String>) {
     }
 }
 
-/// Whether the data folder can be used, or made, without making it: the nearest folder that exists
-/// must be one and must be writable.
+/// Checks whether the data folder can be used or made, without making it: the nearest existing
+/// ancestor must be a folder and writable.
 fn check_folder(folder: &Path) -> Result<(), String> {
     let shown = folder.display();
     if folder.as_os_str().is_empty() {
@@ -247,8 +247,8 @@ fn not_a_member(id: u64, members: &BTreeMap<u64, String>) -> String {
     format!("id {id} is not among the members ({known}): every node is a member, this one too")
 }
 
-/// Where a member that its peers reach at `host` listens by default: on this machine alone if they
-/// are all on it, else on all interfaces of the address's kind. `[::]` takes IPv4 too on Linux.
+/// The default listening address of a member that its peers reach at `host`: the loopback interface
+/// if `host` is on it, else all interfaces of the address's kind. `[::]` includes IPv4 on Linux.
 fn interfaces(host: &str) -> IpAddr {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match host.parse::<IpAddr>() {
@@ -259,8 +259,8 @@ fn interfaces(host: &str) -> IpAddr {
     }
 }
 
-/// Reads an address to listen on, or takes the default; a problem is noted and the default stands
-/// in, so that the rest can still be checked.
+/// Reads an address to listen on, or returns the default. An error is recorded and replaced by the
+/// default, so that the rest can still be checked.
 fn listen_address(
     name: &str,
     text: Option<String>,
@@ -277,7 +277,7 @@ fn listen_address(
     })
 }
 
-/// Reads the file; what is wrong is said with its line.
+/// Reads the file; an error names its line.
 fn read_file(path: &Path) -> Result<FileSettings, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::usage(format!(
@@ -300,7 +300,7 @@ pub(crate) fn read_settings(text: &str) -> Result<Settings, Vec<String>> {
 
 #[cfg(any(test, feature = "fuzzing"))]
 impl Settings {
-    /// What a start relies on.
+    /// Asserts what a start relies on.
     pub(crate) fn assert_agree(&self) {
         assert!(self.members.contains_key(&self.id), "{self:?}");
         for address in self.members.values() {
@@ -314,7 +314,7 @@ impl Settings {
     }
 }
 
-/// The settings, or the line and what is wrong there.
+/// Parses the settings, or returns the line of the error and its text.
 fn parse_file(text: &str) -> Result<FileSettings, (usize, String)> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));

@@ -1,5 +1,5 @@
-//! The values of settings that have a form of their own: read the same from a flag, a variable and
-//! the file, and refused with what is wrong and an example.
+//! The values of settings with a syntax of their own: parsed the same from a flag, a variable and
+//! the file, and refused with the reason and an example.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for DurationText {
     }
 }
 
-/// By how much clocks may differ in speed, in parts per million.
+/// The largest difference in speed between two clocks, in parts per million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rho {
     pub(crate) parts_per_million: u32,
@@ -57,7 +57,7 @@ impl Default for Rho {
 impl FromStr for Rho {
     type Err = String;
 
-    /// `1%`, `0.5%`: more than nothing, at most 10 %.
+    /// Reads a share such as `1%` or `0.5%`: above zero, at most 10 %.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("`{text}` is not a share such as 1% or 0.5%, above 0% and up to 10%");
@@ -67,7 +67,7 @@ impl FromStr for Rho {
             return Err(wrong());
         }
         let whole: u32 = whole.parse().map_err(|_| wrong())?;
-        // Four digits behind the point of a percentage are millionths.
+        // Four digits after the point of a percentage are millionths.
         let fraction: u32 = format!("{fraction:0<4}").parse().map_err(|_| wrong())?;
         let parts_per_million = whole
             .checked_mul(10_000)
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for Rho {
     }
 }
 
-/// Every node of the cluster: its id and the address its peers reach it at.
+/// Every node of the cluster: its id and its peer address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Members(pub(crate) BTreeMap<u64, String>);
 

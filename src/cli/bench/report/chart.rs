@@ -1,7 +1,7 @@
-//! How curves are drawn: a coordinate system with its labels, and lines in it.
+//! The drawing of curves: a coordinate system with its labels, and lines in it.
 //!
 //! Colours of curves are readable on light and on dark ground. All else is drawn in [`INK`], which
-//! the page's style replaces by the ink of the reader's scheme.
+//! the page's style replaces by the text colour of the reader's scheme.
 
 use std::ops::Range;
 
@@ -14,36 +14,36 @@ use plotters::element::{PathElement, Rectangle};
 use plotters::prelude::SVGBackend;
 use plotters::style::{Color as _, RGBColor};
 
-/// Twice the size that it is shown at: coordinates are whole numbers.
+/// The size of a picture, twice as large as it is shown, because coordinates are whole numbers.
 const SIZE: (u32, u32) = (1120, 520);
 
 /// The height of letters, in the same units.
 const LETTERS: u32 = 29;
 
-/// Axes, letters and the band behind the warm-up; `style.css` knows this colour.
+/// The colour of axes, letters and the band behind the warm-up; `style.css` depends on it.
 const INK: RGBColor = RGBColor(0, 0, 0);
 
-/// Of the topmost curve, and of those below it, which are wider, so that curves that lie on each
-/// other are all seen. There are four kinds of operations, and failures.
+/// The widths of the topmost curve and of those below it, which are wider, so that curves on top of
+/// each other are all visible. There are four kinds of operations, and failures.
 const WIDTHS: [u32; 5] = [4, 6, 8, 10, 12];
 
-/// How many labels an axis has at most: so few that a logarithmic one has them at powers of ten only.
+/// The most labels on an axis: so few that a logarithmic one has them at powers of ten only.
 const LABELS: usize = 8;
 
-/// What is drawn goes into a string, where there is always room.
+/// The message for a failed drawing operation, which cannot happen with a string as the target.
 const DRAWN: &str = "drawing into a string does not fail";
 
-/// What is drawn on.
+/// The drawing area.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// What one colour stands for. A time without an answer is a gap between two runs of it.
+/// A curve in one colour. A time without an answer is a gap between two of its runs.
 pub(super) struct Curve {
     pub(super) name: String,
     pub(super) colour: RGBColor,
     pub(super) runs: Vec<Vec<(f64, f64)>>,
 }
 
-/// How the values along both axes are written.
+/// The formats of the values along both axes.
 pub(super) type Labels = (fn(f64) -> String, fn(f64) -> String);
 
 /// A picture with its coordinates.
@@ -82,7 +82,7 @@ where
     chart
 }
 
-/// Shades what lies before `end`, over the height of the picture.
+/// Shades the time before `end`, over the height of the picture.
 pub(super) fn band<X, Y>(chart: &mut Chart<'_, X, Y>, end: f64, height: &Range<f64>)
 where
     X: Ranged<ValueType = f64>,

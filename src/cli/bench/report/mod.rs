@@ -1,8 +1,7 @@
-//! `--report`: what was measured as one HTML file that needs nothing else, for a person.
+//! `--report`: the measurement as one self-contained HTML file, for a person.
 //!
-//! [`page`] is the page: facts, tables, and [`plots`] among them, drawn by [`chart`]. There is no script in it, and
-//! nothing is loaded from anywhere; what comes from outside is escaped. It says nothing that
-//! `--json` does not.
+//! [`page`] is the page: facts, tables and [`plots`], drawn by [`chart`]. It has no script and
+//! loads nothing; foreign input is escaped. It contains nothing that `--json` does not.
 
 mod chart;
 mod page;
@@ -15,16 +14,17 @@ use std::path::{Path, PathBuf};
 use super::document::Document;
 use crate::cli::exit::Failure;
 
-/// A file that a report can be written to, known before anything is measured.
+/// A file for the report, checked to be writable before anything is measured.
 #[derive(Debug)]
 pub(super) struct ReportFile {
     path: PathBuf,
-    /// Whether the file is an empty one that was made here, and goes again if nothing is measured.
+    /// Whether the file is an empty one that was made here, which is removed if nothing is
+    /// measured.
     empty: bool,
 }
 
 impl ReportFile {
-    /// Makes the file. One that is there keeps its content until there is another.
+    /// Makes the file. An existing one keeps its content until the report is written.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -54,7 +54,7 @@ impl ReportFile {
 impl Drop for ReportFile {
     fn drop(&mut self) {
         if self.empty {
-            // An empty file is left over at worst, and why there is no report has been said.
+            // At worst an empty file is left, and the reason for it has been printed.
             let _ = fs::remove_file(&self.path);
         }
     }

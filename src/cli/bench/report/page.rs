@@ -11,7 +11,7 @@ use crate::cli::output::visible;
 
 const STYLE: &str = include_str!("style.css");
 
-/// Nothing is fetched and nothing runs, whatever slipped in.
+/// The content security policy: nothing is fetched and nothing runs, even after an injection.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 /// The page as HTML.
@@ -40,7 +40,7 @@ pub(super) fn page(document: &Document) -> String {
     out
 }
 
-/// What was asked for, and of whom.
+/// The facts of a run: its settings and its endpoints.
 fn facts(out: &mut String, document: &Document) {
     let mut facts = vec![("Version", format!("keyward {}", document.version))];
     if let Some(measured) = document.cluster.as_ref().or(document.limit.as_ref()) {
@@ -91,7 +91,7 @@ fn section(out: &mut String, title: &str, measured: &Measurement, remark: Option
     out.push_str("</div></section>\n");
 }
 
-/// Rows of which the first is the heading; nothing if there are none.
+/// Writes a table of rows, of which the first is the heading; nothing if there are none.
 fn table(out: &mut String, rows: &[Vec<String>]) {
     let Some((heading, rows)) = rows.split_first() else { return };
     out.push_str("<table>");
@@ -122,7 +122,7 @@ fn figure(out: &mut String, plot: &Plot) {
     let _ = writeln!(out, "</figcaption>{}</figure>", plot.svg);
 }
 
-/// Text that is safe within HTML, and that no control character disturbs.
+/// Escapes text for HTML, including control characters.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in visible(text).chars() {

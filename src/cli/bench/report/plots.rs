@@ -1,7 +1,8 @@
 //! The pictures: rates over time, times over time, and times by percentile.
 //!
-//! Times are on logarithmic axes of whole decades: a stall is a thousand times what is usual, and
-//! both must be seen. Where nothing was answered there is a rate of 0, and a gap in the times.
+//! Times are on logarithmic axes of whole decades: a stall is a thousand times longer than a usual
+//! answer, and both must be visible. An interval without answers has a rate of 0, and a gap in the
+//! times.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use crate::bench::{Interval, IntervalFigures, Measurement, Operation, OperationF
 
 const FAILED: RGBColor = RGBColor(0xd0, 0x3b, 0x36);
 
-/// A picture with its words.
+/// A picture with its title and legend.
 #[derive(Debug)]
 pub(super) struct Plot {
     pub(super) title: String,
@@ -37,7 +38,7 @@ fn rates(measurement: &Measurement) -> Plot {
     let rate = |operation: Operation| Curve {
         name: operation.word().to_owned(),
         colour: colour(operation),
-        // Nothing answered is a rate, too.
+        // An interval without answers has a rate of 0.
         runs: steps(intervals, |interval| {
             Some(interval.of(operation).map_or(0.0, |figures| figures.per_second))
         }),
@@ -57,7 +58,7 @@ fn rates(measurement: &Measurement) -> Plot {
     Plot { title: "Answers a second".to_owned(), legend: legend(&curves, intervals), svg }
 }
 
-/// Half, 99 of a hundred, and the slowest of one kind of operation.
+/// The median, the 99th percentile and the maximum of one kind of operation.
 fn times(intervals: &[Interval], operation: Operation) -> Option<Plot> {
     type Pick = fn(&IntervalFigures) -> u64;
     let all: [(&str, RGBColor, Pick); 3] = [
@@ -69,7 +70,7 @@ fn times(intervals: &[Interval], operation: Operation) -> Option<Plot> {
         name: name.to_owned(),
         colour,
         runs: steps(intervals, |interval| {
-            // Where nothing but refusals and failures was answered there are no times.
+            // An interval with nothing but refusals and failures has no times.
             interval.of(operation).filter(|figures| figures.max_us > 0).map(|it| micros(pick(it)))
         }),
     });
@@ -84,8 +85,8 @@ fn times(intervals: &[Interval], operation: Operation) -> Option<Plot> {
     Some(Plot { title, legend: legend(&curves, intervals), svg })
 }
 
-/// Times of all operations by the share that took at most so long, on a scale on which each further
-/// nine is as wide as the one before.
+/// Times of all operations by percentile, on a scale on which each further nine is as wide as the
+/// one before.
 fn percentiles(measurement: &Measurement) -> Option<Plot> {
     let with_times = measurement.operations.iter().filter(|figures| figures.count > 0);
     let curves: Vec<Curve> = with_times.map(curve_of).collect();
@@ -104,7 +105,7 @@ fn percentiles(measurement: &Measurement) -> Option<Plot> {
 fn curve_of(figures: &OperationFigures) -> Curve {
     let (count, max) = (number(figures.count), micros(figures.max_us));
     let curve = figures.distribution.curve().into_iter();
-    // The slowest one has no share above it: it stands where one of all is left.
+    // No share is above the slowest one: it is drawn where one of all would be above.
     let run = curve.map(|(share, us)| (1.0 / (1.0 - share).max(1.0 / count), us.clamp(1.0, max)));
     Curve {
         name: figures.operation.word().to_owned(),
@@ -192,7 +193,7 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// A time as a place on a logarithmic axis, which has none for nothing.
+/// A time as a value on a logarithmic axis, which has no zero.
 fn micros(us: u64) -> f64 {
     number(us).max(1.0)
 }
