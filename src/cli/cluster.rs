@@ -147,7 +147,7 @@ struct NodeView {
     reachable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// How many entries its state is behind the newest one known to be committed.
+    /// The number of entries that its state is behind the newest one known to be committed.
     #[serde(skip_serializing_if = "Option::is_none")]
     lag: Option<u64>,
     /// The node's process, if it runs on this machine and belongs to the same user.

@@ -4,8 +4,8 @@
 //! change. Errors go to standard error: the problem, then what to do. Exit codes are in [`exit`].
 //! No command decides anything about locks: that is left to the service.
 //!
-//! Start with [`Command`]; the longest commands are [`run`] (holding a lock while a command runs)
-//! and `serve`, with [`settings`] (the configuration of a node).
+//! Start with [`Command`]; the longest parts are [`run`] (holding a lock while a command runs) and
+//! [`settings`] (the sources of a node's configuration).
 
 mod arguments;
 mod bench;

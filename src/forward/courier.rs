@@ -43,8 +43,8 @@ const MAX_FORWARDED: usize = 4096;
 /// entry on the other side.
 const MAX_TOGETHER: usize = 256;
 
-/// The number of messages in flight above which requests queue up: one is being answered while the
-/// next is on its way.
+/// The most messages in flight that are not stalled; further requests queue up. With two, one is
+/// being answered while the next is sent.
 const IN_FLIGHT: usize = 2;
 
 /// The time after which a message without all of its answers counts as stalled and gives its slot

@@ -86,7 +86,7 @@ pub(crate) fn outcome_word(code: Option<Code>) -> &'static str {
 /// The series of one endpoint; an endpoint without requests has none.
 struct Series {
     seconds: Histogram,
-    /// By outcome: none, then the codes in their order.
+    /// The counters by outcome: success, then the codes in their order.
     totals: [OnceLock<Counter>; OUTCOMES],
 }
 

@@ -57,7 +57,7 @@ fn timing(heartbeat: Duration, lease: Duration, before: u32) -> Timing {
 /// An initial member of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// Where its peers reach it, `host:port`.
+    /// The address at which its peers reach it, `host:port`.
     pub peer_addr: String,
 }
 
@@ -68,7 +68,7 @@ pub struct NodeConfig {
     pub id: u64,
     /// The initial members, including this node; the same on all of them.
     pub members: BTreeMap<u64, Member>,
-    /// Where clients reach this node, such as `http://10.0.0.1:7420`.
+    /// The URL at which clients reach this node, such as `http://10.0.0.1:7420`.
     pub client_addr: Option<String>,
     /// The folder with the log, the vote, snapshots, the checkpoint and the identity.
     pub data_dir: PathBuf,

@@ -9,7 +9,7 @@ use crate::cli::output;
 /// The measurement of a cluster under the load.
 pub(super) struct OfCluster {
     pub(super) measurement: Measurement,
-    /// Whom the clients asked.
+    /// The endpoints to which the clients sent requests.
     pub(super) endpoints: Vec<String>,
     pub(super) elections: Option<u64>,
 }
@@ -20,7 +20,7 @@ pub(super) struct Document {
     /// The version of this program.
     pub(super) version: &'static str,
     pub(super) via: Via,
-    /// Whom the clients asked.
+    /// The endpoints to which the clients sent requests.
     pub(super) endpoints: Vec<String>,
     /// The measurement of the bare handler, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(3);
 /// The timeout for deleting the table of a run, which may have a million locks.
 const CLEAN: Duration = Duration::from_secs(60);
 
-/// Whom the clients ask.
+/// The nodes to which the clients send requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Choice {
     /// The node that leads.

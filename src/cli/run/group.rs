@@ -159,7 +159,7 @@ fn reap_all_but(kept: Pid) {
     }
 }
 
-/// Why a command does not start, with the exit code that shells give for it.
+/// The reason why a command does not start, with the exit code that shells give for it.
 pub(crate) fn cannot_execute(program: &OsString, error: &io::Error) -> Failure {
     let program = program.to_string_lossy();
     if error.kind() == io::ErrorKind::NotFound {

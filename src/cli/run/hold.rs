@@ -1,4 +1,4 @@
-//! When a command that can lose its lock is ended: the decision alone, without clocks or processes.
+//! The decision when to end a command that may lose its lock, without clocks or processes.
 //!
 //! ```text
 //!  granted        renew     renew, and again          SIGTERM          SIGKILL   the lock ends

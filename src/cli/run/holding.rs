@@ -36,7 +36,7 @@ pub(crate) struct Holding {
     name: String,
     /// When the command was asked to end because the lock could not be renewed.
     asked: Option<Duration>,
-    /// Why the command was killed.
+    /// The reason why the command was killed.
     killed: Option<LostReason>,
 }
 

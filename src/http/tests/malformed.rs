@@ -312,8 +312,8 @@ async fn ambiguous_heads_are_refused() {
     }
 }
 
-/// Requests made of right ones by changing, dropping and repeating bytes. Each ends in an answer
-/// below 500 or in the end of its connection, and the listener goes on.
+/// Valid requests with bytes that were changed, dropped or repeated. Each ends in an answer below
+/// 500 or in the end of its connection, and the listener continues to serve.
 #[tokio::test]
 async fn random_damage_is_refused_and_harms_nobody() {
     let seed: u64 = rand::random();

@@ -131,7 +131,7 @@ fn steps(intervals: &[Interval], value: impl Fn(&Interval) -> Option<f64>) -> Ve
     runs
 }
 
-/// When the warm-up ended, from the start of the load.
+/// The end of the warm-up, from the start of the load.
 fn warmup_end(intervals: &[Interval]) -> f64 {
     intervals.iter().filter(|interval| interval.warmup).map(end_of).fold(0.0, f64::max)
 }
@@ -172,7 +172,7 @@ fn end_of(interval: &Interval) -> f64 {
     interval.at_seconds + interval.seconds
 }
 
-/// From the start of the load to its end.
+/// The time from the start of the load to its end.
 fn span(intervals: &[Interval]) -> Range<f64> {
     0.0..intervals.last().map_or(1.0, end_of).max(0.001)
 }
