@@ -1,4 +1,5 @@
-//! The order of the modules: each module of the library uses only those below it.
+//! The order of the house: each module of the library uses only those below it, and a comment begins
+//! with the noun that it is about.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,20 +54,21 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every Rust file below a folder, except those of tests.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+/// Every Rust file below a folder.
+fn every_file(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if name == "tests" {
-            continue;
-        }
         if path.is_dir() {
-            files(&path, found);
+            every_file(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
+}
+
+/// Tells whether this is a file of tests, which may import anything.
+fn is_of_tests(path: &Path) -> bool {
+    path.with_extension("").iter().any(|part| part == "tests")
 }
 
 /// The code of a file without comments and without the tests at its end.
@@ -120,7 +122,8 @@ fn top_level(group: &str) -> Vec<&str> {
 fn no_import_climbs() {
     let source = source();
     let mut all = Vec::new();
-    files(&source, &mut all);
+    every_file(&source, &mut all);
+    all.retain(|path| !is_of_tests(path.strip_prefix(&source).unwrap()));
     let rank = |module: &str| ORDER.iter().position(|known| *known == module);
     let mut climbing = BTreeSet::new();
     for path in &all {
@@ -138,12 +141,47 @@ fn no_import_climbs() {
     }
     let known: BTreeSet<(String, String)> =
         CLIMBING.iter().map(|(file, module)| ((*file).into(), (*module).into())).collect();
-    for (file, module) in climbing.difference(&known) {
-        panic!("src/{file} imports {module}, which stands above it");
+    let new: Vec<_> = climbing.difference(&known).collect();
+    assert!(new.is_empty(), "these files of src/ import a module that stands above them: {new:?}");
+    let gone: Vec<_> = known.difference(&climbing).collect();
+    assert!(gone.is_empty(), "these arrows climb no more, take them off the list: {gone:?}");
+}
+
+/// Of a thousand comments fewer than this many may open with one of [`INVERTED`].
+const MOST_INVERTED: usize = 5;
+
+/// Openings that hide the noun that a comment is about.
+const INVERTED: [&str; 6] = ["What", "Who", "Whose", "Whoever", "So many", "So long"];
+
+#[test]
+fn a_comment_begins_with_the_noun_that_it_is_about() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    for folder in ["src", "tests", "examples", "cluster-tests/src", "cluster-tests/tests", "fuzz"] {
+        every_file(&root.join(folder), &mut all);
     }
-    for (file, module) in known.difference(&climbing) {
-        panic!("src/{file} imports {module} no more: take it off the list");
+    let (mut openings, mut inverted) = (0, Vec::new());
+    for path in all {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut goes_on = false;
+        for (number, line) in text.lines().enumerate() {
+            let comment = line.trim_start().strip_prefix("//");
+            let comment = comment.map(|rest| rest.trim_start_matches(['/', '!']).trim());
+            if let Some(comment) = comment.filter(|_| !goes_on) {
+                openings += 1;
+                let opens = |word: &str| {
+                    let rest = comment.strip_prefix(word);
+                    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+                };
+                if INVERTED.iter().any(|word| opens(word)) {
+                    inverted.push(format!("{}:{}: {comment}", path.display(), number + 1));
+                }
+            }
+            goes_on = comment.is_some_and(|comment| !comment.is_empty());
+        }
     }
+    assert!(openings > 5000, "{openings}");
+    assert!(inverted.len() * 1000 < openings * MOST_INVERTED, "{}", inverted.join("\n"));
 }
 
 #[test]
