@@ -10,7 +10,7 @@ use std::sync::Arc;
 use keyward::types::DecidedAt;
 
 use super::model::Lock;
-use super::step::{Rule, Rules, effects, outcomes, step};
+use super::step::{Rule, Rules, effects, outcomes, rules_beside, step};
 use super::time::{lateness, lives};
 use super::violation::{Broken, Violation};
 use super::words::{Words, answers};
@@ -126,6 +126,11 @@ impl Replay {
                 let here = Unknown { operations: unknown, open: &open, since, now, rules };
                 after = self.explain(&before, operation, &here);
             }
+        }
+        if after.is_empty()
+            && let Some(rules) = rules_beside(unknown, operation, rules)
+        {
+            after = advance(&before, operation, now, rules);
         }
         if after.is_empty() {
             if self.trimmed {

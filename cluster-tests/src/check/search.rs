@@ -16,7 +16,7 @@ use std::sync::Arc;
 use keyward::types::RequestId;
 
 use super::model::Lock;
-use super::step::{Rules, effects, step};
+use super::step::{Rules, effects, rules_beside, step};
 use super::violation::{Broken, Violation};
 use super::words::Words;
 use crate::history::{Operation, Outcome};
@@ -125,7 +125,13 @@ impl Search {
             let mut next = Vec::new();
             let mut free = None;
             for place in candidates {
-                let after = step(&lock, &self.answered[place as usize], now, rules);
+                let operation = &self.answered[place as usize];
+                let mut after = step(&lock, operation, now, rules);
+                if after.is_empty()
+                    && let Some(rules) = rules_beside(&self.unknown, operation, rules)
+                {
+                    after = step(&lock, operation, now, rules);
+                }
                 if after.contains(&lock) {
                     free = Some(place);
                     break;

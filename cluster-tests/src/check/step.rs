@@ -1,5 +1,7 @@
 //! One step of a replay: whether the answer is the contract's, and the lock after it.
 
+use std::sync::Arc;
+
 use super::model::{Grant, Life, Lock, Told, answer};
 use super::time::{lives, may_be_left, may_follow, terms};
 use crate::history::{Action, Answer, Clocks, Granted, HolderSeen, Operation, Outcome, Refusal};
@@ -170,6 +172,34 @@ fn learn_granted(
         return left == 0;
     }
     !rules.has(Rule::Remaining) || may_be_left(&grant.terms, left, operation, rules.clocks)
+}
+
+/// The rules for an answer, where an operation of unknown outcome may have renewed its grant before
+/// it was answered again: it is then the time of that renewal that is left.
+pub(super) fn rules_beside(
+    unknown: &[Arc<Operation>],
+    operation: &Operation,
+    rules: Rules,
+) -> Option<Rules> {
+    let (Action::Lock(given), Some(granted)) = (&operation.action, operation.granted()) else {
+        return None;
+    };
+    let renews = |other: &Operation| match &other.action {
+        Action::Lock(asked) => {
+            let terms = terms(other, asked.duration_ms, None);
+            (&asked.signee, &asked.instance) == (&given.signee, &given.instance)
+                && operation.returned.is_some_and(|returned| other.invoked < returned)
+                && may_be_left(&terms, granted.expires_in_ms, operation, rules.clocks)
+        }
+        Action::Unlock(_)
+        | Action::Check(_)
+        | Action::StaleCheck(_)
+        | Action::Read(_)
+        | Action::Write(_) => false,
+    };
+    let is_renewed = granted.live && unknown.iter().any(|other| renews(other));
+    (is_renewed && rules.without.is_none())
+        .then_some(Rules { without: Some(Rule::Remaining), ..rules })
 }
 
 /// The possible states of the lock after a refusal, which names the holder. A refusal that is
