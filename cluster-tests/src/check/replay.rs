@@ -102,6 +102,7 @@ impl Replay {
         &mut self,
         operation: &Arc<Operation>,
         unknown: &[Arc<Operation>],
+        unanswered: &[Arc<Operation>],
         open: impl Fn(&Operation, Option<DecidedAt>) -> bool,
         rules: Rules,
     ) -> Result<Option<u64>, Box<Violation>> {
@@ -128,7 +129,7 @@ impl Replay {
             }
         }
         if after.is_empty()
-            && let Some(rules) = rules_beside(unknown, operation, rules)
+            && let Some(rules) = rules_beside(unanswered, operation, rules)
         {
             after = advance(&before, operation, now, rules);
         }

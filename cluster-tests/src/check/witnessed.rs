@@ -39,6 +39,8 @@ pub(super) struct Witnessed {
     order: Order,
     locks: HashMap<LockName, Replay>,
     unknown: HashMap<LockName, Vec<Arc<Operation>>>,
+    /// Those without an answer, their places known or not.
+    unanswered: HashMap<LockName, Vec<Arc<Operation>>>,
     repeated: HashMap<RequestId, (u64, Option<Arc<Operation>>)>,
     lanes: Lanes,
     /// The latest invocation so far in the order of the log, and those at the same place as the last.
@@ -69,6 +71,11 @@ impl Witnessed {
             let of_lock = unknown.entry(operation.lock().clone()).or_default();
             of_lock.push(Arc::new(operation.clone()));
         }
+        let mut unanswered = unknown.clone();
+        for (_, operation) in &survey.applied {
+            let of_lock = unanswered.entry(operation.lock().clone()).or_default();
+            of_lock.push(Arc::new(operation.clone()));
+        }
         let mut order = Order::new(survey.latency);
         for (place, operation) in &survey.applied {
             // Nothing has been released yet, so nothing can be too late.
@@ -80,6 +87,7 @@ impl Witnessed {
             order,
             locks: HashMap::new(),
             unknown,
+            unanswered,
             repeated: repeated.map(|(id, repeated)| (*id, (repeated.invoked, None))).collect(),
             lanes: Lanes::default(),
             latest: None,
@@ -149,7 +157,8 @@ impl Witnessed {
             let open = |asked: &Operation, since: Option<DecidedAt>| {
                 lanes.passed(asked).is_none_or(|passed| since.is_some_and(|since| since < passed))
             };
-            replay.answer(operation, unknown, open, self.rules)
+            let beside = self.unanswered.get(operation.lock()).map_or(&[][..], Vec::as_slice);
+            replay.answer(operation, unknown, beside, open, self.rules)
         };
         // Only now: the explanation of this answer may be the request before it on its own lane.
         lanes.note(operation, place);
