@@ -12,6 +12,7 @@ mod carriage;
 pub mod cli;
 pub mod client;
 pub mod clock;
+mod codec;
 pub mod conformance;
 pub mod error;
 #[cfg(feature = "server")]

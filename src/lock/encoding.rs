@@ -5,7 +5,7 @@
 //! older program refuses to read the additions of a newer one; the feature level ensures that it
 //! never has to.
 
-use crate::lock::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
+use crate::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::{
     ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
     UnlockCommand,

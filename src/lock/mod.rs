@@ -5,15 +5,14 @@
 //! A short chapter in `state.rs` explains the guarantees of the machine and how it works.
 //!
 //! It never reads a clock, does I/O, waits, draws random numbers or iterates in hash order: equal
-//! logs give equal bytes. It may use [`crate::types`] and [`crate::error`] and nothing else of the
-//! crate.
+//! logs give equal bytes. It may use [`crate::types`], [`crate::error`] and the primitives of
+//! `codec.rs` and nothing else of the crate.
 //!
 //! Look next at `state.rs` (the machine), `rules.rs` (the contract's table), `lanes.rs` (repeated
 //! requests), `snapshot.rs` (a state as bytes) and `validate.rs` (checks before anything is
 //! proposed).
 
 mod changes;
-mod codec;
 mod command;
 mod decision;
 mod encoding;
@@ -34,8 +33,8 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use crate::codec::DecodeError;
 pub use changes::{Changed, Changes};
-pub use codec::DecodeError;
 pub use command::{
     ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
     UnlockCommand,

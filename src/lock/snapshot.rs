@@ -14,8 +14,8 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use crate::codec::{DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::changes::RecordKey;
-use crate::lock::codec::{DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::encoding::{keep_flags, keep_ms, read_keep};
 use crate::lock::lanes::{Effect, Granted, Lane};
 use crate::lock::locks::Defaults;

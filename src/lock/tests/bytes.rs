@@ -108,8 +108,8 @@ fn version_1_of_a_time_to_live_for_ever_is_frozen() {
 #[test]
 fn the_digest_of_a_request_is_frozen() {
     // The published test vectors of FNV-1a.
-    assert_eq!(crate::lock::codec::digest(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-    assert_eq!(crate::lock::codec::digest(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+    assert_eq!(crate::codec::digest(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    assert_eq!(crate::codec::digest(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn every_flipped_bit_is_refused_or_means_something_else() {
 #[test]
 fn a_length_that_lies_costs_no_memory() {
     let mut length = Vec::new();
-    crate::lock::codec::put_u64(&mut length, u64::MAX - 1);
+    crate::codec::put_u64(&mut length, u64::MAX - 1);
     let mut bytes = vec![1, 1, 1];
     bytes.extend_from_slice(&length);
     assert!(Proposal::decode(&bytes).is_err());
