@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use keyward::api::{BatchBody, BatchItem, LockBody};
-use keyward::lock::{ClusterTime, Command, Proposal, Stamp, State, lock_command, unlock_command};
+use keyward::lock::{ClusterTime, Command, Operation, Proposal, Stamp, State};
 use keyward::types::{LockOptions, LockRequest, UnlockOptions, UnlockRequest};
 
 /// Commands in an entry: what a busy leader puts into one.
@@ -25,13 +25,13 @@ fn options() -> LockOptions {
 }
 
 fn lock(number: u64) -> Command {
-    lock_command(&request(number), &options()).expect("a good request")
+    Command::lock(request(number), options()).expect("a good request")
 }
 
 fn unlock(number: u64) -> Command {
     let LockRequest { signature, signee, .. } = request(number);
     let request = UnlockRequest { signature, signee };
-    unlock_command(&request, &UnlockOptions::default()).expect("a good request")
+    Command::unlock(request, UnlockOptions::default())
 }
 
 fn entry(time: u64, commands: Vec<Command>) -> Proposal {
@@ -96,7 +96,10 @@ fn codecs(c: &mut Criterion) {
     let bytes = proposal.encode();
     group.bench_function("encode an entry", |b| b.iter(|| black_box(proposal.encode())));
     group.bench_function("decode an entry", |b| b.iter(|| black_box(Proposal::decode(&bytes))));
-    let item = |number| BatchItem::Lock(LockBody::new(request(number), &options()));
+    let item = |number| {
+        let Operation::Lock(command) = lock(number).operation else { panic!("no lock") };
+        BatchItem::Lock(LockBody::new(&command, None))
+    };
     let batch = BatchBody { requests: (0..BATCH).map(item).collect() };
     let json = serde_json::to_vec(&batch).expect("a batch is JSON");
     group.bench_function("write a batch", |b| b.iter(|| black_box(serde_json::to_vec(&batch))));

@@ -8,9 +8,7 @@
 use std::time::Duration;
 
 use keyward::clock::{Clock, SystemClock};
-use keyward::lock::{
-    ClusterTime, Command, Operation, Proposal, Stamp, State, lock_command, unlock_command,
-};
+use keyward::lock::{ClusterTime, Command, Operation, Proposal, Stamp, State};
 use keyward::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
 
 /// Commands per entry, as for a busy leader.
@@ -120,13 +118,13 @@ fn lock(number: u64, request_id: Option<RequestId>) -> Command {
         request_id,
         ..LockOptions::default()
     };
-    lock_command(&request, &options).expect("a good request")
+    Command::lock(request, options).expect("a good request")
 }
 
 fn refused(number: u64) -> Command {
     let request =
         LockRequest { signature: name(number), signee: "another".to_owned(), level: None };
-    lock_command(&request, &LockOptions::default()).expect("a good request")
+    Command::lock(request, LockOptions::default()).expect("a good request")
 }
 
 fn unlock(number: u64) -> Command {
@@ -134,7 +132,7 @@ fn unlock(number: u64) -> Command {
         signature: name(number),
         signee: format!("worker-{:05}", number % 100_000),
     };
-    unlock_command(&request, &UnlockOptions::default()).expect("a good request")
+    Command::unlock(request, UnlockOptions::default())
 }
 
 /// The resident memory of this process, as reported by Linux; 0 elsewhere.

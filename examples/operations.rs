@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use keyward::lock::{ClusterTime, Command, Proposal, Stamp, State, lock_command, unlock_command};
+use keyward::lock::{ClusterTime, Command, Proposal, Stamp, State};
 use keyward::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
 
 /// The operations, in the order in which the script shows them.
@@ -124,11 +124,11 @@ fn lock(number: u64, signee: &str, request_id: Option<RequestId>) -> Command {
         request_id,
         ..LockOptions::default()
     };
-    lock_command(&request, &options).expect("a good request")
+    Command::lock(request, options).expect("a good request")
 }
 
 fn unlock(number: u64) -> Command {
     let request =
         UnlockRequest { signature: format!("jobs/lock-{number:010}"), signee: "worker".to_owned() };
-    unlock_command(&request, &UnlockOptions::default()).expect("a good request")
+    Command::unlock(request, UnlockOptions::default())
 }

@@ -20,8 +20,6 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// cluster runs it.
 pub async fn run(node: Node) {
     loop {
-        #[cfg(feature = "planted-bugs")]
-        crate::forward::planting::advance(&node).await;
         let due = node.next_advance();
         let wait = async {
             match due {

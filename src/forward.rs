@@ -14,12 +14,10 @@
 
 mod courier;
 mod frames;
-#[cfg(feature = "planted-bugs")]
-pub(crate) mod planting;
+mod results;
 pub(crate) mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -32,18 +30,14 @@ use crate::api::NodeFigures;
 use crate::budget::{self, Budget, owned};
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::lock;
-use crate::node::{Node, Traced, command_of, deadline};
+use crate::lock::{Command, Decision, Invalid, Query, View};
+use crate::node::{Node, deadline};
 use crate::planted::{self, Bug};
 use crate::raft::leadership;
-use crate::service::{DebugLockService, LockService, ServiceOptions};
-use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DeleteStatus, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
-};
-use courier::{Courier, Item, Leader, Moved, Outcome, lost};
-use wire::{Answer, Request};
+use crate::service::{DebugLockService, LockService};
+use crate::types::CallOptions;
+use courier::{Courier, Leader, Moved, Outcome, lost};
+use wire::{Answer, Request, mixed_up};
 
 /// The longest time that a request waits for a leader to become known; also at most half of the
 /// request's own timeout. It is longer than an election takes once it has begun, but does not cover
@@ -53,25 +47,14 @@ const LEADER_WAIT: Duration = Duration::from_millis(500);
 /// Answers on any node: itself if it leads, else the leader in one hop.
 pub struct Forwarding {
     node: Node,
-    options: RwLock<ServiceOptions>,
     courier: Courier,
     forwarded: AtomicU64,
 }
 
 impl Forwarding {
-    /// Forwards with the service's own table and no defaults.
+    /// Forwards requests that arrive at this node.
     pub fn new(node: Node) -> Self {
-        Self::with_options(node, ServiceOptions::default())
-    }
-
-    /// Forwards with a table and defaults for requests that leave them out.
-    pub fn with_options(node: Node, options: ServiceOptions) -> Self {
-        Self {
-            courier: Courier::new(node.clone()),
-            node,
-            options: RwLock::new(options),
-            forwarded: AtomicU64::new(0),
-        }
+        Self { courier: Courier::new(node.clone()), node, forwarded: AtomicU64::new(0) }
     }
 
     /// The local node.
@@ -83,19 +66,6 @@ impl Forwarding {
     pub fn figures(&self) -> NodeFigures {
         let forwarded = self.forwarded.load(Ordering::Relaxed);
         NodeFigures { forwarded, ..self.node.figures() }
-    }
-
-    fn options(&self) -> RwLockReadGuard<'_, ServiceOptions> {
-        self.options.read().expect("nothing panics while it holds the options")
-    }
-
-    /// Answers a request on this node if it leads, else forwards it to the leader.
-    async fn route(&self, request: Request, call: CallOptions) -> Result<Answer, Error> {
-        let deadline = deadline(&call);
-        match self.leader(deadline).await? {
-            None => Box::pin(answer_here(&self.node, request)).await,
-            Some(leader) => self.send_on(leader, request, call, deadline).await,
-        }
     }
 
     /// The leader; `None` if it is this node.
@@ -120,64 +90,61 @@ impl Forwarding {
         Ok(Some(Leader { id, uuid: node.as_ref().map(|node| node.uuid), addr: addr.to_owned() }))
     }
 
-    fn send_on(
+    /// Sends a request to the leader; returns one result for each of its answers.
+    fn send(
         &self,
         leader: Leader,
         request: Request,
-        call: CallOptions,
+        trace_id: Option<String>,
         deadline: Deadline,
-    ) -> BoxFuture<'_, Result<Answer, Error>> {
-        let asked = self.send_all_on(leader, vec![(request, call)], deadline);
-        Box::pin(asked.map(|mut answers| answers.pop().expect("one answer for each request")))
+    ) -> BoxFuture<'_, Vec<Result<Answer, Error>>> {
+        Box::pin(async move {
+            self.forwarded.fetch_add(request.answers() as u64, Ordering::Relaxed);
+            let trace = trace_id.clone();
+            let outcomes = self.courier.ask(leader, request, trace, deadline).await;
+            let mut answers = Vec::with_capacity(outcomes.len());
+            let mut moved = Vec::new();
+            for outcome in outcomes {
+                answers.push(match outcome {
+                    Outcome::Told(answer) => answer,
+                    Outcome::Moved(request) => {
+                        moved.push((answers.len(), *request));
+                        Err(mixed_up())
+                    }
+                });
+            }
+            if !moved.is_empty() {
+                self.send_again(moved, &mut answers, trace_id, deadline).await;
+            }
+            answers
+        })
     }
 
-    /// Sends all requests to the leader, in this order; returns one answer for each.
-    async fn send_all_on(
-        &self,
-        leader: Leader,
-        items: Vec<Item>,
-        deadline: Deadline,
-    ) -> Vec<Result<Answer, Error>> {
-        self.forwarded.fetch_add(items.len() as u64, Ordering::Relaxed);
-        let outcomes = self.courier.ask(leader, items, deadline).await;
-        let mut answers = Vec::with_capacity(outcomes.len());
-        let mut moved = Vec::new();
-        for outcome in outcomes {
-            answers.push(match outcome {
-                Outcome::Told(answer) => answer,
-                Outcome::Moved(request) => {
-                    moved.push((answers.len(), *request));
-                    Err(mixed_up())
-                }
-            });
-        }
-        if !moved.is_empty() {
-            Box::pin(self.ask_again(moved, &mut answers, deadline)).await;
-        }
-        answers
-    }
-
-    /// Sends requests to the current leader. Each round needs another change of leader; the
-    /// deadline ends them.
-    async fn ask_again(
+    /// Sends parts of a request to the current leader. Each round needs another change of leader;
+    /// the deadline ends them.
+    async fn send_again(
         &self,
         mut moved: Vec<(usize, Moved)>,
         answers: &mut [Result<Answer, Error>],
+        trace_id: Option<String>,
         deadline: Deadline,
     ) {
-        while !moved.is_empty() {
+        loop {
             let mut asked = Vec::with_capacity(moved.len());
-            let mut items = Vec::with_capacity(moved.len());
-            for (at, Moved { item, open }) in moved.drain(..) {
-                asked.push((at, open, item.0.is_read()));
-                items.push(item);
+            let mut parts = Vec::with_capacity(moved.len());
+            for (at, Moved { request, open }) in moved.drain(..) {
+                asked.push((at, open));
+                parts.push(request);
             }
+            let Some(request) = Request::join(parts) else { return };
+            let is_read = request.is_read();
+            let trace = trace_id.clone();
             let outcomes = match self.leader(deadline).await {
-                Err(error) => items.iter().map(|_| Outcome::Told(Err(error.clone()))).collect(),
-                Ok(None) => self.ask_here(items, deadline).await,
-                Ok(Some(leader)) => self.courier.ask(leader, items, deadline).await,
+                Err(error) => asked.iter().map(|_| Outcome::Told(Err(error.clone()))).collect(),
+                Ok(None) => self.ask_here(request, trace, deadline).await,
+                Ok(Some(leader)) => self.courier.ask(leader, request, trace, deadline).await,
             };
-            for ((at, open, is_read), outcome) in asked.into_iter().zip(outcomes) {
+            for ((at, open), outcome) in asked.into_iter().zip(outcomes) {
                 match outcome {
                     Outcome::Told(answer) => answers[at] = in_doubt(answer, open, is_read),
                     Outcome::Moved(request) => {
@@ -189,43 +156,38 @@ impl Forwarding {
         }
     }
 
-    /// Answers on this node requests that were on their way to the previous leader.
-    async fn ask_here(&self, items: Vec<Item>, deadline: Deadline) -> Vec<Outcome> {
-        let reads: Vec<bool> = items.iter().map(|(request, _)| request.is_read()).collect();
-        let requests = items.into_iter().map(|(request, _)| request).collect();
-        let mut outcomes: Vec<Option<Outcome>> = reads.iter().map(|_| None).collect();
-        let answers = answer_all(&self.node, requests).for_each(|decided| {
-            for (number, answer) in decided {
-                outcomes[number] = Some(Outcome::Told(answer));
+    async fn decide_valid(
+        &self,
+        commands: Vec<Command>,
+        trace_id: Option<String>,
+        deadline: Deadline,
+    ) -> Vec<Result<Decision, Error>> {
+        if commands.is_empty() {
+            return Vec::new();
+        }
+        match self.leader(deadline).await {
+            Ok(None) => self.node.decide_valid(commands, trace_id, deadline).await,
+            Ok(Some(leader)) => {
+                let request = Request::Decide(commands);
+                let answers = self.send(leader, request, trace_id, deadline).await;
+                answers.into_iter().map(|answer| answer?.into_decision()).collect()
             }
-            std::future::ready(())
-        });
-        let _ended = deadline.bound(answers).await;
-        let late = |is_read| Outcome::Told(Err(lost(is_read, "no answer in time")));
-        let outcomes = outcomes.into_iter().zip(reads);
-        outcomes.map(|(told, is_read)| told.unwrap_or_else(|| late(is_read))).collect()
+            Err(error) => commands.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
-    /// Forwards the valid requests of a batch together.
-    async fn send_batch_on(
+    /// Answers on this node a request that was on its way to the previous leader.
+    async fn ask_here(
         &self,
-        leader: Leader,
-        requests: Vec<BatchRequest>,
+        request: Request,
+        trace_id: Option<String>,
         deadline: Deadline,
-    ) -> Vec<Result<BatchAnswer, Error>> {
-        let mut items = Vec::with_capacity(requests.len());
-        let mut asked = Vec::with_capacity(requests.len());
-        for request in requests {
-            let call = request.call().clone();
-            asked.push(command_of(&request).map(|_| items.push((request.into(), call))));
-        }
-        let mut answers = self.send_all_on(leader, items, deadline).await.into_iter();
-        let mut next = || answers.next().expect("one answer for each request");
-        let answer = |asked: Result<(), Error>| {
-            asked?;
-            next()?.batch().ok_or_else(mixed_up)
-        };
-        asked.into_iter().map(answer).collect()
+    ) -> Vec<Outcome> {
+        let (is_read, answers) = (request.is_read(), request.answers());
+        let call = CallOptions { trace_id, ..CallOptions::within(deadline.remaining()) };
+        let answered = deadline.bound(answer_here(&self.node, request, call)).await;
+        let late = || vec![Err(lost(is_read, "no answer in time")); answers];
+        answered.unwrap_or_else(late).into_iter().map(Outcome::Told).collect()
     }
 }
 
@@ -257,26 +219,39 @@ pub(crate) fn answer_forwarded(
             return None;
         }
     };
-    #[cfg(feature = "planted-bugs")]
-    requests.iter().for_each(|request| planting::believe(node, request));
+    let answers = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
+    let mut first = 0;
+    for (request, call) in requests {
+        let (node, numbers) = (node.clone(), first..);
+        first += request.answers();
+        let answer = async move { answer_here(&node, request, call).await };
+        answers.push(Box::pin(answer.map(|answers| numbers.zip(answers).collect())));
+    }
     let budget = node.budget().clone();
-    let frames = move |decided: Decided| frames_of(&budget, decided);
-    Some(answer_all(node, requests).map(frames))
+    // Requests that share an entry are answered together.
+    let frames = move |ready: Vec<Decided>| frames_of(&budget, ready.into_iter().flatten());
+    Some(answers.ready_chunks(MAX_CHUNK).map(frames))
 }
 
-/// Answers that were decided together, with the numbers of their requests.
+/// The most requests whose answers are looked at together.
+const MAX_CHUNK: usize = 1024;
+
+/// Answers that were decided together, with their numbers.
 type Decided = Vec<(usize, Result<Answer, Error>)>;
 
 /// The answers as frames: small ones together, each large one by itself and counted until it is
 /// written. An answer of a read that exceeds the budget is dropped, and replaced by a refusal.
-fn frames_of(budget: &Budget, decided: Decided) -> Vec<Bytes> {
+fn frames_of(
+    budget: &Budget,
+    decided: impl Iterator<Item = (usize, Result<Answer, Error>)>,
+) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = BytesMut::new();
     for (number, answer) in decided {
         let mut frame = wire::encode_answer(number, &answer);
         let share = budget.take(frame.len());
         // Only a read has a large answer, so nothing was done.
-        if share.is_none() && answer.is_ok_and(|answer| answer.is_of_a_read()) {
+        if share.is_none() && matches!(answer, Ok(Answer::View(_))) {
             frame = wire::encode_answer(number, &Err(budget::exhausted()));
         }
         match share {
@@ -290,227 +265,78 @@ fn frames_of(budget: &Budget, decided: Decided) -> Vec<Bytes> {
     pieces
 }
 
-/// Answers many requests. Locks and releases are decided in their order, and together.
-fn answer_all(node: &Node, requests: Vec<Request>) -> impl Stream<Item = Decided> + Send + use<> {
-    let answers = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
-    let mut numbers = Vec::new();
-    let mut batch = Vec::new();
-    for (number, request) in requests.into_iter().enumerate() {
-        match BatchRequest::try_from(request) {
-            Ok(request) => {
-                tracing::debug!(trace_id = request.call().trace_id, "a forwarded request");
-                numbers.push(number);
-                batch.push(request);
-            }
-            Err(other) => {
-                let node = node.clone();
-                answers
-                    .push(Box::pin(async move { vec![(number, answer_here(&node, other).await)] }));
-            }
-        }
-    }
-    if !batch.is_empty() {
-        let node = node.clone();
-        answers.push(Box::pin(async move {
-            let decided = node.batch(batch).await.into_iter();
-            let decided = decided.map(|answer| answer.map(Answer::from));
-            numbers.into_iter().zip(decided).collect()
-        }));
-    }
-    answers
+async fn answer_here(
+    node: &Node,
+    request: Request,
+    call: CallOptions,
+) -> Vec<Result<Answer, Error>> {
+    let span = tracing::debug_span!("answer", trace_id = call.trace_id);
+    ask(node, request, call, |by| node.debug_advance(by)).instrument(span).await
 }
 
-async fn answer_here(node: &Node, request: Request) -> Result<Answer, Error> {
-    let trace_id = trace_id(&request).unwrap_or_default().to_owned();
-    let span = tracing::debug_span!("answer", trace_id);
-    ask(node, request, |by| node.debug_advance(by)).instrument(span).await
-}
-
-/// The answer of a service to a request from the wire; `advance` moves its clock.
+/// The answers of a service to a request from the wire; `advance` moves its clock.
 pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
     service: &S,
     request: Request,
+    call: CallOptions,
     advance: impl FnOnce(Duration) -> F,
-) -> Result<Answer, Error> {
+) -> Vec<Result<Answer, Error>> {
     match request {
-        Request::Lock(request, options) => service.lock(request, options).await.map(Answer::Lock),
-        Request::Unlock(request, options) => {
-            service.unlock(request, options).await.map(Answer::Unlock)
+        Request::Decide(commands) => {
+            let decided = service.decide(commands, call).await;
+            decided.into_iter().map(|decision| decision.map(Answer::Decision)).collect()
         }
-        Request::Check(signature, options) => {
-            service.check(signature, options).await.map(Answer::Check)
-        }
-        Request::List(request, options) => service.list(request, options).await.map(Answer::List),
-        Request::Tables(request, options) => {
-            service.tables(request, options).await.map(Answer::Tables)
-        }
-        Request::ConfigureTable(defaults, options) => {
-            service.configure_table(defaults, options).await.map(|()| Answer::Done)
-        }
-        Request::DeleteTable(options) => {
-            service.delete_table(options).await.map(Answer::TableDeleted)
-        }
-        Request::Advance(by) => advance(by).await.map(|()| Answer::Done),
+        Request::Read(query) => vec![service.read(query, call).await.map(Answer::View)],
+        Request::Advance(by) => vec![advance(by).await.map(|()| Answer::Advanced)],
     }
 }
 
-/// The call options of a request; `None` for a move of the clock.
-pub(crate) fn call_of(request: &Request) -> Option<&CallOptions> {
-    match request {
-        Request::Lock(_, options) => Some(&options.call),
-        Request::Unlock(_, options) => Some(&options.call),
-        Request::Check(_, options) | Request::List(_, options) | Request::Tables(_, options) => {
-            Some(&options.call)
-        }
-        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => Some(&options.call),
-        Request::Advance(_) => None,
-    }
-}
-
-fn trace_id(request: &Request) -> Option<&str> {
-    call_of(request)?.trace_id.as_deref()
-}
-
-/// The error for an answer of the wrong kind: the other node is broken, and may have done the
-/// request.
-fn mixed_up() -> Error {
-    Error::unknown("the leader answered another question")
-}
-
-/// As [`mixed_up`]; a read has done nothing.
-fn mixed_up_read() -> Error {
-    Error::unavailable("the leader answered another question")
+/// The only answer to a request that has one.
+fn only(answers: Vec<Result<Answer, Error>>) -> Result<Answer, Error> {
+    answers.into_iter().next().expect("each request has its answers")
 }
 
 impl LockService for Forwarding {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        mut options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        self.options().fill_lock(&mut options);
-        // An invalid request is refused here, before anything is sent.
-        let command = lock::lock_command(&request, &options)?;
-        let deadline = deadline(&options.call);
-        let Some(leader) = self.leader(deadline).await? else {
-            let command = Traced { command, trace_id: options.call.trace_id };
-            return self.node.propose(command, deadline).await?.into_lock_response();
-        };
-        let call = options.call.clone();
-        let answer = self.send_on(leader, Request::Lock(request, options), call, deadline).await?;
-        answer.lock().ok_or_else(mixed_up)
+        mut commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let deadline = deadline(&call);
+        // Invalid commands are refused here, before anything is sent.
+        let invalid = Invalid::remove_from(&mut commands);
+        invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        mut options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        self.options().fill_table(&mut options.table);
-        let command = lock::unlock_command(&request, &options)?;
-        let deadline = deadline(&options.call);
-        let Some(leader) = self.leader(deadline).await? else {
-            return self.node.propose(command.into(), deadline).await?.into_unlock_response();
-        };
-        let call = options.call.clone();
-        let request = Request::Unlock(request, options);
-        let answer = self.send_on(leader, request, call, deadline).await?;
-        answer.unlock().ok_or_else(mixed_up)
-    }
-
-    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        self.options().fill_batch(&mut requests);
-        let patience = requests.iter().map(|request| deadline(request.call()));
-        let Some(deadline) = patience.max_by_key(Deadline::remaining) else { return Vec::new() };
-        match self.leader(deadline).await {
-            Ok(None) => self.node.batch(requests).await,
-            Ok(Some(leader)) => Box::pin(self.send_batch_on(leader, requests, deadline)).await,
-            Err(error) => vec![Err(error); requests.len()],
+    async fn read(&self, mut query: Query, call: CallOptions) -> Result<View, Error> {
+        query.stale |= planted::active(Bug::LocalRead);
+        if query.stale {
+            return self.node.read(query, call).await;
         }
-    }
-
-    async fn check(
-        &self,
-        signature: String,
-        mut options: ReadOptions,
-    ) -> Result<CheckResponse, Error> {
-        self.options().fill_table(&mut options.table);
-        lock::validate_read(&signature, &options)?;
-        options.stale |= planted::active(Bug::LocalRead);
-        if options.stale {
-            return self.node.check(signature, options).await;
+        query.validate()?;
+        let deadline = deadline(&call);
+        match self.leader(deadline).await? {
+            None => {
+                let call = CallOptions { timeout: Some(deadline.remaining()), ..call };
+                self.node.read(query, call).await
+            }
+            Some(leader) => {
+                let answers = self.send(leader, Request::Read(query), call.trace_id, deadline);
+                only(answers.await)?.into_view()
+            }
         }
-        let deadline = deadline(&options.call);
-        let Some(leader) = self.leader(deadline).await? else {
-            return self.node.check(signature, options).await;
-        };
-        let call = options.call.clone();
-        let request = Request::Check(signature, options);
-        let answer = self.send_on(leader, request, call, deadline).await?;
-        answer.check().ok_or_else(mixed_up_read)
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        mut options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        self.options().fill_table(&mut options.table);
-        lock::validate_list(&request, &options)?;
-        if options.stale {
-            return self.node.list(request, options).await;
-        }
-        let call = options.call.clone();
-        self.route(Request::List(request, options), call).await?.list().ok_or_else(mixed_up_read)
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        lock::validate_tables(&request)?;
-        if options.stale {
-            return self.node.tables(request, options).await;
-        }
-        let call = options.call.clone();
-        self.route(Request::Tables(request, options), call)
-            .await?
-            .tables()
-            .ok_or_else(mixed_up_read)
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        mut options: TableOptions,
-    ) -> Result<(), Error> {
-        self.options().fill_table(&mut options.table);
-        lock::configure_table_command(&defaults, &options)?;
-        let call = options.call.clone();
-        self.route(Request::ConfigureTable(defaults, options), call)
-            .await?
-            .done()
-            .ok_or_else(mixed_up)
-    }
-
-    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.options().fill_table(&mut options.table);
-        lock::delete_table_command(&options)?;
-        let call = options.call.clone();
-        self.route(Request::DeleteTable(options), call).await?.table_deleted().ok_or_else(mixed_up)
     }
 }
 
 impl DebugLockService for Forwarding {
-    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
-        lock::validate_duration(duration)?;
-        let mut options = self.options.write().expect("nothing panics while it holds the options");
-        options.default_duration = Some(duration);
-        Ok(())
-    }
-
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
-        self.route(Request::Advance(by), CallOptions::default()).await?.done().ok_or_else(mixed_up)
+        let deadline = deadline(&CallOptions::default());
+        match self.leader(deadline).await? {
+            None => self.node.debug_advance(by).await,
+            Some(leader) => {
+                let answers = self.send(leader, Request::Advance(by), None, deadline);
+                only(answers.await)?.into_advanced()
+            }
+        }
     }
 }

@@ -48,4 +48,4 @@ pub mod types;
 pub use client::Client;
 pub use error::Error;
 pub use memory::MemoryLocks;
-pub use service::{DebugLockService, LockService, ServiceOptions};
+pub use service::{DebugLockService, Handle, LockService, ServiceOptions};

@@ -11,10 +11,7 @@
 
 use std::time::Duration;
 
-use crate::types::{
-    CallOptions, ListRequest, LockOptions, LockRequest, MAX_DURATION, MAX_NAME_BYTES,
-    MAX_SAFE_INTEGER, ReadOptions, TablesRequest, TimeToLive, UnlockOptions, UnlockRequest,
-};
+use crate::types::{ListRequest, MAX_DURATION, MAX_NAME_BYTES, MAX_SAFE_INTEGER};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -343,85 +340,3 @@ pub const ALL: &[Limit] = &[
     SEGMENT,
     SNAPSHOT_CHUNK,
 ];
-
-/// The values of a request to which limits apply, with the limit of each. Absent values are left
-/// out.
-pub fn of_lock(request: &LockRequest, options: &LockOptions) -> Vec<(Limit, i128)> {
-    let LockRequest { signature, signee, level } = request;
-    let LockOptions { table, force: _, duration, time_to_live, token, instance, request_id, call } =
-        options;
-    let mut values = vec![bytes(SIGNATURE, signature), bytes(SIGNEE, signee)];
-    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
-    values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
-    values.extend(level.map(|level| (LEVEL, i128::from(level))));
-    values.extend(duration.map(|duration| ms(DURATION, duration)));
-    let length = time_to_live.and_then(TimeToLive::length);
-    values.extend(length.map(|time| ms(TIME_TO_LIVE, time)));
-    values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
-    values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
-    values.extend(of_call(call));
-    values
-}
-
-/// The same as [`of_lock`], for a release.
-pub fn of_unlock(request: &UnlockRequest, options: &UnlockOptions) -> Vec<(Limit, i128)> {
-    let UnlockRequest { signature, signee } = request;
-    let UnlockOptions { table, token, instance, request_id, call } = options;
-    let mut values = vec![bytes(SIGNATURE, signature), bytes(SIGNEE, signee)];
-    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
-    values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
-    values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
-    values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
-    values.extend(of_call(call));
-    values
-}
-
-/// The same as [`of_lock`], for a check.
-pub fn of_check(signature: &str, options: &ReadOptions) -> Vec<(Limit, i128)> {
-    let mut values = of_read(options);
-    values.push(bytes(SIGNATURE, signature));
-    values
-}
-
-/// The same as [`of_lock`], for a page.
-pub fn of_list(request: &ListRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
-    let ListRequest { prefix, after, limit, state: _ } = request;
-    let mut values = of_read(options);
-    values.push(bytes(PREFIX, prefix));
-    values.extend(after.as_deref().map(|after| bytes(AFTER, after)));
-    values.push((PAGE, i128::from(*limit)));
-    values
-}
-
-/// The same as [`of_lock`], for a page of the tables.
-pub fn of_tables(request: &TablesRequest, options: &ReadOptions) -> Vec<(Limit, i128)> {
-    let TablesRequest { after, limit } = request;
-    let mut values = of_read(options);
-    values.extend(after.as_deref().map(|after| bytes(AFTER, after)));
-    values.push((PAGE, i128::from(*limit)));
-    values
-}
-
-fn of_read(options: &ReadOptions) -> Vec<(Limit, i128)> {
-    let ReadOptions { table, stale: _, call } = options;
-    let mut values = of_call(call);
-    values.extend(table.as_deref().map(|table| bytes(TABLE, table)));
-    values
-}
-
-fn of_call(call: &CallOptions) -> Vec<(Limit, i128)> {
-    let CallOptions { timeout, trace_id, actor: _, cause } = call;
-    let mut values = Vec::new();
-    values.extend(timeout.map(|timeout| ms(TIMEOUT, timeout)));
-    values.extend(trace_id.as_deref().map(|trace| bytes(TRACE_ID, trace)));
-    values.extend(cause.as_deref().map(|cause| bytes(CAUSE, cause)));
-    values
-}
-
-fn bytes(limit: Limit, text: &str) -> (Limit, i128) {
-    (limit, i128::try_from(text.len()).unwrap_or(i128::MAX))
-}
-
-fn ms(limit: Limit, time: Duration) -> (Limit, i128) {
-    (limit, i128::try_from(time.as_millis()).unwrap_or(i128::MAX))
-}

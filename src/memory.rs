@@ -8,24 +8,22 @@
 //! is kept once the last handle is dropped.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
-use crate::lock::{self, ClusterTime, Command, Counts, Decision, Proposal, Stamp, State};
-use crate::service::{DebugLockService, LockService, ServiceOptions};
-use crate::types::{
-    CheckResponse, DecidedAt, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+use crate::lock::{
+    ClusterTime, Command, Counts, Decision, Invalid, Proposal, Query, Stamp, State, View,
 };
+use crate::service::{DebugLockService, Handle, LockService, ServiceOptions};
+use crate::types::{CallOptions, DecidedAt};
 
 /// The only term: a cluster of one elects once.
 const TERM: u64 = 1;
 
-/// A handle to locks in memory. Clones are the same handle; [`MemoryLocks::handle`] makes another
-/// one, with other defaults, to the same locks.
+/// Locks in memory. Clones share the locks; [`MemoryLocks::handle`] makes a handle to them with
+/// defaults of its own.
 ///
 /// ```
 /// use keyward::types::{LockOptions, LockRequest, UnlockOptions, UnlockRequest};
@@ -52,7 +50,6 @@ const TERM: u64 = 1;
 #[derive(Clone)]
 pub struct MemoryLocks {
     shared: Arc<Shared>,
-    options: Arc<Mutex<ServiceOptions>>,
 }
 
 /// The part that all handles share.
@@ -78,8 +75,8 @@ impl MemoryLocks {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// Like [`MemoryLocks::new`], with options of this handle's own.
-    pub fn open(options: ServiceOptions) -> Self {
+    /// A handle with these options to a service of its own.
+    pub fn open(options: ServiceOptions) -> Handle<Self> {
         Self::new().handle(options)
     }
 
@@ -87,27 +84,18 @@ impl MemoryLocks {
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let origin = clock.raw();
         let shared = Shared { clock, origin, machine: Mutex::default() };
-        Self { shared: Arc::new(shared), options: Arc::default() }
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Another handle to the same locks, with options of its own.
+    /// A handle to the same locks, with options of its own.
     #[must_use]
-    pub fn handle(&self, options: ServiceOptions) -> Self {
-        Self { shared: Arc::clone(&self.shared), options: Arc::new(Mutex::new(options)) }
+    pub fn handle(&self, options: ServiceOptions) -> Handle<Self> {
+        Handle::new(self.clone(), options)
     }
 
     /// The sizes and counters, as of the last request.
     pub fn counts(&self) -> Counts {
         self.shared.with_machine(|machine| machine.state.counts())
-    }
-
-    fn options(&self) -> ServiceOptions {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn fill_read(&self, mut options: ReadOptions) -> ReadOptions {
-        self.options().fill_table(&mut options.table);
-        options
     }
 }
 
@@ -119,10 +107,7 @@ impl Default for MemoryLocks {
 
 impl fmt::Debug for MemoryLocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryLocks")
-            .field("options", &self.options())
-            .field("counts", &self.counts())
-            .finish_non_exhaustive()
+        f.debug_struct("MemoryLocks").field("counts", &self.counts()).finish_non_exhaustive()
     }
 }
 
@@ -144,10 +129,10 @@ impl Shared {
     }
 
     /// Reads the state after advancing the clock to now.
-    fn read<T>(&self, f: impl FnOnce(&State) -> T) -> (T, DecidedAt) {
+    fn read<T>(&self, f: impl FnOnce(&State, DecidedAt) -> T) -> T {
         self.with_machine(|machine| {
             machine.apply(self.now(), Command::advance());
-            (f(&machine.state), DecidedAt { index: machine.index, position: u32::MAX })
+            f(&machine.state, DecidedAt { index: machine.index, position: u32::MAX })
         })
     }
 
@@ -168,82 +153,23 @@ impl Machine {
 }
 
 impl LockService for MemoryLocks {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        mut options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        self.options().fill_lock(&mut options);
-        let command = lock::lock_command(&request, &options)?;
-        self.shared.apply(command).into_lock_response()
+        mut commands: Vec<Command>,
+        _: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let invalid = Invalid::remove_from(&mut commands);
+        let decide = |command: Command| self.shared.apply(command).accepted();
+        invalid.merge(commands.into_iter().map(decide).collect())
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        mut options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        self.options().fill_table(&mut options.table);
-        let command = lock::unlock_command(&request, &options)?;
-        self.shared.apply(command).into_unlock_response()
-    }
-
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        let options = self.fill_read(options);
-        let table = lock::validate_read(&signature, &options)?;
-        let (record, at) = self.shared.read(|state| state.check(table, &signature));
-        let decided_at = Some(at);
-        record
-            .map(|record| CheckResponse { record, decided_at })
-            .ok_or(Error::NotFound { decided_at })
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        let options = self.fill_read(options);
-        let table = lock::validate_list(&request, &options)?;
-        let ((locks, next), at) = self.shared.read(|state| state.list(table, &request));
-        Ok(ListResponse { locks, next, decided_at: Some(at) })
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        _options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        lock::validate_tables(&request)?;
-        let ((tables, next), at) = self.shared.read(|state| state.tables(&request));
-        Ok(TablesResponse { tables, next, decided_at: Some(at) })
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        mut options: TableOptions,
-    ) -> Result<(), Error> {
-        self.options().fill_table(&mut options.table);
-        let command = lock::configure_table_command(&defaults, &options)?;
-        self.shared.apply(command).into_done()
-    }
-
-    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.options().fill_table(&mut options.table);
-        let command = lock::delete_table_command(&options)?;
-        self.shared.apply(command).into_delete_status()
+    async fn read(&self, query: Query, _: CallOptions) -> Result<View, Error> {
+        query.validate()?;
+        self.shared.read(|state, at| query.subject.view(state, Some(at)))
     }
 }
 
 impl DebugLockService for MemoryLocks {
-    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
-        lock::validate_duration(duration)?;
-        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
-        options.default_duration = Some(duration);
-        Ok(())
-    }
-
     /// Advances this service's own time, for all its handles, whatever clock it runs on.
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
         self.shared.with_machine(|machine| machine.advanced = machine.advanced.saturating_add(by));
@@ -256,13 +182,15 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::service::all_tables;
-    use crate::types::{LockStatus, Token};
+    use crate::types::{
+        ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, TableOptions, Token,
+    };
 
     fn request(signee: &str) -> LockRequest {
         LockRequest { signature: "s".to_owned(), signee: signee.to_owned(), level: None }
     }
 
-    async fn expires_in(locks: &MemoryLocks) -> Duration {
+    async fn expires_in(locks: &impl LockService) -> Duration {
         let response = locks.lock(request("ann"), LockOptions::default()).await.unwrap();
         response.grant().expect("a lock of mine or of nobody").expires_in
     }
@@ -297,10 +225,7 @@ mod tests {
         let other = locks.handle(options.clone());
         assert_eq!(expires_in(&locks).await, Duration::from_secs(30));
         assert!(expires_in(&other).await <= Duration::from_secs(7));
-        let clone = other.clone();
-        other.set_default_duration(Duration::from_secs(3)).await.unwrap();
-        assert!(expires_in(&clone).await <= Duration::from_secs(3));
-        assert!(other.set_default_duration(Duration::ZERO).await.is_err());
+        assert_eq!(other.service().counts(), locks.counts());
 
         let apart = locks.handle(ServiceOptions { table: "t".to_owned(), ..options });
         let found = apart.check("s".to_owned(), ReadOptions::default()).await;

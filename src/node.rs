@@ -29,7 +29,7 @@ use crate::api::{ClusterStatus, NodeFigures};
 use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
-use crate::lock::{self, Command, Decision};
+use crate::lock::{Command, Decision, Invalid, Query, View};
 use crate::planted::{self, Bug};
 use crate::raft::compaction;
 use crate::raft::leadership::{self, is_beginning};
@@ -39,18 +39,11 @@ use crate::raft::state_machine::Machine;
 use crate::raft::{absence, vigil};
 use crate::service::LockService;
 use crate::task::of_host;
-use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DecidedAt, DeleteStatus, ListRequest,
-    ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
-};
+use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
 pub(crate) use proposer::Traced;
 
 use proposer::Proposer;
 use reader::Reader;
-
-/// The timeout of a request that does not set one.
-pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest interval between two moves of the cluster clock while there are unexpired locks, so
 /// that the remaining time in a read is at most this old.
@@ -209,9 +202,8 @@ impl Node {
     /// # Errors
     /// `Unavailable`, `Unknown`.
     pub(crate) async fn advance(&self) -> Result<(), Error> {
-        self.propose(Command::advance().into(), deadline(&CallOptions::default()))
-            .await?
-            .into_done()
+        let deadline = deadline(&CallOptions::default());
+        self.propose(Command::advance().into(), deadline).await?.into_done()
     }
 
     /// The time until the clock must be moved next without a request; `None` if not before the next
@@ -296,6 +288,28 @@ impl Node {
         decisions
     }
 
+    /// Decides commands that were validated.
+    pub(crate) async fn decide_valid(
+        &self,
+        commands: Vec<Command>,
+        trace_id: Option<String>,
+        deadline: Deadline,
+    ) -> Vec<Result<Decision, Error>> {
+        let trace_id: Option<Arc<str>> = trace_id.map(Into::into);
+        let traced = |command| Traced { command, trace_id: trace_id.clone() };
+        let mut commands: Vec<Traced> = commands.into_iter().map(traced).collect();
+        let decided = match commands.pop() {
+            None => Vec::new(),
+            Some(only) if commands.is_empty() => vec![self.propose(only, deadline).await],
+            Some(last) => {
+                commands.push(last);
+                self.propose_many(commands, deadline).await
+            }
+        };
+        let accept = |decided: Result<Decision, Error>| decided.and_then(Decision::accepted);
+        decided.into_iter().map(accept).collect()
+    }
+
     fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let admission = &self.inner.admission;
         admit_up_to(admission, 1).ok_or_else(|| not_admitted(admission))
@@ -304,29 +318,6 @@ impl Node {
     /// The budget of bytes that large bodies and answers of this node share.
     pub(crate) fn budget(&self) -> &Budget {
         &self.inner.budget
-    }
-
-    /// Reads the state: linearizable, or with `stale` whatever is applied on this node.
-    async fn read<T>(
-        &self,
-        options: &ReadOptions,
-        read: impl FnOnce(&lock::State) -> T,
-    ) -> Result<(T, Option<DecidedAt>), Error> {
-        if !options.stale && !planted::active(Bug::UnconfirmedRead) {
-            let deadline = deadline(&options.call);
-            let _admitted = self.admit()?;
-            self.begun(deadline).await?;
-            self.inner.reader.confirm(deadline).await?;
-        } else if self.inner.member.identity.facts().cluster.is_none() {
-            // Its empty state is not even an old state of a cluster.
-            return Err(Error::unavailable("this node does not know its cluster yet"));
-        }
-        let look = |machine: &Machine| {
-            let applied = machine.applied.as_ref();
-            let at = applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX });
-            (read(&machine.state), at)
-        };
-        Ok(self.inner.member.replica.look(look).await)
     }
 }
 
@@ -402,114 +393,33 @@ pub(crate) fn not_leading(
     }
 }
 
-/// The kind of a request in a batch, which decides how its decision is read.
-pub(crate) enum Kind {
-    Lock,
-    Unlock,
-}
-
-/// The command of a request in a batch, or the error if the request is invalid.
-pub(crate) fn command_of(request: &BatchRequest) -> Result<(Kind, Command), Error> {
-    Ok(match request {
-        BatchRequest::Lock(request, options) => (Kind::Lock, lock::lock_command(request, options)?),
-        BatchRequest::Unlock(request, options) => {
-            (Kind::Unlock, lock::unlock_command(request, options)?)
-        }
-    })
-}
-
-fn trace_id_of(request: BatchRequest) -> Option<String> {
-    match request {
-        BatchRequest::Lock(_, options) => options.call.trace_id,
-        BatchRequest::Unlock(_, options) => options.call.trace_id,
-    }
-}
-
 impl LockService for Node {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        let command = lock::lock_command(&request, &options)?;
-        let deadline = deadline(&options.call);
-        let command = Traced { command, trace_id: options.call.trace_id };
-        self.propose(command, deadline).await?.into_lock_response()
+        mut commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let deadline = deadline(&call);
+        let invalid = Invalid::remove_from(&mut commands);
+        invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        let command = lock::unlock_command(&request, &options)?;
-        self.propose(command.into(), deadline(&options.call)).await?.into_unlock_response()
-    }
-
-    async fn batch(&self, requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        let timeout = |request: &BatchRequest| request.call().timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let patience = requests.iter().map(timeout).max().unwrap_or_default();
-        let mut commands = Vec::with_capacity(requests.len());
-        let mut asked = Vec::with_capacity(requests.len());
-        for request in requests {
-            asked.push(command_of(&request).map(|(kind, command)| {
-                commands.push(Traced { command, trace_id: trace_id_of(request) });
-                kind
-            }));
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        query.validate()?;
+        if !query.stale && !planted::active(Bug::UnconfirmedRead) {
+            let deadline = deadline(&call);
+            let _admitted = self.admit()?;
+            self.begun(deadline).await?;
+            self.inner.reader.confirm(deadline).await?;
+        } else if self.inner.member.identity.facts().cluster.is_none() {
+            // Its empty state is not even an old state of a cluster.
+            return Err(Error::unavailable("this node does not know its cluster yet"));
         }
-        let decisions = self.propose_many(commands, Deadline::after(patience)).await;
-        let mut decisions = decisions.into_iter();
-        let mut next = || decisions.next().expect("each command has a decision or an error");
-        let answer = |asked: Result<Kind, Error>| match asked? {
-            Kind::Lock => next()?.into_lock_response().map(BatchAnswer::Lock),
-            Kind::Unlock => next()?.into_unlock_response().map(BatchAnswer::Unlock),
+        let look = move |machine: &Machine| {
+            let applied = machine.applied.as_ref();
+            let at = applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX });
+            query.subject.view(&machine.state, at)
         };
-        asked.into_iter().map(answer).collect()
-    }
-
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        let table = lock::validate_read(&signature, &options)?;
-        let (record, decided_at) =
-            self.read(&options, |state| state.check(table, &signature)).await?;
-        match record {
-            Some(record) => Ok(CheckResponse { record, decided_at }),
-            None => Err(Error::NotFound { decided_at }),
-        }
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        let table = lock::validate_list(&request, &options)?;
-        let ((locks, next), decided_at) =
-            self.read(&options, |state| state.list(table, &request)).await?;
-        Ok(ListResponse { locks, next, decided_at })
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        lock::validate_tables(&request)?;
-        let ((tables, next), decided_at) =
-            self.read(&options, |state| state.tables(&request)).await?;
-        Ok(TablesResponse { tables, next, decided_at })
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        options: TableOptions,
-    ) -> Result<(), Error> {
-        let command = lock::configure_table_command(&defaults, &options)?;
-        self.propose(command.into(), deadline(&options.call)).await?.into_done()
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-        let command = lock::delete_table_command(&options)?;
-        self.propose(command.into(), deadline(&options.call)).await?.into_delete_status()
+        self.inner.member.replica.look(look).await
     }
 }

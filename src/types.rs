@@ -32,6 +32,9 @@ pub const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 /// there, and levels and milliseconds over HTTP stay within it.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
+/// The timeout of a call that specifies none.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The table used when none is named.
 pub const DEFAULT_TABLE: &str = "default";
 
@@ -132,6 +135,13 @@ pub struct CallOptions {
     pub actor: Option<String>,
     /// The reason for the request, for the audit.
     pub cause: Option<String>,
+}
+
+impl CallOptions {
+    /// The options of a call with this timeout and nothing else.
+    pub fn within(timeout: impl Into<Option<Duration>>) -> Self {
+        Self { timeout: timeout.into(), ..Self::default() }
+    }
 }
 
 /// The time until a record is removed, counted from the last lock request or renewal of its grant.

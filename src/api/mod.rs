@@ -36,6 +36,7 @@ pub use values::TimeToLiveMs;
 pub use crate::limits::{
     MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_CAUSE_BYTES, MAX_TIMEOUT, MAX_TRACE_ID_BYTES,
 };
+pub use crate::types::DEFAULT_TIMEOUT;
 use crate::types::DecidedAt;
 
 /// The path of each operation. No user text ever appears in a path.
@@ -90,9 +91,6 @@ pub mod headers {
     /// Answer: the client address of the node believed to be the leader.
     pub const LEADER: &str = "keyward-leader";
 }
-
-/// The timeout of a request that specifies none.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a trace id may be written to logs and headers unchanged.
 pub fn is_trace_id(text: &str) -> bool {

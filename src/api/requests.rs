@@ -1,12 +1,11 @@
-//! The JSON bodies and query strings of requests, and their conversion to and from the types of the
-//! contract.
+//! The JSON bodies and query strings of requests, and their conversion to and from commands and
+//! queries.
 //!
 //! An unknown field is refused, and so is an integer beyond those that JSON carries exactly, before
 //! it can be rounded anywhere. All other rules are in [`crate::lock`].
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::schemas;
 use super::values::{TimeToLiveMs, flag, whole, whole_text};
 use crate::error::Error;
+use crate::lock::{
+    Command, Keep, LockCommand, Operation, Query, Subject, TableCommand, UnlockCommand,
+};
 use crate::types::{
-    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, MAX_SAFE_INTEGER,
-    RecordState, RequestId, TableDefaults, TablesRequest, TimeToLive, Token, UnlockOptions,
-    UnlockRequest,
+    DEFAULT_TABLE, ListRequest, MAX_SAFE_INTEGER, RecordState, RequestId, TablesRequest, Token,
 };
 
 /// The body of `POST /v1/lock`.
@@ -74,43 +74,39 @@ pub struct LockBody {
 }
 
 impl LockBody {
-    /// The wire form of a request.
-    pub fn new(request: LockRequest, options: &LockOptions) -> Self {
+    /// The body of a command.
+    pub fn new(command: &LockCommand, request_id: Option<RequestId>) -> Self {
         Self {
-            signature: request.signature,
-            signee: request.signee,
-            level: request.level,
-            duration_ms: options.duration.map(to_ms_exactly),
-            time_to_live_ms: options.time_to_live.map(time_to_live_ms),
-            force: options.force,
-            token: options.token.map(|token| token.0),
-            instance: options.instance.clone(),
-            table: options.table.clone(),
-            request_id: options.request_id,
+            signature: command.signature.to_string(),
+            signee: command.signee.to_string(),
+            level: command.level,
+            duration_ms: command.duration_ms,
+            time_to_live_ms: command.time_to_live.map(Into::into),
+            force: command.force,
+            token: command.token.map(|token| token.0),
+            instance: command.instance.as_deref().map(str::to_owned),
+            table: Some(command.table.to_string()),
+            request_id,
         }
     }
 
-    /// The request as types of the contract; the caller fills in `options.call`.
+    /// The command of the request.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
-    pub fn into_words(self) -> Result<(LockRequest, LockOptions), Error> {
-        let options = LockOptions {
-            table: self.table,
+    pub fn into_command(self) -> Result<Command, Error> {
+        let operation = Operation::Lock(Box::new(LockCommand {
+            table: table(self.table),
+            signature: self.signature.into(),
+            signee: self.signee.into(),
+            instance: self.instance.map(Into::into),
+            level: self.level.map(level).transpose()?,
             force: self.force,
-            duration: duration("duration_ms", self.duration_ms)?,
+            duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
             token: self.token.map(Token),
-            instance: self.instance,
-            request_id: self.request_id,
-            ..LockOptions::default()
-        };
-        let request = LockRequest {
-            signature: self.signature,
-            signee: self.signee,
-            level: self.level.map(level).transpose()?,
-        };
-        Ok((request, options))
+        }));
+        Ok(Command { request_id: self.request_id, ..operation.into() })
     }
 }
 
@@ -144,31 +140,28 @@ pub struct UnlockBody {
 }
 
 impl UnlockBody {
-    /// The wire form of a request.
-    pub fn new(request: UnlockRequest, options: &UnlockOptions) -> Self {
+    /// The body of a command.
+    pub fn new(command: &UnlockCommand, request_id: Option<RequestId>) -> Self {
         Self {
-            signature: request.signature,
-            signee: request.signee,
-            token: options.token.map(|token| token.0),
-            instance: options.instance.clone(),
-            table: options.table.clone(),
-            request_id: options.request_id,
+            signature: command.signature.to_string(),
+            signee: command.signee.to_string(),
+            token: command.token.map(|token| token.0),
+            instance: command.instance.as_deref().map(str::to_owned),
+            table: Some(command.table.to_string()),
+            request_id,
         }
     }
 
-    /// The request as types of the contract; the caller fills in `options.call`.
-    ///
-    /// # Errors
-    /// `BadRequest` if an integer is beyond what JSON carries exactly.
-    pub fn into_words(self) -> Result<(UnlockRequest, UnlockOptions), Error> {
-        let options = UnlockOptions {
-            table: self.table,
+    /// The command of the request.
+    pub fn into_command(self) -> Command {
+        let operation = Operation::Unlock(Box::new(UnlockCommand {
+            table: table(self.table),
+            signature: self.signature.into(),
+            signee: self.signee.into(),
+            instance: self.instance.map(Into::into),
             token: self.token.map(Token),
-            instance: self.instance,
-            request_id: self.request_id,
-            ..UnlockOptions::default()
-        };
-        Ok((UnlockRequest { signature: self.signature, signee: self.signee }, options))
+        }));
+        Command { request_id: self.request_id, ..operation.into() }
     }
 }
 
@@ -194,33 +187,16 @@ pub enum BatchItem {
     Unlock(#[serde(deserialize_with = "object")] UnlockBody),
 }
 
-impl From<BatchRequest> for BatchItem {
-    fn from(request: BatchRequest) -> Self {
-        match request {
-            BatchRequest::Lock(request, options) => Self::Lock(LockBody::new(request, &options)),
-            BatchRequest::Unlock(request, options) => {
-                Self::Unlock(UnlockBody::new(request, &options))
-            }
-        }
-    }
-}
-
 impl BatchItem {
-    /// The request as types of the contract, with the options of the call that carried the batch.
+    /// The command of the request.
     ///
     /// # Errors
     /// `BadRequest` if an integer is beyond what JSON carries exactly.
-    pub fn into_words(self, call: &CallOptions) -> Result<BatchRequest, Error> {
-        Ok(match self {
-            Self::Lock(body) => {
-                let (request, options) = body.into_words()?;
-                BatchRequest::Lock(request, LockOptions { call: call.clone(), ..options })
-            }
-            Self::Unlock(body) => {
-                let (request, options) = body.into_words()?;
-                BatchRequest::Unlock(request, UnlockOptions { call: call.clone(), ..options })
-            }
-        })
+    pub fn into_command(self) -> Result<Command, Error> {
+        match self {
+            Self::Lock(body) => body.into_command(),
+            Self::Unlock(body) => Ok(body.into_command()),
+        }
     }
 }
 
@@ -273,43 +249,33 @@ pub struct TableBody {
 }
 
 impl TableBody {
-    /// The wire form of a request.
-    pub fn new(
-        defaults: TableDefaults,
-        table: Option<String>,
-        request_id: Option<RequestId>,
-    ) -> Self {
+    /// The body of a command.
+    pub fn new(command: &TableCommand, request_id: Option<RequestId>) -> Self {
         Self {
-            table,
-            duration_ms: defaults.duration.map(to_ms_exactly),
-            time_to_live_ms: defaults.time_to_live.map(time_to_live_ms),
+            table: Some(command.table.to_string()),
+            duration_ms: command.duration_ms,
+            time_to_live_ms: command.time_to_live.map(Into::into),
             request_id,
         }
     }
 
-    /// The table.
+    /// The command of the request.
     ///
     /// # Errors
-    /// `BadRequest` if none is named.
-    pub fn named_table(&self) -> Result<String, Error> {
+    /// `BadRequest` if no table is named, or if an integer is beyond what JSON carries exactly.
+    pub fn into_command(self) -> Result<Command, Error> {
         let missing = || {
             Error::bad_request(
                 "the table has to be named here; \"table\":\"default\" is the one that other \
                  requests mean when they name none",
             )
         };
-        self.table.clone().ok_or_else(missing)
-    }
-
-    /// The defaults as a type of the contract.
-    ///
-    /// # Errors
-    /// `BadRequest` if an integer is beyond what JSON carries exactly.
-    pub fn defaults(&self) -> Result<TableDefaults, Error> {
-        Ok(TableDefaults {
-            duration: duration("duration_ms", self.duration_ms)?,
+        let operation = Operation::ConfigureTable(Box::new(TableCommand {
+            table: self.table.ok_or_else(missing)?.into(),
+            duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
-        })
+        }));
+        Ok(Command { request_id: self.request_id, ..operation.into() })
     }
 }
 
@@ -336,6 +302,13 @@ pub struct CheckQuery {
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+}
+
+impl From<CheckQuery> for Query {
+    fn from(query: CheckQuery) -> Self {
+        let (table, signature) = (table(query.table), query.signature.into());
+        Self { stale: query.stale, subject: Subject::Lock { table, signature } }
+    }
 }
 
 /// The query of `GET /v1/locks`.
@@ -370,14 +343,15 @@ pub struct ListQuery {
     pub stale: bool,
 }
 
-impl From<&ListQuery> for ListRequest {
-    fn from(query: &ListQuery) -> Self {
-        Self {
-            prefix: query.prefix.clone(),
-            after: query.after.clone(),
-            limit: query.limit.unwrap_or(Self::DEFAULT_LIMIT),
+impl From<ListQuery> for Query {
+    fn from(query: ListQuery) -> Self {
+        let page = ListRequest {
+            prefix: query.prefix,
+            after: query.after,
+            limit: query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
             state: query.state,
-        }
+        };
+        Self { stale: query.stale, subject: Subject::Locks { table: table(query.table), page } }
     }
 }
 
@@ -400,9 +374,11 @@ pub struct TablesQuery {
     pub stale: bool,
 }
 
-impl From<&TablesQuery> for TablesRequest {
-    fn from(query: &TablesQuery) -> Self {
-        Self { after: query.after.clone(), limit: query.limit.unwrap_or(Self::DEFAULT_LIMIT) }
+impl From<TablesQuery> for Query {
+    fn from(query: TablesQuery) -> Self {
+        let limit = query.limit.unwrap_or(TablesRequest::DEFAULT_LIMIT);
+        let subject = Subject::Tables(TablesRequest { after: query.after, limit });
+        Self { stale: query.stale, subject }
     }
 }
 
@@ -420,34 +396,31 @@ pub struct TableQuery {
     pub request_id: Option<RequestId>,
 }
 
-/// A requested duration in milliseconds. Less than a millisecond becomes 0, and a duration too long
-/// for JSON stays too long, so that the service refuses both as it does for every client.
-fn to_ms_exactly(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn duration(field: &str, ms: Option<u64>) -> Result<Option<Duration>, Error> {
-    match ms {
-        Some(ms) if ms > MAX_SAFE_INTEGER => Err(beyond(field, "0 to 2^53 - 1")),
-        _ => Ok(ms.map(Duration::from_millis)),
+impl From<TableQuery> for Command {
+    fn from(query: TableQuery) -> Self {
+        let operation = Operation::DeleteTable { table: query.table.into() };
+        Self { request_id: query.request_id, ..operation.into() }
     }
 }
 
-fn time_to_live_ms(time_to_live: TimeToLive) -> TimeToLiveMs {
-    match time_to_live {
-        TimeToLive::For(length) => TimeToLiveMs::Ms(to_ms_exactly(length)),
-        TimeToLive::Never => TimeToLiveMs::Never,
-    }
+fn table(named: Option<String>) -> Box<str> {
+    named.map_or_else(|| DEFAULT_TABLE.into(), Into::into)
 }
 
-fn time_to_live(value: Option<TimeToLiveMs>) -> Result<Option<TimeToLive>, Error> {
-    match value {
-        None => Ok(None),
-        Some(TimeToLiveMs::Never) => Ok(Some(TimeToLive::Never)),
-        Some(TimeToLiveMs::Ms(ms)) => {
-            Ok(duration("time_to_live_ms", Some(ms))?.map(TimeToLive::For))
-        }
+fn duration(ms: Option<u64>) -> Result<Option<u64>, Error> {
+    ms.map(|ms| exact("duration_ms", ms)).transpose()
+}
+
+fn time_to_live(value: Option<TimeToLiveMs>) -> Result<Option<Keep>, Error> {
+    if let Some(TimeToLiveMs::Ms(ms)) = value {
+        exact("time_to_live_ms", ms)?;
     }
+    Ok(value.map(Into::into))
+}
+
+/// Refuses a length that JSON does not carry exactly.
+fn exact(field: &str, ms: u64) -> Result<u64, Error> {
+    if ms > MAX_SAFE_INTEGER { Err(beyond(field, "0 to 2^53 - 1")) } else { Ok(ms) }
 }
 
 fn level(level: i64) -> Result<i64, Error> {

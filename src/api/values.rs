@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::lock::Keep;
 use crate::types::{MAX_SAFE_INTEGER, TimeToLive};
 
 /// The largest whole number that a floating point number carries exactly.
@@ -77,6 +78,24 @@ pub enum TimeToLiveMs {
 
 impl TimeToLiveMs {
     const EXPECTED: &'static str = "a whole number, 0 or more, or the word `none`";
+}
+
+impl From<Keep> for TimeToLiveMs {
+    fn from(keep: Keep) -> Self {
+        match keep {
+            Keep::Ms(ms) => Self::Ms(ms),
+            Keep::ForEver => Self::Never,
+        }
+    }
+}
+
+impl From<TimeToLiveMs> for Keep {
+    fn from(time_to_live: TimeToLiveMs) -> Self {
+        match time_to_live {
+            TimeToLiveMs::Ms(ms) => Self::Ms(ms),
+            TimeToLiveMs::Never => Self::ForEver,
+        }
+    }
 }
 
 impl Serialize for TimeToLiveMs {

@@ -20,10 +20,8 @@ use crate::api::{
 };
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, Forbidden, LockResponse, LockStatus, UnlockResponse,
-    UnlockStatus,
-};
+use crate::lock::{Command, Decision, Operation, Outcome};
+use crate::types::{CallOptions, Forbidden, LockStatus, UnlockStatus};
 
 /// The operation of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +104,8 @@ impl Room {
 
     pub(super) fn take(&mut self, item: &Item) {
         self.items -= 1;
-        self.bytes -= item.bytes();
+        // An item beyond the bounds is in a message of its own, which is refused.
+        self.bytes = self.bytes.saturating_sub(item.bytes());
     }
 }
 
@@ -158,26 +157,27 @@ pub(super) fn answer_of<T: Batched>(
     Ok((Ok(answer), decided_at))
 }
 
-/// The answer to a lock request, in the public types.
-pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<LockResponse, Error> {
-    match reply {
-        (Ok(answer), decided_at) => answer
-            .into_words(decided_at)
-            .ok_or_else(|| Error::unknown("the answer says transferred, but not from whom")),
-        (Err(forbidden), decided_at) => {
-            Ok(LockResponse { status: LockStatus::Failed(forbidden), decided_at })
+/// The decision about a lock command.
+pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<Decision, Error> {
+    let (status, decided_at) = match reply {
+        (Ok(answer), decided_at) => {
+            let response = answer
+                .into_words(decided_at)
+                .ok_or_else(|| Error::unknown("the answer says transferred, but not from whom"))?;
+            (response.status, decided_at)
         }
-    }
+        (Err(forbidden), decided_at) => (LockStatus::Failed(forbidden), decided_at),
+    };
+    Ok(Decision { outcome: Outcome::Lock(status), decided_at })
 }
 
-/// The answer to an unlock request, in the public types.
-pub(super) fn unlocked(reply: Reply<Result<UnlockAnswer, Forbidden>>) -> UnlockResponse {
-    match reply {
-        (Ok(answer), decided_at) => answer.into_words(decided_at),
-        (Err(forbidden), decided_at) => {
-            UnlockResponse { status: UnlockStatus::Failed(forbidden), decided_at }
-        }
-    }
+/// The decision about an unlock command.
+pub(super) fn unlocked(reply: Reply<Result<UnlockAnswer, Forbidden>>) -> Decision {
+    let (status, decided_at) = match reply {
+        (Ok(answer), decided_at) => (answer.into_words(decided_at).status, decided_at),
+        (Err(forbidden), decided_at) => (UnlockStatus::Failed(forbidden), decided_at),
+    };
+    Decision { outcome: Outcome::Unlock(status), decided_at }
 }
 
 /// One write of a batch that a program made.
@@ -185,7 +185,7 @@ struct Asked {
     item: Item,
     /// The write as a request of its own, for nodes that do not support batches.
     request: Request,
-    answer: Option<Result<BatchAnswer, Error>>,
+    answer: Option<Result<Decision, Error>>,
     /// Whether its outcome will stay open: a final answer said nothing about an earlier attempt.
     is_given_up: bool,
     /// The number of attempts at it whose result is not known.
@@ -193,7 +193,7 @@ struct Asked {
 }
 
 /// The reason in an answer that is final but leaves open whether another attempt took effect.
-fn says_nothing_of_others(told: &Result<BatchAnswer, Error>) -> Option<String> {
+fn says_nothing_of_others(told: &Result<Decision, Error>) -> Option<String> {
     match told {
         Err(
             error @ (Error::LaneForgotten { .. }
@@ -208,29 +208,34 @@ fn says_nothing_of_others(told: &Result<BatchAnswer, Error>) -> Option<String> {
 }
 
 impl Asked {
-    fn new(request: BatchRequest) -> Self {
-        let (verb, request) = match request {
-            BatchRequest::Lock(request, options) => {
-                let body = LockBody::new(request, &options);
+    /// `None` if the command is not one of a batch.
+    fn new(command: &Command) -> Option<Self> {
+        let (verb, request) = match &command.operation {
+            Operation::Lock(lock) => {
+                let body = LockBody::new(lock, command.request_id);
                 (Verb::Lock, Request::write("POST", Verb::Lock.route(), &body))
             }
-            BatchRequest::Unlock(request, options) => {
-                let body = UnlockBody::new(request, &options);
+            Operation::Unlock(unlock) => {
+                let body = UnlockBody::new(unlock, command.request_id);
                 (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
             }
+            Operation::Advance
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. }
+            | Operation::RaiseFeatureLevel(_) => return None,
         };
-        Self {
+        Some(Self {
             item: Item { verb, body: request.body() },
             request,
             answer: None,
             is_given_up: false,
             in_flight: 0,
-        }
+        })
     }
 
     /// Records the result of one attempt. A decision is kept, and an open outcome stays open until
     /// a node answers the repetition.
-    fn note(&mut self, told: Result<BatchAnswer, Error>) {
+    fn note(&mut self, told: Result<Decision, Error>) {
         self.in_flight -= 1;
         let was_open = matches!(self.answer, Some(Err(Error::Unknown { .. })));
         if self.is_decided() {
@@ -253,7 +258,7 @@ impl Asked {
 
     /// The answer for the caller. An attempt that was dropped when another one was answered may
     /// still take effect.
-    fn into_answer(self) -> Option<Result<BatchAnswer, Error>> {
+    fn into_answer(self) -> Option<Result<Decision, Error>> {
         match self.answer {
             Some(Err(Error::Unavailable { reason, .. })) if self.in_flight > 0 => {
                 Some(Err(Error::unknown(reason)))
@@ -271,10 +276,10 @@ impl Asked {
             )
     }
 
-    fn read(&self, endpoint: &str, answer: BatchItemAnswer) -> Result<BatchAnswer, Error> {
+    fn read(&self, endpoint: &str, answer: BatchItemAnswer) -> Result<Decision, Error> {
         match self.item.verb {
-            Verb::Lock => locked(answer_of(endpoint, answer)?).map(BatchAnswer::Lock),
-            Verb::Unlock => Ok(BatchAnswer::Unlock(unlocked(answer_of(endpoint, answer)?))),
+            Verb::Lock => locked(answer_of(endpoint, answer)?),
+            Verb::Unlock => Ok(unlocked(answer_of(endpoint, answer)?)),
         }
     }
 }
@@ -352,11 +357,11 @@ impl Part<'_> {
             let told = match verb {
                 Verb::Lock => {
                     let reply = transport.attempt(endpoint, &request, call, wait).await;
-                    reply.and_then(locked).map(BatchAnswer::Lock)
+                    reply.and_then(locked)
                 }
                 Verb::Unlock => {
                     let reply = transport.attempt(endpoint, &request, call, wait).await;
-                    reply.map(unlocked).map(BatchAnswer::Unlock)
+                    reply.map(unlocked)
                 }
             };
             let mut asked = self.lock();
@@ -380,15 +385,15 @@ fn undecided(asked: &[Asked]) -> usize {
 }
 
 impl Transport {
-    /// Sends all requests, in order, in as few messages as they fit in.
+    /// Sends lock and unlock commands, in order, in as few messages as they fit in.
     pub(super) async fn batch(
         self: &Arc<Self>,
-        requests: Vec<BatchRequest>,
-    ) -> Vec<Result<BatchAnswer, Error>> {
-        let mut answers = Vec::with_capacity(requests.len());
-        for part in parts(requests) {
-            let call = self.common_call(&part);
-            let asked = part.into_iter().map(Asked::new).collect();
+        commands: Vec<Command>,
+        call: &CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let mut answers = Vec::with_capacity(commands.len());
+        for Group { cause, asked } in groups(&commands) {
+            let call = CallOptions { cause: cause.map(str::to_owned), ..call.clone() };
             let part = Part { transport: self, asked: Mutex::new(asked), call: &call };
             let ended = self.repeat(&part, &call).await;
             let asked = part.asked.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -401,57 +406,28 @@ impl Transport {
         }
         answers
     }
-
-    /// The options of a message. Its timeout is the longest of its requests: it is answered as a
-    /// whole.
-    fn common_call(&self, part: &[BatchRequest]) -> CallOptions {
-        let timeout = part.iter().map(|one| self.patience(one.call())).max();
-        let first = part.first().map(|first| first.call().clone()).unwrap_or_default();
-        CallOptions { timeout, ..first }
-    }
 }
 
-/// Splits the requests into runs that fit in a message and have the same headers.
-fn parts(requests: Vec<BatchRequest>) -> Vec<Vec<BatchRequest>> {
-    let mut parts: Vec<Vec<BatchRequest>> = Vec::new();
-    let mut bytes = 0;
-    for request in requests {
-        let size = largest_body(&request);
-        let fits = parts.last().is_some_and(|part| {
-            part.len() < MAX_BATCH
-                && bytes + size <= MAX_BATCH_BYTES - BEFORE.len() - BEHIND.len()
-                && part.last().is_some_and(|last| says_the_same(last.call(), request.call()))
-        });
-        if !fits {
-            parts.push(Vec::new());
-            bytes = 0;
+/// The writes of one message, which have the same headers.
+struct Group<'a> {
+    cause: Option<&'a str>,
+    asked: Vec<Asked>,
+}
+
+/// Splits the commands into runs that fit in a message and have the same cause.
+fn groups(commands: &[Command]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut room = Message::room();
+    for command in commands {
+        let asked = Asked::new(command).expect("commands on tables are sent by themselves");
+        let cause = command.cause.as_deref();
+        let fits = room.takes(&asked.item);
+        if !groups.last().is_some_and(|group| fits && group.cause == cause) {
+            groups.push(Group { cause, asked: Vec::new() });
+            room = Message::room();
         }
-        bytes += size;
-        parts.last_mut().expect("one was just made").push(request);
+        room.take(&asked.item);
+        groups.last_mut().expect("one was just made").asked.push(asked);
     }
-    parts
-}
-
-fn says_the_same(one: &CallOptions, other: &CallOptions) -> bool {
-    one.trace_id == other.trace_id && one.cause == other.cause
-}
-
-/// An upper bound of the size of a request's body: names with each byte escaped, and the rest.
-fn largest_body(request: &BatchRequest) -> usize {
-    let names = match request {
-        BatchRequest::Lock(request, options) => [
-            request.signature.len(),
-            request.signee.len(),
-            options.table.as_ref().map_or(0, String::len),
-            options.instance.as_ref().map_or(0, String::len),
-        ],
-        BatchRequest::Unlock(request, options) => [
-            request.signature.len(),
-            request.signee.len(),
-            options.table.as_ref().map_or(0, String::len),
-            options.instance.as_ref().map_or(0, String::len),
-        ],
-    };
-    // Six bytes for each of a name's (`\u0001`); fields, numbers and the frame are below 400.
-    6 * names.iter().sum::<usize>() + 400
+    groups
 }

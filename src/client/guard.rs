@@ -327,8 +327,8 @@ impl<S: LockService + Clone> Guard<S> {
         Ok(response)
     }
 
-    /// Stops the renewals and lets the lock expire this long from now, instead of releasing it: for
-    /// work that may be done once in a period, by any owner.
+    /// Stops the renewals and lets the lock expire this long from now, rounded down to milliseconds,
+    /// instead of releasing it: for work that may be done once in a period, by any owner.
     ///
     /// # Errors
     /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then expires
@@ -344,7 +344,7 @@ impl<S: LockService + Clone> Guard<S> {
         let UnlockRequest { signature, signee } = request.clone();
         let renewal = LockOptions {
             table: options.table.clone(),
-            duration: Some(time),
+            duration: Some(Duration::from_millis(crate::api::to_ms(time).max(1))),
             token: options.token,
             instance: options.instance.clone(),
             call: options.call.clone(),

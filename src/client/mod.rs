@@ -36,7 +36,7 @@ mod transport;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::resolve::Resolver;
@@ -51,12 +51,9 @@ use crate::api::{
 };
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::Error;
+use crate::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
 use crate::service::{DebugLockService, LockService, ServiceOptions};
-use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DeleteStatus, ListRequest, ListResponse,
-    LockOptions, LockRequest, LockResponse, MAX_DURATION, ReadOptions, RequestId, TableDefaults,
-    TableOptions, TablesRequest, TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
-};
+use crate::types::{CallOptions, DeleteStatus, RequestId};
 use guard::Common;
 use lanes::Lane;
 use transport::{Request, Settings, Transport};
@@ -145,8 +142,10 @@ impl ClientBuilder {
     /// Builds the client. Nothing is connected yet.
     ///
     /// # Errors
-    /// `BadRequest` if an endpoint is no `http://host:port`.
+    /// `BadRequest` if an endpoint is no `http://host:port`, or if a default is not a value that
+    /// requests may have.
     pub fn build(self) -> Result<Client, Error> {
+        self.options.validate()?;
         let transport = Transport::new(&self.endpoints, &self.settings())?;
         Ok(self.build_over(transport))
     }
@@ -169,7 +168,7 @@ impl ClientBuilder {
     fn build_over(self, transport: Transport) -> Client {
         Client {
             transport: Arc::new(transport),
-            options: Arc::new(Mutex::new(self.options)),
+            options: Arc::new(self.options),
             common: Common::new(self.clock),
         }
     }
@@ -179,7 +178,7 @@ impl ClientBuilder {
 #[derive(Clone)]
 pub struct Client {
     transport: Arc<Transport>,
-    options: Arc<Mutex<ServiceOptions>>,
+    options: Arc<ServiceOptions>,
     common: Common,
 }
 
@@ -199,7 +198,7 @@ impl Client {
     /// Another handle with its own table and defaults on the same connections.
     #[must_use]
     pub fn handle(&self, options: ServiceOptions) -> Self {
-        Self { options: Arc::new(Mutex::new(options)), ..self.clone() }
+        Self { options: Arc::new(options), ..self.clone() }
     }
 
     /// The endpoints it was given.
@@ -245,7 +244,7 @@ impl Client {
     /// The request with the table of this handle, if it names none: guards of several handles know
     /// each other's releases by table.
     fn complete(&self, mut request: Acquire) -> Acquire {
-        request.options.table = self.table(request.options.table);
+        request.options.table.get_or_insert_with(|| self.options.table.clone());
         request
     }
 
@@ -269,15 +268,6 @@ impl Client {
     ) -> Result<ClusterStatus, Error> {
         let request = Request::read(routes::CLUSTER, &());
         self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
-    }
-
-    fn options(&self) -> ServiceOptions {
-        // The options are replaced whole, so they are intact even after a panic.
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn table(&self, table: Option<String>) -> Option<String> {
-        table.or_else(|| Some(self.options().table))
     }
 
     /// The caller's own request id, or the next of a lane that is reserved while the call lasts.
@@ -312,23 +302,123 @@ impl Client {
         result
     }
 
-    /// Sends a batch under the ids of these lanes, and returns its answers.
-    async fn batch_under(
-        &self,
-        mut requests: Vec<BatchRequest>,
-        lanes: Vec<Option<Lane<'_>>>,
-    ) -> Vec<Result<BatchAnswer, Error>> {
-        for (request, lane) in requests.iter_mut().zip(&lanes) {
-            if let Some(lane) = lane {
-                *request_id_of(request) = Some(lane.id());
+    /// Decides one command by a request of its own.
+    async fn decide_alone(&self, command: Command, call: CallOptions) -> Result<Decision, Error> {
+        let Command { request_id, cause, operation, .. } = command;
+        let call = CallOptions { cause: cause.map(Into::into), ..call };
+        match &operation {
+            Operation::Lock(command) => {
+                let ask = |id, call| {
+                    let body = LockBody::new(command, Some(id));
+                    let request = Request::write("POST", routes::LOCK, &body);
+                    async move { self.transport.write_or_refusal::<LockAnswer>(&request, &call).await }
+                };
+                batch::locked(self.under_id(request_id, &call, ask).await?)
+            }
+            Operation::Unlock(command) => {
+                let ask = |id, call| {
+                    let body = UnlockBody::new(command, Some(id));
+                    let request = Request::write("POST", routes::UNLOCK, &body);
+                    async move { self.transport.write_or_refusal::<UnlockAnswer>(&request, &call).await }
+                };
+                Ok(batch::unlocked(self.under_id(request_id, &call, ask).await?))
+            }
+            Operation::ConfigureTable(command) => {
+                let ask = |id, call| {
+                    let body = TableBody::new(command, Some(id));
+                    let request = Request::write("PUT", routes::TABLE, &body);
+                    async move { self.transport.call::<DoneAnswer>(&request, &call).await }
+                };
+                let (_, decided_at) = self.under_id(request_id, &call, ask).await?;
+                Ok(Decision { outcome: Outcome::Table, decided_at })
+            }
+            Operation::DeleteTable { table } => {
+                let ask = |id, call| {
+                    let query = TableQuery { table: table.to_string(), request_id: Some(id) };
+                    let request = Request::delete(routes::TABLE, &query);
+                    async move { self.transport.call::<DeleteAnswer>(&request, &call).await }
+                };
+                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+                let outcome = match answer.into() {
+                    DeleteStatus::Ok => Outcome::Table,
+                    DeleteStatus::NoTable => Outcome::NoTable,
+                };
+                Ok(Decision { outcome, decided_at })
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                Err(Error::bad_request("only a leader makes this command"))
             }
         }
-        let answers = self.transport.batch(requests).await;
+    }
+
+    /// Decides lock and unlock commands by one request, or by as few as they fit in.
+    async fn decide_together(
+        &self,
+        mut commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let is_ours: Vec<bool> =
+            commands.iter().map(|command| command.request_id.is_none()).collect();
+        let lane = |ours: &bool| ours.then(|| self.transport.lanes().take());
+        let lanes = is_ours.iter().map(lane).collect();
+        let deadline = Deadline::after(self.transport.patience(&call));
+        let mut answers = self.batch_under(commands.clone(), lanes, &call).await;
+        let is_forgotten = |(ours, answer): (&bool, &Result<_, _>)| {
+            *ours && matches!(answer, Err(Error::LaneForgotten { .. }))
+        };
+        let forgotten: Vec<bool> = is_ours.iter().zip(&answers).map(is_forgotten).collect();
+        let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
+        if forgotten[from..].iter().all(|forgotten| *forgotten) {
+            // None of these took effect, and nothing after them: on new lanes they keep their
+            // order.
+            let again = commands.split_off(from);
+            let call = CallOptions { timeout: Some(deadline.remaining()), ..call };
+            let lanes = again.iter().map(|_| Some(self.transport.lanes().begin())).collect();
+            answers.splice(from.., self.batch_under(again, lanes, &call).await);
+        } else {
+            // After one of them another was decided: it would now be decided out of order.
+            for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)
+            {
+                let reason = "the cluster had forgotten the lane of the request";
+                *answer = Err(Error::unavailable(reason));
+            }
+        }
+        answers
+    }
+
+    /// Sends commands under the ids of these lanes, and returns their answers.
+    async fn batch_under(
+        &self,
+        mut commands: Vec<Command>,
+        lanes: Vec<Option<Lane<'_>>>,
+        call: &CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        for (command, lane) in commands.iter_mut().zip(&lanes) {
+            if let Some(lane) = lane {
+                command.request_id = Some(lane.id());
+            }
+        }
+        let answers = self.transport.batch(commands, call).await;
         for (lane, answer) in lanes.into_iter().zip(&answers) {
             settle(lane, answer);
         }
         answers
     }
+}
+
+/// Splits commands into those that are sent together, in their order: requests for locks and
+/// releases share a message, and each command on a table has one of its own.
+fn runs(commands: Vec<Command>) -> Vec<Vec<Command>> {
+    let is_of_a_lock =
+        |command: &Command| matches!(command.operation, Operation::Lock(_) | Operation::Unlock(_));
+    let mut runs: Vec<Vec<Command>> = Vec::new();
+    for command in commands {
+        match runs.last_mut() {
+            Some(run) if is_of_a_lock(&command) && is_of_a_lock(&run[0]) => run.push(command),
+            Some(_) | None => runs.push(vec![command]),
+        }
+    }
+    runs
 }
 
 /// Returns the lane unless the outcome is open: a copy of the request may then still be in flight,
@@ -341,160 +431,65 @@ fn settle<T>(lane: Option<Lane<'_>>, result: &Result<T, Error>) {
     }
 }
 
-fn request_id_of(request: &mut BatchRequest) -> &mut Option<RequestId> {
-    match request {
-        BatchRequest::Lock(_, options) => &mut options.request_id,
-        BatchRequest::Unlock(_, options) => &mut options.request_id,
-    }
-}
-
-fn call_of(request: &mut BatchRequest) -> &mut CallOptions {
-    match request {
-        BatchRequest::Lock(_, options) => &mut options.call,
-        BatchRequest::Unlock(_, options) => &mut options.call,
-    }
-}
-
 impl LockService for Client {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        mut options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        self.options().fill_lock(&mut options);
-        let ask = |id, call| {
-            let options = LockOptions { request_id: Some(id), ..options.clone() };
-            let body = LockBody::new(request.clone(), &options);
-            let request = Request::write("POST", routes::LOCK, &body);
-            async move { self.transport.write_or_refusal::<LockAnswer>(&request, &call).await }
-        };
-        batch::locked(self.under_id(options.request_id, &options.call, ask).await?)
-    }
-
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        mut options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        options.table = self.table(options.table);
-        let ask = |id, call| {
-            let options = UnlockOptions { request_id: Some(id), ..options.clone() };
-            let body = UnlockBody::new(request.clone(), &options);
-            let request = Request::write("POST", routes::UNLOCK, &body);
-            async move { self.transport.write_or_refusal::<UnlockAnswer>(&request, &call).await }
-        };
-        Ok(batch::unlocked(self.under_id(options.request_id, &options.call, ask).await?))
-    }
-
-    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        self.options().fill_batch(&mut requests);
-        let is_ours: Vec<bool> =
-            requests.iter_mut().map(|request| request_id_of(request).is_none()).collect();
-        let lane = |ours: &bool| ours.then(|| self.transport.lanes().take());
-        let lanes = is_ours.iter().map(lane).collect();
-        let patience = |request: &BatchRequest| self.transport.patience(request.call());
-        let deadlines: Vec<Deadline> =
-            requests.iter().map(|request| Deadline::after(patience(request))).collect();
-        let mut answers = self.batch_under(requests.clone(), lanes).await;
-        let is_forgotten = |(ours, answer): (&bool, &Result<_, _>)| {
-            *ours && matches!(answer, Err(Error::LaneForgotten { .. }))
-        };
-        let forgotten: Vec<bool> = is_ours.iter().zip(&answers).map(is_forgotten).collect();
-        let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
-        if forgotten[from..].iter().all(|forgotten| *forgotten) {
-            // None of these took effect, and nothing after them: on new lanes they keep their
-            // order.
-            let mut again = requests.split_off(from);
-            for (request, deadline) in again.iter_mut().zip(&deadlines[from..]) {
-                call_of(request).timeout = Some(deadline.remaining());
-            }
-            let lanes = again.iter().map(|_| Some(self.transport.lanes().begin())).collect();
-            answers.splice(from.., self.batch_under(again, lanes).await);
-        } else {
-            // After one of them another was decided: it would now be decided out of order.
-            for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)
-            {
-                let reason = "the cluster had forgotten the lane of the request";
-                *answer = Err(Error::unavailable(reason));
+        commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let deadline = Deadline::after(self.transport.patience(&call));
+        let mut answers = Vec::with_capacity(commands.len());
+        for mut run in runs(commands) {
+            let call = CallOptions { timeout: Some(deadline.remaining()), ..call.clone() };
+            match run.pop() {
+                Some(only) if run.is_empty() => answers.push(self.decide_alone(only, call).await),
+                last => {
+                    run.extend(last);
+                    answers.extend(self.decide_together(run, call).await);
+                }
             }
         }
         answers
     }
 
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        let query =
-            CheckQuery { signature, table: self.table(options.table), stale: options.stale };
-        let request = Request::read(routes::LOCK, &query);
-        let (answer, at) = self.transport.call::<CheckAnswer>(&request, &options.call).await?;
-        Ok(answer.into_words(at))
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        let Query { stale, subject } = query;
+        match subject {
+            Subject::Lock { table, signature } => {
+                let (table, signature) = (Some(table.into()), signature.into());
+                let query = CheckQuery { signature, table, stale };
+                let request = Request::read(routes::LOCK, &query);
+                let (answer, at) = self.transport.call::<CheckAnswer>(&request, &call).await?;
+                Ok(View::Lock(answer.into_words(at)))
+            }
+            Subject::Locks { table, page } => {
+                let query = ListQuery {
+                    prefix: page.prefix,
+                    after: page.after,
+                    limit: Some(page.limit),
+                    state: page.state,
+                    table: Some(table.into()),
+                    stale,
+                };
+                let request = Request::read(routes::LOCKS, &query);
+                let (answer, at) = self.transport.call::<ListAnswer>(&request, &call).await?;
+                Ok(View::Locks(answer.into_words(at)))
+            }
+            Subject::Tables(page) => {
+                let query = TablesQuery { after: page.after, limit: Some(page.limit), stale };
+                let request = Request::read(routes::TABLES, &query);
+                let (answer, at) = self.transport.call::<TablesAnswer>(&request, &call).await?;
+                Ok(View::Tables(answer.into_words(at)))
+            }
+        }
     }
 
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        let query = ListQuery {
-            prefix: request.prefix,
-            after: request.after,
-            limit: Some(request.limit),
-            state: request.state,
-            table: self.table(options.table),
-            stale: options.stale,
-        };
-        let request = Request::read(routes::LOCKS, &query);
-        let (answer, at) = self.transport.call::<ListAnswer>(&request, &options.call).await?;
-        Ok(answer.into_words(at))
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        let query =
-            TablesQuery { after: request.after, limit: Some(request.limit), stale: options.stale };
-        let request = Request::read(routes::TABLES, &query);
-        let (answer, at) = self.transport.call::<TablesAnswer>(&request, &options.call).await?;
-        Ok(answer.into_words(at))
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        options: TableOptions,
-    ) -> Result<(), Error> {
-        let table = options.table.unwrap_or_else(|| self.options().table);
-        let ask = |id, call| {
-            let body = TableBody::new(defaults, Some(table.clone()), Some(id));
-            let request = Request::write("PUT", routes::TABLE, &body);
-            async move { self.transport.call::<DoneAnswer>(&request, &call).await }
-        };
-        self.under_id(options.request_id, &options.call, ask).await.map(|_| ())
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-        let table = options.table.unwrap_or_else(|| self.options().table);
-        let ask = |id, call| {
-            let query = TableQuery { table: table.clone(), request_id: Some(id) };
-            let request = Request::delete(routes::TABLE, &query);
-            async move { self.transport.call::<DeleteAnswer>(&request, &call).await }
-        };
-        let (answer, _) = self.under_id(options.request_id, &options.call, ask).await?;
-        Ok(answer.into())
+    fn defaults(&self) -> &ServiceOptions {
+        &self.options
     }
 }
 
 impl DebugLockService for Client {
-    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
-        if duration < Duration::from_millis(1) || duration > MAX_DURATION {
-            return Err(Error::bad_request("a duration is 1 ms to 366 days"));
-        }
-        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
-        options.default_duration = Some(duration);
-        Ok(())
-    }
-
     /// Requests that the node advances its clock, which only one started for tests does; otherwise
     /// waits.
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {

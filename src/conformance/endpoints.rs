@@ -67,10 +67,7 @@ impl Bootstrap for EndpointBootstrap {
     type Service = LiveService<Client>;
 
     async fn open(&self, options: ServiceOptions) -> Result<Self::Service, Error> {
-        // The client fills in the defaults: they are part of what is tested.
-        let table = ServiceOptions { table: options.table.clone(), ..ServiceOptions::default() };
-        let client = Arc::new(self.client.handle(options));
-        Ok(LiveService::new(client, table, self.time.clone()))
+        Ok(LiveService::new(Arc::new(self.client.clone()), options, self.time.clone()))
     }
 
     async fn close(&self, service: Self::Service) -> Result<(), Error> {

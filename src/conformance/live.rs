@@ -4,18 +4,15 @@
 //! waited for, a little longer, so that it has advanced *at least* as far as a script says.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use crate::error::Error;
-use crate::service::{DebugLockService, LockService, ServiceOptions};
-use crate::types::{
-    BatchAnswer, BatchRequest, CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest,
-    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
-};
+use crate::lock::{Command, Decision, Query, View};
+use crate::service::{DebugLockService, Handle, LockService, ServiceOptions};
+use crate::types::{CallOptions, UnlockOptions, UnlockRequest};
 
 use super::Bootstrap;
 
@@ -66,24 +63,14 @@ impl fmt::Debug for Time {
 /// A handle to any lock service: its own table and defaults, and time that can pass.
 #[derive(Debug)]
 pub struct LiveService<S> {
-    service: Arc<S>,
-    options: Mutex<ServiceOptions>,
+    service: Handle<Arc<S>>,
     time: Time,
 }
 
 impl<S: LockService> LiveService<S> {
     /// A handle to this service.
     pub fn new(service: Arc<S>, options: ServiceOptions, time: Time) -> Self {
-        Self { service, options: Mutex::new(options), time }
-    }
-
-    fn options(&self) -> ServiceOptions {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn reading(&self, mut options: ReadOptions) -> ReadOptions {
-        self.options().fill_table(&mut options.table);
-        options
+        Self { service: Handle::new(service, options), time }
     }
 
     /// A read shows the state of the log, whose clock may stand still for up to a second between
@@ -91,79 +78,29 @@ impl<S: LockService> LiveService<S> {
     async fn tick(&self) -> Result<(), Error> {
         let request =
             UnlockRequest { signature: TICK_SIGNATURE.to_owned(), signee: "tick".to_owned() };
-        let table = Some(self.options().table);
-        let options = UnlockOptions { table, ..UnlockOptions::default() };
-        self.service.unlock(request, options).await.map(drop)
+        self.service.unlock(request, UnlockOptions::default()).await.map(drop)
     }
 }
 
 impl<S: LockService> LockService for LiveService<S> {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        mut options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        self.options().fill_lock(&mut options);
-        self.service.lock(request, options).await
+        commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        self.service.decide(commands, call).await
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        mut options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        self.options().fill_table(&mut options.table);
-        self.service.unlock(request, options).await
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        self.service.read(query, call).await
     }
 
-    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        self.options().fill_batch(&mut requests);
-        self.service.batch(requests).await
-    }
-
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        self.service.check(signature, self.reading(options)).await
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        self.service.list(request, self.reading(options)).await
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        self.service.tables(request, options).await
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        mut options: TableOptions,
-    ) -> Result<(), Error> {
-        self.options().fill_table(&mut options.table);
-        self.service.configure_table(defaults, options).await
-    }
-
-    async fn delete_table(&self, mut options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.options().fill_table(&mut options.table);
-        self.service.delete_table(options).await
+    fn defaults(&self) -> &ServiceOptions {
+        self.service.defaults()
     }
 }
 
 impl<S: LockService> DebugLockService for LiveService<S> {
-    async fn set_default_duration(&self, duration: Duration) -> Result<(), Error> {
-        crate::lock::validate_duration(duration)?;
-        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
-        options.default_duration = Some(duration);
-        Ok(())
-    }
-
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
         let by = by.div_f64(1.0 - RATE_MARGIN) + MARGIN;
         match &self.time {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::clock::ManualClock;
 use crate::error::Error;
 use crate::memory::MemoryLocks;
-use crate::service::ServiceOptions;
+use crate::service::{Handle, ServiceOptions};
 
 use super::Bootstrap;
 
@@ -30,13 +30,13 @@ impl Default for MemoryBootstrap {
 }
 
 impl Bootstrap for MemoryBootstrap {
-    type Service = MemoryLocks;
+    type Service = Handle<MemoryLocks>;
 
-    async fn open(&self, options: ServiceOptions) -> Result<MemoryLocks, Error> {
+    async fn open(&self, options: ServiceOptions) -> Result<Handle<MemoryLocks>, Error> {
         Ok(self.locks.handle(options))
     }
 
-    async fn close(&self, service: MemoryLocks) -> Result<(), Error> {
+    async fn close(&self, service: Handle<MemoryLocks>) -> Result<(), Error> {
         drop(service);
         Ok(())
     }

@@ -11,19 +11,19 @@
 //!
 //! ```
 //! use keyward::conformance::{self, Bootstrap, Options};
-//! use keyward::{Error, MemoryLocks, ServiceOptions};
+//! use keyward::{Error, Handle, MemoryLocks, ServiceOptions};
 //!
 //! /// Opens my own service; here it is the crate's.
 //! struct MyBootstrap(MemoryLocks);
 //!
 //! impl Bootstrap for MyBootstrap {
-//!     type Service = MemoryLocks;
+//!     type Service = Handle<MemoryLocks>;
 //!
-//!     async fn open(&self, options: ServiceOptions) -> Result<MemoryLocks, Error> {
+//!     async fn open(&self, options: ServiceOptions) -> Result<Self::Service, Error> {
 //!         Ok(self.0.handle(options))
 //!     }
 //!
-//!     async fn close(&self, _service: MemoryLocks) -> Result<(), Error> {
+//!     async fn close(&self, _service: Self::Service) -> Result<(), Error> {
 //!         Ok(())
 //!     }
 //! }

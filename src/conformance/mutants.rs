@@ -12,10 +12,11 @@ use futures::FutureExt as _;
 
 use crate::clock::ManualClock;
 use crate::error::Error;
+use crate::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
 use crate::memory::MemoryLocks;
 use crate::service::{DebugLockService, LockService, ServiceOptions};
 use crate::types::{
-    CheckResponse, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder,
+    CallOptions, CheckResponse, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder,
     KEPT_AFTER_EXPIRY, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
     LockStatus, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
     TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
@@ -58,6 +59,7 @@ const RIGHT: Bug = Bug {
 
 struct Broken {
     bug: Bug,
+    options: ServiceOptions,
     locks: MemoryLocks,
     notes: Arc<Mutex<Notes>>,
 }
@@ -788,45 +790,99 @@ const READ_BUGS: &[Bug] = &[
     },
 ];
 
+impl Broken {
+    fn decide_wrongly(&self, command: Command) -> Answer<Decision> {
+        let Command { request_id, operation, .. } = command;
+        match operation {
+            Operation::Lock(lock) => {
+                let request = LockRequest {
+                    signature: lock.signature.into(),
+                    signee: lock.signee.into(),
+                    level: lock.level,
+                };
+                let options = LockOptions {
+                    table: Some(lock.table.into()),
+                    force: lock.force,
+                    duration: lock.duration_ms.map(Duration::from_millis),
+                    time_to_live: lock.time_to_live.map(Into::into),
+                    token: lock.token,
+                    instance: lock.instance.map(Into::into),
+                    request_id,
+                    ..LockOptions::default()
+                };
+                let LockResponse { status, decided_at } = (self.bug.lock)(self, request, options)?;
+                Ok(Decision { outcome: Outcome::Lock(status), decided_at })
+            }
+            Operation::Unlock(unlock) => {
+                let request = UnlockRequest {
+                    signature: unlock.signature.into(),
+                    signee: unlock.signee.into(),
+                };
+                let options = UnlockOptions {
+                    table: Some(unlock.table.into()),
+                    token: unlock.token,
+                    instance: unlock.instance.map(Into::into),
+                    request_id,
+                    ..UnlockOptions::default()
+                };
+                let response = (self.bug.unlock)(self, request, options)?;
+                let UnlockResponse { status, decided_at } = response;
+                Ok(Decision { outcome: Outcome::Unlock(status), decided_at })
+            }
+            Operation::ConfigureTable(table) => {
+                let defaults = TableDefaults {
+                    duration: table.duration_ms.map(Duration::from_millis),
+                    time_to_live: table.time_to_live.map(Into::into),
+                };
+                let table = Some(table.table.into());
+                let options = TableOptions { table, request_id, ..TableOptions::default() };
+                (self.bug.configure_table)(self, defaults, options)?;
+                Ok(Decision { outcome: Outcome::Table, decided_at: None })
+            }
+            Operation::DeleteTable { table } => {
+                let table = Some(table.into());
+                let options = TableOptions { table, request_id, ..TableOptions::default() };
+                let outcome = match (self.bug.delete_table)(self, options)? {
+                    DeleteStatus::Ok => Outcome::Table,
+                    DeleteStatus::NoTable => Outcome::NoTable,
+                };
+                Ok(Decision { outcome, decided_at: None })
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                panic!("no script asks for {operation:?}")
+            }
+        }
+    }
+}
+
 impl LockService for Broken {
-    async fn lock(&self, request: LockRequest, options: LockOptions) -> Answer<LockResponse> {
-        (self.bug.lock)(self, request, options)
+    async fn decide(&self, commands: Vec<Command>, _: CallOptions) -> Vec<Answer<Decision>> {
+        commands.into_iter().map(|command| self.decide_wrongly(command)).collect()
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        options: UnlockOptions,
-    ) -> Answer<UnlockResponse> {
-        (self.bug.unlock)(self, request, options)
+    async fn read(&self, query: Query, _: CallOptions) -> Answer<View> {
+        let options = |table: Box<str>| ReadOptions {
+            table: Some(table.into()),
+            stale: query.stale,
+            ..ReadOptions::default()
+        };
+        match query.subject {
+            Subject::Lock { table, signature } => {
+                (self.bug.check)(self, signature.into(), options(table)).map(View::Lock)
+            }
+            Subject::Locks { table, page } => {
+                (self.bug.list)(self, page, options(table)).map(View::Locks)
+            }
+            Subject::Tables(page) => (self.bug.tables)(self, page).map(View::Tables),
+        }
     }
 
-    async fn check(&self, signature: String, options: ReadOptions) -> Answer<CheckResponse> {
-        (self.bug.check)(self, signature, options)
-    }
-
-    async fn list(&self, request: ListRequest, options: ReadOptions) -> Answer<ListResponse> {
-        (self.bug.list)(self, request, options)
-    }
-
-    async fn tables(&self, request: TablesRequest, _: ReadOptions) -> Answer<TablesResponse> {
-        (self.bug.tables)(self, request)
-    }
-
-    async fn configure_table(&self, defaults: TableDefaults, options: TableOptions) -> Answer<()> {
-        (self.bug.configure_table)(self, defaults, options)
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Answer<DeleteStatus> {
-        (self.bug.delete_table)(self, options)
+    fn defaults(&self) -> &ServiceOptions {
+        &self.options
     }
 }
 
 impl DebugLockService for Broken {
-    async fn set_default_duration(&self, duration: Duration) -> Answer<()> {
-        self.locks.set_default_duration(duration).await
-    }
-
     async fn advance_clock(&self, by: Duration) -> Answer<()> {
         (self.bug.advance_clock)(self, by)
     }
@@ -849,8 +905,8 @@ impl Bootstrap for BrokenBootstrap {
     type Service = Broken;
 
     async fn open(&self, options: ServiceOptions) -> Answer<Broken> {
-        let locks = self.locks.handle((self.bug.open)(options));
-        Ok(Broken { bug: self.bug, locks, notes: Arc::clone(&self.notes) })
+        let (locks, notes) = (self.locks.clone(), Arc::clone(&self.notes));
+        Ok(Broken { bug: self.bug, options: (self.bug.open)(options), locks, notes })
     }
 
     async fn close(&self, _service: Broken) -> Answer<()> {

@@ -48,7 +48,7 @@ pub(crate) struct Runner<B: Bootstrap> {
 
 struct Opened<S> {
     service: Arc<S>,
-    table: String,
+    options: ServiceOptions,
 }
 
 impl<B: Bootstrap> Runner<B> {
@@ -112,7 +112,14 @@ impl<B: Bootstrap> Runner<B> {
             }
             Asked::DeleteTable(options) => self.delete_table(handle, options),
             Asked::Advance(by) => self.advance(handle, by),
-            Asked::DefaultDuration(duration) => self.set_default_duration(handle, duration),
+            Asked::DefaultDuration(duration) => {
+                let options = self.opened(handle)?.options.clone();
+                let options = ServiceOptions { default_duration: Some(duration), ..options };
+                match options.validate() {
+                    Ok(()) => self.open(handle, options),
+                    Err(error) => self.refused(error, &options.table, ""),
+                }
+            }
         }
     }
 
@@ -120,10 +127,9 @@ impl<B: Bootstrap> Runner<B> {
         if let Some(old) = self.handles.remove(&handle.cloned()) {
             self.close(old)?;
         }
-        let table = options.table.clone();
-        let service = Arc::new(self.runtime.block_on(self.bootstrap.open(options))?);
-        self.tables.insert(table.clone());
-        self.handles.insert(handle.cloned(), Opened { service, table });
+        let service = Arc::new(self.runtime.block_on(self.bootstrap.open(options.clone()))?);
+        self.tables.insert(options.table.clone());
+        self.handles.insert(handle.cloned(), Opened { service, options });
         Ok(String::from("ok"))
     }
 
@@ -133,11 +139,13 @@ impl<B: Bootstrap> Runner<B> {
         handle: HandleName,
         table: Option<&String>,
     ) -> Result<(Arc<B::Service>, String), BoxError> {
-        let opened = self
-            .handles
-            .get(&handle.cloned())
-            .ok_or_else(|| format!("no handle {handle:?} was opened"))?;
-        Ok((Arc::clone(&opened.service), table.unwrap_or(&opened.table).clone()))
+        let opened = self.opened(handle)?;
+        Ok((Arc::clone(&opened.service), table.unwrap_or(&opened.options.table).clone()))
+    }
+
+    fn opened(&self, handle: HandleName) -> Result<&Opened<B::Service>, String> {
+        let opened = self.handles.get(&handle.cloned());
+        opened.ok_or_else(|| format!("no handle {handle:?} was opened"))
     }
 
     fn lock(&mut self, handle: HandleName, request: LockRequest, options: LockOptions) -> Line {
@@ -245,12 +253,6 @@ impl<B: Bootstrap> Runner<B> {
         self.advanced += by;
         // An advance prints nothing: a line of its own would only repeat the command.
         Ok(String::new())
-    }
-
-    fn set_default_duration(&mut self, handle: HandleName, duration: Duration) -> Line {
-        let (service, table) = self.at(handle, None)?;
-        let result = self.runtime.block_on(service.set_default_duration(duration));
-        self.done(result, &table)
     }
 
     fn done(&mut self, result: Result<(), Error>, table: &str) -> Line {

@@ -24,8 +24,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::frames::{Encoded, Frames};
-use super::wire::{self, Answer, Request, WireError};
-use super::{call_of, mixed_up};
+use super::wire::{self, Answer, Request, WireError, mixed_up};
 use crate::budget;
 use crate::clock::Deadline;
 use crate::error::Error;
@@ -65,10 +64,7 @@ pub(super) struct Leader {
     pub(super) addr: String,
 }
 
-/// A request with its call options.
-pub(super) type Item = (Request, CallOptions);
-
-/// The outcome of one request.
+/// The outcome of one command, read or move of the clock.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The leader's answer, or the reason why there is none.
@@ -77,10 +73,10 @@ pub(super) enum Outcome {
     Moved(Box<Moved>),
 }
 
-/// A request that may be sent again.
+/// A request with one answer that may be sent again.
 #[derive(Debug)]
 pub(super) struct Moved {
-    pub(super) item: Item,
+    pub(super) request: Request,
     /// Whether the previous leader may have done it.
     pub(super) open: bool,
 }
@@ -102,10 +98,11 @@ struct Desk {
     stalled: usize,
 }
 
-/// The requests that one caller sends together.
+/// The request of one caller.
 struct Parcel {
     leader: Leader,
-    items: Vec<Item>,
+    request: Request,
+    trace_id: Option<String>,
     deadline: Deadline,
     /// Set once, by the message that includes the requests or by the caller that cancels them.
     settled: Arc<AtomicBool>,
@@ -133,56 +130,58 @@ impl Courier {
         Self { node, admission, desks: Arc::default() }
     }
 
-    /// Sends all requests to the leader, in this order; returns one outcome for each. If not all
-    /// can be admitted, only the first are sent.
+    /// Sends a request to the leader; returns one outcome for each of its answers. If not all of its
+    /// commands can be admitted, only the first are sent.
     pub(super) async fn ask(
         &self,
         leader: Leader,
-        mut items: Vec<Item>,
+        mut request: Request,
+        trace_id: Option<String>,
         deadline: Deadline,
     ) -> Vec<Outcome> {
-        let asked = items.len();
+        let asked = request.answers();
         let admitted = admit_up_to(&self.admission, asked);
-        items.truncate(admitted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        let refused = asked - items.len();
+        let sent = admitted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if let Request::Decide(commands) = &mut request {
+            commands.truncate(sent);
+        }
         let mut outcomes = match admitted {
-            Some(admitted) => self.ask_admitted(leader, items, deadline, admitted).await,
+            Some(admitted) => {
+                self.ask_admitted(leader, request, trace_id, deadline, admitted).await
+            }
             None => Vec::new(),
         };
         let full = || {
             let reason = "this node has as many requests on their way to the leader as it admits";
             Outcome::Told(Err(Error::unavailable(reason)))
         };
-        outcomes.extend(std::iter::repeat_with(full).take(refused));
+        outcomes.extend(std::iter::repeat_with(full).take(asked - sent));
         outcomes
     }
 
     async fn ask_admitted(
         &self,
         leader: Leader,
-        items: Vec<Item>,
+        request: Request,
+        trace_id: Option<String>,
         deadline: Deadline,
         admitted: OwnedSemaphorePermit,
     ) -> Vec<Outcome> {
-        let reads = which_read(&items);
+        let (is_read, answers) = (request.is_read(), request.answers());
         let (answer, answered) = oneshot::channel();
         let settled = Arc::<AtomicBool>::default();
         let receipt = Receipt { answer, _admitted: admitted };
         let settled_here = Arc::clone(&settled);
-        self.hand_in(Parcel { leader, items, deadline, settled, receipt });
-        match deadline.bound(answered).await {
-            Some(Ok(fates)) => {
-                fates.into_iter().zip(reads).map(|(fate, read)| fate.read(read)).collect()
-            }
-            Some(Err(_)) => untold(&reads, "the node stopped before the leader's answer came"),
+        self.hand_in(Parcel { leader, request, trace_id, deadline, settled, receipt });
+        let error = match deadline.bound(answered).await {
+            Some(Ok(fates)) => return fates.into_iter().map(|fate| fate.read(is_read)).collect(),
+            Some(Err(_)) => lost(is_read, "the node stopped before the leader's answer came"),
             None if settled_here.swap(true, Ordering::AcqRel) => {
-                untold(&reads, "the leader did not answer in time")
+                lost(is_read, "the leader did not answer in time")
             }
-            None => {
-                let late = || Outcome::Told(Err(not_sent()));
-                reads.iter().map(|_| late()).collect()
-            }
-        }
+            None => not_sent(),
+        };
+        (0..answers).map(|_| Outcome::Told(Err(error.clone()))).collect()
     }
 
     fn hand_in(&self, parcel: Parcel) {
@@ -229,33 +228,7 @@ impl Courier {
             return None;
         }
         drop(desks);
-        Some(self.message(parcels))
-    }
-
-    #[cfg_attr(
-        not(feature = "planted-bugs"),
-        allow(clippy::unused_self, reason = "only a bug needs it")
-    )]
-    fn message(&self, parcels: Vec<Parcel>) -> Message {
-        let leader = parcels[0].leader.clone();
-        let mut open = Vec::with_capacity(parcels.len());
-        let mut items = Vec::new();
-        let mut timeout = Duration::ZERO;
-        for parcel in parcels {
-            let remaining = parcel.deadline.remaining();
-            timeout = timeout.max(remaining);
-            open.push(Open::new(items.len(), parcel.items.len(), parcel.receipt));
-            let left =
-                |(request, call)| (request, CallOptions { timeout: Some(remaining), ..call });
-            items.extend(parcel.items.into_iter().map(left));
-        }
-        #[cfg(feature = "planted-bugs")]
-        for (_, call) in &mut items {
-            super::planting::stamp(&self.node, call);
-        }
-        let reads = which_read(&items);
-        let bytes = wire::encode_requests(items);
-        Message { leader, bytes, timeout, reads, open }
+        Some(Message::new(parcels))
     }
 
     /// Sends one message and distributes its answers. Returns `false` if the task no longer has a
@@ -405,24 +378,24 @@ struct Message {
     bytes: Bytes,
     /// The longest timeout of its requests.
     timeout: Duration,
-    /// Whether each request is a read.
-    reads: Vec<bool>,
-    /// The unanswered parcels, in the order of the number of their first request.
+    /// The unanswered parcels, in the order of the number of their first answer.
     open: Vec<Open>,
 }
 
 /// A parcel whose answers are awaited.
 struct Open {
     first: usize,
+    is_read: bool,
     fates: Vec<Option<Fate>>,
     missing: usize,
     receipt: Receipt,
 }
 
 impl Open {
-    fn new(first: usize, count: usize, receipt: Receipt) -> Self {
-        let fates = std::iter::repeat_with(|| None).take(count).collect();
-        Self { first, fates, missing: count, receipt }
+    fn new(first: usize, request: &Request, receipt: Receipt) -> Self {
+        let missing = request.answers();
+        let fates = std::iter::repeat_with(|| None).take(missing).collect();
+        Self { first, is_read: request.is_read(), fates, missing, receipt }
     }
 
     fn tell(self, mut missing: impl FnMut(usize) -> Fate) {
@@ -436,6 +409,24 @@ impl Open {
 }
 
 impl Message {
+    fn new(parcels: Vec<Parcel>) -> Self {
+        let leader = parcels[0].leader.clone();
+        let mut open = Vec::with_capacity(parcels.len());
+        let mut requests = Vec::with_capacity(parcels.len());
+        let mut timeout = Duration::ZERO;
+        let mut first = 0;
+        for Parcel { request, trace_id, deadline, receipt, .. } in parcels {
+            let remaining = deadline.remaining();
+            timeout = timeout.max(remaining);
+            let call = CallOptions { trace_id, ..CallOptions::within(remaining) };
+            open.push(Open::new(first, &request, receipt));
+            first += request.answers();
+            requests.push((request, call));
+        }
+        let bytes = wire::encode_requests(requests.iter().map(|(request, call)| (request, call)));
+        Self { leader, bytes, timeout, open }
+    }
+
     /// Records the outcome of a request, and answers its caller once none is missing.
     fn settle(&mut self, number: usize, fate: Fate) {
         let at = match self.open.binary_search_by_key(&number, |open| open.first) {
@@ -458,12 +449,10 @@ impl Message {
 
     /// Fails all requests that have no answer yet; `left` if they may have arrived.
     fn fail(&mut self, reason: &str, left: bool) {
-        let reads = std::mem::take(&mut self.reads);
         for open in self.open.drain(..) {
-            open.tell(|number| {
-                let lost =
-                    if left { lost(reads[number], reason) } else { Error::unavailable(reason) };
-                Fate::Failed(lost)
+            let is_read = open.is_read;
+            open.tell(|_| {
+                Fate::Failed(if left { lost(is_read, reason) } else { Error::unavailable(reason) })
             });
         }
     }
@@ -471,15 +460,14 @@ impl Message {
     /// Abandons a message to a deposed leader: requests that are safe to repeat are returned as
     /// moved.
     fn give_up(mut self) {
-        let requests = wire::decode_requests(&self.bytes);
-        let mut requests: Vec<_> = requests.into_iter().flatten().map(Some).collect();
-        let reads = std::mem::take(&mut self.reads);
+        let requests = wire::decode_requests(&self.bytes).unwrap_or_default();
+        let mut requests: Vec<_> =
+            requests.into_iter().flat_map(|(request, _)| request.split()).map(Some).collect();
         for open in self.open.drain(..) {
+            let is_read = open.is_read;
             open.tell(|number| match requests.get_mut(number).and_then(Option::take) {
-                Some(request) if reads[number] || request.request_id().is_some() => {
-                    let call = call_of(&request).cloned().unwrap_or_default();
-                    let item = (request, call);
-                    Fate::Moved(Box::new(Moved { item, open: !reads[number] }))
+                Some(request) if request.is_repeatable() => {
+                    Fate::Moved(Box::new(Moved { request, open: !is_read }))
                 }
                 _ => Fate::Failed(lost(false, "the leader did not answer, and another leads now")),
             });
@@ -501,7 +489,7 @@ impl Desk {
         let mut count = 0;
         while let Some(next) = self.waiting.front() {
             let fits = parcels.first().is_none_or(|first| {
-                first.leader == next.leader && count + next.items.len() <= MAX_TOGETHER
+                first.leader == next.leader && count + next.request.answers() <= MAX_TOGETHER
             });
             if !fits {
                 break;
@@ -514,7 +502,7 @@ impl Desk {
                 parcel.too_late();
                 continue;
             }
-            count += parcel.items.len();
+            count += parcel.request.answers();
             parcels.push(parcel);
         }
         parcels
@@ -523,7 +511,7 @@ impl Desk {
 
 impl Parcel {
     fn too_late(self) {
-        let fates = self.items.iter().map(|_| Fate::Failed(not_sent())).collect();
+        let fates = (0..self.request.answers()).map(|_| Fate::Failed(not_sent())).collect();
         // A caller that has gone away gets no answer.
         let _ = self.receipt.answer.send(fates);
     }
@@ -532,9 +520,9 @@ impl Parcel {
         if self.settled.swap(true, Ordering::AcqRel) {
             return;
         }
-        let moved = |item| Fate::Moved(Box::new(Moved { item, open: false }));
+        let moved = |request| Fate::Moved(Box::new(Moved { request, open: false }));
         // As above.
-        let _ = self.receipt.answer.send(self.items.into_iter().map(moved).collect());
+        let _ = self.receipt.answer.send(self.request.split().map(moved).collect());
     }
 }
 
@@ -551,10 +539,6 @@ impl Fate {
     }
 }
 
-fn which_read(items: &[Item]) -> Vec<bool> {
-    items.iter().map(|(request, _)| request.is_read()).collect()
-}
-
 fn not_sent() -> Error {
     Error::unavailable("the time was up before the request was sent on to the leader")
 }
@@ -565,23 +549,20 @@ pub(super) fn lost(is_read: bool, reason: &str) -> Error {
     if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
 }
 
-fn untold(reads: &[bool], reason: &str) -> Vec<Outcome> {
-    reads.iter().map(|is_read| Outcome::Told(Err(lost(*is_read, reason)))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::types::{LockOptions, LockRequest, ReadOptions, RequestId};
+    use crate::lock::{Command, Operation, Query};
+    use crate::types::{ReadOptions, RequestId};
 
     fn parcel(leader: u64, name: &str, count: usize) -> (Parcel, oneshot::Receiver<Vec<Fate>>) {
         let (answer, answered) = oneshot::channel();
         let admitted = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let read = || Request::Check(name.to_owned(), ReadOptions::default());
         let parcel = Parcel {
             leader: Leader { id: 1, uuid: Some(Uuid(leader.into())), addr: "a:1".to_owned() },
-            items: (0..count).map(|_| (read(), CallOptions::default())).collect(),
+            request: Request::Decide(vec![delete(name, None); count]),
+            trace_id: None,
             deadline: Deadline::after(Duration::from_secs(60)),
             settled: Arc::default(),
             receipt: Receipt { answer, _admitted: admitted },
@@ -592,8 +573,11 @@ mod tests {
     fn names(parcels: &[Parcel]) -> Vec<&str> {
         let mut names = Vec::new();
         for parcel in parcels {
-            let Request::Check(name, _) = &parcel.items[0].0 else { panic!("not a check") };
-            names.push(name.as_str());
+            let Request::Decide(commands) = &parcel.request else { panic!("no commands") };
+            let Operation::DeleteTable { table } = &commands[0].operation else {
+                panic!("{names:?}")
+            };
+            names.push(&**table);
         }
         names
     }
@@ -642,57 +626,61 @@ mod tests {
         assert_eq!(lost(true, "cut off"), Error::unavailable("cut off"));
     }
 
-    fn lock(seq: Option<u64>) -> Item {
-        let request = LockRequest { signature: "s".into(), signee: "w".into(), level: None };
+    fn delete(table: &str, seq: Option<u64>) -> Command {
         let request_id = seq.map(|seq| RequestId { lane: 1, seq });
-        let options = LockOptions { request_id, ..LockOptions::default() };
-        (Request::Lock(request, options), CallOptions::default())
+        Command { request_id, ..Operation::DeleteTable { table: table.into() }.into() }
     }
 
-    /// A message of one parcel, and the receiver of its caller.
-    fn message(items: Vec<Item>) -> (Message, oneshot::Receiver<Vec<Fate>>) {
-        let (parcel, answered) = parcel(1, "unused", 1);
-        let (leader, timeout) = (parcel.leader, Duration::from_secs(1));
-        let open = vec![Open::new(0, items.len(), parcel.receipt)];
-        let (reads, bytes) = (which_read(&items), wire::encode_requests(items));
-        (Message { leader, bytes, timeout, reads, open }, answered)
+    /// A message with one parcel for each request, and the receivers of its callers.
+    fn message(requests: Vec<Request>) -> (Message, Vec<oneshot::Receiver<Vec<Fate>>>) {
+        let parcels = requests.into_iter().map(|request| {
+            let (unused, answered) = parcel(1, "unused", 1);
+            (Parcel { request, ..unused }, answered)
+        });
+        let (parcels, answered) = parcels.unzip();
+        (Message::new(parcels), answered)
     }
 
     #[test]
     fn of_a_leader_that_is_none_any_more_only_what_is_safe_is_asked_again() {
-        let read = (Request::Check("r".to_owned(), ReadOptions::default()), CallOptions::default());
-        let items = vec![lock(None), lock(Some(7)), read, lock(Some(8))];
-        let (mut message, mut answered) = message(items.clone());
-        let frame = wire::encode_answer(3, &Ok(Answer::Done));
+        let read = Request::Read(Query::check("r".to_owned(), &ReadOptions::default()));
+        let commands = [None, Some(7), Some(8)].map(|seq| delete("t", seq));
+        let requests = vec![read.clone(), Request::Decide(commands.to_vec())];
+        let (mut message, mut answered) = message(requests);
+        let frame = wire::encode_answer(3, &Ok(Answer::Advanced));
         let bytes = frame.slice(9..);
         let share = Budget::default().take(0).unwrap();
         message.settle(3, Fate::Answered(Encoded { bytes, _share: share }));
         message.give_up();
-        let fates = answered.try_recv().unwrap();
-        let [first, second, third, fourth] = <[Fate; 4]>::try_from(fates).ok().unwrap();
+        let fates = answered[1].try_recv().unwrap();
+        let [first, second, third] = <[Fate; 3]>::try_from(fates).ok().unwrap();
         assert!(matches!(first, Fate::Failed(Error::Unknown { .. })), "not safe to repeat");
         let Fate::Moved(second) = second else { panic!("it has an id") };
-        assert_eq!((&second.item.0, second.open), (&items[1].0, true));
-        let Fate::Moved(third) = third else { panic!("it is a read") };
-        assert!(!third.open, "a read has done nothing");
-        assert!(matches!(fourth, Fate::Answered(_)), "it was answered before");
+        assert_eq!(second.request, Request::Decide(vec![commands[1].clone()]));
+        assert!(second.open, "the leader may have done it");
+        assert!(matches!(third, Fate::Answered(_)), "it was answered before");
+        let Ok([Fate::Moved(moved)]) = <[Fate; 1]>::try_from(answered[0].try_recv().unwrap())
+        else {
+            panic!("it is a read")
+        };
+        assert_eq!(moved.request, read);
+        assert!(!moved.open, "a read has done nothing");
     }
 
     #[test]
     fn each_caller_is_told_when_all_of_its_own_is_answered() {
-        let (mut message, mut first) = message(vec![lock(None), lock(None)]);
-        let (other, mut second) = parcel(1, "unused", 1);
-        message.open.push(Open::new(2, 1, other.receipt));
-        message.reads.push(false);
+        let two = Request::Decide(vec![delete("t", None); 2]);
+        let one = Request::Decide(vec![delete("t", None)]);
+        let (mut message, mut answered) = message(vec![two, one]);
         let done = || Fate::Failed(Error::unavailable("stands for an answer"));
         message.settle(9, done());
         message.settle(1, done());
         message.settle(1, done());
-        assert!(first.try_recv().is_err(), "one of two is missing");
+        assert!(answered[0].try_recv().is_err(), "one of two is missing");
         message.settle(2, done());
-        assert_eq!(second.try_recv().unwrap().len(), 1);
+        assert_eq!(answered[1].try_recv().unwrap().len(), 1);
         message.settle(0, done());
-        assert_eq!(first.try_recv().unwrap().len(), 2);
+        assert_eq!(answered[0].try_recv().unwrap().len(), 2);
         assert!(message.open.is_empty());
     }
 }

@@ -65,18 +65,23 @@ impl Frames {
 mod tests {
     use super::*;
     use crate::forward::wire::{Answer, decode_answer, encode_answer};
+    use crate::lock::View;
+    use crate::types::{TableDefaults, TableInfo, TablesResponse};
 
     #[test]
     fn frames_are_read_however_they_are_cut() {
         let frames: Vec<u8> =
-            [3, 0, 7].iter().flat_map(|n| encode_answer(*n, &Ok(Answer::Done))).collect();
+            [3, 0, 7].iter().flat_map(|n| encode_answer(*n, &Ok(Answer::Advanced))).collect();
         for cut in 0..frames.len() {
             let mut reader = Frames::new(Budget::default());
             let mut numbers = Vec::new();
             for part in [&frames[..cut], &frames[cut..]] {
                 reader.push(part);
                 while let Some((number, answer)) = reader.next().unwrap() {
-                    assert_eq!(decode_answer(&answer.unwrap().bytes).unwrap(), Ok(Answer::Done));
+                    assert_eq!(
+                        decode_answer(&answer.unwrap().bytes).unwrap(),
+                        Ok(Answer::Advanced)
+                    );
                     numbers.push(number);
                 }
             }
@@ -87,15 +92,12 @@ mod tests {
     #[test]
     fn an_answer_without_room_is_thrown_away_and_the_next_one_read() {
         let names = vec!["x".repeat(1000); 40];
-        let tables = names.iter().map(|name| crate::types::TableInfo {
-            table: name.clone(),
-            defaults: crate::types::TableDefaults::default(),
-            locks: 0,
-        });
-        let tables =
-            crate::types::TablesResponse { tables: tables.collect(), next: None, decided_at: None };
-        let mut frames = encode_answer(1, &Ok(Answer::Tables(tables))).to_vec();
-        frames.extend_from_slice(&encode_answer(2, &Ok(Answer::Done)));
+        let defaults = TableDefaults::default();
+        let tables = names.iter().map(|name| TableInfo { table: name.clone(), defaults, locks: 0 });
+        let tables = TablesResponse { tables: tables.collect(), next: None, decided_at: None };
+        let tables = Ok(Answer::View(View::Tables(tables)));
+        let mut frames = encode_answer(1, &tables).to_vec();
+        frames.extend_from_slice(&encode_answer(2, &Ok(Answer::Advanced)));
         let budget = Budget::new(64 << 10);
         let share = budget.take(60 << 10);
         let mut reader = Frames::new(budget.clone());

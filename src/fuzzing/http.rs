@@ -24,6 +24,7 @@ use crate::api::{
 use crate::clock::ManualClock;
 use crate::error::Error;
 use crate::http::{Extras, clients_router, serve_one};
+use crate::lock::Operation;
 use crate::memory::MemoryLocks;
 use crate::service::{LockService as _, all_tables};
 use crate::types::{
@@ -373,10 +374,12 @@ fn put_table(api: &Api, body: &[u8]) {
         // A repeated request does nothing, and gets the same answer.
         return;
     }
-    let name = asked.table.as_deref().expect("a table that is not named is refused");
-    let found = api.everything().into_iter().find(|(info, _)| info.table == name);
+    let command = asked.into_command().expect("what was done is a command").operation;
+    let Operation::ConfigureTable(asked) = command else { panic!("{command:?}") };
+    let found = api.everything().into_iter().find(|(info, _)| info.table == *asked.table);
     let defaults = found.map(|(info, _)| info.defaults).unwrap_or_default();
-    assert_eq!(Some(defaults), asked.defaults().ok());
+    assert_eq!(defaults.duration, asked.duration_ms.map(Duration::from_millis));
+    assert_eq!(defaults.time_to_live, asked.time_to_live.map(Into::into));
 }
 
 fn delete_table(api: &Api, query: &str) {

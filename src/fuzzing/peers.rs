@@ -7,15 +7,16 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::error::Error;
+use crate::forward::ask;
 use crate::forward::wire::{
     Answer, Request, decode_answer, decode_requests, encode_answer, encode_requests, frame_head,
 };
-use crate::forward::{ask, call_of};
 use crate::memory::MemoryLocks;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec;
 use crate::raft::hello::{Hello, Signature};
 use crate::service::DebugLockService as _;
+use crate::types::CallOptions;
 
 /// Every message of Raft, of a first start, and the header of every call: a message that decodes is
 /// encoded to the same bytes.
@@ -70,10 +71,8 @@ fn reads_again<T: FromStr + Display + PartialEq + Debug>(text: &str) {
 /// through its encoding, and a service answers each request or refuses it as invalid.
 pub fn forward(bytes: &[u8]) {
     if let Ok(requests) = decode_requests(bytes) {
-        let with_calls = requests
-            .iter()
-            .map(|request| (request.clone(), call_of(request).cloned().unwrap_or_default()));
-        let again = decode_requests(&encode_requests(with_calls.collect()));
+        let parts = requests.iter().map(|(request, call)| (request, call));
+        let again = decode_requests(&encode_requests(parts));
         assert_eq!(again.ok().as_ref(), Some(&requests), "they read as they are written");
         answer(requests);
     }
@@ -94,41 +93,31 @@ fn reads_as_written(number: usize, answer: &Result<Answer, Error>) {
     assert_eq!(decode_answer(&frame[head.bytes..]).ok().as_ref(), Some(answer));
 }
 
-fn answer(requests: Vec<Request>) {
+fn answer(requests: Vec<(Request, CallOptions)>) {
     let runtime = runtime();
     let locks = MemoryLocks::new();
-    let mut answers = Vec::new();
-    for request in requests {
-        let has_id = has_id(&request);
-        let answer = runtime.block_on(ask(&locks, request, |by| locks.advance_clock(by)));
-        let settled = match &answer {
-            Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
-            // The lane was never begun, or the number is older than those remembered.
-            Err(Error::LaneForgotten { .. }) => has_id,
-            Err(
-                Error::Forbidden(_)
-                | Error::Unavailable { .. }
-                | Error::Unknown { .. }
-                | Error::Unauthorized { .. },
-            ) => false,
-        };
-        assert!(settled, "{answer:?}");
-        answers.push(answer);
-    }
-    for (number, answer) in answers.iter().enumerate() {
-        reads_as_written(number, answer);
-    }
-}
-
-/// Whether the request is a write that is safe to repeat.
-fn has_id(request: &Request) -> bool {
-    match request {
-        Request::Lock(_, options) => options.request_id.is_some(),
-        Request::Unlock(_, options) => options.request_id.is_some(),
-        Request::ConfigureTable(_, options) | Request::DeleteTable(options) => {
-            options.request_id.is_some()
+    let mut number = 0;
+    for (request, call) in requests {
+        let parts: Vec<Request> = request.clone().split().collect();
+        let asked = ask(&locks, request, call, |by| locks.advance_clock(by));
+        let answers = runtime.block_on(asked);
+        assert_eq!(answers.len(), parts.len(), "each has an answer");
+        for (part, answer) in parts.iter().zip(answers) {
+            let settled = match &answer {
+                Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
+                // The lane was never begun, or the number is older than those remembered.
+                Err(Error::LaneForgotten { .. }) => part.is_repeatable(),
+                Err(
+                    Error::Forbidden(_)
+                    | Error::Unavailable { .. }
+                    | Error::Unknown { .. }
+                    | Error::Unauthorized { .. },
+                ) => false,
+            };
+            assert!(settled, "{answer:?}");
+            reads_as_written(number, &answer);
+            number += 1;
         }
-        Request::Check(..) | Request::List(..) | Request::Tables(..) | Request::Advance(_) => false,
     }
 }
 

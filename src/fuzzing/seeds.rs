@@ -2,26 +2,19 @@
 //! `UPDATE_GOLDENFILES=1 cargo nextest run fuzzing::seeds`, compared in every other run.
 
 use std::fs;
-use std::time::Duration;
 
 use super::tests::folder;
 use crate::api::{ListQuery, LockBody};
 use crate::conformance::scripts;
-use crate::error::Error;
-use crate::forward::wire::{self, Answer, Request, encode_answer, encode_requests};
+use crate::forward::wire::{self, Request, encode_answer, encode_requests};
 use crate::limits::tests::{page, request};
 use crate::limits::{ALL, Proof};
-use crate::lock::State;
+use crate::lock::{Command, Operation, State};
 use crate::raft::bootstrap::{Introduction, encode_introduction};
 use crate::raft::codec;
 use crate::storage::checkpoint::CheckpointMeta;
 use crate::storage::{LogId, Uuid};
-use crate::types::{
-    CallOptions, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder, ListRequest,
-    LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions, RecordState, RequestId,
-    TableDefaults, TableOptions, TablesRequest, TablesResponse, Token, UnlockOptions,
-    UnlockRequest, UnlockResponse, UnlockStatus,
-};
+use crate::types::RequestId;
 
 /// A target, the name of one of its seeds, and the seed.
 type Seed = (&'static str, String, Vec<u8>);
@@ -80,7 +73,9 @@ fn limits() -> Vec<Seed> {
         for (end, value) in ends.into_iter().chain([("beyond", limit.largest + 1)]) {
             let name = format!("limit-{}-{end}", limit.name);
             if let Some((request, options)) = request(*limit, value) {
-                let body = LockBody::new(request, &options);
+                let command = Command::lock(request, options).unwrap();
+                let Operation::Lock(lock) = &command.operation else { panic!("{command:?}") };
+                let body = LockBody::new(lock, command.request_id);
                 seeds.push(("http_lock", name, serde_json::to_vec(&body).unwrap()));
             } else if let Some(page) = page(*limit, value) {
                 let query = ListQuery {
@@ -137,87 +132,22 @@ fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn forward() -> Vec<(&'static str, Vec<u8>)> {
-    let call = CallOptions {
-        timeout: Some(Duration::from_secs(1)),
-        trace_id: Some("t".to_owned()),
-        actor: None,
-        cause: Some("why".to_owned()),
-    };
-    let one = |request| encode_requests(vec![(request, call.clone())]).to_vec();
-    let table = Some("t".to_owned());
-    let by = LockRequest { signature: "a".into(), signee: "b".into(), level: Some(-3) };
-    let locked = LockOptions {
-        table: table.clone(),
-        duration: Some(Duration::from_secs(5)),
-        request_id: Some(RequestId { lane: 7, seq: 1 }),
-        ..LockOptions::default()
-    };
-    let later = RequestId { lane: 7, seq: 2 };
-    let forgotten = LockOptions { request_id: Some(later), ..locked.clone() };
-    let forgotten = Request::Lock(by.clone(), forgotten);
-    let lock = Request::Lock(by, locked);
-    let released =
-        UnlockOptions { table: table.clone(), token: Some(Token(1)), ..Default::default() };
-    let unlock =
-        Request::Unlock(UnlockRequest { signature: "a".into(), signee: "b".into() }, released);
-    let read = ReadOptions { table: table.clone(), ..ReadOptions::default() };
-    let tables = TableOptions { table, ..TableOptions::default() };
-    let page = ListRequest {
-        prefix: "a".to_owned(),
-        after: Some("a".to_owned()),
-        limit: 2,
-        state: Some(RecordState::Held),
-    };
-    let defaults = TableDefaults { duration: Some(Duration::from_secs(1)), time_to_live: None };
-    let several = [lock.clone(), Request::Advance(Duration::from_secs(9)), unlock.clone()];
-    let several = several.map(|request| (request, CallOptions::default()));
-    vec![
-        ("lock", one(lock)),
-        ("lock-of-a-forgotten-lane", one(forgotten)),
-        ("unlock", one(unlock)),
-        ("check", one(Request::Check("a".to_owned(), read.clone()))),
-        ("list", one(Request::List(page, read))),
-        ("tables", one(Request::Tables(TablesRequest::default(), ReadOptions::default()))),
-        ("configure-table", one(Request::ConfigureTable(defaults, tables.clone()))),
-        ("delete-table", one(Request::DeleteTable(tables))),
-        ("several", encode_requests(several.into()).to_vec()),
-        ("answers", answer_frames()),
-    ]
-}
-
-fn answer_frames() -> Vec<u8> {
-    let answers = answers().into_iter().enumerate();
-    answers.flat_map(|(number, answer)| encode_answer(number, &answer)).collect()
-}
-
-fn answers() -> Vec<Result<Answer, Error>> {
-    let at = Some(DecidedAt { index: 4, position: 0 });
-    let left = Duration::from_secs(5);
-    let grant =
-        Grant { token: Token(1), level: -3, expires_in: left, removed_in: None, live: true };
-    let holder = Holder {
-        signee: "b".to_owned(),
-        instance: None,
-        level: -3,
-        token: Token(1),
-        expires_in: left,
-        expired: false,
-        removed_in: Some(left),
-    };
-    let forbidden = Forbidden { reason: ForbiddenReason::Held, holders: vec![holder] };
-    let refused = UnlockStatus::Failed(forbidden.clone());
-    vec![
-        Ok(wire::Answer::Lock(LockResponse { status: LockStatus::Ok(grant), decided_at: at })),
-        Ok(wire::Answer::Unlock(UnlockResponse { status: refused, decided_at: at })),
-        Ok(wire::Answer::Tables(TablesResponse { tables: Vec::new(), next: None, decided_at: at })),
-        Ok(wire::Answer::Done),
-        Ok(wire::Answer::TableDeleted(DeleteStatus::NoTable)),
-        Err(Error::Forbidden(forbidden)),
-        Err(Error::NotFound { decided_at: at }),
-        Err(Error::Unavailable { reason: "r".to_owned(), leader: Some("l".to_owned()) }),
-        Err(Error::unknown("r")),
-        Err(Error::LaneForgotten { reason: "r".to_owned() }),
-    ]
+    let call = wire::tests::call();
+    let mut seeds = Vec::new();
+    for (name, request) in wire::tests::requests() {
+        seeds.push((name, encode_requests([(&request, &call)]).to_vec()));
+    }
+    let lock = wire::tests::commands().swap_remove(0);
+    let lane_forgotten = Command { request_id: Some(RequestId { lane: 7, seq: 2 }), ..lock };
+    let request = Request::Decide(vec![lane_forgotten]);
+    seeds.push(("lock-of-a-forgotten-lane", encode_requests([(&request, &call)]).to_vec()));
+    let several = wire::tests::requests();
+    let several = several.iter().map(|(_, request)| (request, &call));
+    seeds.push(("several", encode_requests(several).to_vec()));
+    let answers = wire::tests::answers().into_iter().enumerate();
+    let frames = answers.flat_map(|(number, (_, answer))| encode_answer(number, &answer));
+    seeds.push(("answers", frames.collect()));
+    seeds
 }
 
 /// Seeds of the log: the way the node ended, then changes with kind and file, place, value.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::extract::State;
 
 use super::answer::{Refusal, json};
-use super::handlers::Answer;
+use super::handlers::{Answer, no_answer};
 use super::request::{self, Asked, Call};
 use super::server::Limits;
 use super::{Context, openapi};
@@ -17,10 +17,10 @@ use crate::api::{
     BatchAnswers, BatchBody, BatchItemAnswer, Code, MAX_BATCH, MAX_BATCH_BYTES, Problem, routes,
 };
 use crate::budget;
-use crate::clock::Deadline;
 use crate::error::Error;
+use crate::lock::Command;
 use crate::service::LockService;
-use crate::types::{BatchAnswer, BatchRequest};
+use crate::types::BatchAnswer;
 
 /// Bytes of one answer in a batch, with names of usual length.
 const ANSWER_BYTES: usize = 512;
@@ -57,32 +57,26 @@ pub(crate) async fn batch<S: LockService>(
     let _room = budget
         .take(body.requests.len() * ANSWER_BYTES)
         .ok_or_else(|| Refusal::from(budget::exhausted()))?;
-    let call = call.options();
-    let requests = body.requests.into_iter().map(|item| item.into_words(&call)).collect();
-    let answers = ask_all(&*context.service, requests, deadline).await;
+    let (call, cause) = call.options();
+    let mut commands = Vec::with_capacity(body.requests.len());
+    let mut add = |command: Command| commands.push(Command { cause: cause.clone(), ..command });
+    let invalid: Vec<Option<Error>> =
+        body.requests.into_iter().map(|item| item.into_command().map(&mut add).err()).collect();
+    // At the deadline the outcome of all of them is unknown.
+    let mut decisions =
+        deadline.bound(context.service.decide(commands, call)).await.map(Vec::into_iter);
+    let mut next = || match &mut decisions {
+        Some(decisions) => {
+            let decision = decisions.next().expect("each command has an answer");
+            decision.and_then(BatchAnswer::try_from)
+        }
+        None => no_answer(),
+    };
+    let answers = invalid.into_iter().map(|error| error.map_or_else(&mut next, Err));
+    let answers: Vec<Result<BatchAnswer, Error>> = answers.collect();
     let answers: Vec<_> = answers.iter().map(BatchItemAnswer::from).collect();
     for answer in &answers {
         context.metrics.observe_item(answer.problem.as_ref().map(|problem| problem.code));
     }
     Ok(json(&BatchAnswers { answers }, None))
-}
-
-/// Passes the valid requests to the service. At the deadline the outcome of all of them is unknown.
-async fn ask_all<S: LockService>(
-    service: &S,
-    requests: Vec<Result<BatchRequest, Error>>,
-    deadline: Deadline,
-) -> Vec<Result<BatchAnswer, Error>> {
-    let mut asked = Vec::with_capacity(requests.len());
-    let wrong: Vec<Option<Error>> = requests
-        .into_iter()
-        .map(|request| request.map(|request| asked.push(request)).err())
-        .collect();
-    let answers = deadline.bound(service.batch(asked)).await;
-    let mut answers = answers.map(Vec::into_iter);
-    let mut next = || match &mut answers {
-        Some(answers) => answers.next().expect("a batch has one answer for each request"),
-        None => Err(Error::unknown("no answer in time; the request may have been done")),
-    };
-    wrong.into_iter().map(|wrong| wrong.map_or_else(&mut next, Err)).collect()
 }

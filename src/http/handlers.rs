@@ -1,7 +1,6 @@
 //! The handlers, one for each path: they read the request, call the service within the deadline and
 //! write the answer.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use futures::FutureExt as _;
 
 use super::answer::{Refusal, json};
 use super::batch::batch;
@@ -23,12 +21,10 @@ use crate::api::{
     TablesQuery, UnlockAnswer, UnlockBody, routes,
 };
 use crate::budget::{self, Share};
-use crate::clock::Deadline;
 use crate::error::Error;
+use crate::lock::{Command, Decision, Query, View};
 use crate::service::LockService;
-use crate::types::{
-    ListRequest, LockStatus, ReadOptions, TableOptions, TablesRequest, UnlockStatus,
-};
+use crate::types::{ListRequest, LockStatus, TablesRequest, UnlockStatus};
 
 pub(crate) type Answer = Result<Response, Refusal>;
 
@@ -73,12 +69,9 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
 ) -> Answer {
     request::no_query(asked.request.uri())?;
     let call = Call::read(&asked)?;
-    let deadline = call.deadline;
-    let body: LockBody = request::json(asked, &context.extras.limits, deadline).await?;
-    let (request, mut options) = body.into_words()?;
-    options.request_id = call.request_id(options.request_id)?;
-    options.call = call.options();
-    let response = write(deadline, context.service.lock(request, options)).await?;
+    let body: LockBody = request::json(asked, &context.extras.limits, call.deadline).await?;
+    let decision = decide(&context, call, body.into_command()?).await?;
+    let response = decision.into_lock_response()?;
     if let LockStatus::Failed(forbidden) = &response.status {
         return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
     }
@@ -100,12 +93,9 @@ pub(crate) async fn unlock<S: LockService, B: Arriving>(
 ) -> Answer {
     request::no_query(asked.request.uri())?;
     let call = Call::read(&asked)?;
-    let deadline = call.deadline;
-    let body: UnlockBody = request::json(asked, &context.extras.limits, deadline).await?;
-    let (request, mut options) = body.into_words()?;
-    options.request_id = call.request_id(options.request_id)?;
-    options.call = call.options();
-    let response = write(deadline, context.service.unlock(request, options)).await?;
+    let body: UnlockBody = request::json(asked, &context.extras.limits, call.deadline).await?;
+    let decision = decide(&context, call, body.into_command()).await?;
+    let response = decision.into_unlock_response()?;
     if let UnlockStatus::Failed(forbidden) = &response.status {
         return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
     }
@@ -126,8 +116,7 @@ pub(crate) async fn check<S: LockService, B: Arriving>(
 ) -> Answer {
     let call = Call::read(&asked)?;
     let query: CheckQuery = request::query(asked.request.uri())?;
-    let (deadline, options) = read_options(call, query.table, query.stale);
-    let response = read(deadline, context.service.check(query.signature, options)).await?;
+    let response = read(&context, call, query.into()).await?.into_check()?;
     Ok(json(&CheckAnswer::from(&response.record), response.decided_at))
 }
 
@@ -143,10 +132,8 @@ pub(crate) async fn list<S: LockService>(
 ) -> Answer {
     let call = Call::read(&asked)?;
     let query: ListQuery = request::query(asked.request.uri())?;
-    let page = ListRequest::from(&query);
-    let _room = room_for(&context, page.limit.min(ListRequest::MAX_LIMIT))?;
-    let (deadline, options) = read_options(call, query.table, query.stale);
-    let response = read(deadline, context.service.list(page, options)).await?;
+    let _room = room_for(&context, query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT))?;
+    let response = read(&context, call, query.into()).await?.into_list()?;
     Ok(json(&ListAnswer::from(&response), response.decided_at))
 }
 
@@ -164,10 +151,8 @@ pub(crate) async fn tables<S: LockService>(
 ) -> Answer {
     let call = Call::read(&asked)?;
     let query: TablesQuery = request::query(asked.request.uri())?;
-    let page = TablesRequest::from(&query);
-    let _room = room_for(&context, page.limit)?;
-    let (deadline, options) = read_options(call, None, query.stale);
-    let response = read(deadline, context.service.tables(page, options)).await?;
+    let _room = room_for(&context, query.limit.unwrap_or(TablesRequest::DEFAULT_LIMIT))?;
+    let response = read(&context, call, query.into()).await?.into_tables()?;
     Ok(json(&TablesAnswer::from(&response), response.decided_at))
 }
 
@@ -184,13 +169,8 @@ pub(crate) async fn configure_table<S: LockService>(
 ) -> Answer {
     request::no_query(asked.request.uri())?;
     let call = Call::read(&asked)?;
-    let deadline = call.deadline;
-    let body: TableBody = request::json(asked, &context.extras.limits, deadline).await?;
-    let defaults = body.defaults()?;
-    let request_id = call.request_id(body.request_id)?;
-    let table = Some(body.named_table()?);
-    let options = TableOptions { table, request_id, call: call.options() };
-    write(deadline, context.service.configure_table(defaults, options)).await?;
+    let body: TableBody = request::json(asked, &context.extras.limits, call.deadline).await?;
+    decide(&context, call, body.into_command()?).await?.into_done()?;
     Ok(json(&DoneAnswer::default(), None))
 }
 
@@ -207,10 +187,7 @@ pub(crate) async fn delete_table<S: LockService>(
 ) -> Answer {
     let call = Call::read(&asked)?;
     let query: TableQuery = request::query(asked.request.uri())?;
-    let deadline = call.deadline;
-    let request_id = call.request_id(query.request_id)?;
-    let options = TableOptions { table: Some(query.table), request_id, call: call.options() };
-    let status = write(deadline, context.service.delete_table(options)).await?;
+    let status = decide(&context, call, query.into()).await?.into_delete_status()?;
     Ok(json(&DeleteAnswer::from(status), None))
 }
 
@@ -265,7 +242,8 @@ async fn advance<S: LockService>(State(context): State<Arc<Context<S>>>, asked: 
     let advance = context.extras.advance.as_ref().expect("the route exists only with it");
     let deadline = Call::read(&asked)?.deadline;
     let body: AdvanceBody = request::json(asked, &context.extras.limits, deadline).await?;
-    write(deadline, advance(Duration::from_millis(body.by_ms))).await?;
+    let advanced = deadline.bound(advance(Duration::from_millis(body.by_ms))).await;
+    advanced.unwrap_or_else(no_answer)?;
     Ok(json(&DoneAnswer::default(), None))
 }
 
@@ -284,30 +262,39 @@ const RECORD_BYTES: usize = 1024;
 /// Reserves room for an answer before it is made. Its size is known only once it exists; without
 /// the reservation, pages for which there is no room in the end would all be made first.
 fn room_for<S>(context: &Context<S>, records: u32) -> Result<Share, Refusal> {
-    let records = usize::try_from(records).unwrap_or(usize::MAX);
+    const _: () = assert!(ListRequest::MAX_LIMIT == TablesRequest::MAX_LIMIT, "one bound for both");
+    let records = usize::try_from(records.min(ListRequest::MAX_LIMIT)).unwrap_or(usize::MAX);
     let room = context.metrics.budget().take(records.saturating_mul(RECORD_BYTES));
     room.ok_or_else(|| Refusal::from(budget::exhausted()))
 }
 
-fn read_options(call: Call, table: Option<String>, stale: bool) -> (Deadline, ReadOptions) {
+/// Passes a command to the service. At the deadline its outcome is unknown.
+async fn decide<S: LockService>(
+    context: &Context<S>,
+    call: Call,
+    mut command: Command,
+) -> Result<Decision, Refusal> {
     let deadline = call.deadline;
-    (deadline, ReadOptions { table, stale, call: call.options() })
+    command.request_id = call.request_id(command.request_id)?;
+    let (options, cause) = call.options();
+    command.cause = cause;
+    let decided = deadline.bound(context.service.decide_one(command, options)).await;
+    Ok(decided.unwrap_or_else(no_answer)?)
 }
 
-/// Waits for a write. At the deadline the future is dropped and the outcome is unknown.
-fn write<T>(
-    deadline: Deadline,
-    future: impl Future<Output = Result<T, Error>>,
-) -> impl Future<Output = Result<T, Error>> {
-    let timed_out = || Err(Error::unknown("no answer in time; the request may have been done"));
-    deadline.bound(future).map(move |answer| answer.unwrap_or_else(timed_out))
+/// Passes a query to the service. It changes nothing, whenever it is dropped.
+async fn read<S: LockService>(
+    context: &Context<S>,
+    call: Call,
+    query: Query,
+) -> Result<View, Refusal> {
+    let deadline = call.deadline;
+    let (options, _) = call.options();
+    let view = deadline.bound(context.service.read(query, options)).await;
+    Ok(view.unwrap_or_else(|| Err(Error::unavailable("no answer in time")))?)
 }
 
-/// Waits for a read, which changes nothing whenever it is dropped.
-fn read<T>(
-    deadline: Deadline,
-    future: impl Future<Output = Result<T, Error>>,
-) -> impl Future<Output = Result<T, Error>> {
-    let timed_out = || Err(Error::unavailable("no answer in time"));
-    deadline.bound(future).map(move |answer| answer.unwrap_or_else(timed_out))
+/// The result of a write that was not answered by the deadline.
+pub(super) fn no_answer<T>() -> Result<T, Error> {
+    Err(Error::unknown("no answer in time; the request may have been done"))
 }

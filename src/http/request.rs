@@ -64,7 +64,7 @@ pub(crate) struct Call {
     /// The time at which the handler answers without the service.
     pub(crate) deadline: Deadline,
     trace_id: Option<String>,
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     idempotency_key: Option<RequestId>,
 }
 
@@ -105,15 +105,12 @@ impl Call {
         }
     }
 
-    /// The options of the call, with the rest of its timeout.
-    pub(crate) fn options(self) -> CallOptions {
+    /// The options of the call, with the rest of its timeout, and its cause.
+    pub(crate) fn options(self) -> (CallOptions, Option<Box<str>>) {
         let remaining = self.deadline.remaining();
-        CallOptions {
-            timeout: Some(remaining.saturating_sub(SLACK.min(remaining / 4))),
-            trace_id: self.trace_id,
-            actor: None,
-            cause: self.cause,
-        }
+        let timeout = remaining.saturating_sub(SLACK.min(remaining / 4));
+        let options = CallOptions { trace_id: self.trace_id, ..CallOptions::within(timeout) };
+        (options, self.cause)
     }
 }
 
@@ -129,10 +126,10 @@ fn timeout(fields: &HeaderMap) -> Result<Duration, Refusal> {
     }
 }
 
-fn cause(fields: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn cause(fields: &HeaderMap) -> Result<Option<Box<str>>, Refusal> {
     let Some(value) = fields.get(headers::CAUSE) else { return Ok(None) };
     match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) if text.len() <= MAX_CAUSE_BYTES => Ok(Some(text.to_owned())),
+        Ok(text) if text.len() <= MAX_CAUSE_BYTES => Ok(Some(text.into())),
         _ => Err(Refusal::new(
             Code::BadRequest,
             format!("{} is at most {MAX_CAUSE_BYTES} bytes of UTF-8", headers::CAUSE),

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::lock::{lock_command, validate_list};
-use crate::types::{RequestId, Token};
+use std::time::Duration;
+
+use crate::lock::{Command, Query};
+use crate::types::{LockOptions, LockRequest, ReadOptions, RequestId, Token};
 
 /// A text of so many bytes.
 fn text(value: i128) -> String {
@@ -54,11 +56,15 @@ pub(crate) fn page(limit: Limit, value: i128) -> Option<ListRequest> {
     Some(page)
 }
 
+fn is_valid(lock: LockRequest, options: LockOptions) -> bool {
+    Command::lock(lock, options).unwrap().validate().is_ok()
+}
+
 fn is_allowed(limit: Limit, value: i128) -> bool {
     let page = page(limit, value);
     match (request(limit, value), page) {
-        (Some((lock, options)), _) => lock_command(&lock, &options).is_ok(),
-        (None, Some(page)) => validate_list(&page, &ReadOptions::default()).is_ok(),
+        (Some((lock, options)), _) => is_valid(lock, options),
+        (None, Some(page)) => Query::list(page, &ReadOptions::default()).validate().is_ok(),
         (None, None) => panic!("no test asks for {limit:?}"),
     }
 }
@@ -74,57 +80,6 @@ fn validation_allows_both_ends_and_refuses_what_is_beyond() {
         if limit.smallest > 0 {
             assert!(!is_allowed(limit, limit.smallest - 1), "{limit:?}");
         }
-    }
-}
-
-#[test]
-fn every_value_of_a_request_has_a_limit_of_the_list() {
-    let call = CallOptions {
-        timeout: Some(Duration::from_secs(1)),
-        trace_id: Some("t".to_owned()),
-        actor: None,
-        cause: Some("c".to_owned()),
-    };
-    let lock = LockRequest { signature: "a".into(), signee: "b".into(), level: Some(-3) };
-    let options = LockOptions {
-        table: Some("t".to_owned()),
-        force: true,
-        duration: Some(Duration::from_millis(7)),
-        time_to_live: Some(Duration::from_millis(8).into()),
-        token: Some(Token(9)),
-        instance: Some("ii".to_owned()),
-        request_id: Some(RequestId { lane: 1, seq: 4 }),
-        call: call.clone(),
-    };
-    let of_lock = of_lock(&lock, &options);
-    let values: Vec<_> = of_lock.iter().map(|(limit, value)| (limit.name, *value)).collect();
-    assert_eq!(
-        values,
-        [
-            ("signature", 1),
-            ("signee", 1),
-            ("table", 1),
-            ("instance", 2),
-            ("level", -3),
-            ("duration", 7),
-            ("time_to_live", 8),
-            ("token", 9),
-            ("request_number", 4),
-            ("timeout", 1000),
-            ("trace_id", 1),
-            ("cause", 1),
-        ]
-    );
-    let page = ListRequest { prefix: "p".into(), after: Some("qq".into()), limit: 5, state: None };
-    let read = ReadOptions { table: Some("t".to_owned()), stale: false, call };
-    let mut all = of_lock;
-    all.extend(of_list(&page, &read));
-    all.extend(of_check("a", &read));
-    all.extend(of_tables(&TablesRequest::default(), &read));
-    assert!(all.iter().all(|(limit, _)| ALL.contains(limit)), "{all:?}");
-    let asked = ALL.iter().filter(|limit| limit.proof == Proof::Asked && **limit != BATCH);
-    for limit in asked {
-        assert!(all.iter().any(|(known, _)| known == limit), "nothing measures {limit:?}");
     }
 }
 

@@ -7,7 +7,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::types::{RequestId, Token};
+use crate::error::Error;
+use crate::types::{
+    DEFAULT_TABLE, LockOptions, LockRequest, RequestId, TableDefaults, TableOptions, TimeToLive,
+    Token, UnlockOptions, UnlockRequest,
+};
 
 /// Microseconds of the cluster clock `C` since the cluster began.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -91,11 +95,98 @@ pub struct Command {
     pub operation: Operation,
 }
 
+/// Conversions of the requests of the contract. A table that is left out is [`DEFAULT_TABLE`], other
+/// options that are left out get the table's defaults at apply. The values are not validated: see
+/// [`Command::validate`].
 impl Command {
+    /// The command of a lock request.
+    ///
+    /// # Errors
+    /// `BadRequest` if a length of time is not a whole number of milliseconds.
+    pub fn lock(request: LockRequest, options: LockOptions) -> Result<Self, Error> {
+        let operation = Operation::Lock(Box::new(LockCommand {
+            table: table(options.table),
+            signature: request.signature.into(),
+            signee: request.signee.into(),
+            instance: options.instance.map(Into::into),
+            level: request.level,
+            force: options.force,
+            duration_ms: duration_ms(options.duration)?,
+            time_to_live: options.time_to_live.map(Keep::try_from).transpose()?,
+            token: options.token,
+        }));
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Ok(Self::of(options.request_id, actor, cause, operation))
+    }
+
+    /// The command of an unlock request.
+    pub fn unlock(request: UnlockRequest, options: UnlockOptions) -> Self {
+        let operation = Operation::Unlock(Box::new(UnlockCommand {
+            table: table(options.table),
+            signature: request.signature.into(),
+            signee: request.signee.into(),
+            instance: options.instance.map(Into::into),
+            token: options.token,
+        }));
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Self::of(options.request_id, actor, cause, operation)
+    }
+
+    /// The command that sets a table's defaults.
+    ///
+    /// # Errors
+    /// As [`Command::lock`].
+    pub fn configure_table(defaults: TableDefaults, options: TableOptions) -> Result<Self, Error> {
+        let operation = Operation::ConfigureTable(Box::new(TableCommand {
+            table: table(options.table),
+            duration_ms: duration_ms(defaults.duration)?,
+            time_to_live: defaults.time_to_live.map(Keep::try_from).transpose()?,
+        }));
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Ok(Self::of(options.request_id, actor, cause, operation))
+    }
+
+    /// The command that deletes a table whole.
+    pub fn delete_table(options: TableOptions) -> Self {
+        let operation = Operation::DeleteTable { table: table(options.table) };
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Self::of(options.request_id, actor, cause, operation)
+    }
+
     /// The command that only moves the cluster clock on, for the leader's tick.
     pub fn advance() -> Self {
         Operation::Advance.into()
     }
+
+    fn of(
+        request_id: Option<RequestId>,
+        actor: Option<String>,
+        cause: Option<String>,
+        operation: Operation,
+    ) -> Self {
+        let text = |text: Option<String>| text.map(Into::into);
+        Self { request_id, actor: text(actor), cause: text(cause), operation }
+    }
+}
+
+fn table(named: Option<String>) -> Box<str> {
+    named.map_or_else(|| DEFAULT_TABLE.into(), Into::into)
+}
+
+fn duration_ms(duration: Option<Duration>) -> Result<Option<u64>, Error> {
+    duration.map(|value| whole_ms("duration", value)).transpose()
+}
+
+/// A length of time as the log holds it. More milliseconds than 64 bits hold are beyond every limit,
+/// whatever their number.
+fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
+    if !value.subsec_nanos().is_multiple_of(1_000_000) {
+        return Err(Error::bad_request(format!(
+            "the {what} is {} ns; it must be a whole number of milliseconds",
+            value.as_nanos()
+        )));
+    }
+    Ok(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl From<Operation> for Command {
@@ -132,6 +223,26 @@ pub enum Keep {
     Ms(u64),
     /// Until it is released or its table is deleted.
     ForEver,
+}
+
+impl TryFrom<TimeToLive> for Keep {
+    type Error = Error;
+
+    fn try_from(time_to_live: TimeToLive) -> Result<Self, Error> {
+        match time_to_live {
+            TimeToLive::For(length) => whole_ms("time_to_live", length).map(Self::Ms),
+            TimeToLive::Never => Ok(Self::ForEver),
+        }
+    }
+}
+
+impl From<Keep> for TimeToLive {
+    fn from(keep: Keep) -> Self {
+        match keep {
+            Keep::Ms(ms) => Self::For(Duration::from_millis(ms)),
+            Keep::ForEver => Self::Never,
+        }
+    }
 }
 
 /// A lock request as the log holds it.

@@ -5,7 +5,8 @@
 
 use crate::error::Error;
 use crate::types::{
-    DecidedAt, DeleteStatus, LockResponse, LockStatus, RequestId, UnlockResponse, UnlockStatus,
+    BatchAnswer, DecidedAt, DeleteStatus, LockResponse, LockStatus, RequestId, UnlockResponse,
+    UnlockStatus,
 };
 
 /// The outcome of one command and the place in the log where it was decided. For a repeated request
@@ -14,8 +15,8 @@ use crate::types::{
 pub struct Decision {
     /// The result of the command.
     pub outcome: Outcome,
-    /// The place in the log.
-    pub decided_at: DecidedAt,
+    /// The place in the log, if the service has one.
+    pub decided_at: Option<DecidedAt>,
 }
 
 /// The result of a command.
@@ -71,22 +72,36 @@ impl From<Refusal> for Error {
 }
 
 impl Decision {
-    /// The answer to a lock request.
+    /// The decision, unless it is a refusal.
     ///
     /// # Errors
     /// The error of the refusal: `BadRequest`, `LaneForgotten` or `Unavailable`.
-    ///
-    /// # Panics
-    /// If the decision is not about a lock command: a mix-up of answers must never reach a caller.
-    pub fn into_lock_response(self) -> Result<LockResponse, Error> {
+    pub fn accepted(self) -> Result<Self, Error> {
         match self.outcome {
-            Outcome::Lock(status) => Ok(LockResponse { status, decided_at: Some(self.decided_at) }),
             Outcome::Refused(refusal) => Err(refusal.into()),
-            other @ (Outcome::Unlock(_)
+            Outcome::Lock(_)
+            | Outcome::Unlock(_)
             | Outcome::Advanced
             | Outcome::Table
             | Outcome::NoTable
-            | Outcome::FeatureLevel) => panic!("a lock command was answered with {other:?}"),
+            | Outcome::FeatureLevel => Ok(self),
+        }
+    }
+}
+
+/// Conversions to the answer of each write of the contract.
+impl Decision {
+    /// The answer to a lock request.
+    ///
+    /// # Errors
+    /// The error of a refusal, see [`Decision::accepted`]. `Unknown` if the decision is one about
+    /// another kind of command: the service mixed up its answers, and what it did is not known.
+    pub fn into_lock_response(self) -> Result<LockResponse, Error> {
+        let Self { outcome, decided_at } = self;
+        if let Outcome::Lock(status) = outcome {
+            Ok(LockResponse { status, decided_at })
+        } else {
+            Err(other(outcome))
         }
     }
 
@@ -94,20 +109,12 @@ impl Decision {
     ///
     /// # Errors
     /// As [`Decision::into_lock_response`].
-    ///
-    /// # Panics
-    /// If the decision is not about an unlock command.
     pub fn into_unlock_response(self) -> Result<UnlockResponse, Error> {
-        match self.outcome {
-            Outcome::Unlock(status) => {
-                Ok(UnlockResponse { status, decided_at: Some(self.decided_at) })
-            }
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other @ (Outcome::Lock(_)
-            | Outcome::Advanced
-            | Outcome::Table
-            | Outcome::NoTable
-            | Outcome::FeatureLevel) => panic!("an unlock command was answered with {other:?}"),
+        let Self { outcome, decided_at } = self;
+        if let Outcome::Unlock(status) = outcome {
+            Ok(UnlockResponse { status, decided_at })
+        } else {
+            Err(other(outcome))
         }
     }
 
@@ -115,16 +122,13 @@ impl Decision {
     ///
     /// # Errors
     /// As [`Decision::into_lock_response`].
-    ///
-    /// # Panics
-    /// If the decision is about a command that has a result of its own.
     pub fn into_done(self) -> Result<(), Error> {
         match self.outcome {
             Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other @ (Outcome::Lock(_) | Outcome::Unlock(_) | Outcome::NoTable) => {
-                panic!("a command without an answer was answered with {other:?}")
-            }
+            outcome @ (Outcome::Lock(_)
+            | Outcome::Unlock(_)
+            | Outcome::NoTable
+            | Outcome::Refused(_)) => Err(other(outcome)),
         }
     }
 
@@ -132,18 +136,37 @@ impl Decision {
     ///
     /// # Errors
     /// As [`Decision::into_lock_response`].
-    ///
-    /// # Panics
-    /// If the decision is not about a command of a table.
     pub fn into_delete_status(self) -> Result<DeleteStatus, Error> {
         match self.outcome {
             Outcome::Table => Ok(DeleteStatus::Ok),
             Outcome::NoTable => Ok(DeleteStatus::NoTable),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other @ (Outcome::Lock(_)
+            outcome @ (Outcome::Lock(_)
             | Outcome::Unlock(_)
             | Outcome::Advanced
-            | Outcome::FeatureLevel) => panic!("a deletion was answered with {other:?}"),
+            | Outcome::FeatureLevel
+            | Outcome::Refused(_)) => Err(other(outcome)),
         }
+    }
+}
+
+impl TryFrom<Decision> for BatchAnswer {
+    type Error = Error;
+
+    fn try_from(decision: Decision) -> Result<Self, Error> {
+        let is_lock = matches!(decision.outcome, Outcome::Lock(_));
+        if is_lock {
+            decision.into_lock_response().map(Self::Lock)
+        } else {
+            decision.into_unlock_response().map(Self::Unlock)
+        }
+    }
+}
+
+/// The error for an outcome of another kind than expected.
+fn other(outcome: Outcome) -> Error {
+    if let Outcome::Refused(refusal) = outcome {
+        refusal.into()
+    } else {
+        Error::unknown("the answer is one to another request")
     }
 }

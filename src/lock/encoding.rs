@@ -28,13 +28,7 @@ impl Proposal {
         let mut out = vec![VERSION];
         put_u64(&mut out, self.stamp.term);
         put_u64(&mut out, self.stamp.time.0);
-        put_u64(&mut out, self.commands.len() as u64);
-        let mut scratch = Vec::new();
-        for command in &self.commands {
-            scratch.clear();
-            put_command(&mut scratch, command);
-            put_bytes(&mut out, &scratch);
-        }
+        put_commands(&mut out, &self.commands);
         out
     }
 
@@ -47,15 +41,7 @@ impl Proposal {
         let mut reader = Reader::new(bytes, "a proposal");
         reader.version(VERSION)?;
         let stamp = Stamp { term: reader.u64()?, time: ClusterTime(reader.u64()?) };
-        // The count is not trusted with an allocation: the vector grows with the commands that are
-        // there.
-        let count = reader.u64()?;
-        let mut commands = Vec::new();
-        for _ in 0..count {
-            let mut part = Reader::new(reader.bytes()?, "a command");
-            commands.push(read_command(&mut part)?);
-            part.end()?;
-        }
+        let commands = read_commands(&mut reader)?;
         reader.end()?;
         Ok(Self { stamp, commands })
     }
@@ -69,6 +55,31 @@ impl Operation {
         put_operation(&mut bytes, self);
         codec::digest(&bytes)
     }
+}
+
+/// Appends commands: their number, and each behind its length.
+pub(crate) fn put_commands(out: &mut Vec<u8>, commands: &[Command]) {
+    put_u64(out, commands.len() as u64);
+    let mut scratch = Vec::new();
+    for command in commands {
+        scratch.clear();
+        put_command(&mut scratch, command);
+        put_bytes(out, &scratch);
+    }
+}
+
+/// Reads the encoding of [`put_commands`].
+pub(crate) fn read_commands(reader: &mut Reader<'_>) -> Result<Vec<Command>, DecodeError> {
+    // The count is not trusted with an allocation: the vector grows with the commands that are
+    // there.
+    let count = reader.u64()?;
+    let mut commands = Vec::new();
+    for _ in 0..count {
+        let mut part = Reader::new(reader.bytes()?, "a command");
+        commands.push(read_command(&mut part)?);
+        part.end()?;
+    }
+    Ok(commands)
 }
 
 fn put_command(out: &mut Vec<u8>, command: &Command) {
@@ -219,12 +230,12 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableCommand, DecodeError> {
 }
 
 /// The two flags of a time_to_live: a length follows; it is for ever. Never both.
-pub(super) fn keep_flags(keep: Option<Keep>) -> [bool; 2] {
+pub(crate) fn keep_flags(keep: Option<Keep>) -> [bool; 2] {
     [matches!(keep, Some(Keep::Ms(_))), keep == Some(Keep::ForEver)]
 }
 
 /// The length that follows, if any.
-pub(super) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
+pub(crate) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
     match keep {
         Some(Keep::Ms(ms)) => Some(ms),
         Some(Keep::ForEver) | None => None,
@@ -232,7 +243,7 @@ pub(super) fn keep_ms(keep: Option<Keep>) -> Option<u64> {
 }
 
 /// Reads the encoding of [`keep_flags`] and [`keep_ms`].
-pub(super) fn read_keep(
+pub(crate) fn read_keep(
     reader: &mut Reader<'_>,
     flags: [bool; 2],
 ) -> Result<Option<Keep>, DecodeError> {

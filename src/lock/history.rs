@@ -52,7 +52,9 @@ fn as_said(decision: Decision) -> Said {
         | Outcome::Table
         | Outcome::NoTable
         | Outcome::Advanced
-        | Outcome::FeatureLevel) => Said::Outcome(outcome, decision.decided_at),
+        | Outcome::FeatureLevel) => {
+            Said::Outcome(outcome, decision.decided_at.expect("the machine has a log"))
+        }
     }
 }
 

@@ -15,7 +15,7 @@
 mod changes;
 mod command;
 mod decision;
-mod encoding;
+pub(crate) mod encoding;
 mod ends;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod history;
@@ -23,6 +23,7 @@ mod lanes;
 mod locks;
 #[cfg(any(test, feature = "fuzzing"))]
 mod oracle;
+mod query;
 mod record;
 mod rules;
 mod snapshot;
@@ -42,11 +43,9 @@ pub use command::{
 pub use decision::{Decision, Outcome, Refusal};
 pub use ends::{End, Ends, HELD_BOUNDS, Held};
 pub use locks::Deleted;
+pub use query::{Query, Subject, View};
 pub use snapshot::Loader;
 pub use state::{Counts, FEATURE_LEVEL, State};
+pub(crate) use validate::Invalid;
 #[cfg_attr(not(feature = "server"), allow(unused_imports, reason = "a log is of servers"))]
 pub(crate) use validate::MAX_COMMAND_BYTES;
-pub use validate::{
-    configure_table_command, delete_table_command, lock_command, unlock_command, validate_duration,
-    validate_list, validate_read, validate_tables,
-};

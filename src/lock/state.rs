@@ -523,7 +523,7 @@ impl Judged<'_> {
             Verdict::Effect(effect) => self.state.tell(self.operation, effect),
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
         };
-        Decision { outcome, decided_at: self.at }
+        Decision { outcome, decided_at: Some(self.at) }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::limits::MAX_ENTRY_COMMANDS;
 use crate::lock::{self, Command, Decision, Proposal};
-use crate::node::transfers::Transfers;
+use crate::node::transfers::{Transfers, transfers_of};
 use crate::node::{Leading, leading, not_leading};
 use crate::planted::{self, Bug};
 use crate::raft::codec;
@@ -35,7 +35,7 @@ const IN_FLIGHT: usize = 8;
 /// A command, with the trace id of its request, which is not stored in the log.
 pub(crate) struct Traced {
     pub(crate) command: Command,
-    pub(crate) trace_id: Option<String>,
+    pub(crate) trace_id: Option<Arc<str>>,
 }
 
 impl From<Command> for Traced {
@@ -256,10 +256,10 @@ async fn propose_batch(
     let (answering, proposed, transfers) = (member.clone(), data.clone(), Arc::clone(transfers));
     let answered = Callback::new(move |result: ClientWriteResult<TypeConfig>| {
         drop(permit);
-        if let Ok(response) = &result {
-            transfers.tell(response, &proposed, &trace_ids, answering.clock.raw());
-        }
+        let transferred = result.as_ref().map(transfers_of).unwrap_or_default();
         distribute(&answering, answers, result);
+        // Behind the answers: nobody waits for a line of a log.
+        transfers.tell(transferred, &proposed, &trace_ids, answering.clock.raw());
     });
     // The core compares the term when it appends, so that an entry of another term never carries
     // this stamp; the lock machine would refuse it besides.
@@ -316,7 +316,7 @@ mod tests {
     use openraft::raft::AppendEntriesRequest;
 
     use super::*;
-    use crate::lock::{ClusterTime, Stamp, State, lock_command};
+    use crate::lock::{ClusterTime, Stamp, State};
     use crate::raft::peer::MAX_MESSAGE_BYTES;
     use crate::raft::types::{Entry, Payload, raft_log_id, raft_vote};
     use crate::storage::{self, checkpoint::MAX_RECORD_BYTES};
@@ -350,7 +350,7 @@ mod tests {
         let renewal = |number| {
             let (request, options) = largest("o", number);
             let options = LockOptions { token: Some(Token((1 << 53) - 1)), ..options };
-            lock_command(&request, &options).unwrap()
+            Command::lock(request, options).unwrap()
         };
         let stamp = Stamp { term: u64::MAX, time: ClusterTime(u64::MAX) };
         let commands = (0..MAX_ENTRY_COMMANDS).map(renewal).collect();
@@ -384,7 +384,7 @@ mod tests {
             let (request, mut options) = largest(signee, 0);
             options.request_id = Some(RequestId { lane: u128::MAX - u128::from(index), seq: 1 });
             let stamp = Stamp { term: 1, time: ClusterTime(index) };
-            let commands = vec![lock_command(&request, &options).unwrap()];
+            let commands = vec![Command::lock(request, options).unwrap()];
             state.apply(1, index, &Proposal { stamp, commands });
         }
         let sizes = state.encoded_records().map(|(key, value)| key.len() + value.len());

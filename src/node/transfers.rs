@@ -9,6 +9,7 @@
 //! expired may come in thousands, so of these the first few in each window leave a line of their own,
 //! and the others are counted. Names are written as quoted text, with control characters escaped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::raft::ClientWriteResponse;
@@ -26,38 +27,37 @@ pub(super) struct Transfers {
 }
 
 /// A lock that changed hands by one command of an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Transfer<'a> {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Transfer {
     token: Token,
     level: i64,
-    previous_owner: &'a str,
+    previous_owner: String,
     reason: TransferReason,
     decided_at: DecidedAt,
 }
 
 impl Transfers {
-    /// Logs the transfers among the decisions on `proposed`. `trace_ids` are those of its commands, and
-    /// `now` is the time of the node's raw clock.
+    /// Logs the transfers of an entry. `trace_ids` are those of its commands, and `now` is the time
+    /// of the node's raw clock.
     pub(super) fn tell(
         &self,
-        response: &ClientWriteResponse<TypeConfig>,
+        transfers: Vec<Transfer>,
         proposed: &Data,
-        trace_ids: &[Option<String>],
+        trace_ids: &[Option<Arc<str>>],
         now: Duration,
     ) {
         tell_left_out(self.expired.left_out(now));
-        let index = response.log_id.index();
         // Decoded again from the bytes of the entry: hardly any entry has a transfer, so the
         // commands are not kept for it.
         let mut proposal = None;
-        for transfer in transfers(index, &response.data.decisions) {
+        for transfer in transfers {
             if transfer.reason == TransferReason::Expired && !self.admits(now) {
                 continue;
             }
             let commands = proposal.get_or_insert_with(|| commands_of(proposed));
             let position = transfer.decided_at.position as usize;
             let Some(command) = commands.get(position) else { continue };
-            log(transfer, command, trace_ids.get(position).and_then(Option::as_deref));
+            log(&transfer, command, trace_ids.get(position).and_then(Option::as_deref));
         }
     }
 
@@ -75,19 +75,19 @@ fn tell_left_out(left_out: u64) {
     }
 }
 
-/// The transfers that were decided by the entry at this index. A decision with another position is
-/// an earlier one, repeated.
-fn transfers(index: u64, decisions: &[Decision]) -> impl Iterator<Item = Transfer<'_>> {
-    decisions.iter().zip(0..).filter_map(move |(decision, position)| match &decision.outcome {
-        Outcome::Lock(LockStatus::Transferred { grant, previous_signee, reason })
-            if decision.decided_at == DecidedAt { index, position } =>
-        {
-            Some(Transfer {
+/// The transfers that were decided by an entry. A decision with another position is an earlier one,
+/// repeated.
+pub(super) fn transfers_of(response: &ClientWriteResponse<TypeConfig>) -> Vec<Transfer> {
+    let index = response.log_id.index();
+    let transfer = |(decision, position): (&Decision, u32)| match &decision.outcome {
+        Outcome::Lock(LockStatus::Transferred { grant, previous_signee, reason }) => {
+            let decided_at = DecidedAt { index, position };
+            (decision.decided_at == Some(decided_at)).then(|| Transfer {
                 token: grant.token,
                 level: grant.level,
-                previous_owner: previous_signee,
+                previous_owner: previous_signee.clone(),
                 reason: *reason,
-                decided_at: decision.decided_at,
+                decided_at,
             })
         }
         Outcome::Lock(_)
@@ -97,7 +97,8 @@ fn transfers(index: u64, decisions: &[Decision]) -> impl Iterator<Item = Transfe
         | Outcome::NoTable
         | Outcome::FeatureLevel
         | Outcome::Refused(_) => None,
-    })
+    };
+    response.data.decisions.iter().zip(0..).filter_map(transfer).collect()
 }
 
 fn commands_of(proposed: &Data) -> Vec<Command> {
@@ -105,7 +106,7 @@ fn commands_of(proposed: &Data) -> Vec<Command> {
     proposal.expect("this node has encoded the proposal itself").commands
 }
 
-fn log(transfer: Transfer<'_>, command: &Command, trace_id: Option<&str>) {
+fn log(transfer: &Transfer, command: &Command, trace_id: Option<&str>) {
     let Operation::Lock(lock) = &command.operation else { return };
     let Transfer { token, level, previous_owner, reason, decided_at } = transfer;
     let LockCommand { table, signature, signee, instance, .. } = &**lock;
@@ -205,10 +206,11 @@ mod tests {
             data: Applied { decisions },
             membership: None,
         };
-        let trace_ids = [None, Some("trace-1".to_owned()), None, None];
+        let trace_ids = [None, Some("trace-1".into()), None, None];
         let lines = logged(|| {
             let data = codec::data_of(&proposal);
-            Transfers::default().tell(&response, &data, &trace_ids, Duration::ZERO);
+            let transfers = transfers_of(&response);
+            Transfers::default().tell(transfers, &data, &trace_ids, Duration::ZERO);
         });
         // The first was free, the third repeats the second.
         assert_eq!(lines.len(), 2, "{lines:?}");

@@ -115,10 +115,7 @@ mod tests {
         let options = LockOptions { force: true, ..LockOptions::default() };
         let proposal = Proposal {
             stamp: Stamp { term: 2, time: ClusterTime(1_500_000) },
-            commands: vec![
-                crate::lock::lock_command(&request, &options).unwrap(),
-                Command::advance(),
-            ],
+            commands: vec![Command::lock(request, options).unwrap(), Command::advance()],
         };
         assert_eq!(
             payload(codec::data_of(&proposal).payload()),

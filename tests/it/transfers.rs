@@ -8,7 +8,7 @@ use keyward::LockService;
 use keyward::types::{CallOptions, LockOptions, LockRequest, LockResponse, LockStatus, RequestId};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, eventually};
 
 /// Everything that is logged from now on, as JSON lines.
 #[derive(Clone, Default)]
@@ -78,6 +78,8 @@ async fn a_lock_that_is_taken_away_leaves_one_line_that_says_by_whom_and_why() {
     let again = lock(&cluster, leader, "bob\u{1b}[2J\nforged", forced).await;
     assert_eq!(again.decided_at, taken.decided_at);
     let LockStatus::Transferred { grant, .. } = &taken.status else { panic!("{taken:?}") };
+    // A line is written behind the answers.
+    eventually("a line", async || !logged.transfers().is_empty()).await;
     let lines = logged.transfers();
     assert_eq!(lines.len(), 1, "{lines:?}");
     let line = &lines[0];
@@ -97,6 +99,7 @@ async fn a_lock_that_is_taken_away_leaves_one_line_that_says_by_whom_and_why() {
     let higher = LockRequest { signature: "s".into(), signee: "cy".into(), level: Some(9) };
     let higher = cluster.service(leader).lock(higher, LockOptions::default()).await.unwrap();
     assert!(higher.ok());
+    eventually("another line", async || logged.transfers().len() > 1).await;
     let lines = logged.transfers();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!((&lines[1]["reason"], &lines[1]["grant_level"]), (&"preempted".into(), &9.into()));

@@ -31,5 +31,5 @@ pub use operation::{
     Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, Refusal,
     RegisterRead, RegisterWrite, Status, UnlockAction,
 };
-pub use recorded::{Recorded, answered_check, answered_lock, answered_unlock, failed};
+pub use recorded::Recorded;
 pub use recorder::{Call, OpenFault, Recorder};

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use keyward::Error;
 use keyward::clock::{Clock, SystemClock};
+use keyward::lock::Command;
 use keyward::service::LockService;
-use keyward::types::{BatchRequest, CallOptions, DecidedAt, RequestId};
+use keyward::types::{CallOptions, DecidedAt, RequestId};
 
 use super::Recorder;
 
@@ -37,7 +38,7 @@ pub struct OpenWrites {
 #[derive(Debug)]
 struct Asked {
     at: Duration,
-    request: BatchRequest,
+    command: Command,
 }
 
 impl OpenWrites {
@@ -52,10 +53,10 @@ impl OpenWrites {
     }
 
     /// Notes a write that is sent. `true`: for the first time, as far as is known here.
-    pub(super) fn asked(&self, id: RequestId, request: BatchRequest) -> bool {
+    pub(super) fn asked(&self, id: RequestId, command: Command) -> bool {
         let mut all = self.lock();
         let is_first = !all.contains_key(&id);
-        all.entry(id).or_insert_with(|| Asked { at: SystemClock.boottime(), request });
+        all.entry(id).or_insert_with(|| Asked { at: SystemClock.boottime(), command });
         is_first
     }
 
@@ -80,9 +81,9 @@ impl OpenWrites {
         tokio::time::sleep(ON_ITS_WAY).await;
         let all = std::mem::take(&mut *self.lock());
         let mut complete = true;
-        for (id, Asked { at, request }) in all {
+        for (id, Asked { at, command }) in all {
             let is_remembered = SystemClock.boottime().saturating_sub(at) < REMEMBERED;
-            let said = if is_remembered { ask(service, &request).await } else { Said::Nothing };
+            let said = if is_remembered { ask(service, &command).await } else { Said::Nothing };
             match said {
                 Said::Decided(place) => recorder.applied(id, place),
                 Said::NeverDone => {}
@@ -106,19 +107,10 @@ enum Said {
     Nothing,
 }
 
-async fn ask<S: LockService>(service: &S, request: &BatchRequest) -> Said {
+async fn ask<S: LockService>(service: &S, command: &Command) -> Said {
     for _ in 0..ATTEMPTS {
-        let call = CallOptions { timeout: Some(CALL), ..CallOptions::default() };
-        let answer = match request.clone() {
-            BatchRequest::Lock(request, mut options) => {
-                options.call = call;
-                service.lock(request, options).await.map(|response| response.decided_at)
-            }
-            BatchRequest::Unlock(request, mut options) => {
-                options.call = call;
-                service.unlock(request, options).await.map(|response| response.decided_at)
-            }
-        };
+        let decided = service.decide_one(command.clone(), CallOptions::within(CALL)).await;
+        let answer = decided.map(|decision| decision.decided_at);
         match answer {
             Ok(Some(place)) => return Said::Decided(place),
             Err(Error::BadRequest { .. }) => return Said::NeverDone,
@@ -139,11 +131,8 @@ mod tests {
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use keyward::MemoryLocks;
-    use keyward::types::{
-        CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest,
-        LockResponse, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
-        UnlockOptions, UnlockRequest, UnlockResponse,
-    };
+    use keyward::lock::{Decision, Query, View};
+    use keyward::types::{LockOptions, LockRequest};
 
     use super::*;
     use crate::history::{Entry, Header, Recorded};
@@ -164,69 +153,34 @@ mod tests {
             self.manner.store(manner, Ordering::Relaxed);
         }
 
-        async fn told<T>(&self, done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        async fn told(
+            &self,
+            decided: impl Future<Output = Vec<Result<Decision, Error>>>,
+            count: usize,
+        ) -> Vec<Result<Decision, Error>> {
             match self.manner.load(Ordering::Relaxed) {
-                ANSWERS => done.await,
+                ANSWERS => decided.await,
                 DOES_AND_SAYS_NOTHING => {
-                    done.await?;
-                    Err(Error::unknown("the answer was lost"))
+                    decided.await;
+                    vec![Err(Error::unknown("the answer was lost")); count]
                 }
-                _ => Err(Error::unknown("the request was lost")),
+                _ => vec![Err(Error::unknown("the request was lost")); count],
             }
         }
     }
 
     impl LockService for Mumbling {
-        async fn lock(
+        async fn decide(
             &self,
-            request: LockRequest,
-            options: LockOptions,
-        ) -> Result<LockResponse, Error> {
-            self.told(self.locks.lock(request, options)).await
+            commands: Vec<Command>,
+            call: CallOptions,
+        ) -> Vec<Result<Decision, Error>> {
+            let count = commands.len();
+            self.told(self.locks.decide(commands, call), count).await
         }
 
-        async fn unlock(
-            &self,
-            request: UnlockRequest,
-            options: UnlockOptions,
-        ) -> Result<UnlockResponse, Error> {
-            self.told(self.locks.unlock(request, options)).await
-        }
-
-        async fn check(
-            &self,
-            signature: String,
-            options: ReadOptions,
-        ) -> Result<CheckResponse, Error> {
-            self.locks.check(signature, options).await
-        }
-
-        async fn list(
-            &self,
-            request: ListRequest,
-            options: ReadOptions,
-        ) -> Result<ListResponse, Error> {
-            self.locks.list(request, options).await
-        }
-
-        async fn tables(
-            &self,
-            request: TablesRequest,
-            options: ReadOptions,
-        ) -> Result<TablesResponse, Error> {
-            self.locks.tables(request, options).await
-        }
-
-        async fn configure_table(
-            &self,
-            defaults: TableDefaults,
-            options: TableOptions,
-        ) -> Result<(), Error> {
-            self.locks.configure_table(defaults, options).await
-        }
-
-        async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-            self.locks.delete_table(options).await
+        async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+            self.locks.read(query, call).await
         }
     }
 

@@ -4,16 +4,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use keyward::Error;
-use keyward::limits::{self, Limit};
-use keyward::service::LockService;
+use keyward::lock::{
+    self, Command, Decision, Keep, LockCommand, Operation, Query, Subject, UnlockCommand, View,
+};
+use keyward::service::{LockService, ServiceOptions};
 use keyward::types::{
-    BatchAnswer, BatchRequest, CheckResponse, DEFAULT_DURATION, DEFAULT_TABLE, DecidedAt,
-    DeleteStatus, Forbidden, Holder, KEPT_AFTER_EXPIRY, ListRequest, ListResponse, LockOptions,
-    LockRequest, LockResponse, LockStatus, ReadOptions, RequestId, TableDefaults, TableOptions,
-    TablesRequest, TablesResponse, Token, UnlockOptions, UnlockRequest, UnlockResponse,
-    UnlockStatus,
+    CallOptions, CheckResponse, DEFAULT_DURATION, DecidedAt, Forbidden, Holder, KEPT_AFTER_EXPIRY,
+    LockStatus, RequestId, Token, UnlockStatus,
 };
 use smol_str::SmolStr;
+
+use crate::limits;
 
 use super::{
     Action, Answer, Call, Granted, HolderSeen, LockAction, LockName, OpenWrites, Outcome, Recorder,
@@ -125,31 +126,22 @@ impl<S> Recorded<S> {
         }
     }
 
-    fn begin_write(
-        &self,
-        action: Action,
-        id: Option<RequestId>,
-        request: impl FnOnce() -> BatchRequest,
-    ) -> Write<'_> {
+    fn begin_write(&self, command: &Command) -> Option<Write<'_>> {
+        let action = match &command.operation {
+            Operation::Lock(command) => Action::Lock(asked_lock(command)),
+            Operation::Unlock(command) => Action::Unlock(asked_unlock(command)),
+            // Not in the history.
+            Operation::Advance
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. }
+            | Operation::RaiseFeatureLevel(_) => return None,
+        };
+        let id = command.request_id;
         let open = self.open.as_ref().zip(id).map(|(writes, id)| {
-            let is_first = writes.asked(id, request());
+            let is_first = writes.asked(id, command.clone());
             Open { writes, id, is_first }
         });
-        Write { call: self.begin(action, id), open }
-    }
-
-    fn begin_of_batch(&self, request: &mut BatchRequest) -> Write<'_> {
-        let (action, id) = match request {
-            BatchRequest::Lock(request, options) => {
-                self.name(&mut options.request_id);
-                (Action::Lock(asked_lock(request, options)), options.request_id)
-            }
-            BatchRequest::Unlock(request, options) => {
-                self.name(&mut options.request_id);
-                (Action::Unlock(asked_unlock(request, options)), options.request_id)
-            }
-        };
-        self.begin_write(action, id, || request.clone())
+        Some(Write { call: self.begin(action, id), id, open })
     }
 
     fn name(&self, id: &mut Option<RequestId>) {
@@ -185,6 +177,7 @@ impl<S> Recorded<S> {
 /// A write that has begun.
 struct Write<'a> {
     call: Call,
+    id: Option<RequestId>,
     open: Option<Open<'a>>,
 }
 
@@ -212,74 +205,39 @@ impl Write<'_> {
 }
 
 impl<S: LockService> LockService for Recorded<S> {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        mut options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        self.name(&mut options.request_id);
-        let action = Action::Lock(asked_lock(&request, &options));
-        let call = self.begin_write(action, options.request_id, || {
-            BatchRequest::Lock(request.clone(), options.clone())
-        });
-        let (values, id) = (limits::of_lock(&request, &options), options.request_id);
-        let result = self.service.lock(request, options).await;
-        self.ended(id, &result);
-        let (outcome, decided_at) = match &result {
-            Ok(response) => (answered_lock(response), response.decided_at),
-            Err(error) => (failed(error), None),
-        };
-        self.recorder.reach().note(&values, &outcome);
-        call.finish(outcome, decided_at);
-        result
-    }
-
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        mut options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        self.name(&mut options.request_id);
-        let action = Action::Unlock(asked_unlock(&request, &options));
-        let call = self.begin_write(action, options.request_id, || {
-            BatchRequest::Unlock(request.clone(), options.clone())
-        });
-        let (values, id) = (limits::of_unlock(&request, &options), options.request_id);
-        let result = self.service.unlock(request, options).await;
-        self.ended(id, &result);
-        let (outcome, decided_at) = match &result {
-            Ok(response) => (answered_unlock(response), response.decided_at),
-            Err(error) => (failed(error), None),
-        };
-        self.recorder.reach().note(&values, &outcome);
-        call.finish(outcome, decided_at);
-        result
-    }
-
-    async fn batch(&self, mut requests: Vec<BatchRequest>) -> Vec<Result<BatchAnswer, Error>> {
-        let calls: Vec<_> =
-            requests.iter_mut().map(|request| self.begin_of_batch(request)).collect();
-        let values: Vec<_> =
-            requests.iter().map(|request| (values_of(request), id_of(request))).collect();
-        let (size, bytes) = (requests.len(), requests.iter().map(bytes_of).sum::<usize>());
-        let answers = self.service.batch(requests).await;
+        mut commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let is_write =
+            |operation: &Operation| matches!(operation, Operation::Lock(_) | Operation::Unlock(_));
+        for command in &mut commands {
+            if is_write(&command.operation) {
+                self.name(&mut command.request_id);
+            }
+        }
+        let writes: Vec<_> = commands.iter().map(|command| self.begin_write(command)).collect();
+        let of_call = limits::of_call(&call);
+        let values = |command| [limits::of_command(command), of_call.clone()].concat();
+        let values: Vec<_> = commands.iter().map(values).collect();
+        let (size, bytes) = (commands.len(), commands.iter().map(bytes_of).sum::<usize>());
+        let answers = self.service.decide(commands, call).await;
         let reach = self.recorder.reach();
         let mut answered = 0;
         // If a service returns too few answers, the others are unknown.
-        for ((call, (values, id)), answer) in calls.into_iter().zip(values).zip(&answers) {
+        for ((write, values), answer) in writes.into_iter().zip(values).zip(&answers) {
+            answered += usize::from(answer.is_ok());
+            let Some(write) = write else { continue };
             let (outcome, decided_at) = match answer {
-                Ok(BatchAnswer::Lock(response)) => (answered_lock(response), response.decided_at),
-                Ok(BatchAnswer::Unlock(response)) => {
-                    (answered_unlock(response), response.decided_at)
-                }
+                Ok(Decision { outcome, decided_at }) => (decided(outcome), *decided_at),
                 Err(error) => (failed(error), None),
             };
-            self.ended(id, answer);
-            answered += usize::from(answer.is_ok());
+            self.ended(write.id, answer);
             reach.note(&values, &outcome);
-            call.finish(outcome, decided_at);
+            write.finish(outcome, decided_at);
         }
-        if answered == size {
+        if answered == size && size > 0 {
             let size = i128::try_from(size).unwrap_or(i128::MAX);
             reach.note(&[(limits::BATCH, size)], &Outcome::Ok(Answer::Released));
             let most = u64::try_from(limits::BATCH_BYTES.largest).unwrap_or(u64::MAX);
@@ -288,108 +246,93 @@ impl<S: LockService> LockService for Recorded<S> {
         answers
     }
 
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        let lock = name_of(options.table.as_deref(), &signature);
-        let action = if options.stale { Action::StaleCheck(lock) } else { Action::Check(lock) };
-        let call = self.begin(action, None);
-        let values = limits::of_check(&signature, &options);
-        let result = self.service.check(signature, options).await;
-        let (outcome, decided_at) = answered_check(&result);
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        let checked = match &query.subject {
+            Subject::Lock { table, signature } => {
+                let lock = LockName::new(&**table, &**signature);
+                let action =
+                    if query.stale { Action::StaleCheck(lock) } else { Action::Check(lock) };
+                Some(self.begin(action, None))
+            }
+            // Pages are not in the history.
+            Subject::Locks { .. } | Subject::Tables(_) => None,
+        };
+        let values = [limits::of_query(&query), limits::of_call(&call)].concat();
+        let result = self.service.read(query, call).await;
+        let (outcome, decided_at) = match &result {
+            Ok(View::Lock(response)) => (seen_by_check(response), response.decided_at),
+            Ok(View::Locks(_) | View::Tables(_)) => (Outcome::Ok(Answer::Record(None)), None),
+            Err(error) => failed_check(error),
+        };
         self.recorder.reach().note(&values, &outcome);
-        call.finish(outcome, decided_at);
+        if let Some(checked) = checked {
+            checked.finish(outcome, decided_at);
+        }
         result
     }
 
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        let values = limits::of_list(&request, &options);
-        let result = self.service.list(request, options).await;
-        let outcome = result.as_ref().map_or_else(failed, |_| Outcome::Ok(Answer::Record(None)));
-        self.recorder.reach().note(&values, &outcome);
-        result
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        let values = limits::of_tables(&request, &options);
-        let result = self.service.tables(request, options).await;
-        let outcome = result.as_ref().map_or_else(failed, |_| Outcome::Ok(Answer::Record(None)));
-        self.recorder.reach().note(&values, &outcome);
-        result
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        options: TableOptions,
-    ) -> Result<(), Error> {
-        self.service.configure_table(defaults, options).await
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.service.delete_table(options).await
+    fn defaults(&self) -> &ServiceOptions {
+        self.service.defaults()
     }
 }
 
-fn values_of(request: &BatchRequest) -> Vec<(Limit, i128)> {
-    match request {
-        BatchRequest::Lock(request, options) => limits::of_lock(request, options),
-        BatchRequest::Unlock(request, options) => limits::of_unlock(request, options),
+/// The bytes of a command's names: its body has some more.
+fn bytes_of(command: &Command) -> usize {
+    match &command.operation {
+        Operation::Lock(command) => command.signature.len() + command.signee.len(),
+        Operation::Unlock(command) => command.signature.len() + command.signee.len(),
+        Operation::Advance
+        | Operation::ConfigureTable(_)
+        | Operation::DeleteTable { .. }
+        | Operation::RaiseFeatureLevel(_) => 0,
     }
 }
 
-fn id_of(request: &BatchRequest) -> Option<RequestId> {
-    match request {
-        BatchRequest::Lock(_, options) => options.request_id,
-        BatchRequest::Unlock(_, options) => options.request_id,
-    }
-}
-
-/// The bytes of a request's names: its body has some more.
-fn bytes_of(request: &BatchRequest) -> usize {
-    match request {
-        BatchRequest::Lock(request, _) => request.signature.len() + request.signee.len(),
-        BatchRequest::Unlock(request, _) => request.signature.len() + request.signee.len(),
-    }
-}
-
-fn name_of(table: Option<&str>, signature: &str) -> LockName {
-    LockName::new(table.unwrap_or(DEFAULT_TABLE), signature)
-}
-
-fn asked_lock(request: &LockRequest, options: &LockOptions) -> LockAction {
-    let duration = options.duration.unwrap_or(DEFAULT_DURATION);
-    let time_to_live = options.time_to_live.unwrap_or((duration + KEPT_AFTER_EXPIRY).into());
+fn asked_lock(command: &LockCommand) -> LockAction {
+    let duration_ms = command.duration_ms.unwrap_or(to_ms(DEFAULT_DURATION));
+    let time_to_live_ms = match command.time_to_live {
+        Some(Keep::Ms(ms)) => Some(ms),
+        Some(Keep::ForEver) => None,
+        None => Some(duration_ms.saturating_add(to_ms(KEPT_AFTER_EXPIRY))),
+    };
     LockAction {
-        lock: name_of(options.table.as_deref(), &request.signature),
-        signee: request.signee.as_str().into(),
-        instance: options.instance.as_deref().map(SmolStr::new),
-        level: request.level,
-        duration_ms: to_ms(duration),
-        time_to_live_ms: time_to_live.length().map(to_ms),
-        force: options.force,
-        token: options.token.map(|Token(token)| token),
+        lock: LockName::new(&*command.table, &*command.signature),
+        signee: command.signee.as_ref().into(),
+        instance: command.instance.as_deref().map(SmolStr::new),
+        level: command.level,
+        duration_ms,
+        time_to_live_ms,
+        force: command.force,
+        token: command.token.map(|Token(token)| token),
     }
 }
 
-fn asked_unlock(request: &UnlockRequest, options: &UnlockOptions) -> UnlockAction {
+fn asked_unlock(command: &UnlockCommand) -> UnlockAction {
     UnlockAction {
-        lock: name_of(options.table.as_deref(), &request.signature),
-        signee: request.signee.as_str().into(),
-        instance: options.instance.as_deref().map(SmolStr::new),
-        token: options.token.map(|Token(token)| token),
+        lock: LockName::new(&*command.table, &*command.signature),
+        signee: command.signee.as_ref().into(),
+        instance: command.instance.as_deref().map(SmolStr::new),
+        token: command.token.map(|Token(token)| token),
+    }
+}
+
+/// Translates a decision about a lock or unlock command.
+fn decided(outcome: &lock::Outcome) -> Outcome {
+    match outcome {
+        lock::Outcome::Lock(status) => answered_lock(status),
+        lock::Outcome::Unlock(status) => answered_unlock(status),
+        // Another answer than was asked for: nothing is known.
+        lock::Outcome::Advanced
+        | lock::Outcome::Table
+        | lock::Outcome::NoTable
+        | lock::Outcome::FeatureLevel
+        | lock::Outcome::Refused(_) => Outcome::Unknown,
     }
 }
 
 /// Translates the answer to a lock request.
-pub fn answered_lock(response: &LockResponse) -> Outcome {
-    let (grant, status) = match &response.status {
+fn answered_lock(status: &LockStatus) -> Outcome {
+    let (grant, status) = match status {
         LockStatus::Ok(grant) => (grant, Status::Ok),
         LockStatus::Renewed(grant) => (grant, Status::Renewed),
         LockStatus::Transferred { grant, previous_signee, reason } => {
@@ -408,28 +351,28 @@ pub fn answered_lock(response: &LockResponse) -> Outcome {
 }
 
 /// Translates the answer to an unlock request.
-pub fn answered_unlock(response: &UnlockResponse) -> Outcome {
-    match &response.status {
+fn answered_unlock(status: &UnlockStatus) -> Outcome {
+    match status {
         UnlockStatus::Ok => Outcome::Ok(Answer::Released),
         UnlockStatus::NoLock => Outcome::Ok(Answer::NoLock),
         UnlockStatus::Failed(forbidden) => Outcome::Refused(refused(forbidden)),
     }
 }
 
-/// Translates the answer to a check: a missing record is an answer, too.
-pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option<DecidedAt>) {
-    match result {
-        Ok(response) => {
-            let holder = response.record.holders.first().map(seen);
-            (Outcome::Ok(Answer::Record(holder)), response.decided_at)
-        }
-        Err(Error::NotFound { decided_at }) => (Outcome::Ok(Answer::Record(None)), *decided_at),
-        Err(error) => (failed(error), None),
+fn seen_by_check(response: &CheckResponse) -> Outcome {
+    Outcome::Ok(Answer::Record(response.record.holders.first().map(seen)))
+}
+
+/// Translates the error of a check: a missing record is an answer, too.
+fn failed_check(error: &Error) -> (Outcome, Option<DecidedAt>) {
+    if let Error::NotFound { decided_at } = error {
+        return (Outcome::Ok(Answer::Record(None)), *decided_at);
     }
+    (failed(error), None)
 }
 
 /// Translates an error. Only requests that are certainly not done may be recorded as such.
-pub fn failed(error: &Error) -> Outcome {
+pub(super) fn failed(error: &Error) -> Outcome {
     match error {
         Error::Unavailable { .. } | Error::Unauthorized { .. } => Outcome::Unavailable,
         Error::BadRequest { .. } => Outcome::Refused(Refusal::BadRequest),

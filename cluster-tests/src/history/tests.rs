@@ -5,6 +5,7 @@ use keyward::MemoryLocks;
 use keyward::service::LockService;
 use keyward::types::{LockOptions, LockRequest, ReadOptions, UnlockOptions, UnlockRequest};
 
+use super::recorded::failed;
 use super::*;
 
 fn request(signee: &str) -> LockRequest {

@@ -8,7 +8,10 @@
 mod ask;
 mod deck;
 mod reach;
+mod values;
 
 pub use ask::{Asker, ask};
 pub use deck::{Card, Deck, End};
+pub use keyward::limits::{BATCH, BATCH_BYTES};
 pub use reach::{Reach, Reached, Seen, Tally};
+pub use values::{of_call, of_command, of_query};

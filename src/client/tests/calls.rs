@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::{Node, Step, nobody};
 use crate::client::{Acquire, Client};
 use crate::error::Error;
-use crate::service::{DebugLockService, LockService, ServiceOptions};
+use crate::service::{LockService, ServiceOptions};
 use crate::types::{
     CallOptions, DecidedAt, ForbiddenReason, ListRequest, LockOptions, LockRequest, LockResponse,
     LockStatus, ReadOptions, RecordState, RequestId, TablesRequest, TransferReason, UnlockOptions,
@@ -81,8 +81,11 @@ async fn what_a_caller_asks_for_is_what_is_sent() {
     let options = LockOptions { force: true, call, ..LockOptions::default() };
     let request = LockRequest { signature: "a\"\n".into(), signee: "x".into(), level: Some(-1) };
     client.lock(request, options).await.unwrap();
-    client.set_default_duration(Duration::from_millis(7)).await.unwrap();
-    lock(&client).await.unwrap();
+    let shorter = ServiceOptions {
+        default_duration: Some(Duration::from_millis(7)),
+        ..ServiceOptions::default()
+    };
+    lock(&client.handle(shorter)).await.unwrap();
     let asked = node.asked();
     for part in [
         "POST /v1/lock HTTP/1.1\r\n",

@@ -10,12 +10,12 @@ use crate::client::guard::Common;
 use crate::client::{Acquire, Guard, GuardState, LostReason};
 use crate::clock::{Clock, ManualClock};
 use crate::error::Error;
+use crate::lock::{Command, Decision, Operation, Query, View};
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{
-    CheckResponse, DeleteStatus, Forbidden, ListRequest, ListResponse, LockOptions, LockRequest,
-    LockResponse, ReadOptions, RequestId, TableDefaults, TableOptions, TablesRequest,
-    TablesResponse, UnlockOptions, UnlockRequest, UnlockResponse,
+    CallOptions, Forbidden, LockOptions, LockRequest, LockResponse, ReadOptions, RequestId,
+    UnlockOptions, UnlockRequest,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,110 +48,51 @@ impl Linked {
 struct Bounded(Linked);
 
 impl LockService for Bounded {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        let timeout = options.call.timeout.unwrap_or(5 * SECOND);
-        let answer = tokio::time::timeout(timeout, self.0.lock(request, options)).await;
-        answer.unwrap_or_else(|_| Err(Error::unknown("no answer in time")))
+        commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let (timeout, count) = (call.timeout.unwrap_or(5 * SECOND), commands.len());
+        let answers = tokio::time::timeout(timeout, self.0.decide(commands, call)).await;
+        answers.unwrap_or_else(|_| vec![Err(Error::unknown("no answer in time")); count])
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        self.0.unlock(request, options).await
-    }
-
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        self.0.check(signature, options).await
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        self.0.list(request, options).await
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        self.0.tables(request, options).await
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        options: TableOptions,
-    ) -> Result<(), Error> {
-        self.0.configure_table(defaults, options).await
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.0.delete_table(options).await
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        self.0.read(query, call).await
     }
 }
 
 impl LockService for Linked {
-    async fn lock(
+    async fn decide(
         &self,
-        request: LockRequest,
-        options: LockOptions,
-    ) -> Result<LockResponse, Error> {
-        if options.token.is_some() {
-            self.renewals.fetch_add(1, Ordering::SeqCst);
+        commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        for command in &commands {
+            match &command.operation {
+                Operation::Lock(lock) if lock.token.is_some() => {
+                    self.renewals.fetch_add(1, Ordering::SeqCst);
+                }
+                Operation::Unlock(_) => {
+                    let slow = self.slow_release.load(Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(slow)).await;
+                }
+                Operation::Lock(_)
+                | Operation::Advance
+                | Operation::ConfigureTable(_)
+                | Operation::DeleteTable { .. }
+                | Operation::RaiseFeatureLevel(_) => {}
+            }
         }
-        self.pass().await?;
-        self.locks.lock(request, options).await
+        match self.pass().await {
+            Ok(()) => self.locks.decide(commands, call).await,
+            Err(error) => vec![Err(error); commands.len()],
+        }
     }
 
-    async fn unlock(
-        &self,
-        request: UnlockRequest,
-        options: UnlockOptions,
-    ) -> Result<UnlockResponse, Error> {
-        tokio::time::sleep(Duration::from_millis(self.slow_release.load(Ordering::SeqCst))).await;
-        self.pass().await?;
-        self.locks.unlock(request, options).await
-    }
-
-    async fn check(&self, signature: String, options: ReadOptions) -> Result<CheckResponse, Error> {
-        self.locks.check(signature, options).await
-    }
-
-    async fn list(
-        &self,
-        request: ListRequest,
-        options: ReadOptions,
-    ) -> Result<ListResponse, Error> {
-        self.locks.list(request, options).await
-    }
-
-    async fn tables(
-        &self,
-        request: TablesRequest,
-        options: ReadOptions,
-    ) -> Result<TablesResponse, Error> {
-        self.locks.tables(request, options).await
-    }
-
-    async fn configure_table(
-        &self,
-        defaults: TableDefaults,
-        options: TableOptions,
-    ) -> Result<(), Error> {
-        self.locks.configure_table(defaults, options).await
-    }
-
-    async fn delete_table(&self, options: TableOptions) -> Result<DeleteStatus, Error> {
-        self.locks.delete_table(options).await
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        self.locks.read(query, call).await
     }
 }
 

@@ -19,13 +19,10 @@ use tokio::task::JoinHandle;
 use super::{Extras, serve};
 use crate::clock::ManualClock;
 use crate::error::Error;
+use crate::lock::{Command, Decision, Query, View};
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
-use crate::types::{
-    CheckResponse, DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
-    ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse, UnlockOptions,
-    UnlockRequest, UnlockResponse,
-};
+use crate::types::CallOptions;
 
 /// A listener on a port of its own.
 pub(super) struct Server {
@@ -168,31 +165,12 @@ impl Failing {
 }
 
 impl LockService for Failing {
-    async fn lock(&self, _: LockRequest, _: LockOptions) -> Result<LockResponse, Error> {
-        self.fail().await
+    async fn decide(&self, commands: Vec<Command>, _: CallOptions) -> Vec<Result<Decision, Error>> {
+        let failed = self.fail().await;
+        vec![failed; commands.len()]
     }
 
-    async fn unlock(&self, _: UnlockRequest, _: UnlockOptions) -> Result<UnlockResponse, Error> {
-        self.fail().await
-    }
-
-    async fn check(&self, _: String, _: ReadOptions) -> Result<CheckResponse, Error> {
-        self.fail().await
-    }
-
-    async fn list(&self, _: ListRequest, _: ReadOptions) -> Result<ListResponse, Error> {
-        self.fail().await
-    }
-
-    async fn tables(&self, _: TablesRequest, _: ReadOptions) -> Result<TablesResponse, Error> {
-        self.fail().await
-    }
-
-    async fn configure_table(&self, _: TableDefaults, _: TableOptions) -> Result<(), Error> {
-        self.fail().await
-    }
-
-    async fn delete_table(&self, _: TableOptions) -> Result<DeleteStatus, Error> {
+    async fn read(&self, _: Query, _: CallOptions) -> Result<View, Error> {
         self.fail().await
     }
 }

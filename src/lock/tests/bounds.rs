@@ -7,9 +7,8 @@ use proptest::prelude::*;
 use super::{Machine, TERM, by, with_id};
 use crate::error::Error;
 use crate::lock::{
-    ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
-    TableCommand, UnlockCommand, configure_table_command, lock_command, unlock_command,
-    validate_duration, validate_list, validate_read, validate_tables,
+    ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Query, Refusal, Stamp,
+    State, TableCommand, UnlockCommand,
 };
 use crate::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, LockStatus, MAX_DURATION, MAX_NAME_BYTES,
@@ -173,6 +172,10 @@ fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     reason
 }
 
+fn validated(request: LockRequest, options: LockOptions) -> Result<(), Error> {
+    Command::lock(request, options)?.validate()
+}
+
 fn lock_request() -> (LockRequest, LockOptions) {
     let request = LockRequest { signature: "s".into(), signee: "ann".into(), level: None };
     (request, LockOptions::default())
@@ -215,7 +218,7 @@ fn each_bad_lock_request_is_refused_with_its_reason() {
     for (change, expected) in rows {
         let (mut request, mut options) = lock_request();
         change(&mut request, &mut options);
-        let reason = reason(lock_command(&request, &options));
+        let reason = reason(validated(request, options));
         assert!(reason.contains(expected), "{reason:?} does not say {expected:?}");
     }
 }
@@ -229,37 +232,47 @@ fn requests_at_the_limits_are_accepted() {
     options.duration = Some(MAX_DURATION);
     options.time_to_live = Some(Duration::from_millis(MAX_SAFE_INTEGER).into());
     options.token = Some(Token(MAX_SAFE_INTEGER));
-    assert!(lock_command(&request, &options).is_ok());
+    assert_eq!(validated(request.clone(), options.clone()), Ok(()));
     options.duration = Some(Duration::from_millis(1));
     options.time_to_live = Some(Duration::from_millis(1).into());
-    assert!(lock_command(&request, &options).is_ok());
-    assert!(validate_duration(MAX_DURATION).is_ok());
+    assert_eq!(validated(request.clone(), options.clone()), Ok(()));
 }
 
 #[test]
 fn other_bad_requests_are_refused_with_their_reasons() {
     let unlock = UnlockRequest { signature: "s".into(), signee: String::new() };
-    let empty = reason(unlock_command(&unlock, &UnlockOptions::default()));
+    let empty = reason(Command::unlock(unlock, UnlockOptions::default()).validate());
     assert!(empty.contains("signee"));
     let defaults = TableDefaults {
         duration: Some(Duration::from_secs(2)),
         time_to_live: Some(Duration::from_secs(1).into()),
     };
-    let shorter = reason(configure_table_command(&defaults, &TableOptions::default()));
-    assert!(shorter.contains("shorter"));
-    assert!(reason(validate_read("", &ReadOptions::default())).contains("signature"));
+    let table = Command::configure_table(defaults, TableOptions::default()).unwrap();
+    assert!(reason(table.validate()).contains("shorter"));
+    let no_table = TableOptions { table: Some(String::new()), ..TableOptions::default() };
+    assert!(reason(Command::delete_table(no_table).validate()).contains("table is empty"));
+    let options = ReadOptions::default();
+    assert!(reason(Query::check(String::new(), &options).validate()).contains("signature"));
+    let list = |page| Query::list(page, &options).validate();
+    let tables = |after: Option<&str>, limit| {
+        let page = TablesRequest { after: after.map(str::to_owned), limit };
+        Query::tables(page, &options).validate()
+    };
     for limit in [0, 1001] {
-        let request = ListRequest { limit, ..ListRequest::default() };
-        let limit_reason = reason(validate_list(&request, &ReadOptions::default()));
+        let limit_reason = reason(list(ListRequest { limit, ..ListRequest::default() }));
+        assert!(limit_reason.contains("it must be 1 to 1000"), "{limit_reason}");
+        let limit_reason = reason(tables(None, limit));
         assert!(limit_reason.contains("it must be 1 to 1000"), "{limit_reason}");
     }
-    for limit in [0, 1001] {
-        let limit_reason = reason(validate_tables(&TablesRequest { after: None, limit }));
-        assert!(limit_reason.contains("it must be 1 to 1000"), "{limit_reason}");
+    assert!(reason(tables(Some("\0"), 1)).contains("after"));
+    let nul = ListRequest { prefix: "\0".into(), ..ListRequest::default() };
+    assert!(reason(list(nul)).contains("prefix"));
+    assert_eq!(list(ListRequest::default()), Ok(()));
+}
+
+#[test]
+fn commands_of_a_leader_are_refused_from_anybody_else() {
+    for operation in [Operation::Advance, Operation::RaiseFeatureLevel(2)] {
+        assert!(reason(Command::from(operation).validate()).contains("only a leader"));
     }
-    let after = TablesRequest { after: Some("\0".into()), limit: 1 };
-    assert!(reason(validate_tables(&after)).contains("after"));
-    let request = ListRequest { prefix: "\0".into(), ..ListRequest::default() };
-    assert!(reason(validate_list(&request, &ReadOptions::default())).contains("prefix"));
-    assert_eq!(validate_list(&ListRequest::default(), &ReadOptions::default()), Ok("default"));
 }

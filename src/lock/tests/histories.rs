@@ -163,7 +163,7 @@ fn tokens_grow_per_lock_for_ever_and_a_lock_has_one_live_holder() {
                 let newest = newest
                     .entry((lock.table.to_string(), lock.signature.to_string()))
                     .or_insert(Token(0));
-                let is_new = decision.decided_at == at;
+                let is_new = decision.decided_at == Some(at);
                 assert_eq!(*live, is_new || token == newest && *live, "an old token is not live");
                 if is_new && !matches!(status, LockStatus::Renewed(_)) {
                     assert!(token > newest, "{status:?} after {newest:?}");

@@ -52,7 +52,7 @@ impl Machine {
 
     fn outcome(&mut self, operation: impl Into<Operation>) -> Outcome {
         let decision = self.decide(Command::from(operation.into()));
-        assert_eq!(decision.decided_at, DecidedAt { index: self.index, position: 0 });
+        assert_eq!(decision.decided_at, Some(DecidedAt { index: self.index, position: 0 }));
         decision.outcome
     }
 

@@ -7,7 +7,7 @@ use crate::lock::{
     ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp, State,
     TableCommand, UnlockCommand,
 };
-use crate::types::{Grant, LockStatus, Token, TransferReason, UnlockStatus};
+use crate::types::{DecidedAt, Grant, LockStatus, Token, TransferReason, UnlockStatus};
 
 fn at(term: u64, time: u64, commands: Vec<Command>) -> Proposal {
     Proposal { stamp: Stamp { term, time: ClusterTime(time) }, commands }
@@ -33,7 +33,7 @@ fn a_stamp_of_another_term_has_no_effect_at_all() {
         assert_eq!(decisions.len(), 2);
         for (position, decision) in (0..).zip(decisions) {
             assert_eq!(decision.outcome, Outcome::Refused(Refusal::StaleStamp));
-            assert_eq!((decision.decided_at.index, decision.decided_at.position), (7, position));
+            assert_eq!(decision.decided_at, Some(DecidedAt { index: 7, position }));
         }
     }
     assert_eq!(state.encode(), before);

@@ -7,7 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp, lock_command};
+use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp};
 use crate::raft::checkpoint;
 use crate::raft::log_store::LogStore;
 use crate::storage::disk::{Fault, FaultyCall};
@@ -61,7 +61,7 @@ impl Alone {
     async fn apply(&mut self, index: u64) {
         let (signature, signee) = (format!("lock/{index}"), "owner".to_owned());
         let request = LockRequest { signature, signee, level: None };
-        let commands = vec![lock_command(&request, &LockOptions::default()).unwrap()];
+        let commands = vec![Command::lock(request, LockOptions::default()).unwrap()];
         let stamp = Stamp { term: 1, time: ClusterTime(index) };
         let payload = EntryPayload::Normal(codec::data_of(&Proposal { stamp, commands }));
         let log_id = raft_log_id(crate::storage::LogId { term: 1, index });
