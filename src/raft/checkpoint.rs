@@ -1,12 +1,11 @@
-//! Feeds the checkpoint: takes the changes between two entries and submits them.
+//! Keeps the checkpoint up with the state: takes the changes between two entries and writes them.
 //!
-//! It has a thread of its own, because submitting waits while the disk is behind. It delays no
-//! entry: it takes a list of keys and a clone of the state, and encodes the records concurrently
-//! with apply. It paces itself by the time that writing took, so that it never uses more than a
-//! small share of a core. Changes in the meantime are taken together the next time: a record that
-//! changed often is written once, and one that came and went not at all. The checkpoint is a copy:
-//! a failure is logged once and the node goes on without it; the next start replays the log
-//! instead.
+//! One thread does it. It delays no entry: it takes a list of keys and a clone of the state, and
+//! encodes the records concurrently with apply. It paces itself by the time that writing took, so
+//! that it never uses more than a small share of a core. Changes in the meantime are taken together
+//! the next time: a record that changed often is written once, and one that came and went not at
+//! all. When nothing changes for a while, sled is closed. The checkpoint is a copy: a failure is
+//! logged once and the node goes on without it; the next start replays the log instead.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +18,7 @@ use crate::lock::{Changed, Counts, State};
 use crate::raft::codec;
 use crate::raft::state_machine::{Machine, Replica};
 use crate::raft::types::{LogId, SnapshotMeta, stored_log_id};
-use crate::storage::checkpoint::{CheckpointMeta, MAX_RECORD_BYTES};
+use crate::storage::checkpoint::{BATCH, CheckpointMeta, MAX_RECORD_BYTES};
 use crate::storage::{Checkpoint, StorageError};
 use crate::types::MAX_NAME_BYTES;
 
@@ -33,18 +32,15 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// of a core.
 const REST: u32 = 20;
 
-/// The number of changes that are written as one atomic batch. A longer list is written in several,
-/// because sled's memory grows with a batch; a crash in the middle discards the checkpoint.
-const AT_ONCE: usize = 1024;
-
-/// The number of records buffered between the walk over the state and the thread that writes them.
-const REFILL_WINDOW: usize = 1024;
+/// The idle time after which sled is closed. Opening it again costs some writing, so it is not
+/// closed after every short pause.
+const PARK_AFTER: Duration = Duration::from_secs(30);
 
 /// A key has two names, the value of a grant two more.
 const _: () = assert!(4 * MAX_NAME_BYTES + 128 <= MAX_RECORD_BYTES, "sled keeps records in pages");
 
-/// The feeding thread. It ends when this is dropped, after submitting the remaining changes.
-pub(crate) struct Feeder {
+/// The writing thread. It ends when this is dropped, after writing the remaining changes.
+pub(crate) struct CheckpointWriter {
     bell: Sender<()>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -68,48 +64,43 @@ pub(crate) fn bell() -> (Bell, Receiver<()>) {
     (Bell(sender), receiver)
 }
 
-impl Feeder {
-    /// Starts to feed `checkpoint`, which contains the state of generation `fed`.
+impl CheckpointWriter {
+    /// Starts to write to `checkpoint`, which contains the state of generation `written`.
     pub(crate) fn start(
         replica: Arc<Replica>,
         checkpoint: Checkpoint,
-        (bell, heard): (Bell, Receiver<()>),
-        fed: Option<u64>,
+        (bell, rung): (Bell, Receiver<()>),
+        written: Option<u64>,
     ) -> Self {
         let (stop, stopped) = bounded(0);
         let work = move || {
-            let mut feeding = Feeding { replica, checkpoint, generation: fed, applied: None };
-            if let Err(error) = feeding.run(&heard, &stopped) {
-                tracing::warn!(%error, "the checkpoint is no longer written");
-                feeding.replica.write().state.track_changes(false);
+            let mut writing = Writing { replica, checkpoint, generation: written, applied: None };
+            if let Err(error) = writing.run(&rung, &stopped) {
+                tracing::error!(%error, "the checkpoint is given up until the next start");
+                writing.replica.write().state.track_changes(false);
             }
         };
         let thread = std::thread::Builder::new()
-            .name("keyward-checkpoint-feed".to_owned())
+            .name("keyward-checkpoint".to_owned())
             .spawn(work)
             .expect("the system has a thread left when the node starts");
         Self { bell: bell.0, stop: Some(stop), thread: Some(thread) }
     }
+}
 
-    /// Submits the remaining changes and waits until they are written.
-    pub(crate) fn finish(&mut self) {
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
         self.stop = None;
         let _ = self.bell.try_send(());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::warn!("the thread that feeds the checkpoint panicked");
+            tracing::warn!("the thread that writes the checkpoint panicked");
         }
     }
 }
 
-impl Drop for Feeder {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-struct Feeding {
+struct Writing {
     replica: Arc<Replica>,
     checkpoint: Checkpoint,
     /// The generation of the state that the checkpoint continues; `None` if it must be filled
@@ -123,34 +114,35 @@ enum Taken {
     Whole(CheckpointMeta, State),
 }
 
-impl Feeding {
-    fn run(&mut self, heard: &Receiver<()>, stopped: &Receiver<()>) -> Result<(), StorageError> {
+impl Writing {
+    fn run(&mut self, rung: &Receiver<()>, stopped: &Receiver<()>) -> Result<(), StorageError> {
         loop {
-            if heard.recv().is_err() {
+            let mut notice = rung.recv_timeout(PARK_AFTER);
+            if notice == Err(RecvTimeoutError::Timeout) {
+                self.checkpoint.park()?;
+                notice = rung.recv().map_err(RecvTimeoutError::from);
+            }
+            if notice.is_err() {
                 return Ok(());
             }
             let start = SystemClock.raw();
-            self.feed()?;
+            self.write()?;
             let rest = rest_after(SystemClock.raw().saturating_sub(start));
             if stopped.recv_timeout(rest) == Err(RecvTimeoutError::Disconnected) {
-                return self.feed();
+                return self.write();
             }
         }
     }
 
-    /// Submits the current changes, and waits until they are written.
-    fn feed(&mut self) -> Result<(), StorageError> {
+    /// Writes the changes since the last time.
+    fn write(&mut self) -> Result<(), StorageError> {
         match self.take() {
-            None => return Ok(()),
-            Some(Taken::Changes(meta, changed)) if changed.len() <= AT_ONCE => {
-                self.checkpoint.submit(meta, changed.into_records().collect())?;
-            }
+            None => Ok(()),
             Some(Taken::Changes(meta, changed)) => {
-                self.checkpoint.submit_many(meta, changed.into_records())?;
+                self.checkpoint.write(&meta, changed.into_records())
             }
-            Some(Taken::Whole(meta, state)) => self.checkpoint.refill(meta, records_of(state))?,
+            Some(Taken::Whole(meta, state)) => self.checkpoint.fill(&meta, state.encoded_records()),
         }
-        self.checkpoint.flush()
     }
 
     fn take(&mut self) -> Option<Taken> {
@@ -183,7 +175,7 @@ impl Feeding {
 /// Whether refilling the checkpoint writes less than the changes do, as when a large table was
 /// deleted.
 fn is_less_to_fill(changed: &Changed, counts: Counts) -> bool {
-    changed.len() > AT_ONCE && changed.len() as u64 > counts.records + counts.lanes + counts.tables
+    changed.len() > BATCH && changed.len() as u64 > counts.records + counts.lanes + counts.tables
 }
 
 fn rest_after(spent: Duration) -> Duration {
@@ -205,52 +197,122 @@ pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, St
     Ok(decoded)
 }
 
-/// Iterates over a state on a thread of its own: the walk borrows the state, the writer needs to
-/// own its source, and a copy of all records would double the memory.
-fn records_of(state: State) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static {
-    let (sender, receiver) = bounded(REFILL_WINDOW);
-    let walk = move || {
-        for record in state.encoded_records() {
-            if sender.send(record).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("keyward-checkpoint-walk".to_owned())
-        .spawn(walk)
-        .expect("the system has a thread left for a refill");
-    receiver.into_iter()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp};
+    use crate::clock::ManualClock;
+    use crate::lock::{ClusterTime, Command, LockCommand, Operation, Proposal, Stamp};
+    use crate::raft::member::load;
+    use crate::raft::types::raft_log_id;
+    use crate::storage::checkpoint::{CheckpointOptions, Opened};
+    use crate::storage::log::{Drive, LogOptions};
+    use crate::storage::{Log, LogEntry, MemDisk, Uuid};
+
+    fn lock(table: &str, signature: &str) -> Command {
+        Command::from(Operation::Lock(Box::new(LockCommand {
+            table: table.into(),
+            signature: signature.into(),
+            signee: "ann".into(),
+            instance: None,
+            level: None,
+            force: false,
+            duration_ms: None,
+            time_to_live: None,
+            token: None,
+        })))
+    }
+
+    /// A replica, its log, and the folder of its checkpoint.
+    struct Node {
+        log: Log,
+        replica: Arc<Replica>,
+        folder: tempfile::TempDir,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let options = LogOptions { drive: Drive::Inline, ..LogOptions::default() };
+            let (log, _) = Log::open(Arc::new(MemDisk::new(1)), options).unwrap();
+            let clock = Arc::new(ManualClock::default());
+            let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+            replica.write().state.track_changes(true);
+            Self { log, replica, folder: tempfile::tempdir().unwrap() }
+        }
+
+        fn apply(&self, index: u64, commands: Vec<Command>) {
+            let id = crate::storage::LogId { term: 1, index };
+            let entry = LogEntry { id, payload: "x".into() };
+            self.log.append(vec![entry], |result| result.unwrap());
+            let mut machine = self.replica.write();
+            let stamp = Stamp { term: 1, time: ClusterTime(index) };
+            let locks = machine.state.counts().records + commands.len() as u64;
+            machine.state.apply_quietly(1, index, &Proposal { stamp, commands });
+            assert_eq!(machine.state.counts().records, locks);
+            machine.applied = Some(raft_log_id(id));
+        }
+
+        fn open(&self) -> (Checkpoint, Opened<(State, SnapshotMeta)>) {
+            let folder = self.folder.path().join("checkpoint");
+            let options = CheckpointOptions { folder, node: Uuid(5) };
+            Checkpoint::open(options, &self.log, None, load).unwrap()
+        }
+
+        fn start(&self, checkpoint: Checkpoint, written: Option<u64>) -> CheckpointWriter {
+            CheckpointWriter::start(self.replica.clone(), checkpoint, bell(), written)
+        }
+
+        /// Whether the checkpoint is as of the last entry.
+        fn is_written(&self) -> bool {
+            let machine = self.replica.read();
+            let expected = (machine.state.clone(), machine.meta());
+            matches!(self.open().1, Opened::Accepted(_, found) if found == expected)
+        }
+    }
+
+    #[test]
+    fn all_that_was_applied_is_written_before_it_ends() {
+        let node = Node::new();
+        let writer = node.start(node.open().0, Some(0));
+        node.apply(0, vec![lock("one", "a")]);
+        node.apply(1, vec![lock("one", "b")]);
+        drop(writer);
+        assert!(node.is_written());
+        let writer = node.start(node.open().0, Some(0));
+        node.apply(2, (0..=BATCH).map(|number| lock("two", &number.to_string())).collect());
+        drop(writer);
+        assert!(node.is_written(), "more than a batch");
+        node.replica.write().state = State::new();
+        node.apply(3, vec![lock("three", "c")]);
+        drop(node.start(node.open().0, None));
+        assert!(node.is_written(), "a state that the checkpoint does not continue");
+    }
+
+    #[test]
+    fn after_a_failure_of_sled_no_changes_are_tracked() {
+        let node = Node::new();
+        node.apply(0, vec![lock("one", "a")]);
+        let machine = node.replica.read();
+        let meta = checkpoint_meta(&machine, machine.applied.unwrap(), Vec::new());
+        drop(machine);
+        let mut checkpoint = node.open().0;
+        let failing = std::iter::from_fn(|| panic!("sled does such things"));
+        checkpoint.fill(&meta, failing).unwrap_err();
+        drop(node.start(checkpoint, Some(0)));
+        node.apply(1, vec![lock("one", "b")]);
+        assert!(node.replica.write().state.take_changed().is_empty());
+    }
 
     #[test]
     fn after_a_large_deletion_the_checkpoint_is_filled_anew() {
         let mut state = State::new();
         state.track_changes(true);
-        let lock = |table: &str, number: usize| {
-            Command::from(Operation::Lock(Box::new(LockCommand {
-                table: table.into(),
-                signature: number.to_string().into(),
-                signee: "ann".into(),
-                instance: None,
-                level: None,
-                force: false,
-                duration_ms: None,
-                time_to_live: None,
-                token: None,
-            })))
-        };
+        let lock = |table: &str, number: usize| lock(table, &number.to_string());
         let mut apply = |commands| {
             state.apply_quietly(0, 0, &Proposal { stamp: Stamp::default(), commands });
             let changed = state.take_changed();
             is_less_to_fill(&changed, state.counts())
         };
-        let many = AT_ONCE + 1;
+        let many = BATCH + 1;
         assert!(!apply((0..many).map(|number| lock("large", number)).collect()));
         let delete = || Operation::DeleteTable { table: "large".into() };
         assert!(!apply((0..many).map(|number| lock("other", number)).collect()));

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::lock::{FEATURE_LEVEL, Loader, State};
 use crate::raft::absence::Failures;
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introduction};
-use crate::raft::checkpoint::{self, Feeder};
+use crate::raft::checkpoint::{self, CheckpointWriter};
 use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
 use crate::raft::leadership;
@@ -37,10 +37,6 @@ use crate::storage::{
     Vote,
 };
 use crate::task::blocking;
-
-/// The number of changed records that wait for the checkpoint's writer before further ones are held
-/// back.
-const CHECKPOINT_WAITING: usize = 16 << 10;
 
 /// The interval at which the identity file is written while the node makes promises. A node that is
 /// killed forgets the promises of others from up to this interval.
@@ -202,7 +198,7 @@ pub(crate) struct Member {
     phase: watch::Sender<Phase>,
     /// Set once it is durable that this node takes part.
     joined: OnceCell<()>,
-    feeder: std::sync::Mutex<Option<Feeder>>,
+    checkpoint: std::sync::Mutex<Option<CheckpointWriter>>,
 }
 
 impl Member {
@@ -217,9 +213,9 @@ impl Member {
             return Err(OpenError::VoteMissing);
         }
         let replica = Arc::new(Replica::new(machine, options.clock.clone(), options.rho_ppm));
-        let (bell, heard) = checkpoint::bell();
-        let feeder = copy.map(|Copy { checkpoint, fed }| {
-            Feeder::start(replica.clone(), checkpoint, (bell.clone(), heard), fed)
+        let (bell, rung) = checkpoint::bell();
+        let checkpoint = copy.map(|Copy { checkpoint, written }| {
+            CheckpointWriter::start(replica.clone(), checkpoint, (bell.clone(), rung), written)
         });
         bell.ring();
         let own = Own {
@@ -270,7 +266,7 @@ impl Member {
             installing: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: OnceCell::new_with(facts.joined.then_some(())),
-            feeder: std::sync::Mutex::new(feeder),
+            checkpoint: std::sync::Mutex::new(checkpoint),
         })
     }
 
@@ -520,11 +516,11 @@ impl Member {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "openraft did not end well");
         }
-        let feeder = self.feeder.lock().expect("nothing panics while it holds the feeder").take();
+        let checkpoint = self.checkpoint.lock().expect("nothing panics while it holds it").take();
         let (log, identity) = (self.log.clone(), self.identity.clone());
         let in_order = self.stop.reason().is_none();
         let closing = blocking(move || {
-            drop(feeder);
+            drop(checkpoint);
             log.close();
             // Only a folder that stopped without an error may be copied.
             if in_order { identity.close() } else { Ok(()) }
@@ -559,7 +555,7 @@ struct Store {
 struct Copy {
     checkpoint: Checkpoint,
     /// The generation of the state that the checkpoint continues, if it does.
-    fed: Option<u64>,
+    written: Option<u64>,
 }
 
 impl Store {
@@ -583,15 +579,13 @@ impl Store {
             let (machine, _) = machine_of(Opened::Empty, &snapshots)?;
             return Ok(Self { folder, log, snapshots, identity, ways, machine, copy: None });
         };
-        let checkpoint_options = CheckpointOptions {
-            max_waiting: CHECKPOINT_WAITING,
-            ..CheckpointOptions::new(checkpoint, identity.facts().uuid)
-        };
+        let checkpoint_options =
+            CheckpointOptions { folder: checkpoint, node: identity.facts().uuid };
         let last = snapshots.latest().and_then(|snapshot| snapshot.meta.last);
         let (checkpoint, opened) = Checkpoint::open(checkpoint_options, &log, last, load)?;
-        let (mut machine, fed) = machine_of(opened, &snapshots)?;
+        let (mut machine, written) = machine_of(opened, &snapshots)?;
         machine.state.track_changes(true);
-        let copy = Some(Copy { checkpoint, fed });
+        let copy = Some(Copy { checkpoint, written });
         Ok(Self { folder, log, snapshots, identity, ways, machine, copy })
     }
 }
@@ -622,7 +616,7 @@ fn machine_of(
     opened: Opened<(State, SnapshotMeta)>,
     snapshots: &Snapshots,
 ) -> Result<(Machine, Option<u64>), OpenError> {
-    let (state, meta, fed) = match (opened, snapshots.latest()) {
+    let (state, meta, is_written) = match (opened, snapshots.latest()) {
         (Opened::Accepted(_, (state, meta)), _) => (state, meta, true),
         (Opened::Empty, None) => (State::new(), SnapshotMeta::default(), true),
         (opened @ (Opened::Empty | Opened::Discarded(_)), latest) => {
@@ -645,7 +639,7 @@ fn machine_of(
         membership: meta.last_membership,
         generation: 0,
     };
-    Ok((machine, fed.then_some(0)))
+    Ok((machine, is_written.then_some(0)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! ever; if no client waits, no answer is built.
 //!
 //! Two copies are written to the disk, and no answer waits for either: snapshots, encoded from a
-//! clone that shares structure with the live state, and the checkpoint, fed by
+//! clone that shares structure with the live state, and the checkpoint, written by
 //! [`super::checkpoint`].
 
 use std::io::{self, Read};

@@ -143,11 +143,9 @@ pub fn snapshot_body(folder: &Path, file: &str) -> Result<Vec<u8>, StorageError>
 ///
 /// # Errors
 /// The reason why it cannot be used.
-pub fn load_checkpoint<S: Send + 'static>(
+pub fn load_checkpoint<S>(
     folder: &Path,
-    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>
-    + Send
-    + 'static,
+    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
 ) -> Result<S, String> {
     with_copy(&folder.join("checkpoint"), |copy| checkpoint::look(copy, load))
         .map(|(_, state)| state)

@@ -2,8 +2,9 @@
 //! replicated state, and the identity of the data folder.
 //!
 //! This module handles bytes and knows neither the consensus library nor the lock rules. Calls are
-//! synchronous; the log and the checkpoint each have one writer thread. Everything except the
-//! checkpoint runs over [`Disk`], so that a test can cut the power after any write.
+//! synchronous; the log has one writer thread, and the checkpoint's caller brings its own.
+//! Everything except the checkpoint runs over [`Disk`], so that a test can cut the power after any
+//! write.
 //!
 //! The rules that every file follows:
 //! - Data that was reported durable is there after a crash, or the node stops with a message that

@@ -1,44 +1,40 @@
 //! The checkpoint: a copy of the replicated state kept in sled, so that a restart need not replay
 //! everything. It is accepted whole or discarded.
 //!
-//! Apply submits its changes *as of an index* and goes on. One thread writes them later, each time
-//! as one atomic batch together with the meta data: the entry it is as of, the number of records,
-//! and a 128-bit sum over them. It writes only changes whose entry the local log has synced. So the
+//! It has no thread and no queue: the caller decides when to write, and writes the changes between
+//! two entries, together with the meta data: the entry it is as of, the number of records, and a
+//! 128-bit sum over them. It writes only changes whose entry the local log has synced. So the
 //! contents of sled after a crash are either the state as of some entry, or do not match the sum;
 //! then the folder is deleted and filled again from snapshot and log. None of sled's known failures
 //! (a tail lost silently, a panic at open, a file that fails every open) can do more harm than
 //! that.
 //!
 //! This is the one part of storage that may fail without stopping the node: when sled fails while
-//! running, the checkpoint is abandoned until the next start.
+//! running, the checkpoint is removed, and begun again at the next start.
 
 mod store;
 #[cfg(test)]
 mod tests;
-mod writer;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use self::store::Store;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::store::Values;
-use self::writer::{Many, Refill};
+pub(super) use self::store::look;
+use self::store::{Parked, Store, guarded};
+use super::log::SyncWatch;
 use super::{Log, LogId, StorageError, Uuid};
 
-/// The longest time that [`Checkpoint::submit`] waits for the writer when the backlog is full. Long
-/// enough that the writer, not the memory, sets the pace; short enough that apply never stalls.
-const SUBMIT_WAIT: Duration = Duration::from_millis(50);
-
-/// The number of changes in a batch, if they arrive in smaller portions. Until a batch is done,
-/// sled keeps every version of every page it touches, some 8 KiB for each change.
-const BATCH: usize = 1024;
+/// The number of changes that are written as one atomic batch. A longer list is written in several,
+/// because sled keeps every version of every page that a batch touches, some 8 KiB for each change;
+/// a crash in the middle discards the checkpoint.
+pub(crate) const BATCH: usize = 1024;
 
 /// The largest size of key and value that sled keeps in its pages. Larger records go to separate
 /// files, which sled syncs and recovers badly.
@@ -61,44 +57,13 @@ pub struct CheckpointMeta {
 /// A changed record: its key, and its value unless it was removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// Changed records.
-pub type Records = Vec<Change>;
-
-/// The checkpoint's options.
+/// The place of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct CheckpointOptions {
     /// Its folder; nothing else may be in it.
     pub folder: PathBuf,
     /// The node whose state it is.
     pub node: Uuid,
-    /// The size of sled's cache in bytes by its own count, which leaves out most of what a cached
-    /// page costs: the process grows by several times as much. Uncached data comes from the page
-    /// cache of the system.
-    pub cache_bytes: u64,
-    /// The number of changed records that may wait before `submit` waits, too.
-    pub max_waiting: usize,
-    /// The time for which changes are collected before they are written. A longer interval means
-    /// that a restart may have to replay more, but that records which come and go within it are
-    /// never written.
-    pub interval: Duration,
-    /// The idle time after which sled is closed, so that an idle node writes nothing. The next
-    /// change opens it again, which takes a quarter of a second for 100,000 records and, when sled
-    /// opens, some writing; so it is not closed after every short pause.
-    pub park_after: Duration,
-}
-
-impl CheckpointOptions {
-    /// The usual options.
-    pub fn new(folder: impl Into<PathBuf>, node: Uuid) -> Self {
-        Self {
-            folder: folder.into(),
-            node,
-            cache_bytes: 2 << 20,
-            max_waiting: 32 << 10,
-            interval: Duration::from_millis(500),
-            park_after: Duration::from_secs(30),
-        }
-    }
 }
 
 /// The result of opening the checkpoint.
@@ -112,51 +77,18 @@ pub enum Opened<S> {
     Discarded(String),
 }
 
-/// A handle on the checkpoint; clones share it. When the last one is dropped, waiting changes are
-/// written, if the log has synced them, and sled is closed.
-#[derive(Clone)]
+/// The checkpoint. Its calls block; when it is dropped, sled is closed.
 pub struct Checkpoint {
-    owner: Arc<Owner>,
-}
-
-struct Owner {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
     options: CheckpointOptions,
-    waiting: Mutex<Waiting>,
-    /// The writer waits here for work.
-    work: Condvar,
-    /// Others wait here for the writer.
-    progress: Condvar,
+    log: SyncWatch,
+    database: Database,
 }
 
-/// Changes that are written as one batch.
-struct Group {
-    /// The checkpoint's meta data after the batch.
-    meta: CheckpointMeta,
-    /// The new values of the records; a later change of a record replaces an earlier one.
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// The waiting batches, in order.
-    groups: VecDeque<Group>,
-    /// The number of changes in them.
-    changes: usize,
-    /// A refill, which is written before the groups.
-    refill: Option<Refill>,
-    /// A long list of changes, which is written before the groups.
-    many: Option<Many>,
-    /// Whether the writer has taken work that it has not finished.
-    writing: bool,
-    /// Whether a flush waits, so that the writer must not delay.
-    hurry: bool,
-    closing: bool,
-    failed: Option<String>,
+enum Database {
+    Open(Store),
+    Parked(Parked),
+    /// Sled has failed.
+    Failed,
 }
 
 /// Checks that a checkpoint belongs to the log and the snapshot beside it: it must not be older
@@ -181,28 +113,13 @@ pub fn judge(applied: LogId, snapshot: Option<LogId>, log: &Log) -> Result<(), S
     }
 }
 
-/// Reads a copy of a checkpoint. Returns its meta data and the result of `load`, if the records
-/// match their totals.
-pub(super) fn look<S: Send + 'static>(
-    copy: &Path,
-    load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>
-    + Send
-    + 'static,
-) -> Result<(store::StoredMeta, S), String> {
-    let copy = copy.to_owned();
-    let builder = thread::Builder::new().name(store::THREAD.to_owned());
-    let looked = builder.spawn(move || store::look(&copy, load));
-    let looked = looked.map_err(|error| error.to_string())?;
-    looked.join().unwrap_or_else(|_| Err("it cannot be looked at".to_owned()))
-}
-
 impl Checkpoint {
     /// Opens the checkpoint. If it may be used (see [`judge`]), `load` builds the state from all
     /// its records; the result is dropped unless count and sum match. Otherwise the folder is
     /// deleted and a new database is begun.
     ///
-    /// After anything but [`Opened::Accepted`] the caller calls [`Checkpoint::refill`] once it has
-    /// a state, unless it submits everything since the very first entry.
+    /// After anything but [`Opened::Accepted`] the caller calls [`Checkpoint::fill`] once it has
+    /// a state, unless it writes everything since the very first entry.
     ///
     /// # Errors
     /// When the folder can neither be used nor removed.
@@ -217,174 +134,124 @@ impl Checkpoint {
         + Send
         + 'static,
     ) -> Result<(Self, Opened<S>), StorageError> {
-        let shared = Arc::new(Shared {
-            options,
-            waiting: Mutex::new(Waiting::default()),
-            work: Condvar::new(),
-            progress: Condvar::new(),
-        });
-        let judge = {
-            let log = log.clone();
-            move |applied| judge(applied, snapshot, &log)
-        };
+        let (place, judged) = (options.clone(), log.clone());
         let (report, reported) = mpsc::sync_channel(1);
-        let (theirs, watch) = (shared.clone(), log.watch());
-        let run = move || match Store::open_or_discard(&theirs.options, judge, load) {
-            Ok((store, opened)) => {
-                // The receiver is gone if opening took too long: then nothing must be written.
-                if report.send(Ok(opened)).is_ok() {
-                    writer::run(&theirs, &watch, store);
-                }
-            }
-            Err(error) => drop(report.send(Err(error))),
+        // On a thread of its own, which is left behind if sled never returns.
+        let open = move || {
+            let judge = |applied| judge(applied, snapshot, &judged);
+            // The receiver is gone if opening took too long; then the database is closed.
+            let _ = report.send(Store::open_or_discard(&place, judge, load));
         };
-        let thread = thread::Builder::new().name(store::THREAD.to_owned()).spawn(run);
-        let thread = thread.map_err(StorageError::io("start the thread of", "checkpoint"))?;
-        let opened = match reported.recv_timeout(OPEN_TIMEOUT) {
-            Ok(opened) => opened?,
-            Err(_) => {
-                return Err(StorageError::Checkpoint(
-                    "it does not open; remove the folder `checkpoint` and start again".to_owned(),
-                ));
-            }
-        };
-        Ok((Self { owner: Arc::new(Owner { shared, thread: Some(thread) }) }, opened))
+        let thread = thread::Builder::new().name("keyward-checkpoint-open".to_owned());
+        thread.spawn(open).map_err(StorageError::io("start the thread of", "checkpoint"))?;
+        let (store, opened) = reported.recv_timeout(OPEN_TIMEOUT).map_err(|_| {
+            StorageError::Checkpoint(
+                "it does not open; remove the folder `checkpoint` and start again".to_owned(),
+            )
+        })??;
+        Ok((Self { options, log: log.watch(), database: Database::Open(store) }, opened))
     }
 
-    /// Submits the changes since the last call, as of `meta.applied`. Returns at once, or after at
-    /// most 50 ms if the writer is far behind.
+    /// Writes the changes between the entry of the last call and `meta.applied`, each record once.
+    /// Up to [`BATCH`] changes are written at once, more in several steps, between which the
+    /// checkpoint is not valid. First blocks until the log has synced the entry; if it never will,
+    /// because it was closed or has failed, nothing is written.
     ///
     /// # Errors
-    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
-    pub fn submit(&self, meta: CheckpointMeta, changes: Records) -> Result<(), StorageError> {
-        let shared = &self.owner.shared;
-        let limit = shared.options.max_waiting;
-        let full = |waiting: &mut Waiting| waiting.changes >= limit && waiting.failed.is_none();
-        let waited = shared.progress.wait_timeout_while(shared.lock(), SUBMIT_WAIT, full);
-        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        waiting.check()?;
-        waiting.add(meta, changes, limit);
-        shared.work.notify_all();
-        Ok(())
+    /// [`StorageError::Checkpoint`] if sled fails, now and at every later call: the node can go on
+    /// without.
+    pub fn write(
+        &mut self,
+        meta: &CheckpointMeta,
+        changes: impl Iterator<Item = Change>,
+    ) -> Result<(), StorageError> {
+        // A checkpoint ahead of the log would be as of an entry that the log may lose.
+        if !self.log.wait_synced(meta.applied.index) {
+            return Ok(());
+        }
+        self.step(|options, database| {
+            let mut store = database.store(options)?;
+            store.write(meta, changes)?;
+            Ok(Database::Open(store))
+        })
     }
 
     /// Replaces everything, as after installing a snapshot or after replaying from an empty state.
-    /// The writer consumes `records` one by one; later submissions are applied on top.
+    /// Until all is written, the checkpoint is not valid.
     ///
     /// # Errors
-    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
-    pub fn refill(
-        &self,
-        meta: CheckpointMeta,
-        records: impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Send + 'static,
+    /// As [`Checkpoint::write`].
+    pub fn fill(
+        &mut self,
+        meta: &CheckpointMeta,
+        records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> Result<(), StorageError> {
-        let shared = &self.owner.shared;
-        let mut waiting = shared.lock();
-        waiting.check()?;
-        waiting.clear();
-        waiting.refill = Some(Refill { meta, records: Box::new(records) });
-        shared.work.notify_all();
-        Ok(())
+        self.step(|options, database| {
+            database.close()?;
+            let mut store = Store::create(options)?;
+            store.fill(meta, records)?;
+            Ok(Database::Open(store))
+        })
     }
 
-    /// Does the same as [`Checkpoint::submit`] for more changes than one batch should hold: the
-    /// writer consumes them one by one and writes several batches. Until all are written, the
-    /// checkpoint is not valid. Blocks until everything submitted before is written.
+    /// Closes sled, so that an idle node writes nothing: an open one goes on rewriting and syncing
+    /// its file for minutes, and keeps its cache. The next change opens it again, which takes a
+    /// quarter of a second for 100,000 records.
     ///
     /// # Errors
-    /// [`StorageError::Checkpoint`] once sled has failed: the node can go on without.
-    pub fn submit_many(
-        &self,
-        meta: CheckpointMeta,
-        changes: impl Iterator<Item = Change> + Send + 'static,
+    /// As [`Checkpoint::write`].
+    pub fn park(&mut self) -> Result<(), StorageError> {
+        self.step(|options, database| Ok(Database::Parked(database.store(options)?.park()?)))
+    }
+
+    /// Takes one step with the database. If it fails, the checkpoint is removed.
+    fn step(
+        &mut self,
+        step: impl FnOnce(&CheckpointOptions, Database) -> Result<Database, String>,
     ) -> Result<(), StorageError> {
-        self.flush()?;
-        let shared = &self.owner.shared;
-        let mut waiting = shared.lock();
-        waiting.check()?;
-        waiting.many = Some(Many { meta, changes: Box::new(changes) });
-        shared.work.notify_all();
-        Ok(())
-    }
-
-    /// Blocks until everything submitted is written; for tests and for a clean shutdown.
-    ///
-    /// # Errors
-    /// [`StorageError::Checkpoint`] once sled has failed.
-    pub fn flush(&self) -> Result<(), StorageError> {
-        let shared = &self.owner.shared;
-        let mut waiting = shared.lock();
-        while waiting.has_work() || waiting.writing {
-            waiting.check()?;
-            waiting.hurry = true;
-            shared.work.notify_all();
-            waiting = shared.progress.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        waiting.check()
-    }
-
-    /// The number of changed records that wait to be written.
-    pub fn waiting(&self) -> usize {
-        self.owner.shared.lock().changes
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.work.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // The writer catches panics; there is nothing left to report.
-            drop(thread.join());
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // No code panics between the two halves of a change.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// Adds changes to the newest group, or to a new one if that is large enough. Past the limit
-    /// they are added to the newest in any case: then a record that changes again costs no more
-    /// memory.
-    fn add(&mut self, meta: CheckpointMeta, changes: Records, limit: usize) {
-        let full = self.changes >= limit;
-        let fits = |group: &Group| full || group.changes.len() + changes.len() <= BATCH;
-        let mut group = match self.groups.pop_back() {
-            Some(group) if fits(&group) => {
-                self.changes -= group.changes.len();
-                group
+        let database = std::mem::replace(&mut self.database, Database::Failed);
+        let result = guarded(|| step(&self.options, database));
+        let reason = match result {
+            Ok(database) => {
+                self.database = database;
+                return Ok(());
             }
-            other => {
-                self.groups.extend(other);
-                Group { meta: meta.clone(), changes: BTreeMap::new() }
-            }
+            Err(reason) => reason,
         };
-        group.meta = meta;
-        group.changes.extend(changes);
-        self.changes += group.changes.len();
-        self.groups.push_back(group);
+        store::remove(&self.options.folder).unwrap_or_else(|error| {
+            tracing::error!(%error, "the failed checkpoint cannot be removed");
+        });
+        Err(StorageError::Checkpoint(reason))
+    }
+}
+
+impl Database {
+    fn store(self, options: &CheckpointOptions) -> Result<Store, String> {
+        match self {
+            Self::Open(store) => Ok(store),
+            Self::Parked(parked) => parked.resume(options),
+            Self::Failed => Err("it has failed before".to_owned()),
+        }
     }
 
-    fn clear(&mut self) {
-        self.groups.clear();
-        self.changes = 0;
-        self.refill = None;
-        self.many = None;
+    fn close(self) -> Result<(), String> {
+        match self {
+            Self::Open(store) => store.close(),
+            Self::Parked(_) => Ok(()),
+            Self::Failed => Err("it has failed before".to_owned()),
+        }
     }
+}
 
-    fn has_work(&self) -> bool {
-        !self.groups.is_empty() || self.refill.is_some() || self.many.is_some()
-    }
-
-    fn check(&self) -> Result<(), StorageError> {
-        match &self.failed {
-            Some(reason) => Err(StorageError::Checkpoint(reason.clone())),
-            None => Ok(()),
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        let database = std::mem::replace(&mut self.database, Database::Failed);
+        if matches!(database, Database::Failed) {
+            return;
+        }
+        // Closing sled writes what it still holds, and may fail in its own ways.
+        if let Err(reason) = guarded(|| database.close()) {
+            tracing::warn!(%reason, "the checkpoint did not close cleanly");
         }
     }
 }

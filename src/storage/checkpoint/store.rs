@@ -9,7 +9,8 @@
 //! [`Store::write`] changes records and meta data together.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+#[cfg(any(test, feature = "fuzzing"))]
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -22,19 +23,21 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sled::{Batch, Config, Db, IVec};
 
-use super::{Change, CheckpointMeta, CheckpointOptions, Opened};
+use super::{BATCH, Change, CheckpointMeta, CheckpointOptions, Opened};
 use crate::planted::{self, Bug};
 use crate::storage::envelope::{self, Body, Kind};
 use crate::storage::{LogId, StorageError, Uuid};
-
-/// The thread that talks to sled; panics on it are caught.
-pub(super) const THREAD: &str = "keyward-checkpoint";
 
 const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 1 };
 /// The prefix of a database folder's name, before its number.
 const DATABASE: &str = "sled-";
 const META_KEY: &[u8] = b"m";
 const RECORD_PREFIX: u8 = b'r';
+
+/// The size of sled's cache in bytes by its own count, which leaves out most of what a cached page
+/// costs: the process grows by several times as much. Uncached data comes from the page cache of
+/// the system.
+const CACHE_BYTES: u64 = 2 << 20;
 
 /// The size of sled's segments; fixed when the database is created. A page larger than a quarter of
 /// it would go to a file of its own, which sled syncs and recovers badly; pages of records below 7
@@ -178,15 +181,24 @@ impl Store {
         Ok(Self { db, name, node: options.node, totals, sealed })
     }
 
-    /// Writes changed records and the meta data that go with them, atomically.
+    /// Writes changed records, each once, and the meta data that go with them: atomically, if they
+    /// fit in a batch. For more, the meta data are removed first and written last, so that a
+    /// half-written database is not valid.
     pub(super) fn write(
         &mut self,
         meta: &CheckpointMeta,
-        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+        changes: impl Iterator<Item = Change>,
     ) -> Result<(), String> {
         let mut totals = self.totals;
-        let mut batch = Batch::default();
-        self.add_to(&mut batch, &mut totals, changes)?;
+        let mut changes = changes.peekable();
+        let mut batch = self.batch(&mut totals, changes.by_ref().take(BATCH))?;
+        if changes.peek().is_some() {
+            self.db.remove(META_KEY).map_err(said)?;
+        }
+        while changes.peek().is_some() {
+            self.db.apply_batch(batch).map_err(said)?;
+            batch = self.batch(&mut totals, changes.by_ref().take(FILL_BATCH))?;
+        }
         let sealed = self.seal(meta, totals);
         batch.insert(META_KEY, sealed.as_slice());
         self.db.apply_batch(batch).map_err(said)?;
@@ -194,34 +206,13 @@ impl Store {
         Ok(())
     }
 
-    /// Does the same as [`Store::write`] in several batches. The meta data are removed first and
-    /// written last, so that a half-written database is not valid.
-    pub(super) fn write_many(
-        &mut self,
-        meta: &CheckpointMeta,
-        changes: impl Iterator<Item = Change>,
-    ) -> Result<(), String> {
-        self.db.remove(META_KEY).map_err(said)?;
-        let mut totals = self.totals;
-        let mut changes = changes.peekable();
-        while changes.peek().is_some() {
-            let mut batch = Batch::default();
-            self.add_to(&mut batch, &mut totals, changes.by_ref().take(FILL_BATCH))?;
-            self.db.apply_batch(batch).map_err(said)?;
-        }
-        self.totals = totals;
-        self.sealed = self.seal(meta, totals);
-        self.db.insert(META_KEY, self.sealed.as_slice()).map_err(said)?;
-        Ok(())
-    }
-
-    /// Adds the changes that differ from the stored records to a batch, and to the totals.
-    fn add_to(
+    /// Builds a batch of the changes that differ from the stored records, and updates the totals.
+    fn batch(
         &self,
-        batch: &mut Batch,
         totals: &mut Totals,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<(), String> {
+    ) -> Result<Batch, String> {
+        let mut batch = Batch::default();
         for (key, value) in changes {
             let stored_key = record_key(&key);
             let old = self.db.get(&stored_key).map_err(said)?;
@@ -239,22 +230,18 @@ impl Store {
                 None => batch.remove(stored_key),
             }
         }
-        Ok(())
+        Ok(batch)
     }
 
     /// Fills an empty database. The meta data are written last, so that a half-filled database is
-    /// not valid. Ends early if `stop` returns true; returns whether it reached the end.
+    /// not valid.
     pub(super) fn fill(
         &mut self,
         meta: &CheckpointMeta,
         records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
-        stop: impl Fn() -> bool,
-    ) -> Result<bool, String> {
+    ) -> Result<(), String> {
         let mut records = records.peekable();
         while records.peek().is_some() {
-            if stop() {
-                return Ok(false);
-            }
             let mut batch = Batch::default();
             for (key, value) in records.by_ref().take(FILL_BATCH) {
                 self.totals.add(&key, &value);
@@ -264,15 +251,14 @@ impl Store {
         }
         self.sealed = self.seal(meta, self.totals);
         self.db.insert(META_KEY, self.sealed.as_slice()).map_err(said)?;
-        Ok(true)
+        Ok(())
     }
 
     fn seal(&self, meta: &CheckpointMeta, totals: Totals) -> Vec<u8> {
         envelope::seal(KIND, &StoredMeta { node: self.node, meta: meta.clone(), totals })
     }
 
-    /// Closes the database until something changes. An open sled goes on rewriting and syncing its
-    /// file for minutes, and keeps its cache.
+    /// Closes the database until something changes.
     pub(super) fn park(self) -> Result<Parked, String> {
         let Self { db, name, node, totals, sealed } = self;
         db.flush().map_err(said)?;
@@ -301,11 +287,11 @@ impl Parked {
 
 /// Reads a database that is not in use. Returns its meta data and the result of `load`, if the
 /// records match their totals. Writes to it, as sled does when it opens.
-pub(super) fn look<S>(
+pub(in crate::storage) fn look<S>(
     folder: &Path,
     load: impl FnOnce(&CheckpointMeta, &mut dyn Iterator<Item = (Bytes, Bytes)>) -> Result<S, String>,
 ) -> Result<(StoredMeta, S), String> {
-    let options = CheckpointOptions::new(folder, Uuid(0));
+    let options = CheckpointOptions { folder: folder.to_owned(), node: Uuid(0) };
     guarded(|| {
         let found = contents(folder).map_err(said)?;
         let db = open_db(&options, only(&found)?)?;
@@ -321,7 +307,7 @@ pub(super) fn look<S>(
 pub(super) fn open_db(options: &CheckpointOptions, name: &str) -> Result<Db, String> {
     let config = Config::new()
         .path(options.folder.join(name))
-        .cache_capacity(options.cache_bytes)
+        .cache_capacity(CACHE_BYTES)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
     let mut waits = 0;
@@ -424,12 +410,19 @@ fn said(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+thread_local! {
+    /// Whether panics of this thread are caught.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs a closure that calls sled. A panic is treated as an error: sled panics on damage.
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     quiet_panics();
+    IS_GUARDED.set(true);
     // Half-finished work is discarded with the database.
-    panic::catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|panic| Err(format!("sled panicked: {}", panic_text(&*panic))))
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    IS_GUARDED.set(false);
+    result.unwrap_or_else(|panic| Err(format!("sled panicked: {}", panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -444,7 +437,7 @@ fn quiet_panics() {
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if std::thread::current().name() == Some(THREAD) {
+            if IS_GUARDED.get() {
                 tracing::debug!("{info}");
             } else {
                 before(info);

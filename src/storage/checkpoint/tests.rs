@@ -1,12 +1,13 @@
-//! The checkpoint on a real folder: kept, coalesced, refused when it does not belong, and discarded
-//! when it is damaged.
+//! The checkpoint on a real folder: kept, refused when it does not belong, and discarded when it is
+//! damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Checkpoint, CheckpointMeta, CheckpointOptions, Opened, Records};
+use super::store::{self, Store};
+use super::{BATCH, Change, Checkpoint, CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::disk::MemDisk;
 use crate::storage::log::{Drive, Log, LogOptions};
 use crate::storage::{LogEntry, LogId, Uuid, mix};
@@ -36,7 +37,7 @@ fn meta(index: u64) -> CheckpointMeta {
 }
 
 fn options(folder: &Path) -> CheckpointOptions {
-    CheckpointOptions::new(folder.join("checkpoint"), Uuid(5))
+    CheckpointOptions { folder: folder.join("checkpoint"), node: Uuid(5) }
 }
 
 fn open(folder: &Path, log: &Log, snapshot: Option<LogId>) -> (Checkpoint, Opened<Map>) {
@@ -55,8 +56,21 @@ fn discarded(opened: &Opened<Map>) -> &str {
     }
 }
 
-fn set(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+fn set(key: &str, value: &str) -> Change {
     (key.into(), Some(value.into()))
+}
+
+fn write(checkpoint: &mut Checkpoint, index: u64, changes: impl IntoIterator<Item = Change>) {
+    checkpoint.write(&meta(index), changes.into_iter()).unwrap();
+}
+
+fn apply(state: &mut Map, changes: impl IntoIterator<Item = Change>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => state.insert(key, value),
+            None => state.remove(&key),
+        };
+    }
 }
 
 /// Makes a checkpoint with some hundred records, as of entry 9. Returns the states as of each
@@ -64,33 +78,26 @@ fn set(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
 fn filled(folder: &Path) -> (Log, Vec<Map>) {
     let log = log(10);
     let mut states = Vec::new();
-    let (checkpoint, opened) = open(folder, &log, None);
+    let (mut checkpoint, opened) = open(folder, &log, None);
     assert_eq!(opened, Opened::Empty);
     let mut expected = Map::new();
     for index in 0..10 {
-        let mut changes = Records::new();
+        let mut changes = BTreeMap::new();
         for number in 0..60 {
             let key = format!("key {}", mix(index * 100 + number) % 300).into_bytes();
             let remove = mix(number ^ index).is_multiple_of(4);
             let value = (!remove).then(|| format!("value {index} {number}").repeat(5).into_bytes());
-            match &value {
-                Some(value) => expected.insert(key.clone(), value.clone()),
-                None => expected.remove(&key),
-            };
-            changes.push((key, value));
+            changes.insert(key, value);
         }
-        checkpoint.submit(meta(index), changes).unwrap();
-        if index % 3 == 0 {
-            checkpoint.flush().unwrap();
-        }
+        write(&mut checkpoint, index, changes.clone());
+        apply(&mut expected, changes);
         states.push(expected.clone());
     }
-    checkpoint.flush().unwrap();
     (log, states)
 }
 
 #[test]
-fn what_was_submitted_is_found_again() {
+fn what_was_written_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let (log, states) = filled(folder.path());
     let (_checkpoint, opened) = open(folder.path(), &log, Some(id(4)));
@@ -105,7 +112,7 @@ fn records_that_do_not_add_up_are_thrown_away() {
     let found = fs::read_dir(&options.folder).unwrap().next().unwrap().unwrap();
     let db = super::store::open_db(&options, found.file_name().to_str().unwrap()).unwrap();
     let (key, _) = db.scan_prefix(b"r").next().unwrap().unwrap();
-    db.insert(key, b"what nobody submitted").unwrap();
+    db.insert(key, b"what nobody wrote").unwrap();
     db.flush().unwrap();
     drop(db);
     let (_checkpoint, opened) = open(folder.path(), &log, Some(id(4)));
@@ -113,25 +120,13 @@ fn records_that_do_not_add_up_are_thrown_away() {
 }
 
 #[test]
-fn closing_writes_what_waits() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = log(3);
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    checkpoint.submit(meta(2), vec![set("a", "1")]).unwrap();
-    drop(checkpoint);
-    let (_checkpoint, opened) = open(folder.path(), &log, None);
-    assert!(matches!(opened, Opened::Accepted(found, _) if found == meta(2)));
-}
-
-#[test]
 fn nothing_is_written_before_the_log_has_synced_it() {
     let folder = tempfile::tempdir().unwrap();
     let log = log(3);
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    checkpoint.submit(meta(2), vec![set("a", "1")]).unwrap();
-    checkpoint.flush().unwrap();
-    checkpoint.submit(meta(3), vec![set("a", "2")]).unwrap();
+    let (mut checkpoint, _) = open(folder.path(), &log, None);
+    write(&mut checkpoint, 2, [set("a", "1")]);
     log.abandon();
+    write(&mut checkpoint, 3, [set("a", "2")]);
     drop(checkpoint);
     let log = super::tests::log(4);
     let (_checkpoint, opened) = open(folder.path(), &log, None);
@@ -183,16 +178,15 @@ fn another_nodes_is_refused() {
 }
 
 #[test]
-fn a_refill_replaces_everything_and_later_changes_come_on_top() {
+fn filling_replaces_everything_and_later_changes_come_on_top() {
     let folder = tempfile::tempdir().unwrap();
     let (log, _) = filled(folder.path());
-    let (checkpoint, _) = open(folder.path(), &log, None);
+    let (mut checkpoint, _) = open(folder.path(), &log, None);
     extend(&log, 10);
-    checkpoint.submit(meta(10), vec![set("gone", "1")]).unwrap();
+    write(&mut checkpoint, 10, [set("gone", "1")]);
     let record = |number: u32| (format!("new {number:05}").into_bytes(), vec![7; 100]);
-    checkpoint.refill(meta(12), (0..5000).map(record)).unwrap();
-    checkpoint.submit(meta(13), vec![set("on top", "2"), (record(0).0, None)]).unwrap();
-    checkpoint.flush().unwrap();
+    checkpoint.fill(&meta(12), (0..5000).map(record)).unwrap();
+    write(&mut checkpoint, 13, [set("on top", "2"), (record(0).0, None)]);
     drop(checkpoint);
     let mut expected: Map = (1..5000).map(record).collect();
     expected.insert("on top".into(), "2".into());
@@ -200,86 +194,86 @@ fn a_refill_replaces_everything_and_later_changes_come_on_top() {
     assert!(opened == Opened::Accepted(meta(13), expected));
 }
 
-#[test]
-fn a_refill_cut_short_counts_for_nothing() {
+/// The keys and values of a long list of changes, whose source ends the process, as it were, when
+/// it comes to the last of them.
+fn torn(count: usize) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    (1..=count).map(move |number| {
+        assert!(number < count, "the machine stops here");
+        (format!("key {number}").into_bytes(), b"1".to_vec())
+    })
+}
+
+/// Opens the database below a filled checkpoint, does something to it that fails half-way, and
+/// opens the checkpoint again.
+fn after_a_crash(act: impl FnOnce(&mut Store) -> Result<(), String>) -> (Vec<Map>, Opened<Map>) {
     let folder = tempfile::tempdir().unwrap();
-    let (log, _) = filled(folder.path());
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    extend(&log, 10);
-    let (begun, has_begun) = std::sync::mpsc::channel();
-    let endless = (0..u64::MAX).map(move |number| {
-        if number == 3000 {
-            begun.send(()).unwrap();
-        }
-        (number.to_le_bytes().to_vec(), vec![1])
-    });
-    checkpoint.refill(meta(11), endless).unwrap();
-    has_begun.recv().unwrap();
-    checkpoint.submit(meta(12), vec![set("a", "1")]).unwrap();
-    drop(checkpoint);
-    let (_checkpoint, opened) = open(folder.path(), &log, None);
+    let (log, states) = filled(folder.path());
+    let options = options(folder.path());
+    let opened = Store::open_or_discard(&options, |_| Ok(()), |_, records| Ok(records.count()));
+    let mut store = opened.unwrap().0;
+    store::guarded(|| act(&mut store)).unwrap_err();
+    store.close().unwrap();
+    (states, open(folder.path(), &log, None).1)
+}
+
+#[test]
+fn filling_cut_short_counts_for_nothing() {
+    let (_, opened) = after_a_crash(|store| store.fill(&meta(11), torn(3000)));
+    assert!(discarded(&opened).contains("do not add up"), "{opened:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let mut store = Store::create(&options).unwrap();
+    store::guarded(|| store.fill(&meta(2), torn(3000))).unwrap_err();
+    store.close().unwrap();
+    let (_checkpoint, opened) = open(folder.path(), &log(3), None);
+    assert!(discarded(&opened).contains("does not say"), "{opened:?}");
+}
+
+#[test]
+fn a_batch_is_written_whole_or_not_at_all_and_more_is_never_half_valid() {
+    let torn = |count| torn(count).map(|(key, value)| (key, Some(value)));
+    let (mut states, opened) = after_a_crash(|store| store.write(&meta(9), torn(BATCH)));
+    assert!(opened == Opened::Accepted(meta(9), states.pop().unwrap()), "nothing was written");
+    let (_, opened) = after_a_crash(|store| store.write(&meta(9), torn(3000)));
     assert!(discarded(&opened).contains("does not say"), "{opened:?}");
 }
 
 #[test]
 fn many_changes_are_found_again_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let (log, mut states) = filled(folder.path());
-    extend(&log, 10);
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    let mut expected = states.swap_remove(9);
-    let changes: Records = (0..3000)
-        .map(|number| {
+    for count in [BATCH - 1, BATCH, BATCH + 1, 3000] {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, mut states) = filled(folder.path());
+        extend(&log, 10);
+        let (mut checkpoint, _) = open(folder.path(), &log, None);
+        let changes = (0..count).map(|number| {
             let key = format!("key {number}").into_bytes();
             (key, (number % 5 != 0).then(|| vec![7; 40]))
-        })
-        .collect();
-    for (key, value) in changes.clone() {
-        match value {
-            Some(value) => expected.insert(key, value),
-            None => expected.remove(&key),
-        };
+        });
+        let mut expected = states.swap_remove(9);
+        apply(&mut expected, changes.clone());
+        write(&mut checkpoint, 12, changes);
+        write(&mut checkpoint, 13, [set("last", "1")]);
+        expected.insert("last".into(), "1".into());
+        drop(checkpoint);
+        let (_checkpoint, opened) = open(folder.path(), &log, None);
+        assert!(opened == Opened::Accepted(meta(13), expected), "{count} changes");
     }
-    checkpoint.submit_many(meta(12), changes.into_iter()).unwrap();
-    checkpoint.submit(meta(13), vec![set("last", "1")]).unwrap();
-    expected.insert("last".into(), "1".into());
-    drop(checkpoint);
-    let (_checkpoint, opened) = open(folder.path(), &log, None);
-    assert!(opened == Opened::Accepted(meta(13), expected));
 }
 
 #[test]
-fn many_changes_that_were_cut_short_count_for_nothing() {
+fn one_that_failed_is_removed_and_stays_so() {
     let folder = tempfile::tempdir().unwrap();
     let (log, _) = filled(folder.path());
     extend(&log, 10);
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    let torn = (0..3000).map(|number| {
-        assert!(number < 2000, "the machine stops here");
-        set(&format!("key {number}"), "1")
-    });
-    checkpoint.submit_many(meta(12), torn).unwrap();
-    checkpoint.flush().unwrap_err();
+    let (mut checkpoint, _) = open(folder.path(), &log, None);
+    let torn = torn(2000).map(|(key, value)| (key, Some(value)));
+    checkpoint.write(&meta(12), torn).unwrap_err();
+    checkpoint.write(&meta(13), [set("a", "1")].into_iter()).unwrap_err();
+    checkpoint.fill(&meta(13), std::iter::empty()).unwrap_err();
+    checkpoint.park().unwrap_err();
     drop(checkpoint);
     let (_checkpoint, opened) = open(folder.path(), &log, None);
-    assert_eq!(opened, Opened::Empty, "what failed is removed");
-}
-
-#[test]
-fn a_record_that_comes_and_goes_in_between_is_never_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = log(100);
-    let (checkpoint, _) = open(folder.path(), &log, None);
-    for index in 0..50 {
-        let key = format!("key {index}");
-        checkpoint.submit(meta(2 * index), vec![set(&key, "1")]).unwrap();
-        checkpoint.submit(meta(2 * index + 1), vec![(key.into_bytes(), None)]).unwrap();
-    }
-    assert!(checkpoint.waiting() <= 50);
-    checkpoint.flush().unwrap();
-    drop(checkpoint);
-    let (_checkpoint, opened) = open(folder.path(), &log, None);
-    assert_eq!(opened, Opened::Accepted(meta(99), Map::new()));
+    assert_eq!(opened, Opened::Empty);
 }
 
 #[test]
@@ -287,28 +281,29 @@ fn one_that_was_closed_when_idle_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let (log, mut states) = filled(folder.path());
     extend(&log, 10);
-    // So short that it is closed after each write.
-    let options =
-        CheckpointOptions { park_after: std::time::Duration::ZERO, ..options(folder.path()) };
-    let load = |_: &_, records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>| {
-        Ok(records.count())
-    };
-    let (checkpoint, _) = Checkpoint::open(options, &log, None, load).unwrap();
+    let (mut checkpoint, _) = open(folder.path(), &log, None);
     let mut expected = states.pop().unwrap();
     for index in 10..20 {
         let key = format!("key {}", index * 7);
-        checkpoint.submit(meta(index), vec![set(&key, "again")]).unwrap();
-        checkpoint.flush().unwrap();
+        checkpoint.park().unwrap();
+        write(&mut checkpoint, index, [set(&key, "again")]);
         expected.insert(key.into_bytes(), "again".into());
     }
+    checkpoint.park().unwrap();
+    drop(checkpoint);
+    let (mut checkpoint, opened) = open(folder.path(), &log, None);
+    assert!(opened == Opened::Accepted(meta(19), expected));
+    checkpoint.park().unwrap();
+    let only = Map::from([(b"a".to_vec(), b"1".to_vec())]);
+    checkpoint.fill(&meta(19), only.clone().into_iter()).unwrap();
     drop(checkpoint);
     let (_checkpoint, opened) = open(folder.path(), &log, None);
-    assert!(opened == Opened::Accepted(meta(19), expected));
+    assert!(opened == Opened::Accepted(meta(19), only), "filled while it was closed");
 }
 
 /// Opens a damaged checkpoint: what is accepted is exactly the state as of the entry it names.
 fn right_or_thrown_away(folder: &Path, log: &Log, states: &[Map], case: &str) -> bool {
-    let (checkpoint, opened) = open(folder, log, None);
+    let (mut checkpoint, opened) = open(folder, log, None);
     match opened {
         Opened::Accepted(found, state) => {
             let index = found.applied.index;
@@ -318,8 +313,7 @@ fn right_or_thrown_away(folder: &Path, log: &Log, states: &[Map], case: &str) ->
         }
         Opened::Discarded(_) | Opened::Empty => {
             // The replacement works.
-            checkpoint.refill(meta(9), states[9].clone().into_iter()).unwrap();
-            checkpoint.flush().unwrap();
+            checkpoint.fill(&meta(9), states[9].clone().into_iter()).unwrap();
             drop(checkpoint);
             let (_checkpoint, again) = open(folder, log, None);
             if let Opened::Discarded(reason) = &again {

@@ -37,10 +37,12 @@ fn filled() -> tempfile::TempDir {
     };
     Snapshots::open(disk, None).unwrap().save(meta, b"state").unwrap();
     log.purge(id(5), |result| result.unwrap());
-    let options = CheckpointOptions::new(folder.path().join("checkpoint"), identity.facts().uuid);
-    let (checkpoint, _) = Checkpoint::open(options, &log, None, |_, _| Ok(())).unwrap();
+    let place = folder.path().join("checkpoint");
+    let options = CheckpointOptions { folder: place, node: identity.facts().uuid };
+    let (mut checkpoint, _) = Checkpoint::open(options, &log, None, |_, _| Ok(())).unwrap();
     let meta = CheckpointMeta { applied: id(8), membership: vec![], state: vec![] };
-    checkpoint.submit(meta, vec![(b"a".to_vec(), Some(b"1".to_vec()))]).unwrap();
+    let change = (b"a".to_vec(), Some(b"1".to_vec()));
+    checkpoint.write(&meta, [change].into_iter()).unwrap();
     drop(checkpoint);
     log.close();
     folder
