@@ -9,6 +9,8 @@
 //! A new target is a function here, a line in [`TARGETS`], a program and at least one seed: a test
 //! reports what is missing.
 
+#[cfg(test)]
+mod corpus;
 mod http;
 mod log;
 mod machine;
@@ -30,7 +32,7 @@ pub use texts::{script, settings};
 /// A target: asserts what must hold for these bytes.
 pub type Target = fn(&[u8]);
 
-/// Every target, by the name of its program and of its folder in the corpus.
+/// Every target, by the name of its program and of its file in the corpus.
 pub const TARGETS: [(&str, Target); 16] = [
     ("checkpoint", checkpoint),
     ("forward", forward),

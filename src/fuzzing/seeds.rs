@@ -1,9 +1,7 @@
 //! The seeds that are not text, and those taken from other files: written by
 //! `UPDATE_GOLDENFILES=1 cargo nextest run fuzzing::seeds`, compared in every other run.
 
-use std::fs;
-
-use super::tests::folder;
+use super::{TARGETS, corpus};
 use crate::api::{ListQuery, LockBody};
 use crate::conformance::scripts;
 use crate::forward::wire::{self, Request, encode_answer, encode_requests};
@@ -22,14 +20,20 @@ type Seed = (&'static str, String, Vec<u8>);
 #[test]
 fn seeds_are_what_they_are_made_of() {
     let update = std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1");
-    for (target, name, bytes) in seeds() {
-        let path = folder(target).join(name);
+    for (target, _) in TARGETS {
+        let found = corpus::read(target);
+        let mut expected = found.clone();
+        let own = seeds().into_iter().filter(|(of, ..)| *of == target);
+        expected.extend(own.map(|(_, name, bytes)| (name, bytes)));
         if update {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, bytes).unwrap();
+            corpus::write(target, &expected);
         } else {
-            let found = fs::read(&path).unwrap_or_default();
-            assert!(found == bytes, "{} is another: UPDATE_GOLDENFILES=1", path.display());
+            let changed: Vec<&String> = expected
+                .iter()
+                .filter(|(name, bytes)| found.get(*name) != Some(bytes))
+                .map(|(name, _)| name)
+                .collect();
+            assert!(changed.is_empty(), "{target}: {changed:?} changed: UPDATE_GOLDENFILES=1");
         }
     }
 }
@@ -39,12 +43,8 @@ fn seeds() -> Vec<Seed> {
     for script in scripts() {
         seeds.push(("script", script.name.into_owned(), script.text.as_bytes().to_vec()));
     }
-    let from_hex = |text: &str| {
-        let digits: Vec<u32> = text.trim().chars().map(|c| c.to_digit(16).unwrap()).collect();
-        digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
-    };
-    let proposal: Vec<u8> = from_hex(include_str!("../lock/tests/proposal-1.hex"));
-    let state: Vec<u8> = from_hex(include_str!("../lock/tests/state-1.hex"));
+    let proposal = corpus::bytes(include_str!("../lock/tests/proposal-1.hex"));
+    let state = corpus::bytes(include_str!("../lock/tests/state-1.hex"));
     seeds.push(("checkpoint", "golden".to_owned(), checkpoint(&State::decode(&state).unwrap())));
     seeds.push(("checkpoint", "empty".to_owned(), checkpoint(&State::new())));
     seeds.push(("proposal", "golden".to_owned(), proposal));

@@ -1,41 +1,29 @@
 //! Runs every target on its corpus, then on a few thousand random mutations of it.
 //!
-//! That needs no fuzzer, and runs with all other tests. A failure names the file, or prints the
+//! That needs no fuzzer, and runs with all other tests. A failure names the input, or prints the
 //! seed of the mutation: `KEYWARD_FUZZ_SEED=… cargo nextest run fuzzing::tests::TARGET`
 //! repeats it, with the same corpus.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::corpus::{self, Corpus};
 use super::{TARGETS, Target};
 
 /// The number of random mutations for each target.
 const ROUNDS: u64 = 2000;
 
 /// The limits of a corpus: every run of the tests reads it, and every clone downloads it.
-const MOST_FILES: usize = 150;
+const MOST_INPUTS: usize = 150;
 const MOST_BYTES: usize = 200 * 1024;
 
-pub(super) fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
-}
-
-/// The names and bytes of a target's corpus, in the order of the names.
-fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = fs::read_dir(folder(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let read = |path: PathBuf| (path.display().to_string(), fs::read(path).unwrap());
-    let mut files: Vec<_> = folder.map(|entry| read(entry.unwrap().path())).collect();
-    files.sort();
-    files
-}
-
 fn run(name: &str, target: Target) {
-    let corpus = corpus(name);
+    let corpus = corpus::read(name);
     let try_it = |bytes: &[u8], shown: &dyn Fn() -> String| {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(bytes))) {
             eprintln!("{name} fails with {}", shown());
@@ -45,8 +33,8 @@ fn run(name: &str, target: Target) {
     if let Ok(seed) = std::env::var("KEYWARD_FUZZ_SEED") {
         return target(&spoiled(&corpus, seed.parse().expect("KEYWARD_FUZZ_SEED is a number")));
     }
-    for (path, bytes) in &corpus {
-        try_it(bytes, &|| path.clone());
+    for (input, bytes) in &corpus {
+        try_it(bytes, &|| format!("its input {input}"));
     }
     let first = rand::random::<u64>() >> 16;
     for seed in first..first + ROUNDS {
@@ -56,9 +44,10 @@ fn run(name: &str, target: Target) {
 }
 
 /// One of the inputs with a few changes.
-fn spoiled(corpus: &[(String, Vec<u8>)], seed: u64) -> Vec<u8> {
+fn spoiled(corpus: &Corpus, seed: u64) -> Vec<u8> {
     let mut random = StdRng::seed_from_u64(seed);
-    let pick = |random: &mut StdRng| corpus[random.random_range(0..corpus.len())].1.clone();
+    let inputs: Vec<&Vec<u8>> = corpus.values().collect();
+    let pick = |random: &mut StdRng| inputs[random.random_range(0..inputs.len())].clone();
     let mut bytes = pick(&mut random);
     for _ in 0..random.random_range(0..6) {
         let at = random.random_range(0..=bytes.len());
@@ -118,9 +107,9 @@ fn assert_complete(names: &BTreeSet<&str>) {
         let program = fs::read_to_string(fuzz.join(format!("fuzz_targets/{name}.rs"))).unwrap();
         assert!(program.contains(&format!("keyward::fuzzing::{name}(bytes)")), "{program}");
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is no program");
-        let corpus = corpus(name);
-        let bytes: usize = corpus.iter().map(|(_, bytes)| bytes.len()).sum();
-        assert!(!corpus.is_empty() && corpus.len() <= MOST_FILES, "{name}: {}", corpus.len());
+        let corpus = corpus::read(name);
+        let bytes: usize = corpus.values().map(Vec::len).sum();
+        assert!(!corpus.is_empty() && corpus.len() <= MOST_INPUTS, "{name}: {}", corpus.len());
         assert!(bytes <= MOST_BYTES, "{name}: {bytes} bytes");
     }
     for folder in ["fuzz_targets", "corpus"] {
