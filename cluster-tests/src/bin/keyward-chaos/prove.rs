@@ -118,7 +118,7 @@ fn prove(arguments: &ProveArguments) -> Result<Verdict, Problem> {
             }
             worst = worst.max(summary.verdict);
             if !smoke {
-                results.keep(item.name(), seed, &summary).map_err(harness)?;
+                results.keep(item.name(), &summary).map_err(harness)?;
             }
             rounds.push(summary);
             seed += 1;
@@ -160,10 +160,10 @@ fn services(results: &Results, programs: &Programs) -> Result<Verdict, Problem> 
                     move || async move { service_run(service, &round.options, round.nodes).await },
                 )?;
             println!("{service}: {summary}");
-            let name = comparison.result(service);
-            results.keep(&name, summary.seed, &summary).map_err(harness)?;
-            if summary.verdict != comparison.expected(service) {
-                println!("{name}: expected was {}", comparison.expected(service));
+            results.keep(comparison.name(), &summary).map_err(harness)?;
+            let expected = comparison.expected(service);
+            if summary.verdict != expected {
+                println!("{} on {service}: expected was {expected}", comparison.name());
                 worst = worst.max(summary.verdict.max(Verdict::HarnessError));
             }
         }

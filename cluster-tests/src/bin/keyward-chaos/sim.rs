@@ -127,8 +127,7 @@ fn several(arguments: &SimArguments) -> Result<Verdict, String> {
     };
     println!("{simulated}");
     if let Some(folder) = &arguments.results {
-        let kept = Results::open(folder)
-            .and_then(|results| results.keep("simulation", simulated.first_seed, &simulated));
+        let kept = Results::open(folder).and_then(|results| results.keep("simulation", &simulated));
         kept.map_err(|why| format!("{}: {why}", folder.display()))?;
     }
     for report in &sum.failed {

@@ -24,11 +24,11 @@ impl Comparison {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Freeze, Self::Kill];
 
-    /// The name of its result for a service.
-    pub fn result(self, service: &str) -> String {
+    /// The name of its results.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Freeze => format!("freeze-{service}"),
-            Self::Kill => format!("killed-{service}"),
+            Self::Freeze => "freeze",
+            Self::Kill => "killed",
         }
     }
 
@@ -71,7 +71,7 @@ impl Comparison {
         options.every = Duration::from_secs(3);
         options.size.lease = Duration::from_secs(2);
         options.size.tokens = service == "keyward";
-        options.history = results.join(format!("{}.jsonl", self.result(service)));
+        options.history = results.join(format!("{}-{service}.history.jsonl", self.name()));
         round
     }
 }

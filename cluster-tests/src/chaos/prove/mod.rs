@@ -1,8 +1,8 @@
 //! The list of runs that stands behind `docs/proof.md`.
 //!
 //! An [`Item`] is run in rounds, each with a seed of its own, until its count has reached the goal.
-//! Every round leaves its summary in the folder of results, so the list can be run in pieces, on
-//! several days; existing results are counted and not run again. The page is written from these
+//! Every round leaves its summary in [`Results`], so the list can be run in pieces, on several days;
+//! existing results are counted and not run again. The page is written from these
 //! files alone: no figure in it was typed. [`Comparison`] is the part that is run on other
 //! services, too; [`page()`] writes.
 
@@ -268,7 +268,7 @@ impl Item {
                 size: self.size(),
                 fill: if self == Self::Limits { FILL } else { 0 },
                 rho_ppm,
-                history: results.join(format!("{}-{seed}.jsonl", self.name())),
+                history: results.join(format!("{}-{seed}.history.jsonl", self.name())),
                 report: None,
                 quiet: true,
             },
@@ -326,10 +326,22 @@ impl fmt::Display for Simulated {
     }
 }
 
-/// The summaries in the folder of results.
+/// The summaries of runs, in a folder: a file of JSON lines for each item, one line for each run.
+///
+/// Lines are ordered by seed, then by service. A line is never rewritten: an older result keeps the
+/// fields that it was written with.
 #[derive(Clone, Debug)]
 pub struct Results {
     folder: PathBuf,
+}
+
+/// The fields that identify a run within its file.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+struct Key {
+    #[serde(alias = "first_seed")]
+    seed: u64,
+    #[serde(default)]
+    service: String,
 }
 
 impl Results {
@@ -347,31 +359,79 @@ impl Results {
         &self.folder
     }
 
-    /// The rounds of an item so far, by seed. A file that is not a summary is an error: a result
-    /// that is left out would make the page wrong.
+    /// The runs of an item so far. A line that is not a summary is an error: a result that is left
+    /// out would make the page wrong.
     ///
     /// # Errors
-    /// If the folder or a file cannot be read.
-    pub fn of<T: DeserializeOwned>(&self, name: &str) -> io::Result<Vec<T>> {
-        let mut found = BTreeMap::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let file = entry?.file_name().to_string_lossy().into_owned();
-            let seed = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-            let seed = seed.and_then(|rest| rest.strip_suffix(".json"));
-            if let Some(seed) = seed.and_then(|seed| seed.parse::<u64>().ok()) {
-                let text = fs::read_to_string(self.folder.join(&file))?;
-                found.insert(seed, serde_json::from_str(&text)?);
-            }
-        }
-        Ok(found.into_values().collect())
+    /// If the file cannot be read.
+    pub fn of<T: DeserializeOwned>(&self, item: &str) -> io::Result<Vec<T>> {
+        self.lines(item)?.values().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// Keeps the summary of a round.
+    /// Adds the summary of a run. It replaces that of the same seed and service.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn keep<T: Serialize>(&self, name: &str, seed: u64, summary: &T) -> io::Result<()> {
-        let path = self.folder.join(format!("{name}-{seed}.json"));
-        fs::write(path, serde_json::to_string_pretty(summary)?)
+    /// If the file cannot be read or written.
+    pub fn keep<T: Serialize>(&self, item: &str, summary: &T) -> io::Result<()> {
+        let line = serde_json::to_string(summary)?;
+        let mut lines = self.lines(item)?;
+        lines.insert(serde_json::from_str(&line)?, line);
+        let text: String = lines.into_values().flat_map(|line| [line, "\n".to_owned()]).collect();
+        // Renamed into place, so that an interruption loses no earlier result.
+        let new = self.path(item).with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(new, self.path(item))
+    }
+
+    fn lines(&self, item: &str) -> io::Result<BTreeMap<Key, String>> {
+        let text = match fs::read_to_string(self.path(item)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
+        };
+        text.lines().map(|line| Ok((serde_json::from_str(line)?, line.to_owned()))).collect()
+    }
+
+    fn path(&self, item: &str) -> PathBuf {
+        self.folder.join(format!("{item}.jsonl"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_run_is_a_line_and_replaces_that_of_its_seed_and_service() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let results = Results::open(folder.path()).expect("it is there");
+        assert_eq!(results.of::<Value>("kills").expect("none yet"), Vec::<Value>::new());
+        let run =
+            |seed: u64, service, done| json!({"seed": seed, "service": service, "done": done});
+        for run in [run(10, "a", 1), run(9, "a", 2), run(10, "b", 3), run(10, "a", 4)] {
+            results.keep("kills", &run).expect("it is kept");
+        }
+        results.keep("simulation", &json!({"first_seed": 7, "runs": 3})).expect("it is kept");
+        let kept = [run(9, "a", 2), run(10, "a", 4), run(10, "b", 3)];
+        assert_eq!(results.of::<Value>("kills").expect("three"), kept);
+        let text = fs::read_to_string(folder.path().join("kills.jsonl")).expect("it is there");
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(results.of::<Value>("simulation").expect("one").len(), 1);
+    }
+
+    #[test]
+    fn an_older_line_keeps_its_fields_and_a_broken_one_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let results = Results::open(folder.path()).expect("it is there");
+        let path = folder.path().join("kills.jsonl");
+        let old = r#"{"seed":2,"service":"a","a field of another version":1.0}"#;
+        fs::write(&path, format!("{old}\n")).expect("it is written");
+        results.keep("kills", &json!({"seed": 1, "service": "a"})).expect("it is kept");
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert_eq!(text.lines().nth(1), Some(old));
+        fs::write(&path, format!("{text}{{\"seed\":3")).expect("it is written");
+        assert!(results.of::<Value>("kills").is_err());
+        assert!(results.keep("kills", &json!({"seed": 4})).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::sweep;
-use super::{Comparison, Item, Results, SERVICES, Simulated};
+use super::{Comparison, Item, Results, Simulated};
 use crate::chaos::summary::{Quantiles, Summary, Verdict};
 use crate::limits::{Reached, Seen};
 
@@ -230,22 +230,21 @@ fn peers(page: &mut String, results: &Results) -> io::Result<()> {
              refused | what the checks found |\n|---|---|---|---|---|---|---|",
             comparison.words()
         );
-        for service in SERVICES {
-            for round in results.of::<Summary>(&comparison.result(service))?.iter().take(1) {
-                let first = round.violations.first().map_or("nothing", String::as_str);
-                let first = first.lines().next().unwrap_or_default().replace('|', "\\|");
-                let _ = writeln!(
-                    page,
-                    "| {service} | {} | {} | {} | {}, {} | {} | {} violations: {first} |",
-                    round.verdict,
-                    round.registers.written,
-                    round.registers.lost,
-                    round.registers.two_at_once,
-                    round.registers.two_wrote,
-                    round.registers.refused,
-                    round.broken
-                );
-            }
+        for round in results.of::<Summary>(comparison.name())? {
+            let first = round.violations.first().map_or("nothing", String::as_str);
+            let first = first.lines().next().unwrap_or_default().replace('|', "\\|");
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} | {} | {}, {} | {} | {} violations: {first} |",
+                round.service,
+                round.verdict,
+                round.registers.written,
+                round.registers.lost,
+                round.registers.two_at_once,
+                round.registers.two_wrote,
+                round.registers.refused,
+                round.broken
+            );
         }
     }
     Ok(())
