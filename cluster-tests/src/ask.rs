@@ -5,8 +5,8 @@ use std::time::Duration;
 use keyward::Error;
 use keyward::service::LockService;
 use keyward::types::{
-    CallOptions, Grant, LockOptions, LockRequest, LockResponse, ReadOptions, Token, UnlockOptions,
-    UnlockRequest,
+    CallOptions, Grant, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    ReadOptions, Token, UnlockOptions, UnlockRequest,
 };
 
 use crate::cluster::ELECTION;
@@ -63,6 +63,27 @@ pub async fn release(service: &impl LockService, signature: &str, signee: &str, 
     })
     .await;
     assert!(response.ok(), "{signature} is another's: {response:?}");
+}
+
+/// Reads all records below a prefix, in pages.
+///
+/// # Panics
+/// If they cannot be read within the time of an election.
+pub async fn pages(service: &impl LockService, prefix: &str) -> Vec<ListResponse> {
+    let limit = ListRequest::MAX_LIMIT;
+    let mut request = ListRequest { prefix: prefix.to_owned(), limit, ..ListRequest::default() };
+    let mut pages = Vec::new();
+    loop {
+        let page = eventually("a page is read", ELECTION, || {
+            service.list(request.clone(), reading(false))
+        })
+        .await;
+        request.after.clone_from(&page.next);
+        pages.push(page);
+        if request.after.is_none() {
+            return pages;
+        }
+    }
 }
 
 /// Reads from the node's own copy, or linearizably.

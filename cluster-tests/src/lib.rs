@@ -5,7 +5,7 @@
 //!
 //! One module per noun: [`ask`] builds requests, [`binary`] finds the program, [`process`] is one
 //! running process, [`proxy`] is one link of the network, [`cluster`] is nodes, links and data
-//! folders together, [`load`] makes work and remembers what was acknowledged, [`history`] records
+//! folders together, [`load`] makes work, [`history`] records
 //! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`register`]
 //! is what locks guard, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
 //! unsynced data, [`damage`] damages files, [`trace`] reads the output of `strace`, [`walltime`]

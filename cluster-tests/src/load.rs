@@ -1,13 +1,12 @@
-//! Makes work, and remembers what was acknowledged.
+//! Work on locks for which nobody contends and which do not expire, while a test breaks something.
 //!
-//! Each worker owns its signatures, so the locks that it may hold follow from its own answers
-//! alone: after an acknowledgement one state is possible, after an unknown outcome two are, and the
-//! signature is then left as it is until the end. Nothing here expires.
+//! Each worker has signatures of its own, and sends one request at a time. After an unknown outcome
+//! it goes on with another signature, so that the checks have few possibilities to follow.
 //!
-//! A history of invocations for a checker is kept by another recorder. This one checks only whether
-//! the acknowledged state still exists.
+//! Every request is recorded in a [`crate::history`]. [`Acknowledged`] reads everything back, and
+//! [`crate::check`] judges it together with the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,14 +14,20 @@ use std::time::Duration;
 use keyward::Error;
 use keyward::service::LockService;
 use keyward::types::{
-    ListRequest, LockOptions, LockRecord, LockRequest, LockStatus, ReadOptions, Token,
-    UnlockOptions, UnlockRequest, UnlockStatus,
+    CheckResponse, DEFAULT_TABLE, LockOptions, LockRequest, Token, UnlockOptions, UnlockRequest,
+    UnlockStatus,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
-use crate::cluster::ELECTION;
+use crate::ask;
+use crate::chaos::observe;
+use crate::check::{self, Conclusion, Source};
+use crate::cluster::{Cluster, ELECTION, NodeId};
+use crate::history::{
+    Action, Call, Header, History, LockName, Operation, Recorded, Recorder, answered_check,
+};
 use crate::wait::eventually;
 
 /// Longer than any test: a missing record was lost, and has not expired.
@@ -31,98 +36,51 @@ const DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 /// The signatures that one worker uses at a time.
 const SIGNATURES: u64 = 24;
 
-/// A possible state of a signature's record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Record {
-    Absent,
-    /// Held with exactly this token and level.
-    Held {
-        token: Token,
-        level: i64,
-    },
-    /// Held with some token above this one: the answer with the token was lost.
-    HeldAbove {
-        floor: u64,
-        level: i64,
-    },
-}
-
-impl Record {
-    fn allows(self, found: Option<(Token, i64)>) -> bool {
-        match (self, found) {
-            (Self::Absent, None) => true,
-            (Self::Held { token, level }, Some(found)) => found == (token, level),
-            (Self::HeldAbove { floor, level }, Some(found)) => {
-                found.0.0 > floor && found.1 == level
-            }
-            (Self::Absent, Some(_)) | (Self::Held { .. } | Self::HeldAbove { .. }, None) => false,
-        }
-    }
-}
-
-/// The known facts about one signature.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Known {
-    /// One state, or two after an unknown outcome.
-    possible: Vec<Record>,
-    /// The highest token that was acknowledged for it.
-    highest: u64,
-}
-
-impl Known {
-    fn new() -> Self {
-        Self { possible: vec![Record::Absent], highest: 0 }
-    }
-
-    /// The one possible state, if it is known.
-    fn certain(&self) -> Option<Record> {
-        match self.possible.as_slice() {
-            [one] => Some(*one),
-            _ => None,
-        }
-    }
-}
-
-/// The answers that the workers received.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Acknowledged {
-    signatures: BTreeMap<String, Known>,
-    /// Operations that were acknowledged.
-    pub operations: u64,
-    /// Operations whose outcome is unknown.
-    pub unknown: u64,
-    /// Operations that were certainly not done.
-    pub unavailable: u64,
-    violations: Vec<String>,
-}
-
 /// Workers at work. Dropping it stops them.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     operations: Arc<AtomicU64>,
-    workers: Vec<JoinHandle<Acknowledged>>,
+    workers: Vec<JoinHandle<()>>,
+    answers: Acknowledged,
+}
+
+/// The recorded answers of a load that has ended.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    prefix: String,
+    seed: u64,
+    recorder: Recorder,
 }
 
 impl Load {
+    /// Starts workers that use all nodes of a cluster.
+    pub fn on(cluster: &Cluster, name: &str, workers: usize, random: &mut StdRng) -> Self {
+        let clients = (0..workers).map(|_| cluster.clients()).collect();
+        Self::start(name, clients, random.random())
+    }
+
     /// Starts one worker for each service, each with a choice of its own.
     pub fn start<S: LockService>(name: &str, services: Vec<S>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let operations = Arc::new(AtomicU64::new(0));
+        let prefix = format!("load/{name}/");
+        let answers = Acknowledged { prefix, seed, recorder: Recorder::in_memory() };
         let workers = (0_u64..)
             .zip(services)
             .map(|(number, service)| {
+                let signee = format!("worker {number} of {name}");
                 let worker = Worker {
-                    service,
-                    prefix: format!("load/{name}/{number}"),
-                    known: Acknowledged::default(),
+                    service: answers.client(service, &signee),
+                    prefix: format!("{}{number}/", answers.prefix),
+                    signee,
                     random: StdRng::seed_from_u64(seed ^ (number << 32)),
                     operations: Arc::clone(&operations),
                 };
                 tokio::spawn(worker.run(Arc::clone(&stop)))
             })
             .collect();
-        Self { stop, operations, workers }
+        Self { stop, operations, workers, answers }
     }
 
     /// The number of operations acknowledged so far.
@@ -146,27 +104,13 @@ impl Load {
     /// Stops the workers and returns their answers.
     ///
     /// # Panics
-    /// If an answer contradicted an earlier one.
+    /// If an answer was an error that no right request has.
     pub async fn stop(mut self) -> Acknowledged {
         self.stop.store(true, Ordering::SeqCst);
-        let mut all = Acknowledged::default();
         for worker in self.workers.drain(..) {
-            let one = worker.await.expect("a worker does not panic");
-            all.signatures.extend(one.signatures);
-            all.operations += one.operations;
-            all.unknown += one.unknown;
-            all.unavailable += one.unavailable;
-            all.violations.extend(one.violations);
+            worker.await.expect("a worker does not panic");
         }
-        assert!(all.violations.is_empty(), "{:#?}", all.violations);
-        println!(
-            "load: {} acknowledged, {} unknown, {} unavailable, {} signatures",
-            all.operations,
-            all.unknown,
-            all.unavailable,
-            all.signatures.len()
-        );
-        all
+        self.answers.clone()
     }
 }
 
@@ -179,214 +123,159 @@ impl Drop for Load {
 }
 
 impl Acknowledged {
-    /// Reads every record and compares it with what was acknowledged.
+    /// Reads every lock of the load, in pages, and judges all that was answered so far.
     ///
     /// # Panics
-    /// If something acknowledged is lost or changed, or if the run acknowledged nothing.
+    /// If an answer was wrong, something acknowledged is lost or changed, or nothing was
+    /// acknowledged.
     pub async fn verify(&self, service: &impl LockService) {
-        assert!(self.operations > 0, "nothing was acknowledged, so nothing is shown");
-        let found = records(service, "load/").await;
-        let mut wrong = Vec::new();
-        for (signature, known) in &self.signatures {
-            let record = found.get(signature).copied();
-            if !known.possible.iter().any(|possible| possible.allows(record)) {
-                wrong.push(format!("{signature}: found {record:?}, acknowledged {known:?}"));
+        let begin = |signature: String| {
+            let lock = LockName::new(DEFAULT_TABLE, signature.as_str());
+            (signature, self.recorder.begin("reader", Action::Check(lock)))
+        };
+        let mut calls: BTreeMap<String, Call> = self.signatures().into_iter().map(begin).collect();
+        for page in ask::pages(service, &self.prefix).await {
+            let mut rest = page.next.as_ref().map(|next| calls.split_off(next)).unwrap_or_default();
+            for record in page.locks {
+                let call = calls.remove(&record.signature);
+                let call = call.or_else(|| rest.remove(&record.signature));
+                let response = CheckResponse { record, decided_at: page.decided_at };
+                let (outcome, decided_at) = answered_check(&Ok(response));
+                call.expect("the load asked for the lock").finish(outcome, decided_at);
+            }
+            for call in std::mem::replace(&mut calls, rest).into_values() {
+                let absent = Err(Error::NotFound { decided_at: page.decided_at });
+                let (outcome, decided_at) = answered_check(&absent);
+                call.finish(outcome, decided_at);
             }
         }
-        assert!(wrong.is_empty(), "{} of {} lost: {wrong:#?}", wrong.len(), self.signatures.len());
+        self.judge();
     }
 
-    /// Acquires a few of the locks by force and checks that their tokens are larger than all
-    /// before.
+    /// As [`Acknowledged::verify`], of a node's own copy. All requests for locks of the default
+    /// table must be recorded here.
     ///
     /// # Panics
-    /// If one is not.
-    pub async fn verify_tokens_grow(&mut self, service: &impl LockService) {
+    /// As [`Acknowledged::verify`], or if the node does not catch up.
+    pub async fn verify_copy(&self, cluster: &Cluster, id: NodeId) {
+        let history = self.history();
+        let last = history.operations().filter_map(|operation| operation.decided_at).max();
+        let last = last.map_or(0, |place| place.index);
+        let observation = eventually("the node has everything", ELECTION, || async move {
+            let seen = observe::node(cluster, id, &self.recorder).await?;
+            if seen.applied >= last { Ok(seen) } else { Err(format!("it is at {}", seen.applied)) }
+        })
+        .await;
+        self.recorder.observe(observation);
+        self.judge();
+    }
+
+    /// Acquires a few of the locks by force and judges the answers: their tokens must be larger
+    /// than all before.
+    ///
+    /// # Panics
+    /// As [`Acknowledged::verify`].
+    pub async fn verify_tokens_grow(&self, service: impl LockService) {
         const SAMPLE: usize = 50;
-        for (signature, known) in self.signatures.iter_mut().take(SAMPLE) {
+        let service = self.client(service, "successor");
+        for signature in self.signatures().into_iter().take(SAMPLE) {
             let signee = String::from("successor");
-            let request = LockRequest { signature: signature.clone(), signee, level: Some(1) };
+            let request = LockRequest { signature, signee, level: Some(1) };
             let options =
                 LockOptions { force: true, duration: Some(DURATION), ..LockOptions::default() };
             let response = eventually("a lock is taken", ELECTION, || {
                 service.lock(request.clone(), options.clone())
             })
             .await;
-            let grant = response.grant().expect("force takes every lock");
-            // A second round finds the successor's own grant: its token does not change.
-            let kept = known.certain() == Some(Record::Held { token: grant.token, level: 1 });
-            assert!(kept || grant.token.0 > known.highest, "{signature}: {grant:?}, {known:?}");
-            known.highest = grant.token.0;
-            known.possible = vec![Record::Held { token: grant.token, level: 1 }];
+            assert!(response.ok(), "force takes every lock: {response:?}");
         }
+        self.judge();
     }
-}
 
-/// All records below a prefix: token and level by signature.
-///
-/// # Panics
-/// If they cannot be read within the time of an election.
-pub async fn records(service: &impl LockService, prefix: &str) -> BTreeMap<String, (Token, i64)> {
-    let mut found = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let limit = ListRequest::MAX_LIMIT;
-        let request = ListRequest {
-            prefix: prefix.to_owned(),
-            after: after.take(),
-            limit,
-            ..ListRequest::default()
-        };
-        let page = eventually("a page is read", ELECTION, || {
-            service.list(request.clone(), ReadOptions::default())
-        })
-        .await;
-        found.extend(page.locks.into_iter().filter_map(held));
-        after = page.next;
-        if after.is_none() {
-            return found;
-        }
+    /// A client whose requests are recorded with those of the load.
+    pub fn client<S: LockService>(&self, service: S, name: &str) -> Recorded<S> {
+        Recorded::new(service, self.recorder.clone(), name)
     }
-}
 
-fn held(record: LockRecord) -> Option<(String, (Token, i64))> {
-    let holder = record.holders.first()?;
-    Some((record.signature, (holder.token, holder.level)))
+    fn signatures(&self) -> BTreeSet<String> {
+        let history = self.history();
+        let locks = history.operations().map(Operation::lock);
+        let own = locks.filter(|lock| lock.signature.starts_with(&self.prefix));
+        own.map(|lock| lock.signature.to_string()).collect()
+    }
+
+    fn history(&self) -> History {
+        let command = format!("KEYWARD_SEED={} cargo nextest run", self.seed);
+        self.recorder.history(Header::new(self.seed, command, "keyward"), false)
+    }
+
+    fn judge(&self) {
+        let history = self.history();
+        let verdict = check::check(Source::Memory(&history), check::Options::default());
+        let verdict = verdict.expect("a history in memory is whole");
+        assert!(verdict.conclusion == Conclusion::Pass, "{verdict}");
+    }
 }
 
 struct Worker<S> {
-    service: S,
+    service: Recorded<S>,
     prefix: String,
-    known: Acknowledged,
+    signee: String,
     random: StdRng,
     operations: Arc<AtomicU64>,
 }
 
-/// The outcome of one operation.
-enum Outcome {
-    Done(Record),
-    NotDone,
-    Unknown(Record),
-    Wrong(String),
-}
-
 impl<S: LockService> Worker<S> {
-    async fn run(mut self, stop: Arc<AtomicBool>) -> Acknowledged {
-        let mut names: Vec<String> =
-            (0..SIGNATURES).map(|number| format!("{}/{number}", self.prefix)).collect();
+    async fn run(mut self, stop: Arc<AtomicBool>) {
+        let name = |number: u64| format!("{}{number}", self.prefix);
+        let mut locks: Vec<_> = (0..SIGNATURES).map(|number| (name(number), None)).collect();
         let mut next = SIGNATURES;
         while !stop.load(Ordering::SeqCst) {
             // A service that answers at once would starve other tasks.
             tokio::task::yield_now().await;
-            let place = self.random.random_range(0..names.len());
-            if self.step(&names[place]).await {
-                continue;
-            }
-            // Its state is unknown until the end: another signature replaces it.
-            names[place] = format!("{}/{next}", self.prefix);
-            next += 1;
-        }
-        self.known
-    }
-
-    /// Does one operation; returns whether the signature's state is still known.
-    async fn step(&mut self, signature: &str) -> bool {
-        let known = self.known.signatures.get(signature).cloned().unwrap_or_else(Known::new);
-        let before = known.certain().expect("a signature in use has one possible state");
-        let outcome = match before {
-            Record::Held { token, .. } if self.random.random_ratio(1, 4) => {
-                self.unlock(signature, token).await
-            }
-            Record::Absent | Record::Held { .. } | Record::HeldAbove { .. } => {
-                self.lock(signature, before, known.highest).await
-            }
-        };
-        self.note(signature, known, before, outcome)
-    }
-
-    fn note(&mut self, signature: &str, mut known: Known, before: Record, got: Outcome) -> bool {
-        match got {
-            Outcome::Done(after) => {
-                known.possible = vec![after];
-                if let Record::Held { token, .. } = after {
-                    known.highest = known.highest.max(token.0);
+            let place = self.random.random_range(0..locks.len());
+            let (signature, token) = &locks[place];
+            match self.step(signature, *token).await {
+                Ok(token) => {
+                    self.operations.fetch_add(1, Ordering::SeqCst);
+                    locks[place].1 = token;
                 }
-                self.known.operations += 1;
-                self.operations.fetch_add(1, Ordering::SeqCst);
-            }
-            Outcome::NotDone => self.known.unavailable += 1,
-            Outcome::Unknown(after) => {
-                known.possible = vec![before, after];
-                self.known.unknown += 1;
-            }
-            Outcome::Wrong(what) => {
-                self.known.violations.push(format!("{signature}: {what}; before: {known:?}"));
-            }
-        }
-        let certain = known.certain().is_some();
-        self.known.signatures.insert(signature.to_owned(), known);
-        certain
-    }
-
-    async fn lock(&mut self, signature: &str, before: Record, highest: u64) -> Outcome {
-        let level = self.random.random_range(-3..=3);
-        let request = LockRequest {
-            signature: signature.to_owned(),
-            signee: self.signee(),
-            level: Some(level),
-        };
-        let options = LockOptions { duration: Some(DURATION), ..LockOptions::default() };
-        let unknown = match before {
-            Record::Held { token, .. } => Record::Held { token, level },
-            Record::Absent | Record::HeldAbove { .. } => {
-                Record::HeldAbove { floor: highest, level }
-            }
-        };
-        let response = match self.service.lock(request, options).await {
-            Ok(response) => response,
-            Err(error) => return self.failed(error, unknown).await,
-        };
-        match (before, response.status) {
-            (Record::Absent, LockStatus::Ok(grant)) if grant.token.0 > highest => {
-                Outcome::Done(Record::Held { token: grant.token, level })
-            }
-            (Record::Held { token, .. }, LockStatus::Renewed(grant)) if grant.token == token => {
-                Outcome::Done(Record::Held { token, level })
-            }
-            (_, status) => Outcome::Wrong(format!("lock answered {status:?}")),
-        }
-    }
-
-    async fn unlock(&mut self, signature: &str, token: Token) -> Outcome {
-        let request = UnlockRequest { signature: signature.to_owned(), signee: self.signee() };
-        let options = UnlockOptions { token: Some(token), ..UnlockOptions::default() };
-        match self.service.unlock(request, options).await {
-            Ok(response) if response.status == UnlockStatus::Ok => Outcome::Done(Record::Absent),
-            Ok(response) => Outcome::Wrong(format!("unlock answered {:?}", response.status)),
-            Err(error) => self.failed(error, Record::Absent).await,
-        }
-    }
-
-    async fn failed(&mut self, error: Error, after: Record) -> Outcome {
-        match error {
-            Error::Unavailable { .. } => {
                 // There is no leader: an immediate retry would only slow the election down.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                Outcome::NotDone
-            }
-            Error::Unknown { .. } => Outcome::Unknown(after),
-            Error::Forbidden(_)
-            | Error::BadRequest { .. }
-            | Error::NotFound { .. }
-            | Error::Unauthorized { .. }
-            | Error::LaneForgotten { .. } => {
-                Outcome::Wrong(format!("an operation ended with {error}"))
+                Err(Error::Unavailable { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(Error::Unknown { .. }) => {
+                    locks[place] = (format!("{}{next}", self.prefix), None);
+                    next += 1;
+                }
+                Err(
+                    error @ (Error::Forbidden(_)
+                    | Error::BadRequest { .. }
+                    | Error::NotFound { .. }
+                    | Error::Unauthorized { .. }
+                    | Error::LaneForgotten { .. }),
+                ) => panic!("{signature}: an operation ended with {error}"),
             }
         }
     }
 
-    fn signee(&self) -> String {
-        format!("worker of {}", self.prefix)
+    /// Acquires or renews a lock, or releases it; returns the token if it is held then.
+    async fn step(
+        &mut self,
+        signature: &str,
+        token: Option<Token>,
+    ) -> Result<Option<Token>, Error> {
+        let (signature, signee) = (signature.to_owned(), self.signee.clone());
+        if token.is_some() && self.random.random_ratio(1, 4) {
+            let options = UnlockOptions { token, ..UnlockOptions::default() };
+            let response =
+                self.service.unlock(UnlockRequest { signature, signee }, options).await?;
+            return Ok(token.filter(|_| response.status != UnlockStatus::Ok));
+        }
+        let level = Some(self.random.random_range(-3..=3));
+        let options = LockOptions { duration: Some(DURATION), ..LockOptions::default() };
+        let response = self.service.lock(LockRequest { signature, signee, level }, options).await?;
+        Ok(response.grant().map(|grant| grant.token))
     }
 }
 
@@ -408,23 +297,43 @@ mod tests {
         tokio::spawn(async move { told.verify(&locks).await }).await
     }
 
-    fn held_one(told: &Acknowledged) -> (String, String, Token) {
-        let held = told.signatures.iter().find_map(|(signature, known)| match known.certain() {
-            Some(Record::Held { token, .. }) => Some((signature.clone(), token)),
-            _ => None,
+    /// The lock that the load held, or released, at the end, and its owner.
+    fn one_that_is(held: bool, told: &Acknowledged) -> UnlockRequest {
+        let history = told.history();
+        let mut last = BTreeMap::new();
+        for operation in history.operations() {
+            last.insert(operation.lock().signature.to_string(), operation);
+        }
+        let mut found = last.into_iter().filter_map(|(signature, operation)| {
+            let signee = match (held, &operation.action) {
+                (true, Action::Lock(asked)) => &asked.signee,
+                (false, Action::Unlock(asked)) => &asked.signee,
+                (true | false, _) => return None,
+            };
+            Some(UnlockRequest { signature, signee: signee.to_string() })
         });
-        let (signature, token) = held.expect("something is held");
-        let (worker, _) = signature.rsplit_once('/').expect("a worker's name");
-        (signature.clone(), format!("worker of {worker}"), token)
+        found.next().expect("there is one")
+    }
+
+    fn unlock(locks: &MemoryLocks, request: UnlockRequest) -> impl Future<Output = ()> {
+        let answer = locks.unlock(request, UnlockOptions::default());
+        async { assert!(answer.await.expect("an answer").ok()) }
+    }
+
+    async fn lock(locks: &MemoryLocks, request: UnlockRequest, level: Option<i64>) {
+        let UnlockRequest { signature, signee } = request;
+        let options = LockOptions { duration: Some(DURATION), ..LockOptions::default() };
+        let answer = locks.lock(LockRequest { signature, signee, level }, options).await;
+        assert!(answer.expect("an answer").ok());
     }
 
     #[tokio::test]
     async fn an_honest_service_is_accepted() {
         let locks = MemoryLocks::new();
-        let mut told = work(&locks).await;
+        let told = work(&locks).await;
         verdict(locks.clone(), told.clone()).await.expect("nothing is wrong");
-        told.verify_tokens_grow(&locks).await;
-        told.verify_tokens_grow(&locks).await;
+        told.verify_tokens_grow(locks.clone()).await;
+        told.verify_tokens_grow(locks.clone()).await;
         verdict(locks, told).await.expect("nothing is wrong");
     }
 
@@ -432,9 +341,7 @@ mod tests {
     async fn a_lost_lock_is_found() {
         let locks = MemoryLocks::new();
         let told = work(&locks).await;
-        let (signature, signee, _) = held_one(&told);
-        let request = UnlockRequest { signature, signee };
-        locks.unlock(request, UnlockOptions::default()).await.expect("it is there");
+        unlock(&locks, one_that_is(true, &told)).await;
         assert!(verdict(locks, told).await.is_err());
     }
 
@@ -442,42 +349,43 @@ mod tests {
     async fn a_changed_level_is_found() {
         let locks = MemoryLocks::new();
         let told = work(&locks).await;
-        let (signature, signee, _) = held_one(&told);
-        let request = LockRequest { signature, signee, level: Some(77) };
-        locks.lock(request, LockOptions::default()).await.expect("it is there");
+        lock(&locks, one_that_is(true, &told), Some(77)).await;
         assert!(verdict(locks, told).await.is_err());
     }
 
     #[tokio::test]
     async fn a_changed_token_is_found() {
         let locks = MemoryLocks::new();
-        let mut told = work(&locks).await;
-        let (signature, _, token) = held_one(&told);
-        let known = told.signatures.get_mut(&signature).expect("it is known");
-        known.possible = vec![Record::Held { token: Token(token.0 + 1), level: 0 }];
+        let told = work(&locks).await;
+        let held = one_that_is(true, &told);
+        let before = locks.check(held.signature.clone(), ask::reading(false)).await;
+        let level = before.expect("it is held").record.holders[0].level;
+        unlock(&locks, held.clone()).await;
+        lock(&locks, held, Some(level)).await;
         assert!(verdict(locks, told).await.is_err());
     }
 
     #[tokio::test]
     async fn a_released_lock_that_is_back_is_found() {
         let locks = MemoryLocks::new();
-        let mut told = work(&locks).await;
-        let (signature, _, _) = held_one(&told);
-        told.signatures.get_mut(&signature).expect("it is known").possible = vec![Record::Absent];
+        let told = work(&locks).await;
+        lock(&locks, one_that_is(false, &told), None).await;
         assert!(verdict(locks, told).await.is_err());
     }
 
     #[tokio::test]
     async fn tokens_that_begin_again_are_found() {
-        let mut told = work(&MemoryLocks::new()).await;
+        let told = work(&MemoryLocks::new()).await;
         // The same names, in a service that has forgotten which tokens it granted.
         let forgetful = MemoryLocks::new();
-        let verdict = tokio::spawn(async move { told.verify_tokens_grow(&forgetful).await }).await;
+        let verdict = tokio::spawn(async move { told.verify_tokens_grow(forgetful).await }).await;
         assert!(verdict.is_err());
     }
 
     #[tokio::test]
     async fn a_run_without_an_acknowledgement_shows_nothing() {
-        assert!(verdict(MemoryLocks::new(), Acknowledged::default()).await.is_err());
+        let services: Vec<MemoryLocks> = Vec::new();
+        let told = Load::start("idle", services, 7).stop().await;
+        assert!(verdict(MemoryLocks::new(), told).await.is_err());
     }
 }

@@ -428,16 +428,25 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn held_answers_come_when_the_link_is_healed() {
+    async fn what_is_held_comes_when_the_link_is_healed(held: Fault) {
         let link = link_to_echo().await;
         let mut stream = connect(&link).await;
         assert!(exchange(&mut stream, SOON).await.expect("in time").is_ok());
-        link.fault(Fault::AnswersHeld);
+        link.fault(held);
         assert!(exchange(&mut stream, A_WHILE).await.is_none());
         link.fault(Fault::None);
         let late = tokio::time::timeout(SOON, stream.read_u8()).await.expect("in time");
         assert_eq!(late.expect("the answer"), b'x');
+    }
+
+    #[tokio::test]
+    async fn held_answers_come_when_the_link_is_healed() {
+        what_is_held_comes_when_the_link_is_healed(Fault::AnswersHeld).await;
+    }
+
+    #[tokio::test]
+    async fn held_requests_arrive_when_the_link_is_healed() {
+        what_is_held_comes_when_the_link_is_healed(Fault::RequestsHeld).await;
     }
 
     #[tokio::test]
@@ -456,18 +465,6 @@ mod tests {
         let link = Link::start().await.expect("a free port");
         let mut stream = connect(&link).await;
         assert!(exchange(&mut stream, SOON).await.expect("in time").is_err());
-    }
-
-    #[tokio::test]
-    async fn held_requests_arrive_when_the_link_is_healed() {
-        let link = link_to_echo().await;
-        let mut stream = connect(&link).await;
-        assert!(exchange(&mut stream, SOON).await.expect("in time").is_ok());
-        link.fault(Fault::RequestsHeld);
-        assert!(exchange(&mut stream, A_WHILE).await.is_none());
-        link.fault(Fault::None);
-        let late = tokio::time::timeout(SOON, stream.read_u8()).await.expect("in time");
-        assert_eq!(late.expect("the answer"), b'x');
     }
 
     #[tokio::test]

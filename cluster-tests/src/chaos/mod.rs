@@ -16,7 +16,7 @@ mod fill;
 pub mod hooks;
 mod live;
 pub mod nemesis;
-mod observe;
+pub(crate) mod observe;
 #[cfg(feature = "peers")]
 pub mod peer;
 pub mod plan;

@@ -26,16 +26,28 @@ pub(super) async fn nodes<V: Victim>(victim: &mut V, recorder: &Recorder) -> Res
     let Some(cluster) = victim.cluster() else { return Ok(()) };
     caught_up(cluster).await?;
     for id in cluster.ids() {
-        let (applied, records) = read(cluster, id).await?;
-        recorder.observe(Observation {
-            at: recorder.now(),
-            node: format!("node {id}").into(),
-            applied,
-            state_hash: None,
-            records: Some(records),
-        });
+        recorder.observe(node(cluster, id, recorder).await?);
     }
     Ok(())
+}
+
+/// Reads every record of a node's own copy, at a time of the recorder's.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) async fn node(
+    cluster: &Cluster,
+    id: NodeId,
+    recorder: &Recorder,
+) -> Result<Observation, String> {
+    let (applied, records) = read(cluster, id).await?;
+    Ok(Observation {
+        at: recorder.now(),
+        node: format!("node {id}").into(),
+        applied,
+        state_hash: None,
+        records: Some(records),
+    })
 }
 
 /// Measures the files on the nodes' disks that have size limits.

@@ -31,5 +31,5 @@ pub use operation::{
     Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, Refusal,
     RegisterRead, RegisterWrite, Status, UnlockAction,
 };
-pub use recorded::Recorded;
+pub use recorded::{Recorded, answered_check};
 pub use recorder::{Call, OpenFault, Recorder};

@@ -359,11 +359,18 @@ fn answered_unlock(status: &UnlockStatus) -> Outcome {
     }
 }
 
+/// Translates the answer to a check: a missing record is an answer, too.
+pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option<DecidedAt>) {
+    match result {
+        Ok(response) => (seen_by_check(response), response.decided_at),
+        Err(error) => failed_check(error),
+    }
+}
+
 fn seen_by_check(response: &CheckResponse) -> Outcome {
     Outcome::Ok(Answer::Record(response.record.holders.first().map(seen)))
 }
 
-/// Translates the error of a check: a missing record is an answer, too.
 fn failed_check(error: &Error) -> (Outcome, Option<DecidedAt>) {
     if let Error::NotFound { decided_at } = error {
         return (Outcome::Ok(Answer::Record(None)), *decided_at);

@@ -186,6 +186,17 @@ impl Recorder {
         History { header, entries, footer }
     }
 
+    /// The history in memory so far, under the header. It goes on.
+    ///
+    /// # Panics
+    /// If it is not kept in memory, or was taken before.
+    pub fn history(&self, header: Header, log_complete: bool) -> History {
+        let sink = self.sink();
+        let footer = Footer { operations: sink.operations, log_complete };
+        let Out::Memory(entries) = &sink.out else { panic!("the history is not in memory") };
+        History { header, entries: entries.clone(), footer }
+    }
+
     fn sink(&self) -> MutexGuard<'_, Sink> {
         // A panic elsewhere leaves whole lines behind: the history is as good as before.
         self.shared.sink.lock().unwrap_or_else(PoisonError::into_inner)

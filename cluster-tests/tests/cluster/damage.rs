@@ -8,12 +8,9 @@ use std::time::Duration;
 use cluster_tests::ask;
 use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION, NodeId};
 use cluster_tests::damage::{content_end, files, flip, overwrite, truncate, zero_from};
-use cluster_tests::load::{Acknowledged, Load, records};
+use cluster_tests::load::{Acknowledged, Load};
 use cluster_tests::seed::seeded;
 use cluster_tests::wait::{eventually, throughout};
-use keyward::service::LockService;
-use keyward::types::ListRequest;
-use rand::Rng;
 
 /// The timeout for a node to find out that it cannot start.
 const REFUSAL: Duration = Duration::from_secs(20);
@@ -40,8 +37,7 @@ impl Scene {
     async fn set(name: &str, arguments: &[&str], operations: u64) -> Self {
         let mut random = seeded(name);
         let mut cluster = Cluster::start(ClusterOptions::default().with(arguments)).await;
-        let clients = (0..4).map(|_| cluster.clients()).collect();
-        let load = Load::start("damage", clients, random.random());
+        let load = Load::on(&cluster, "damage", 4, &mut random);
         load.wait_for(operations, BOOT).await;
         let leader = cluster.leader().await;
         let spoiled = cluster.others(leader)[0];
@@ -74,18 +70,11 @@ impl Scene {
         cluster.wait_ready(BOOT).await;
         let leader = cluster.leader().await;
         // Written after the damage: the node participates again.
-        ask::hold(&cluster.client(spoiled), "damage/after", "holder", ask::LONG).await;
+        let client = self.told.client(cluster.client(spoiled), "after");
+        ask::hold(&client, "damage/after", "holder", ask::LONG).await;
         cluster.wait_caught_up(spoiled, leader, ELECTION).await;
         self.told.verify(&cluster.client(spoiled)).await;
-        let client = cluster.client(spoiled);
-        let request = ListRequest { limit: ListRequest::MAX_LIMIT, ..ListRequest::default() };
-        let own = client.list(request, ask::reading(true)).await.expect("its own copy");
-        let expected = records(&cluster.clients(), "").await;
-        assert_eq!(own.locks.len(), expected.len(), "its own copy is whole");
-        for record in own.locks {
-            let holder = &record.holders[0];
-            assert_eq!(expected.get(&record.signature), Some(&(holder.token, holder.level)));
-        }
+        self.told.verify_copy(cluster, spoiled).await;
         cluster.logged(spoiled)
     }
 

@@ -44,8 +44,7 @@ async fn leads_in_one_term(cluster: &Cluster, leader: NodeId, term: u64) {
 async fn a_leader_whose_process_has_ended_is_found_gone_by_its_closed_port() {
     let mut random = seeded("the leader's port is closed");
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start("gone", clients, random.random());
+    let load = Load::on(&cluster, "gone", 3, &mut random);
     for _ in 0..3 {
         load.wait_for(50, ELECTION).await;
         let leader = cluster.leader().await;
@@ -119,8 +118,7 @@ async fn one_follower_behind_a_firewall_that_rejects_deposes_nobody() {
 async fn a_leader_that_is_started_again_at_once_loses_nothing() {
     let mut random = seeded("the leader started again at once");
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start("at-once", clients, random.random());
+    let load = Load::on(&cluster, "at-once", 3, &mut random);
     for _ in 0..3 {
         load.wait_for(50, ELECTION).await;
         let leader = cluster.leader().await;

@@ -12,7 +12,6 @@ use cluster_tests::damage::{copy_folder, files, overwrite};
 use cluster_tests::load::{Acknowledged, Load};
 use cluster_tests::process::{Output, Process};
 use cluster_tests::seed::seeded;
-use rand::Rng;
 use rustix::process::Signal;
 
 /// The timeout for a node to find out that it may not start: it must query its peers.
@@ -110,8 +109,7 @@ async fn an_old_copy_of_a_folder_is_refused() {
     copy_folder(&cluster.data_dir(id), &backup).expect("it can be copied");
     cluster.start_node(id).await;
     cluster.wait_ready(BOOT).await;
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start("copy", clients, random.random());
+    let load = Load::on(&cluster, "copy", 3, &mut random);
     load.wait_for(100, ELECTION).await;
     let told = load.stop().await;
     let leader = cluster.leader().await;
@@ -133,8 +131,7 @@ async fn put_back_a_copy_of_a_running_folder(
 ) -> (NodeId, NodeId, Acknowledged) {
     let leader = cluster.leader().await;
     let id = cluster.others(leader)[0];
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start(name, clients, seeded(name).random());
+    let load = Load::on(cluster, name, 3, &mut seeded(name));
     load.wait_for(50, ELECTION).await;
     let backup = cluster.folder().join("backup");
     let copied = Command::new("cp").arg("-a").arg(cluster.data_dir(id)).arg(&backup).status();
@@ -228,8 +225,7 @@ async fn put_back_a_snapshot_of_the_volume(
     let leader = cluster.leader().await;
     let id = cluster.others(leader)[0];
     let snapshot = VolumeSnapshot::take(&cluster.data_dir(id), cluster.folder().join("volume"));
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start(name, clients, seeded(name).random());
+    let load = Load::on(cluster, name, 3, &mut seeded(name));
     load.wait_for(100, ELECTION).await;
     let told = load.stop().await;
     cluster.wait_caught_up(id, leader, ELECTION).await;

@@ -16,11 +16,6 @@ const WORK: Duration = BOOT;
 
 const WORKERS: usize = 6;
 
-fn load(cluster: &Cluster, name: &str, random: &mut StdRng) -> Load {
-    let clients = (0..WORKERS).map(|_| cluster.clients()).collect();
-    Load::start(name, clients, random.random())
-}
-
 /// One kill in three follows an acknowledgement directly, the others up to 100 ms later.
 async fn wait_a_moment(load: &Load, random: &mut StdRng) {
     load.wait_for(1, WORK).await;
@@ -29,14 +24,14 @@ async fn wait_a_moment(load: &Load, random: &mut StdRng) {
     }
 }
 
-async fn verify(cluster: &Cluster, told: &mut [Acknowledged]) {
+async fn verify(cluster: &Cluster, told: &[Acknowledged]) {
     for id in cluster.ids() {
-        for one in told.iter() {
+        for one in told {
             one.verify(&cluster.client(id)).await;
         }
     }
     for one in told {
-        one.verify_tokens_grow(&cluster.clients()).await;
+        one.verify_tokens_grow(cluster.clients()).await;
     }
 }
 
@@ -44,7 +39,7 @@ async fn verify(cluster: &Cluster, told: &mut [Acknowledged]) {
 async fn nothing_acknowledged_is_lost_when_the_leader_is_killed_under_load() {
     let mut random = seeded("leader killed under load");
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
-    let load = load(&cluster, "leader", &mut random);
+    let load = Load::on(&cluster, "leader", WORKERS, &mut random);
     for _ in 0..3 {
         load.wait_for(OPERATIONS, WORK).await;
         let leader = cluster.leader().await;
@@ -57,14 +52,14 @@ async fn nothing_acknowledged_is_lost_when_the_leader_is_killed_under_load() {
         cluster.wait_ready(BOOT).await;
     }
     let told = load.stop().await;
-    verify(&cluster, &mut [told]).await;
+    verify(&cluster, &[told]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_each_node_is_killed_in_turn() {
     let mut random = seeded("each killed in turn");
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
-    let load = load(&cluster, "turn", &mut random);
+    let load = Load::on(&cluster, "turn", WORKERS, &mut random);
     for id in cluster.ids() {
         wait_a_moment(&load, &mut random).await;
         cluster.kill(id);
@@ -75,7 +70,7 @@ async fn nothing_acknowledged_is_lost_when_each_node_is_killed_in_turn() {
         cluster.wait_caught_up(id, leader, ELECTION).await;
     }
     let told = load.stop().await;
-    verify(&cluster, &mut [told]).await;
+    verify(&cluster, &[told]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,12 +79,12 @@ async fn nothing_acknowledged_is_lost_when_all_are_killed_at_once() {
     let mut cluster = Cluster::start(ClusterOptions::default()).await;
     let mut told = Vec::new();
     for round in 0..4 {
-        let load = load(&cluster, &format!("all{round}"), &mut random);
+        let load = Load::on(&cluster, &format!("all{round}"), WORKERS, &mut random);
         load.wait_for(OPERATIONS, WORK).await;
         wait_a_moment(&load, &mut random).await;
         cluster.kill_all();
         told.push(load.stop().await);
         cluster.start_all().await;
-        verify(&cluster, &mut told).await;
+        verify(&cluster, &told).await;
     }
 }

@@ -86,8 +86,7 @@ async fn an_isolated_leader_refuses_and_the_majority_goes_on(fault: Fault) {
     let cluster = Cluster::start(ClusterOptions::default()).await;
     let old = cluster.leader().await;
     let before = ask::hold(&cluster.clients(), "isolated/kept", "holder", ask::LONG).await;
-    let clients = (0..3).map(|_| cluster.clients()).collect();
-    let load = Load::start("isolated", clients, random.random());
+    let load = Load::on(&cluster, "isolated", 3, &mut random);
     load.wait_for(50, ELECTION).await;
     cluster.isolate(old, fault);
     // At once, while it still believes that it leads; and later, when it cannot.
@@ -129,8 +128,7 @@ async fn slow_links_delay_answers_and_lose_nothing() {
         let delay = Duration::from_millis(random.random_range(5..30));
         cluster.link(from, to).set(cluster_tests::proxy::Condition { delay, ..Default::default() });
     }
-    let clients = (0..4).map(|_| cluster.clients()).collect();
-    let load = Load::start("slow", clients, random.random());
+    let load = Load::on(&cluster, "slow", 4, &mut random);
     load.wait_for(100, ELECTION).await;
     let told = load.stop().await;
     told.verify(&cluster.clients()).await;

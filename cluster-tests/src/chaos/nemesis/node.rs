@@ -23,13 +23,7 @@ impl<V: Victim> Nemesis<V> {
     /// Kills a node, moves its folder aside and starts it without one. It may not serve: a node
     /// that forgot its vote would vote twice.
     pub(super) async fn wipe(&mut self, id: NodeId) -> Attempt {
-        if self.victim.cluster().is_none() {
-            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
-        }
-        self.victim.signal(id, Signal::KILL);
-        self.victim.wait_end(id).await;
-        self.done.kills += 1;
-        let Some(cluster) = self.victim.cluster() else {
+        let Some(cluster) = self.kill_for_its_folder(id).await else {
             return Attempt::Skipped(String::from("the folders of these nodes are their own"));
         };
         if let Err(error) = move_folder(&cluster.data_dir(id), &aside(cluster, id)) {
@@ -40,6 +34,15 @@ impl<V: Victim> Nemesis<V> {
             self.watch_wiped(id).await;
         }
         Attempt::Installed(Undo::Folder(id))
+    }
+
+    /// Kills a node; `None` if its folder cannot be reached.
+    async fn kill_for_its_folder(&mut self, id: NodeId) -> Option<&mut Cluster> {
+        self.victim.cluster()?;
+        self.victim.signal(id, Signal::KILL);
+        self.victim.wait_end(id).await;
+        self.done.kills += 1;
+        self.victim.cluster()
     }
 
     async fn watch_wiped(&mut self, id: NodeId) {
@@ -106,13 +109,7 @@ impl<V: Victim> Nemesis<V> {
     /// Kills a node, copies its folder, flips a byte in one of its files, and starts it. The node
     /// must refuse, or rebuild what it lost.
     pub(super) async fn damage(&mut self, id: NodeId, random: &mut StdRng) -> Attempt {
-        if self.victim.cluster().is_none() {
-            return Attempt::Skipped(String::from("the folders of these nodes are their own"));
-        }
-        self.victim.signal(id, Signal::KILL);
-        self.victim.wait_end(id).await;
-        self.done.kills += 1;
-        let Some(cluster) = self.victim.cluster() else {
+        let Some(cluster) = self.kill_for_its_folder(id).await else {
             return Attempt::Skipped(String::from("the folders of these nodes are their own"));
         };
         let (own, aside) = (cluster.data_dir(id), aside(cluster, id));
