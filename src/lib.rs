@@ -36,6 +36,8 @@ mod processes;
 #[cfg(feature = "server")]
 pub mod raft;
 mod random;
+#[cfg(feature = "bench")]
+pub mod report;
 mod resolve;
 pub mod service;
 #[cfg(feature = "simulation")]

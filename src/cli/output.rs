@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::duration::format_short;
 use crate::cli::exit;
+pub(crate) use crate::report::visible;
 use crate::types::Holder;
 
 /// Whether anything was printed to standard output.
@@ -71,20 +72,6 @@ pub(crate) fn print_json(document: &impl Serialize) {
     let mut text = serde_json::to_string(document).expect("answers have string keys");
     text.push('\n');
     print(&text);
-}
-
-/// A name with control characters, and those that reorder text, written as escapes.
-pub(crate) fn visible(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for c in name.chars() {
-        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || reorders {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    text
 }
 
 /// One holder in a sentence: `worker-2 at level 0 with token 17, 12.0s left`.

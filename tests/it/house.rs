@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, from the lowest to the highest. A module imports only from those before it
 /// in this list.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "codec",
     "types",
     "error",
@@ -32,6 +32,7 @@ const ORDER: [&str; 29] = [
     "forward",
     "advance",
     "http",
+    "report",
     "bench",
     "conformance",
     "sim",

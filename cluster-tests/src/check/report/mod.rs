@@ -1,4 +1,4 @@
-//! A verdict as one self-contained HTML file: the findings, in figures and in pictures.
+//! A verdict as a page of [`keyward::report`]: the findings, in figures and in pictures.
 //!
 //! A picture of the whole run shows the answers over time, and the faults. Locks with violations
 //! are drawn around the smallest window that shows them; a sample of the others is drawn from its

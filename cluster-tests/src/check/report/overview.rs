@@ -1,5 +1,7 @@
 //! The whole run in one picture: how much was answered, and how, under which faults.
 
+use maud::Markup;
+
 use super::svg::{Axis, LEFT, Svg, WIDTH};
 use crate::history::{Event, Fault, FaultState, Operation, Outcome};
 
@@ -44,7 +46,7 @@ impl Overview {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a picture's precision is a tenth of a unit")]
-    pub(super) fn draw(&self, faults: &[Fault], events: &[Event]) -> String {
+    pub(super) fn draw(&self, faults: &[Fault], events: &[Event]) -> Markup {
         let mut svg = Svg::default();
         let axis = Axis { begin: 0, end: self.length };
         let mut names: Vec<_> = faults.iter().map(|fault| &fault.name).collect();

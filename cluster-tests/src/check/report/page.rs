@@ -1,18 +1,16 @@
 //! The page around the pictures.
 
-use std::fmt::Write;
-
+use keyward::report::{self, visible};
+use maud::{Markup, html};
 use smol_str::SmolStr;
 
-use super::svg::{colour, escape};
+use super::svg::colour;
 use super::timeline::Timeline;
 use super::{Drawn, Verdict};
 use crate::check::figures::Figures;
 use crate::check::violation::seconds;
 use crate::check::{Conclusion, State, Violation, Words};
 use crate::history::Action;
-
-const STYLE: &str = include_str!("style.css");
 
 /// Kinds of operations, by the class that colours them.
 const KINDS: &[(&str, &str)] = &[
@@ -29,79 +27,73 @@ const KINDS: &[(&str, &str)] = &[
 
 /// The page as HTML.
 pub(super) fn page(verdict: &Verdict, drawn: &Drawn) -> String {
-    let mut out = String::new();
     let title = format!("{}: {}", verdict.header.service, verdict.conclusion);
-    let _ = write!(
-        out,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>{}</title><style>{STYLE}</style></head><body><main>",
-        escape(&title)
-    );
-    head(&mut out, verdict);
-    checks(&mut out, verdict);
-    figures(&mut out, &verdict.figures);
-    if !verdict.violations.is_empty() {
-        out.push_str("<h2>What was broken</h2>");
-        verdict.violations.iter().take(20).for_each(|one| violation(&mut out, one));
-    }
-    out.push_str("<h2>The run</h2><div class=\"card\">");
-    out.push_str(&drawn.overview.draw(&drawn.faults, &drawn.events));
-    legend(&mut out);
-    out.push_str("</div>");
-    timelines(&mut out, verdict, drawn);
-    out.push_str("</main></body></html>\n");
-    out
+    let kinds: Vec<_> =
+        KINDS.iter().map(|(class, what)| (*what, format!("var(--{class})"))).collect();
+    let kinds = kinds.iter().map(|(what, colour)| (*what, colour.as_str()));
+    let body = html! {
+        (head(verdict))
+        (checks(verdict))
+        (figures(&verdict.figures))
+        @if !verdict.violations.is_empty() {
+            h2 { "What was broken" }
+            @for one in verdict.violations.iter().take(20) { (violation(one)) }
+        }
+        h2 { "The run" }
+        .card {
+            (drawn.overview.draw(&drawn.faults, &drawn.events))
+            .legend { (report::legend(kinds)) }
+        }
+        (timelines(verdict, drawn))
+    };
+    report::page(&title, include_str!("style.css"), &body)
 }
 
-fn head(out: &mut String, verdict: &Verdict) {
+fn head(verdict: &Verdict) -> Markup {
     let class = match verdict.conclusion {
         Conclusion::Pass => "pass",
         Conclusion::Violation => "violation",
         Conclusion::NothingShown => "nothing",
     };
     let header = &verdict.header;
-    let started =
-        if header.started.is_empty() { String::new() } else { format!(", {}", header.started) };
-    let _ = write!(
-        out,
-        "<div class=\"head\"><span class=\"badge {class}\">{}</span><h1>{}</h1></div>\
-         <p class=\"sub\">Seed {}{}. Repeat it with <code>{}</code></p>",
-        verdict.conclusion,
-        escape(&header.service),
-        header.seed,
-        escape(&started),
-        escape(&header.command),
-    );
-}
-
-fn checks(out: &mut String, verdict: &Verdict) {
-    out.push_str("<h2>What was checked</h2><div class=\"card\"><table>");
-    for (name, state) in &verdict.checks {
-        let (class, word, what) = match state {
-            State::Passed(what) => ("good", "passed", what.as_str()),
-            State::Violated => ("bad", "violated", ""),
-            State::NotChecked(why) => ("void", "not checked", why.as_str()),
-        };
-        row(out, (class, word), name, what);
+    html! {
+        .head {
+            span.badge.(class) { (verdict.conclusion) }
+            h1 { (visible(&header.service)) }
+        }
+        p.sub {
+            "Seed " (header.seed)
+            @if !header.started.is_empty() { ", " (visible(&header.started)) }
+            ". Repeat it with " code { (visible(&header.command)) }
+        }
     }
-    for what in &verdict.missing {
-        row(out, ("void", "missing"), "the plan", what);
+}
+
+fn checks(verdict: &Verdict) -> Markup {
+    html! {
+        h2 { "What was checked" }
+        .card {
+            table {
+                @for (name, state) in &verdict.checks {
+                    @match state {
+                        State::Passed(what) => (row(("good", "passed"), name, what)),
+                        State::Violated => (row(("bad", "violated"), name, "")),
+                        State::NotChecked(why) => (row(("void", "not checked"), name, why)),
+                    }
+                }
+                @for what in &verdict.missing { (row(("void", "missing"), "the plan", what)) }
+            }
+        }
     }
-    out.push_str("</table></div>");
 }
 
-fn row(out: &mut String, (class, word): (&str, &str), name: &str, what: &str) {
-    let _ = write!(
-        out,
-        "<tr><td class=\"state {class}\">{word}</td><td>{}</td><td>{}</td></tr>",
-        escape(name),
-        escape(what)
-    );
+fn row((class, word): (&str, &str), name: &str, what: &str) -> Markup {
+    html! {
+        tr { td.state.(class) { (word) } td { (name) } td { (visible(what)) } }
+    }
 }
 
-fn figures(out: &mut String, figures: &Figures) {
-    out.push_str("<h2>Figures</h2><div class=\"figures\">");
+fn figures(figures: &Figures) -> Markup {
     let faults: u64 = figures.faults.values().sum();
     let alive = figures.alive_after.iter().max().copied();
     let all = [
@@ -126,51 +118,44 @@ fn figures(out: &mut String, figures: &Figures) {
         ("latency, p50", Some(time(figures.latency_p50))),
         ("latency, p99", Some(time(figures.latency_p99))),
     ];
-    for (name, value) in all {
-        let Some(value) = value.filter(|value| value != "0") else { continue };
-        let _ = write!(out, "<div class=\"figure\"><b>{value}</b><span>{name}</span></div>");
-    }
-    out.push_str("</div>");
-}
-
-fn violation(out: &mut String, violation: &Violation) {
-    let lock = violation.lock.as_ref().map_or(String::new(), |lock| format!(" · {lock}"));
-    let _ = write!(
-        out,
-        "<div class=\"card bad\"><h3>Broken: {}{}</h3><p>{}</p>",
-        violation.broken,
-        escape(&lock),
-        escape(&violation.found),
-    );
-    if !violation.operations.is_empty() {
-        out.push_str("<table><tr><th>invoked</th><th>returned</th><th>place</th><th></th></tr>");
-        for (place, operation) in violation.operations.iter().enumerate() {
-            let last = place + 1 == violation.operations.len();
-            let _ = write!(
-                out,
-                "<tr{}><td class=\"num\">{}</td><td class=\"num\">{}</td><td class=\"num\">{}</td>\
-                 <td>{}</td></tr>",
-                if last { " class=\"last\"" } else { "" },
-                seconds(operation.invoked),
-                operation.returned.map_or_else(|| String::from("never"), seconds),
-                operation.decided_at.map_or_else(String::new, |at| at.to_string()),
-                escape(&Words(operation).to_string()),
-            );
+    let shown = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    html! {
+        h2 { "Figures" }
+        .figures {
+            @for (name, value) in shown.filter(|(_, value)| value != "0") {
+                .figure { b { (value) } span { (name) } }
+            }
         }
-        out.push_str("</table>");
     }
-    out.push_str("</div>");
 }
 
-fn legend(out: &mut String) {
-    out.push_str("<div class=\"legend\">");
-    for (class, what) in KINDS {
-        let _ = write!(out, "<span><i style=\"background:var(--{class})\"></i>{what}</span>");
+fn violation(violation: &Violation) -> Markup {
+    let lock = violation.lock.as_ref().map_or(String::new(), |lock| format!(" · {lock}"));
+    let last = violation.operations.len().saturating_sub(1);
+    html! {
+        .card.bad {
+            h3 { "Broken: " (violation.broken) (visible(&lock)) }
+            p { (visible(&violation.found)) }
+            @if !violation.operations.is_empty() {
+                table {
+                    tr { th { "invoked" } th { "returned" } th { "place" } th {} }
+                    @for (place, operation) in violation.operations.iter().enumerate() {
+                        tr.last[place == last] {
+                            td.num { (seconds(operation.invoked)) }
+                            td.num {
+                                (operation.returned.map_or_else(|| String::from("never"), seconds))
+                            }
+                            td.num { @if let Some(at) = operation.decided_at { (at) } }
+                            td { (visible(&Words(operation).to_string())) }
+                        }
+                    }
+                }
+            }
+        }
     }
-    out.push_str("</div>");
 }
 
-fn timelines(out: &mut String, verdict: &Verdict, drawn: &Drawn) {
+fn timelines(verdict: &Verdict, drawn: &Drawn) -> Markup {
     let mut owners: Vec<SmolStr> = Vec::new();
     let operations = drawn.timelines.iter().flat_map(|timeline| &timeline.operations);
     for operation in operations {
@@ -181,29 +166,25 @@ fn timelines(out: &mut String, verdict: &Verdict, drawn: &Drawn) {
         }
     }
     owners.sort();
+    let colours: Vec<String> = (0..owners.len()).map(colour).collect();
+    let legend = owners.iter().map(SmolStr::as_str).zip(colours.iter().map(String::as_str));
     let (broken, others): (Vec<_>, Vec<_>) =
         drawn.timelines.iter().partition(|timeline| timeline.window.is_some());
-    let mut section = |title: &str, timelines: &[&Timeline]| {
-        if timelines.is_empty() {
-            return;
-        }
-        let _ = write!(out, "<h2>{title}</h2>");
-        for timeline in timelines {
-            let lock = escape(&timeline.lock.to_string());
-            let picture = timeline.draw(verdict, &drawn.faults, &owners);
-            let _ = write!(out, "<div class=\"card\"><h3>{lock}</h3>{picture}</div>");
+    let section = |title: &str, timelines: &[&Timeline]| {
+        html! {
+            @if !timelines.is_empty() { h2 { (title) } }
+            @for timeline in timelines {
+                .card {
+                    h3 { (visible(&timeline.lock.to_string())) }
+                    (timeline.draw(verdict, &drawn.faults, &owners))
+                }
+            }
         }
     };
-    section("Locks that broke something, around the smallest window that shows it", &broken);
-    section("A sample of the locks, from their beginning", &others);
-    if owners.len() > 1 && owners.len() <= 24 {
-        out.push_str("<div class=\"legend\">");
-        for (place, owner) in owners.iter().enumerate() {
-            let colour = colour(place);
-            let owner = escape(owner);
-            let _ = write!(out, "<span><i style=\"background:{colour}\"></i>{owner}</span>");
-        }
-        out.push_str("</div>");
+    html! {
+        (section("Locks that broke something, around the smallest window that shows it", &broken))
+        (section("A sample of the locks, from their beginning", &others))
+        @if owners.len() > 1 && owners.len() <= 24 { .legend { (report::legend(legend)) } }
     }
 }
 

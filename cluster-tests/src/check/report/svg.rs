@@ -1,6 +1,7 @@
 //! The few shapes of which pictures consist.
 
-use std::fmt::Write;
+use keyward::report::visible;
+use maud::{Markup, html};
 
 /// The width of every picture, in its own units.
 pub(super) const WIDTH: f64 = 1080.0;
@@ -10,61 +11,61 @@ pub(super) const LEFT: f64 = 150.0;
 /// A picture under construction.
 #[derive(Debug, Default)]
 pub(super) struct Svg {
-    body: String,
+    shapes: Vec<Markup>,
 }
 
 impl Svg {
     /// A rectangle with a class and a tooltip.
     pub(super) fn bar(&mut self, class: &str, at: (f64, f64), size: (f64, f64), title: &str) {
-        self.styled_bar(class, "", at, size, title);
+        self.styled_bar(class, None, at, size, title);
     }
 
     /// As [`Svg::bar`], in a colour of its own.
     pub(super) fn styled_bar(
         &mut self,
         class: &str,
-        fill: &str,
+        fill: Option<&str>,
         (x, y): (f64, f64),
         (width, height): (f64, f64),
         title: &str,
     ) {
-        let style = if fill.is_empty() { String::new() } else { format!(" style=\"fill:{fill}\"") };
-        let _ = write!(
-            self.body,
-            "<rect class=\"{class}\"{style} x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
-             height=\"{height:.1}\">",
-            width.max(1.0),
-        );
-        if !title.is_empty() {
-            let _ = write!(self.body, "<title>{}</title>", escape(title));
-        }
-        self.body.push_str("</rect>");
+        let style = fill.map(|fill| format!("fill:{fill}"));
+        self.shapes.push(html! {
+            rect class=(class) style=[style] x=(place(x)) y=(place(y)) width=(place(width.max(1.0)))
+                height=(place(height)) {
+                @if !title.is_empty() { title { (visible(title)) } }
+            }
+        });
     }
 
     /// A line with a class.
     pub(super) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let ((x1, y1), (x2, y2)) = (from, to);
-        let _ = write!(
-            self.body,
-            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
-        );
+        self.shapes.push(html! {
+            line class=(class) x1=(place(x1)) y1=(place(y1)) x2=(place(x2)) y2=(place(y2)) {}
+        });
     }
 
     /// Words with a class, which begin, end or are centred at the place.
     pub(super) fn text(&mut self, class: &str, (x, y): (f64, f64), words: &str) {
-        let words = escape(words);
-        let _ =
-            write!(self.body, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
+        let words = visible(words);
+        self.shapes.push(html! { text class=(class) x=(place(x)) y=(place(y)) { (words) } });
     }
 
     /// The whole picture.
-    pub(super) fn finish(self, height: f64, label: &str) -> String {
-        format!(
-            "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">{}</svg>",
-            escape(label),
-            self.body
-        )
+    pub(super) fn finish(self, height: f64, label: &str) -> Markup {
+        let view = format!("0 0 {WIDTH} {height:.0}");
+        html! {
+            svg viewBox=(view) role="img" aria-label=(visible(label)) {
+                @for shape in self.shapes { (shape) }
+            }
+        }
     }
+}
+
+/// A length to a tenth of a unit.
+fn place(length: f64) -> String {
+    format!("{length:.1}")
 }
 
 /// Time along a picture.
@@ -110,21 +111,6 @@ fn short(at: u64, step: u64) -> String {
         1_000_000.. => format!("{} ms", at / 1_000_000),
         _ => format!("{}.{:03} ms", at / 1_000_000, at / 1_000 % 1_000),
     }
-}
-
-/// Text that is safe within HTML.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            _ => out.push(character),
-        }
-    }
-    out
 }
 
 /// The colour of a name: the same wherever it appears in the page.

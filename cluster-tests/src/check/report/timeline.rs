@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use maud::Markup;
 use smol_str::SmolStr;
 
 use super::overview::draw_bands;
@@ -46,7 +47,7 @@ impl Timeline {
 
     /// The picture, in which the operations of violations are marked.
     #[allow(clippy::cast_precision_loss, reason = "a picture's precision is a tenth of a unit")]
-    pub(super) fn draw(&self, verdict: &Verdict, faults: &[Fault], owners: &[SmolStr]) -> String {
+    pub(super) fn draw(&self, verdict: &Verdict, faults: &[Fault], owners: &[SmolStr]) -> Markup {
         let axis = self.axis();
         let mut clients: Vec<_> = self.operations.iter().map(|one| one.client.clone()).collect();
         clients.sort();
@@ -67,7 +68,7 @@ impl Timeline {
             let place = owners.iter().position(|owner| *owner == bar.owner).unwrap_or(0);
             let at = (from, HOLDER * *lane as f64 + 2.0);
             let title = format!("{} holds it with token {}", bar.owner, bar.token);
-            svg.styled_bar("holder", &colour(place), at, (to - from, HOLDER - 4.0), &title);
+            svg.styled_bar("holder", Some(&colour(place)), at, (to - from, HOLDER - 4.0), &title);
             let label = format!("{} · {}", bar.owner, bar.token);
             if to - from > 7.0 * label.len() as f64 {
                 svg.text("label", (from + 5.0, at.1 + 14.0), &label);

@@ -1,7 +1,7 @@
 //! `--report`: the measurement as one self-contained HTML file, for a person.
 //!
-//! [`page`] is the page: facts, tables and [`plots`], drawn by [`chart`]. It has no script and
-//! loads nothing; foreign input is escaped. It contains nothing that `--json` does not.
+//! [`page`] is the content of the page, within the frame of [`crate::report`]: facts, tables and
+//! [`plots`], drawn by [`chart`]. It contains nothing that `--json` does not.
 
 mod chart;
 mod page;

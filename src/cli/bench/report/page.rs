@@ -1,47 +1,34 @@
 //! The page around the plots.
 
-use std::fmt::Write as _;
-
 use clap::ValueEnum as _;
+use maud::{Markup, PreEscaped, html};
 
 use super::plots::{Plot, plots};
 use crate::bench::Measurement;
 use crate::cli::bench::document::Document;
-use crate::cli::output::visible;
-
-const STYLE: &str = include_str!("style.css");
-
-/// The content security policy: nothing is fetched and nothing runs, even after an injection.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+use crate::report::{self, visible};
 
 /// The page as HTML.
 pub(super) fn page(document: &Document) -> String {
     let measured = document.cluster.as_ref().or(document.limit.as_ref());
     let workload = measured.map_or_else(String::new, |measured| measured.workload.to_string());
     let title = format!("keyward bench: {workload}");
-    let mut out = String::new();
-    // Writing to a string does not fail, here and below.
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>{title}</title><style>{STYLE}</style></head><body><main>\n<h1>{title}</h1>\n",
-    );
-    facts(&mut out, document);
-    if let Some(cluster) = &document.cluster {
-        let part = document.ratio.map(|ratio| format!("{ratio:.3} of what HTTP alone does"));
-        section(&mut out, "The cluster", cluster, part.as_deref());
-    }
-    if let Some(limit) = &document.limit {
-        section(&mut out, "HTTP alone", limit, Some("a bare handler that answers at once"));
-    }
-    out.push_str("</main></body></html>\n");
-    out
+    let part = document.ratio.map(|ratio| format!("{ratio:.3} of what HTTP alone does"));
+    let body = html! {
+        h1 { (title) }
+        (facts(document))
+        @if let Some(cluster) = &document.cluster {
+            (section("The cluster", cluster, part.as_deref()))
+        }
+        @if let Some(limit) = &document.limit {
+            (section("HTTP alone", limit, Some("a bare handler that answers at once")))
+        }
+    };
+    report::page(&title, include_str!("style.css"), &body)
 }
 
 /// The facts of a run: its settings and its endpoints.
-fn facts(out: &mut String, document: &Document) {
+fn facts(document: &Document) -> Markup {
     let mut facts = vec![("Version", format!("keyward {}", document.version))];
     if let Some(measured) = document.cluster.as_ref().or(document.limit.as_ref()) {
         let threads = measured.threads;
@@ -57,85 +44,62 @@ fn facts(out: &mut String, document: &Document) {
         facts.extend([("Via", via), ("Asked", document.endpoints.join(", "))]);
         facts.push(("Elections meanwhile", document.elections_in_words()));
     }
-    out.push_str("<div class=\"card\"><dl>");
-    for (name, what) in facts {
-        let _ = write!(out, "<dt>{name}</dt><dd>{}</dd>", escape(&what));
+    html! {
+        .card {
+            dl { @for (name, what) in facts { dt { (name) } dd { (visible(&what)) } } }
+        }
     }
-    out.push_str("</dl></div>\n");
 }
 
 /// One measurement: its rate, its tables, its plots.
-fn section(out: &mut String, title: &str, measured: &Measurement, remark: Option<&str>) {
-    let remark = remark.map_or_else(String::new, |remark| format!("; {remark}"));
-    let _ = write!(
-        out,
-        "<section><h2>{title}</h2>\n<p class=\"rate\">{} <small>{}{remark}</small></p>\n",
-        measured.rate_in_words(),
-        measured.time_in_words(),
-    );
-    out.push_str("<div class=\"card\">");
-    table(out, &measured.operation_rows());
-    for sentence in measured.failures_in_words().into_iter().chain(measured.never_begun_in_words())
-    {
-        said(out, &sentence);
-    }
-    out.push_str("</div>\n<div class=\"plots\">");
-    for plot in plots(measured) {
-        figure(out, &plot);
-    }
-    out.push_str("</div>\n<div class=\"card\">");
-    table(out, &measured.node_rows());
-    for cost in measured.costs_in_words() {
-        said(out, &cost);
-    }
-    out.push_str("</div></section>\n");
-}
-
-/// Writes a table of rows, of which the first is the heading; nothing if there are none.
-fn table(out: &mut String, rows: &[Vec<String>]) {
-    let Some((heading, rows)) = rows.split_first() else { return };
-    out.push_str("<table>");
-    line(out, "th", heading);
-    for row in rows {
-        line(out, "td", row);
-    }
-    out.push_str("</table>");
-}
-
-fn line(out: &mut String, cell: &str, row: &[String]) {
-    out.push_str("<tr>");
-    for text in row {
-        let _ = write!(out, "<{cell}>{}</{cell}>", escape(text));
-    }
-    out.push_str("</tr>");
-}
-
-fn said(out: &mut String, sentence: &str) {
-    let _ = write!(out, "<p class=\"said\">{}</p>", escape(sentence));
-}
-
-fn figure(out: &mut String, plot: &Plot) {
-    let _ = write!(out, "<figure><figcaption><b>{}</b>", plot.title);
-    for (name, colour) in &plot.legend {
-        let _ = write!(out, "<span><i style=\"background:{colour}\"></i>{name}</span>");
-    }
-    let _ = writeln!(out, "</figcaption>{}</figure>", plot.svg);
-}
-
-/// Escapes text for HTML, including control characters.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in visible(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
+fn section(title: &str, measured: &Measurement, remark: Option<&str>) -> Markup {
+    let failures = measured.failures_in_words().into_iter().chain(measured.never_begun_in_words());
+    html! {
+        section {
+            h2 { (title) }
+            p.rate {
+                (measured.rate_in_words()) " "
+                small {
+                    (measured.time_in_words())
+                    @if let Some(remark) = remark { "; " (remark) }
+                }
+            }
+            .card {
+                (table(&measured.operation_rows()))
+                (said(failures))
+            }
+            .plots { @for plot in plots(measured) { (figure(&plot)) } }
+            .card {
+                (table(&measured.node_rows()))
+                (said(measured.costs_in_words()))
+            }
         }
     }
-    out
+}
+
+/// A table of rows, of which the first is the heading; nothing if there are none.
+fn table(rows: &[Vec<String>]) -> Markup {
+    let Some((heading, rows)) = rows.split_first() else { return html! {} };
+    html! {
+        table {
+            tr { @for text in heading { th { (visible(text)) } } }
+            @for row in rows { tr { @for text in row { td { (visible(text)) } } } }
+        }
+    }
+}
+
+fn said(sentences: impl IntoIterator<Item = String>) -> Markup {
+    html! { @for sentence in sentences { p.said { (visible(&sentence)) } } }
+}
+
+fn figure(plot: &Plot) -> Markup {
+    let legend = plot.legend.iter().map(|(name, colour)| (name.as_str(), colour.as_str()));
+    html! {
+        figure {
+            figcaption.legend { b { (plot.title) } (report::legend(legend)) }
+            (PreEscaped(&plot.svg))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +195,7 @@ mod tests {
             "<h2>HTTP alone</h2>",
             "<td>300 ms</td>",
             "3 operations were due and never begun",
-            "&lt;script src=&#39;http://x&#39;&gt;\\u{202e}&amp;; the slowest after 10.0 s",
+            "&lt;script src='http://x'&gt;\\u{202e}&amp;; the slowest after 10.0 s",
             "<td>node 1 (leads)</td><td>7</td><td>0.50</td>",
             "load generator: 0.17 cores",
         ] {
