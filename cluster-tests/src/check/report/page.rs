@@ -140,7 +140,7 @@ fn violation(violation: &Violation) -> Markup {
                 table {
                     tr { th { "invoked" } th { "returned" } th { "place" } th {} }
                     @for (place, operation) in violation.operations.iter().enumerate() {
-                        tr.last[place == last] {
+                        tr class=[(place == last).then_some("last")] {
                             td.num { (seconds(operation.invoked)) }
                             td.num {
                                 (operation.returned.map_or_else(|| String::from("never"), seconds))
