@@ -8,9 +8,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::counts::{Counts, Operation, Tally};
 use super::pace::Pace;
 use super::plan::Workload;
-use super::recorder::{Counts, Operation, Tally};
 use super::run::NodeUsage;
 
 /// Bars of a distribution for each tenfold of time.

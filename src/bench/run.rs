@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::stream::{StreamExt as _, TryStreamExt as _, iter};
 use tokio::sync::watch;
 
+use super::counts::{Counts, Operation, Shard, Window};
 use super::measurement::{Interval, Measurement, NodeFigures, OperationFigures, per_second};
 use super::plan::{Plan, Workload};
-use super::recorder::{Counts, Operation, Shard, Window};
 use super::target::{Failure, Target};
 use super::worker::{Schedule, Shared, Worker};
 use crate::clock::{Clock, SystemClock};

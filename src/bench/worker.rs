@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::counts::{Operation, Sample, Shard, Window};
 use super::pace::counts_from;
 use super::plan::{Plan, Workload};
-use super::recorder::{Operation, Sample, Shard, Window};
 use super::target::{Failure, Session, Target};
 use crate::clock::{Clock, SystemClock};
 
