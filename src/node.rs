@@ -203,7 +203,8 @@ impl Node {
     /// `Unavailable`, `Unknown`.
     pub(crate) async fn advance(&self) -> Result<(), Error> {
         let deadline = deadline(&CallOptions::default());
-        self.propose(Command::advance().into(), deadline).await?.into_done()
+        let decided = self.propose(vec![Command::advance().into()], deadline).await;
+        decided.into_iter().try_for_each(|decision| decision?.into_done())
     }
 
     /// The time until the clock must be moved next without a request; `None` if not before the next
@@ -249,25 +250,10 @@ impl Node {
         leading(member)
     }
 
-    /// Proposes a command if this node leads, and returns its decision.
-    ///
-    /// # Errors
-    /// `Unavailable`, `Unknown`.
-    pub(crate) async fn propose(
-        &self,
-        command: Traced,
-        deadline: Deadline,
-    ) -> Result<Decision, Error> {
-        let _admitted = self.admit()?;
-        // Checked again when the proposal is made; checked here so that a refusal does not queue.
-        self.begun(deadline).await?;
-        self.inner.proposer.propose(command, deadline).await
-    }
-
-    /// As [`Node::propose`] for many commands, in their order. If not all can be admitted, only the
-    /// first are proposed: with all or none, a batch would have no chance while single requests
-    /// keep the node nearly full.
-    async fn propose_many(
+    /// Proposes commands if this node leads, and returns their decisions, in order. If not all can
+    /// be admitted, only the first are proposed: with all or none, a batch would have no chance
+    /// while single requests keep the node nearly full.
+    async fn propose(
         &self,
         mut commands: Vec<Traced>,
         deadline: Deadline,
@@ -276,11 +262,15 @@ impl Node {
         let admitted = admit_up_to(&self.inner.admission, count);
         commands.truncate(admitted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
         let proposed = commands.len();
-        let mut decisions = match self.begun(deadline).await {
-            Ok(_) if proposed == 0 => Vec::new(),
-            Ok(_) => self.inner.proposer.propose_many(commands, deadline).await,
-            Err(error) => vec![Err(error); proposed],
-        };
+        let mut decisions = Vec::new();
+        if proposed > 0 {
+            // Checked again when the proposal is made; checked here so that a refusal does not
+            // queue.
+            decisions = match self.begun(deadline).await {
+                Ok(_) => self.inner.proposer.propose(commands, deadline).await,
+                Err(error) => vec![Err(error); proposed],
+            };
+        }
         if count > proposed {
             let refused = not_admitted(&self.inner.admission);
             decisions.extend(std::iter::repeat_n(Err(refused), count - proposed));
@@ -297,15 +287,8 @@ impl Node {
     ) -> Vec<Result<Decision, Error>> {
         let trace_id: Option<Arc<str>> = trace_id.map(Into::into);
         let traced = |command| Traced { command, trace_id: trace_id.clone() };
-        let mut commands: Vec<Traced> = commands.into_iter().map(traced).collect();
-        let decided = match commands.pop() {
-            None => Vec::new(),
-            Some(only) if commands.is_empty() => vec![self.propose(only, deadline).await],
-            Some(last) => {
-                commands.push(last);
-                self.propose_many(commands, deadline).await
-            }
-        };
+        let commands = commands.into_iter().map(traced).collect();
+        let decided = self.propose(commands, deadline).await;
         let accept = |decided: Result<Decision, Error>| decided.and_then(Decision::accepted);
         decided.into_iter().map(accept).collect()
     }

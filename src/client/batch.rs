@@ -210,19 +210,14 @@ fn says_nothing_of_others(told: &Result<Decision, Error>) -> Option<String> {
 impl Asked {
     /// `None` if the command is not one of a batch.
     fn new(command: &Command) -> Option<Self> {
-        let (verb, request) = match &command.operation {
-            Operation::Lock(lock) => {
-                let body = LockBody::new(lock, command.request_id);
-                (Verb::Lock, Request::write("POST", Verb::Lock.route(), &body))
-            }
-            Operation::Unlock(unlock) => {
-                let body = UnlockBody::new(unlock, command.request_id);
-                (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
-            }
-            Operation::Advance
-            | Operation::ConfigureTable(_)
-            | Operation::DeleteTable { .. }
-            | Operation::RaiseFeatureLevel(_) => return None,
+        let (verb, request) = if let Operation::Lock(lock) = &command.operation {
+            let body = LockBody::new(lock, command.request_id);
+            (Verb::Lock, Request::write("POST", Verb::Lock.route(), &body))
+        } else if let Operation::Unlock(unlock) = &command.operation {
+            let body = UnlockBody::new(unlock, command.request_id);
+            (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
+        } else {
+            return None;
         };
         Some(Self {
             item: Item { verb, body: request.body() },

@@ -143,13 +143,12 @@ impl State {
 
     /// The feature level that the state would have after this proposal in an entry of this term.
     pub fn level_after(&self, entry_term: u64, proposal: &Proposal) -> u32 {
-        let raised = proposal.commands.iter().filter_map(|command| match command.operation {
-            Operation::RaiseFeatureLevel(level) => Some(level),
-            Operation::Lock(_)
-            | Operation::Unlock(_)
-            | Operation::Advance
-            | Operation::ConfigureTable(_)
-            | Operation::DeleteTable { .. } => None,
+        let raised = proposal.commands.iter().filter_map(|command| {
+            if let Operation::RaiseFeatureLevel(level) = command.operation {
+                Some(level)
+            } else {
+                None
+            }
         });
         let raised = if is_stale(proposal, entry_term) { None } else { raised.max() };
         self.feature_level.max(raised.unwrap_or(0))
@@ -530,13 +529,12 @@ impl Judged<'_> {
 impl Operation {
     /// The key of the lock that the operation is about; `None` if it is about none.
     fn record_key(&self) -> Option<Key> {
-        match self {
-            Self::Lock(command) => Key::new(&command.table, &command.signature),
-            Self::Unlock(command) => Key::new(&command.table, &command.signature),
-            Self::Advance
-            | Self::ConfigureTable(_)
-            | Self::DeleteTable { .. }
-            | Self::RaiseFeatureLevel(_) => None,
+        if let Self::Lock(command) = self {
+            Key::new(&command.table, &command.signature)
+        } else if let Self::Unlock(command) = self {
+            Key::new(&command.table, &command.signature)
+        } else {
+            None
         }
     }
 }

@@ -44,18 +44,14 @@ impl From<Command> for Traced {
     }
 }
 
-/// Commands that wait to be proposed, with the channel to their caller.
-enum Waiting {
-    One(Traced, oneshot::Sender<Result<Decision, Error>>),
-    /// At most [`MAX_ENTRY_COMMANDS`], decided in this order.
-    Many(Vec<Traced>, oneshot::Sender<Result<Vec<Decision>, Error>>),
+/// Commands that wait to be proposed, with the channel to their caller: at most
+/// [`MAX_ENTRY_COMMANDS`], decided in this order.
+struct Waiting {
+    commands: Vec<Traced>,
+    answer: Answer,
 }
 
-/// The channel to a caller, with the number of its decisions.
-enum Answer {
-    One(oneshot::Sender<Result<Decision, Error>>),
-    Many(usize, oneshot::Sender<Result<Vec<Decision>, Error>>),
-}
+type Answer = oneshot::Sender<Result<Vec<Decision>, Error>>;
 
 /// Passes commands to the task that proposes them.
 pub(super) struct Proposer {
@@ -71,34 +67,21 @@ impl Proposer {
         Self { queue }
     }
 
-    /// Proposes the command and waits for its decision.
-    pub(super) async fn propose(
-        &self,
-        command: Traced,
-        deadline: Deadline,
-    ) -> Result<Decision, Error> {
-        let (answer, answered) = oneshot::channel();
-        if self.queue.try_send(Waiting::One(command, answer)).is_err() {
-            return Err(full());
-        }
-        await_answer(answered, deadline).await
-    }
-
     /// Proposes the commands in this order and waits for their decisions. They may share an entry
     /// with commands of other callers, and a long batch needs several entries.
-    pub(super) async fn propose_many(
+    pub(super) async fn propose(
         &self,
-        commands: Vec<Traced>,
+        mut commands: Vec<Traced>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
-        let mut parts = Vec::new();
-        let mut commands = commands.into_iter().peekable();
-        while commands.peek().is_some() {
-            let part: Vec<Traced> = commands.by_ref().take(MAX_ENTRY_COMMANDS).collect();
-            let count = part.len();
+        let mut parts = Vec::with_capacity(1);
+        while !commands.is_empty() {
+            let later = commands.split_off(commands.len().min(MAX_ENTRY_COMMANDS));
+            let count = commands.len();
             let (answer, answered) = oneshot::channel();
-            let queued = self.queue.try_send(Waiting::Many(part, answer));
+            let queued = self.queue.try_send(Waiting { commands, answer });
             parts.push((count, queued.map(|()| answered)));
+            commands = later;
         }
         let mut decisions = Vec::new();
         for (count, queued) in parts {
@@ -119,61 +102,15 @@ fn full() -> Error {
     Error::unavailable("this node takes no proposals now")
 }
 
-async fn await_answer<T>(
-    answered: oneshot::Receiver<Result<T, Error>>,
+async fn await_answer(
+    answered: oneshot::Receiver<Result<Vec<Decision>, Error>>,
     deadline: Deadline,
-) -> Result<T, Error> {
+) -> Result<Vec<Decision>, Error> {
     match deadline.bound(answered).await {
         Some(Ok(result)) => result,
         // Once queued, the command may have been proposed, and then it may still be committed.
         Some(Err(_)) => Err(Error::unknown("the node stopped before the answer came")),
         None => Err(Error::unknown("no majority confirmed the request in time")),
-    }
-}
-
-impl Waiting {
-    fn commands(&self) -> usize {
-        match self {
-            Self::One(..) => 1,
-            Self::Many(commands, _) => commands.len(),
-        }
-    }
-
-    /// Whether the caller has gone away.
-    fn is_given_up(&self) -> bool {
-        match self {
-            Self::One(_, answer) => answer.is_closed(),
-            Self::Many(_, answer) => answer.is_closed(),
-        }
-    }
-}
-
-impl Answer {
-    fn decisions(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Many(count, _) => *count,
-        }
-    }
-
-    /// Takes its share of the decisions and sends them; a caller that has gone away gets nothing.
-    fn send(self, decisions: &mut impl Iterator<Item = Decision>) {
-        match self {
-            Self::One(answer) => {
-                let decision = decisions.next().expect("the decisions were counted");
-                let _ = answer.send(Ok(decision));
-            }
-            Self::Many(count, answer) => {
-                let _ = answer.send(Ok(decisions.take(count).collect()));
-            }
-        }
-    }
-
-    fn fail(self, error: Error) {
-        match self {
-            Self::One(answer) => drop(answer.send(Err(error))),
-            Self::Many(_, answer) => drop(answer.send(Err(error))),
-        }
     }
 }
 
@@ -193,7 +130,7 @@ async fn run(member: Arc<Member>, mut waiting: mpsc::Receiver<Waiting>) {
         let mut batch = vec![first];
         left_over = gather(&mut waiting, &mut batch).await;
         // Skips commands whose caller has gone away.
-        batch.retain(|waiting| !waiting.is_given_up());
+        batch.retain(|waiting| !waiting.answer.is_closed());
         if !batch.is_empty() {
             propose_batch(&member, batch, permit, &transfers).await;
         }
@@ -208,10 +145,10 @@ async fn gather(
     batch: &mut Vec<Waiting>,
 ) -> Option<Waiting> {
     tokio::task::yield_now().await;
-    let mut count: usize = batch.iter().map(Waiting::commands).sum();
+    let mut count: usize = batch.iter().map(|waiting| waiting.commands.len()).sum();
     while count < MAX_ENTRY_COMMANDS {
         let more = waiting.try_recv().ok()?;
-        count += more.commands();
+        count += more.commands.len();
         if count > MAX_ENTRY_COMMANDS {
             return Some(more);
         }
@@ -229,25 +166,16 @@ async fn propose_batch(
     let mut commands = Vec::with_capacity(batch.len());
     let mut trace_ids = Vec::with_capacity(batch.len());
     let mut answers = Vec::with_capacity(batch.len());
-    let mut take = |Traced { command, trace_id }| {
-        commands.push(command);
-        trace_ids.push(trace_id);
-    };
-    for waiting in batch {
-        match waiting {
-            Waiting::One(command, answer) => {
-                take(command);
-                answers.push(Answer::One(answer));
-            }
-            Waiting::Many(many, answer) => {
-                answers.push(Answer::Many(many.len(), answer));
-                many.into_iter().for_each(&mut take);
-            }
+    for Waiting { commands: of_caller, answer } in batch {
+        answers.push((of_caller.len(), answer));
+        for Traced { command, trace_id } in of_caller {
+            commands.push(command);
+            trace_ids.push(trace_id);
         }
     }
     let Leading { term, stamper } = match leading(member) {
         Ok(leading) => leading,
-        Err(error) => return answer_all(answers, &error),
+        Err(error) => return fail_all(answers, &error),
     };
     let stamp = stamper.now(&*member.clock);
     let data = codec::data_of(&Proposal { stamp, commands });
@@ -271,20 +199,25 @@ async fn propose_batch(
     }
 }
 
-/// Sends each command its decision, or all of them the same error.
-fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<TypeConfig>) {
+/// Sends each caller the decisions about its commands, or all of them the same error.
+fn distribute(
+    member: &Member,
+    answers: Vec<(usize, Answer)>,
+    result: ClientWriteResult<TypeConfig>,
+) {
     let error = match result {
         Ok(response) => {
             let decisions = response.data.decisions;
-            let asked: usize = answers.iter().map(Answer::decisions).sum();
+            let asked: usize = answers.iter().map(|(count, _)| count).sum();
             if decisions.len() != asked {
                 let got = decisions.len();
                 member.stop.stop(format!("{asked} commands were answered with {got} decisions"));
-                return answer_all(answers, &Error::unknown("the node has stopped"));
+                return fail_all(answers, &Error::unknown("the node has stopped"));
             }
             let mut decisions = decisions.into_iter();
-            for answer in answers {
-                answer.send(&mut decisions);
+            for (count, answer) in answers {
+                // A caller that has gone away gets no answer.
+                let _ = answer.send(Ok(decisions.by_ref().take(count).collect()));
             }
             return;
         }
@@ -300,12 +233,13 @@ fn distribute(member: &Member, answers: Vec<Answer>, result: ClientWriteResult<T
         }
         ClientWriteError::ChangeMembershipError(error) => Error::unknown(error.to_string()),
     };
-    answer_all(answers, &error);
+    fail_all(answers, &error);
 }
 
-fn answer_all(answers: Vec<Answer>, error: &Error) {
-    for answer in answers {
-        answer.fail(error.clone());
+fn fail_all(answers: Vec<(usize, Answer)>, error: &Error) {
+    for (_, answer) in answers {
+        // As above.
+        let _ = answer.send(Err(error.clone()));
     }
 }
 

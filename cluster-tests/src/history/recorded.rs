@@ -127,14 +127,13 @@ impl<S> Recorded<S> {
     }
 
     fn begin_write(&self, command: &Command) -> Option<Write<'_>> {
-        let action = match &command.operation {
-            Operation::Lock(command) => Action::Lock(asked_lock(command)),
-            Operation::Unlock(command) => Action::Unlock(asked_unlock(command)),
+        let action = if let Operation::Lock(command) = &command.operation {
+            Action::Lock(asked_lock(command))
+        } else if let Operation::Unlock(command) = &command.operation {
+            Action::Unlock(asked_unlock(command))
+        } else {
             // Not in the history.
-            Operation::Advance
-            | Operation::ConfigureTable(_)
-            | Operation::DeleteTable { .. }
-            | Operation::RaiseFeatureLevel(_) => return None,
+            return None;
         };
         let id = command.request_id;
         let open = self.open.as_ref().zip(id).map(|(writes, id)| {
@@ -278,13 +277,12 @@ impl<S: LockService> LockService for Recorded<S> {
 
 /// The bytes of a command's names: its body has some more.
 fn bytes_of(command: &Command) -> usize {
-    match &command.operation {
-        Operation::Lock(command) => command.signature.len() + command.signee.len(),
-        Operation::Unlock(command) => command.signature.len() + command.signee.len(),
-        Operation::Advance
-        | Operation::ConfigureTable(_)
-        | Operation::DeleteTable { .. }
-        | Operation::RaiseFeatureLevel(_) => 0,
+    if let Operation::Lock(command) = &command.operation {
+        command.signature.len() + command.signee.len()
+    } else if let Operation::Unlock(command) = &command.operation {
+        command.signature.len() + command.signee.len()
+    } else {
+        0
     }
 }
 
@@ -318,15 +316,13 @@ fn asked_unlock(command: &UnlockCommand) -> UnlockAction {
 
 /// Translates a decision about a lock or unlock command.
 fn decided(outcome: &lock::Outcome) -> Outcome {
-    match outcome {
-        lock::Outcome::Lock(status) => answered_lock(status),
-        lock::Outcome::Unlock(status) => answered_unlock(status),
+    if let lock::Outcome::Lock(status) = outcome {
+        answered_lock(status)
+    } else if let lock::Outcome::Unlock(status) = outcome {
+        answered_unlock(status)
+    } else {
         // Another answer than was asked for: nothing is known.
-        lock::Outcome::Advanced
-        | lock::Outcome::Table
-        | lock::Outcome::NoTable
-        | lock::Outcome::FeatureLevel
-        | lock::Outcome::Refused(_) => Outcome::Unknown,
+        Outcome::Unknown
     }
 }
 

@@ -70,19 +70,11 @@ impl LockService for Linked {
         call: CallOptions,
     ) -> Vec<Result<Decision, Error>> {
         for command in &commands {
-            match &command.operation {
-                Operation::Lock(lock) if lock.token.is_some() => {
-                    self.renewals.fetch_add(1, Ordering::SeqCst);
-                }
-                Operation::Unlock(_) => {
-                    let slow = self.slow_release.load(Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(slow)).await;
-                }
-                Operation::Lock(_)
-                | Operation::Advance
-                | Operation::ConfigureTable(_)
-                | Operation::DeleteTable { .. }
-                | Operation::RaiseFeatureLevel(_) => {}
+            if let Operation::Lock(lock) = &command.operation {
+                self.renewals.fetch_add(usize::from(lock.token.is_some()), Ordering::SeqCst);
+            } else if let Operation::Unlock(_) = &command.operation {
+                let slow = self.slow_release.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(slow)).await;
             }
         }
         match self.pass().await {
