@@ -32,7 +32,6 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock::{Command, Decision, Invalid, Query, View};
 use crate::node::{Node, deadline};
-use crate::planted::{self, Bug};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService};
 use crate::types::CallOptions;
@@ -308,8 +307,7 @@ impl LockService for Forwarding {
         invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
     }
 
-    async fn read(&self, mut query: Query, call: CallOptions) -> Result<View, Error> {
-        query.stale |= planted::active(Bug::LocalRead);
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         if query.stale {
             return self.node.read(query, call).await;
         }

@@ -29,8 +29,6 @@ pub mod lock;
 pub mod memory;
 #[cfg(feature = "server")]
 pub mod node;
-#[doc(hidden)]
-pub mod planted;
 #[cfg(feature = "bench")]
 mod processes;
 #[cfg(feature = "server")]

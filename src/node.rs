@@ -30,7 +30,6 @@ use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
 use crate::lock::{Command, Decision, Invalid, Query, View};
-use crate::planted::{self, Bug};
 use crate::raft::compaction;
 use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Phase};
@@ -317,10 +316,6 @@ pub(crate) fn leading(member: &member::Member) -> Result<Leading, Error> {
     if out_of_touch(member, leader.last_quorum_acked()) {
         return Err(Error::unavailable("this node leads but has lost touch with the majority"));
     }
-    if planted::active(Bug::StampBeforeBlank) {
-        let base = member.replica.figures().clock;
-        member.replica.begin_term(term, base);
-    }
     match member.replica.stamper(term) {
         Some(stamper) => Ok(Leading { term, stamper }),
         None => Err(Error::unavailable("this node has just been elected; try again")),
@@ -389,7 +384,7 @@ impl LockService for Node {
 
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         query.validate()?;
-        if !query.stale && !planted::active(Bug::UnconfirmedRead) {
+        if !query.stale {
             let deadline = deadline(&call);
             let _admitted = self.admit()?;
             self.begun(deadline).await?;

@@ -42,9 +42,6 @@ const LOOK: Duration = Duration::from_secs(3);
 /// The timeout of a status request that is sent to several nodes at once.
 const GLANCE: Duration = Duration::from_millis(400);
 
-/// Chooses a bug in a program that was built with some; without it, such a program does not serve.
-const PLANTED: &str = "KEYWARD_PLANTED_BUG";
-
 /// The configuration of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -189,7 +186,6 @@ impl Cluster {
             .current_dir(self.folder())
             .env_clear()
             .env("RUST_BACKTRACE", "1")
-            .envs(std::env::var_os(PLANTED).map(|bug| (PLANTED, bug)))
             .envs(own.environment.iter().map(|(name, value)| (name, value)))
             .arg("serve")
             .args(["--id", &id.to_string()])

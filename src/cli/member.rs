@@ -149,8 +149,6 @@ impl Running {
     /// # Errors
     /// The folder is another node's, damaged or in use.
     pub(crate) async fn start(mut plan: Plan, listeners: Listeners) -> Result<Self, Failure> {
-        #[cfg(feature = "planted-bugs")]
-        crate::planted::announce().map_err(Failure::usage)?;
         let clock: Arc<dyn Clock> = if plan.debug_clock {
             let clock = OffsetClock::default();
             plan.config.debug_clock = Some(clock.clone());

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::planted::{self, Bug};
 
 /// Why a lock is no longer held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,9 +75,6 @@ impl Belief {
     /// Records that a renewal is sent now: until it is answered, its end counts if it is the
     /// earlier one.
     pub(super) fn asked(&self, sent: Duration) {
-        if planted::active(Bug::RenewalNotFeared) {
-            return;
-        }
         let asked = self.end_of(sent, self.duration);
         self.update(|inner| inner.end = inner.end.min(asked));
     }
@@ -86,7 +82,6 @@ impl Belief {
     /// Records that a request sent at this time was granted, with this much left when it was
     /// decided.
     pub(super) fn answered(&self, sent: Duration, expires_in: Duration) {
-        let sent = if planted::active(Bug::CountedFromAnswer) { self.now() } else { sent };
         let end = self.end_of(sent, expires_in);
         self.update(|inner| inner.end = end);
     }

@@ -29,7 +29,6 @@ use crate::budget;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::node::{Node, admit_up_to};
-use crate::planted::{self, Bug};
 use crate::raft::peer::{CallError, Lane, broken, paths};
 use crate::storage::Uuid;
 use crate::task::of_host;
@@ -545,8 +544,7 @@ fn not_sent() -> Error {
 
 /// The error for a request that may have arrived and got no answer.
 pub(super) fn lost(is_read: bool, reason: &str) -> Error {
-    let not_done = is_read || planted::active(Bug::CutOffIsUnavailable);
-    if not_done { Error::unavailable(reason) } else { Error::unknown(reason) }
+    if is_read { Error::unavailable(reason) } else { Error::unknown(reason) }
 }
 
 #[cfg(test)]

@@ -33,7 +33,6 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::{ClusterTime, Operation};
-use crate::planted::{self, Bug};
 use crate::types::{DecidedAt, ForbiddenReason, RequestId, Token, TransferReason};
 
 /// The time for which an unused lane is remembered: longer than any client retries, and longer than
@@ -157,13 +156,9 @@ impl Lanes {
         now: ClusterTime,
         tracker: &mut Tracker,
     ) -> Recall {
-        if planted::active(Bug::RepeatJudgedAnew) {
-            return Recall::New;
-        }
         let lane = self.by_id.get(&id.lane);
         let Some(lane) = lane.filter(|lane| !unused_until(lane.last_used).reached(now)) else {
-            let is_new = id.seq <= FIRST || planted::active(Bug::ForgottenLaneIsNew);
-            return if is_new { Recall::New } else { Recall::Forgotten };
+            return if id.seq <= FIRST { Recall::New } else { Recall::Forgotten };
         };
         if id.seq > lane.seq {
             return Recall::New;

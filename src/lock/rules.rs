@@ -5,7 +5,6 @@
 
 use crate::lock::record::Grant;
 use crate::lock::{LockCommand, UnlockCommand};
-use crate::planted::{self, Bug};
 use crate::types::{ForbiddenReason, TransferReason};
 
 /// The verdict on a lock command.
@@ -34,7 +33,6 @@ pub(super) fn judge_lock(holder: Option<&Grant>, command: &LockCommand) -> LockV
     let mine = holder.belongs_to(&command.signee, command.instance.as_deref());
     match (mine, holder.expired) {
         (true, false) => LockVerdict::Renew,
-        (true, true) if planted::active(Bug::ExpiredKeepsToken) => LockVerdict::Renew,
         (true, true) => LockVerdict::RenewExpired,
         (false, true) => LockVerdict::Transfer(TransferReason::Expired),
         (false, false) if command.force => LockVerdict::Transfer(TransferReason::Forced),
@@ -51,11 +49,10 @@ fn judge_renew_only(holder: Option<&Grant>, command: &LockCommand) -> LockVerdic
     let renewable = holder.is_some_and(|holder| {
         holder.belongs_to(&command.signee, command.instance.as_deref())
             && Some(holder.token) == command.token
-            && (!holder.expired || planted::active(Bug::RenewalRevives))
+            && !holder.expired
     });
     match holder {
         Some(_) if renewable => LockVerdict::Renew,
-        None if planted::active(Bug::RenewOnlyCreates) => LockVerdict::Grant,
         Some(_) | None => LockVerdict::Refuse(ForbiddenReason::Lost),
     }
 }
@@ -78,7 +75,6 @@ pub(super) fn judge_unlock(holder: Option<&Grant>, command: &UnlockCommand) -> U
     let mine = holder.belongs_to(&command.signee, command.instance.as_deref());
     match command.token {
         Some(token) if mine && holder.token == token => UnlockVerdict::Release,
-        Some(_) if mine && planted::active(Bug::UnlockByName) => UnlockVerdict::Release,
         Some(_) => UnlockVerdict::Refuse(ForbiddenReason::Lost),
         None if mine => UnlockVerdict::Release,
         None => UnlockVerdict::Refuse(ForbiddenReason::Held),

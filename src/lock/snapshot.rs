@@ -21,7 +21,6 @@ use crate::lock::lanes::{Effect, Granted, Lane};
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Grant, Key, Rare};
 use crate::lock::{ClusterTime, FEATURE_LEVEL, State};
-use crate::planted::{self, Bug};
 use crate::types::{DecidedAt, ForbiddenReason, MAX_SAFE_INTEGER, Token, TransferReason};
 
 /// The magic bytes of a snapshot's body.
@@ -144,8 +143,7 @@ impl State {
 
     /// The meta bytes: everything that is not a record, and the number of records.
     pub fn encoded_meta(&self) -> Vec<u8> {
-        let lanes = if planted::active(Bug::LanesNotInSnapshot) { 0 } else { self.lanes.len() };
-        let records = self.locks.len() + lanes as u64 + self.locks.configured();
+        let records = self.locks.len() + self.lanes.len() as u64 + self.locks.configured();
         let mut out = vec![META_VERSION];
         put_u64(&mut out, u64::from(self.feature_level));
         put_u64(&mut out, self.clock.0);
@@ -163,8 +161,7 @@ impl State {
             let pair = move |grant: &Grant| (grant_key(key, grant.token), grant_value(grant));
             record.grants.iter().map(pair)
         });
-        let lanes = self.lanes.iter().filter(|_| !planted::active(Bug::LanesNotInSnapshot));
-        let lanes = lanes.map(|(id, lane)| (lane_key(id), lane_value(lane)));
+        let lanes = self.lanes.iter().map(|(id, lane)| (lane_key(id), lane_value(lane)));
         let tables = self.locks.all_defaults();
         let tables = tables.map(|(name, defaults)| (table_key(name), table_value(defaults)));
         grants.chain(lanes).chain(tables)

@@ -42,7 +42,6 @@
 //! The maps share their structure. A clone costs next to nothing, so that a snapshot is a clone that
 //! is encoded elsewhere while apply goes on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smol_str::SmolStr;
@@ -57,7 +56,6 @@ use crate::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
     TableCommand, UnlockCommand, validate,
 };
-use crate::planted::{self, Bug};
 use crate::types::{
     self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
     MAX_SAFE_INTEGER, TableInfo, TablesRequest, Token, UnlockStatus,
@@ -464,13 +462,6 @@ impl State {
         let record = operation.record_key().and_then(|key| self.locks.get(&key));
         let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
         let grant = grants.iter().find(|grant| grant.token == token);
-        if planted::active(Bug::StoredRemainingTime)
-            && let Operation::Lock(command) = operation
-            && let Some(ms) = command.duration_ms
-        {
-            let expires_in = Duration::from_millis(ms);
-            return types::Grant { token, level, expires_in, removed_in: None, live: true };
-        }
         grant.map_or(
             types::Grant {
                 token,
@@ -541,7 +532,7 @@ impl Operation {
 
 /// Whether the proposal was stamped in another term than that of its entry, and so has no effect.
 fn is_stale(proposal: &Proposal, entry_term: u64) -> bool {
-    proposal.stamp.term != entry_term && !planted::active(Bug::StaleStampAccepted)
+    proposal.stamp.term != entry_term
 }
 
 /// The edge refuses a NUL long before; apply refuses it again, because no key could hold it.
@@ -553,10 +544,6 @@ fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
 /// The counter stops at the largest token instead of starting over: no new grant is better than one
 /// that a resource would take for an old one.
 fn new_token(next: &mut u64) -> Option<Token> {
-    if planted::active(Bug::TokenFromNode) {
-        static OF_THIS_NODE: AtomicU64 = AtomicU64::new(1);
-        return Some(Token(OF_THIS_NODE.fetch_add(1, Ordering::Relaxed)));
-    }
     if *next > MAX_SAFE_INTEGER {
         return None;
     }

@@ -20,7 +20,6 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 
-use crate::planted::{self, Bug};
 use crate::raft::codec::{self, Confirmed};
 use crate::raft::member::Member;
 use crate::raft::peer::{Lane, paths};
@@ -169,7 +168,7 @@ impl Round {
         answer: &Confirmed,
         membership: &StoredMembership,
     ) -> Option<Outcome> {
-        let asked_now = answer.round == self.number || planted::active(Bug::OldAckConfirmsRead);
+        let asked_now = answer.round == self.number;
         if answer.vote.is_some_and(|vote| vote > self.vote) {
             // This holds for answers of any round: a vote never goes back.
             return Some(Outcome::Deposed);

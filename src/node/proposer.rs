@@ -17,7 +17,6 @@ use crate::limits::MAX_ENTRY_COMMANDS;
 use crate::lock::{self, Command, Decision, Proposal};
 use crate::node::transfers::{Transfers, transfers_of};
 use crate::node::{Leading, leading, not_leading};
-use crate::planted::{self, Bug};
 use crate::raft::codec;
 use crate::raft::member::Member;
 use crate::raft::types::{Callback, TypeConfig};
@@ -191,9 +190,7 @@ async fn propose_batch(
     });
     // The core compares the term when it appends, so that an entry of another term never carries
     // this stamp; the lock machine would refuse it besides.
-    let write = member.raft.write(data).responder(answered);
-    let write =
-        if planted::active(Bug::StaleStampAccepted) { write } else { write.with_leader(term) };
+    let write = member.raft.write(data).responder(answered).with_leader(term);
     if let Err(stopped) = write.await {
         tracing::debug!(%stopped, "nothing is proposed any more");
     }

@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::lock::DecodeError;
-use crate::planted::{self, Bug};
 use crate::raft::fields::{self, Fields, Line, escaped};
 use crate::raft::hello::percent;
 use crate::raft::peer::{Lane, Peers, paths};
@@ -278,7 +277,7 @@ impl Asker<'_> {
         for answer in &answers {
             let Some(cluster) = answer.cluster else { continue };
             let known = answer.members.get(&self.id).copied();
-            if known != Some(self.uuid) && !planted::active(Bug::IdReusedAfterWipe) {
+            if known != Some(self.uuid) {
                 let (peer, node, uuid) = (answer.node, self.id, self.uuid);
                 return Err(BootstrapError::NotListed { peer, node, cluster, uuid, known });
             }

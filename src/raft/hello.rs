@@ -16,7 +16,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::lock::FEATURE_LEVEL;
-use crate::planted::{self, Bug};
 use crate::raft::fields::{self, Fields, Line};
 use crate::storage::identity::{Seen, StaleFolder, Start};
 use crate::storage::{Identity, StorageError, Uuid};
@@ -232,9 +231,7 @@ impl Hello {
         }
         let here = identity.facts().uuid;
         match self.to_uuid {
-            Some(meant) if meant != here && !planted::active(Bug::IdReusedAfterWipe) => {
-                Err(Refusal::WrongFolder { node: id, here, meant })
-            }
+            Some(meant) if meant != here => Err(Refusal::WrongFolder { node: id, here, meant }),
             Some(_) | None => Ok(()),
         }
     }
@@ -252,7 +249,7 @@ impl Hello {
         }
         // Also an id that no member has: the start of each sender that passes is remembered for ever.
         let known = facts.members.get(&self.from).copied();
-        if known != Some(self.start.uuid) && !planted::active(Bug::IdReusedAfterWipe) {
+        if known != Some(self.start.uuid) {
             let (node, found) = (self.from, self.start.uuid);
             return Ok(Err(Refusal::UnknownSender { node, found, known }));
         }
@@ -302,7 +299,7 @@ impl Signature {
     /// Checks that the answer is from the folder `asked`, and from its newest start.
     pub(crate) async fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
         let Self(start) = self;
-        if start.uuid != asked && !planted::active(Bug::IdReusedAfterWipe) {
+        if start.uuid != asked {
             return Err(format!("data folder {} has answered for {asked}", start.uuid));
         }
         match judge_start(identity, start).await {

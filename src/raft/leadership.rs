@@ -13,7 +13,6 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::Notify;
 
-use crate::planted::{self, Bug};
 use crate::raft::member::Member;
 use crate::raft::types::TypeConfig;
 
@@ -86,9 +85,8 @@ fn look(member: &Member, metrics: &RaftServerMetrics<TypeConfig>) -> Leadership 
 
 /// Whether this node has won an election and its own entry of the term is not applied yet.
 pub(crate) fn is_beginning(member: &Member) -> bool {
-    member.raft.as_leader().is_ok_and(|leader| {
-        !planted::active(Bug::StampBeforeBlank) && !member.replica.stampers.has_begun(leader.term())
-    })
+    let leader = member.raft.as_leader();
+    leader.is_ok_and(|leader| !member.replica.stampers.has_begun(leader.term()))
 }
 
 /// Waits until `found` returns something, calling it at each change. Returns `None` on timeout.

@@ -13,7 +13,6 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use crate::limits::SEND_BYTES;
-use crate::planted::{self, Bug};
 use crate::raft::codec::{self, APPEND_BYTES, MAX_ENTRY_BYTES};
 use crate::raft::config::SEND_ENTRIES;
 use crate::raft::peer::MAX_MESSAGE_BYTES;
@@ -48,9 +47,6 @@ impl LogStore {
     /// Reads every entry that the log holds from `from` up to, but not including, `to`.
     fn read_all(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
         let options = self.log.options();
-        if planted::active(Bug::ChunkCutShort) {
-            return self.read_some(from, to, options.apply_bytes);
-        }
         let entries = self.log.read_all(from, to).map_err(io::Error::other)?;
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         (options.on_whole_read)(entries.len() as u64, bytes as u64);

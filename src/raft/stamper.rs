@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::lock::{ClusterTime, Stamp};
-use crate::planted::{self, Bug};
 
 /// One, in parts per million.
 const MILLION: u128 = 1_000_000;
@@ -45,11 +44,6 @@ impl Stamper {
     pub(crate) fn now(self, clock: &dyn Clock) -> Stamp {
         // A raw clock never goes back; if one did, the cluster clock would stand still: no time is
         // taken from a holder or added to the clock.
-        #[cfg(feature = "planted-bugs")]
-        if planted::active(Bug::WallClockStamps) {
-            let time = ClusterTime::default().saturating_add(planted::wall_clock());
-            return Stamp { term: self.term, time };
-        }
         let since = clock.raw().saturating_sub(self.raw_base);
         let time = self.base.saturating_add(slowed(since, self.rho_ppm));
         Stamp { term: self.term, time }
@@ -143,21 +137,8 @@ impl CurrentStamper {
     /// Begins a term, unless it was begun already: the base of a term is not replaced.
     pub(crate) fn begin(&self, stamper: Stamper, clock: &dyn Clock) {
         let mut current = self.lock();
-        if planted::active(Bug::OldBaseReused)
-            && let Some(old) = current.as_mut().filter(|old| old.stamper.term < stamper.term)
-        {
-            old.stamper.term = stamper.term;
-        }
         if current.as_ref().is_none_or(|current| current.stamper.term < stamper.term) {
             *current = Some(Current { stamper, watch: Watch::begin(clock) });
-        }
-    }
-
-    /// Adopts another node's time, which no node may.
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) fn believe(&self, time: ClusterTime) {
-        if let Some(current) = self.lock().as_mut() {
-            current.stamper.base = current.stamper.base.max(time);
         }
     }
 

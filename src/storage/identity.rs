@@ -38,7 +38,6 @@ use super::envelope::{self, Body, Kind};
 use super::error::REPLACE_NODE;
 use super::log::{Fatal, PromiseCounter, Promises};
 use super::{StorageError, Uuid};
-use crate::planted::{self, Bug};
 
 const FILE: &str = "identity";
 
@@ -223,7 +222,7 @@ impl Identity {
     /// [`StorageError::OldFiles`] when the log has made fewer promises than the identity records.
     pub fn attach(&self, counter: PromiseCounter) -> Result<(), StorageError> {
         let (found, known) = (counter.get(), self.facts().promised);
-        if !found.cover(known) && !planted::active(Bug::CopyOfRunningFolderAccepted) {
+        if !found.cover(known) {
             return Err(StorageError::OldFiles { found, known });
         }
         // The first counter wins: there is one log in a folder.
@@ -343,7 +342,7 @@ impl Identity {
     pub fn heard(&self, peer: Uuid, run: Uuid, promised: Promises) -> bool {
         let mut seen = self.inner.seen.lock();
         let Some(seen) = seen.get_mut(&peer).filter(|seen| seen.run == run) else {
-            return judge::is_blind();
+            return false;
         };
         seen.promised = seen.promised.max_with(promised);
         true
@@ -352,9 +351,6 @@ impl Identity {
     /// Records that a peer lacks an entry it has acknowledged: none of its starts is accepted any
     /// more. Returns `false` if nothing is recorded, because the peer is unknown.
     pub fn condemn(&self, peer: Uuid) -> bool {
-        if judge::is_blind() {
-            return false;
-        }
         let mut seen = self.inner.seen.lock();
         seen.get_mut(&peer).map(|seen| seen.lacks = true).is_some()
     }
@@ -552,7 +548,7 @@ fn check_complete(disk: &dyn Disk) -> Result<(), StorageError> {
 /// Checks that the folder is not a copy, whose files were created later than the originals. A copy
 /// made while the node ran, or after it was killed, may lack promises, and nobody can know which.
 fn check_place(disk: &dyn Disk, facts: &Facts) -> Result<(), StorageError> {
-    if facts.stopped || planted::active(Bug::CopyOfRunningFolderAccepted) {
+    if facts.stopped {
         return Ok(());
     }
     let born = |file: &'static str| disk.born(file).map_err(StorageError::io("look at", file));

@@ -26,7 +26,6 @@ use super::disk::{Disk, DiskFile};
 use super::envelope::{self, Body};
 use super::error::REPLACE_NODE;
 use super::{LogId, StorageError, Uuid};
-use crate::planted::{self, Bug};
 
 pub(super) const FOLDER: &str = "snapshots";
 
@@ -352,9 +351,6 @@ impl VerifiedSnapshot {
 impl Draft {
     /// Makes the bytes durable.
     fn sync(&self) -> Result<(), StorageError> {
-        if planted::active(Bug::SnapshotNotSynced) {
-            return Ok(());
-        }
         self.file.sync_all().map_err(StorageError::io("sync", &self.path))
     }
 

@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic, in its helpers too")]
 
 mod cli;
+mod clocks;
 mod cluster;
 mod conformance;
 mod forming;
 mod forwarding;
 mod house;
 mod leading;
-mod planted;
 mod transfers;

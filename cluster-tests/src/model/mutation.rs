@@ -2,7 +2,8 @@
 
 use clap::ValueEnum;
 
-/// A mistake in the protocol, or in the lock machine if it was built with planted bugs.
+/// A mistake in the protocol. The mistakes in the lock machine itself are patches, in
+/// `cluster-tests/mutations/`; two of them add themselves to this list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Mutation {
     /// A leader stamps before its own blank entry is applied, from the current value of its clock.
@@ -13,10 +14,6 @@ pub enum Mutation {
     FollowerAdvances,
     /// A client counts its time from the arrival of the answer.
     CountedFromAnswer,
-    /// The lock machine accepts a stamp of another term.
-    StaleStampAccepted,
-    /// The lock machine lets a renewal revive an expired grant.
-    RenewalRevives,
 }
 
 impl Mutation {
@@ -27,24 +24,11 @@ impl Mutation {
             Self::StampBeforeBlank => of::LATE,
             Self::OldBaseReused | Self::FollowerAdvances => of::EARLY,
             Self::CountedFromAnswer => of::BELIEF,
-            Self::StaleStampAccepted => of::STALE,
-            Self::RenewalRevives => of::DEAD,
         }
     }
 
-    /// Its name on the command line and, if the lock machine has it, as a planted bug.
+    /// Its name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    /// Whether it is a bug planted in the lock machine, and not in the model.
-    pub fn is_planted(self) -> bool {
-        match self {
-            Self::StaleStampAccepted | Self::RenewalRevives => true,
-            Self::StampBeforeBlank
-            | Self::OldBaseReused
-            | Self::FollowerAdvances
-            | Self::CountedFromAnswer => false,
-        }
     }
 }

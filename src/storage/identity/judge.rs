@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Uuid;
 use super::super::log::Promises;
-use crate::planted::{self, Bug};
 
 /// A start of a data folder, as its node reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,17 +128,12 @@ pub(super) fn judge(known: Option<&Seen>, start: &Start) -> Result<Option<Seen>,
     if seen.lacks {
         return Err(StaleFolder::Lacks { uuid });
     }
-    if !same && seen.boot >= boot && !planted::active(Bug::BootNumberIgnored) {
+    if !same && seen.boot >= boot {
         return Err(StaleFolder::Boot { uuid, boot, run, seen: seen.boot });
     }
     let owed = if same { seen.owed } else { seen.owed.max_with(seen.promised) };
-    if !found.cover(owed) && !is_blind() {
+    if !found.cover(owed) {
         return Err(StaleFolder::Promises { uuid, boot, found, owed });
     }
     Ok(same.then(|| Seen { promised: seen.promised.max_with(promised), ..*seen }))
-}
-
-/// Whether a planted bug is active that the promises would reveal.
-pub(super) fn is_blind() -> bool {
-    planted::active(Bug::BootNumberIgnored) || planted::active(Bug::CopyOfRunningFolderAccepted)
 }

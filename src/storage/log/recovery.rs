@@ -19,7 +19,6 @@ use super::segments::Segments;
 use super::vote::{self, VoteFile};
 use super::writer::{Tail, Writer};
 use super::{LogOptions, Recovered, Shared};
-use crate::planted::{self, Bug};
 use crate::random;
 use crate::storage::disk::Disk;
 use crate::storage::error::REPLACE_NODE;
@@ -237,7 +236,6 @@ impl Replayed {
         let at = found.payload.start - RECORD_HEADER;
         match found.record {
             Record::Mark => {}
-            Record::Truncate(_) if planted::active(Bug::TruncationForgotten) => {}
             Record::Truncate(after) => {
                 self.may_end_with(after)
                     .map_err(|why| StorageError::damaged(&meta.path(), at as u64, why))?;
@@ -275,9 +273,7 @@ impl Replayed {
         segment: &Segment,
         tail: usize,
     ) -> Result<(), StorageError> {
-        if let Some(later) = scan.later_frame()
-            && !planted::active(Bug::DamageTakenForTail)
-        {
+        if let Some(later) = scan.later_frame() {
             let what = format!(
                 "there is no valid frame, but a later one at byte {later}, so what was here was \
                  acknowledged"

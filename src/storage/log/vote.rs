@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::planted::{self, Bug};
 use crate::storage::disk::{self, Disk, DiskFile};
 use crate::storage::envelope::{self, Body, Kind};
 use crate::storage::error::REPLACE_NODE;
@@ -130,9 +129,6 @@ impl VoteFile {
         let offset = (number * SLOT_BYTES) as u64;
         let write = self.file.write_at(&encode(slot), offset);
         write.map_err(StorageError::io("write", FILE))?;
-        if planted::active(Bug::VoteNotSynced) {
-            return Ok(());
-        }
         self.file.sync_data().map_err(StorageError::io("sync", FILE))
     }
 }

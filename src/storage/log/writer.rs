@@ -14,7 +14,6 @@ use super::recovery::number;
 use super::segments::Segments;
 use super::vote::VoteFile;
 use super::{Done, Shared};
-use crate::planted::{self, Bug};
 use crate::storage::disk::Disk;
 use crate::storage::{LogEntry, LogId, StorageError, Vote};
 
@@ -192,9 +191,6 @@ impl Writer {
         let written = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let write = segment.file.write_at(written, self.tail.offset);
         write.map_err(StorageError::io("write", &segment.path))?;
-        if planted::active(Bug::AckBeforeFsync) {
-            self.report();
-        }
         self.shared
             .timed(|| segment.file.sync_data())
             .map_err(StorageError::io("sync", &segment.path))?;

@@ -53,7 +53,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
              ![A run](run.png)\n",
         );
     }
-    for (title, file) in [("Bugs found", "bugs-found.md"), ("Bugs planted", "planted-bugs.md")] {
+    for (title, file) in [("Bugs found", "bugs-found.md"), ("Mutations", "mutations.md")] {
         if docs.join(file).exists() {
             let _ =
                 writeln!(page, "\n## {title}\n\nThey have a page of their own: [{file}]({file}).");
