@@ -136,21 +136,24 @@ async fn of_many_expired_locks_that_are_taken_over_the_first_leave_lines_and_for
     }
     let expired = |line: &Value| line["message"] == "an expired lock was taken over";
     // The window of time in which they are counted may have ended once on a busy machine.
-    let count = logged.transfers().iter().filter(|line| expired(line)).count();
+    let count = || logged.transfers().iter().filter(|line| expired(line)).count();
+    eventually("the first lines", async || count() >= 10).await;
+    let count = count();
     assert!((10..50).contains(&count), "{count}");
 
     for signee in ["cy", "di"].repeat(10) {
         let forced = LockOptions { force: true, ..LockOptions::default() };
         assert!(lock(&cluster, 1, signee, forced).await.ok());
     }
-    let forced = logged.transfers().iter().filter(|line| line["reason"] == "forced").count();
-    assert_eq!(forced, 19, "the first was free");
+    let forced = || logged.transfers().iter().filter(|line| line["reason"] == "forced").count();
+    eventually("a line for each but the first, which was free", async || forced() == 19).await;
 
     // The others are counted, with the next entry after the window.
     cluster.clock(1).advance(Duration::from_secs(60));
     cluster.lock(1, "another", "ann").await;
+    let more = |line: &Value| line["message"] == "more expired locks were taken over";
+    eventually("a line for the others", async || logged.transfers().iter().any(more)).await;
     let lines = logged.transfers();
-    let told = lines.iter().find(|line| line["message"] == "more expired locks were taken over");
-    let told = told.unwrap_or_else(|| panic!("{lines:?}"));
+    let told = lines.iter().find(|line| more(line)).unwrap();
     assert_eq!(told["locks"].as_u64().unwrap() + count as u64, 50);
 }

@@ -222,7 +222,7 @@ fn three_nodes_of_its_own_are_measured_beside_bare_http_with_a_report() {
 #[track_caller]
 fn assert_page(report: &Path, endpoints: &Value) {
     let page = std::fs::read_to_string(report).unwrap();
-    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
     // For each of the two measurements: rates, percentiles, and times of acquire and of release.
     let plots = |what: &str| page.matches(what).count();
     assert_eq!((plots("<figure>"), plots("<svg "), plots("</svg>")), (8, 8, 8), "{page}");
