@@ -17,7 +17,7 @@ mod reader;
 mod status;
 mod transfers;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -29,7 +29,7 @@ use crate::api::{ClusterStatus, NodeFigures};
 use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
-use crate::lock::{Command, Decision, Invalid, Query, View};
+use crate::lock::{Command, Decision, Invalid, Operation, Query, View};
 use crate::raft::compaction;
 use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Phase};
@@ -56,6 +56,9 @@ const BEGINNING: Duration = Duration::from_millis(500);
 /// The pause before a leader that has lost touch with its majority checks again whether it may move
 /// the cluster clock.
 const OUT_OF_TOUCH: Duration = Duration::from_millis(100);
+
+/// The interval at which a leader checks whether it may raise the feature level of the cluster.
+const RAISE_EVERY: Duration = Duration::from_secs(1);
 
 /// A member of a cluster. Clones are handles to the same node. It runs until [`Node::shutdown`], or
 /// until its runtime is gone; dropping the handles does not stop it.
@@ -119,7 +122,7 @@ impl Node {
         tasks.spawn(of_host(leadership::follow(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_core().await }));
-        Ok(Self {
+        let node = Self {
             inner: Arc::new(Inner {
                 member,
                 proposer,
@@ -130,7 +133,10 @@ impl Node {
                 rho_ppm: config.rho_ppm,
                 tasks: Mutex::new(tasks),
             }),
-        })
+        };
+        let raised = Arc::downgrade(&node.inner);
+        node.inner.tasks.lock().await.spawn(of_host(raise_level(raised)));
+        Ok(node)
     }
 
     /// The state of the cluster as this node knows it.
@@ -204,6 +210,30 @@ impl Node {
         let deadline = deadline(&CallOptions::default());
         let decided = self.propose(vec![Command::advance().into()], deadline).await;
         decided.into_iter().try_for_each(|decision| decision?.into_done())
+    }
+
+    /// Raises the feature level of the cluster if this node leads and the programs of all members
+    /// support a higher one.
+    async fn raise_level(&self) {
+        let member = &self.inner.member;
+        if self.leading().is_err() {
+            return;
+        }
+        let members = member.metrics_ref(|metrics| {
+            metrics.membership_config.nodes().map(|(id, _)| *id).collect::<Vec<_>>()
+        });
+        let own = (member.id, member.peers.own().level);
+        let Some(common) = member.peers.levels.common(members, own) else { return };
+        let current = member.replica.figures().feature_level;
+        if common <= current {
+            return;
+        }
+        let raise = Command::from(Operation::RaiseFeatureLevel(common));
+        let decided = self.propose(vec![raise.into()], deadline(&CallOptions::default())).await;
+        match decided.into_iter().try_for_each(|decision| decision?.into_done()) {
+            Ok(()) => tracing::info!(from = current, to = common, "the feature level is raised"),
+            Err(error) => tracing::debug!(%error, "the feature level is not raised yet"),
+        }
     }
 
     /// The time until the clock must be moved next without a request; `None` if not before the next
@@ -300,6 +330,15 @@ impl Node {
     /// The budget of bytes that large bodies and answers of this node share.
     pub(crate) fn budget(&self) -> &Budget {
         &self.inner.budget
+    }
+}
+
+/// Raises the feature level of the cluster whenever it may be, for as long as the node lives.
+async fn raise_level(node: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(RAISE_EVERY).await;
+        let Some(inner) = node.upgrade() else { return };
+        Node { inner }.raise_level().await;
     }
 }
 

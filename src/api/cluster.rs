@@ -35,6 +35,13 @@ pub struct ClusterStatus {
     pub uuid: String,
     /// The version of its program.
     pub version: String,
+    /// The feature level of its program.
+    #[serde(default)]
+    pub supported_level: u32,
+    /// The feature level of the cluster, as of the last entry that its state contains. The leader
+    /// raises it when the programs of all members support a higher one.
+    #[serde(default)]
+    pub feature_level: u32,
     /// Its present role.
     pub role: NodeRole,
     /// The reason why it cannot serve requests now; absent when it can.

@@ -375,6 +375,8 @@ mod tests {
             id,
             uuid: "u".into(),
             version: "0".into(),
+            supported_level: 1,
+            feature_level: 1,
             role: if leader == Some(id) { NodeRole::Leader } else { NodeRole::Follower },
             not_ready: not_ready.map(str::to_owned),
             leader,

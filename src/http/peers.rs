@@ -135,7 +135,8 @@ impl IntoResponse for PeerError {
 
 /// Adds a header that names the data folder, and the start of it, that answered.
 async fn sign(State(node): State<Node>, mut response: Response) -> Response {
-    let signature = Signature::of(&node.member().identity).to_string();
+    let member = node.member();
+    let signature = Signature::of(&member.identity, member.peers.own().level).to_string();
     let value = HeaderValue::try_from(signature).expect("letters, digits and signs of ASCII");
     response.headers_mut().insert(HELLO_HEADER, value);
     response

@@ -20,7 +20,7 @@ use crate::lock::encoding::{keep_flags, keep_ms, read_keep};
 use crate::lock::lanes::{Effect, Granted, Lane};
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Grant, Key, Rare};
-use crate::lock::{ClusterTime, FEATURE_LEVEL, State};
+use crate::lock::{ClusterTime, State};
 use crate::types::{DecidedAt, ForbiddenReason, MAX_SAFE_INTEGER, Token, TransferReason};
 
 /// The magic bytes of a snapshot's body.
@@ -240,13 +240,6 @@ impl Loader {
         state.locks.removals = reader.u64()?;
         state.lanes.evicted_young = reader.u64()?;
         let missing = reader.u64()?;
-        if state.feature_level > FEATURE_LEVEL {
-            return Err(DecodeError::TooNew {
-                what: "the feature level of a state",
-                found: state.feature_level.into(),
-                known: FEATURE_LEVEL.into(),
-            });
-        }
         if state.feature_level == 0 || !(1..=MAX_SAFE_INTEGER + 1).contains(&state.next_token) {
             return Err(reader.invalid());
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::budget::DEFAULT_BUFFER_BYTES;
 use crate::clock::{Clock, OffsetClock};
+use crate::lock::FEATURE_LEVEL;
 use crate::raft::config::{Settings, Timing};
 use crate::raft::member::{Home, OpenError, Options};
 use crate::storage::LogOptions;
@@ -87,6 +88,10 @@ pub struct NodeConfig {
     /// The length of the lease, in place of the profile's. Only tests, which check what does not
     /// wait for it, have a reason to set it.
     pub lease: Option<Duration>,
+    /// The feature level of this program: its members announce it, and the leader raises the level of
+    /// the cluster to the lowest of them. Only tests, which need a made-up one, have a reason to set
+    /// it.
+    pub feature_level: u32,
     /// The most requests that may wait for the log at once; more are refused as `Unavailable`.
     pub max_requests: usize,
     /// The bytes that large bodies and answers may take together; more are refused as `Unavailable`.
@@ -115,6 +120,7 @@ impl NodeConfig {
             log_kept: 10_000,
             segment_bytes: LogOptions::default().segment_bytes,
             lease: None,
+            feature_level: FEATURE_LEVEL,
             // About twenty times the number that saturates two cores.
             max_requests: 4096,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
@@ -173,6 +179,7 @@ impl NodeConfig {
                 log_kept: self.log_kept,
             },
             rho_ppm: self.rho_ppm,
+            level: self.feature_level,
             clock,
         }
     }

@@ -29,6 +29,8 @@ pub(super) fn cluster_status(member: &Member) -> ClusterStatus {
         id: member.id,
         uuid: facts.uuid.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        supported_level: member.peers.own().level,
+        feature_level: member.replica.figures().feature_level,
         role: role(&metrics),
         not_ready: not_ready(member),
         leader: metrics.current_leader,

@@ -201,7 +201,9 @@ pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, St
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::lock::{ClusterTime, Command, LockCommand, Operation, Proposal, Stamp};
+    use crate::lock::{
+        ClusterTime, Command, FEATURE_LEVEL, LockCommand, Operation, Proposal, Stamp,
+    };
     use crate::raft::member::load;
     use crate::raft::types::raft_log_id;
     use crate::storage::checkpoint::{CheckpointOptions, Opened};
@@ -234,7 +236,7 @@ mod tests {
             let options = LogOptions { drive: Drive::Inline, ..LogOptions::default() };
             let (log, _) = Log::open(Arc::new(MemDisk::new(1)), options).unwrap();
             let clock = Arc::new(ManualClock::default());
-            let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+            let replica = Arc::new(Replica::new(Machine::default(), clock, 0, FEATURE_LEVEL));
             replica.write().state.track_changes(true);
             Self { log, replica, folder: tempfile::tempdir().unwrap() }
         }
@@ -254,7 +256,10 @@ mod tests {
         fn open(&self) -> (Checkpoint, Opened<(State, SnapshotMeta)>) {
             let folder = self.folder.path().join("checkpoint");
             let options = CheckpointOptions { folder, node: Uuid(5) };
-            Checkpoint::open(options, &self.log, None, load).unwrap()
+            Checkpoint::open(options, &self.log, None, |meta, records| {
+                load(meta, records, FEATURE_LEVEL)
+            })
+            .unwrap()
         }
 
         fn start(&self, checkpoint: Checkpoint, written: Option<u64>) -> CheckpointWriter {

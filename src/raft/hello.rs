@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::lock::FEATURE_LEVEL;
 use crate::raft::fields::{self, Fields, Line};
 use crate::storage::identity::{Seen, StaleFolder, Start};
 use crate::storage::{Identity, StorageError, Uuid};
@@ -284,21 +283,30 @@ async fn judge_start(
 /// The start of the data folder that gives an answer. It uses the same header as a call: the caller
 /// refuses the answers of an old copy as it refuses its calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Signature(Start);
+pub(crate) struct Signature {
+    level: u32,
+    start: Start,
+}
 
 impl Signature {
-    pub(crate) fn of(identity: &Identity) -> Self {
-        Self(identity.start())
+    /// The signature of a node whose program has this feature level.
+    pub(crate) fn of(identity: &Identity, level: u32) -> Self {
+        Self { level, start: identity.start() }
+    }
+
+    /// The feature level of the program that gave the answer.
+    pub(crate) fn level(&self) -> u32 {
+        self.level
     }
 
     /// The run that gave the answer.
     pub(crate) fn run(&self) -> Uuid {
-        self.0.run
+        self.start.run
     }
 
     /// Checks that the answer is from the folder `asked`, and from its newest start.
     pub(crate) async fn judge(self, asked: Uuid, identity: &Identity) -> Result<(), String> {
-        let Self(start) = self;
+        let Self { start, .. } = self;
         if start.uuid != asked {
             return Err(format!("data folder {} has answered for {asked}", start.uuid));
         }
@@ -314,8 +322,8 @@ impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = Line::default();
         line.put("protocol", PROTOCOL);
-        line.put("level", FEATURE_LEVEL);
-        put_start(&mut line, &self.0);
+        line.put("level", self.level);
+        put_start(&mut line, &self.start);
         f.write_str(&line.finish())
     }
 }
@@ -324,7 +332,12 @@ impl FromStr for Signature {
     type Err = NotAHello;
 
     fn from_str(text: &str) -> Result<Self, NotAHello> {
-        let read = || Some(Self(start(&Fields::parse(text)?)?));
+        let read = || {
+            let fields = Fields::parse(text)?;
+            // Older programs than the first that raises the level say nothing else than 1.
+            let level = fields.optional("level", fields::number)?.unwrap_or(1);
+            Some(Self { level, start: start(&fields)? })
+        };
         read().ok_or_else(|| NotAHello::line(text))
     }
 }
@@ -393,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_signature_reads_back_as_it_was_written() {
-        let signature = Signature(a_start());
+        let signature = Signature { level: 1, start: a_start() };
         assert_eq!(signature.to_string().parse(), Ok(signature));
     }
 

@@ -305,11 +305,11 @@ impl Member {
         // A decoded state takes memory: a second snapshot waits until the first is installed or
         // refused.
         let alone = Arc::clone(&self.installing).lock_owned().await;
-        let cluster = self.identity.facts().cluster;
+        let (cluster, level) = (self.identity.facts().cluster, self.peers.own().level);
         // The leader may disconnect meanwhile: the work goes on, and holds the lock until it is
         // done.
         let verified =
-            blocking(move || (ReceivedSnapshot::prepare(receiver, cluster), alone)).await;
+            blocking(move || (ReceivedSnapshot::prepare(receiver, cluster, level), alone)).await;
         let (verified, _alone) = verified.map_err(|_| InboundError::CutOff)?;
         let verified = verified?;
         if verified.meta().ok().as_ref() != Some(&meta) {

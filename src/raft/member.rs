@@ -15,7 +15,7 @@ use openraft::{Instant as _, Raft, RaftMetrics};
 use tokio::sync::{OnceCell, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::lock::{FEATURE_LEVEL, Loader, State};
+use crate::lock::{Loader, State};
 use crate::raft::absence::Failures;
 use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introduction};
 use crate::raft::checkpoint::{self, CheckpointWriter};
@@ -25,7 +25,9 @@ use crate::raft::leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::peer::{Own, Peers, Ways};
-use crate::raft::state_machine::{Machine, Replica, StateMachine, read_state, snapshot_meta};
+use crate::raft::state_machine::{
+    Machine, Replica, StateMachine, read_state, snapshot_meta, understood,
+};
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
 use crate::raft::vigil::Vigil;
@@ -53,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) home: Home,
     pub(crate) settings: Settings,
     pub(crate) rho_ppm: u32,
+    /// The feature level of this program.
+    pub(crate) level: u32,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -212,7 +216,8 @@ impl Member {
         if facts.joined && log.vote().is_none() {
             return Err(OpenError::VoteMissing);
         }
-        let replica = Arc::new(Replica::new(machine, options.clock.clone(), options.rho_ppm));
+        let (clock, level) = (options.clock.clone(), options.level);
+        let replica = Arc::new(Replica::new(machine, clock, options.rho_ppm, level));
         let (bell, rung) = checkpoint::bell();
         let checkpoint = copy.map(|Copy { checkpoint, written }| {
             CheckpointWriter::start(replica.clone(), checkpoint, (bell.clone(), rung), written)
@@ -224,6 +229,7 @@ impl Member {
             client_addr: options.client_addr,
             addrs: options.addrs.clone(),
             rho_ppm: options.rho_ppm,
+            level,
         };
         let thresholds = Thresholds {
             entries: options.settings.snapshot_every,
@@ -356,7 +362,7 @@ impl Member {
     pub(crate) fn introduction(&self) -> Introduction {
         let facts = self.identity.facts();
         Introduction {
-            level: FEATURE_LEVEL,
+            level: self.peers.own().level,
             node: self.id,
             uuid: facts.uuid,
             cluster: facts.cluster,
@@ -576,14 +582,18 @@ impl Store {
         }
         let snapshots = Snapshots::open(disk, recovered.purged)?;
         let Some(checkpoint) = checkpoint else {
-            let (machine, _) = machine_of(Opened::Empty, &snapshots)?;
+            let (machine, _) = machine_of(Opened::Empty, &snapshots, options.level)?;
             return Ok(Self { folder, log, snapshots, identity, ways, machine, copy: None });
         };
         let checkpoint_options =
             CheckpointOptions { folder: checkpoint, node: identity.facts().uuid };
         let last = snapshots.latest().and_then(|snapshot| snapshot.meta.last);
+        let level = options.level;
+        let load = move |meta: &CheckpointMeta, records: &mut dyn Iterator<Item = _>| {
+            load(meta, records, level)
+        };
         let (checkpoint, opened) = Checkpoint::open(checkpoint_options, &log, last, load)?;
-        let (mut machine, written) = machine_of(opened, &snapshots)?;
+        let (mut machine, written) = machine_of(opened, &snapshots, level)?;
         machine.state.track_changes(true);
         let copy = Some(Copy { checkpoint, written });
         Ok(Self { folder, log, snapshots, identity, ways, machine, copy })
@@ -597,16 +607,18 @@ async fn written(
     blocking(write).await.map_err(StorageError::io("write", "identity"))?
 }
 
-/// Builds the state from a checkpoint.
+/// Builds the state from a checkpoint, for a program of this feature level.
 pub(crate) fn load(
     meta: &CheckpointMeta,
     records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>,
+    level: u32,
 ) -> Result<(State, SnapshotMeta), String> {
     let mut loader = Loader::new(&meta.state).map_err(|error| error.to_string())?;
     for (key, value) in records {
         loader.add(&key, &value).map_err(|error| error.to_string())?;
     }
     let state = loader.finish().map_err(|error| error.to_string())?;
+    understood(state.feature_level(), level).map_err(|error| error.to_string())?;
     Ok((state, checkpoint::snapshot_meta_of(meta)?))
 }
 
@@ -615,6 +627,7 @@ pub(crate) fn load(
 fn machine_of(
     opened: Opened<(State, SnapshotMeta)>,
     snapshots: &Snapshots,
+    level: u32,
 ) -> Result<(Machine, Option<u64>), OpenError> {
     let (state, meta, is_written) = match (opened, snapshots.latest()) {
         (Opened::Accepted(_, (state, meta)), _) => (state, meta, true),
@@ -624,7 +637,7 @@ fn machine_of(
                 tracing::warn!(reason, "the checkpoint is rebuilt from snapshot and log");
             }
             let body = latest.map(|stored| {
-                let state = snapshots.read(&stored, |body| read_state(body));
+                let state = snapshots.read(&stored, |body| read_state(body, level));
                 Ok((state.map_err(std::io::Error::other)?, snapshot_meta(&stored.meta)?))
             });
             match body.transpose().map_err(OpenError::Snapshot)? {

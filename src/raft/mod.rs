@@ -14,8 +14,9 @@
 //! - Messages between members: [`hello`] identifies the sender, [`peer`] sends calls, [`network`]
 //!   sends openraft's requests, [`sparing`] suppresses those that need not be sent, [`inbound`]
 //!   serves incoming requests, and [`codec`] is their encoding. [`vigil`] detects the end of a
-//!   leader's process, [`leadership`] notifies requests that wait for a leader, and [`absence`]
-//!   reports the members that a leader has lost.
+//!   leader's process, [`leadership`] notifies requests that wait for a leader, [`absence`]
+//!   reports the members that a leader has lost, and [`levels`] tells what all members' programs
+//!   support.
 
 pub(crate) mod absence;
 pub(crate) mod bootstrap;
@@ -28,6 +29,7 @@ mod fields;
 pub(crate) mod hello;
 pub(crate) mod inbound;
 pub(crate) mod leadership;
+pub(crate) mod levels;
 pub(crate) mod log_store;
 pub(crate) mod member;
 pub(crate) mod network;

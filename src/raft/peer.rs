@@ -15,10 +15,11 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
 use crate::carriage::{Carriage, Cause, SendError, describe};
-use crate::lock::{DecodeError, FEATURE_LEVEL};
+use crate::lock::DecodeError;
 use crate::raft::hello::{
     HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
 };
+use crate::raft::levels::Levels;
 use crate::raft::said::Said;
 use crate::raft::stop::StopSignal;
 use crate::resolve::Resolver;
@@ -105,6 +106,8 @@ pub(crate) struct Own {
     pub(crate) addrs: BTreeMap<u64, String>,
     /// The bound on clock drift, in parts per million.
     pub(crate) rho_ppm: u32,
+    /// The feature level of this program.
+    pub(crate) level: u32,
 }
 
 /// Sends calls to the other members.
@@ -122,6 +125,8 @@ pub(crate) struct Peers {
     said: Said,
     /// The time since a majority followed this node, if it leads.
     majority: OnceLock<Majority>,
+    /// The feature levels of the other members' programs.
+    pub(crate) levels: Levels,
 }
 
 /// Returns the time since a majority followed this node; `None` if it does not lead, or no majority
@@ -141,6 +146,7 @@ impl Peers {
             retired: AtomicBool::new(false),
             said: Said::default(),
             majority: OnceLock::new(),
+            levels: Levels::default(),
         }
     }
 
@@ -282,7 +288,7 @@ impl Peers {
         // A vote, too, uses this lane: heartbeats carry these fields to all members.
         let is_heartbeat = lane == Lane::Control;
         let hello = Hello {
-            level: FEATURE_LEVEL,
+            level: own.level,
             cluster: own.identity.facts().cluster,
             from: own.id,
             start: own.identity.start(),
@@ -331,7 +337,7 @@ impl Peers {
     /// Returns the response if the call was accepted, by the intended folder and its newest start.
     async fn accepted(
         &self,
-        (_, uuid, addr): (u64, Option<Uuid>, &str),
+        (node, uuid, addr): (u64, Option<Uuid>, &str),
         response: Result<reqwest::Response, SendError>,
     ) -> Result<reqwest::Response, CallError> {
         let addr = addr.to_owned();
@@ -343,7 +349,10 @@ impl Peers {
         if response.status() == reqwest::StatusCode::OK {
             let Some(asked) = uuid else { return Ok(response) };
             return match judge_answer(&response, asked, &self.own.identity).await {
-                Ok(()) => Ok(response),
+                Ok(level) => {
+                    self.levels.note(node, level);
+                    Ok(response)
+                }
                 Err(reason) => {
                     if self.said.is_due(&format!("{addr}: {reason}")) {
                         tracing::error!(addr, reason, "an answer of a peer is not accepted");
@@ -392,13 +401,16 @@ pub(crate) fn signature(response: &reqwest::Response) -> Result<Signature, NotAH
     header.unwrap_or_default().parse()
 }
 
+/// Checks that the answer is one of the folder that was asked; returns the feature level of the
+/// program that gave it.
 async fn judge_answer(
     response: &reqwest::Response,
     asked: Uuid,
     identity: &Identity,
-) -> Result<(), String> {
+) -> Result<u32, String> {
     let signature = signature(response).map_err(|error| error.to_string())?;
-    signature.judge(asked, identity).await
+    let level = signature.level();
+    signature.judge(asked, identity).await.map(|()| level)
 }
 
 /// The difference of a member's list of members from this node's, as text; `None` if there is none.

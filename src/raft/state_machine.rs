@@ -21,7 +21,7 @@ use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::lock::{ClusterTime, Counts, Decision, Deleted, Ends, FEATURE_LEVEL, State};
+use crate::lock::{ClusterTime, Counts, Decision, Deleted, Ends, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::compaction::Compaction;
@@ -70,6 +70,8 @@ pub(crate) struct Figures {
     pub(crate) next_deadline: Option<ClusterTime>,
     /// Whether there is an unexpired grant.
     pub(crate) has_unexpired: bool,
+    /// The feature level of the cluster.
+    pub(crate) feature_level: u32,
 }
 
 impl From<&Machine> for Figures {
@@ -81,6 +83,7 @@ impl From<&Machine> for Figures {
             clock: state.clock(),
             next_deadline: state.next_deadline(),
             has_unexpired: state.has_unexpired(),
+            feature_level: state.feature_level(),
         }
     }
 }
@@ -110,10 +113,12 @@ pub(crate) struct Replica {
     pub(crate) term_begun: Notify,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
+    /// The feature level of this program.
+    level: u32,
 }
 
 impl Replica {
-    pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>, rho_ppm: u32) -> Self {
+    pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>, rho_ppm: u32, level: u32) -> Self {
         let compaction = Compaction::default();
         compaction.applied(machine.applied.as_ref());
         Self {
@@ -127,6 +132,7 @@ impl Replica {
             term_begun: Notify::new(),
             clock,
             rho_ppm,
+            level,
         }
     }
 
@@ -215,7 +221,7 @@ impl Replica {
             }
             EntryPayload::Normal(data) => {
                 let proposal = decode(data, index)?;
-                understood(machine.state.level_after(term, &proposal))?;
+                understood(machine.state.level_after(term, &proposal), self.level)?;
                 // The simulation's checker needs all of them.
                 if wanted || cfg!(feature = "simulation") {
                     machine.state.apply(term, index, &proposal)
@@ -247,14 +253,15 @@ impl Replica {
     }
 }
 
-/// Checks the feature level: a state whose rules are newer than this program must not be touched.
-pub(crate) fn understood(level: u32) -> io::Result<()> {
-    if level <= FEATURE_LEVEL {
+/// Checks the feature level of a state: one whose rules are newer than this program, which knows
+/// those up to `own`, must not be touched.
+pub(crate) fn understood(level: u32, own: u32) -> io::Result<()> {
+    if level <= own {
         return Ok(());
     }
     let what = format!(
-        "the cluster has raised its feature level to {level}, this program knows up to \
-         {FEATURE_LEVEL}; start a newer one"
+        "the cluster has raised its feature level to {level}, this program knows up to {own}; start \
+         a newer one"
     );
     Err(io::Error::new(io::ErrorKind::Unsupported, what))
 }
@@ -288,8 +295,9 @@ impl ReceivedSnapshot {
     pub(crate) fn prepare(
         receiver: SnapshotReceiver,
         cluster: Option<Uuid>,
+        level: u32,
     ) -> Result<Self, StorageError> {
-        let (file, state) = receiver.verify(cluster, |body| read_state(body))?;
+        let (file, state) = receiver.verify(cluster, |body| read_state(body, level))?;
         Ok(Self { file, state: DroppedAside::new(state) })
     }
 
@@ -308,15 +316,16 @@ impl SnapshotData {
         self,
         snapshots: &Snapshots,
         cluster: Option<Uuid>,
+        level: u32,
     ) -> io::Result<(StoredSnapshot, DroppedAside<State>)> {
         let received = match self {
             Self::Stored(_, stored) if snapshots.latest().as_ref() == Some(&stored) => {
-                let state = snapshots.read(&stored, |body| read_state(body));
+                let state = snapshots.read(&stored, |body| read_state(body, level));
                 return Ok((stored, DroppedAside::new(state.map_err(io::Error::other)?)));
             }
             Self::Stored(source, stored) => {
                 let copy = copied(&source, &stored, snapshots).map_err(io::Error::other)?;
-                ReceivedSnapshot::prepare(copy, cluster).map_err(io::Error::other)?
+                ReceivedSnapshot::prepare(copy, cluster, level).map_err(io::Error::other)?
             }
             Self::Received(received) => *received,
             Self::Unwritten => {
@@ -417,10 +426,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: SnapshotData,
     ) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
-        let cluster = self.identity.facts().cluster;
+        let (cluster, level) = (self.identity.facts().cluster, self.replica.level);
         // openraft answers neither votes nor heartbeats before this is done. A snapshot from the
         // leader is already decoded: only a rename and a swap are left.
-        let (stored, mut state) = blocking(move || snapshot.keep(&snapshots, cluster)).await??;
+        let kept = blocking(move || snapshot.keep(&snapshots, cluster, level)).await?;
+        let (stored, mut state) = kept?;
         if stored.meta.last != meta.last_log_id.as_ref().map(stored_log_id) {
             let what = format!("a snapshot of {:?} came as one of {meta}", stored.meta.last);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -519,10 +529,10 @@ pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
     Ok(meta)
 }
 
-/// Decodes a state from a snapshot's body.
-pub(crate) fn read_state(body: &mut impl Read) -> io::Result<State> {
+/// Decodes a state from a snapshot's body, for a program of this feature level.
+pub(crate) fn read_state(body: &mut impl Read, level: u32) -> io::Result<State> {
     let state = State::decode_from(body)?;
-    understood(state.feature_level())?;
+    understood(state.feature_level(), level)?;
     Ok(state)
 }
 

@@ -42,6 +42,14 @@ pub enum StorageError {
         /// Advice to the operator.
         advice: &'static str,
     },
+    /// The contents of the file need a later version of the program.
+    #[error("{file} cannot be used: {what}")]
+    TooNew {
+        /// The file, relative to the data folder.
+        file: String,
+        /// The part that this program does not know.
+        what: String,
+    },
     /// The file was written by a later version of the program.
     #[error("{file} has format {found}, this program knows up to {known}; use a newer program")]
     Version {
@@ -139,6 +147,7 @@ impl StorageError {
             Self::Locked { .. } | Self::Closed | Self::Checkpoint(_) => true,
             Self::Damaged { .. }
             | Self::Missing { .. }
+            | Self::TooNew { .. }
             | Self::Version { .. }
             | Self::WrongNode { .. }
             | Self::WrongCluster { .. }

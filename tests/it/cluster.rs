@@ -54,7 +54,8 @@ pub(crate) struct Cluster {
     members: BTreeMap<u64, Member>,
     clocks: BTreeMap<u64, OffsetClock>,
     folders: TempDir,
-    adjust: fn(&mut NodeConfig),
+    /// Adjusts the configuration of the nodes that are started from now on.
+    pub(crate) adjust: fn(&mut NodeConfig),
 }
 
 impl Cluster {

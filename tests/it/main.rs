@@ -11,4 +11,5 @@ mod forming;
 mod forwarding;
 mod house;
 mod leading;
+mod levels;
 mod transfers;

@@ -18,6 +18,8 @@ fn status() -> ClusterStatus {
         id: 1,
         uuid: "u".into(),
         version: "0".into(),
+        supported_level: 1,
+        feature_level: 1,
         role: NodeRole::Leader,
         not_ready: None,
         leader: Some(1),

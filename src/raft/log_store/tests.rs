@@ -7,7 +7,7 @@ use openraft::StorageHelper;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::lock::{Command, Operation, Proposal};
+use crate::lock::{Command, FEATURE_LEVEL, Operation, Proposal};
 use crate::raft::checkpoint;
 use crate::raft::state_machine::{Machine, Replica, StateMachine};
 use crate::raft::types::{MemberNode, Membership, Payload};
@@ -43,7 +43,7 @@ fn storage(payloads: &[Payload], committed: u64) -> (LogStore, StateMachine, Arc
     log.save_committed(committed.checked_sub(1).map(id));
     let snapshots = Snapshots::open(disk, recovered.purged).unwrap();
     let clock = Arc::new(ManualClock::default());
-    let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+    let replica = Arc::new(Replica::new(Machine::default(), clock, 0, FEATURE_LEVEL));
     let (bell, _) = checkpoint::bell();
     let machine = StateMachine::new(replica.clone(), snapshots, identity, bell);
     (LogStore::new(log, None), machine, replica)

@@ -7,7 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::lock::{Command, LockCommand, Operation, Proposal, Stamp};
+use crate::lock::{Command, FEATURE_LEVEL, LockCommand, Operation, Proposal, Stamp};
 use crate::raft::checkpoint;
 use crate::raft::log_store::LogStore;
 use crate::storage::disk::{Fault, FaultyCall};
@@ -23,7 +23,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let (log, recovered) = Log::open(disk.clone(), LogOptions::default()).unwrap();
         let snapshots = Snapshots::open(disk, recovered.purged).unwrap();
         let clock = Arc::new(ManualClock::default());
-        let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+        let replica = Arc::new(Replica::new(Machine::default(), clock, 0, FEATURE_LEVEL));
         // The notifications have no receiver: these tests are about log and state machine.
         let (bell, _) = checkpoint::bell();
         let machine = StateMachine::new(replica, snapshots, identity, bell);
@@ -51,7 +51,7 @@ impl Alone {
         let identity = Identity::open(shared.clone(), 1).unwrap();
         let snapshots = Snapshots::open(shared, None).unwrap();
         let clock = Arc::new(ManualClock::default());
-        let replica = Arc::new(Replica::new(Machine::default(), clock, 0));
+        let replica = Arc::new(Replica::new(Machine::default(), clock, 0, FEATURE_LEVEL));
         let (bell, _) = checkpoint::bell();
         let machine = StateMachine::new(replica.clone(), snapshots.clone(), identity, bell);
         Self { disk, snapshots, replica, machine }
@@ -113,14 +113,14 @@ async fn what_came_from_the_leader_is_installed_without_a_look_at_the_disk() {
     let Snapshot { meta, snapshot } = leader.build().await;
     let SnapshotData::Stored(folder, stored) = snapshot else { panic!("it is on the disk") };
     let come = || copied(&folder, &stored, &node.snapshots).unwrap();
-    let refused = ReceivedSnapshot::prepare(come(), None).unwrap();
+    let refused = ReceivedSnapshot::prepare(come(), None, FEATURE_LEVEL).unwrap();
     assert_eq!(refused.meta().unwrap(), meta);
     drop(refused);
     assert_eq!(node.files(), 0);
     let mut cut = node.snapshots.receive().unwrap();
     cut.write(&folder.piece(&stored, 0, 100).unwrap()).unwrap();
-    assert!(ReceivedSnapshot::prepare(cut, None).is_err());
-    let received = ReceivedSnapshot::prepare(come(), None).unwrap();
+    assert!(ReceivedSnapshot::prepare(cut, None, FEATURE_LEVEL).is_err());
+    let received = ReceivedSnapshot::prepare(come(), None, FEATURE_LEVEL).unwrap();
     node.fail(FaultyCall::Read, u64::MAX);
     node.machine.install_snapshot(&meta, SnapshotData::Received(Box::new(received))).await.unwrap();
     let machine = node.replica.read();
@@ -131,7 +131,7 @@ async fn what_came_from_the_leader_is_installed_without_a_look_at_the_disk() {
 }
 
 fn replica() -> Replica {
-    Replica::new(Machine::default(), Arc::new(ManualClock::default()), 0)
+    Replica::new(Machine::default(), Arc::new(ManualClock::default()), 0, FEATURE_LEVEL)
 }
 
 /// An entry of term 2 whose proposal was stamped in term `stamped`.

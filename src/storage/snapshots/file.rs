@@ -230,6 +230,9 @@ impl Read for BodyReader<'_> {
 /// The reason why a body could not be used: the damage in the file, if there is any.
 pub(super) fn unreadable(path: &str, error: io::Error) -> StorageError {
     error.downcast().unwrap_or_else(|error| {
+        if error.kind() == io::ErrorKind::Unsupported {
+            return StorageError::TooNew { file: path.to_owned(), what: error.to_string() };
+        }
         StorageError::damaged(path, 0, format!("the state in it does not decode: {error}"))
     })
 }
