@@ -6,6 +6,8 @@
 //! bytes at hand. Names are not validated: a name that was once accepted stays readable, also when
 //! the limits of `limits.rs` change.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 /// An error of decoding. Data of ours that does not decode is never skipped: the node stops and
 /// reports it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -167,11 +169,224 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A 128-bit digest that is the same on every machine and in every version: FNV-1a with the
-/// published offset and prime. It detects the mistakes of an honest client. It need not resist
-/// forgery: a collision deceives only a lane whose secret number the forger knows.
+/// A value that has one encoding. It has no version of its own: the message or file that it is part
+/// of has one.
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "files and messages are of servers"))]
+pub(crate) trait Encoding: Sized {
+    /// Appends the value.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// Reads what [`Encoding::put`] wrote: at least one byte.
+    ///
+    /// # Errors
+    /// If the bytes are not such a value.
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
+}
+
+impl Encoding for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(flags([*self]));
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.flags().map(|[value]| value)
+    }
+}
+
+impl Encoding for u64 {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, *self);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.u64()
+    }
+}
+
+impl Encoding for u32 {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, u64::from(*self));
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.u32()
+    }
+}
+
+/// Of fixed width, the highest byte first: these are hashes and random numbers.
+impl Encoding for u128 {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.array().map(Self::from_be_bytes)
+    }
+}
+
+impl Encoding for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_str(out, self);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.str().map(Into::into)
+    }
+}
+
+impl<T: Encoding> Encoding for Option<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.is_some().put(out);
+        if let Some(value) = self {
+            value.put(out);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        bool::read(reader)?.then(|| T::read(reader)).transpose()
+    }
+}
+
+/// A count, which is not trusted with an allocation, and the items.
+impl<T: Encoding> Encoding for Vec<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.len() as u64);
+        for item in self {
+            item.put(out);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = reader.u64()?;
+        let mut items = Self::new();
+        for _ in 0..count {
+            items.push(T::read(reader)?);
+        }
+        Ok(items)
+    }
+}
+
+/// In ascending order: another one would be a second encoding of the same value.
+impl<T: Encoding + Ord> Encoding for BTreeSet<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.len() as u64);
+        for item in self {
+            item.put(out);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = reader.u64()?;
+        let mut items = Self::new();
+        for _ in 0..count {
+            let item = T::read(reader)?;
+            if items.last().is_some_and(|last| *last >= item) {
+                return Err(reader.invalid());
+            }
+            items.insert(item);
+        }
+        Ok(items)
+    }
+}
+
+/// As a set of keys, each followed by its value.
+impl<K: Encoding + Ord, V: Encoding> Encoding for BTreeMap<K, V> {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.len() as u64);
+        for (key, value) in self {
+            key.put(out);
+            value.put(out);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = reader.u64()?;
+        let mut items = Self::new();
+        for _ in 0..count {
+            let key = K::read(reader)?;
+            if items.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(reader.invalid());
+            }
+            items.insert(key, V::read(reader)?);
+        }
+        Ok(items)
+    }
+}
+
+/// A 128-bit digest that is the same on every machine and in every version: XXH3. It detects the
+/// mistakes of an honest client and of a disk. It need not resist forgery: a collision deceives
+/// only a lane whose secret number the forger knows.
 pub(crate) fn digest(bytes: &[u8]) -> u128 {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+    xxhash_rust::xxh3::xxh3_128(bytes)
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use std::fmt::Debug;
+
+    use super::*;
+
+    fn put(value: &impl Encoding) -> Vec<u8> {
+        let mut out = Vec::new();
+        value.put(&mut out);
+        out
+    }
+
+    fn read<T: Encoding>(bytes: &[u8]) -> Result<T, DecodeError> {
+        let mut reader = Reader::new(bytes, "a value");
+        let value = T::read(&mut reader)?;
+        reader.end().map(|()| value)
+    }
+
+    fn is_encoded<T: Encoding + PartialEq + Debug>(value: T, bytes: &[u8]) {
+        assert_eq!(put(&value), bytes, "{value:?}");
+        assert_eq!(read::<T>(bytes), Ok(value));
+        for length in 0..bytes.len() {
+            assert_eq!(read::<T>(&bytes[..length]), Err(DecodeError::Truncated("a value")));
+        }
+    }
+
+    #[test]
+    fn values_are_written_the_same_for_ever() {
+        is_encoded(true, &[1]);
+        is_encoded(300_u64, &[0xac, 2]);
+        is_encoded(300_u32, &[0xac, 2]);
+        is_encoded(0x0102_u128, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        is_encoded("ab".to_owned(), &[2, b'a', b'b']);
+        is_encoded(None::<u64>, &[0]);
+        is_encoded(Some(5_u64), &[1, 5]);
+        is_encoded(vec![5_u64, 4], &[2, 5, 4]);
+        is_encoded(BTreeSet::from([4_u64, 5]), &[2, 4, 5]);
+        is_encoded(BTreeMap::from([(1_u64, true), (2, false)]), &[2, 1, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_second_encoding_of_a_value_is_refused() {
+        let invalid = DecodeError::Invalid("a value");
+        assert_eq!(read::<bool>(&[2]), Err(invalid.clone()));
+        assert_eq!(read::<u64>(&[0x80, 0]), Err(invalid.clone()));
+        assert_eq!(read::<u32>(&[0xff, 0xff, 0xff, 0xff, 0x1f]), Err(invalid.clone()));
+        assert_eq!(read::<Option<u64>>(&[2, 5]), Err(invalid.clone()));
+        for items in [[2, 5, 4], [2, 4, 4]] {
+            assert_eq!(read::<BTreeSet<u64>>(&items), Err(invalid.clone()));
+        }
+        for items in [[2, 5, 0, 4, 0], [2, 4, 0, 4, 0]] {
+            assert_eq!(read::<BTreeMap<u64, bool>>(&items), Err(invalid.clone()));
+        }
+    }
+
+    #[test]
+    fn a_false_count_allocates_nothing() {
+        let mut bytes = put(&u64::MAX);
+        bytes.push(1);
+        assert_eq!(read::<Vec<u64>>(&bytes), Err(DecodeError::Truncated("a value")));
+        assert_eq!(read::<String>(&bytes), Err(DecodeError::Truncated("a value")));
+    }
+
+    #[test]
+    fn a_digest_is_the_same_for_ever() {
+        // The test vectors of the published algorithm.
+        assert_eq!(digest(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f);
+        assert_eq!(digest(b"abc"), 0x06b0_5ab6_733a_6185_78af_5f94_892f_3950);
+    }
 }

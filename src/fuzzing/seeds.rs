@@ -3,6 +3,7 @@
 
 use super::{TARGETS, corpus};
 use crate::api::{ListQuery, LockBody};
+use crate::codec::Encoding as _;
 use crate::conformance::scripts;
 use crate::forward::wire::{self, Request, encode_answer, encode_requests};
 use crate::limits::tests::{page, request};
@@ -102,7 +103,9 @@ fn checkpoint(state: &State) -> Vec<u8> {
         out.extend(u16::try_from(bytes.len()).unwrap().to_le_bytes());
         out.extend(bytes);
     };
-    part(&postcard::to_stdvec(&meta).unwrap());
+    let mut encoded = Vec::new();
+    meta.put(&mut encoded);
+    part(&encoded);
     for (key, value) in state.encoded_records() {
         part(&key);
         part(&value);

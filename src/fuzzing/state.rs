@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::codec::{Encoding, Reader};
 use crate::lock::{
     ClusterTime, Command, FEATURE_LEVEL, Keep, LockCommand, Operation, Proposal, Stamp, State,
     TableCommand,
@@ -83,7 +84,7 @@ fn goes_on(state: &mut State) {
 pub fn checkpoint(bytes: &[u8]) {
     let mut parts = parts(bytes);
     let Some(meta) = parts.next() else { return };
-    let Ok(meta) = postcard::from_bytes::<CheckpointMeta>(meta) else { return };
+    let Ok(meta) = CheckpointMeta::read(&mut Reader::new(meta, "meta data")) else { return };
     let mut records = BTreeMap::new();
     while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
         records.insert(key.to_vec(), value.to_vec());

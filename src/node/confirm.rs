@@ -68,7 +68,7 @@ async fn ask(member: Arc<Member>, question: Question) -> Option<Confirmed> {
     let timeout = member.timing.election_min;
     let answer = member.peers.call(Lane::Control, target, paths::CONFIRM, message, timeout).await;
     let answer = answer.map_err(|error| tracing::debug!(voter, %error, "no confirmation")).ok()?;
-    codec::decode_confirmed(answer)
+    codec::decode_confirmed(&answer)
         .map_err(|error| tracing::warn!(voter, %error, "a confirmation does not decode"))
         .ok()
 }

@@ -303,7 +303,7 @@ mod tests {
         let message = codec::encode_append(&request);
         assert!(message.len() <= bytes + 2 * codec::APPEND_BYTES);
         assert!(message.len() <= MAX_MESSAGE_BYTES);
-        let read = codec::decode_append(message.clone()).unwrap();
+        let read = codec::decode_append(&message).unwrap();
         assert_eq!(codec::encode_append(&read), message);
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::codec::{Encoding, digest};
 use crate::lock::DecodeError;
 use crate::raft::fields::{self, Fields, Line, escaped};
 use crate::raft::hello::percent;
@@ -90,15 +91,12 @@ fn by_id<T>(item: &str, read: impl Fn(&str) -> Option<T>) -> Option<(u64, T)> {
     Some((fields::number(id)?, read(value)?))
 }
 
-/// The name of the cluster that these members form: 128 bits of FNV-1a over their ids and uuids.
-/// The uuids are random, so no stronger hash is needed for names to be different.
+/// The name of the cluster that these members form: a digest of their ids and uuids. The uuids are
+/// random, so no stronger hash is needed for names to be different.
 pub(crate) fn cluster_id(members: &BTreeMap<u64, Uuid>) -> Uuid {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let bytes = members
-        .iter()
-        .flat_map(|(id, uuid)| id.to_le_bytes().into_iter().chain(uuid.0.to_le_bytes()));
-    Uuid(bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)))
+    let mut bytes = Vec::new();
+    members.put(&mut bytes);
+    Uuid(digest(&bytes))
 }
 
 /// The cluster that an empty node has found to be its own, and its initial members.
@@ -394,6 +392,6 @@ mod tests {
         let members = BTreeMap::from([(1, Uuid(11)), (2, Uuid(22))]);
         let other = BTreeMap::from([(1, Uuid(11)), (2, Uuid(23))]);
         assert_ne!(cluster_id(&members), cluster_id(&other));
-        assert_eq!(cluster_id(&members).to_string(), "b18fdb1effe1813ef272bdee12e288f3");
+        assert_eq!(cluster_id(&members).to_string(), "6046b593a0f17bdb54b7f8e5d2fb6f8a");
     }
 }

@@ -189,7 +189,7 @@ fn checkpoint_meta(machine: &Machine, applied: LogId, state: Vec<u8>) -> Checkpo
 
 /// The last applied entry and the membership in the checkpoint's meta data.
 pub(crate) fn snapshot_meta_of(meta: &CheckpointMeta) -> Result<SnapshotMeta, String> {
-    let decoded = codec::decode_snapshot_meta(meta.membership.clone().into())
+    let decoded = codec::decode_snapshot_meta(&meta.membership)
         .map_err(|error| format!("its membership does not decode: {error}"))?;
     if decoded.last_log_id.as_ref().map(stored_log_id) != Some(meta.applied) {
         return Err("it names two different last entries".to_owned());

@@ -2,9 +2,8 @@
 //!
 //! These encodings are our own, not those of the consensus library: data on a disk or on the wire
 //! must be readable by later versions of this program, whatever the library does to its types.
-//! Integers are little-endian and of fixed width; texts and byte strings carry a 32-bit length; an
-//! optional value is preceded by one byte, 0 or 1. Every payload and message begins with its tag
-//! and a version.
+//! They are made of the primitives of `codec.rs`. Every payload and message begins with its tag
+//! and a version. The payloads of an append request are not copied: they are slices of it.
 //!
 //! Decoding is total: hostile bytes yield a [`DecodeError`], never a panic, and allocate no more
 //! than a small multiple of their own length.
@@ -17,14 +16,18 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::lock::{DecodeError, Proposal};
+use self::bytes::{
+    VERSION, open, put_log_id, put_membership, put_optional_log_id, put_vote, read_log_id,
+    read_membership, read_optional_log_id, read_vote, tagged,
+};
+use crate::codec::{DecodeError, Encoding as _, Reader, put_bytes, put_u64};
+use crate::lock::Proposal;
 use crate::raft::types::{
-    Data, Entry, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+    Data, Entry, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, raft_vote,
+    stored_vote,
 };
 use crate::storage::Promises;
 use crate::storage::log::MAX_PAYLOAD_BYTES;
-
-pub(crate) use self::bytes::{Reader, Writer};
 
 /// The first byte of a log entry's payload. Never reused for another meaning.
 mod payload_tag {
@@ -60,26 +63,25 @@ const _: () = assert!(MAX_ENTRY_BYTES <= MAX_PAYLOAD_BYTES, "the log takes every
 
 /// The payload of an entry that holds `proposal`, encoded once for log and wire.
 pub(crate) fn data_of(proposal: &Proposal) -> Data {
-    let mut out = Writer::tagged(payload_tag::NORMAL);
-    out.raw(&proposal.encode());
-    Data::from_payload(out.finish())
+    let mut out = tagged(payload_tag::NORMAL);
+    out.extend_from_slice(&proposal.encode());
+    Data::from_payload(out.into())
 }
 
 /// The proposal in an entry's data.
 pub(crate) fn proposal_of(data: &Data) -> Result<Proposal, DecodeError> {
-    let mut input = Reader::tagged(data.payload().clone(), payload_tag::NORMAL, "entry")?;
-    Proposal::decode(&input.rest())
+    Proposal::decode(open(data.payload(), payload_tag::NORMAL, "entry")?.rest())
 }
 
 /// Encodes an entry's payload for the log.
 pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
     match payload {
-        Payload::Blank => Writer::tagged(payload_tag::BLANK).finish(),
+        Payload::Blank => tagged(payload_tag::BLANK).into(),
         Payload::Normal(data) => data.payload().clone(),
         Payload::Membership(membership) => {
-            let mut out = Writer::tagged(payload_tag::MEMBERSHIP);
-            out.membership(membership);
-            out.finish()
+            let mut out = tagged(payload_tag::MEMBERSHIP);
+            put_membership(&mut out, membership);
+            out.into()
         }
     }
 }
@@ -87,52 +89,54 @@ pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
 /// Decodes the output of [`encode_payload`]. The commands of a normal entry are not checked: they
 /// are decoded when they are applied.
 pub(crate) fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
-    let mut input = Reader::new(bytes.clone());
-    let tag = input.u8("payload tag")?;
-    input.version()?;
+    let mut input = Reader::new(bytes, "payload");
+    let tag = input.u8()?;
+    input.version(VERSION)?;
     let payload = match tag {
         payload_tag::BLANK => Payload::Blank,
         payload_tag::NORMAL => return Ok(Payload::Normal(Data::from_payload(bytes.clone()))),
-        payload_tag::MEMBERSHIP => Payload::Membership(input.membership()?),
-        _ => return Err(DecodeError::Invalid("payload tag")),
+        payload_tag::MEMBERSHIP => Payload::Membership(read_membership(&mut input)?),
+        _ => return Err(input.invalid()),
     };
-    input.end("payload")?;
+    input.end()?;
     Ok(payload)
 }
 
 /// Encodes an append request.
 pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::APPEND);
-    out.vote(&request.vote);
-    out.optional_log_id(request.prev_log_id.as_ref());
-    out.optional_log_id(request.leader_commit.as_ref());
-    out.count(request.entries.len());
+    let mut out = tagged(message_tag::APPEND);
+    put_vote(&mut out, &request.vote);
+    put_optional_log_id(&mut out, request.prev_log_id.as_ref());
+    put_optional_log_id(&mut out, request.leader_commit.as_ref());
+    put_u64(&mut out, request.entries.len() as u64);
     for entry in &request.entries {
-        out.log_id(&entry.log_id);
-        out.bytes(&encode_payload(&entry.payload));
+        put_log_id(&mut out, &entry.log_id);
+        put_bytes(&mut out, &encode_payload(&entry.payload));
     }
-    out.finish()
+    out.into()
 }
 
 /// Decodes an append request from a peer. Its proposals are checked to be decodable, so that
 /// nothing that would stop every node at apply gets into a log.
-pub(crate) fn decode_append(bytes: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::APPEND, "append request")?;
-    let vote = input.vote()?;
-    let prev_log_id = input.optional_log_id()?;
-    let leader_commit = input.optional_log_id()?;
-    // An entry takes at least a log id, a length, a tag and a version.
-    let count = input.count(16 + 4 + 2, "entries")?;
-    let mut entries = Vec::with_capacity(count);
+pub(crate) fn decode_append(
+    bytes: &Bytes,
+) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    let mut input = open(bytes, message_tag::APPEND, "append request")?;
+    let vote = read_vote(&mut input)?;
+    let prev_log_id = read_optional_log_id(&mut input)?;
+    let leader_commit = read_optional_log_id(&mut input)?;
+    // The count is not trusted with an allocation.
+    let count = input.u64()?;
+    let mut entries = Vec::new();
     for _ in 0..count {
-        let log_id = input.log_id()?;
-        let payload = decode_payload(&input.bytes("payload")?)?;
+        let log_id = read_log_id(&mut input)?;
+        let payload = decode_payload(&bytes.slice_ref(input.bytes()?))?;
         if let Payload::Normal(data) = &payload {
             proposal_of(data)?;
         }
         entries.push(Entry { log_id, payload });
     }
-    input.end("append request")?;
+    input.end()?;
     follow_each_other(prev_log_id.as_ref(), &entries)?;
     Ok(AppendEntriesRequest { vote, prev_log_id, leader_commit, entries })
 }
@@ -155,149 +159,149 @@ fn follow_each_other(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Deco
 
 /// Encodes the answer to an append request.
 pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::APPENDED);
+    let mut out = tagged(message_tag::APPENDED);
     match result {
         Ok(log_id) => {
-            out.u8(0);
-            out.optional_log_id(log_id.as_ref());
+            out.push(0);
+            put_optional_log_id(&mut out, log_id.as_ref());
         }
         Err(StreamAppendError::Conflict(log_id)) => {
-            out.u8(1);
-            out.log_id(log_id);
+            out.push(1);
+            put_log_id(&mut out, log_id);
         }
         Err(StreamAppendError::HigherVote(vote)) => {
-            out.u8(2);
-            out.vote(vote);
+            out.push(2);
+            put_vote(&mut out, vote);
         }
     }
-    out.finish()
+    out.into()
 }
 
 /// Encodes an answer of an append exchange: the follower's promises, including those of this
 /// answer, and the answer.
 pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
-    let mut out = Writer::tagged(message_tag::PROMISED);
-    out.u64(promised.votes);
-    out.u64(promised.log);
-    out.raw(answer);
-    out.finish()
+    let mut out = tagged(message_tag::PROMISED);
+    promised.put(&mut out);
+    out.extend_from_slice(answer);
+    out.into()
 }
 
 /// Decodes the output of [`encode_promised`].
-pub(crate) fn decode_promised(bytes: Bytes) -> Result<(Promises, Bytes), DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::PROMISED, "promised answer")?;
-    let promised = Promises { votes: input.u64("votes")?, log: input.u64("end of the log")? };
-    Ok((promised, input.rest()))
+pub(crate) fn decode_promised(bytes: &Bytes) -> Result<(Promises, Bytes), DecodeError> {
+    let mut input = open(bytes, message_tag::PROMISED, "promised answer")?;
+    let promised = Promises::read(&mut input)?;
+    Ok((promised, bytes.slice_ref(input.rest())))
 }
 
 /// Decodes the output of [`encode_appended`].
-pub(crate) fn decode_appended(bytes: Bytes) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::APPENDED, "append answer")?;
-    let result = match input.u8("append answer")? {
-        0 => Ok(input.optional_log_id()?),
-        1 => Err(StreamAppendError::Conflict(input.log_id()?)),
-        2 => Err(StreamAppendError::HigherVote(input.vote()?)),
-        _ => return Err(DecodeError::Invalid("append answer")),
+pub(crate) fn decode_appended(bytes: &[u8]) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+    let mut input = open(bytes, message_tag::APPENDED, "append answer")?;
+    let result = match input.u8()? {
+        0 => Ok(read_optional_log_id(&mut input)?),
+        1 => Err(StreamAppendError::Conflict(read_log_id(&mut input)?)),
+        2 => Err(StreamAppendError::HigherVote(read_vote(&mut input)?)),
+        _ => return Err(input.invalid()),
     };
-    input.end("append answer")?;
+    input.end()?;
     Ok(result)
 }
 
 /// Encodes a vote or pre-vote request.
 pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::VOTE);
-    out.vote(&request.vote);
-    out.optional_log_id(request.last_log_id.as_ref());
-    out.bool(request.leadership_transfer);
-    out.finish()
+    let mut out = tagged(message_tag::VOTE);
+    put_vote(&mut out, &request.vote);
+    put_optional_log_id(&mut out, request.last_log_id.as_ref());
+    request.leadership_transfer.put(&mut out);
+    out.into()
 }
 
 /// Decodes the output of [`encode_vote_request`].
-pub(crate) fn decode_vote_request(bytes: Bytes) -> Result<VoteRequest<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::VOTE, "vote request")?;
-    let vote = input.vote()?;
-    let last_log_id = input.optional_log_id()?;
-    let leadership_transfer = input.bool("leadership transfer")?;
-    input.end("vote request")?;
+pub(crate) fn decode_vote_request(bytes: &[u8]) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+    let mut input = open(bytes, message_tag::VOTE, "vote request")?;
+    let vote = read_vote(&mut input)?;
+    let last_log_id = read_optional_log_id(&mut input)?;
+    let leadership_transfer = bool::read(&mut input)?;
+    input.end()?;
     Ok(VoteRequest { vote, last_log_id, leadership_transfer })
 }
 
 /// Encodes the answer to a vote or pre-vote request.
 pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::VOTED);
-    out.vote(&response.vote);
-    out.bool(response.vote_granted);
-    out.optional_log_id(response.last_log_id.as_ref());
-    out.finish()
+    let mut out = tagged(message_tag::VOTED);
+    put_vote(&mut out, &response.vote);
+    response.vote_granted.put(&mut out);
+    put_optional_log_id(&mut out, response.last_log_id.as_ref());
+    out.into()
 }
 
 /// Decodes the output of [`encode_vote_response`].
-pub(crate) fn decode_vote_response(bytes: Bytes) -> Result<VoteResponse<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::VOTED, "vote answer")?;
-    let vote = input.vote()?;
-    let vote_granted = input.bool("vote granted")?;
-    let last_log_id = input.optional_log_id()?;
-    input.end("vote answer")?;
+pub(crate) fn decode_vote_response(bytes: &[u8]) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+    let mut input = open(bytes, message_tag::VOTED, "vote answer")?;
+    let vote = read_vote(&mut input)?;
+    let vote_granted = bool::read(&mut input)?;
+    let last_log_id = read_optional_log_id(&mut input)?;
+    input.end()?;
     Ok(VoteResponse { vote, vote_granted, last_log_id })
 }
 
 /// Encodes a request to take over the leadership.
 pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::TRANSFER);
-    out.vote(request.from_leader());
-    out.u64(*request.to_node_id());
-    out.optional_log_id(request.last_log_id());
-    out.finish()
+    let mut out = tagged(message_tag::TRANSFER);
+    put_vote(&mut out, request.from_leader());
+    put_u64(&mut out, *request.to_node_id());
+    put_optional_log_id(&mut out, request.last_log_id());
+    out.into()
 }
 
 /// Decodes the output of [`encode_transfer`].
 pub(crate) fn decode_transfer(
-    bytes: Bytes,
+    bytes: &[u8],
 ) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::TRANSFER, "transfer request")?;
-    let from = input.vote()?;
-    let to = input.u64("node id")?;
-    let last_log_id = input.optional_log_id()?;
-    input.end("transfer request")?;
+    let mut input = open(bytes, message_tag::TRANSFER, "transfer request")?;
+    let from = read_vote(&mut input)?;
+    let to = input.u64()?;
+    let last_log_id = read_optional_log_id(&mut input)?;
+    input.end()?;
     Ok(TransferLeaderRequest::new(from, to, last_log_id))
 }
 
 /// Encodes the answer to a request to take over the leadership.
 pub(crate) fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::TRANSFERRED);
+    let mut out = tagged(message_tag::TRANSFERRED);
     match response {
-        Ok(()) => out.u8(0),
+        Ok(()) => out.push(0),
         Err(TransferLeaderError::VoteChanged { expected, actual }) => {
-            out.u8(1);
-            out.vote(expected);
-            out.vote(actual);
+            out.push(1);
+            put_vote(&mut out, expected);
+            put_vote(&mut out, actual);
         }
         Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
-            out.u8(2);
-            out.optional_log_id(expected.as_ref());
-            out.optional_log_id(actual.as_ref());
+            out.push(2);
+            put_optional_log_id(&mut out, expected.as_ref());
+            put_optional_log_id(&mut out, actual.as_ref());
         }
     }
-    out.finish()
+    out.into()
 }
 
 /// Decodes the output of [`encode_transferred`].
 pub(crate) fn decode_transferred(
-    bytes: Bytes,
+    bytes: &[u8],
 ) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::TRANSFERRED, "transfer answer")?;
-    let response = match input.u8("transfer answer")? {
+    let mut input = open(bytes, message_tag::TRANSFERRED, "transfer answer")?;
+    let response = match input.u8()? {
         0 => Ok(()),
-        1 => {
-            Err(TransferLeaderError::VoteChanged { expected: input.vote()?, actual: input.vote()? })
-        }
-        2 => Err(TransferLeaderError::LogNotFlushed {
-            expected: input.optional_log_id()?,
-            actual: input.optional_log_id()?,
+        1 => Err(TransferLeaderError::VoteChanged {
+            expected: read_vote(&mut input)?,
+            actual: read_vote(&mut input)?,
         }),
-        _ => return Err(DecodeError::Invalid("transfer answer")),
+        2 => Err(TransferLeaderError::LogNotFlushed {
+            expected: read_optional_log_id(&mut input)?,
+            actual: read_optional_log_id(&mut input)?,
+        }),
+        _ => return Err(input.invalid()),
     };
-    input.end("transfer answer")?;
+    input.end()?;
     Ok(response)
 }
 
@@ -313,88 +317,85 @@ pub(crate) struct Confirmed {
 /// Encodes a leader's confirmation request, which asks for the vote that a member holds. The round
 /// distinguishes its answer from earlier ones.
 pub(crate) fn encode_confirm(round: u64) -> Bytes {
-    let mut out = Writer::tagged(message_tag::CONFIRM);
-    out.u64(round);
-    out.finish()
+    let mut out = tagged(message_tag::CONFIRM);
+    put_u64(&mut out, round);
+    out.into()
 }
 
 /// Decodes the output of [`encode_confirm`].
-pub(crate) fn decode_confirm(bytes: Bytes) -> Result<u64, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::CONFIRM, "leadership question")?;
-    let round = input.u64("round")?;
-    input.end("leadership question")?;
+pub(crate) fn decode_confirm(bytes: &[u8]) -> Result<u64, DecodeError> {
+    let mut input = open(bytes, message_tag::CONFIRM, "leadership question")?;
+    let round = input.u64()?;
+    input.end()?;
     Ok(round)
 }
 
 /// Encodes the answer to a confirmation request.
 pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
-    let mut out = Writer::tagged(message_tag::CONFIRMED);
-    out.u64(answer.round);
-    out.bool(answer.vote.is_some());
-    if let Some(vote) = &answer.vote {
-        out.vote(vote);
-    }
-    out.finish()
+    let mut out = tagged(message_tag::CONFIRMED);
+    put_u64(&mut out, answer.round);
+    answer.vote.as_ref().map(stored_vote).put(&mut out);
+    out.into()
 }
 
 /// Decodes the output of [`encode_confirmed`].
-pub(crate) fn decode_confirmed(bytes: Bytes) -> Result<Confirmed, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::CONFIRMED, "leadership answer")?;
-    let round = input.u64("round")?;
-    let vote = input.bool("vote")?.then(|| input.vote()).transpose()?;
-    input.end("leadership answer")?;
+pub(crate) fn decode_confirmed(bytes: &[u8]) -> Result<Confirmed, DecodeError> {
+    let mut input = open(bytes, message_tag::CONFIRMED, "leadership answer")?;
+    let round = input.u64()?;
+    let vote = Option::read(&mut input)?.map(raft_vote);
+    input.end()?;
     Ok(Confirmed { round, vote })
 }
 
 /// Encodes the header that precedes a snapshot on the wire: the leader's vote and the snapshot's
 /// meta data.
 pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes {
-    let mut out = Writer::tagged(message_tag::SNAPSHOT);
-    out.vote(vote);
-    out.bytes(&encode_snapshot_meta(meta));
-    out.finish()
+    let mut out = tagged(message_tag::SNAPSHOT);
+    put_vote(&mut out, vote);
+    put_bytes(&mut out, &encode_snapshot_meta(meta));
+    out.into()
 }
 
 /// Decodes the output of [`encode_snapshot_header`].
-pub(crate) fn decode_snapshot_header(bytes: Bytes) -> Result<(Vote, SnapshotMeta), DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::SNAPSHOT, "snapshot header")?;
-    let vote = input.vote()?;
-    let meta = decode_snapshot_meta(input.bytes("snapshot meta")?)?;
-    input.end("snapshot header")?;
+pub(crate) fn decode_snapshot_header(bytes: &[u8]) -> Result<(Vote, SnapshotMeta), DecodeError> {
+    let mut input = open(bytes, message_tag::SNAPSHOT, "snapshot header")?;
+    let vote = read_vote(&mut input)?;
+    let meta = decode_snapshot_meta(input.bytes()?)?;
+    input.end()?;
     Ok((vote, meta))
 }
 
 /// Encodes the answer to a snapshot.
 pub(crate) fn encode_installed(response: &SnapshotResponse<TypeConfig>) -> Bytes {
-    let mut out = Writer::tagged(message_tag::INSTALLED);
-    out.vote(&response.vote);
-    out.finish()
+    let mut out = tagged(message_tag::INSTALLED);
+    put_vote(&mut out, &response.vote);
+    out.into()
 }
 
 /// Decodes the output of [`encode_installed`].
-pub(crate) fn decode_installed(bytes: Bytes) -> Result<SnapshotResponse<TypeConfig>, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::INSTALLED, "snapshot answer")?;
-    let vote = input.vote()?;
-    input.end("snapshot answer")?;
+pub(crate) fn decode_installed(bytes: &[u8]) -> Result<SnapshotResponse<TypeConfig>, DecodeError> {
+    let mut input = open(bytes, message_tag::INSTALLED, "snapshot answer")?;
+    let vote = read_vote(&mut input)?;
+    input.end()?;
     Ok(SnapshotResponse::new(vote))
 }
 
 /// Encodes the last entry and the membership of a state; used in snapshots and in the checkpoint.
 pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
-    let mut out = Writer::tagged(message_tag::SNAPSHOT_META);
-    out.optional_log_id(meta.last_log_id.as_ref());
-    out.optional_log_id(meta.last_membership.log_id().as_ref());
-    out.membership(meta.last_membership.membership());
-    out.finish()
+    let mut out = tagged(message_tag::SNAPSHOT_META);
+    put_optional_log_id(&mut out, meta.last_log_id.as_ref());
+    put_optional_log_id(&mut out, meta.last_membership.log_id().as_ref());
+    put_membership(&mut out, meta.last_membership.membership());
+    out.into()
 }
 
 /// Decodes the output of [`encode_snapshot_meta`].
-pub(crate) fn decode_snapshot_meta(bytes: Bytes) -> Result<SnapshotMeta, DecodeError> {
-    let mut input = Reader::tagged(bytes, message_tag::SNAPSHOT_META, "snapshot meta")?;
-    let last_log_id = input.optional_log_id()?;
-    let membership_log_id = input.optional_log_id()?;
-    let membership = input.membership()?;
-    input.end("snapshot meta")?;
+pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, DecodeError> {
+    let mut input = open(bytes, message_tag::SNAPSHOT_META, "snapshot meta")?;
+    let last_log_id = read_optional_log_id(&mut input)?;
+    let membership_log_id = read_optional_log_id(&mut input)?;
+    let membership = read_membership(&mut input)?;
+    input.end()?;
     let last_membership = StoredMembership::new(membership_log_id, membership);
     Ok(SnapshotMeta { last_log_id, last_membership })
 }

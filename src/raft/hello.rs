@@ -405,9 +405,15 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_reads_back_as_it_was_written() {
+    fn a_signature_reads_back_as_it_was_written_and_is_written_the_same_for_ever() {
         let signature = Signature { level: 1, start: a_start() };
-        assert_eq!(signature.to_string().parse(), Ok(signature));
+        let written = signature.to_string();
+        assert_eq!(
+            written,
+            "protocol=1 level=1 folder=0000000000000000000000000000000b boot=3 \
+             run=ffffffffffffffffffffffffffffffff found=4.5 promised=6.7"
+        );
+        assert_eq!(written.parse(), Ok(signature));
     }
 
     #[test]

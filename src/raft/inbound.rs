@@ -137,7 +137,7 @@ impl Member {
         match call {
             Call::Identity => unreachable!("answered above"),
             Call::Append => {
-                let request = codec::decode_append(message)?;
+                let request = codec::decode_append(&message)?;
                 // A deposed leader's request is no sign of the current leader.
                 if self.metrics_ref(|metrics| request.vote >= metrics.vote) {
                     self.vigil.hear();
@@ -155,13 +155,13 @@ impl Member {
                 Ok(codec::encode_appended(&response.into_stream_result(prev, last)))
             }
             Call::Vote => {
-                let request = codec::decode_vote_request(message)?;
+                let request = codec::decode_vote_request(&message)?;
                 self.drop_lease_after_the_end(&request).await?;
                 let response = self.raft.vote(request).await.map_err(fatal)?;
                 Ok(codec::encode_vote_response(&response))
             }
             Call::PreVote => {
-                let request = codec::decode_vote_request(message)?;
+                let request = codec::decode_vote_request(&message)?;
                 let mut response = self.raft.pre_vote(request.clone()).await.map_err(fatal)?;
                 if !response.vote_granted {
                     response.vote_granted = self.would_vote_after_the_end(&request);
@@ -169,14 +169,14 @@ impl Member {
                 Ok(codec::encode_vote_response(&response))
             }
             Call::Confirm => {
-                let round = codec::decode_confirm(message)?;
+                let round = codec::decode_confirm(&message)?;
                 // The vote in memory: a later one is there before any node learns that it was
                 // granted.
                 let vote = self.log.vote().map(raft_vote);
                 Ok(codec::encode_confirmed(&Confirmed { round, vote }))
             }
             Call::Transfer => {
-                let request = codec::decode_transfer(message)?;
+                let request = codec::decode_transfer(&message)?;
                 let response = self.raft.handle_transfer_leader(request).await?;
                 Ok(codec::encode_transferred(&response))
             }
@@ -234,7 +234,7 @@ impl Member {
             .map(move |message| {
                 let message = message?;
                 open.hear();
-                Ok::<_, InboundError>(codec::decode_append(message)?)
+                Ok::<_, InboundError>(codec::decode_append(&message)?)
             })
             .take_while(|request| {
                 match request {
@@ -281,7 +281,7 @@ impl Member {
         mut messages: impl Stream<Item = Result<Bytes, InboundError>> + Send + Unpin,
     ) -> Result<Bytes, InboundError> {
         let header = next_piece(&mut messages).await?;
-        let (vote, meta) = codec::decode_snapshot_header(header)?;
+        let (vote, meta) = codec::decode_snapshot_header(&header)?;
         let mut receiver = self.snapshots.receive()?;
         loop {
             let piece = next_piece(&mut messages).await?;

@@ -157,12 +157,12 @@ impl Connection {
         &self,
         path: &str,
         message: Bytes,
-        decode: fn(Bytes) -> Result<T, DecodeError>,
+        decode: fn(&[u8]) -> Result<T, DecodeError>,
         option: &RPCOption,
     ) -> Result<T, CallError> {
         let timeout = option.soft_ttl();
         let answer = self.peers.call(Lane::Control, self.target(), path, message, timeout).await?;
-        self.decoded(decode(answer))
+        self.decoded(decode(&answer))
     }
 
     /// The error if a member denies an entry that it had acknowledged before the request: its data
@@ -249,7 +249,7 @@ impl Connection {
         loop {
             match frames.next().map_err(|error| cut_off(error.into()))? {
                 Some(sign) if sign.is_empty() => continue,
-                Some(answer) => return self.decoded(codec::decode_installed(answer)),
+                Some(answer) => return self.decoded(codec::decode_installed(&answer)),
                 None => {}
             }
             let chunk = tokio::time::timeout(SILENT, response.chunk()).await;
@@ -564,7 +564,7 @@ impl<'s> Exchange<'s> {
     }
 
     /// Decodes an answer, and records the follower's promises that came with it.
-    fn counted(&self, frame: Bytes) -> Result<StreamAppendResult<TypeConfig>, CallError> {
+    fn counted(&self, frame: &Bytes) -> Result<StreamAppendResult<TypeConfig>, CallError> {
         let Connection { peers, node, acknowledged, target, .. } = self.connection;
         let (promised, answer) = self.connection.decoded(codec::decode_promised(frame))?;
         let identity = &peers.own().identity;
@@ -572,7 +572,7 @@ impl<'s> Exchange<'s> {
             let reason = format!("node {target} was started anew since it acknowledged this");
             return Err(CallError::Distrusted { addr: self.connection.addr.clone(), reason });
         }
-        let answer = self.connection.decoded(codec::decode_appended(answer))?;
+        let answer = self.connection.decoded(codec::decode_appended(&answer))?;
         match &answer {
             Ok(accepted) => acknowledged.raise(*target, self.term, *accepted),
             Err(StreamAppendError::Conflict(conflict)) => {
@@ -595,7 +595,7 @@ impl<'s> Exchange<'s> {
             if let Some(frame) = frame {
                 self.unanswered.fetch_sub(1, Ordering::Relaxed);
                 self.overdue = 0;
-                return self.counted(frame).map(Some);
+                return self.counted(&frame).map(Some);
             }
             // The end of the response is not awaited: the other end may be gone without closing the
             // connection, and nothing more would be sent that could reveal that.

@@ -518,7 +518,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 /// Converts a stored snapshot's meta data to openraft's type.
 pub(crate) fn snapshot_meta(stored: &StoredMeta) -> io::Result<SnapshotMeta> {
-    let meta = codec::decode_snapshot_meta(stored.membership.clone().into()).map_err(|error| {
+    let meta = codec::decode_snapshot_meta(&stored.membership).map_err(|error| {
         let what = format!("the membership in the snapshot does not decode: {error}");
         io::Error::new(io::ErrorKind::InvalidData, what)
     })?;

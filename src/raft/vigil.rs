@@ -413,7 +413,7 @@ impl<'a> Watch<'a> {
             let message = message.clone();
             let asked =
                 peers.call(Lane::Control, target, paths::PRE_VOTE, message, PROBE_TIMEOUT).await;
-            let answer = codec::decode_vote_response(asked.ok()?).ok()?;
+            let answer = codec::decode_vote_response(&asked.ok()?).ok()?;
             answer.vote_granted.then_some(())
         };
         let asked = futures::future::join_all(self.others.iter().map(ask)).await;

@@ -1,9 +1,7 @@
 //! The envelope of small files and headers: magic, version, length, checksum, body.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::StorageError;
+use crate::codec::{DecodeError, Reader};
 
 /// Bytes before the body: magic (8), version (4), body length (4), CRC of all of it (4).
 pub(crate) const HEADER_BYTES: usize = 20;
@@ -15,22 +13,25 @@ pub(crate) struct Kind {
     pub(crate) version: u32,
 }
 
-/// A body that can be read in every format it was ever written in.
-pub(crate) trait Body: Serialize + Sized {
-    /// Decodes a body of `version`, which is the kind's version or an earlier one. Returns `None`
-    /// if it does not decode.
-    fn decode(version: u32, body: &[u8]) -> Option<Self>;
+/// A body that can be read in every format it was ever written in since the first release.
+pub(crate) trait Body: Sized {
+    /// Appends the body in the format of the kind's version.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// Reads a body of `version`, which is the kind's version or an earlier one.
+    ///
+    /// # Errors
+    /// If the bytes are not such a body.
+    fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
-/// Reads a body whose struct has not changed since it was written.
-pub(crate) fn plain<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
-    postcard::from_bytes(body).ok()
-}
+/// The error for a version that no released program wrote.
+pub(crate) const NEVER_RELEASED: DecodeError = DecodeError::Invalid("version");
 
 /// Wraps a body. The CRC covers magic, version, length and body.
 pub(crate) fn seal(kind: Kind, body: &impl Body) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
-    bytes = postcard::to_extend(body, bytes).expect("plain data in memory always encodes");
+    body.put(&mut bytes);
     let length = u32::try_from(bytes.len() - HEADER_BYTES).expect("a small file's body is small");
     bytes[..8].copy_from_slice(&kind.magic);
     bytes[8..12].copy_from_slice(&kind.version.to_le_bytes());
@@ -67,8 +68,9 @@ pub(crate) fn unseal<T: Body>(
         let file = file.to_owned();
         return Err(StorageError::Version { file, found: version, known: kind.version });
     }
-    let body = T::decode(version, &bytes[HEADER_BYTES..end]);
-    Ok((body.ok_or_else(|| damaged("its body does not decode"))?, end))
+    let mut reader = Reader::new(&bytes[HEADER_BYTES..end], "body");
+    let body = T::read(version, &mut reader).and_then(|body| reader.end().map(|()| body));
+    Ok((body.map_err(|error| damaged(&format!("its body does not decode: {error}")))?, end))
 }
 
 fn checksum(bytes: &[u8]) -> u32 {
@@ -84,4 +86,25 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Asserts that a body has these bytes, in hexadecimal, and reads back from them; that one of a
+/// later version is refused as such, and one from before the first release, too.
+#[cfg(test)]
+pub(crate) fn assert_written<T: Body + PartialEq + std::fmt::Debug>(
+    kind: Kind,
+    body: &T,
+    golden: &str,
+) {
+    let bytes = seal(kind, body);
+    let written = bytes[HEADER_BYTES..].iter().map(|byte| format!("{byte:02x}"));
+    assert_eq!(written.collect::<Vec<_>>().concat(), golden);
+    let (read, used) = unseal::<T>(kind, &bytes, "file", 0).unwrap();
+    assert_eq!((&read, used), (body, bytes.len()));
+    let later = seal(Kind { version: kind.version + 1, ..kind }, body);
+    let error = unseal::<T>(kind, &later, "file", 0).unwrap_err();
+    assert!(matches!(error, StorageError::Version { .. }), "{error}");
+    let early = seal(Kind { version: 1, ..kind }, body);
+    let error = unseal::<T>(kind, &early, "file", 0).unwrap_err().to_string();
+    assert!(error.contains("its body does not decode: invalid version"), "{error}");
 }

@@ -30,24 +30,24 @@ use std::sync::{Arc, OnceLock};
 
 use fs4::fs_std::FileExt;
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
 pub use self::judge::{Seen, StaleFolder, Start};
 use super::disk::Disk;
-use super::envelope::{self, Body, Kind};
+use super::envelope::{self, Body, Kind, NEVER_RELEASED};
 use super::error::REPLACE_NODE;
 use super::log::{Fatal, PromiseCounter, Promises};
 use super::{StorageError, Uuid};
+use crate::codec::{DecodeError, Encoding, Reader};
 
 const FILE: &str = "identity";
 
 /// The name of the new file until it replaces the present one.
 const BESIDE: &str = "identity.tmp";
 
-const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 2 };
+const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 3 };
 
 /// The contents of the identity file.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     /// The node's id in the membership.
     pub node: u64,
@@ -74,7 +74,7 @@ pub struct Facts {
 }
 
 /// The creation times of files that a copy has to create anew.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Births {
     /// The identity file itself, which is created anew at each change.
     pub identity: Option<u128>,
@@ -82,45 +82,41 @@ pub struct Births {
     pub vote: Option<u128>,
 }
 
-/// The contents of the file in its first format.
-#[derive(Deserialize)]
-struct FactsV1 {
-    node: u64,
-    uuid: Uuid,
-    boot: u64,
-    cluster: Option<Uuid>,
-    joined: bool,
-    members: BTreeMap<u64, Uuid>,
-    seen: BTreeMap<Uuid, (u64, Uuid)>,
-    retired: Option<String>,
-}
-
 impl Body for Facts {
-    fn decode(version: u32, body: &[u8]) -> Option<Self> {
-        match version {
-            1 => envelope::plain::<FactsV1>(body).map(Self::from),
-            2 => envelope::plain(body),
-            _ => None,
-        }
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { node, uuid, boot, cluster, joined, members, .. } = self;
+        let Self { seen, retired, promised, stopped, births, .. } = self;
+        node.put(out);
+        uuid.put(out);
+        boot.put(out);
+        cluster.put(out);
+        joined.put(out);
+        members.put(out);
+        seen.put(out);
+        retired.put(out);
+        promised.put(out);
+        stopped.put(out);
+        births.identity.put(out);
+        births.vote.put(out);
     }
-}
 
-impl From<FactsV1> for Facts {
-    fn from(old: FactsV1) -> Self {
-        let seen = old.seen.into_iter();
-        Self {
-            node: old.node,
-            uuid: old.uuid,
-            boot: old.boot,
-            cluster: old.cluster,
-            joined: old.joined,
-            members: old.members,
-            seen: seen.map(|(uuid, (boot, run))| (uuid, Seen::of(boot, run))).collect(),
-            retired: old.retired,
-            promised: Promises::default(),
-            stopped: false,
-            births: Births::default(),
+    fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if version < 3 {
+            return Err(NEVER_RELEASED);
         }
+        Ok(Self {
+            node: reader.u64()?,
+            uuid: Uuid::read(reader)?,
+            boot: reader.u64()?,
+            cluster: Option::read(reader)?,
+            joined: bool::read(reader)?,
+            members: BTreeMap::read(reader)?,
+            seen: BTreeMap::read(reader)?,
+            retired: Option::read(reader)?,
+            promised: Promises::read(reader)?,
+            stopped: bool::read(reader)?,
+            births: Births { identity: Option::read(reader)?, vote: Option::read(reader)? },
+        })
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub mod checkpoint;
 pub mod disk;
+mod encoding;
 mod envelope;
 mod error;
 pub mod identity;
@@ -29,7 +30,7 @@ mod sweep;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::random;
 
@@ -43,9 +44,7 @@ pub use log::{Log, LogOptions, LogState, PromiseCounter, Promises, Recovered};
 pub use snapshots::Snapshots;
 
 /// The id of a log entry: the term it was proposed in and its index in the log.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 pub struct LogId {
     /// The leader's term.
     pub term: u64,
@@ -69,7 +68,7 @@ pub struct LogEntry {
 }
 
 /// The vote of this node: at most one candidate per term.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Vote {
     /// The term voted in.
     pub term: u64,
@@ -80,9 +79,7 @@ pub struct Vote {
 }
 
 /// A random 128-bit number that names a node, a cluster or one run of the program.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Uuid(pub u128);
 
 impl Uuid {

@@ -18,19 +18,19 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 pub use self::file::BodyReader;
 use self::file::{BodyWriter, Scan};
 use super::disk::{Disk, DiskFile};
-use super::envelope::{self, Body};
+use super::envelope::{Body, NEVER_RELEASED};
 use super::error::REPLACE_NODE;
 use super::{LogId, StorageError, Uuid};
+use crate::codec::{DecodeError, Encoding, Reader, put_bytes};
 
 pub(super) const FOLDER: &str = "snapshots";
 
 /// The meta data of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotMeta {
     /// The cluster whose state it is.
     pub cluster: Option<Uuid>,
@@ -44,24 +44,33 @@ pub struct SnapshotMeta {
     pub feature_level: u32,
     /// The size of the state in bytes. It is stored at the end of the file, and set by
     /// [`Snapshots::write`].
-    #[serde(skip)]
     pub body_bytes: u64,
 }
 
 impl Body for SnapshotMeta {
-    fn decode(version: u32, body: &[u8]) -> Option<Self> {
-        match version {
-            1 => envelope::plain(body).map(|Version1(meta, _body_bytes)| meta),
-            2 => envelope::plain(body),
-            _ => None,
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { cluster, last, membership, membership_log, feature_level, body_bytes: _ } = self;
+        cluster.put(out);
+        last.put(out);
+        put_bytes(out, membership);
+        membership_log.put(out);
+        feature_level.put(out);
+    }
+
+    fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if version < 3 {
+            return Err(NEVER_RELEASED);
         }
+        Ok(Self {
+            cluster: Option::read(reader)?,
+            last: Option::read(reader)?,
+            membership: reader.bytes()?.to_vec(),
+            membership_log: Option::read(reader)?,
+            feature_level: reader.u32()?,
+            body_bytes: 0,
+        })
     }
 }
-
-/// The first version had the body's length in its header, too; the length at the end of the file is
-/// the one that is used.
-#[derive(Deserialize)]
-struct Version1(SnapshotMeta, u64);
 
 /// A complete, durable snapshot file. It stays readable while this value exists, even after a newer
 /// snapshot has replaced it.

@@ -106,13 +106,6 @@ fn version_1_of_a_time_to_live_for_ever_is_frozen() {
 }
 
 #[test]
-fn the_digest_of_a_request_is_frozen() {
-    // The published test vectors of FNV-1a.
-    assert_eq!(crate::codec::digest(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-    assert_eq!(crate::codec::digest(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
-}
-
-#[test]
 fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
     let long = || -> Box<str> { "n".repeat(MAX_NAME_BYTES).into() };
     let mut machine = Machine::default();

@@ -70,7 +70,12 @@ pub(crate) fn examples() -> Vec<(&'static str, Bytes)> {
     vec![
         ("append", encode_append(&append())),
         ("appended", encode_appended(&Ok(Some(log_id(1, 2))))),
+        (
+            "append-higher-vote",
+            encode_appended(&Err(StreamAppendError::HigherVote(vote(2, 1, true)))),
+        ),
         ("append-conflict", encode_appended(&Err(StreamAppendError::Conflict(log_id(3, 4))))),
+        ("promised", encode_promised(Promises { votes: 1, log: 300 }, &encode_appended(&Ok(None)))),
         ("vote", encode_vote_request(&request)),
         ("voted", encode_vote_response(&VoteResponse::new(vote(2, 1, true), None, true))),
         ("confirm", encode_confirm(5)),
@@ -94,70 +99,101 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     digits.map(|digit| char::from_digit(digit.into(), 16).expect("a digit")).collect()
 }
 
-/// A vote of term 2 for node 1, without the byte for whether it is committed.
-const VOTE: &str = "02000000000000000100000000000000";
-
-/// [`membership`] in bytes.
+/// [`membership`] in bytes: the sets of voters, then the members.
 const MEMBERSHIP: &str = concat!(
-    "01000000",
-    "02000000",
-    "0100000000000000",
-    "0200000000000000",
-    "02000000",
-    "0100000000000000",
-    "11000000000000000000000000000000",
-    "03000000683a31",
+    "01020102",
+    "02",
+    "01",
+    "00000000000000000000000000000011",
+    "03683a31",
     "00",
-    "0200000000000000",
-    "22000000000000000000000000000000",
-    "03000000683a31",
-    "010100000063",
+    "02",
+    "00000000000000000000000000000022",
+    "03683a31",
+    "010163",
 );
 
-#[test]
-fn payloads_are_written_the_same_for_ever() {
-    assert_eq!(hex(&encode_payload(&Payload::Blank)), "0001");
-    let membership = encode_payload(&Payload::Membership(membership()));
-    assert_eq!(hex(&membership), format!("0201{MEMBERSHIP}"));
-    let normal = encode_payload(&Payload::Normal(data_of(&proposal())));
-    assert_eq!(hex(&normal), format!("0101{}", hex(&proposal().encode())));
-}
+/// [`proposal`] in bytes.
+const PROPOSAL: &str = "01024d01020003";
 
 #[test]
 fn messages_are_written_the_same_for_ever() {
-    let request = VoteRequest {
-        vote: vote(2, 1, false),
-        last_log_id: Some(log_id(1, 4)),
-        leadership_transfer: true,
-    };
-    let log_id_4 = "01".to_owned() + "0100000000000000" + "0400000000000000";
-    assert_eq!(hex(&encode_vote_request(&request)), format!("1201{VOTE}00{log_id_4}01"));
-    let response = VoteResponse::new(vote(2, 1, true), None, true);
-    assert_eq!(hex(&encode_vote_response(&response)), format!("1301{VOTE}010100"));
-    assert_eq!(hex(&encode_appended(&Ok(None))), "11010000");
-    let refused = Err(StreamAppendError::HigherVote(vote(2, 1, true)));
-    assert_eq!(hex(&encode_appended(&refused)), format!("110102{VOTE}01"));
-    let heartbeat = AppendEntriesRequest {
-        vote: vote(2, 1, true),
-        prev_log_id: Some(log_id(1, 4)),
-        leader_commit: None,
-        entries: vec![],
-    };
-    assert_eq!(hex(&encode_append(&heartbeat)), format!("1001{VOTE}01{log_id_4}0000000000"));
-    assert_eq!(hex(&encode_confirm(5)), "1a010500000000000000");
-    let confirmed = Confirmed { round: 5, vote: Some(vote(2, 1, true)) };
-    assert_eq!(hex(&encode_confirmed(&confirmed)), format!("1b01050000000000000001{VOTE}01"));
-    let (last, first) = (
-        "01".to_owned() + "0300000000000000" + "0900000000000000",
-        "01".to_owned() + "0100000000000000" + "0000000000000000",
-    );
-    assert_eq!(hex(&encode_snapshot_meta(&meta())), format!("1801{last}{first}{MEMBERSHIP}"));
+    assert_eq!(hex(&proposal().encode()), PROPOSAL);
+    let meta = format!("1801010309010100{MEMBERSHIP}");
+    let entries = format!("02050200010206090101{PROPOSAL}0207350201{MEMBERSHIP}");
+    let golden = [
+        ("append", format!("10010201010101040003{entries}")),
+        ("appended", "110100010102".to_owned()),
+        ("append-higher-vote", "110102020101".to_owned()),
+        ("append-conflict", "1101010304".to_owned()),
+        ("promised", "190101ac0211010000".to_owned()),
+        ("vote", "120102010001010401".to_owned()),
+        ("voted", "13010201010100".to_owned()),
+        ("confirm", "1a0105".to_owned()),
+        ("confirmed", "1b010501020101".to_owned()),
+        ("confirmed-without-vote", "1b010500".to_owned()),
+        ("transfer", "140107010102010708".to_owned()),
+        ("transferred", "150100".to_owned()),
+        ("transfer-refused", "150101010101020200".to_owned()),
+        ("transfer-unflushed", "1501020000".to_owned()),
+        ("snapshot", format!("16010201013b{meta}")),
+        ("snapshot-meta", meta),
+        ("installed", "1701020101".to_owned()),
+        ("membership-entry", format!("0201{MEMBERSHIP}")),
+        ("proposal-entry", format!("0101{PROPOSAL}")),
+        ("blank-entry", "0001".to_owned()),
+    ];
+    let written = examples().into_iter().map(|(name, bytes)| (name, hex(&bytes)));
+    assert_eq!(written.collect::<Vec<_>>(), golden);
+}
+
+/// The results of all readers.
+fn read_by_all(bytes: &Bytes) -> Vec<Result<(), DecodeError>> {
+    vec![
+        decode_payload(bytes).map(drop),
+        decode_append(bytes).map(drop),
+        decode_appended(bytes).map(drop),
+        decode_promised(bytes).map(drop),
+        decode_vote_request(bytes).map(drop),
+        decode_vote_response(bytes).map(drop),
+        decode_transfer(bytes).map(drop),
+        decode_transferred(bytes).map(drop),
+        decode_confirm(bytes).map(drop),
+        decode_confirmed(bytes).map(drop),
+        decode_snapshot_header(bytes).map(drop),
+        decode_snapshot_meta(bytes).map(drop),
+        decode_installed(bytes).map(drop),
+    ]
+}
+
+#[test]
+fn each_message_has_one_reader_which_refuses_a_later_version() {
+    for (name, bytes) in examples() {
+        let accepted = read_by_all(&bytes).into_iter().flatten();
+        assert_eq!(accepted.count(), 1, "{name}");
+        let mut later = bytes.to_vec();
+        later[1] = VERSION + 1;
+        let results = read_by_all(&later.into());
+        assert!(results.iter().all(Result::is_err), "{name}");
+        let newer = |result: &Result<(), DecodeError>| {
+            matches!(result, Err(DecodeError::TooNew { found: 2, known: 1, .. }))
+        };
+        assert!(results.iter().any(newer), "{name}: {results:?}");
+    }
+}
+
+#[test]
+fn the_payloads_of_a_request_are_slices_of_it() {
+    let bytes = encode_append(&append());
+    let request = decode_append(&bytes).unwrap();
+    let Payload::Normal(data) = &request.entries[1].payload else { panic!("a proposal") };
+    assert!(bytes.as_ptr_range().contains(&data.payload().as_ptr()));
 }
 
 #[test]
 fn everything_reads_back_as_it_was_written() {
     let request = append();
-    let read = decode_append(encode_append(&request)).unwrap();
+    let read = decode_append(&encode_append(&request)).unwrap();
     assert_eq!(format!("{read:?}"), format!("{request:?}"));
     for result in [
         Ok(None),
@@ -165,15 +201,15 @@ fn everything_reads_back_as_it_was_written() {
         Err(StreamAppendError::Conflict(log_id(3, 4))),
         Err(StreamAppendError::HigherVote(vote(5, 6, false))),
     ] {
-        assert_eq!(decode_appended(encode_appended(&result)), Ok(result));
+        assert_eq!(decode_appended(&encode_appended(&result)), Ok(result));
     }
-    assert_eq!(decode_confirm(encode_confirm(7)), Ok(7));
+    assert_eq!(decode_confirm(&encode_confirm(7)), Ok(7));
     for vote in [None, Some(vote(5, 6, false))] {
         let answer = Confirmed { round: 7, vote };
-        assert_eq!(decode_confirmed(encode_confirmed(&answer)), Ok(answer));
+        assert_eq!(decode_confirmed(&encode_confirmed(&answer)), Ok(answer));
     }
     let transfer = TransferLeaderRequest::new(vote(7, 1, true), 2, Some(log_id(7, 8)));
-    assert_eq!(decode_transfer(encode_transfer(&transfer)), Ok(transfer));
+    assert_eq!(decode_transfer(&encode_transfer(&transfer)), Ok(transfer));
     for response in [
         Ok(()),
         Err(TransferLeaderError::VoteChanged {
@@ -182,25 +218,25 @@ fn everything_reads_back_as_it_was_written() {
         }),
         Err(TransferLeaderError::LogNotFlushed { expected: Some(log_id(1, 1)), actual: None }),
     ] {
-        assert_eq!(decode_transferred(encode_transferred(&response)), Ok(response));
+        assert_eq!(decode_transferred(&encode_transferred(&response)), Ok(response));
     }
     let header = encode_snapshot_header(&vote(2, 1, true), &meta());
-    assert_eq!(decode_snapshot_header(header), Ok((vote(2, 1, true), meta())));
+    assert_eq!(decode_snapshot_header(&header), Ok((vote(2, 1, true), meta())));
     let none = SnapshotMeta::default();
-    assert_eq!(decode_snapshot_meta(encode_snapshot_meta(&none)), Ok(none));
+    assert_eq!(decode_snapshot_meta(&encode_snapshot_meta(&none)), Ok(none));
     let installed = SnapshotResponse::new(vote(2, 1, true));
-    assert_eq!(decode_installed(encode_installed(&installed)), Ok(installed));
+    assert_eq!(decode_installed(&encode_installed(&installed)), Ok(installed));
 }
 
 #[test]
 fn a_cut_or_longer_message_is_refused() {
     let bytes = encode_append(&append());
     for length in 0..bytes.len() {
-        assert!(decode_append(bytes.slice(..length)).is_err(), "{length}");
+        assert!(decode_append(&bytes.slice(..length)).is_err(), "{length}");
     }
     let mut longer = bytes.to_vec();
     longer.push(0);
-    assert!(decode_append(longer.into()).is_err());
+    assert!(decode_append(&longer.into()).is_err());
 }
 
 #[test]
@@ -208,7 +244,7 @@ fn entries_that_do_not_follow_each_other_are_refused() {
     let mut request = append();
     request.prev_log_id = Some(log_id(1, 3));
     assert_eq!(
-        decode_append(encode_append(&request)).map(drop),
+        decode_append(&encode_append(&request)).map(drop),
         Err(DecodeError::Invalid("order of entries"))
     );
 }
@@ -219,13 +255,13 @@ fn a_membership_whose_ids_are_out_of_order_is_refused() {
     // Tag, version, number of sets, number of voters: then the two voters.
     for voters in [[2, 1], [1, 1], [2, 2]] {
         let mut other = bytes.to_vec();
-        (other[10], other[18]) = (voters[0], voters[1]);
+        other[4..6].copy_from_slice(&voters);
         assert!(decode_payload(&other.into()).is_err(), "{voters:?}");
     }
     // The number of members, then each after its id.
     for member in [1, 0] {
         let mut other = bytes.to_vec();
-        other[30 + 8 + 16 + 4 + 3 + 1] = member;
+        other[7 + 1 + 16 + 4 + 1] = member;
         assert!(decode_payload(&other.into()).is_err(), "{member}");
     }
 }
@@ -235,7 +271,7 @@ fn a_proposal_that_does_not_decode_never_gets_into_a_log() {
     let mut request = append();
     let broken = Data::from_payload(Bytes::from_static(&[1, 1, 0xff, 0xff]));
     request.entries[1].payload = Payload::Normal(broken);
-    assert!(decode_append(encode_append(&request)).is_err());
+    assert!(decode_append(&encode_append(&request)).is_err());
 }
 
 proptest! {
@@ -244,16 +280,7 @@ proptest! {
         let mut tagged = vec![tag, VERSION];
         tagged.extend(&bytes);
         for bytes in [Bytes::from(bytes), Bytes::from(tagged)] {
-            let _ = decode_payload(&bytes);
-            let _ = decode_append(bytes.clone());
-            let _ = decode_appended(bytes.clone());
-            let _ = decode_vote_request(bytes.clone());
-            let _ = decode_vote_response(bytes.clone());
-            let _ = decode_transfer(bytes.clone());
-            let _ = decode_transferred(bytes.clone());
-            let _ = decode_snapshot_header(bytes.clone());
-            let _ = decode_snapshot_meta(bytes.clone());
-            let _ = decode_installed(bytes);
+            read_by_all(&bytes);
         }
     }
 
@@ -262,6 +289,6 @@ proptest! {
         let mut bytes = encode_append(&append()).to_vec();
         let at = at % bytes.len();
         bytes[at] ^= with;
-        let _ = decode_append(bytes.into());
+        let _ = decode_append(&bytes.into());
     }
 }

@@ -22,7 +22,6 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::store::Values;
@@ -30,6 +29,7 @@ pub(super) use self::store::look;
 use self::store::{Parked, Store, guarded};
 use super::log::SyncWatch;
 use super::{Log, LogId, StorageError, Uuid};
+use crate::codec::{DecodeError, Encoding, Reader, put_bytes};
 
 /// The number of changes that are written as one atomic batch. A longer list is written in several,
 /// because sled keeps every version of every page that a batch touches, some 8 KiB for each change;
@@ -44,7 +44,7 @@ pub(crate) const MAX_RECORD_BYTES: usize = 7 << 10;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The checkpoint's meta data.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointMeta {
     /// The last entry applied to it.
     pub applied: LogId,
@@ -52,6 +52,23 @@ pub struct CheckpointMeta {
     pub membership: Vec<u8>,
     /// The state's own scalars, encoded by the caller.
     pub state: Vec<u8>,
+}
+
+impl Encoding for CheckpointMeta {
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { applied, membership, state } = self;
+        applied.put(out);
+        put_bytes(out, membership);
+        put_bytes(out, state);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            applied: LogId::read(reader)?,
+            membership: reader.bytes()?.to_vec(),
+            state: reader.bytes()?.to_vec(),
+        })
+    }
 }
 
 /// A changed record: its key, and its value unless it was removed.

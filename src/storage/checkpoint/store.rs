@@ -20,14 +20,14 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use sled::{Batch, Config, Db, IVec};
 
 use super::{BATCH, Change, CheckpointMeta, CheckpointOptions, Opened};
-use crate::storage::envelope::{self, Body, Kind};
+use crate::codec::{DecodeError, Encoding, Reader, digest, put_bytes};
+use crate::storage::envelope::{self, Body, Kind, NEVER_RELEASED};
 use crate::storage::{LogId, StorageError, Uuid};
 
-const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 1 };
+const KIND: Kind = Kind { magic: *b"KWCHECK\n", version: 2 };
 /// The prefix of a database folder's name, before its number.
 const DATABASE: &str = "sled-";
 const META_KEY: &[u8] = b"m";
@@ -57,7 +57,7 @@ const LOCK_WAITS: u32 = 500;
 const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// The meta data as it is stored.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::storage) struct StoredMeta {
     pub(in crate::storage) node: Uuid,
     pub(in crate::storage) meta: CheckpointMeta,
@@ -65,13 +65,28 @@ pub(in crate::storage) struct StoredMeta {
 }
 
 impl Body for StoredMeta {
-    fn decode(version: u32, body: &[u8]) -> Option<Self> {
-        (version == 1).then(|| envelope::plain(body)).flatten()
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { node, meta, totals: Totals { count, sum } } = self;
+        node.put(out);
+        meta.put(out);
+        count.put(out);
+        sum.put(out);
+    }
+
+    fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if version < 2 {
+            return Err(NEVER_RELEASED);
+        }
+        Ok(Self {
+            node: Uuid::read(reader)?,
+            meta: CheckpointMeta::read(reader)?,
+            totals: Totals { count: reader.u64()?, sum: u128::read(reader)? },
+        })
     }
 }
 
 /// The totals over all records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(in crate::storage) struct Totals {
     /// The number of records.
     pub(in crate::storage) count: u64,
@@ -91,16 +106,12 @@ impl Totals {
     }
 }
 
-/// FNV-1a with 128 bits over the key's length, the key and the value. It is fast enough, never
-/// changes, and is good enough against accidental damage, which is its only purpose.
+/// The digest of the key's length, the key and the value.
 fn hash(key: &[u8], value: &[u8]) -> u128 {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
-    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let length = (key.len() as u64).to_le_bytes();
-    for byte in length.iter().chain(key).chain(value) {
-        hash = (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
-    }
-    hash
+    let mut bytes = Vec::with_capacity(4 + key.len() + value.len());
+    put_bytes(&mut bytes, key);
+    bytes.extend_from_slice(value);
+    digest(&bytes)
 }
 
 /// An open database.
@@ -476,5 +487,25 @@ impl Values {
         let stored = unseal(&self.meta)?;
         let records = self.records.iter().map(|(key, value)| Ok((record_key(key), value.clone())));
         verified(records, stored.totals, |records| load(&stored.meta, records))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_meta_data_is_written_the_same_for_ever() {
+        let meta = CheckpointMeta {
+            applied: LogId { term: 1, index: 300 },
+            membership: vec![2],
+            state: vec![3, 4],
+        };
+        let mut totals = Totals::default();
+        totals.add(b"k", b"v");
+        let stored = StoredMeta { node: Uuid(5), meta, totals };
+        let sum = format!("{:032x}", digest(b"\x01kv"));
+        let golden = format!("{:032x}01ac0201020203040{}{sum}", 5, 1);
+        envelope::assert_written(KIND, &stored, &golden);
     }
 }

@@ -3,8 +3,6 @@
 //! Remembered values only grow. So the order in which messages arrive does not matter, and two
 //! nodes that exchange their knowledge end up with the same.
 
-use serde::{Deserialize, Serialize};
-
 use super::super::Uuid;
 use super::super::log::Promises;
 
@@ -24,7 +22,7 @@ pub struct Start {
 }
 
 /// The latest known start of a folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
     /// Its boot number.
     pub boot: u64,

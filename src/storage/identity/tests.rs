@@ -326,40 +326,26 @@ fn a_write_that_failed_is_the_last_one() {
 }
 
 #[test]
-fn an_identity_of_the_first_format_is_read() {
-    #[derive(Serialize)]
-    struct First {
-        node: u64,
-        uuid: Uuid,
-        boot: u64,
-        cluster: Option<Uuid>,
-        joined: bool,
-        members: BTreeMap<u64, Uuid>,
-        seen: BTreeMap<Uuid, (u64, Uuid)>,
-        retired: Option<String>,
-    }
-    impl Body for First {
-        fn decode(_: u32, _: &[u8]) -> Option<Self> {
-            None
-        }
-    }
-    let first = First {
+fn an_identity_is_written_the_same_for_ever() {
+    let seen = Seen { owed: promises(1, 2), lacks: true, ..Seen::of(7, Uuid(70)) };
+    let facts = Facts {
         node: 1,
         uuid: Uuid(11),
-        boot: 4,
+        boot: 300,
         cluster: Some(Uuid(9)),
-        joined: false,
+        joined: true,
         members: BTreeMap::from([(1, Uuid(11)), (2, Uuid(22))]),
-        seen: BTreeMap::from([(Uuid(22), (7, Uuid(70)))]),
-        retired: None,
+        seen: BTreeMap::from([(Uuid(22), seen)]),
+        retired: Some("r".to_owned()),
+        promised: promises(3, 4),
+        stopped: false,
+        births: Births { identity: None, vote: Some(5) },
     };
-    let disk = MemDisk::new(1);
-    disk.set_bytes("identity", envelope::seal(Kind { version: 1, ..KIND }, &first));
-    let identity = open(&disk, 1).unwrap();
-    let facts = identity.facts();
-    assert_eq!((facts.uuid, facts.boot, facts.cluster), (Uuid(11), 5, Some(Uuid(9))));
-    assert_eq!(facts.members, first.members);
-    assert_eq!(facts.seen, BTreeMap::from([(Uuid(22), Seen::of(7, Uuid(70)))]));
+    let uuid = |number: u8| format!("{number:032x}");
+    let members = format!("0201{}02{}", uuid(11), uuid(22));
+    let seen = format!("01{}07{}0102000001", uuid(22), uuid(70));
+    let golden = format!("01{}ac0201{}01{members}{seen}01017203040000", uuid(11), uuid(9));
+    envelope::assert_written(KIND, &facts, &format!("{golden}01{}", uuid(5)));
 }
 
 #[test]

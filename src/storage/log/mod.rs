@@ -38,7 +38,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
 
 use self::index::{Index, Segment, Source};
 use self::writer::{Request, Writer};
@@ -158,9 +157,7 @@ pub struct LogState {
 
 /// The promises a folder has made, as two numbers that only grow, each durable with the promise
 /// that raised it. A folder with smaller numbers than it once reported has lost promises.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Promises {
     /// The number of times a vote was saved.
     pub votes: u64,

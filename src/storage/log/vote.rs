@@ -8,27 +8,35 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use crate::codec::{DecodeError, Encoding, Reader};
 use crate::storage::disk::{self, Disk, DiskFile};
-use crate::storage::envelope::{self, Body, Kind};
+use crate::storage::envelope::{self, Body, Kind, NEVER_RELEASED};
 use crate::storage::error::REPLACE_NODE;
 use crate::storage::{StorageError, Vote};
 
 pub(super) const FILE: &str = "vote";
-const KIND: Kind = Kind { magic: *b"KWVOTE1\n", version: 1 };
+const KIND: Kind = Kind { magic: *b"KWVOTE1\n", version: 2 };
 /// The slots are a page apart, so that one torn page never hits both.
 const SLOT_BYTES: usize = 4096;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Slot {
     sequence: u64,
     vote: Option<Vote>,
 }
 
 impl Body for Slot {
-    fn decode(version: u32, body: &[u8]) -> Option<Self> {
-        (version == 1).then(|| envelope::plain(body)).flatten()
+    fn put(&self, out: &mut Vec<u8>) {
+        let Self { sequence, vote } = self;
+        sequence.put(out);
+        vote.put(out);
+    }
+
+    fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if version < 2 {
+            return Err(NEVER_RELEASED);
+        }
+        Ok(Self { sequence: reader.u64()?, vote: Option::read(reader)? })
     }
 }
 
@@ -138,4 +146,16 @@ fn encode(slot: Slot) -> Vec<u8> {
     let mut bytes = envelope::seal(KIND, &slot);
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vote_is_written_the_same_for_ever() {
+        let vote = Some(Vote { term: 300, node: 2, committed: true });
+        envelope::assert_written(KIND, &Slot { sequence: 7, vote }, "0701ac020201");
+        envelope::assert_written(KIND, &Slot { sequence: 0, vote: None }, "0000");
+    }
 }

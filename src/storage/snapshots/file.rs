@@ -2,7 +2,7 @@
 //! too large to hold in memory twice.
 //!
 //! ```text
-//! header   as in `envelope`: magic "KWSNAP1\n", version, length, CRC; SnapshotMeta in postcard
+//! header   as in `envelope`: magic "KWSNAP1\n", version, length, CRC; SnapshotMeta
 //! chunks   each: length (u32, not 0), CRC (u32), bytes
 //! end      0 (u32), CRC of all bytes before the end (u32), length of the body (u64)
 //! ```
@@ -15,8 +15,7 @@ use crate::storage::StorageError;
 use crate::storage::disk::DiskFile;
 use crate::storage::envelope::{self, HEADER_BYTES, Kind, u32_at, u64_at};
 
-/// Version 1 had the body's length in its header, too.
-const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 2 };
+pub(super) const KIND: Kind = Kind { magic: *b"KWSNAP1\n", version: 3 };
 /// The length of the header before each chunk.
 const CHUNK_HEADER: usize = 8;
 /// A header or chunk longer than this is treated as damage, so that no memory is allocated for it.

@@ -17,6 +17,12 @@ fn meta(index: u64) -> SnapshotMeta {
     }
 }
 
+#[test]
+fn the_meta_data_is_written_the_same_for_ever() {
+    let golden = format!("01{:032x}01020903010203010101{}", 7, "01");
+    crate::storage::envelope::assert_written(file::KIND, &meta(9), &golden);
+}
+
 fn body(index: u64, len: u64) -> Vec<u8> {
     (0..len).map(|at| mix(index ^ at).to_le_bytes()[0]).collect()
 }

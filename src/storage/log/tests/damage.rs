@@ -248,7 +248,7 @@ fn a_later_version_is_refused_by_name() {
     for path in ["log/manifest", "vote"] {
         let damaged = disk.fork();
         let mut bytes = damaged.bytes(path).unwrap();
-        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
         let end = 20 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&bytes[..16]);
