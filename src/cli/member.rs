@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -18,9 +17,8 @@ use crate::cli::exit::{self, Failure};
 use crate::cli::log_writer;
 use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
 use crate::forward::Forwarding;
-use crate::http::{self, Extras, Limits};
+use crate::http::{self, Limits, ListenerSettings, ServedNode};
 use crate::node::{Member, Node, NodeConfig};
-use crate::service::DebugLockService as _;
 
 /// Two bound listeners. They are bound first, so that a port that is in use is known before a
 /// folder is opened or a vote granted.
@@ -135,7 +133,7 @@ impl Plan {
 /// A running node.
 pub(crate) struct Running {
     node: Node,
-    draining: Arc<AtomicBool>,
+    served: Arc<ServedNode>,
     stop_clients: watch::Sender<bool>,
     stop_peers: watch::Sender<bool>,
     clients: JoinHandle<std::io::Result<()>>,
@@ -167,22 +165,25 @@ impl Running {
             Failure::new(code, format!("node {id} cannot start: {error}"))
         })?;
         let service = Arc::new(Forwarding::new(node.clone()));
-        let draining = Arc::new(AtomicBool::new(false));
-        let mut extras = extras(&node, &service, &draining, plan.debug_clock);
-        extras.limits = plan.limits;
-        extras.hosts = plan.hosts.into();
-        extras.budget = node.budget().clone();
+        let served = Arc::new(ServedNode::new(Arc::clone(&service)));
+        let settings = ListenerSettings {
+            limits: plan.limits,
+            budget: node.budget().clone(),
+            hosts: plan.hosts,
+            debug_clock: plan.debug_clock,
+        };
         let (stop_clients, stopping) = watch::channel(false);
         let clients = tokio::spawn(http::serve(
             listeners.clients,
             Arc::clone(&service),
-            extras,
+            Arc::clone(&served) as _,
+            settings,
             told(stopping),
         ));
         let (stop_peers, stopping) = watch::channel(false);
         let peers = tokio::spawn(http::peers::serve(listeners.peers, service, told(stopping)));
         let advance = tokio::spawn(advance::run(node.clone()));
-        Ok(Self { node, draining, stop_clients, stop_peers, clients, peers, advance })
+        Ok(Self { node, served, stop_clients, stop_peers, clients, peers, advance })
     }
 
     /// The node.
@@ -204,7 +205,7 @@ impl Running {
     /// Stops within a time: `/readyz` fails, the client listener closes when the requests in flight
     /// are answered, the leadership is handed over, and the peer listener closes last.
     pub(crate) async fn stop(self, within: Duration) {
-        self.draining.store(true, Ordering::Release);
+        self.served.drain();
         let stopping = async {
             // The receivers are gone only if the listeners are.
             let _ = self.stop_clients.send(true);
@@ -236,36 +237,6 @@ async fn report(which: &str, listener: JoinHandle<std::io::Result<()>>) {
 /// Resolves when the stop is signalled, or when the sender is gone.
 async fn told(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-fn extras(
-    node: &Node,
-    service: &Arc<Forwarding>,
-    draining: &Arc<AtomicBool>,
-    debug_clock: bool,
-) -> Extras {
-    let mut extras = Extras::default();
-    let of = node.clone();
-    extras.status = Some(Arc::new(move || of.status()));
-    let of = node.clone();
-    extras.cluster = Some(Arc::new(move || of.cluster()));
-    let of = Arc::clone(service);
-    extras.figures = Some(Arc::new(move || of.figures()));
-    let (of, draining) = (node.clone(), Arc::clone(draining));
-    extras.ready = Some(Arc::new(move || {
-        if draining.load(Ordering::Acquire) {
-            return Err("the node is stopping".to_owned());
-        }
-        of.not_ready().map_or(Ok(()), Err)
-    }));
-    if debug_clock {
-        let service = Arc::clone(service);
-        extras.advance = Some(Arc::new(move |by| {
-            let service = Arc::clone(&service);
-            Box::pin(async move { service.advance_clock(by).await })
-        }));
-    }
-    extras
 }
 
 /// The name of sled's own threads. They panic when sled's files fail; its data is only a copy, and

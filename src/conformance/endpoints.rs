@@ -101,31 +101,37 @@ async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod tests {
+    use futures::future::BoxFuture;
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
     use super::*;
     use crate::clock::OffsetClock;
     use crate::conformance::{Script, run};
-    use crate::http::{Extras, serve};
+    use crate::http::{ListenerSettings, LocalNode, serve};
     use crate::memory::MemoryLocks;
+
+    /// A node whose clock clients move.
+    struct Adjustable(OffsetClock);
+
+    impl LocalNode for Adjustable {
+        fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {
+            self.0.advance(by);
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
 
     /// Serves locks in memory over HTTP; with `debug_clock`, like a node that was started for
     /// tests.
     async fn serve_memory(debug_clock: bool) -> (String, JoinHandle<()>) {
         let clock = OffsetClock::default();
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
-        let mut extras = Extras::default();
-        if debug_clock {
-            extras.advance = Some(Arc::new(move |by| {
-                clock.advance(by);
-                Box::pin(std::future::ready(Ok(())))
-            }));
-        }
+        let node: Arc<dyn LocalNode> = Arc::new(Adjustable(clock));
+        let settings = ListenerSettings { debug_clock, ..ListenerSettings::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let served = tokio::spawn(async move {
-            serve(listener, Arc::new(locks), extras, std::future::pending()).await.unwrap();
+            serve(listener, Arc::new(locks), node, settings, std::future::pending()).await.unwrap();
         });
         (endpoint, served)
     }

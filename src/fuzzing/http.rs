@@ -23,7 +23,7 @@ use crate::api::{
 };
 use crate::clock::ManualClock;
 use crate::error::Error;
-use crate::http::{Extras, clients_router, serve_one};
+use crate::http::{clients_router, serve_one};
 use crate::lock::Operation;
 use crate::memory::MemoryLocks;
 use crate::service::{LockService as _, all_tables};
@@ -61,7 +61,7 @@ impl Api {
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
         runtime.block_on(some_locks(&locks)).expect("they are free");
         clock.advance(Duration::from_secs(2));
-        let router = clients_router(Arc::new(locks.clone()), Extras::default());
+        let router = clients_router(Arc::new(locks.clone()), Arc::new(()));
         Self { runtime, locks, router }
     }
 
@@ -429,7 +429,7 @@ pub fn http(bytes: &[u8]) {
     let mut told = Vec::new();
     api.runtime.block_on(async {
         let locks = Arc::new(api.locks.clone());
-        let served = serve_one(theirs, locks, Extras::default());
+        let served = serve_one(theirs, locks);
         let sent = async {
             // The server may have closed the connection: it does so when the bytes are no HTTP.
             let _ = requests.write_all(bytes).await;

@@ -4,14 +4,9 @@
 //! unknown field, too many requests. A single invalid request, with an empty signature for
 //! instance, fails alone and does not affect the others.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-
 use super::answer::{Refusal, json};
-use super::handlers::{Answer, no_answer};
-use super::request::{self, Asked, Call};
-use super::server::Limits;
+use super::handlers::{Answer, decide_all};
+use super::request::{Arriving, ClientRequest};
 use super::{Context, openapi};
 use crate::api::{
     BatchAnswers, BatchBody, BatchItemAnswer, Code, MAX_BATCH, MAX_BATCH_BYTES, Problem, routes,
@@ -38,39 +33,30 @@ const ANSWER_BYTES: usize = 512;
         (status = 415, description = "The body is not declared to be JSON", body = Problem),
         (status = 503, description = "No memory left for large requests; not done", body = Problem),
     ))]
-pub(crate) async fn batch<S: LockService>(
-    State(context): State<Arc<Context<S>>>,
-    asked: Asked,
+pub(crate) async fn batch<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
 ) -> Answer {
-    request::no_query(asked.request.uri())?;
-    let call = Call::read(&asked)?;
+    let settings = &context.settings;
+    let call = request.call_without_query()?;
     call.no_idempotency_key()?;
-    let deadline = call.deadline;
-    let limits = Limits { body_bytes: MAX_BATCH_BYTES, ..context.extras.limits.clone() };
-    let budget = asked.budget.clone();
-    let (body, _share): (BatchBody, _) = request::json_and_share(asked, &limits, deadline).await?;
+    let (body, _share): (BatchBody, _) =
+        request.json(settings, MAX_BATCH_BYTES, call.deadline).await?;
     if body.requests.len() > MAX_BATCH {
         let detail = format!("a batch has at most {MAX_BATCH} requests");
         return Err(Refusal::new(Code::BadRequest, detail));
     }
     // Results must be sent once they exist, so room for the answers is reserved before.
-    let _room = budget
-        .take(body.requests.len() * ANSWER_BYTES)
-        .ok_or_else(|| Refusal::from(budget::exhausted()))?;
-    let (call, cause) = call.options();
+    let room = settings.budget.take(body.requests.len() * ANSWER_BYTES);
+    let _room = room.ok_or_else(|| Refusal::from(budget::exhausted()))?;
     let mut commands = Vec::with_capacity(body.requests.len());
-    let mut add = |command: Command| commands.push(Command { cause: cause.clone(), ..command });
+    let mut add = |command: Command| commands.push(command);
     let invalid: Vec<Option<Error>> =
         body.requests.into_iter().map(|item| item.into_command().map(&mut add).err()).collect();
-    // At the deadline the outcome of all of them is unknown.
-    let mut decisions =
-        deadline.bound(context.service.decide(commands, call)).await.map(Vec::into_iter);
-    let mut next = || match &mut decisions {
-        Some(decisions) => {
-            let decision = decisions.next().expect("each command has an answer");
-            decision.and_then(BatchAnswer::try_from)
-        }
-        None => no_answer(),
+    let mut decisions = decide_all(context, call, commands).await.into_iter();
+    let mut next = || {
+        let decision = decisions.next().expect("each command has an answer");
+        decision.and_then(BatchAnswer::try_from)
     };
     let answers = invalid.into_iter().map(|error| error.map_or_else(&mut next, Err));
     let answers: Vec<Result<BatchAnswer, Error>> = answers.collect();

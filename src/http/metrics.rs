@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::Context;
 use super::flood::Flood;
 use super::places::{PlaceFigures, Places};
-use crate::api::{Code, HistogramFigures, NodeFigures, routes};
+use crate::api::{Code, HistogramFigures, NodeFigures};
 use crate::budget::Budget;
 use crate::processes;
 
@@ -32,41 +32,23 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const METADATA: Metadata<'static> = Metadata::new("keyward", Level::INFO, None);
 
-/// The routes that are labels. They are few and fixed: a client's input never becomes a label.
-const ROUTES: [&str; 14] = [
-    routes::ROOT,
-    routes::LOCK,
-    routes::UNLOCK,
-    routes::BATCH,
-    routes::LOCKS,
-    routes::TABLES,
-    routes::TABLE,
-    routes::CLUSTER,
-    routes::HEALTHZ,
-    routes::READYZ,
-    routes::METRICS,
-    routes::OPENAPI,
-    routes::DEBUG_ADVANCE,
-    "other",
-];
-
-/// The methods that are labels, as [`ROUTES`].
+/// The methods that are labels. They are few and fixed, as the routes are: a client's input never
+/// becomes a label.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "other"];
 
 /// The method and route of a request, by which the metrics distinguish requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Endpoint {
-    /// Indexes into [`METHODS`] and [`ROUTES`].
+    /// Index into [`METHODS`].
     method: usize,
-    route: usize,
+    /// The number of the route and its path; `None` is every other path.
+    route: Option<(usize, &'static str)>,
 }
 
 impl Endpoint {
-    pub(crate) fn new(method: &Method, route: &str) -> Self {
-        let place = |labels: &[&str], label: &str| {
-            labels.iter().position(|known| *known == label).unwrap_or(labels.len() - 1)
-        };
-        Self { method: place(&METHODS, method.as_str()), route: place(&ROUTES, route) }
+    pub(crate) fn new(method: &Method, route: Option<(usize, &'static str)>) -> Self {
+        let known = METHODS.iter().position(|known| *known == method.as_str());
+        Self { method: known.unwrap_or(METHODS.len() - 1), route }
     }
 
     pub(crate) fn method(self) -> &'static str {
@@ -74,7 +56,7 @@ impl Endpoint {
     }
 
     pub(crate) fn route(self) -> &'static str {
-        ROUTES[self.route]
+        self.route.map_or("other", |(_, path)| path)
     }
 }
 
@@ -96,8 +78,9 @@ const OUTCOMES: usize = Code::Other as usize + 2;
 /// The figures of one listener.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
-    /// Looked up once: a lookup by name and labels would cost a request more than its parsing.
-    series: [[OnceLock<Series>; ROUTES.len()]; METHODS.len()],
+    /// By route and method. Looked up once: a lookup by name and labels would cost a request more
+    /// than its parsing.
+    series: Vec<[OnceLock<Series>; METHODS.len()]>,
     /// Requests inside batches, as [`Series::totals`].
     items: [OnceLock<Counter>; OUTCOMES],
     handle: PrometheusHandle,
@@ -117,7 +100,8 @@ impl Drop for InFlight {
 }
 
 impl Metrics {
-    pub(crate) fn new(places: Arc<Places>, budget: Budget) -> Self {
+    /// Figures of requests for this many routes, and for all other paths.
+    pub(crate) fn new(routes: usize, places: Arc<Places>, budget: Budget) -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&LATENCY_BUCKETS)
             .expect("there are buckets")
@@ -138,7 +122,7 @@ impl Metrics {
             "How long requests took, from their head to their answer.".into(),
         );
         let handle = recorder.handle();
-        let series = Default::default();
+        let series = (0..=routes).map(|_| Default::default()).collect();
         let (in_flight, flood) = (Arc::default(), Flood::default());
         Self {
             recorder,
@@ -150,11 +134,6 @@ impl Metrics {
             budget,
             flood,
         }
-    }
-
-    /// The bytes that large bodies and answers share.
-    pub(crate) fn budget(&self) -> &Budget {
-        &self.budget
     }
 
     /// Limits which refusals are logged.
@@ -170,7 +149,8 @@ impl Metrics {
 
     /// Records a request that was answered.
     pub(crate) fn observe(&self, endpoint: Endpoint, code: Option<Code>, took: Duration) {
-        let series = &self.series[endpoint.method][endpoint.route];
+        let route = endpoint.route.map_or(self.series.len() - 1, |(number, _)| number);
+        let series = &self.series[route][endpoint.method];
         let series = series.get_or_init(|| self.register(endpoint));
         series.seconds.record(took);
         let total = &series.totals[code.map_or(0, |code| code as usize + 1)];

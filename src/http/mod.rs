@@ -5,15 +5,21 @@
 //! which the peers' listener uses too. A bad request never ends the process; a panic, which means a
 //! broken invariant, always does.
 //!
-//! Where to look next: [`handlers`] for the paths, [`request`] for the parsing of requests,
-//! [`observe`] for the trace id, the access log and the metrics.
+//! One request, step by step: [`server`] reads its head, [`dispatch`] finds its handler in the table
+//! of all routes, [`request`] parses what it contains, [`handlers`] pass the command or the query to
+//! the service, and [`observe`] adds the trace id, the access log and the metrics.
+//!
+//! A request is answered by its deadline, which is set once: [`request`] waits no longer for its body,
+//! and [`handlers`] no longer for the service. The service gets a timeout that is a little shorter, so
+//! that it can say whether anything was done, and is not trusted to keep it.
 
 mod answer;
 mod batch;
+mod dispatch;
 mod flood;
-mod front;
 mod handlers;
 mod head;
+mod local;
 mod metrics;
 mod observe;
 mod openapi;
@@ -30,55 +36,35 @@ mod tests;
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 use tokio::net::TcpListener;
 
+pub use local::LocalNode;
+pub(crate) use local::ServedNode;
 pub use openapi::document as openapi_document;
 pub use server::{Limits, raise_descriptor_limit, serve_connections};
 
-use crate::api::{ClusterStatus, NodeFigures, headers};
+use crate::api::headers;
 use crate::budget::Budget;
 use crate::error::Error;
 use crate::service::LockService;
-use front::Front;
 use metrics::Metrics;
 use places::Places;
 
-/// Returns the node's view of itself and its cluster.
-pub type StatusFn = Arc<dyn Fn() -> ClusterStatus + Send + Sync>;
-/// Returns the node's figures, each time `/metrics` is read.
-pub type FiguresFn = Arc<dyn Fn() -> NodeFigures + Send + Sync>;
-/// Returns whether requests can be served now, or why not.
-pub type ReadyFn = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-/// Returns the cluster's id, once it is known; then it never changes.
-pub type ClusterFn = Arc<dyn Fn() -> Option<String> + Send + Sync>;
-/// Moves the clock of the cluster forward, for tests.
-pub type AdvanceFn =
-    Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Send + Sync>;
-
-/// The optional parts of the client listener, besides the service.
-#[derive(Clone, Default)]
-pub struct Extras {
-    /// Answers `GET /v1/cluster`; without it the path does not exist.
-    pub status: Option<StatusFn>,
-    /// Names the cluster in every answer, and refuses requests that are meant for another one.
-    pub cluster: Option<ClusterFn>,
-    /// Adds the node's figures to `/metrics`.
-    pub figures: Option<FiguresFn>,
-    /// Answers `/readyz`; without it the listener is always ready.
-    pub ready: Option<ReadyFn>,
-    /// Answers `POST /debug/advance`; without it the path does not exist.
-    pub advance: Option<AdvanceFn>,
+/// The settings of the client listener.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerSettings {
     /// The limits on what clients may use.
     pub limits: Limits,
     /// The bytes that large bodies and answers may take together.
     pub budget: Budget,
     /// The names by which browsers may call this listener, besides `localhost` and IP addresses.
-    pub hosts: Arc<[String]>,
+    pub hosts: Vec<String>,
+    /// Whether clients may move the clock of the cluster, for tests. Otherwise the path for it does
+    /// not exist.
+    pub debug_clock: bool,
 }
 
 /// Serves the API on this listener until `shutdown` resolves, then finishes the requests in flight
@@ -92,16 +78,15 @@ pub struct Extras {
 pub async fn serve<S: LockService>(
     listener: TcpListener,
     service: Arc<S>,
-    extras: Extras,
+    node: Arc<dyn LocalNode>,
+    settings: ListenerSettings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let limits = extras.limits.clone();
+    let limits = settings.limits.clone();
     let places = Arc::<Places>::default();
-    let metrics = Metrics::new(Arc::clone(&places), extras.budget.clone());
-    let context = Arc::new(Context::new(service, metrics, extras));
+    let context = Context::new(service, node, settings, Arc::clone(&places));
     let upkeep = metrics::upkeep(&context);
-    let front = Front::new(Arc::clone(&context));
-    let served = server::serve_places(listener, front, limits, places, shutdown);
+    let served = server::serve_places(listener, Arc::clone(&context), limits, places, shutdown);
     tokio::pin!(upkeep);
     tokio::select! {
         result = served => result,
@@ -109,11 +94,17 @@ pub async fn serve<S: LockService>(
     }
 }
 
-/// The router of [`serve`], without a listener.
+/// A router that answers as [`serve`] does, without a listener and its checks of heads.
 #[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
-pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) -> axum::Router {
-    let metrics = Metrics::new(Arc::default(), extras.budget.clone());
-    handlers::router(Arc::new(Context::new(service, metrics, extras)))
+pub(crate) fn clients_router<S: LockService>(
+    service: Arc<S>,
+    node: Arc<dyn LocalNode>,
+) -> axum::Router {
+    let context = Context::new(service, node, ListenerSettings::default(), Arc::default());
+    axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let context = Arc::clone(&context);
+        async move { dispatch::answer(&context, request, None, Ok(())).await }
+    })
 }
 
 /// Serves one connection over any stream as [`serve`] does: for fuzzing.
@@ -121,34 +112,46 @@ pub(crate) fn clients_router<S: LockService>(service: Arc<S>, extras: Extras) ->
 pub(crate) async fn serve_one<S: LockService>(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     service: Arc<S>,
-    extras: Extras,
 ) {
-    let limits = Arc::new(extras.limits.clone());
     let places = Arc::<Places>::default();
-    let metrics = Metrics::new(Arc::clone(&places), extras.budget.clone());
-    let front = Front::new(Arc::new(Context::new(service, metrics, extras)));
+    let settings = ListenerSettings::default();
+    let limits = Arc::new(settings.limits.clone());
+    let context = Context::new(service, Arc::new(()), settings, Arc::clone(&places));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
-    server::connection(stream, front, limits, places.take(), stopping).await;
+    server::connection(stream, context, limits, places.take(), stopping).await;
 }
 
 /// The state that all handlers share.
 pub(crate) struct Context<S> {
     pub(crate) service: Arc<S>,
+    pub(crate) node: Arc<dyn LocalNode>,
+    pub(crate) settings: ListenerSettings,
     pub(crate) metrics: Metrics,
-    pub(crate) extras: Extras,
     /// The cluster's id, once it is known.
     cluster: OnceLock<HeaderValue>,
 }
 
-impl<S> Context<S> {
-    fn new(service: Arc<S>, metrics: Metrics, extras: Extras) -> Self {
-        Self { service, metrics, extras, cluster: OnceLock::new() }
+impl<S: LockService> Context<S> {
+    fn new(
+        service: Arc<S>,
+        node: Arc<dyn LocalNode>,
+        settings: ListenerSettings,
+        places: Arc<Places>,
+    ) -> Arc<Self> {
+        let metrics = Metrics::new(
+            dispatch::all_routes::<S, hyper::body::Incoming>().count(),
+            places,
+            settings.budget.clone(),
+        );
+        Arc::new(Self { service, node, settings, metrics, cluster: OnceLock::new() })
     }
+}
 
+impl<S> Context<S> {
     /// The cluster's id, once it is known.
     pub(crate) fn cluster(&self) -> Option<&HeaderValue> {
         if self.cluster.get().is_none() {
-            let id = self.extras.cluster.as_ref()?()?;
+            let id = self.node.cluster()?;
             // Another request may have set it first, to the same id.
             let _ = self.cluster.set(HeaderValue::try_from(id).ok()?);
         }

@@ -1,78 +1,48 @@
 //! The observation of every request: its trace id, one line in the access log, its metrics.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Body as _;
 use tracing::Instrument;
 
 use super::Context;
 use super::answer::Refusal;
+use super::handlers::Answer;
 use super::metrics::{Endpoint, outcome_word};
 use super::written::Written;
 use crate::api::{Code, headers, is_trace_id};
 use crate::budget::{self, Budget};
 use crate::clock::{Clock, SystemClock};
-use crate::service::LockService;
 
-/// The trace id of a request; the router's handlers find it in its extensions.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TraceId(pub(crate) String);
-
-impl TraceId {
-    /// The caller's own id if it may be logged, otherwise that of its trace context, else a new
-    /// one.
-    pub(crate) fn of(fields: &HeaderMap) -> Self {
-        let text = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let given = text(headers::TRACE_ID).filter(|text| is_trace_id(text));
-        let context = || text(headers::TRACEPARENT).and_then(trace_of_context);
-        let text = given.or_else(context).map(str::to_owned);
-        Self(text.unwrap_or_else(|| format!("{:032x}", crate::random::number::<u128>())))
-    }
-}
-
-/// The layer of the router: every path that it serves is observed.
-pub(crate) async fn observe<S: LockService>(
-    State(context): State<Arc<Context<S>>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let trace_id = TraceId::of(request.headers());
-    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
-    let endpoint = Endpoint::new(request.method(), route);
-    request.extensions_mut().insert(trace_id.clone());
-    request.extensions_mut().insert(context.metrics.budget().clone());
-    let meant = context.judge_cluster(request.headers());
-    let answer = async move {
-        match meant {
-            Ok(()) => next.run(request).await,
-            Err(error) => Refusal::from(error).into_response(),
-        }
-    };
-    observed(&context, endpoint, trace_id, answer).await
+/// The trace id of a request: the caller's own id if it may be logged, otherwise that of its trace
+/// context, else a new one.
+pub(crate) fn trace_id(fields: &HeaderMap) -> String {
+    let text = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let given = text(headers::TRACE_ID).filter(|text| is_trace_id(text));
+    let context = || text(headers::TRACEPARENT).and_then(trace_of_context);
+    let text = given.or_else(context).map(str::to_owned);
+    text.unwrap_or_else(|| format!("{:032x}", crate::random::number::<u128>()))
 }
 
 /// Runs a request in a span, and counts and logs how it went.
 pub(crate) async fn observed<S>(
     context: &Context<S>,
     endpoint: Endpoint,
-    trace_id: TraceId,
-    answer: impl Future<Output = Response>,
+    trace_id: String,
+    answer: impl Future<Output = Answer>,
 ) -> Response {
     let (method, route) = (endpoint.method(), endpoint.route());
     // Created at debug level only: a span costs more than a request.
-    let span = tracing::debug_span!("request", trace_id = %trace_id.0, method, route);
+    let span = tracing::debug_span!("request", %trace_id, method, route);
     let began = SystemClock.raw();
     let metrics = &context.metrics;
     let in_flight = metrics.in_flight();
-    let response = answer.instrument(span.clone()).await;
-    let mut response = budgeted(response, endpoint, metrics.budget());
+    let response = answer.instrument(span.clone()).await.into_response();
+    let mut response = budgeted(response, endpoint, &context.settings.budget);
     drop(in_flight);
     let took = SystemClock.raw().saturating_sub(began);
     let code = response.extensions().get::<Code>().copied();
@@ -81,7 +51,7 @@ pub(crate) async fn observed<S>(
     if status < 500 || metrics.flood().admits() {
         span.in_scope(|| log(endpoint, &trace_id, (status, code), took));
     }
-    if let Ok(value) = HeaderValue::try_from(trace_id.0) {
+    if let Ok(value) = HeaderValue::try_from(trace_id) {
         response.headers_mut().insert(HeaderName::from_static(headers::TRACE_ID), value);
     }
     if let Some(cluster) = context.cluster() {
@@ -106,17 +76,11 @@ fn budgeted(response: Response, endpoint: Endpoint, budget: &Budget) -> Response
 }
 
 /// Logs a request: at info if an operator should look at it, otherwise at debug.
-fn log(
-    endpoint: Endpoint,
-    trace_id: &TraceId,
-    (status, code): (u16, Option<Code>),
-    took: Duration,
-) {
+fn log(endpoint: Endpoint, trace_id: &str, (status, code): (u16, Option<Code>), took: Duration) {
     let outcome = outcome_word(code);
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     if status >= 500 {
         let (method, route) = (endpoint.method(), endpoint.route());
-        let trace_id = &trace_id.0;
         tracing::info!(trace_id, method, route, status, outcome, took_us, "answered");
     } else {
         tracing::debug!(status, outcome, took_us, "answered");
@@ -139,7 +103,7 @@ mod tests {
         let id_for = |name: &'static str, value: &str| {
             let mut fields = HeaderMap::new();
             fields.insert(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-            TraceId::of(&fields).0
+            trace_id(&fields)
         };
         assert_eq!(id_for(headers::TRACE_ID, "job-7"), "job-7");
         let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -3,14 +3,12 @@
 //! Each refusal is a problem document whose detail says what is wrong and where. Bytes are never
 //! repaired: text that is not UTF-8 is refused, because its repaired form would name another lock.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::BoxError;
-use axum::body::Body;
-use axum::extract::{FromRequest, Query, Request};
+use axum::extract::Query;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Uri};
 use bytes::{Bytes, BytesMut};
@@ -19,10 +17,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as HttpBody;
 use serde::de::DeserializeOwned;
 
+use super::ListenerSettings;
 use super::answer::Refusal;
-use super::observe::TraceId;
 use super::places::Place;
-use super::server::Limits;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
@@ -33,29 +30,101 @@ use crate::types::{CallOptions, RequestId};
 const SLACK: Duration = Duration::from_millis(20);
 
 /// A body that is still arriving.
-pub(crate) trait Arriving: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send {}
-
-impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send> Arriving for B {}
-
-/// A request with its context.
-pub(crate) struct Asked<B = Body> {
-    pub(crate) request: axum::http::Request<B>,
-    pub(crate) trace_id: TraceId,
-    /// The slot of its connection, if it is known.
-    pub(crate) place: Option<Arc<Place>>,
-    /// The budget from which the bytes of its body are taken.
-    pub(crate) budget: Budget,
+pub(crate) trait Arriving:
+    HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static
+{
 }
 
-/// Takes the context from the extensions of a request that came through the router.
-impl<S: Sync> FromRequest<S> for Asked {
-    type Rejection = Infallible;
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> Arriving for B {}
 
-    async fn from_request(mut request: Request, _: &S) -> Result<Self, Infallible> {
-        let given = request.extensions_mut();
-        let (trace_id, place) = (given.remove().unwrap_or_default(), given.remove());
-        let budget = given.remove().unwrap_or_default();
-        Ok(Self { request, trace_id, place, budget })
+/// A request of a client, with its context.
+pub(crate) struct ClientRequest<B> {
+    pub(crate) http: axum::http::Request<B>,
+    pub(crate) trace_id: String,
+    /// The slot of its connection, if it is known.
+    pub(crate) place: Option<Arc<Place>>,
+}
+
+impl<B: Arriving> ClientRequest<B> {
+    /// The options and the query of a request whose body is not read.
+    pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<(Call, T), Refusal> {
+        Ok((self.call()?, query(self.http.uri())?))
+    }
+
+    /// The options and the JSON body of a request without a query, within the limits and its own
+    /// timeout.
+    pub(crate) async fn body<T: DeserializeOwned>(
+        self,
+        settings: &ListenerSettings,
+    ) -> Result<(Call, T), Refusal> {
+        let call = self.call_without_query()?;
+        let (body, _) = self.json(settings, settings.limits.body_bytes, call.deadline).await?;
+        Ok((call, body))
+    }
+
+    /// The options of a request that has no query.
+    pub(crate) fn call_without_query(&self) -> Result<Call, Refusal> {
+        no_query(self.http.uri())?;
+        self.call()
+    }
+
+    /// The JSON body, of at most this many bytes, with its share of the budget.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        self,
+        settings: &ListenerSettings,
+        most: usize,
+        deadline: Deadline,
+    ) -> Result<(T, Share), Refusal> {
+        declared_as_json(self.http.headers())?;
+        let (bytes, share) = self.read_body(settings, most, deadline).await?;
+        Ok((parse(&bytes)?, share))
+    }
+
+    fn call(&self) -> Result<Call, Refusal> {
+        let fields = self.http.headers();
+        Ok(Call {
+            trace_id: Some(self.trace_id.clone()),
+            cause: cause(fields)?,
+            idempotency_key: idempotency_key(fields)?,
+            deadline: Deadline::after(timeout(fields)?),
+        })
+    }
+
+    async fn read_body(
+        self,
+        settings: &ListenerSettings,
+        most: usize,
+        deadline: Deadline,
+    ) -> Result<(Bytes, Share), Refusal> {
+        let too_large =
+            || Refusal::new(Code::TooLarge, format!("the body is at most {most} bytes"));
+        // A body that is declared too large is refused before it is sent, if the client waits for a
+        // `100 Continue`.
+        let declared = self.http.headers().get(CONTENT_LENGTH);
+        let declared = declared.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if declared.is_some_and(|declared| declared > most) {
+            return Err(too_large());
+        }
+        let mut body = pin!(collect(Limited::new(self.http.into_body(), most), &settings.budget));
+        // A small body has usually arrived with its head.
+        let read = if let Some(read) = body.as_mut().now_or_never() {
+            Ok(read)
+        } else {
+            // Until its body has arrived, nothing is done for the request, so it may be evicted.
+            let _pause = self.place.as_ref().map(|place| place.pause());
+            let timeout = settings.limits.body_timeout.min(deadline.remaining());
+            tokio::time::timeout(timeout, body).await
+        };
+        match read {
+            Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(Uncollected::Budget)) => Err(Refusal::from(budget::exhausted())),
+            Ok(Err(Uncollected::Body(error))) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(Uncollected::Body(error))) => {
+                let detail = format!("the body did not arrive whole: {error}");
+                Err(Refusal::new(Code::BadRequest, detail))
+            }
+        }
     }
 }
 
@@ -63,20 +132,13 @@ impl<S: Sync> FromRequest<S> for Asked {
 pub(crate) struct Call {
     /// The time at which the handler answers without the service.
     pub(crate) deadline: Deadline,
+    /// The reason for the call; part of each of its commands.
+    pub(crate) cause: Option<Box<str>>,
     trace_id: Option<String>,
-    cause: Option<Box<str>>,
     idempotency_key: Option<RequestId>,
 }
 
 impl Call {
-    pub(crate) fn read<B>(asked: &Asked<B>) -> Result<Self, Refusal> {
-        let fields = asked.request.headers();
-        let trace_id = Some(asked.trace_id.0.clone());
-        let (cause, idempotency_key) = (cause(fields)?, idempotency_key(fields)?);
-        let deadline = Deadline::after(timeout(fields)?);
-        Ok(Self { deadline, trace_id, cause, idempotency_key })
-    }
-
     /// The request id of a write: the one in its body or query, or else in its headers.
     pub(crate) fn request_id(
         &self,
@@ -105,12 +167,11 @@ impl Call {
         }
     }
 
-    /// The options of the call, with the rest of its timeout, and its cause.
-    pub(crate) fn options(self) -> (CallOptions, Option<Box<str>>) {
+    /// The options of the call for the service, with the rest of its timeout.
+    pub(crate) fn options(self) -> CallOptions {
         let remaining = self.deadline.remaining();
         let timeout = remaining.saturating_sub(SLACK.min(remaining / 4));
-        let options = CallOptions { trace_id: self.trace_id, ..CallOptions::within(timeout) };
-        (options, self.cause)
+        CallOptions { trace_id: self.trace_id, ..CallOptions::within(timeout) }
     }
 }
 
@@ -149,26 +210,6 @@ fn idempotency_key(fields: &HeaderMap) -> Result<Option<RequestId>, Refusal> {
     })
 }
 
-/// Reads the whole body as JSON, within the limits and the call's own timeout.
-pub(crate) async fn json<T: DeserializeOwned>(
-    asked: Asked<impl Arriving>,
-    limits: &Limits,
-    deadline: Deadline,
-) -> Result<T, Refusal> {
-    Ok(json_and_share(asked, limits, deadline).await?.0)
-}
-
-/// As [`json`], with the body's share of the budget.
-pub(crate) async fn json_and_share<T: DeserializeOwned>(
-    asked: Asked<impl Arriving>,
-    limits: &Limits,
-    deadline: Deadline,
-) -> Result<(T, Share), Refusal> {
-    declared_as_json(asked.request.headers())?;
-    let (bytes, share) = read_body(asked, limits, deadline).await?;
-    Ok((parse(&bytes)?, share))
-}
-
 /// Requires the media type of JSON. That also keeps a web page of another origin from sending
 /// requests through a browser that can reach the cluster.
 fn declared_as_json(fields: &HeaderMap) -> Result<(), Refusal> {
@@ -185,42 +226,6 @@ fn declared_as_json(fields: &HeaderMap) -> Result<(), Refusal> {
     match charset.as_str() {
         "" | "charset=utf-8" | "charset=\"utf-8\"" => Ok(()),
         _ => refuse("JSON is UTF-8; leave the parameters of content-type out"),
-    }
-}
-
-async fn read_body(
-    asked: Asked<impl Arriving>,
-    limits: &Limits,
-    deadline: Deadline,
-) -> Result<(Bytes, Share), Refusal> {
-    let Asked { request, place, budget, .. } = asked;
-    let too_large =
-        || Refusal::new(Code::TooLarge, format!("the body is at most {} bytes", limits.body_bytes));
-    // A body that is declared too large is refused before it is sent, if the client waits for a
-    // `100 Continue`.
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let declared = declared.and_then(|text| text.parse::<usize>().ok());
-    if declared.is_some_and(|declared| declared > limits.body_bytes) {
-        return Err(too_large());
-    }
-    let mut body = pin!(collect(Limited::new(request.into_body(), limits.body_bytes), &budget));
-    // A small body has usually arrived with its head.
-    let read = if let Some(read) = body.as_mut().now_or_never() {
-        Ok(read)
-    } else {
-        // Until its body has arrived, nothing is done for the request, so it may be evicted.
-        let wait = limits.body_timeout.min(deadline.remaining());
-        let _pause = place.as_ref().map(|place| place.pause());
-        tokio::time::timeout(wait, body).await
-    };
-    match read {
-        Err(_) => Err(Refusal::new(Code::Timeout, "the body took too long to arrive")),
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(Uncollected::Budget)) => Err(Refusal::from(budget::exhausted())),
-        Ok(Err(Uncollected::Body(error))) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(Uncollected::Body(error))) => {
-            Err(Refusal::new(Code::BadRequest, format!("the body did not arrive whole: {error}")))
-        }
     }
 }
 
@@ -288,7 +293,7 @@ fn refuse_json<T: DeserializeOwned>(text: &str) -> Refusal {
 }
 
 /// Parses the query string, strictly.
-pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
     let raw = uri.query().unwrap_or("");
     if !is_percent_encoded_utf8(raw) {
         let detail = "the query is not percent-encoded UTF-8";
@@ -307,7 +312,7 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
 }
 
 /// Refuses a query string on a path that takes none.
-pub(crate) fn no_query(uri: &Uri) -> Result<(), Refusal> {
+fn no_query(uri: &Uri) -> Result<(), Refusal> {
     match uri.query() {
         None | Some("") => Ok(()),
         Some(_) => Err(Refusal::new(Code::UnknownField, "this path takes no query string")),

@@ -85,9 +85,7 @@ pub(crate) trait Answerer: Clone + Send + Sync + 'static {
 }
 
 impl Answerer for Router {
-    async fn answer(&self, request: hyper::Request<Incoming>, place: &Arc<Place>) -> Response {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Arc::clone(place));
+    async fn answer(&self, request: hyper::Request<Incoming>, _: &Arc<Place>) -> Response {
         match self.clone().call(request).await {
             Ok(response) => response,
             Err(never) => match never {},

@@ -5,9 +5,7 @@
 //! configurations of all members: each is escaped, and none becomes a link.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
 };
@@ -17,6 +15,8 @@ use serde::Serialize;
 
 use super::Context;
 use super::answer::json;
+use super::handlers::Answer;
+use super::request::{Arriving, ClientRequest};
 use crate::api::{ClusterStatus, routes};
 use crate::service::LockService;
 
@@ -55,19 +55,18 @@ struct Welcome {
 
 /// Answers with the page if the client takes HTML, and with JSON otherwise. The path is for people
 /// and not in the OpenAPI document; programs use `/v1/cluster`.
-pub(super) async fn welcome<S: LockService>(
-    State(context): State<Arc<Context<S>>>,
-    fields: HeaderMap,
-) -> Response {
-    let status = context.extras.status.as_ref().map(|status| status());
-    let not_ready = context.extras.ready.as_ref().and_then(|ready| ready().err());
-    let mut response = if takes_html(&fields) {
+pub(super) async fn welcome<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (status, not_ready) = (context.node.status(), context.node.ready().err());
+    let mut response = if takes_html(request.http.headers()) {
         as_page(page(status.as_ref(), not_ready.as_deref()))
     } else {
         json(&document(status, not_ready), None)
     };
     response.headers_mut().insert(VARY, HeaderValue::from(ACCEPT));
-    response
+    Ok(response)
 }
 
 /// Whether the client accepts HTML by name, as every browser does and `curl` does not.

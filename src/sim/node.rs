@@ -12,7 +12,7 @@ use super::host::{Death, Host};
 use super::network::{MachineId, Network, Uplink};
 use crate::clock::Clock;
 use crate::forward::Forwarding;
-use crate::http::{self, Extras};
+use crate::http::{self, ServedNode};
 use crate::node::{Member, Node, NodeConfig, Profile};
 use crate::raft::config::Settings;
 use crate::raft::member;
@@ -180,13 +180,7 @@ async fn write_log(log: Log, disk: Arc<MachineDisk>, waiting: Arc<Notify>) {
 
 fn serve(node: &Node, id: MachineId, host: &Arc<Host>, network: &Arc<Network>) {
     let service = Arc::new(Forwarding::new(node.clone()));
-    let (asked, judged, named) = (node.clone(), node.clone(), node.clone());
-    let extras = Extras {
-        status: Some(Arc::new(move || asked.status())),
-        cluster: Some(Arc::new(move || named.cluster())),
-        ready: Some(Arc::new(move || judged.not_ready().map_or(Ok(()), Err))),
-        ..Extras::default()
-    };
-    network.listen(format!("n{id}:7420"), id, host, http::clients_router(service, extras));
+    let served = Arc::new(ServedNode::new(Arc::clone(&service)));
+    network.listen(format!("n{id}:7420"), id, host, http::clients_router(service, served));
     network.listen(peer_addr(id), id, host, http::peers::router(node.clone()));
 }

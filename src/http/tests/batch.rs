@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Ask, Failing, Server};
 use crate::api::{MAX_BATCH, MAX_BATCH_BYTES};
 use crate::error::Error;
-use crate::http::Extras;
+use crate::http::ListenerSettings;
 
 const LOCK_A: &str = r#"{"lock":{"signature":"a","signee":"x"}}"#;
 
@@ -100,12 +100,12 @@ async fn a_batch_has_a_largest_number_of_requests_and_of_bytes() {
 #[tokio::test]
 async fn what_the_service_cannot_do_is_told_for_each() {
     let unavailable = Error::Unavailable { reason: "r".into(), leader: Some("http://l:1".into()) };
-    let server = Server::start(Failing(Some(unavailable)), Extras::default()).await;
+    let server = Server::start(Failing(Some(unavailable)), ListenerSettings::default()).await;
     for answer in send(&server, &[LOCK_A, LOCK_A]).await {
         assert_eq!(answer["problem"]["code"], "unavailable");
         assert_eq!(answer["problem"]["leader"], "http://l:1");
     }
-    let server = Server::start(Failing(None), Extras::default()).await;
+    let server = Server::start(Failing(None), ListenerSettings::default()).await;
     let body = format!(
         r#"{{"requests":[{LOCK_A},{{"lock":{{"signature":"a","signee":"x","level":9007199254740992}}}}]}}"#
     );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Extras, Failing, Server};
+use super::{Failing, ListenerSettings, Server};
 use crate::budget::Budget;
 use crate::http::Limits;
 use crate::memory::MemoryLocks;
@@ -17,7 +17,8 @@ const BOUND: Duration = Duration::from_secs(10);
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn with(limits: Limits) -> Server {
-    Server::start(MemoryLocks::new(), Extras { limits, ..Extras::default() }).await
+    Server::start(MemoryLocks::new(), ListenerSettings { limits, ..ListenerSettings::default() })
+        .await
 }
 
 async fn connect(server: &Server) -> TcpStream {
@@ -97,8 +98,9 @@ async fn a_body_that_does_not_arrive_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_length_that_is_only_declared_takes_no_memory_from_others() {
-    let extras = Extras { budget: Budget::new(100 << 10), ..Extras::default() };
-    let server = Server::start(MemoryLocks::new(), extras).await;
+    let settings =
+        ListenerSettings { budget: Budget::new(100 << 10), ..ListenerSettings::default() };
+    let server = Server::start(MemoryLocks::new(), settings).await;
     let head = |length: usize| {
         format!(
             "POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
@@ -160,7 +162,9 @@ async fn those_who_wait_longest_make_room_for_newcomers() {
 #[tokio::test]
 async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let server = Server::start(Failing(None), Extras { limits, ..Extras::default() }).await;
+    let server =
+        Server::start(Failing(None), ListenerSettings { limits, ..ListenerSettings::default() })
+            .await;
     let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
     let mut working = Vec::new();
     for _ in 0..2 {
@@ -201,7 +205,7 @@ async fn a_thousand_idle_connections_harm_nobody() {
 
 #[tokio::test]
 async fn a_listener_that_stops_finishes_requests_and_closes_idle_connections() {
-    let mut server = Server::start(Failing(None), Extras::default()).await;
+    let mut server = Server::start(Failing(None), ListenerSettings::default()).await;
     let mut idle = connect(&server).await;
     let mut working = connect(&server).await;
     let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 300\r\n\r\n";
@@ -218,7 +222,9 @@ async fn a_listener_that_stops_finishes_requests_and_closes_idle_connections() {
 #[tokio::test]
 async fn a_listener_that_stops_does_not_wait_for_ever() {
     let limits = Limits { shutdown_grace: Duration::from_millis(50), ..Limits::default() };
-    let mut server = Server::start(Failing(None), Extras { limits, ..Extras::default() }).await;
+    let mut server =
+        Server::start(Failing(None), ListenerSettings { limits, ..ListenerSettings::default() })
+            .await;
     let mut working = connect(&server).await;
     let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
     working.write_all(hang.as_bytes()).await.unwrap();
@@ -230,7 +236,7 @@ async fn a_listener_that_stops_does_not_wait_for_ever() {
 
 #[tokio::test]
 async fn a_client_that_has_sent_all_it_will_send_still_gets_its_answer() {
-    let server = Server::start(Failing(None), Extras::default()).await;
+    let server = Server::start(Failing(None), ListenerSettings::default()).await;
     for version in ["1.0", "1.1"] {
         let mut stream = connect(&server).await;
         let ask =
@@ -269,8 +275,8 @@ pub(super) async fn slow_reader(server: &Server) -> TcpStream {
 #[tokio::test]
 async fn an_answer_that_is_being_written_is_not_cut_off_to_make_room() {
     let limits = Limits { connections: 4, ..Limits::default() };
-    let extras = Extras { limits, ..Extras::default() };
-    let server = Server::start(long_names(1000).await, extras).await;
+    let settings = ListenerSettings { limits, ..ListenerSettings::default() };
+    let server = Server::start(long_names(1000).await, settings).await;
     let mut reading = slow_reader(&server).await;
     for _ in 0..8 {
         assert!(exchange(&server, HEALTHZ).await.starts_with("HTTP/1.1 200 "));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Ask, Extras, Server};
+use super::{Ask, ListenerSettings, Server};
 use crate::http::Limits;
 use crate::memory::MemoryLocks;
 
@@ -269,8 +269,11 @@ async fn wrong_paths_and_methods_are_problems_too() {
         methods.sort_unstable();
         assert_eq!(methods.join(","), allowed, "{method} {path}");
     }
-    let told = server.ask(Ask { method: "HEAD", path: "/healthz", ..Ask::default() }).await;
+    let head = Ask { method: "HEAD", path: "/healthz", ..Ask::default() };
+    let told = server.ask(head).await;
     assert_eq!((told.status, told.body.len()), (200, 0));
+    let length = server.get("/healthz").await.body.len().to_string();
+    assert_eq!(told.header("content-length"), length, "as GET would answer");
     let told =
         server.ask(Ask { method: "HEAD", path: "/v1/lock?signature=x", ..Ask::default() }).await;
     assert_eq!((told.status, told.body.len()), (404, 0));
@@ -321,7 +324,11 @@ async fn random_damage_is_refused_and_harms_nobody() {
     let mut random = StdRng::seed_from_u64(seed);
     let limits = Limits { head_timeout: Duration::from_millis(20), ..Limits::default() };
     let limits = Limits { body_timeout: Duration::from_millis(20), ..limits };
-    let server = Server::start(MemoryLocks::new(), Extras { limits, ..Extras::default() }).await;
+    let server = Server::start(
+        MemoryLocks::new(),
+        ListenerSettings { limits, ..ListenerSettings::default() },
+    )
+    .await;
     let body = r#"{"signature":"a","signee":"b","level":7,"duration_ms":30000,"token":1}"#;
     let right = [
         format!(

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Extras, serve};
+use super::{ListenerSettings, LocalNode, serve};
 use crate::clock::ManualClock;
 use crate::error::Error;
 use crate::lock::{Command, Decision, Query, View};
@@ -32,7 +32,22 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn start<S: LockService>(service: S, extras: Extras) -> Self {
+    /// A listener without a node.
+    pub(super) async fn start<S: LockService>(service: S, settings: ListenerSettings) -> Self {
+        Self::of(service, Arc::new(()), settings).await
+    }
+
+    /// A listener of a node, with locks in memory.
+    pub(super) async fn of_node(node: impl LocalNode) -> Self {
+        let settings = ListenerSettings { debug_clock: true, ..ListenerSettings::default() };
+        Self::of(MemoryLocks::new(), Arc::new(node), settings).await
+    }
+
+    async fn of<S: LockService>(
+        service: S,
+        node: Arc<dyn LocalNode>,
+        settings: ListenerSettings,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -40,7 +55,7 @@ impl Server {
             // A dropped server is stopped too.
             let _ = stopped.await;
         };
-        let serving = tokio::spawn(serve(listener, Arc::new(service), extras, shutdown));
+        let serving = tokio::spawn(serve(listener, Arc::new(service), node, settings, shutdown));
         Self { address, stop: Some(stop), serving }
     }
 
@@ -48,7 +63,7 @@ impl Server {
     pub(super) async fn memory() -> (Self, ManualClock) {
         let clock = ManualClock::default();
         let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
-        (Self::start(locks, Extras::default()).await, clock)
+        (Self::start(locks, ListenerSettings::default()).await, clock)
     }
 
     pub(super) fn url(&self, path: &str) -> String {

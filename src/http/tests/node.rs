@@ -1,16 +1,54 @@
 //! The answers of a node about itself.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Body;
+use futures::future::BoxFuture;
 use serde_json::json;
 
-use super::super::{Extras, openapi_document};
+use super::super::dispatch::all_routes;
+use super::super::{ListenerSettings, LocalNode, openapi_document};
 use super::{Ask, Server};
 use crate::api::{ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, routes};
+use crate::error::Error;
 use crate::memory::MemoryLocks;
 use crate::service::LockService;
 use crate::types::{LockOptions, LockRequest};
+
+/// A node that says about itself what a test wants.
+#[derive(Clone, Default)]
+struct Fake {
+    cluster: Option<String>,
+    status: Option<ClusterStatus>,
+    not_ready: Arc<Mutex<Option<String>>>,
+    figures: Option<NodeFigures>,
+    moved: Arc<Mutex<Duration>>,
+}
+
+impl LocalNode for Fake {
+    fn cluster(&self) -> Option<String> {
+        self.cluster.clone()
+    }
+
+    fn status(&self) -> Option<ClusterStatus> {
+        self.status.clone()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.not_ready.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn figures(&self) -> Option<NodeFigures> {
+        self.figures.clone()
+    }
+
+    fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        *self.moved.lock().unwrap() += by;
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
 
 fn status() -> ClusterStatus {
     ClusterStatus {
@@ -47,29 +85,18 @@ fn status() -> ClusterStatus {
 
 #[tokio::test]
 async fn health_readiness_and_the_cluster_are_told() {
-    let reason = Arc::new(Mutex::new(Some("waits for nodes 2 and 3".to_owned())));
-    let told_reason = Arc::clone(&reason);
-    let moved = Arc::new(Mutex::new(Duration::ZERO));
-    let told_moved = Arc::clone(&moved);
-    let extras = Extras {
-        status: Some(Arc::new(status)),
-        ready: Some(Arc::new(move || told_reason.lock().unwrap().clone().map_or(Ok(()), Err))),
-        advance: Some(Arc::new(move |by| {
-            *told_moved.lock().unwrap() += by;
-            Box::pin(std::future::ready(Ok(())))
-        })),
-        ..Extras::default()
-    };
-    let server = Server::start(MemoryLocks::new(), extras).await;
+    let node = Fake { status: Some(status()), ..Fake::default() };
+    *node.not_ready.lock().unwrap() = Some("waits for nodes 2 and 3".to_owned());
+    let server = Server::of_node(node.clone()).await;
     assert_eq!(server.get("/healthz").await.json(), json!({"status": "ok"}));
     server.get("/readyz").await.assert_problem(503, "unavailable", "waits for nodes 2 and 3");
-    *reason.lock().unwrap() = None;
+    *node.not_ready.lock().unwrap() = None;
     assert_eq!(server.get("/readyz").await.status, 200);
     let cluster: ClusterStatus =
         serde_json::from_slice(&server.get("/v1/cluster").await.body).unwrap();
     assert_eq!(cluster, status());
     let told = server.send("POST", "/debug/advance", r#"{"by_ms":1500}"#).await;
-    assert_eq!((told.status, *moved.lock().unwrap()), (200, Duration::from_millis(1500)));
+    assert_eq!((told.status, *node.moved.lock().unwrap()), (200, Duration::from_millis(1500)));
 }
 
 #[tokio::test]
@@ -81,12 +108,9 @@ async fn a_browser_sees_a_page_at_the_root_and_others_a_document() {
         cluster_id: Some("<b>c1</b>".into()),
         ..status()
     };
-    let extras = Extras {
-        status: Some(Arc::new(move || told.clone())),
-        ready: Some(Arc::new(|| Err("waits for <i>".to_owned()))),
-        ..Extras::default()
-    };
-    let server = Server::start(MemoryLocks::new(), extras).await;
+    let not_ready = Arc::new(Mutex::new(Some("waits for <i>".to_owned())));
+    let node = Fake { status: Some(told), not_ready, ..Fake::default() };
+    let server = Server::of_node(node).await;
     let browser = &[("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
     let page = server.ask(Ask { path: "/", headers: browser, ..Ask::default() }).await;
     assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
@@ -119,8 +143,7 @@ async fn a_browser_sees_a_page_at_the_root_and_others_a_document() {
 
 /// A listener of a node of this cluster.
 async fn of_cluster(id: &'static str) -> Server {
-    let cluster = Some(Arc::new(move || Some(id.to_owned())) as _);
-    Server::start(MemoryLocks::new(), Extras { cluster, ..Extras::default() }).await
+    Server::of_node(Fake { cluster: Some(id.to_owned()), ..Fake::default() }).await
 }
 
 #[tokio::test]
@@ -179,8 +202,7 @@ async fn the_figures_are_in_the_format_of_prometheus() {
         fsync_seconds: Some(HistogramFigures { buckets: vec![(0.001, 2)], sum: 0.25, count: 4 }),
         ..NodeFigures::default()
     };
-    let extras = Extras { figures: Some(Arc::new(move || figures.clone())), ..Extras::default() };
-    let server = Server::start(MemoryLocks::new(), extras).await;
+    let server = Server::of_node(Fake { figures: Some(figures), ..Fake::default() }).await;
     server.send("POST", "/v1/lock", r#"{"signature":"a","signee":"b"}"#).await;
     server.send("POST", "/v1/lock", r#"{"signature":"a","signee":"c"}"#).await;
     server.ask(Ask { path: "/some/path", ..Ask::default() }).await;
@@ -228,29 +250,29 @@ async fn the_figures_are_in_the_format_of_prometheus() {
 
 #[tokio::test]
 async fn the_description_has_every_route_and_every_field() {
-    let server = Server::start(MemoryLocks::new(), Extras::default()).await;
+    let server = Server::start(MemoryLocks::new(), ListenerSettings::default()).await;
     let document = server.get("/openapi.json").await.json();
     let made = serde_json::to_value(openapi_document()).unwrap();
     assert_eq!(document, made);
-    let methods = [
-        (routes::LOCK, vec!["get", "post"]),
-        (routes::UNLOCK, vec!["post"]),
-        (routes::BATCH, vec!["post"]),
-        (routes::LOCKS, vec!["get"]),
-        (routes::TABLES, vec!["get"]),
-        (routes::TABLE, vec!["delete", "put"]),
-        (routes::CLUSTER, vec!["get"]),
-        (routes::HEALTHZ, vec!["get"]),
-        (routes::READYZ, vec!["get"]),
-        (routes::METRICS, vec!["get"]),
-        (routes::OPENAPI, vec!["get"]),
-    ];
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), methods.len(), "{:?}", paths.keys());
-    for (route, methods) in methods {
-        let told: Vec<_> = paths[route].as_object().unwrap().keys().collect();
-        assert_eq!(told, methods, "{route}");
-    }
+    let described = paths.iter().flat_map(|(path, operations)| {
+        operations.as_object().unwrap().keys().map(move |method| format!("{method} {path}"))
+    });
+    let mut dispatched: Vec<_> = all_routes::<MemoryLocks, Body>()
+        .filter(|route| ![routes::ROOT, routes::DEBUG_ADVANCE].contains(&route.path))
+        .flat_map(|route| {
+            let methods = route.allow().to_lowercase().replace("get,head", "get");
+            let named = methods.split(',').map(|method| format!("{method} {}", route.path));
+            named.collect::<Vec<_>>()
+        })
+        .collect();
+    dispatched.sort_unstable();
+    let mut described: Vec<_> = described.collect();
+    described.sort_unstable();
+    assert_eq!(described, dispatched);
+    let paths: Vec<_> = all_routes::<MemoryLocks, Body>().map(|route| route.path).collect();
+    let distinct: BTreeSet<_> = paths.iter().collect();
+    assert_eq!(distinct.len(), paths.len(), "operations of one path stand together: {paths:?}");
     let fields = [
         (
             "LockBody",

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keyward::clock::{Clock as _, SystemClock};
-use keyward::http::{self, Extras};
+use keyward::http::{self, ListenerSettings};
 use keyward::types::{
     LockOptions, LockRequest, ReadOptions, UnlockOptions, UnlockRequest, UnlockStatus,
 };
@@ -47,10 +47,11 @@ impl Server {
             let runtime = { runtime }.enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let mut extras = Extras::default();
-                extras.limits.shutdown_grace = Duration::ZERO;
+                let mut settings = ListenerSettings::default();
+                settings.limits.shutdown_grace = Duration::ZERO;
                 let stopped = async { drop(stopped.await) };
-                http::serve(listener, service, extras, stopped).await.unwrap();
+                let node = Arc::new(());
+                http::serve(listener, service, node, settings, stopped).await.unwrap();
             });
         });
         Self { address, locks, stop: Some(stop), thread: Some(thread) }

@@ -1,0 +1,154 @@
+//! The dispatch of the client listener: every path and method with its handler, in one table.
+//!
+//! All requests take the same way: their head is checked, their handler is found here, and they are
+//! observed by [`observed`]. There is no router in between: it would box a handler's future and its
+//! response once more and look up twice what stands in one table, which costs more than a lock.
+
+use std::sync::Arc;
+
+use axum::http::header::ALLOW;
+use axum::http::{Method, Request};
+use axum::response::{IntoResponse, Response};
+use futures::future::{BoxFuture, ready};
+use hyper::body::Incoming;
+
+use super::answer::Refusal;
+use super::batch::batch;
+use super::handlers::{
+    Answer, advance, check, cluster, configure_table as configure, delete_table as delete,
+    description, healthz, list, lock, metrics, readyz, tables, unlock,
+};
+use super::metrics::Endpoint;
+use super::observe::{observed, trace_id};
+use super::places::Place;
+use super::request::{Arriving, ClientRequest};
+use super::server::Answerer;
+use super::welcome::welcome;
+use super::{Context, head};
+use crate::api::{Code, routes};
+use crate::service::LockService;
+
+/// A handler. Its future is boxed, because those of the server would contain it several times over,
+/// and hyper moves them for each request.
+type Handler<S, B> = for<'a> fn(&'a Context<S>, ClientRequest<B>) -> BoxFuture<'a, Answer>;
+
+/// One method of one path, with its handler.
+type Operation<S, B> = (Method, &'static str, Handler<S, B>);
+
+/// Every operation. Those of one path stand together, and the most frequent ones stand first. A path
+/// that has `GET` has `HEAD`, too.
+fn operations<S: LockService, B: Arriving>() -> &'static [Operation<S, B>] {
+    const {
+        &[
+            (Method::POST, routes::LOCK, |context, request| Box::pin(lock(context, request))),
+            (Method::GET, routes::LOCK, |context, request| Box::pin(check(context, request))),
+            (Method::POST, routes::UNLOCK, |context, request| Box::pin(unlock(context, request))),
+            (Method::POST, routes::BATCH, |context, request| Box::pin(batch(context, request))),
+            (Method::GET, routes::LOCKS, |context, request| Box::pin(list(context, request))),
+            (Method::GET, routes::TABLES, |context, request| Box::pin(tables(context, request))),
+            (Method::PUT, routes::TABLE, |context, request| Box::pin(configure(context, request))),
+            (Method::DELETE, routes::TABLE, |context, request| Box::pin(delete(context, request))),
+            (Method::GET, routes::CLUSTER, |context, _| Box::pin(cluster(context))),
+            (Method::GET, routes::HEALTHZ, |_, _| Box::pin(healthz())),
+            (Method::GET, routes::READYZ, |context, _| Box::pin(readyz(context))),
+            (Method::GET, routes::METRICS, |context, _| Box::pin(metrics(context))),
+            (Method::GET, routes::OPENAPI, |_, _| Box::pin(description())),
+            (Method::GET, routes::ROOT, |context, request| Box::pin(welcome(context, request))),
+            (Method::POST, routes::DEBUG_ADVANCE, |context, request| {
+                Box::pin(advance(context, request))
+            }),
+        ]
+    }
+}
+
+/// A path with its operations.
+pub(super) struct Route<S: 'static, B: 'static> {
+    pub(super) path: &'static str,
+    operations: &'static [Operation<S, B>],
+}
+
+/// Every path.
+pub(super) fn all_routes<S: LockService, B: Arriving>() -> impl Iterator<Item = Route<S, B>> {
+    let by_path = operations().chunk_by(|(_, one, _), (_, other, _)| one == other);
+    by_path.map(|operations| Route { path: operations[0].1, operations })
+}
+
+impl<S, B> Route<S, B> {
+    fn handler(&self, method: &Method) -> Option<Handler<S, B>> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        let found = self.operations.iter().find(|(known, _, _)| known == method);
+        found.map(|(_, _, handler)| *handler)
+    }
+
+    /// The methods of the path, as the `allow` header lists them.
+    pub(super) fn allow(&self) -> String {
+        let names = self.operations.iter().map(|(method, _, _)| match *method {
+            Method::GET => "GET,HEAD",
+            ref method => method.as_str(),
+        });
+        names.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The route of a path, with its number. A listener without a cluster, or without a clock for
+/// tests, does not have the paths of those.
+fn find<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    path: &str,
+) -> Option<(usize, Route<S, B>)> {
+    let found = all_routes().enumerate().find(|(_, route)| route.path == path)?;
+    let exists = match path {
+        routes::CLUSTER => context.node.status().is_some(),
+        routes::DEBUG_ADVANCE => context.settings.debug_clock,
+        _ => true,
+    };
+    exists.then_some(found)
+}
+
+/// Answers a request; `head` is the result of the checks of its head.
+///
+/// The server leaves the body of an answer to `HEAD` out, and keeps its length.
+pub(super) async fn answer<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    http: Request<B>,
+    place: Option<Arc<Place>>,
+    head: Result<(), Refusal>,
+) -> Response {
+    let trace_id = trace_id(http.headers());
+    let found = find(context, http.uri().path());
+    let route = found.as_ref().map(|(number, route)| (*number, route.path));
+    let endpoint = Endpoint::new(http.method(), route);
+    let judged = context.judge_cluster(http.headers()).map_err(Refusal::from).and(head);
+    let answer = match (judged, found) {
+        (Err(refusal), _) => refused(refusal),
+        (Ok(()), None) => refused(no_such_path()),
+        (Ok(()), Some((_, route))) => match route.handler(http.method()) {
+            Some(handler) => {
+                handler(context, ClientRequest { http, trace_id: trace_id.clone(), place })
+            }
+            None => refused(([(ALLOW, route.allow())], method_not_allowed())),
+        },
+    };
+    observed(context, endpoint, trace_id, answer).await
+}
+
+fn refused<'a>(answer: impl IntoResponse) -> BoxFuture<'a, Answer> {
+    Box::pin(ready(Ok(answer.into_response())))
+}
+
+/// The refusal of a path that this listener does not have.
+pub(super) fn no_such_path() -> Refusal {
+    let detail = format!("there is nothing here; {} describes what there is", routes::OPENAPI);
+    Refusal::new(Code::NoSuchPath, detail)
+}
+
+fn method_not_allowed() -> Refusal {
+    Refusal::new(Code::MethodNotAllowed, "the allow header names the methods of this path")
+}
+
+impl<S: LockService> Answerer for Arc<Context<S>> {
+    async fn answer(&self, request: Request<Incoming>, place: &Arc<Place>) -> Response {
+        let head = head::check(&request, &self.settings.hosts);
+        answer(self, request, Some(Arc::clone(place)), head).await
+    }
+}

@@ -1,0 +1,91 @@
+//! The node behind the client listener, as far as the HTTP API shows it.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::api::{ClusterStatus, NodeFigures};
+use crate::error::Error;
+use crate::forward::Forwarding;
+use crate::service::DebugLockService as _;
+
+/// A node as its own client listener shows it, besides the locks.
+pub trait LocalNode: Send + Sync + 'static {
+    /// The cluster's id, once it is known; then it never changes. Every answer names it, and
+    /// requests that are meant for another cluster are refused.
+    fn cluster(&self) -> Option<String> {
+        None
+    }
+
+    /// The node's view of itself and its cluster, for `GET /v1/cluster`; without one the path does
+    /// not exist.
+    fn status(&self) -> Option<ClusterStatus> {
+        None
+    }
+
+    /// Whether requests can be served now, or why not, for `/readyz`.
+    ///
+    /// # Errors
+    /// The reason.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The node's figures, each time `/metrics` is read.
+    fn figures(&self) -> Option<NodeFigures> {
+        None
+    }
+
+    /// Moves the clock of the cluster forward, for tests.
+    fn advance(&self, _by: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(ready(Err(Error::unavailable("this clock is not moved by clients"))))
+    }
+}
+
+/// Locks that belong to no node.
+impl LocalNode for () {}
+
+/// A node that is served, as every command wires it.
+pub(crate) struct ServedNode {
+    service: Arc<Forwarding>,
+    draining: AtomicBool,
+}
+
+impl ServedNode {
+    pub(crate) fn new(service: Arc<Forwarding>) -> Self {
+        Self { service, draining: AtomicBool::new(false) }
+    }
+
+    /// Reports the node as not ready from now on, because it stops.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+impl LocalNode for ServedNode {
+    fn cluster(&self) -> Option<String> {
+        self.service.node().cluster()
+    }
+
+    fn status(&self) -> Option<ClusterStatus> {
+        Some(self.service.node().status())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err("the node is stopping".to_owned());
+        }
+        self.service.node().not_ready().map_or(Ok(()), Err)
+    }
+
+    fn figures(&self) -> Option<NodeFigures> {
+        Some(self.service.figures())
+    }
+
+    fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.service.advance_clock(by))
+    }
+}
