@@ -12,7 +12,7 @@
 //! comes later, refuses it as a repetition. The caller would do the same with the same id after a
 //! timeout. A write without an id is `Unknown` at once.
 
-mod courier;
+mod batcher;
 mod frames;
 mod results;
 pub(crate) mod wire;
@@ -35,7 +35,7 @@ use crate::node::{Node, deadline};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService};
 use crate::types::CallOptions;
-use courier::{Courier, Leader, Moved, Outcome, lost};
+use batcher::{Batcher, Leader, Moved, Outcome, lost};
 use wire::{Answer, Request, mixed_up};
 
 /// The longest time that a request waits for a leader to become known; also at most half of the
@@ -46,14 +46,14 @@ const LEADER_WAIT: Duration = Duration::from_millis(500);
 /// Answers on any node: itself if it leads, else the leader in one hop.
 pub struct Forwarding {
     node: Node,
-    courier: Courier,
+    batcher: Batcher,
     forwarded: AtomicU64,
 }
 
 impl Forwarding {
     /// Forwards requests that arrive at this node.
     pub fn new(node: Node) -> Self {
-        Self { courier: Courier::new(node.clone()), node, forwarded: AtomicU64::new(0) }
+        Self { batcher: Batcher::new(node.clone()), node, forwarded: AtomicU64::new(0) }
     }
 
     /// The local node.
@@ -100,12 +100,12 @@ impl Forwarding {
         Box::pin(async move {
             self.forwarded.fetch_add(request.answers() as u64, Ordering::Relaxed);
             let trace = trace_id.clone();
-            let outcomes = self.courier.ask(leader, request, trace, deadline).await;
+            let outcomes = self.batcher.ask(leader, request, trace, deadline).await;
             let mut answers = Vec::with_capacity(outcomes.len());
             let mut moved = Vec::new();
             for outcome in outcomes {
                 answers.push(match outcome {
-                    Outcome::Told(answer) => answer,
+                    Outcome::Answered(answer) => answer,
                     Outcome::Moved(request) => {
                         moved.push((answers.len(), *request));
                         Err(mixed_up())
@@ -139,13 +139,13 @@ impl Forwarding {
             let is_read = request.is_read();
             let trace = trace_id.clone();
             let outcomes = match self.leader(deadline).await {
-                Err(error) => asked.iter().map(|_| Outcome::Told(Err(error.clone()))).collect(),
+                Err(error) => asked.iter().map(|_| Outcome::Answered(Err(error.clone()))).collect(),
                 Ok(None) => self.ask_here(request, trace, deadline).await,
-                Ok(Some(leader)) => self.courier.ask(leader, request, trace, deadline).await,
+                Ok(Some(leader)) => self.batcher.ask(leader, request, trace, deadline).await,
             };
             for ((at, open), outcome) in asked.into_iter().zip(outcomes) {
                 match outcome {
-                    Outcome::Told(answer) => answers[at] = in_doubt(answer, open, is_read),
+                    Outcome::Answered(answer) => answers[at] = in_doubt(answer, open, is_read),
                     Outcome::Moved(request) => {
                         let open = open || request.open;
                         moved.push((at, Moved { open, ..*request }));
@@ -186,7 +186,7 @@ impl Forwarding {
         let call = CallOptions { trace_id, ..CallOptions::within(deadline.remaining()) };
         let answered = deadline.bound(answer_here(&self.node, request, call)).await;
         let late = || vec![Err(lost(is_read, "no answer in time")); answers];
-        answered.unwrap_or_else(late).into_iter().map(Outcome::Told).collect()
+        answered.unwrap_or_else(late).into_iter().map(Outcome::Answered).collect()
     }
 }
 

@@ -7,7 +7,7 @@ pub mod api;
 pub mod bench;
 #[cfg(feature = "server")]
 pub mod budget;
-mod carriage;
+mod carrier;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;

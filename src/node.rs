@@ -35,7 +35,7 @@ use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
-use crate::raft::{absence, vigil};
+use crate::raft::{absence, leader_watch};
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
@@ -112,7 +112,7 @@ impl Node {
                 joining.stop.stop(error.to_string());
             }
         }));
-        tasks.spawn(of_host(vigil::keep(member.clone())));
+        tasks.spawn(of_host(leader_watch::keep(member.clone())));
         let kept = member.clone();
         tasks.spawn(of_host(async move { kept.keep_identity().await }));
         tasks.spawn(of_host(compaction::keep(member.clone())));

@@ -5,7 +5,7 @@
 //! each of them. A node that does not support batches, or refuses one as such, has done nothing:
 //! the writes are then sent one by one.
 //!
-//! See also [`super::gather`], which coalesces a client's writes into batches by itself.
+//! See also [`super::batcher`], which coalesces a client's writes into batches by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

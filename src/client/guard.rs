@@ -2,7 +2,7 @@
 //!
 //! A [`Guard`] renews its grant in the background, always by token, so that a late renewal revives
 //! nothing. It decides by its own clock whether the grant can still be valid, counted from before
-//! each request was sent; see [`super::belief`]. It works over anything that answers lock requests:
+//! each request was sent; see [`super::lease`]. It works over anything that answers lock requests:
 //! a cluster, or [`crate::MemoryLocks`] within a process.
 //!
 //! A guard cannot stop a program that was frozen after its last check. Only fencing helps against
@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Client;
-use super::belief::Belief;
-pub use super::belief::{GuardState, LostReason};
-use super::pulse::Pulse;
+use super::lease::Lease;
+pub use super::lease::{GuardState, LostReason};
 use super::releases::{Owner, Releases};
 use super::renewal::Renewal;
+use super::wake::Wake;
 use crate::api::DEFAULT_TIMEOUT;
 use crate::clock::{Clock, Deadline};
 use crate::error::Error;
@@ -120,14 +120,14 @@ pub(super) struct Common {
     /// The clock that holders count with.
     pub(super) clock: Arc<dyn Clock>,
     /// Wakes guards when the clock has jumped.
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) wake: Arc<Wake>,
     /// The releases of dropped guards that are in flight.
     pub(super) releases: Arc<Releases>,
 }
 
 impl Common {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { pulse: Pulse::new(Arc::clone(&clock)), clock, releases: Arc::default() }
+        Self { wake: Wake::new(Arc::clone(&clock)), clock, releases: Arc::default() }
     }
 }
 
@@ -141,7 +141,7 @@ impl Common {
 pub struct Guard<S: LockService + Clone> {
     service: S,
     releases: Arc<Releases>,
-    belief: Arc<Belief>,
+    lease: Arc<Lease>,
     release: (UnlockRequest, UnlockOptions),
     grant: Grant,
     renewer: JoinHandle<()>,
@@ -281,18 +281,18 @@ impl<S: LockService + Clone> Guard<S> {
 
     /// Whether the lock is still held, as far as the holder can know at this moment.
     pub fn state(&self) -> GuardState {
-        self.belief.judge()
+        self.lease.judge()
     }
 
     /// How long the lock is certainly held if no renewal succeeds any more.
     pub fn remaining(&self) -> Duration {
-        self.belief.remaining()
+        self.lease.remaining()
     }
 
     /// A channel of the changes of the state. After the machine was asleep, a change is noticed
     /// within a second; call [`Guard::state`] where it matters.
     pub fn states(&self) -> watch::Receiver<GuardState> {
-        self.belief.states()
+        self.lease.states()
     }
 
     /// Resolves when the lock is lost; stays pending if the guard is released first. Does not
@@ -320,7 +320,7 @@ impl<S: LockService + Clone> Guard<S> {
         self.renewer.abort();
         // The task ends at its next await; after that no renewal is sent.
         let _ = (&mut self.renewer).await;
-        self.belief.end(GuardState::Released);
+        self.lease.end(GuardState::Released);
         let (request, options) = self.release.clone();
         let response = self.service.unlock(request, options).await?;
         self.released = true;
@@ -337,7 +337,7 @@ impl<S: LockService + Clone> Guard<S> {
         self.renewer.abort();
         // As for a release: after that no renewal is sent.
         let _ = (&mut self.renewer).await;
-        self.belief.end(GuardState::Released);
+        self.lease.end(GuardState::Released);
         // The lock is not released, whatever the result of this request.
         self.released = true;
         let Self { release: (request, options), .. } = &self;
@@ -356,7 +356,7 @@ impl<S: LockService + Clone> Guard<S> {
 
     fn hold(
         service: S,
-        Common { clock, pulse, releases }: Common,
+        Common { clock, wake, releases }: Common,
         request: Acquire,
         grant: Grant,
         sent: Duration,
@@ -365,7 +365,7 @@ impl<S: LockService + Clone> Guard<S> {
         // Renewals request the granted duration, even if the table's default has changed since.
         let duration = options.duration.unwrap_or(grant.expires_in);
         let certain = (1.0 - rate_error).clamp(0.0, 1.0);
-        let belief = Arc::new(Belief::new(clock, certain, duration));
+        let lease = Arc::new(Lease::new(clock, certain, duration));
         let release = (
             UnlockRequest { signature: request.signature.clone(), signee: request.signee.clone() },
             UnlockOptions {
@@ -376,11 +376,11 @@ impl<S: LockService + Clone> Guard<S> {
                 call: options.call.clone(),
             },
         );
-        belief.answered(sent, grant.expires_in);
+        lease.answered(sent, grant.expires_in);
         let renewal = Renewal {
             service: service.clone(),
-            belief: Arc::clone(&belief),
-            pulse,
+            lease: Arc::clone(&lease),
+            wake,
             request: LockRequest { level: None, ..request },
             options: LockOptions {
                 force: false,
@@ -395,7 +395,7 @@ impl<S: LockService + Clone> Guard<S> {
         let runtime = Handle::current();
         let renewer = runtime.spawn(task::of_host(renewal.keep(sent)));
         let guard =
-            Self { service, releases, belief, release, grant, renewer, runtime, released: false };
+            Self { service, releases, lease, release, grant, renewer, runtime, released: false };
         if let GuardState::Lost(_) = guard.state() {
             return Err(Error::unknown("the grant may have ended before its answer came"));
         }
@@ -406,8 +406,8 @@ impl<S: LockService + Clone> Guard<S> {
 impl<S: LockService + Clone> Drop for Guard<S> {
     fn drop(&mut self) {
         self.renewer.abort();
-        let state = self.belief.judge();
-        self.belief.end(GuardState::Released);
+        let state = self.lease.judge();
+        self.lease.end(GuardState::Released);
         let gone = matches!(state, GuardState::Lost(LostReason::Lost | LostReason::Preempted));
         if self.released || gone {
             return;

@@ -23,15 +23,15 @@
 
 mod attempts;
 mod batch;
-mod belief;
+mod batcher;
 mod endpoints;
-mod gather;
 mod guard;
 mod lanes;
-mod pulse;
+mod lease;
 mod releases;
 mod renewal;
 mod transport;
+mod wake;
 
 #[cfg(test)]
 mod tests;
@@ -152,7 +152,7 @@ impl ClientBuilder {
 
     /// Builds as [`ClientBuilder::build`] does, with requests that go through a simulated network.
     #[cfg(feature = "simulation")]
-    pub(crate) fn build_simulated(self, way: crate::carriage::Carriage) -> Result<Client, Error> {
+    pub(crate) fn build_simulated(self, way: crate::carrier::Carrier) -> Result<Client, Error> {
         let transport = Transport::over(way, &self.endpoints, &self.settings())?;
         Ok(self.build_over(transport))
     }
@@ -161,7 +161,7 @@ impl ClientBuilder {
         Settings {
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
-            gathers: self.batching,
+            batches: self.batching,
         }
     }
 

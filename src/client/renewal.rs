@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::belief::{Belief, GuardState, LostReason};
-use super::pulse::Pulse;
+use super::lease::{GuardState, Lease, LostReason};
+use super::wake::Wake;
 use crate::api::DEFAULT_TIMEOUT;
 use crate::error::Error;
 use crate::random;
@@ -27,8 +27,8 @@ const STEPS: u32 = 400;
 /// The renewals of one grant.
 pub(super) struct Renewal<S> {
     pub(super) service: S,
-    pub(super) belief: Arc<Belief>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) lease: Arc<Lease>,
+    pub(super) wake: Arc<Wake>,
     pub(super) request: LockRequest,
     pub(super) options: LockOptions,
     pub(super) grant: Grant,
@@ -47,8 +47,8 @@ impl<S: LockService> Renewal<S> {
     pub(super) async fn keep(self, sent: Duration) {
         let mut next = sent.saturating_add(self.every);
         while self.nap_until(next).await {
-            let sent = self.belief.now();
-            self.belief.asked(sent);
+            let sent = self.lease.now();
+            self.lease.asked(sent);
             let answer = tokio::select! {
                 biased;
                 // Boxed: a sleeping guard, as most are, holds no request.
@@ -58,19 +58,19 @@ impl<S: LockService> Renewal<S> {
             next = match answer {
                 Ok(response) => match self.judge(&response) {
                     Ok(grant) => {
-                        self.belief.answered(sent, grant.expires_in);
+                        self.lease.answered(sent, grant.expires_in);
                         // Jitter: guards that were renewed together, after an outage for instance,
                         // do not stay together.
                         let pause = self.every.mul_f64(random::factor(0.9..=1.0));
                         in_company(sent.saturating_add(pause), self.every)
                     }
-                    Err(reason) => return self.belief.end(GuardState::Lost(reason)),
+                    Err(reason) => return self.lease.end(GuardState::Lost(reason)),
                 },
                 Err(error) => {
                     tracing::debug!(%error, "a renewal failed");
                     let pause = (self.every / 8).clamp(SHORTEST_RETRY, LONGEST_RETRY);
                     let pause = pause.mul_f64(random::factor(0.5..=1.0));
-                    self.belief.now().saturating_add(pause)
+                    self.lease.now().saturating_add(pause)
                 }
             };
         }
@@ -79,7 +79,7 @@ impl<S: LockService> Renewal<S> {
     async fn ask(&self) -> Result<LockResponse, Error> {
         let mut options = self.options.clone();
         let bound = self.options.call.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        options.call.timeout = Some(self.belief.remaining().min(bound));
+        options.call.timeout = Some(self.lease.remaining().min(bound));
         self.service.lock(self.request.clone(), options).await
     }
 
@@ -110,10 +110,10 @@ impl<S: LockService> Renewal<S> {
     /// Sleeps until this time of the clock; `false` if the lock was lost before.
     async fn nap_until(&self, time: Duration) -> bool {
         loop {
-            if let GuardState::Lost(_) | GuardState::Released = self.belief.judge() {
+            if let GuardState::Lost(_) | GuardState::Released = self.lease.judge() {
                 return false;
             }
-            let left = time.saturating_sub(self.belief.now());
+            let left = time.saturating_sub(self.lease.now());
             if left.is_zero() {
                 return true;
             }
@@ -123,15 +123,15 @@ impl<S: LockService> Renewal<S> {
 
     /// Resolves when the lock is lost.
     async fn lost(&self) {
-        while !matches!(self.belief.judge(), GuardState::Lost(_) | GuardState::Released) {
+        while !matches!(self.lease.judge(), GuardState::Lost(_) | GuardState::Released) {
             self.nap(Duration::MAX).await;
         }
     }
 
     async fn nap(&self, left: Duration) {
-        let mut jumped = self.pulse.feel();
+        let mut jumped = self.wake.feel();
         // Timers have a resolution of a millisecond; a shorter nap would only spin.
-        let nap = left.min(self.belief.until_change()).max(Duration::from_millis(1));
+        let nap = left.min(self.lease.until_change()).max(Duration::from_millis(1));
         tokio::select! {
             biased;
             () = tokio::time::sleep(nap) => {}

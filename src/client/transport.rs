@@ -15,14 +15,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::batch::{Batched, Message};
+use super::batcher::{BatchedWrite, Batcher};
 use super::endpoints::{Endpoints, normalize};
-use super::gather::{Gathered, Gathering};
 use super::lanes::Lanes;
 use crate::api::{
     BatchAnswers, BatchItemAnswer, Code, MAX_CAUSE_BYTES, MAX_TIMEOUT, PROBLEM_MEDIA_TYPE, Problem,
     headers, is_trace_id, parse_log_position, routes, to_ms,
 };
-use crate::carriage::{Carriage, Cause, SendError, describe};
+use crate::carrier::{Carrier, Cause, SendError, describe};
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::resolve::Resolver;
@@ -41,14 +41,14 @@ const ONE_BY_ONE: Duration = Duration::from_secs(60);
 
 /// Connections to nodes, and the state that is kept from call to call.
 pub(super) struct Transport {
-    way: Carriage,
+    way: Carrier,
     endpoints: Endpoints,
     /// The cluster of the node that answered first.
     cluster: OnceLock<HeaderValue>,
     timeout: Duration,
     lanes: Lanes,
     /// `None` if each write is sent by itself.
-    gathering: Option<Gathering>,
+    batcher: Option<Batcher>,
     /// Nodes that do not support batches, and until when that is assumed.
     one_by_one: Mutex<HashMap<Arc<str>, Deadline>>,
 }
@@ -59,7 +59,7 @@ pub(super) struct Settings {
     /// The timeout of a call that sets none.
     pub(super) timeout: Duration,
     /// Whether writes that wait at the same time are coalesced.
-    pub(super) gathers: bool,
+    pub(super) batches: bool,
 }
 
 /// A request that can be sent to one node once.
@@ -223,16 +223,16 @@ impl Transport {
             .pool_idle_timeout(KEEP_IDLE)
             .build()
             .map_err(|error| Error::bad_request(describe(&error)))?;
-        Self::over(Carriage::Http(http), endpoints, settings)
+        Self::over(Carrier::Http(http), endpoints, settings)
     }
 
     /// A transport over this carrier.
     pub(super) fn over(
-        way: Carriage,
+        way: Carrier,
         endpoints: &[String],
         settings: &Settings,
     ) -> Result<Self, Error> {
-        let Settings { timeout, gathers, .. } = *settings;
+        let Settings { timeout, batches, .. } = *settings;
         let endpoints = Endpoints::new(endpoints)?;
         Ok(Self {
             way,
@@ -240,7 +240,7 @@ impl Transport {
             cluster: OnceLock::new(),
             timeout,
             lanes: Lanes::default(),
-            gathering: gathers.then(Gathering::default),
+            batcher: batches.then(Batcher::default),
             one_by_one: Mutex::default(),
         })
     }
@@ -255,8 +255,8 @@ impl Transport {
     }
 
     /// The queued writes of a client that coalesces them.
-    pub(super) fn gathering(&self) -> Option<&Gathering> {
-        self.gathering.as_ref()
+    pub(super) fn batcher(&self) -> Option<&Batcher> {
+        self.batcher.as_ref()
     }
 
     /// The timeout of a call, retries included.
@@ -271,7 +271,7 @@ impl Transport {
         request: &Request,
         call: &CallOptions,
     ) -> Result<Reply<Result<T, Forbidden>>, Error> {
-        match Gathered::new(self, request, call) {
+        match BatchedWrite::new(self, request, call) {
             Some(gathered) => self.repeat(&gathered, call).await,
             None => self.repeat(&self.alone(request, call), call).await,
         }

@@ -14,7 +14,7 @@ use crate::forward::wire::{
 use crate::memory::MemoryLocks;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec;
-use crate::raft::hello::{Hello, Signature};
+use crate::raft::handshake::{Handshake, Signature};
 use crate::service::DebugLockService as _;
 use crate::types::CallOptions;
 
@@ -46,7 +46,7 @@ pub fn peer_messages(bytes: &[u8]) {
     });
     one_spelling(&bytes, |_| codec::decode_payload(&bytes), codec::encode_payload);
     if let Ok(text) = std::str::from_utf8(&bytes) {
-        reads_again::<Hello>(text);
+        reads_again::<Handshake>(text);
         reads_again::<Signature>(text);
     }
 }

@@ -128,8 +128,9 @@ fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
         codec::tests::examples().into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
     seeds.push(("introduction", encode_introduction(&introduction).to_vec()));
     let start = "folder=0b boot=3 run=ff found=1.2 promised=3.4";
-    let hello = format!("protocol=1 level=1 cluster=07 from=1 {start} to=2 known=0c:9:d:1.2:3.4");
-    seeds.push(("hello", hello.into_bytes()));
+    let handshake =
+        format!("protocol=1 level=1 cluster=07 from=1 {start} to=2 known=0c:9:d:1.2:3.4");
+    seeds.push(("handshake", handshake.into_bytes()));
     seeds.push(("signature", start.as_bytes().to_vec()));
     seeds
 }

@@ -27,8 +27,8 @@ pub mod peers;
 mod places;
 mod request;
 pub mod server;
-mod stall;
 mod welcome;
+mod write_timeout;
 mod written;
 
 #[cfg(test)]

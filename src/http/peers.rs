@@ -24,7 +24,9 @@ use crate::api::Code;
 use crate::forward::{Forwarding, answer_forwarded};
 use crate::http::server::{Limits, serve_connections};
 use crate::node::Node;
-use crate::raft::hello::{HELLO_HEADER, Hello, NotAHello, REFUSAL_HEADER, Refusal, Signature};
+use crate::raft::handshake::{
+    HANDSHAKE_HEADER, Handshake, NotAHandshake, REFUSAL_HEADER, Refusal, Signature,
+};
 use crate::raft::inbound::{Call, Caller, InboundError};
 use crate::raft::network::{Frames, frame};
 use crate::raft::peer::{MAX_MESSAGE_BYTES, paths};
@@ -138,15 +140,16 @@ async fn sign(State(node): State<Node>, mut response: Response) -> Response {
     let member = node.member();
     let signature = Signature::of(&member.identity, member.peers.own().level).to_string();
     let value = HeaderValue::try_from(signature).expect("letters, digits and signs of ASCII");
-    response.headers_mut().insert(HELLO_HEADER, value);
+    response.headers_mut().insert(HANDSHAKE_HEADER, value);
     response
 }
 
 async fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<Caller, PeerError> {
-    let text = headers.get(HELLO_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let hello: Hello =
-        text.parse().map_err(|error: NotAHello| InboundError::from(Refusal::from(error)))?;
-    Ok(node.member().greet(&hello, call).await?)
+    let text =
+        headers.get(HANDSHAKE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let handshake: Handshake =
+        text.parse().map_err(|error: NotAHandshake| InboundError::from(Refusal::from(error)))?;
+    Ok(node.member().greet(&handshake, call).await?)
 }
 
 /// Receives a whole message.
@@ -189,7 +192,7 @@ async fn forward(State(node): State<Node>, request: Request) -> Result<Body, Pee
     let message = whole(request.into_body()).await?;
     // It does not decode, so nothing was done, and the sender may answer so.
     let answers = answer_forwarded(&node, &message)
-        .ok_or_else(|| InboundError::from(Refusal::NotAHello(NotAHello::forwarded())))?;
+        .ok_or_else(|| InboundError::from(Refusal::NotAHandshake(NotAHandshake::forwarded())))?;
     Ok(forwarded(answers).await)
 }
 

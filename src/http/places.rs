@@ -7,7 +7,7 @@
 //!
 //! A request is active until the last byte of its answer is written: if the connection were cut
 //! before that, the outcome of a write would be unknown to its caller. Handlers have deadlines, an
-//! answer that nobody reads is aborted by [`super::stall`], and the bytes of all large answers
+//! answer that nobody reads is aborted by [`super::write_timeout`], and the bytes of all large answers
 //! together are bounded by [`crate::budget`]; a small answer fits into the system's own buffers. A
 //! long-lived stream between nodes, such as that of appends, is an answer that is still being
 //! written.

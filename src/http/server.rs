@@ -31,7 +31,7 @@ use tokio::task::{JoinError, JoinSet};
 use tower_service::Service;
 
 use super::places::{Place, Places, Working};
-use super::stall::Stall;
+use super::write_timeout::WriteTimeout;
 use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
 
@@ -241,7 +241,7 @@ pub(super) async fn connection(
         .max_headers(limits.header_fields);
     let keep_alive = keep_alive(&limits);
     let requests = service_fn(|request| handle(&answerer, &place, keep_alive.as_ref(), request));
-    let io = TokioIo::new(Stall::new(stream, limits.write_timeout));
+    let io = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));
     let stopped = async {
         // A sender that is gone has stopped too.

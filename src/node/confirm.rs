@@ -22,7 +22,7 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use crate::raft::codec::{self, Confirmed};
 use crate::raft::member::Member;
-use crate::raft::peer::{Lane, paths};
+use crate::raft::peer::{Channel, paths};
 use crate::raft::types::{MemberNode, StoredMembership, Vote};
 
 /// The pause before a request is repeated to a voter that gave no useful answer: a fraction of the
@@ -66,7 +66,8 @@ async fn ask(member: Arc<Member>, question: Question) -> Option<Confirmed> {
     let addr = member.peers.addr(voter, Some(&node.peer_addr)).unwrap_or_default();
     let (target, message) = ((voter, Some(node.uuid), addr), codec::encode_confirm(round));
     let timeout = member.timing.election_min;
-    let answer = member.peers.call(Lane::Control, target, paths::CONFIRM, message, timeout).await;
+    let answer =
+        member.peers.call(Channel::Control, target, paths::CONFIRM, message, timeout).await;
     let answer = answer.map_err(|error| tracing::debug!(voter, %error, "no confirmation")).ok()?;
     codec::decode_confirmed(&answer)
         .map_err(|error| tracing::warn!(voter, %error, "a confirmation does not decode"))

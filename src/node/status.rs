@@ -73,7 +73,7 @@ fn out_of_contact(member: &Member) -> Option<String> {
     }
     Some(if leader == member.id {
         "this node leads but has lost touch with the majority".to_owned()
-    } else if member.vigil.silence().is_some_and(|silence| silence <= most) {
+    } else if member.leader_watch.silence().is_some_and(|silence| silence <= most) {
         format!("the leader, node {leader}, has lost touch with the majority")
     } else {
         format!("nothing is heard from the leader, node {leader}, or from a new one")
@@ -86,7 +86,7 @@ pub(super) fn majority_silence(member: &Member) -> Option<Duration> {
         // A leader that is the majority by itself needs no acknowledgement.
         Ok(_) if is_alone(member) => Some(Duration::ZERO),
         Ok(leader) => leader.last_quorum_acked().map(|acked| acked.elapsed()),
-        Err(_) => member.vigil.majority_silence(),
+        Err(_) => member.leader_watch.majority_silence(),
     }
 }
 

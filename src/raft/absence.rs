@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 
+use crate::raft::leader_watch::is_refused;
 use crate::raft::member::Member;
 use crate::raft::peer::CallError;
-use crate::raft::vigil::is_refused;
 
 /// The time without acknowledgement after which a member is reported: longer than an election and a
 /// slow answer, and shorter than a person would wait before asking.

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use crate::codec::{Encoding, digest};
 use crate::lock::DecodeError;
 use crate::raft::fields::{self, Fields, Line, escaped};
-use crate::raft::hello::percent;
-use crate::raft::peer::{Lane, Peers, paths};
+use crate::raft::handshake::percent;
+use crate::raft::peer::{Channel, Peers, paths};
 use crate::raft::said::Said;
 use crate::storage::{StorageError, Uuid};
 
@@ -228,7 +228,8 @@ impl Asker<'_> {
     /// Sends this node's introduction to a member of its cluster. Returns the member's own.
     async fn introduce(&self, target: (u64, Option<Uuid>, &str)) -> Result<Introduction, String> {
         let message = self.introduction.clone();
-        let answer = self.peers.call(Lane::Control, target, paths::IDENTITY, message, ASK_TIMEOUT);
+        let answer =
+            self.peers.call(Channel::Control, target, paths::IDENTITY, message, ASK_TIMEOUT);
         let answer = answer.await.map_err(|error| error.to_string())?;
         decode_introduction(&answer).map_err(|error| error.to_string())
     }
@@ -260,7 +261,7 @@ impl Asker<'_> {
         let message = Bytes::new();
         let answer = self
             .peers
-            .call(Lane::Control, target, paths::IDENTITY, message, ASK_TIMEOUT)
+            .call(Channel::Control, target, paths::IDENTITY, message, ASK_TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
         let introduction = decode_introduction(&answer).map_err(|error| error.to_string())?;

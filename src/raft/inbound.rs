@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 use crate::lock::DecodeError;
 use crate::raft::bootstrap::{decode_introduction, encode_introduction};
 use crate::raft::codec::{self, Confirmed};
-use crate::raft::hello::{Hello, Refusal};
+use crate::raft::handshake::{Handshake, Refusal};
+use crate::raft::leader_watch::Open;
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
 use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
-use crate::raft::vigil::Open;
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -79,29 +79,29 @@ impl Member {
     /// no state that is reported to others.
     pub(crate) async fn greet(
         &self,
-        hello: &Hello,
+        handshake: &Handshake,
         call: Option<Call>,
     ) -> Result<Caller, InboundError> {
-        hello.judge_target(self.id, &self.identity)?;
+        handshake.judge_target(self.id, &self.identity)?;
         // A node of another cluster may, too: it learns from the answer that its folder belongs
         // there.
         let here = self.identity.facts().cluster;
-        if call == Some(Call::Identity) && (here.is_none() || hello.cluster != here) {
+        if call == Some(Call::Identity) && (here.is_none() || handshake.cluster != here) {
             return Ok(Caller::Stranger);
         }
-        hello.judge_sender(&self.identity).await??;
-        self.peers.learn(hello.from, &hello.known).await;
+        handshake.judge_sender(&self.identity).await??;
+        self.peers.learn(handshake.from, &handshake.known).await;
         if self.peers.is_retired() {
             return Err(Refusal::Stopping.into());
         }
-        if let Err(refusal) = hello.judge_rho(self.id, self.peers.own().rho_ppm) {
+        if let Err(refusal) = handshake.judge_rho(self.id, self.peers.own().rho_ppm) {
             self.peers.say_once(&refusal);
             return Err(refusal.into());
         }
-        if let Some(ms) = hello.majority_ms {
-            self.vigil.hear_of_majority(Duration::from_millis(ms));
+        if let Some(ms) = handshake.majority_ms {
+            self.leader_watch.hear_of_majority(Duration::from_millis(ms));
         }
-        self.peers.note_client_addr(hello.from, hello.client_addr.as_deref());
+        self.peers.note_client_addr(handshake.from, handshake.client_addr.as_deref());
         Ok(Caller::Member)
     }
 
@@ -140,7 +140,7 @@ impl Member {
                 let request = codec::decode_append(&message)?;
                 // A deposed leader's request is no sign of the current leader.
                 if self.metrics_ref(|metrics| request.vote >= metrics.vote) {
-                    self.vigil.hear();
+                    self.leader_watch.hear();
                 }
                 let prev = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(prev);
@@ -229,7 +229,7 @@ impl Member {
     ) -> Result<BoxStream<'static, Result<Bytes, InboundError>>, InboundError> {
         self.admit()?;
         self.take_part().await?;
-        let open = Open::new(&self.vigil);
+        let open = Open::new(&self.leader_watch);
         let requests = requests
             .map(move |message| {
                 let message = message?;

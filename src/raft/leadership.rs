@@ -67,7 +67,7 @@ pub(crate) async fn follow(member: Arc<Member>) {
                 return;
             },
             () = member.replica.term_begun.notified() => {}
-            () = member.vigil.judged() => {}
+            () = member.leader_watch.judged() => {}
         }
     }
 }
@@ -77,7 +77,7 @@ fn look(member: &Member, metrics: &RaftServerMetrics<TypeConfig>) -> Leadership 
         if *leader == member.id {
             !is_beginning(member)
         } else {
-            !member.vigil.finds_gone(&metrics.vote)
+            !member.leader_watch.finds_gone(&metrics.vote)
         }
     });
     Leadership { leader }

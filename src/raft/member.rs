@@ -21,6 +21,7 @@ use crate::raft::bootstrap::{Asker, BootstrapError, Introduction, encode_introdu
 use crate::raft::checkpoint::{self, CheckpointWriter};
 use crate::raft::compaction::Thresholds;
 use crate::raft::config::{Settings, raft_config};
+use crate::raft::leader_watch::LeaderWatch;
 use crate::raft::leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
@@ -30,7 +31,6 @@ use crate::raft::state_machine::{
 };
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
-use crate::raft::vigil::Vigil;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::io_may_pass;
 use crate::storage::log::Fatal;
@@ -190,7 +190,7 @@ pub(crate) struct Member {
     pub(crate) timing: crate::raft::config::Timing,
     pub(crate) stop: StopSignal,
     /// The watch for the end of the leader's process.
-    pub(crate) vigil: Arc<Vigil>,
+    pub(crate) leader_watch: Arc<LeaderWatch>,
     /// The current leader, for requests that wait for one.
     pub(crate) leadership: leadership::Known,
     /// The number of times that another leader became known.
@@ -238,11 +238,11 @@ impl Member {
         };
         let peers = Arc::new(Peers::new(own, ways, stop.clone()));
         let failures = Arc::<Failures>::default();
-        let vigil = Arc::<Vigil>::default();
+        let leader_watch = Arc::<LeaderWatch>::default();
         let raft = Raft::new(
             options.id,
             Arc::new(raft_config(options.settings)?),
-            Network::new(peers.clone(), failures.clone(), Arc::clone(&vigil)),
+            Network::new(peers.clone(), failures.clone(), Arc::clone(&leader_watch)),
             LogStore::new(log.clone(), folder),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
@@ -265,7 +265,7 @@ impl Member {
             clock: options.clock,
             timing: options.settings.timing,
             stop,
-            vigil,
+            leader_watch,
             leadership: leadership::Known::default(),
             leader_changes: AtomicU64::new(0),
             thresholds,

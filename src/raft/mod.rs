@@ -11,9 +11,9 @@
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
 //!   copy of the state; [`compaction`] decides when a snapshot is due and what the log keeps;
 //!   [`stamper`] is the cluster clock.
-//! - Messages between members: [`hello`] identifies the sender, [`peer`] sends calls, [`network`]
-//!   sends openraft's requests, [`sparing`] suppresses those that need not be sent, [`inbound`]
-//!   serves incoming requests, and [`codec`] is their encoding. [`vigil`] detects the end of a
+//! - Messages between members: [`handshake`] identifies the sender, [`peer`] sends calls, [`network`]
+//!   sends openraft's requests, [`commit_filter`] suppresses those that need not be sent, [`inbound`]
+//!   serves incoming requests, and [`codec`] is their encoding. [`leader_watch`] detects the end of a
 //!   leader's process, [`leadership`] notifies requests that wait for a leader, [`absence`]
 //!   reports the members that a leader has lost, and [`levels`] tells what all members' programs
 //!   support.
@@ -22,12 +22,14 @@ pub(crate) mod absence;
 pub(crate) mod bootstrap;
 pub(crate) mod checkpoint;
 pub(crate) mod codec;
+pub(crate) mod commit_filter;
 pub(crate) mod compaction;
 pub(crate) mod config;
 pub(crate) mod describe;
 mod fields;
-pub(crate) mod hello;
+pub(crate) mod handshake;
 pub(crate) mod inbound;
+pub(crate) mod leader_watch;
 pub(crate) mod leadership;
 pub(crate) mod levels;
 pub(crate) mod log_store;
@@ -35,9 +37,7 @@ pub(crate) mod member;
 pub(crate) mod network;
 pub(crate) mod peer;
 mod said;
-pub(crate) mod sparing;
 pub(crate) mod stamper;
 pub(crate) mod state_machine;
 pub(crate) mod stop;
 pub(crate) mod types;
-pub(crate) mod vigil;

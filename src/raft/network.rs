@@ -31,15 +31,15 @@ use openraft::{OptionalSend, RPCTypes};
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
-use crate::carriage::Cause;
+use crate::carrier::Cause;
 use crate::lock::DecodeError;
 use crate::raft::absence::Failures;
 use crate::raft::codec;
-use crate::raft::peer::{CallError, Lane, MAX_MESSAGE_BYTES, Peers, broken, paths, signature};
-use crate::raft::sparing::{Sparing, periods};
+use crate::raft::commit_filter::{CommitFilter, periods};
+use crate::raft::leader_watch::LeaderWatch;
+use crate::raft::peer::{CallError, Channel, MAX_MESSAGE_BYTES, Peers, broken, paths, signature};
 use crate::raft::state_machine::SnapshotData;
 use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote, stored_vote};
-use crate::raft::vigil::Vigil;
 use crate::storage::snapshots::StoredSnapshot;
 use crate::storage::{Snapshots, Uuid};
 use crate::task::blocking;
@@ -71,7 +71,7 @@ pub(crate) struct Network {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
     failures: Arc<Failures>,
-    vigil: Arc<Vigil>,
+    leader_watch: Arc<LeaderWatch>,
 }
 
 /// The last entry that each member has acknowledged in a term of this node.
@@ -96,8 +96,12 @@ impl Acknowledged {
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>, failures: Arc<Failures>, vigil: Arc<Vigil>) -> Self {
-        Self { peers, acknowledged: Arc::default(), failures, vigil }
+    pub(crate) fn new(
+        peers: Arc<Peers>,
+        failures: Arc<Failures>,
+        leader_watch: Arc<LeaderWatch>,
+    ) -> Self {
+        Self { peers, acknowledged: Arc::default(), failures, leader_watch }
     }
 
     fn connection(&self, target: u64, node: &MemberNode, pipelined: bool) -> Connection {
@@ -108,7 +112,7 @@ impl Network {
             peers: self.peers.clone(),
             acknowledged: self.acknowledged.clone(),
             failures: self.failures.clone(),
-            vigil: self.vigil.clone(),
+            leader_watch: self.leader_watch.clone(),
             pipelined,
         }
     }
@@ -138,7 +142,7 @@ pub(crate) struct Connection {
     peers: Arc<Peers>,
     acknowledged: Arc<Acknowledged>,
     failures: Arc<Failures>,
-    vigil: Arc<Vigil>,
+    leader_watch: Arc<LeaderWatch>,
     /// Whether appends carry the log, rather than heartbeats.
     pipelined: bool,
 }
@@ -161,7 +165,8 @@ impl Connection {
         option: &RPCOption,
     ) -> Result<T, CallError> {
         let timeout = option.soft_ttl();
-        let answer = self.peers.call(Lane::Control, self.target(), path, message, timeout).await?;
+        let answer =
+            self.peers.call(Channel::Control, self.target(), path, message, timeout).await?;
         self.decoded(decode(&answer))
     }
 
@@ -211,7 +216,7 @@ impl Connection {
     ) -> Result<reqwest::Response, CallError> {
         let timeout = option.soft_ttl();
         let body = reqwest::Body::wrap(body);
-        let sent = self.peers.send(Lane::Append, self.target(), paths::APPEND_STREAM, body);
+        let sent = self.peers.send(Channel::Append, self.target(), paths::APPEND_STREAM, body);
         match tokio::time::timeout(timeout, sent).await {
             Ok(response) => response,
             Err(_) => Err(CallError::Timeout { addr: self.addr.clone(), timeout }),
@@ -243,7 +248,7 @@ impl Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, CallError> {
         let silent = || CallError::Timeout { addr: self.addr.clone(), timeout: SILENT };
         let cut_off = |source: Cause| CallError::Broken { addr: self.addr.clone(), source };
-        let sent = self.peers.send(Lane::Snapshot, self.target(), paths::SNAPSHOT, body);
+        let sent = self.peers.send(Channel::Snapshot, self.target(), paths::SNAPSHOT, body);
         let mut response = tokio::time::timeout(SILENT, sent).await.map_err(|_| silent())??;
         let mut frames = Frames::default();
         loop {
@@ -515,7 +520,7 @@ impl<'s> Exchange<'s> {
     {
         let unanswered = Arc::new(AtomicUsize::new(0));
         let counter = unanswered.clone();
-        let mut input = Sparing::new(input);
+        let mut input = CommitFilter::new(input);
         let requests = async move {
             while let Some(request) = input.next().await {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -551,11 +556,11 @@ impl<'s> Exchange<'s> {
                 Ok(Some(Ok(log_id))) => Some((Ok(Ok(log_id)), Some(exchange))),
                 Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
                 Ok(None) => {
-                    exchange.connection.vigil.lose();
+                    exchange.connection.leader_watch.lose();
                     None
                 }
                 Err(error) => {
-                    exchange.connection.vigil.lose();
+                    exchange.connection.leader_watch.lose();
                     let error = exchange.connection.rpc_error(RPCTypes::AppendEntries, &error);
                     Some((Err(error), None))
                 }

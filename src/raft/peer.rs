@@ -1,7 +1,7 @@
 //! Calls between members: HTTP/1.1 with keep-alive, with a handshake in every call.
 //!
 //! Every call and every answer identifies its sender, and the other end judges it; see
-//! [`super::hello`].
+//! [`super::handshake`].
 //!
 //! Heartbeats and votes, appends, snapshots and forwarded requests use connections of their own:
 //! HTTP/1.1 answers in order, and a heartbeat must not wait behind a snapshot.
@@ -14,10 +14,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
-use crate::carriage::{Carriage, Cause, SendError, describe};
+use crate::carrier::{Carrier, Cause, SendError, describe};
 use crate::lock::DecodeError;
-use crate::raft::hello::{
-    HELLO_HEADER, Hello, NotAHello, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT, Signature,
+use crate::raft::handshake::{
+    HANDSHAKE_HEADER, Handshake, NotAHandshake, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT,
+    Signature,
 };
 use crate::raft::levels::Levels;
 use crate::raft::said::Said;
@@ -85,7 +86,7 @@ pub(crate) enum CallError {
 
 /// The connections that a call uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lane {
+pub(crate) enum Channel {
     /// Heartbeats, votes, identity: small messages for which late is as bad as lost.
     Control,
     /// The log.
@@ -265,19 +266,19 @@ impl Peers {
     /// must receive it.
     pub(crate) async fn send(
         &self,
-        lane: Lane,
+        channel: Channel,
         target: (u64, Option<Uuid>, &str),
         path: &str,
         body: reqwest::Body,
     ) -> Result<reqwest::Response, CallError> {
-        let request = self.request(lane, target, path, body)?;
-        let response = self.ways.of(lane).send(request).await;
+        let request = self.request(channel, target, path, body)?;
+        let response = self.ways.of(channel).send(request).await;
         self.accepted(target, response).await
     }
 
     fn request(
         &self,
-        lane: Lane,
+        channel: Channel,
         (node, uuid, addr): (u64, Option<Uuid>, &str),
         path: &str,
         body: reqwest::Body,
@@ -285,9 +286,9 @@ impl Peers {
         // An invalid address or header means that nothing was sent.
         let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
         let own = &self.own;
-        // A vote, too, uses this lane: heartbeats carry these fields to all members.
-        let is_heartbeat = lane == Lane::Control;
-        let hello = Hello {
+        // A vote, too, uses this channel: heartbeats carry these fields to all members.
+        let is_heartbeat = channel == Channel::Control;
+        let handshake = Handshake {
             level: own.level,
             cluster: own.identity.facts().cluster,
             from: own.id,
@@ -301,10 +302,10 @@ impl Peers {
         };
         let url = reqwest::Url::parse(&format!("http://{addr}{path}"));
         let url = url.map_err(|error| unsendable(error.into()))?;
-        let hello = HeaderValue::try_from(hello.to_string());
-        let hello = hello.map_err(|error| unsendable(error.into()))?;
+        let handshake = HeaderValue::try_from(handshake.to_string());
+        let handshake = handshake.map_err(|error| unsendable(error.into()))?;
         let mut request = reqwest::Request::new(reqwest::Method::POST, url);
-        request.headers_mut().insert(HELLO_HEADER, hello);
+        request.headers_mut().insert(HANDSHAKE_HEADER, handshake);
         *request.body_mut() = Some(body);
         Ok(request)
     }
@@ -317,7 +318,7 @@ impl Peers {
     /// Sends one message and waits for its answer.
     pub(crate) async fn call(
         &self,
-        lane: Lane,
+        channel: Channel,
         target: (u64, Option<Uuid>, &str),
         path: &str,
         message: Bytes,
@@ -325,7 +326,7 @@ impl Peers {
     ) -> Result<Bytes, CallError> {
         let addr = target.2;
         let exchange = async {
-            let response = self.send(lane, target, path, message.into()).await?;
+            let response = self.send(channel, target, path, message.into()).await?;
             whole(response, addr).await
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -396,8 +397,8 @@ pub(crate) fn broken(addr: &str, source: reqwest::Error) -> CallError {
 }
 
 /// The signature of a response.
-pub(crate) fn signature(response: &reqwest::Response) -> Result<Signature, NotAHello> {
-    let header = response.headers().get(HELLO_HEADER).and_then(|value| value.to_str().ok());
+pub(crate) fn signature(response: &reqwest::Response) -> Result<Signature, NotAHandshake> {
+    let header = response.headers().get(HANDSHAKE_HEADER).and_then(|value| value.to_str().ok());
     header.unwrap_or_default().parse()
 }
 
@@ -435,10 +436,10 @@ fn difference(
 
 /// The carrier of each kind of call.
 pub(crate) struct Ways {
-    control: Carriage,
-    append: Carriage,
-    snapshot: Carriage,
-    forward: Carriage,
+    control: Carrier,
+    append: Carrier,
+    snapshot: Carrier,
+    forward: Carrier,
 }
 
 impl Ways {
@@ -457,32 +458,32 @@ impl Ways {
     /// Uses a simulated network for all of them.
     #[cfg(feature = "simulation")]
     pub(crate) fn simulated(uplink: &std::sync::Arc<crate::sim::network::Uplink>) -> Self {
-        let way = |lane| Carriage::Simulated(uplink.lane(lane));
+        let way = |channel| Carrier::Simulated(uplink.channel(channel));
         Self {
-            control: way(Lane::Control),
-            append: way(Lane::Append),
-            snapshot: way(Lane::Snapshot),
-            forward: way(Lane::Forward),
+            control: way(Channel::Control),
+            append: way(Channel::Append),
+            snapshot: way(Channel::Snapshot),
+            forward: way(Channel::Forward),
         }
     }
 
-    fn of(&self, lane: Lane) -> &Carriage {
-        match lane {
-            Lane::Control => &self.control,
-            Lane::Append => &self.append,
-            Lane::Snapshot => &self.snapshot,
-            Lane::Forward => &self.forward,
+    fn of(&self, channel: Channel) -> &Carrier {
+        match channel {
+            Channel::Control => &self.control,
+            Channel::Append => &self.append,
+            Channel::Snapshot => &self.snapshot,
+            Channel::Forward => &self.forward,
         }
     }
 }
 
 /// A pool of connections to peers.
-fn connections() -> Result<Carriage, reqwest::Error> {
+fn connections() -> Result<Carrier, reqwest::Error> {
     connections_kept(usize::MAX)
 }
 
 /// Does the same as [`connections`], but keeps at most `idle` unused connections to a peer.
-fn connections_kept(idle: usize) -> Result<Carriage, reqwest::Error> {
+fn connections_kept(idle: usize) -> Result<Carrier, reqwest::Error> {
     let client = reqwest::Client::builder()
         // Members connect directly, whatever proxies the environment names, and a peer never
         // redirects a caller.
@@ -500,7 +501,7 @@ fn connections_kept(idle: usize) -> Result<Carriage, reqwest::Error> {
         .pool_idle_timeout(Duration::from_secs(20))
         .pool_max_idle_per_host(idle)
         .build()?;
-    Ok(Carriage::Http(client))
+    Ok(Carrier::Http(client))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::trace::{Digest, Trace};
 use super::witness::{Amounts, Witness, Witnessed};
 use crate::Client;
 use crate::api::{ClusterStatus, NodeRole};
-use crate::carriage::Carriage;
+use crate::carrier::Carrier;
 use crate::clock::Clock;
 use crate::node::{Node, Profile};
 use crate::storage::Disk as _;
@@ -449,7 +449,7 @@ impl World {
             .endpoints(endpoints)
             .timeout(timeout)
             .clock(Arc::new(clock.clone()))
-            .build_simulated(Carriage::Simulated(uplink))
+            .build_simulated(Carrier::Simulated(uplink))
             .expect("the endpoints are URLs")
     }
 

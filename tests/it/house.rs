@@ -18,7 +18,7 @@ const ORDER: [&str; 29] = [
     "budget",
     "processes",
     "flood",
-    "carriage",
+    "carrier",
     "resolve",
     "lock",
     "service",
@@ -42,7 +42,7 @@ const ORDER: [&str; 29] = [
 /// The remaining imports against the order: a file, and the module above it that it imports. The
 /// simulation's are compiled with its feature alone; they are removed when its needs are passed in.
 const CLIMBING: [(&str, &str); 7] = [
-    ("carriage.rs", "sim"),
+    ("carrier.rs", "sim"),
     ("raft/member.rs", "sim"),
     ("raft/peer.rs", "sim"),
     ("raft/state_machine.rs", "sim"),

@@ -32,7 +32,7 @@ pub(crate) fn periods(period: Duration) -> Interval {
 ///
 /// openraft takes an answer as one to all requests up to the entry that it names, so a dropped
 /// request needs none.
-pub(crate) struct Sparing<S> {
+pub(crate) struct CommitFilter<S> {
     input: Fuse<S>,
     /// The last entry that was sent, or the previous log id if the request had no entries.
     sent: Option<LogId>,
@@ -43,7 +43,7 @@ pub(crate) struct Sparing<S> {
     periods: Interval,
 }
 
-impl<S> Sparing<S>
+impl<S> CommitFilter<S>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
 {
@@ -116,8 +116,8 @@ mod tests {
     }
 
     /// The last entry and the commit index of the next request that is sent.
-    async fn next(sparing: &mut Sparing<UnboundedReceiver<Request>>) -> (u64, u64) {
-        let request = sparing.next().await.expect("there is another");
+    async fn next(commit_filter: &mut CommitFilter<UnboundedReceiver<Request>>) -> (u64, u64) {
+        let request = commit_filter.next().await.expect("there is another");
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let index = |id: Option<LogId>| id.expect("there is one").index();
         (index(last), index(request.leader_commit))
@@ -125,58 +125,62 @@ mod tests {
 
     fn fed<const N: usize>(
         requests: [Request; N],
-    ) -> (UnboundedSender<Request>, Sparing<UnboundedReceiver<Request>>) {
+    ) -> (UnboundedSender<Request>, CommitFilter<UnboundedReceiver<Request>>) {
         let (feed, input) = unbounded();
         for request in requests {
             feed.unbounded_send(request).expect("it is read below");
         }
-        (feed, Sparing::new(input))
+        (feed, CommitFilter::new(input))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_commit_travels_with_the_next_entries() {
-        let (_feed, mut sparing) =
+        let (_feed, mut commit_filter) =
             fed([request(0, 5, 0), request(5, 5, 5), request(5, 6, 5), request(6, 7, 6)]);
-        assert_eq!(next(&mut sparing).await, (5, 0));
-        assert_eq!(next(&mut sparing).await, (6, 5));
-        assert_eq!(next(&mut sparing).await, (7, 6));
-        assert!(timeout(COMMIT_HELD * 10, sparing.next()).await.is_err(), "something was left");
+        assert_eq!(next(&mut commit_filter).await, (5, 0));
+        assert_eq!(next(&mut commit_filter).await, (6, 5));
+        assert_eq!(next(&mut commit_filter).await, (7, 6));
+        assert!(
+            timeout(COMMIT_HELD * 10, commit_filter.next()).await.is_err(),
+            "something was left"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_commit_that_no_entries_follow_is_told_in_time_and_the_newest_alone() {
-        let (feed, mut sparing) = fed([request(0, 5, 0), request(5, 5, 4)]);
-        assert_eq!(next(&mut sparing).await, (5, 0));
+        let (feed, mut commit_filter) = fed([request(0, 5, 0), request(5, 5, 4)]);
+        assert_eq!(next(&mut commit_filter).await, (5, 0));
         // The period in which it was held only partly does not count.
-        assert!(timeout(COMMIT_HELD, sparing.next()).await.is_err(), "it was not held");
+        assert!(timeout(COMMIT_HELD, commit_filter.next()).await.is_err(), "it was not held");
         feed.unbounded_send(request(5, 5, 5)).expect("it is read");
-        let told = timeout(COMMIT_HELD, next(&mut sparing)).await;
+        let told = timeout(COMMIT_HELD, next(&mut commit_filter)).await;
         assert_eq!(told.expect("the older has waited for long enough"), (5, 5));
         // The next one waits for its full time.
         sleep(COMMIT_HELD * 10).await;
         feed.unbounded_send(request(5, 5, 5)).expect("it is read");
-        assert!(timeout(COMMIT_HELD / 2, sparing.next()).await.is_err(), "it was not held");
-        let told = timeout(COMMIT_HELD * 2, next(&mut sparing)).await;
+        assert!(timeout(COMMIT_HELD / 2, commit_filter.next()).await.is_err(), "it was not held");
+        let told = timeout(COMMIT_HELD * 2, next(&mut commit_filter)).await;
         assert_eq!(told.expect("it has waited for long enough"), (5, 5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_asks_where_a_follower_is_goes_out_at_once() {
-        let (_feed, mut sparing) = fed([request(5, 5, 4), request(3, 3, 4), request(3, 3, 4)]);
-        let (first, second) = (next(&mut sparing), COMMIT_HELD / 10);
+        let (_feed, mut commit_filter) =
+            fed([request(5, 5, 4), request(3, 3, 4), request(3, 3, 4)]);
+        let (first, second) = (next(&mut commit_filter), COMMIT_HELD / 10);
         assert_eq!(timeout(second, first).await.expect("it is the first"), (5, 4));
-        let second = timeout(second, next(&mut sparing)).await;
+        let second = timeout(second, next(&mut commit_filter)).await;
         assert_eq!(second.expect("it follows another entry"), (3, 4));
-        assert!(timeout(COMMIT_HELD / 2, sparing.next()).await.is_err(), "nothing new in it");
+        assert!(timeout(COMMIT_HELD / 2, commit_filter.next()).await.is_err(), "nothing new in it");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_at_the_end_is_sent() {
-        let (feed, mut sparing) = fed([request(0, 5, 0), request(5, 5, 5)]);
+        let (feed, mut commit_filter) = fed([request(0, 5, 0), request(5, 5, 5)]);
         drop(feed);
-        assert_eq!(next(&mut sparing).await, (5, 0));
-        assert_eq!(next(&mut sparing).await, (5, 5));
-        assert!(sparing.next().await.is_none());
-        assert!(sparing.next().await.is_none());
+        assert_eq!(next(&mut commit_filter).await, (5, 0));
+        assert_eq!(next(&mut commit_filter).await, (5, 5));
+        assert!(commit_filter.next().await.is_none());
+        assert!(commit_filter.next().await.is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! sender's data folder and its promises, and, where it costs nothing, the known starts of the
 //! other members. The receiver refuses a call that is meant for another node, comes from another
 //! cluster, or comes from a folder that was restored from an old copy, and gives the reason; see
-//! [`Hello::judge_sender`]. Answers are signed, and the caller judges the signature before it uses
+//! [`Handshake::judge_sender`]. Answers are signed, and the caller judges the signature before it uses
 //! an answer; see [`Signature`].
 //!
 //! Both are lines of `key=value` words (see [`super::fields`]). A reader ignores unknown keys, so
@@ -28,11 +28,11 @@ const PROTOCOL: u32 = 1;
 const OLDEST_PROTOCOL: u32 = 1;
 
 /// The HTTP header of the handshake.
-pub(crate) const HELLO_HEADER: &str = "keyward-peer";
+pub(crate) const HANDSHAKE_HEADER: &str = "keyward-peer";
 
 /// The handshake of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Hello {
+pub(crate) struct Handshake {
     /// The feature level of the sender's program.
     pub(crate) level: u32,
     /// The cluster, unless the sender has none yet.
@@ -53,7 +53,7 @@ pub(crate) struct Hello {
     pub(crate) known: BTreeMap<Uuid, Seen>,
 }
 
-impl fmt::Display for Hello {
+impl fmt::Display for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = Line::default();
         line.put("protocol", PROTOCOL);
@@ -113,9 +113,9 @@ fn heard(item: &str) -> Option<(Uuid, Seen)> {
 /// The error for a header that is missing or not one of this protocol.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a call of peer protocol {PROTOCOL}: {0}")]
-pub(crate) struct NotAHello(String);
+pub(crate) struct NotAHandshake(String);
 
-impl NotAHello {
+impl NotAHandshake {
     /// The error for a forwarded request of another version: nothing was done.
     pub(crate) fn forwarded() -> Self {
         Self("a forwarded request that this version does not know".to_owned())
@@ -126,10 +126,10 @@ impl NotAHello {
     }
 }
 
-impl FromStr for Hello {
-    type Err = NotAHello;
+impl FromStr for Handshake {
+    type Err = NotAHandshake;
 
-    fn from_str(text: &str) -> Result<Self, NotAHello> {
+    fn from_str(text: &str) -> Result<Self, NotAHandshake> {
         let read = || {
             let fields = Fields::parse(text)?;
             let newest: u32 = fields.read("protocol", fields::number)?;
@@ -150,7 +150,7 @@ impl FromStr for Hello {
                 known: fields.list("known", heard)?.into_iter().collect(),
             })
         };
-        read().ok_or_else(|| NotAHello::line(text))
+        read().ok_or_else(|| NotAHandshake::line(text))
     }
 }
 
@@ -158,7 +158,7 @@ impl FromStr for Hello {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("{0}")]
-    NotAHello(#[from] NotAHello),
+    NotAHandshake(#[from] NotAHandshake),
     #[error("this is node {here}, not node {meant}: check the addresses in --members")]
     WrongNode { here: u64, meant: u64 },
     #[error(
@@ -209,7 +209,7 @@ impl Refusal {
     /// The stable code.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::NotAHello(_) => "not_a_hello",
+            Self::NotAHandshake(_) => "not_a_hello",
             Self::WrongNode { .. } => "wrong_node",
             Self::WrongFolder { .. } => "wrong_folder",
             Self::WrongCluster { .. } => "wrong_cluster",
@@ -222,7 +222,7 @@ impl Refusal {
     }
 }
 
-impl Hello {
+impl Handshake {
     /// Checks that the call is for this node. Any caller may ask for an introduction.
     pub(crate) fn judge_target(&self, id: u64, identity: &Identity) -> Result<(), Refusal> {
         if self.to != id {
@@ -329,16 +329,16 @@ impl fmt::Display for Signature {
 }
 
 impl FromStr for Signature {
-    type Err = NotAHello;
+    type Err = NotAHandshake;
 
-    fn from_str(text: &str) -> Result<Self, NotAHello> {
+    fn from_str(text: &str) -> Result<Self, NotAHandshake> {
         let read = || {
             let fields = Fields::parse(text)?;
             // Older programs than the first that raises the level say nothing else than 1.
             let level = fields.optional("level", fields::number)?.unwrap_or(1);
             Some(Self { level, start: start(&fields)? })
         };
-        read().ok_or_else(|| NotAHello::line(text))
+        read().ok_or_else(|| NotAHandshake::line(text))
     }
 }
 
@@ -360,9 +360,9 @@ mod tests {
         }
     }
 
-    fn hello() -> Hello {
+    fn handshake() -> Handshake {
         let seen = Seen { owed: Promises { votes: 1, log: 2 }, ..Seen::of(9, Uuid(13)) };
-        Hello {
+        Handshake {
             level: 1,
             cluster: Some(Uuid(7)),
             from: 1,
@@ -378,14 +378,14 @@ mod tests {
 
     #[test]
     fn a_hello_reads_back_as_it_was_written() {
-        let hello = hello();
-        assert_eq!(hello.to_string().parse(), Ok(hello));
+        let handshake = handshake();
+        assert_eq!(handshake.to_string().parse(), Ok(handshake));
     }
 
     #[test]
     fn a_hello_is_written_the_same_for_ever() {
         assert_eq!(
-            hello().to_string(),
+            handshake().to_string(),
             "protocol=1 oldest=1 level=1 cluster=00000000000000000000000000000007 from=1 \
              folder=0000000000000000000000000000000b boot=3 run=ffffffffffffffffffffffffffffffff \
              found=4.5 promised=6.7 to=2 client=http://10.0.0.1:7420 rho_ppm=10000 \
@@ -396,12 +396,12 @@ mod tests {
 
     #[test]
     fn a_later_version_may_say_more() {
-        let more = format!("{} console=https://10.0.0.1:7422", hello());
-        assert_eq!(more.parse(), Ok(hello()));
+        let more = format!("{} console=https://10.0.0.1:7422", handshake());
+        assert_eq!(more.parse(), Ok(handshake()));
         let later = more.replace("protocol=1", "protocol=2");
-        assert_eq!(later.parse(), Ok(hello()), "it still speaks this version");
+        assert_eq!(later.parse(), Ok(handshake()), "it still speaks this version");
         let last = later.replace("oldest=1", "oldest=2");
-        assert!(last.parse::<Hello>().is_err(), "it does not");
+        assert!(last.parse::<Handshake>().is_err(), "it does not");
     }
 
     #[test]
@@ -418,14 +418,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_hello() {
-        let whole = hello().to_string();
+        let whole = handshake().to_string();
         for missing in ["protocol", "from", "folder", "boot", "run", "found", "promised", "to"] {
             let words = whole.split(' ').filter(|word| !word.starts_with(&format!("{missing}=")));
             let line = words.collect::<Vec<_>>().join(" ");
-            assert!(line.parse::<Hello>().is_err(), "{line}");
+            assert!(line.parse::<Handshake>().is_err(), "{line}");
         }
         for text in ["", "1", &whole.replace("boot=3", "boot=x"), &whole.replace("4.5", "4")] {
-            assert!(text.parse::<Hello>().is_err(), "{text}");
+            assert!(text.parse::<Handshake>().is_err(), "{text}");
         }
     }
 
@@ -437,19 +437,20 @@ mod tests {
         identity.set_cluster(Uuid(7), members.into()).unwrap();
         let stranger = Start { uuid: Uuid(99), ..a_start() };
         for (from, start) in [(3, a_start()), (3, stranger), (1, stranger)] {
-            let judged = Hello { from, start, ..hello() }.judge_sender(&identity).await.unwrap();
+            let judged =
+                Handshake { from, start, ..handshake() }.judge_sender(&identity).await.unwrap();
             let refusal = judged.unwrap_err().to_string();
             assert!(refusal.contains(&format!("is not node {from} of this cluster")), "{refusal}");
         }
         assert!(identity.remembered().is_empty());
-        assert_eq!(hello().judge_sender(&identity).await.unwrap(), Ok(()));
+        assert_eq!(handshake().judge_sender(&identity).await.unwrap(), Ok(()));
         assert_eq!(identity.remembered().len(), 1);
     }
 
     #[test]
     fn a_member_with_another_rho_is_told_who_has_which() {
-        assert_eq!(hello().judge_rho(2, 10_000), Ok(()));
-        let refusal = hello().judge_rho(2, 1_500).unwrap_err().to_string();
+        assert_eq!(handshake().judge_rho(2, 10_000), Ok(()));
+        let refusal = handshake().judge_rho(2, 1_500).unwrap_err().to_string();
         assert!(
             refusal.contains("node 1 runs with --rho 1%, node 2 with --rho 0.15%"),
             "{refusal}"

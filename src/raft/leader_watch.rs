@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use crate::clock::{Deadline, Stopwatch};
 use crate::raft::codec;
 use crate::raft::member::{Member, Phase};
-use crate::raft::peer::{CallError, Lane, paths};
+use crate::raft::peer::{CallError, Channel, paths};
 use crate::raft::types::{LogId, MemberNode, TypeConfig, Vote};
 
 /// The timeout for the leader's port to refuse, and for a voter to answer: a round trip, with room
@@ -61,11 +61,11 @@ const APART: Duration = Duration::from_millis(60);
 
 /// A node's knowledge about the end of its leader's process.
 #[derive(Default)]
-pub(crate) struct Vigil {
+pub(crate) struct LeaderWatch {
     /// Notified when the leader's append exchange has ended, for any reason, and when another voter
     /// asks to end the leader's term.
     look: Notify,
-    /// Notified when the result of [`Vigil::finds_gone`] may have changed.
+    /// Notified when the result of [`LeaderWatch::finds_gone`] may have changed.
     judged: Notify,
     /// Notified on the leader when one of its exchanges has ended.
     lost: Notify,
@@ -117,7 +117,7 @@ struct Gone {
     passed_on: bool,
 }
 
-impl Vigil {
+impl LeaderWatch {
     /// Records a message from a leader.
     pub(crate) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Vigil {
         self.lost.notify_one();
     }
 
-    /// Resolves when the result of [`Vigil::finds_gone`] may have changed.
+    /// Resolves when the result of [`LeaderWatch::finds_gone`] may have changed.
     pub(crate) async fn judged(&self) {
         self.judged.notified().await;
     }
@@ -204,30 +204,30 @@ impl Vigil {
 
 /// A guard that lives as long as an append exchange that a leader has with this node.
 pub(crate) struct Open {
-    vigil: Arc<Vigil>,
+    leader_watch: Arc<LeaderWatch>,
     number: u64,
 }
 
 impl Open {
-    pub(crate) fn new(vigil: &Arc<Vigil>) -> Self {
-        let mut exchanges = vigil.exchanges();
+    pub(crate) fn new(leader_watch: &Arc<LeaderWatch>) -> Self {
+        let mut exchanges = leader_watch.exchanges();
         exchanges.newest += 1;
         exchanges.open = true;
         let number = exchanges.newest;
         drop(exchanges);
-        Self { vigil: Arc::clone(vigil), number }
+        Self { leader_watch: Arc::clone(leader_watch), number }
     }
 
     /// Records a message received over it.
     pub(crate) fn hear(&self) {
-        self.vigil.hear();
+        self.leader_watch.hear();
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let heard = self.vigil.heard();
-        let mut exchanges = self.vigil.exchanges();
+        let heard = self.leader_watch.heard();
+        let mut exchanges = self.leader_watch.exchanges();
         // If another exchange was opened since, the end of this one implies nothing about the
         // leader.
         if exchanges.newest != self.number {
@@ -236,7 +236,7 @@ impl Drop for Open {
         exchanges.open = false;
         exchanges.ended = Some(heard);
         drop(exchanges);
-        self.vigil.look();
+        self.leader_watch.look();
     }
 }
 
@@ -245,8 +245,8 @@ pub(crate) async fn keep(member: Arc<Member>) {
     loop {
         tokio::select! {
             biased;
-            () = member.vigil.look.notified() => {}
-            () = member.vigil.lost.notified() => {
+            () = member.leader_watch.look.notified() => {}
+            () = member.leader_watch.lost.notified() => {
                 // This has no effect on a node that does not lead. A stopped core is noticed
                 // elsewhere.
                 if member.raft.trigger().heartbeat().await.is_err() {
@@ -311,7 +311,7 @@ impl<'a> Watch<'a> {
         let before_me = self.others.iter().filter(|(id, _)| *id < self.member.id).count();
         let apart = APART.saturating_mul(u32::try_from(before_me).unwrap_or(u32::MAX));
         let turn = Deadline::after(apart);
-        while !turn.remaining().is_zero() && !self.member.vigil.is_passed_on() {
+        while !turn.remaining().is_zero() && !self.member.leader_watch.is_passed_on() {
             tokio::time::sleep(BETWEEN).await;
         }
         while self.is_unchanged() && !self.lease.remaining().is_zero() {
@@ -332,17 +332,17 @@ impl<'a> Watch<'a> {
     /// Whether this is still the newest known leader, and it is still found gone.
     fn is_unchanged(&self) -> bool {
         let vote = self.member.metrics_ref(|metrics| metrics.vote);
-        vote == self.vote && self.member.vigil.finds_gone(&vote)
+        vote == self.vote && self.member.leader_watch.finds_gone(&vote)
     }
 
     /// Probes the leader's port until it has refused for long enough with nothing received
     /// meanwhile, gives another result, or the lease has ended.
     async fn finds_gone(&self) -> bool {
-        let vigil = &self.member.vigil;
+        let leader_watch = &self.member.leader_watch;
         let mut quiet: Option<(u64, Deadline)> = None;
         while !self.lease.remaining().is_zero() {
-            let Exchanges { open, ended, .. } = *vigil.exchanges();
-            let heard = vigil.heard();
+            let Exchanges { open, ended, .. } = *leader_watch.exchanges();
+            let heard = leader_watch.heard();
             if open || self.member.metrics_ref(|metrics| metrics.vote) != self.vote {
                 return false;
             }
@@ -354,16 +354,16 @@ impl<'a> Watch<'a> {
                     let (_, until) = since.unwrap_or_else(|| (heard, Deadline::after(wait)));
                     quiet = Some((heard, until));
                     let over = until.remaining().is_zero();
-                    if (just_ended || over) && !vigil.finds_gone(&self.vote) {
-                        vigil.judge(Some(Gone { vote: self.vote, heard, passed_on: false }));
+                    if (just_ended || over) && !leader_watch.finds_gone(&self.vote) {
+                        leader_watch.judge(Some(Gone { vote: self.vote, heard, passed_on: false }));
                     }
-                    if over && vigil.finds_gone(&self.vote) {
+                    if over && leader_watch.finds_gone(&self.vote) {
                         return true;
                     }
                 }
                 Port::Unclear => {}
                 Port::Answers => {
-                    vigil.judge(None);
+                    leader_watch.judge(None);
                     return false;
                 }
             }
@@ -384,7 +384,7 @@ impl<'a> Watch<'a> {
         for _ in 0..MOST_POOLED {
             let path = paths::IDENTITY;
             let peers = &self.member.peers;
-            match peers.call(Lane::Control, target, path, Bytes::new(), PROBE_TIMEOUT).await {
+            match peers.call(Channel::Control, target, path, Bytes::new(), PROBE_TIMEOUT).await {
                 Err(error) if is_refused(&error) => return Port::Refuses,
                 Err(CallError::Broken { .. }) => {}
                 Err(CallError::Connect { .. }) => return Port::Unclear,
@@ -412,7 +412,7 @@ impl<'a> Watch<'a> {
             let target = (*id, Some(node.uuid), addr);
             let message = message.clone();
             let asked =
-                peers.call(Lane::Control, target, paths::PRE_VOTE, message, PROBE_TIMEOUT).await;
+                peers.call(Channel::Control, target, paths::PRE_VOTE, message, PROBE_TIMEOUT).await;
             let answer = codec::decode_vote_response(&asked.ok()?).ok()?;
             answer.vote_granted.then_some(())
         };
@@ -446,12 +446,12 @@ impl Member {
         let vote = self.metrics_ref(|metrics| metrics.vote);
         if !self.finds_gone_before(&vote, request) {
             // Another node wants to end the leader's term.
-            self.vigil.look();
+            self.leader_watch.look();
             return false;
         }
         let complete = request.last_log_id >= last_log_id(self);
         if !complete {
-            self.vigil.pass_on();
+            self.leader_watch.pass_on();
         }
         complete
     }
@@ -469,7 +469,7 @@ impl Member {
     }
 
     fn finds_gone_before(&self, vote: &Vote, request: &VoteRequest<TypeConfig>) -> bool {
-        request.vote.leader_id().term > vote.leader_id().term && self.vigil.finds_gone(vote)
+        request.vote.leader_id().term > vote.leader_id().term && self.leader_watch.finds_gone(vote)
     }
 
     /// Drops the lease that this node granted to the leader with this vote, if that is still the
@@ -510,7 +510,7 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-    use crate::carriage::{Carriage, SendError};
+    use crate::carrier::{Carrier, SendError};
 
     #[test]
     fn only_a_refused_connection_says_that_nobody_listens() {
@@ -531,17 +531,17 @@ mod tests {
 
     #[test]
     fn an_exchange_that_never_ends_does_not_hide_the_end_of_a_newer_one() {
-        let vigil = Arc::<Vigil>::default();
-        let vanished = Open::new(&vigil);
-        let newer = Open::new(&vigil);
+        let leader_watch = Arc::<LeaderWatch>::default();
+        let vanished = Open::new(&leader_watch);
+        let newer = Open::new(&leader_watch);
         newer.hear();
-        assert!(vigil.exchanges().open);
+        assert!(leader_watch.exchanges().open);
         drop(newer);
-        assert!(!vigil.exchanges().open);
-        assert_eq!(vigil.exchanges().ended, Some(1));
-        let next = Open::new(&vigil);
+        assert!(!leader_watch.exchanges().open);
+        assert_eq!(leader_watch.exchanges().ended, Some(1));
+        let next = Open::new(&leader_watch);
         drop(vanished);
-        assert!(vigil.exchanges().open, "only the newest counts");
+        assert!(leader_watch.exchanges().open, "only the newest counts");
         drop(next);
     }
 
@@ -549,7 +549,7 @@ mod tests {
     async fn asked(addr: SocketAddr) -> Option<bool> {
         let url = format!("http://{addr}/").parse().unwrap();
         let request = reqwest::Request::new(reqwest::Method::POST, url);
-        let way = Carriage::Http(reqwest::Client::builder().no_proxy().build().unwrap());
+        let way = Carrier::Http(reqwest::Client::builder().no_proxy().build().unwrap());
         let sent = tokio::time::timeout(PROBE_TIMEOUT, way.send(request)).await.ok()?;
         let addr = addr.to_string();
         let error = match sent.err()? {
@@ -590,40 +590,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_without_a_majority_does_not_renew_what_it_had_said_of_one() {
-        let vigil = Vigil::default();
-        assert_eq!(vigil.majority_silence(), None);
+        let leader_watch = LeaderWatch::default();
+        assert_eq!(leader_watch.majority_silence(), None);
         let ms = Duration::from_millis;
-        vigil.hear_of_majority(ms(30));
+        leader_watch.hear_of_majority(ms(30));
         tokio::time::advance(ms(100)).await;
-        assert_eq!(vigil.majority_silence(), Some(ms(130)));
+        assert_eq!(leader_watch.majority_silence(), Some(ms(130)));
         // The leader goes on sending, and its report grows older.
-        vigil.hear();
-        vigil.hear_of_majority(ms(140));
-        assert_eq!((vigil.silence(), vigil.majority_silence()), (Some(ms(0)), Some(ms(130))));
-        vigil.hear_of_majority(ms(20));
-        assert_eq!(vigil.majority_silence(), Some(ms(20)));
+        leader_watch.hear();
+        leader_watch.hear_of_majority(ms(140));
+        assert_eq!(
+            (leader_watch.silence(), leader_watch.majority_silence()),
+            (Some(ms(0)), Some(ms(130)))
+        );
+        leader_watch.hear_of_majority(ms(20));
+        assert_eq!(leader_watch.majority_silence(), Some(ms(20)));
     }
 
     #[test]
     fn a_leader_is_gone_only_while_its_port_refuses_and_nothing_is_heard() {
-        let vigil = Arc::<Vigil>::default();
+        let leader_watch = Arc::<LeaderWatch>::default();
         let vote = Vote::new_committed(3, 1);
         let gone = |heard| Some(Gone { vote, heard, passed_on: false });
-        assert!(!vigil.finds_gone(&vote));
-        let open = Open::new(&vigil);
-        vigil.judge(gone(0));
-        assert!(!vigil.finds_gone(&vote), "an exchange is open");
+        assert!(!leader_watch.finds_gone(&vote));
+        let open = Open::new(&leader_watch);
+        leader_watch.judge(gone(0));
+        assert!(!leader_watch.finds_gone(&vote), "an exchange is open");
         drop(open);
-        assert!(vigil.finds_gone(&vote));
-        assert!(!vigil.finds_gone(&Vote::new_committed(4, 1)), "another leader");
-        vigil.hear();
-        assert!(!vigil.finds_gone(&vote), "it is heard");
-        vigil.judge(gone(1));
-        assert!(vigil.finds_gone(&vote));
-        assert!(!vigil.is_passed_on());
-        vigil.pass_on();
-        assert!(vigil.is_passed_on());
-        vigil.judge(None);
-        assert!(!vigil.finds_gone(&vote));
+        assert!(leader_watch.finds_gone(&vote));
+        assert!(!leader_watch.finds_gone(&Vote::new_committed(4, 1)), "another leader");
+        leader_watch.hear();
+        assert!(!leader_watch.finds_gone(&vote), "it is heard");
+        leader_watch.judge(gone(1));
+        assert!(leader_watch.finds_gone(&vote));
+        assert!(!leader_watch.is_passed_on());
+        leader_watch.pass_on();
+        assert!(leader_watch.is_passed_on());
+        leader_watch.judge(None);
+        assert!(!leader_watch.finds_gone(&vote));
     }
 }

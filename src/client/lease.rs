@@ -39,7 +39,7 @@ pub enum GuardState {
 }
 
 /// The end of the grant as its holder knows it.
-pub(super) struct Belief {
+pub(super) struct Lease {
     clock: Arc<dyn Clock>,
     /// 1 − ρ.
     certain: f64,
@@ -56,7 +56,7 @@ struct Inner {
     ended: Option<GuardState>,
 }
 
-impl Belief {
+impl Lease {
     /// A view without a grant yet.
     pub(super) fn new(clock: Arc<dyn Clock>, certain: f64, duration: Duration) -> Self {
         let inner = Mutex::new(Inner { end: Duration::MAX, ended: None });
@@ -152,69 +152,69 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn belief() -> (ManualClock, Belief) {
+    fn lease() -> (ManualClock, Lease) {
         let clock = ManualClock::default();
         clock.advance(MS * 500);
-        let belief = Belief::new(Arc::new(clock.clone()), 0.99, MS * 3000);
-        belief.answered(MS * 500, MS * 3000);
-        (clock, belief)
+        let lease = Lease::new(Arc::new(clock.clone()), 0.99, MS * 3000);
+        lease.answered(MS * 500, MS * 3000);
+        (clock, lease)
     }
 
     #[test]
     fn it_counts_from_before_the_request_was_sent_and_gives_up_at_one_minus_rho() {
-        let (clock, belief) = belief();
-        assert_eq!(belief.remaining(), MS * 2970);
+        let (clock, lease) = lease();
+        assert_eq!(lease.remaining(), MS * 2970);
         clock.advance(MS * 1980);
-        assert_eq!(belief.judge(), GuardState::Safe);
+        assert_eq!(lease.judge(), GuardState::Safe);
         clock.advance(MS);
-        assert_eq!(belief.judge(), GuardState::Danger);
+        assert_eq!(lease.judge(), GuardState::Danger);
         clock.advance(MS * 988);
-        assert_eq!(belief.judge(), GuardState::Danger);
+        assert_eq!(lease.judge(), GuardState::Danger);
         clock.advance(MS);
-        assert_eq!(belief.judge(), GuardState::Lost(LostReason::Unreachable));
+        assert_eq!(lease.judge(), GuardState::Lost(LostReason::Unreachable));
     }
 
     #[test]
     fn an_unanswered_renewal_shortens_and_never_lengthens() {
         let clock = ManualClock::default();
-        let belief = Belief::new(Arc::new(clock.clone()), 1.0, MS * 100);
-        belief.answered(Duration::ZERO, MS * 1000);
+        let lease = Lease::new(Arc::new(clock.clone()), 1.0, MS * 100);
+        lease.answered(Duration::ZERO, MS * 1000);
         clock.advance(MS * 200);
-        belief.asked(MS * 200);
-        assert_eq!(belief.remaining(), MS * 100, "it may have been done: 100 ms from when it left");
-        belief.asked(MS * 250);
-        assert_eq!(belief.remaining(), MS * 100);
-        belief.answered(MS * 200, MS * 150);
-        assert_eq!(belief.remaining(), MS * 150);
+        lease.asked(MS * 200);
+        assert_eq!(lease.remaining(), MS * 100, "it may have been done: 100 ms from when it left");
+        lease.asked(MS * 250);
+        assert_eq!(lease.remaining(), MS * 100);
+        lease.answered(MS * 200, MS * 150);
+        assert_eq!(lease.remaining(), MS * 150);
     }
 
     #[test]
     fn an_answer_after_the_end_gives_nothing_back() {
-        let (clock, belief) = belief();
+        let (clock, lease) = lease();
         clock.advance(MS * 2970);
-        belief.answered(MS * 3460, MS * 3000);
-        assert_eq!(belief.judge(), GuardState::Lost(LostReason::Unreachable));
-        assert_eq!(belief.remaining(), Duration::ZERO);
+        lease.answered(MS * 3460, MS * 3000);
+        assert_eq!(lease.judge(), GuardState::Lost(LostReason::Unreachable));
+        assert_eq!(lease.remaining(), Duration::ZERO);
     }
 
     #[test]
     fn the_first_end_stays() {
-        let (clock, belief) = belief();
-        let mut states = belief.states();
-        belief.end(GuardState::Lost(LostReason::Preempted));
-        belief.end(GuardState::Released);
+        let (clock, lease) = lease();
+        let mut states = lease.states();
+        lease.end(GuardState::Lost(LostReason::Preempted));
+        lease.end(GuardState::Released);
         clock.advance(MS * 10_000);
-        assert_eq!(belief.judge(), GuardState::Lost(LostReason::Preempted));
+        assert_eq!(lease.judge(), GuardState::Lost(LostReason::Preempted));
         assert!(states.has_changed().unwrap());
         assert_eq!(*states.borrow_and_update(), GuardState::Lost(LostReason::Preempted));
     }
 
     #[test]
     fn time_on_the_way_is_taken_from_what_is_left() {
-        let (clock, belief) = belief();
-        let sent = belief.now();
+        let (clock, lease) = lease();
+        let sent = lease.now();
         clock.advance(MS * 700);
-        belief.answered(sent, MS * 3000);
-        assert_eq!(belief.remaining(), MS * (2970 - 700));
+        lease.answered(sent, MS * 3000);
+        assert_eq!(lease.remaining(), MS * (2970 - 700));
     }
 }

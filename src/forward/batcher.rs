@@ -29,7 +29,7 @@ use crate::budget;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::node::{Node, admit_up_to};
-use crate::raft::peer::{CallError, Lane, broken, paths};
+use crate::raft::peer::{CallError, Channel, broken, paths};
 use crate::storage::Uuid;
 use crate::task::of_host;
 use crate::types::CallOptions;
@@ -67,7 +67,7 @@ pub(super) struct Leader {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The leader's answer, or the reason why there is none.
-    Told(Result<Answer, Error>),
+    Answered(Result<Answer, Error>),
     /// There is another leader, and sending it the request is safe.
     Moved(Box<Moved>),
 }
@@ -82,51 +82,51 @@ pub(super) struct Moved {
 
 /// The batcher of requests to the leader; clones are handles to the same one.
 #[derive(Clone)]
-pub(super) struct Courier {
+pub(super) struct Batcher {
     node: Node,
     admission: Arc<Semaphore>,
-    desks: Arc<Mutex<BTreeMap<u64, Desk>>>,
+    queues: Arc<Mutex<BTreeMap<u64, Queue>>>,
 }
 
 /// The queue of requests to one leader, with the number of its messages in flight. Each leader has
 /// its own, so that requests to a dead leader do not hold up those to the next one.
 #[derive(Default)]
-struct Desk {
-    waiting: VecDeque<Parcel>,
+struct Queue {
+    waiting: VecDeque<Pending>,
     in_flight: usize,
     stalled: usize,
 }
 
 /// The request of one caller.
-struct Parcel {
+struct Pending {
     leader: Leader,
     request: Request,
     trace_id: Option<String>,
     deadline: Deadline,
     /// Set once, by the message that includes the requests or by the caller that cancels them.
     settled: Arc<AtomicBool>,
-    receipt: Receipt,
+    caller: Caller,
 }
 
 /// The channel to the caller that waits for the answers.
-struct Receipt {
-    answer: oneshot::Sender<Vec<Fate>>,
-    /// Released when the parcel is answered or dropped, not when its caller goes away.
+struct Caller {
+    answer: oneshot::Sender<Vec<Reply>>,
+    /// Released when the request is answered or dropped, not when its caller goes away.
     _admitted: OwnedSemaphorePermit,
 }
 
 /// As [`Outcome`], before the answer is decoded. The caller decodes it, so that a large answer
 /// exists in one form at a time and the work is spread over tasks.
-enum Fate {
+enum Reply {
     Answered(Encoded),
     Failed(Error),
     Moved(Box<Moved>),
 }
 
-impl Courier {
+impl Batcher {
     pub(super) fn new(node: Node) -> Self {
         let admission = Arc::new(Semaphore::new(MAX_FORWARDED));
-        Self { node, admission, desks: Arc::default() }
+        Self { node, admission, queues: Arc::default() }
     }
 
     /// Sends a request to the leader; returns one outcome for each of its answers. If not all of its
@@ -152,7 +152,7 @@ impl Courier {
         };
         let full = || {
             let reason = "this node has as many requests on their way to the leader as it admits";
-            Outcome::Told(Err(Error::unavailable(reason)))
+            Outcome::Answered(Err(Error::unavailable(reason)))
         };
         outcomes.extend(std::iter::repeat_with(full).take(asked - sent));
         outcomes
@@ -169,27 +169,29 @@ impl Courier {
         let (is_read, answers) = (request.is_read(), request.answers());
         let (answer, answered) = oneshot::channel();
         let settled = Arc::<AtomicBool>::default();
-        let receipt = Receipt { answer, _admitted: admitted };
+        let caller = Caller { answer, _admitted: admitted };
         let settled_here = Arc::clone(&settled);
-        self.hand_in(Parcel { leader, request, trace_id, deadline, settled, receipt });
+        self.enqueue(Pending { leader, request, trace_id, deadline, settled, caller });
         let error = match deadline.bound(answered).await {
-            Some(Ok(fates)) => return fates.into_iter().map(|fate| fate.read(is_read)).collect(),
+            Some(Ok(replies)) => {
+                return replies.into_iter().map(|reply| reply.read(is_read)).collect();
+            }
             Some(Err(_)) => lost(is_read, "the node stopped before the leader's answer came"),
             None if settled_here.swap(true, Ordering::AcqRel) => {
                 lost(is_read, "the leader did not answer in time")
             }
             None => not_sent(),
         };
-        (0..answers).map(|_| Outcome::Told(Err(error.clone()))).collect()
+        (0..answers).map(|_| Outcome::Answered(Err(error.clone()))).collect()
     }
 
-    fn hand_in(&self, parcel: Parcel) {
-        let leader = parcel.leader.id;
-        let mut desks = self.desks();
-        let desk = desks.entry(leader).or_default();
-        desk.waiting.push_back(parcel);
-        let starts = desk.take_place();
-        drop(desks);
+    fn enqueue(&self, one: Pending) {
+        let leader = one.leader.id;
+        let mut queues = self.queues();
+        let queue = queues.entry(leader).or_default();
+        queue.waiting.push_back(one);
+        let starts = queue.take_slot();
+        drop(queues);
         if starts {
             self.start(leader);
         }
@@ -219,15 +221,15 @@ impl Courier {
         if self.has_moved(leader) {
             self.move_waiting(leader);
         }
-        let mut desks = self.desks();
-        let desk = desks.entry(leader).or_default();
-        let parcels = desk.gather();
-        if parcels.is_empty() {
-            desk.in_flight -= 1;
+        let mut queues = self.queues();
+        let queue = queues.entry(leader).or_default();
+        let pending = queue.gather();
+        if pending.is_empty() {
+            queue.in_flight -= 1;
             return None;
         }
-        drop(desks);
-        Some(Message::new(parcels))
+        drop(queues);
+        Some(Message::new(pending))
     }
 
     /// Sends one message and distributes its answers. Returns `false` if the task no longer has a
@@ -239,7 +241,7 @@ impl Courier {
             if tokio::time::timeout(STALLED, exchange.as_mut()).await.is_ok() {
                 return true;
             }
-            self.give_way(leader);
+            self.free_slot(leader);
             tokio::select! {
                 biased;
                 () = exchange => false,
@@ -247,23 +249,23 @@ impl Courier {
             }
         };
         if moved {
-            message.give_up();
+            message.abandon();
             self.move_waiting(leader);
         }
-        let mut desks = self.desks();
-        let desk = desks.entry(leader).or_default();
-        desk.stalled -= 1;
-        desk.take_place()
+        let mut queues = self.queues();
+        let queue = queues.entry(leader).or_default();
+        queue.stalled -= 1;
+        queue.take_slot()
     }
 
     /// Frees the slot of a stalled message for waiting requests.
-    fn give_way(&self, leader: u64) {
-        let mut desks = self.desks();
-        let desk = desks.entry(leader).or_default();
-        desk.in_flight -= 1;
-        desk.stalled += 1;
-        let starts = !desk.waiting.is_empty() && desk.take_place();
-        drop(desks);
+    fn free_slot(&self, leader: u64) {
+        let mut queues = self.queues();
+        let queue = queues.entry(leader).or_default();
+        queue.in_flight -= 1;
+        queue.stalled += 1;
+        let starts = !queue.waiting.is_empty() && queue.take_slot();
+        drop(queues);
         if starts {
             self.start(leader);
         }
@@ -288,9 +290,9 @@ impl Courier {
 
     /// Returns all requests that wait for this leader as moved: they were never sent.
     fn move_waiting(&self, leader: u64) {
-        let waiting = std::mem::take(&mut self.desks().entry(leader).or_default().waiting);
-        for parcel in waiting {
-            parcel.move_on();
+        let waiting = std::mem::take(&mut self.queues().entry(leader).or_default().waiting);
+        for one in waiting {
+            one.move_on();
         }
     }
 
@@ -303,7 +305,7 @@ impl Courier {
                 let (reason, left) = outcome_of(&error);
                 if !left {
                     // A leader that cannot be reached may be dead.
-                    self.node.member().vigil.look();
+                    self.node.member().leader_watch.look();
                 }
                 let leader = message.leader.id;
                 tracing::debug!(leader, %error, "forwarded requests have no answer");
@@ -319,13 +321,13 @@ impl Courier {
         let target = (leader.id, leader.uuid, leader.addr.as_str());
         let peers = &self.node.member().peers;
         let body = message.bytes.clone().into();
-        let mut response = peers.send(Lane::Forward, target, paths::FORWARD, body).await?;
+        let mut response = peers.send(Channel::Forward, target, paths::FORWARD, body).await?;
         let mut frames = Frames::new(self.node.budget().clone());
         let wrong = |error: WireError| broken_by(&leader.addr, error);
         while !message.open.is_empty() {
             while let Some((number, answer)) = frames.next().map_err(wrong)? {
-                let full = || Fate::Failed(budget::exhausted());
-                message.settle(number, answer.map_or_else(full, Fate::Answered));
+                let full = || Reply::Failed(budget::exhausted());
+                message.settle(number, answer.map_or_else(full, Reply::Answered));
             }
             if message.open.is_empty() {
                 break;
@@ -340,9 +342,9 @@ impl Courier {
         Ok(())
     }
 
-    fn desks(&self) -> MutexGuard<'_, BTreeMap<u64, Desk>> {
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<u64, Queue>> {
         // Each change under the lock is whole, so what a panicking thread left is too.
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -351,7 +353,7 @@ async fn drain(mut response: reqwest::Response) {
     while let Ok(Some(_)) = response.chunk().await {}
 }
 
-fn broken_by(addr: &str, source: impl Into<crate::carriage::Cause>) -> CallError {
+fn broken_by(addr: &str, source: impl Into<crate::carrier::Cause>) -> CallError {
     CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 
@@ -377,48 +379,48 @@ struct Message {
     bytes: Bytes,
     /// The longest timeout of its requests.
     timeout: Duration,
-    /// The unanswered parcels, in the order of the number of their first answer.
+    /// The unanswered requests, in the order of the number of their first answer.
     open: Vec<Open>,
 }
 
-/// A parcel whose answers are awaited.
+/// A request whose answers are awaited.
 struct Open {
     first: usize,
     is_read: bool,
-    fates: Vec<Option<Fate>>,
+    replies: Vec<Option<Reply>>,
     missing: usize,
-    receipt: Receipt,
+    caller: Caller,
 }
 
 impl Open {
-    fn new(first: usize, request: &Request, receipt: Receipt) -> Self {
+    fn new(first: usize, request: &Request, caller: Caller) -> Self {
         let missing = request.answers();
-        let fates = std::iter::repeat_with(|| None).take(missing).collect();
-        Self { first, is_read: request.is_read(), fates, missing, receipt }
+        let replies = std::iter::repeat_with(|| None).take(missing).collect();
+        Self { first, is_read: request.is_read(), replies, missing, caller }
     }
 
-    fn tell(self, mut missing: impl FnMut(usize) -> Fate) {
+    fn tell(self, mut missing: impl FnMut(usize) -> Reply) {
         let first = self.first;
-        let numbered = self.fates.into_iter().enumerate();
-        let fates =
-            numbered.map(|(at, fate)| fate.unwrap_or_else(|| missing(first + at))).collect();
+        let numbered = self.replies.into_iter().enumerate();
+        let replies =
+            numbered.map(|(at, reply)| reply.unwrap_or_else(|| missing(first + at))).collect();
         // A caller that has gone away gets no answer.
-        let _ = self.receipt.answer.send(fates);
+        let _ = self.caller.answer.send(replies);
     }
 }
 
 impl Message {
-    fn new(parcels: Vec<Parcel>) -> Self {
-        let leader = parcels[0].leader.clone();
-        let mut open = Vec::with_capacity(parcels.len());
-        let mut requests = Vec::with_capacity(parcels.len());
+    fn new(pending: Vec<Pending>) -> Self {
+        let leader = pending[0].leader.clone();
+        let mut open = Vec::with_capacity(pending.len());
+        let mut requests = Vec::with_capacity(pending.len());
         let mut timeout = Duration::ZERO;
         let mut first = 0;
-        for Parcel { request, trace_id, deadline, receipt, .. } in parcels {
+        for Pending { request, trace_id, deadline, caller, .. } in pending {
             let remaining = deadline.remaining();
             timeout = timeout.max(remaining);
             let call = CallOptions { trace_id, ..CallOptions::within(remaining) };
-            open.push(Open::new(first, &request, receipt));
+            open.push(Open::new(first, &request, caller));
             first += request.answers();
             requests.push((request, call));
         }
@@ -427,7 +429,7 @@ impl Message {
     }
 
     /// Records the outcome of a request, and answers its caller once none is missing.
-    fn settle(&mut self, number: usize, fate: Fate) {
+    fn settle(&mut self, number: usize, reply: Reply) {
         let at = match self.open.binary_search_by_key(&number, |open| open.first) {
             Ok(at) => at,
             Err(0) => return,
@@ -435,14 +437,14 @@ impl Message {
         };
         let Some(open) = self.open.get_mut(at) else { return };
         // A second answer, or one without a request, is ignored.
-        let Some(known) = open.fates.get_mut(number - open.first) else { return };
+        let Some(known) = open.replies.get_mut(number - open.first) else { return };
         if known.is_some() {
             return;
         }
-        *known = Some(fate);
+        *known = Some(reply);
         open.missing -= 1;
         if open.missing == 0 {
-            self.open.remove(at).tell(|_| Fate::Failed(mixed_up()));
+            self.open.remove(at).tell(|_| Reply::Failed(mixed_up()));
         }
     }
 
@@ -451,14 +453,14 @@ impl Message {
         for open in self.open.drain(..) {
             let is_read = open.is_read;
             open.tell(|_| {
-                Fate::Failed(if left { lost(is_read, reason) } else { Error::unavailable(reason) })
+                Reply::Failed(if left { lost(is_read, reason) } else { Error::unavailable(reason) })
             });
         }
     }
 
     /// Abandons a message to a deposed leader: requests that are safe to repeat are returned as
     /// moved.
-    fn give_up(mut self) {
+    fn abandon(mut self) {
         let requests = wire::decode_requests(&self.bytes).unwrap_or_default();
         let mut requests: Vec<_> =
             requests.into_iter().flat_map(|(request, _)| request.split()).map(Some).collect();
@@ -466,73 +468,75 @@ impl Message {
             let is_read = open.is_read;
             open.tell(|number| match requests.get_mut(number).and_then(Option::take) {
                 Some(request) if request.is_repeatable() => {
-                    Fate::Moved(Box::new(Moved { request, open: !is_read }))
+                    Reply::Moved(Box::new(Moved { request, open: !is_read }))
                 }
-                _ => Fate::Failed(lost(false, "the leader did not answer, and another leads now")),
+                _ => Reply::Failed(lost(false, "the leader did not answer, and another leads now")),
             });
         }
     }
 }
 
-impl Desk {
+impl Queue {
     /// Takes a slot for a message, if one is free.
-    fn take_place(&mut self) -> bool {
+    fn take_slot(&mut self) -> bool {
         let free = self.in_flight < IN_FLIGHT && self.stalled < MOST_STALLED;
         self.in_flight += usize::from(free);
         free
     }
 
-    /// Takes the parcels of the next message from the queue, in their order.
-    fn gather(&mut self) -> Vec<Parcel> {
-        let mut parcels: Vec<Parcel> = Vec::new();
+    /// Takes the requests of the next message from the queue, in their order.
+    fn gather(&mut self) -> Vec<Pending> {
+        let mut pending: Vec<Pending> = Vec::new();
         let mut count = 0;
         while let Some(next) = self.waiting.front() {
-            let fits = parcels.first().is_none_or(|first| {
+            let fits = pending.first().is_none_or(|first| {
                 first.leader == next.leader && count + next.request.answers() <= MAX_TOGETHER
             });
             if !fits {
                 break;
             }
-            let parcel = self.waiting.pop_front().expect("it was just looked at");
-            if parcel.receipt.answer.is_closed() || parcel.settled.swap(true, Ordering::AcqRel) {
+            let one = self.waiting.pop_front().expect("it was just looked at");
+            if one.caller.answer.is_closed() || one.settled.swap(true, Ordering::AcqRel) {
                 continue;
             }
-            if parcel.deadline.remaining().is_zero() {
-                parcel.too_late();
+            if one.deadline.remaining().is_zero() {
+                one.expire();
                 continue;
             }
-            count += parcel.request.answers();
-            parcels.push(parcel);
+            count += one.request.answers();
+            pending.push(one);
         }
-        parcels
+        pending
     }
 }
 
-impl Parcel {
-    fn too_late(self) {
-        let fates = (0..self.request.answers()).map(|_| Fate::Failed(not_sent())).collect();
+impl Pending {
+    fn expire(self) {
+        let replies = (0..self.request.answers()).map(|_| Reply::Failed(not_sent())).collect();
         // A caller that has gone away gets no answer.
-        let _ = self.receipt.answer.send(fates);
+        let _ = self.caller.answer.send(replies);
     }
 
     fn move_on(self) {
         if self.settled.swap(true, Ordering::AcqRel) {
             return;
         }
-        let moved = |request| Fate::Moved(Box::new(Moved { request, open: false }));
+        let moved = |request| Reply::Moved(Box::new(Moved { request, open: false }));
         // As above.
-        let _ = self.receipt.answer.send(self.request.split().map(moved).collect());
+        let _ = self.caller.answer.send(self.request.split().map(moved).collect());
     }
 }
 
-impl Fate {
+impl Reply {
     fn read(self, is_read: bool) -> Outcome {
         match self {
             Self::Answered(encoded) => {
                 let answer = wire::decode_answer(&encoded.bytes);
-                Outcome::Told(answer.unwrap_or_else(|error| Err(lost(is_read, &error.to_string()))))
+                Outcome::Answered(
+                    answer.unwrap_or_else(|error| Err(lost(is_read, &error.to_string()))),
+                )
             }
-            Self::Failed(error) => Outcome::Told(Err(error)),
+            Self::Failed(error) => Outcome::Answered(Err(error)),
             Self::Moved(moved) => Outcome::Moved(moved),
         }
     }
@@ -554,24 +558,24 @@ mod tests {
     use crate::lock::{Command, Operation, Query};
     use crate::types::{ReadOptions, RequestId};
 
-    fn parcel(leader: u64, name: &str, count: usize) -> (Parcel, oneshot::Receiver<Vec<Fate>>) {
+    fn one(leader: u64, name: &str, count: usize) -> (Pending, oneshot::Receiver<Vec<Reply>>) {
         let (answer, answered) = oneshot::channel();
         let admitted = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let parcel = Parcel {
+        let one = Pending {
             leader: Leader { id: 1, uuid: Some(Uuid(leader.into())), addr: "a:1".to_owned() },
             request: Request::Decide(vec![delete(name, None); count]),
             trace_id: None,
             deadline: Deadline::after(Duration::from_secs(60)),
             settled: Arc::default(),
-            receipt: Receipt { answer, _admitted: admitted },
+            caller: Caller { answer, _admitted: admitted },
         };
-        (parcel, answered)
+        (one, answered)
     }
 
-    fn names(parcels: &[Parcel]) -> Vec<&str> {
+    fn names(pending: &[Pending]) -> Vec<&str> {
         let mut names = Vec::new();
-        for parcel in parcels {
-            let Request::Decide(commands) = &parcel.request else { panic!("no commands") };
+        for one in pending {
+            let Request::Decide(commands) = &one.request else { panic!("no commands") };
             let Operation::DeleteTable { table } = &commands[0].operation else {
                 panic!("{names:?}")
             };
@@ -581,40 +585,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_takes_what_fits_in_order_and_no_parcel_apart() {
+    async fn a_message_takes_what_fits_in_order_and_splits_no_request() {
         let sizes = [("a", 1), ("b", 254), ("c", 2), ("d", 1), ("e", 1000), ("f", 1)];
-        let (parcels, answered): (VecDeque<_>, Vec<_>) =
-            sizes.into_iter().map(|(name, count)| parcel(1, name, count)).unzip();
-        let mut desk = Desk { waiting: parcels, ..Desk::default() };
+        let (pending, answered): (VecDeque<_>, Vec<_>) =
+            sizes.into_iter().map(|(name, count)| one(1, name, count)).unzip();
+        let mut queue = Queue { waiting: pending, ..Queue::default() };
         for expected in [&["a", "b"][..], &["c", "d"], &["e"], &["f"], &[]] {
-            assert_eq!(names(&desk.gather()), expected);
+            assert_eq!(names(&queue.gather()), expected);
         }
         drop(answered);
     }
 
     #[tokio::test]
     async fn a_leader_that_came_back_with_another_folder_gets_a_message_of_its_own() {
-        let (parcels, answered): (VecDeque<_>, Vec<_>) =
-            [parcel(1, "a", 1), parcel(2, "b", 1), parcel(2, "c", 1)].into_iter().unzip();
-        let mut desk = Desk { waiting: parcels, ..Desk::default() };
-        assert_eq!(names(&desk.gather()), ["a"]);
-        assert_eq!(names(&desk.gather()), ["b", "c"]);
+        let (pending, answered): (VecDeque<_>, Vec<_>) =
+            [one(1, "a", 1), one(2, "b", 1), one(2, "c", 1)].into_iter().unzip();
+        let mut queue = Queue { waiting: pending, ..Queue::default() };
+        assert_eq!(names(&queue.gather()), ["a"]);
+        assert_eq!(names(&queue.gather()), ["b", "c"]);
         drop(answered);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_or_is_too_late_is_not_sent() {
-        let (given_up, _) = parcel(1, "given up", 1);
-        let (mut late, told) = parcel(1, "late", 2);
+        let (given_up, _) = one(1, "given up", 1);
+        let (mut late, told) = one(1, "late", 2);
         late.deadline = Deadline::after(Duration::from_secs(1));
-        let (sent, _waiting) = parcel(1, "sent", 1);
-        let mut desk = Desk { waiting: [given_up, late, sent].into(), ..Desk::default() };
+        let (sent, _waiting) = one(1, "sent", 1);
+        let mut queue = Queue { waiting: [given_up, late, sent].into(), ..Queue::default() };
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(names(&desk.gather()), ["sent"]);
+        assert_eq!(names(&queue.gather()), ["sent"]);
         let told = told.await.unwrap();
         assert_eq!(told.len(), 2);
         for answer in told {
-            assert!(matches!(answer, Fate::Failed(Error::Unavailable { .. })));
+            assert!(matches!(answer, Reply::Failed(Error::Unavailable { .. })));
         }
     }
 
@@ -629,14 +633,14 @@ mod tests {
         Command { request_id, ..Operation::DeleteTable { table: table.into() }.into() }
     }
 
-    /// A message with one parcel for each request, and the receivers of its callers.
-    fn message(requests: Vec<Request>) -> (Message, Vec<oneshot::Receiver<Vec<Fate>>>) {
-        let parcels = requests.into_iter().map(|request| {
-            let (unused, answered) = parcel(1, "unused", 1);
-            (Parcel { request, ..unused }, answered)
+    /// A message of these requests, and the receivers of their callers.
+    fn message(requests: Vec<Request>) -> (Message, Vec<oneshot::Receiver<Vec<Reply>>>) {
+        let pending = requests.into_iter().map(|request| {
+            let (unused, answered) = one(1, "unused", 1);
+            (Pending { request, ..unused }, answered)
         });
-        let (parcels, answered) = parcels.unzip();
-        (Message::new(parcels), answered)
+        let (pending, answered) = pending.unzip();
+        (Message::new(pending), answered)
     }
 
     #[test]
@@ -648,16 +652,16 @@ mod tests {
         let frame = wire::encode_answer(3, &Ok(Answer::Advanced));
         let bytes = frame.slice(9..);
         let share = Budget::default().take(0).unwrap();
-        message.settle(3, Fate::Answered(Encoded { bytes, _share: share }));
-        message.give_up();
-        let fates = answered[1].try_recv().unwrap();
-        let [first, second, third] = <[Fate; 3]>::try_from(fates).ok().unwrap();
-        assert!(matches!(first, Fate::Failed(Error::Unknown { .. })), "not safe to repeat");
-        let Fate::Moved(second) = second else { panic!("it has an id") };
+        message.settle(3, Reply::Answered(Encoded { bytes, _share: share }));
+        message.abandon();
+        let replies = answered[1].try_recv().unwrap();
+        let [first, second, third] = <[Reply; 3]>::try_from(replies).ok().unwrap();
+        assert!(matches!(first, Reply::Failed(Error::Unknown { .. })), "not safe to repeat");
+        let Reply::Moved(second) = second else { panic!("it has an id") };
         assert_eq!(second.request, Request::Decide(vec![commands[1].clone()]));
         assert!(second.open, "the leader may have done it");
-        assert!(matches!(third, Fate::Answered(_)), "it was answered before");
-        let Ok([Fate::Moved(moved)]) = <[Fate; 1]>::try_from(answered[0].try_recv().unwrap())
+        assert!(matches!(third, Reply::Answered(_)), "it was answered before");
+        let Ok([Reply::Moved(moved)]) = <[Reply; 1]>::try_from(answered[0].try_recv().unwrap())
         else {
             panic!("it is a read")
         };
@@ -670,7 +674,7 @@ mod tests {
         let two = Request::Decide(vec![delete("t", None); 2]);
         let one = Request::Decide(vec![delete("t", None)]);
         let (mut message, mut answered) = message(vec![two, one]);
-        let done = || Fate::Failed(Error::unavailable("stands for an answer"));
+        let done = || Reply::Failed(Error::unavailable("stands for an answer"));
         message.settle(9, done());
         message.settle(1, done());
         message.settle(1, done());

@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// A wrapper of a stream; a write that makes no progress for this long fails.
-pub(crate) struct Stall<T> {
+pub(crate) struct WriteTimeout<T> {
     inner: T,
     limit: Duration,
     since: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Stall<T> {
+impl<T> WriteTimeout<T> {
     pub(crate) fn new(inner: T, limit: Duration) -> Self {
         Self { inner, limit, since: None }
     }
@@ -41,7 +41,7 @@ impl<T> Stall<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Stall<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for WriteTimeout<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -51,7 +51,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stall<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Stall<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -94,7 +94,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_nobody_reads_fails_and_a_slow_reader_does_not() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut near = Stall::new(near, Duration::from_secs(10));
+        let mut near = WriteTimeout::new(near, Duration::from_secs(10));
         let slow = tokio::spawn(async move {
             let mut bytes = [0; 4];
             for _ in 0..3 {

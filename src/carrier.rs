@@ -23,7 +23,7 @@ pub(crate) enum SendError {
 
 /// A carrier to other machines. Clones share its connections.
 #[derive(Clone)]
-pub(crate) enum Carriage {
+pub(crate) enum Carrier {
     /// A pool of connections.
     Http(reqwest::Client),
     /// The network of a simulation.
@@ -31,7 +31,7 @@ pub(crate) enum Carriage {
     Simulated(std::sync::Arc<crate::sim::network::Uplink>),
 }
 
-impl Carriage {
+impl Carrier {
     /// Sends the request and waits for the head of its response. Dropping the future may, but need
     /// not, keep the request from being processed.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, SendError> {

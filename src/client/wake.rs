@@ -21,13 +21,13 @@ const BEAT: Duration = Duration::from_millis(500);
 const JUMP: Duration = Duration::from_millis(400);
 
 /// Wakes the guards of one client.
-pub(super) struct Pulse {
+pub(super) struct Wake {
     clock: Arc<dyn Clock>,
     jumps: watch::Sender<()>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Pulse {
+impl Wake {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { clock, jumps: watch::Sender::new(()), task: Mutex::default() })
     }
@@ -67,8 +67,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_jump_of_the_clock_is_felt_and_its_going_on_is_not() {
         let clock = ManualClock::default();
-        let pulse = Pulse::new(Arc::new(clock.clone()));
-        let mut felt = pulse.feel();
+        let wake = Wake::new(Arc::new(clock.clone()));
+        let mut felt = wake.feel();
         for _ in 0..10 {
             clock.advance(BEAT);
             tokio::time::sleep(BEAT).await;
@@ -81,11 +81,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_with_the_last_guard_and_begins_again() {
         let clock = ManualClock::default();
-        let pulse = Pulse::new(Arc::new(clock.clone()));
-        drop(pulse.feel());
+        let wake = Wake::new(Arc::new(clock.clone()));
+        drop(wake.feel());
         tokio::time::sleep(3 * BEAT).await;
-        assert!(pulse.task.lock().unwrap().is_none());
-        let mut felt = pulse.feel();
+        assert!(wake.task.lock().unwrap().is_none());
+        let mut felt = wake.feel();
         tokio::task::yield_now().await;
         clock.advance(3 * BEAT);
         tokio::time::timeout(2 * BEAT, felt.changed()).await.unwrap().unwrap();

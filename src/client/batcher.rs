@@ -55,7 +55,7 @@ const STEPS_BACK: usize = 8;
 
 /// The queued writes of one client.
 #[derive(Default)]
-pub(super) struct Gathering {
+pub(super) struct Batcher {
     queues: Mutex<HashMap<Way, Queue>>,
 }
 
@@ -108,44 +108,44 @@ struct Place {
 }
 
 impl Place {
-    fn gathering(&self) -> &Gathering {
-        self.transport.gathering().expect("only a client that gathers has places")
+    fn batcher(&self) -> &Batcher {
+        self.transport.batcher().expect("only a client that batches has places")
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(next) = self.gathering().give_back(&self.way) {
+        if let Some(next) = self.batcher().give_back(&self.way) {
             self.transport.send_off(self.way.clone(), next);
         }
     }
 }
 
 /// One write of a client that coalesces its writes.
-pub(super) struct Gathered<'a, T> {
+pub(super) struct BatchedWrite<'a, T> {
     transport: &'a Arc<Transport>,
-    gathering: &'a Gathering,
+    batcher: &'a Batcher,
     request: &'a Request,
     item: Item,
     call: &'a CallOptions,
     answer: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<'a, T: Batched> Gathered<'a, T> {
+impl<'a, T: Batched> BatchedWrite<'a, T> {
     /// Returns `None` if the client does not coalesce its writes.
     pub(super) fn new(
         transport: &'a Arc<Transport>,
         request: &'a Request,
         call: &'a CallOptions,
     ) -> Option<Self> {
-        let gathering = transport.gathering()?;
+        let batcher = transport.batcher()?;
         let item = Item { verb: T::VERB, body: request.body() };
         let answer = std::marker::PhantomData;
-        Some(Self { transport, gathering, request, item, call, answer })
+        Some(Self { transport, batcher, request, item, call, answer })
     }
 }
 
-impl<T: Batched> Ask for Gathered<'_, T> {
+impl<T: Batched> Ask for BatchedWrite<'_, T> {
     type Answer = Reply<Result<T, Forbidden>>;
 
     fn kind(&self) -> Kind {
@@ -194,7 +194,7 @@ enum Turn {
     Later(oneshot::Receiver<Told>, Arc<AtomicBool>),
 }
 
-impl<T: Batched> Gathered<'_, T> {
+impl<T: Batched> BatchedWrite<'_, T> {
     fn way(&self, endpoint: &Arc<str>) -> Way {
         let CallOptions { trace_id, cause, .. } = self.call;
         Way { endpoint: Arc::clone(endpoint), trace_id: trace_id.clone(), cause: cause.clone() }
@@ -202,7 +202,7 @@ impl<T: Batched> Gathered<'_, T> {
 
     fn join(&self, endpoint: &Arc<str>, until: Deadline) -> Turn {
         let way = self.way(endpoint);
-        let mut queues = self.gathering.lock();
+        let mut queues = self.batcher.lock();
         let queue = queues.entry(way.clone()).or_default();
         if queue.has_place() && queue.waiting.is_empty() {
             queue.under_way += 1;
@@ -233,14 +233,14 @@ impl<T: Batched> Gathered<'_, T> {
             return None;
         }
         let way = self.way(endpoint);
-        if let Some(next) = self.gathering.overtake(&way) {
+        if let Some(next) = self.batcher.overtake(&way) {
             self.transport.send_off(way, next);
         }
         until.bound(told).await
     }
 }
 
-impl Gathering {
+impl Batcher {
     fn lock(&self) -> MutexGuard<'_, HashMap<Way, Queue>> {
         // Nothing panics in the middle of a change.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
@@ -357,8 +357,8 @@ impl Place {
         loop {
             let count = next.len();
             self.send(next).await;
-            self.gathering().step_back(&self.way, count).await;
-            match self.gathering().next(&self.way) {
+            self.batcher().step_back(&self.way, count).await;
+            match self.batcher().next(&self.way) {
                 Some(more) if more.len() > 1 => next = more,
                 Some(mut one) => {
                     if let Some(only) = one.pop() {
