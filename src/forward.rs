@@ -218,21 +218,25 @@ pub(crate) fn answer_forwarded(
             return None;
         }
     };
-    let answers = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
+    let writes = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
+    let others = FuturesUnordered::<BoxFuture<'static, Decided>>::new();
     let mut first = 0;
     for (request, call) in requests {
         let (node, numbers) = (node.clone(), first..);
         first += request.answers();
+        let answers = if matches!(request, Request::Decide(_)) { &writes } else { &others };
         let answer = async move { answer_here(&node, request, call).await };
         answers.push(Box::pin(answer.map(|answers| numbers.zip(answers).collect())));
     }
+    // Commands that share an entry are answered together. Pages are large: the next one is looked at
+    // when the one before it is on its way.
+    let writes = writes.ready_chunks(MAX_CHUNK).map(|ready| ready.into_iter().flatten().collect());
     let budget = node.budget().clone();
-    // Requests that share an entry are answered together.
-    let frames = move |ready: Vec<Decided>| frames_of(&budget, ready.into_iter().flatten());
-    Some(answers.ready_chunks(MAX_CHUNK).map(frames))
+    let frames = move |decided: Decided| frames_of(&budget, decided);
+    Some(futures::stream::select(writes, others).map(frames))
 }
 
-/// The most requests whose answers are looked at together.
+/// The most calls whose decisions are looked at together.
 const MAX_CHUNK: usize = 1024;
 
 /// Answers that were decided together, with their numbers.
@@ -240,10 +244,7 @@ type Decided = Vec<(usize, Result<Answer, Error>)>;
 
 /// The answers as frames: small ones together, each large one by itself and counted until it is
 /// written. An answer of a read that exceeds the budget is dropped, and replaced by a refusal.
-fn frames_of(
-    budget: &Budget,
-    decided: impl Iterator<Item = (usize, Result<Answer, Error>)>,
-) -> Vec<Bytes> {
+fn frames_of(budget: &Budget, decided: Decided) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = BytesMut::new();
     for (number, answer) in decided {
