@@ -26,7 +26,7 @@ use super::clock::TrueTime;
 use super::host::{Death, Host};
 use super::trace::Trace;
 use crate::carrier::SendError;
-use crate::raft::peer::{Lane, paths};
+use crate::raft::peer::{Channel, paths};
 
 /// A machine's number: nodes have their own ids, clients begin at [`FIRST_CLIENT`].
 pub type MachineId = u64;
@@ -200,7 +200,7 @@ impl Uplink {
     }
 
     /// Separate connections for a kind of call.
-    pub(crate) fn lane(self: &Arc<Self>, _: Lane) -> Arc<Self> {
+    pub(crate) fn channel(self: &Arc<Self>, _: Channel) -> Arc<Self> {
         Self::new(self.network.clone(), self.machine, self.host.clone())
     }
 
