@@ -3,12 +3,10 @@
 //! The distinction that matters is between [`Error::Unavailable`] (certainly not done: try again)
 //! and [`Error::Unknown`] (may have been done: repeat with the same `request_id`, or look).
 
-use serde::{Deserialize, Serialize};
-
 use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
 
 /// The reason why a call has no answer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
     /// Another owner holds the lock, or the grant is lost. The lock and unlock calls return this as
     /// a `failed` answer; [`crate::client`] turns it into an error where only a grant is useful.

@@ -145,7 +145,7 @@ impl CallOptions {
 }
 
 /// The time until a record is removed, counted from the last lock request or renewal of its grant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeToLive {
     /// After this long, in whole milliseconds.
     For(Duration),
@@ -345,7 +345,7 @@ impl fmt::Display for DecidedAt {
 }
 
 /// The grant of a successful lock request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
     /// The fencing token to hand to the guarded resource.
     pub token: Token,
@@ -372,7 +372,7 @@ pub enum TransferReason {
 }
 
 /// The result of a lock request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LockStatus {
     /// The lock was free.
     Ok(Grant),
@@ -392,7 +392,7 @@ pub enum LockStatus {
 }
 
 /// The answer to a lock request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockResponse {
     /// The result of the request.
     pub status: LockStatus,
@@ -439,7 +439,7 @@ impl LockResponse {
 }
 
 /// The result of an unlock request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum UnlockStatus {
     /// It was mine and is released.
     Ok,
@@ -450,7 +450,7 @@ pub enum UnlockStatus {
 }
 
 /// The answer to an unlock request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnlockResponse {
     /// The result of the request.
     pub status: UnlockStatus,
@@ -474,7 +474,7 @@ impl UnlockResponse {
 }
 
 /// The result of a table's deletion. Either way there is no such table afterwards.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeleteStatus {
     /// It existed and is deleted.
     Ok,
@@ -502,7 +502,7 @@ impl BatchRequest {
 }
 
 /// The answer to one write of a batch, of the same kind as the request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BatchAnswer {
     /// To a lock request.
     Lock(LockResponse),
@@ -533,7 +533,7 @@ pub enum ForbiddenReason {
 }
 
 /// A refusal: the holders of the lock, with their levels and remaining times.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forbidden {
     /// The reason.
     pub reason: ForbiddenReason,
@@ -542,7 +542,7 @@ pub struct Forbidden {
 }
 
 /// One holder of a lock, as others see it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder {
     /// The owner.
     pub signee: String,
@@ -562,7 +562,7 @@ pub struct Holder {
 
 /// A lock's record, as returned by a check or a list. It shows the *past*: a lock is held by
 /// holding it, not by looking.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockRecord {
     /// The lock's name.
     pub signature: String,
@@ -579,7 +579,7 @@ impl LockRecord {
 }
 
 /// The answer to a check.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckResponse {
     /// The record.
     pub record: LockRecord,
@@ -589,7 +589,7 @@ pub struct CheckResponse {
 
 /// A page of a table. It may have fewer records than were requested, and even none, although more
 /// follow: then `next` is present.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListResponse {
     /// The records, in byte order of their signatures; expired ones included and marked.
     pub locks: Vec<LockRecord>,
@@ -600,7 +600,7 @@ pub struct ListResponse {
 }
 
 /// The values that a table supplies to requests that leave them out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TableDefaults {
     /// The duration; `None` is [`DEFAULT_DURATION`].
     pub duration: Option<Duration>,
@@ -609,7 +609,7 @@ pub struct TableDefaults {
 }
 
 /// A table and the number of its records.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableInfo {
     /// Its name.
     pub table: String,
@@ -620,7 +620,7 @@ pub struct TableInfo {
 }
 
 /// A page of the tables.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TablesResponse {
     /// The tables that have defaults or records, in byte order.
     pub tables: Vec<TableInfo>,

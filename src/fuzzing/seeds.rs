@@ -131,7 +131,7 @@ fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
     let handshake =
         format!("protocol=1 level=1 cluster=07 from=1 {start} to=2 known=0c:9:d:1.2:3.4");
     seeds.push(("handshake", handshake.into_bytes()));
-    seeds.push(("signature", start.as_bytes().to_vec()));
+    seeds.push(("signature", format!("level=1 {start}").into_bytes()));
     seeds
 }
 

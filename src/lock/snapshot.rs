@@ -101,7 +101,8 @@ impl State {
     /// Give it a buffered reader.
     ///
     /// # Errors
-    /// Those of the reader; `InvalidData` with a [`DecodeError`] if the bytes are not a state.
+    /// Those of the reader; with a [`DecodeError`], `InvalidData` if the bytes are not a state and
+    /// `Unsupported` if a newer program wrote them.
     pub fn decode_from(reader: &mut impl Read) -> io::Result<Self> {
         let mut header = [0; MAGIC.len() + 1];
         reader.read_exact(&mut header)?;
@@ -511,5 +512,7 @@ fn read_part(reader: &mut impl Read, part: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn invalid_data(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    let is_newer = matches!(error, DecodeError::TooNew { .. });
+    let kind = if is_newer { io::ErrorKind::Unsupported } else { io::ErrorKind::InvalidData };
+    io::Error::new(kind, error)
 }

@@ -334,9 +334,7 @@ impl FromStr for Signature {
     fn from_str(text: &str) -> Result<Self, NotAHandshake> {
         let read = || {
             let fields = Fields::parse(text)?;
-            // Older programs than the first that raises the level say nothing else than 1.
-            let level = fields.optional("level", fields::number)?.unwrap_or(1);
-            Some(Self { level, start: start(&fields)? })
+            Some(Self { level: fields.read("level", fields::number)?, start: start(&fields)? })
         };
         read().ok_or_else(|| NotAHandshake::line(text))
     }

@@ -26,7 +26,8 @@ pub(crate) trait Body: Sized {
 }
 
 /// The error for a version that no released program wrote.
-pub(crate) const NEVER_RELEASED: DecodeError = DecodeError::Invalid("version");
+pub(crate) const NEVER_RELEASED: DecodeError =
+    DecodeError::Invalid("version: it was written by a build from before the first release");
 
 /// Wraps a body. The CRC covers magic, version, length and body.
 pub(crate) fn seal(kind: Kind, body: &impl Body) -> Vec<u8> {

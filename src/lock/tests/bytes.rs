@@ -234,6 +234,10 @@ fn a_newer_version_is_told_apart_from_damage() {
     proposal[0] = 2;
     let error = Proposal::decode(&proposal).unwrap_err();
     assert_eq!(error.to_string(), "a proposal has version 2; this program reads up to version 1");
+    let mut state = State::new().encode();
+    state[4] += 1;
+    let error = State::decode_from(&mut &state[..]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
 }
 
 proptest! {

@@ -235,3 +235,16 @@ pub(super) fn unreadable(path: &str, error: io::Error) -> StorageError {
         StorageError::damaged(path, 0, format!("the state in it does not decode: {error}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_is_too_new_is_not_called_damaged() {
+        let newer = unreadable("file", io::Error::new(io::ErrorKind::Unsupported, "level 2"));
+        assert_eq!(newer.to_string(), "file cannot be used: level 2");
+        let damaged = unreadable("file", io::Error::new(io::ErrorKind::InvalidData, "a bit"));
+        assert!(damaged.to_string().contains("is damaged at byte 0"), "{damaged}");
+    }
+}
