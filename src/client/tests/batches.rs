@@ -10,10 +10,11 @@ use tokio::task::JoinHandle;
 use super::{Node, Step};
 use crate::client::Client;
 use crate::error::Error;
+use crate::lock::{Command, Outcome};
 use crate::service::LockService;
 use crate::types::{
-    BatchRequest, CallOptions, DecidedAt, LockOptions, LockRequest, LockResponse, RequestId, Token,
-    UnlockOptions, UnlockRequest,
+    BatchRequest, CallOptions, DecidedAt, LockOptions, LockRequest, LockResponse, LockStatus,
+    RequestId, TableDefaults, TableOptions, Token, UnlockOptions, UnlockRequest,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -402,6 +403,41 @@ async fn a_batch_is_asked_one_by_one_where_there_are_none() {
     let asked = node.asked();
     let paths: Vec<_> = asked.iter().map(|request| path(request)).collect();
     assert_eq!(paths, ["/v1/batch", "/v1/lock", "/v1/unlock", "/v1/lock"]);
+}
+
+#[tokio::test]
+async fn commands_of_other_causes_and_on_tables_have_messages_of_their_own() {
+    let done = Step::json(r#"{"status":"ok"}"#);
+    let steps = [Step::Each, Step::Each, done, Step::Each];
+    let node = Node::start(steps).await;
+    let lock = |number, cause: Option<&str>| {
+        let call = CallOptions { cause: cause.map(str::to_owned), ..CallOptions::default() };
+        Command::lock(request(number), LockOptions { call, ..LockOptions::default() }).unwrap()
+    };
+    let table = Command::configure_table(TableDefaults::default(), TableOptions::default());
+    let commands = vec![
+        lock(1, None),
+        lock(2, None),
+        lock(3, Some("nightly")),
+        table.unwrap(),
+        lock(4, None),
+        lock(5, None),
+    ];
+    let answers = client(&node).decide(commands, CallOptions::default()).await;
+    let kinds = answers.iter().map(|answer| match &answer.as_ref().unwrap().outcome {
+        Outcome::Lock(LockStatus::Ok(grant)) => grant.token.0,
+        outcome => {
+            assert_eq!(*outcome, Outcome::Table);
+            0
+        }
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), [1, 2, 3, 0, 4, 5]);
+    let asked = node.asked();
+    let paths: Vec<&str> = asked.iter().map(|request| path(request)).collect();
+    assert_eq!(paths, ["/v1/batch", "/v1/batch", "/v1/table", "/v1/batch"]);
+    assert_eq!([0, 1, 3].map(|at| names(&asked[at]).len()), [2, 1, 2]);
+    let has_cause = asked.iter().map(|request| request.contains("keyward-cause: nightly\r\n"));
+    assert_eq!(has_cause.collect::<Vec<_>>(), [false, true, false, false]);
 }
 
 #[tokio::test]
