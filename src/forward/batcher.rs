@@ -353,7 +353,7 @@ async fn drain(mut response: reqwest::Response) {
     while let Ok(Some(_)) = response.chunk().await {}
 }
 
-fn broken_by(addr: &str, source: impl Into<crate::carrier::Cause>) -> CallError {
+fn broken_by(addr: &str, source: impl Into<crate::client::carrier::Cause>) -> CallError {
     CallError::Broken { addr: addr.to_owned(), source: source.into() }
 }
 

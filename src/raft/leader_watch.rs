@@ -510,7 +510,7 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-    use crate::carrier::{Carrier, SendError};
+    use crate::client::carrier::{Carrier, SendError};
 
     #[test]
     fn only_a_refused_connection_says_that_nobody_listens() {

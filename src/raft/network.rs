@@ -31,7 +31,7 @@ use openraft::{OptionalSend, RPCTypes};
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
-use crate::carrier::Cause;
+use crate::client::carrier::Cause;
 use crate::lock::DecodeError;
 use crate::raft::absence::Failures;
 use crate::raft::codec;

@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
-use crate::carrier::{Carrier, Cause, SendError, describe};
+use crate::client::Resolver;
+use crate::client::carrier::{Carrier, Cause, SendError, describe};
 use crate::lock::DecodeError;
 use crate::raft::handshake::{
     HANDSHAKE_HEADER, Handshake, NotAHandshake, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT,
@@ -23,7 +24,6 @@ use crate::raft::handshake::{
 use crate::raft::levels::Levels;
 use crate::raft::said::Said;
 use crate::raft::stop::StopSignal;
-use crate::resolve::Resolver;
 use crate::storage::identity::Seen;
 use crate::storage::{Identity, Uuid};
 use crate::task::{blocking, of_host};

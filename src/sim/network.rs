@@ -25,7 +25,7 @@ use super::chance::Dice;
 use super::clock::TrueTime;
 use super::host::{Death, Host};
 use super::trace::Trace;
-use crate::carrier::SendError;
+use crate::client::carrier::SendError;
 use crate::raft::peer::{Channel, paths};
 
 /// A machine's number: nodes have their own ids, clients begin at [`FIRST_CLIENT`].

@@ -15,7 +15,7 @@ use super::trace::{Digest, Trace};
 use super::witness::{Amounts, Witness, Witnessed};
 use crate::Client;
 use crate::api::{ClusterStatus, NodeRole};
-use crate::carrier::Carrier;
+use crate::client::carrier::Carrier;
 use crate::clock::Clock;
 use crate::node::{Node, Profile};
 use crate::storage::Disk as _;

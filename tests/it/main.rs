@@ -7,6 +7,7 @@ mod cli;
 mod clocks;
 mod cluster;
 mod conformance;
+mod endpoints;
 mod forming;
 mod forwarding;
 mod house;

@@ -1,0 +1,166 @@
+//! The carrier of requests between machines: HTTP, or the network of a simulation.
+//!
+//! It only transports: the senders decide what to request and what an answer means.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+use reqwest::{Request, Response};
+
+/// The underlying error of a carrier.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// The reason why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No byte of the request was sent.
+    #[error("no connection")]
+    Connect(#[source] Cause),
+    /// A part of the request may have arrived.
+    #[error("the connection failed")]
+    Broken(#[source] Cause),
+}
+
+/// A carrier to other machines. Clones share its connections.
+#[derive(Clone)]
+pub enum Carrier {
+    /// A pool of connections.
+    Http(reqwest::Client),
+    /// The network of a simulation.
+    #[cfg(feature = "simulation")]
+    Simulated(std::sync::Arc<crate::sim::network::Uplink>),
+}
+
+impl Carrier {
+    /// Sends the request and waits for the head of its response. Dropping the future may, but need
+    /// not, keep the request from being processed.
+    pub async fn send(&self, request: Request) -> Result<Response, SendError> {
+        match self {
+            Self::Http(client) => client.execute(request).await.map_err(|error| {
+                let way = if error.is_connect() { SendError::Connect } else { SendError::Broken };
+                way(error.into())
+            }),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(uplink) => uplink.send(request).await,
+        }
+    }
+}
+
+/// The names that the layers of the HTTP client print; their causes say more.
+const LAYERS: [&str; 6] = [
+    "client error (",
+    "tcp connect error",
+    "dns error",
+    "error resolving DNS",
+    "connection error",
+    "error sending request",
+];
+
+/// Formats why a request failed, in the words that a person needs: "connection refused", not the
+/// names of the layers that it came through. The URL is left out, which the caller knows already.
+pub fn describe(error: &(dyn Error + 'static)) -> String {
+    let chain = || std::iter::successors(Some(error), |&error| error.source());
+    let timed_out = |error: &(dyn Error + 'static)| {
+        error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
+    };
+    if chain().any(timed_out) {
+        return "timed out".to_owned();
+    }
+    if let Some(words) = chain().filter_map(|error| error.downcast_ref()).find_map(in_words) {
+        return words.to_owned();
+    }
+    // Some causes say what their own cause says.
+    let mut texts: Vec<String> = Vec::new();
+    for text in chain().skip(1).map(ToString::to_string) {
+        if !texts.last().is_some_and(|last| last.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    let is_layer = |text: &str| LAYERS.iter().any(|layer| text.starts_with(layer));
+    if let Some(last) = texts.pop() {
+        texts.retain(|text| !is_layer(text));
+        texts.push(last);
+        return without_number(&texts.join(": ")).to_owned();
+    }
+    without_number(&error.to_string()).to_owned()
+}
+
+/// The errors of the system that a person meets.
+const WORDS: [(ErrorKind, &str); 7] = [
+    (ErrorKind::ConnectionRefused, "connection refused"),
+    (ErrorKind::ConnectionReset, "connection reset"),
+    (ErrorKind::ConnectionAborted, "connection aborted"),
+    (ErrorKind::BrokenPipe, "connection closed"),
+    (ErrorKind::HostUnreachable, "no route to host"),
+    (ErrorKind::NetworkUnreachable, "network unreachable"),
+    (ErrorKind::TimedOut, "timed out"),
+];
+
+fn in_words(error: &io::Error) -> Option<&'static str> {
+    WORDS.iter().find(|(kind, _)| *kind == error.kind()).map(|(_, words)| *words)
+}
+
+/// The text of an error of the system without its number.
+fn without_number(text: &str) -> &str {
+    match text.rsplit_once(" (os error ") {
+        Some((words, number)) if number.ends_with(')') => words,
+        Some(_) | None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    fn said(texts: &[&'static str]) -> Option<Box<Said>> {
+        let [first, rest @ ..] = texts else { return None };
+        Some(Box::new(Said(first, said(rest))))
+    }
+
+    #[test]
+    fn an_error_is_described_by_its_causes_each_once() {
+        let described = |texts: &[&'static str]| describe(&*said(texts).expect("a text"));
+        assert_eq!(described(&["the request"]), "the request");
+        assert_eq!(described(&["the request", "connect", "refused"]), "connect: refused");
+        assert_eq!(described(&["the request", "dns: no name", "no name"]), "dns: no name");
+        let layers = ["the request", "client error (Connect)", "dns error", "name not found"];
+        assert_eq!(described(&layers), "name not found");
+        assert_eq!(described(&["the request", "dns error"]), "dns error");
+        assert_eq!(described(&["r", "Is a directory (os error 21)"]), "Is a directory");
+    }
+
+    #[tokio::test]
+    async fn real_failures_are_told_in_a_few_words() {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address =
+            |listener: &std::net::TcpListener| listener.local_addr().expect("it is bound");
+        let closed = address(&bind());
+        // Nobody accepts, and nobody answers.
+        let listener = bind();
+        let silent = address(&listener);
+        for (host, words) in [
+            (closed.to_string(), "connection refused"),
+            (silent.to_string(), "timed out"),
+            ("nosuch.invalid:7420".to_owned(), "name"),
+        ] {
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                .dns_resolver(crate::Resolver::default())
+                .timeout(std::time::Duration::from_millis(300));
+            let sent = client.build().expect("a client").get(format!("http://{host}/")).send();
+            let error = sent.await.expect_err("nobody answers");
+            let text = describe(&error);
+            let told = text == words || (words == "name" && is_of_name(&text));
+            assert!(told, "{host}: {text}");
+        }
+    }
+
+    /// Without a name server, nobody knows whether the name exists.
+    fn is_of_name(text: &str) -> bool {
+        ["name not found", "timed out"].contains(&text) || text.starts_with("name lookup failed: ")
+    }
+}

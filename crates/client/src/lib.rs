@@ -1,0 +1,508 @@
+//! A client of the HTTP API, for programs that want locks.
+//!
+//! [`Client`] sends lock requests to a cluster: it knows several nodes, stays with the one that
+//! answers, sends a hedged request to another when a node is silent, follows the hint to a leader,
+//! and retries what may be repeated under the same `request_id` until the call's time is up.
+//! [`Guard`] holds a lock while a value lives.
+//!
+//! It never guesses: an outcome that no node reported is [`Error::Unknown`] for a write once a byte
+//! was sent, and [`Error::Unavailable`] for a read. It imports only the public types,
+//! [`crate::api`] and small helpers, so that it can become a crate of its own.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), keyward_client::Error> {
+//! use keyward_client::{Acquire, Client};
+//!
+//! let client = Client::builder().endpoints(["http://127.0.0.1:7420"]).build()?;
+//! let guard = client.acquire(Acquire::new("jobs/nightly", "worker-1")).await?;
+//! // Hand guard.token() to whatever the lock guards, and stop when guard.lost() is ready.
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod api;
+mod attempts;
+mod batch;
+mod batcher;
+pub mod carrier;
+mod endpoints;
+mod guard;
+mod lanes;
+mod lease;
+mod releases;
+mod renewal;
+mod resolve;
+mod transport;
+mod wake;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use endpoints::with_port;
+pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
+pub use resolve::Resolver;
+
+use crate::api::{
+    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DeleteAnswer, DoneAnswer, ListAnswer,
+    ListQuery, LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, routes,
+};
+use guard::Common;
+use keyward_core::clock::{Clock, Deadline, SystemClock};
+use keyward_core::error::Error;
+use keyward_core::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
+use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
+use keyward_core::types::{CallOptions, DeleteStatus, RequestId};
+use lanes::Lane;
+use transport::{Request, Settings, Transport};
+
+/// The default port where a node listens for clients.
+pub const DEFAULT_PORT: u16 = 7420;
+
+/// The default endpoint where a node listens for clients.
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
+
+/// The default timeout for establishing a connection. A node that is there answers within a round
+/// trip; one that is not must not use up the time of the call.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Builds a [`Client`].
+#[derive(Clone)]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    options: ServiceOptions,
+    timeout: Duration,
+    connect_timeout: Duration,
+    batching: bool,
+    clock: Arc<dyn Clock>,
+}
+
+impl ClientBuilder {
+    /// The nodes of the cluster, as `http://host:port`. The default is [`DEFAULT_ENDPOINT`]; the
+    /// default port is [`DEFAULT_PORT`].
+    #[must_use]
+    pub fn endpoints<T: Into<String>>(mut self, endpoints: impl IntoIterator<Item = T>) -> Self {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The table of requests that name none.
+    #[must_use]
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.options.table = table.into();
+        self
+    }
+
+    /// The duration of grants whose requests name none; without it, the table decides.
+    #[must_use]
+    pub fn default_duration(mut self, duration: Duration) -> Self {
+        self.options.default_duration = Some(duration);
+        self
+    }
+
+    /// Table, default duration and default time_to_live at once.
+    #[must_use]
+    pub fn options(mut self, options: ServiceOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The timeout of a call that sets none, retries included: 5 seconds by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The timeout for establishing a connection: [`CONNECT_TIMEOUT`] by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Whether writes that wait at the same time are coalesced into one message; they are by
+    /// default. Each is still answered, retried and cancelled by itself, and a single one is sent
+    /// at once. Without it, each has a connection of its own while it is in flight.
+    #[must_use]
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.batching = batching;
+        self
+    }
+
+    /// The clock that guards count with; tests move one by hand.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Builds the client. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// `BadRequest` if an endpoint is no `http://host:port`, or if a default is not a value that
+    /// requests may have.
+    pub fn build(self) -> Result<Client, Error> {
+        self.options.validate()?;
+        let transport = Transport::new(&self.endpoints, &self.settings())?;
+        Ok(self.build_over(transport))
+    }
+
+    /// Builds as [`ClientBuilder::build`] does, with requests that go through a simulated network.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn build_simulated(self, way: crate::carrier::Carrier) -> Result<Client, Error> {
+        let transport = Transport::over(way, &self.endpoints, &self.settings())?;
+        Ok(self.build_over(transport))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            connect_timeout: self.connect_timeout,
+            timeout: self.timeout,
+            batches: self.batching,
+        }
+    }
+
+    fn build_over(self, transport: Transport) -> Client {
+        Client {
+            transport: Arc::new(transport),
+            options: Arc::new(self.options),
+            common: Common::new(self.clock),
+        }
+    }
+}
+
+/// A client of a cluster. Clones are the same handle: they share connections and defaults.
+#[derive(Clone)]
+pub struct Client {
+    transport: Arc<Transport>,
+    options: Arc<ServiceOptions>,
+    common: Common,
+}
+
+impl Client {
+    /// Starts a client of the node on this machine, or of the cluster that is named.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder {
+            endpoints: vec![DEFAULT_ENDPOINT.to_owned()],
+            options: ServiceOptions::default(),
+            timeout: crate::api::DEFAULT_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            batching: true,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Another handle with its own table and defaults on the same connections.
+    #[must_use]
+    pub fn handle(&self, options: ServiceOptions) -> Self {
+        Self { options: Arc::new(options), ..self.clone() }
+    }
+
+    /// The endpoints it was given.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.transport.endpoints().known().iter().map(ToString::to_string).collect()
+    }
+
+    /// Acquires a lock and keeps it until the guard is released or dropped.
+    ///
+    /// # Errors
+    /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
+    pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
+        let request = self.complete(request);
+        Guard::acquire_with(self.clone(), self.common.clone(), request, None).await
+    }
+
+    /// Retries until the lock is acquired, for this long, and once more at the end. There is no
+    /// queue. The call ends within a quarter of a second after its time, whatever the nodes do.
+    ///
+    /// # Errors
+    /// As [`Client::acquire`]; `Forbidden` names the holders when the time was up.
+    pub async fn acquire_within(
+        &self,
+        request: Acquire,
+        patience: Duration,
+    ) -> Result<LockGuard, Error> {
+        self.acquire_telling(request, patience, &mut |_: &Error| {}).await
+    }
+
+    /// Acquires as [`Client::acquire_within`] does; reports each error that does not end the wait.
+    pub async fn acquire_telling(
+        &self,
+        request: Acquire,
+        patience: Duration,
+        tell: &mut (dyn FnMut(&Error) + Send),
+    ) -> Result<LockGuard, Error> {
+        let mut request = self.complete(request);
+        request.options.call.timeout = Some(self.transport.patience(&request.options.call));
+        let (service, common) = (self.clone(), self.common.clone());
+        Guard::acquire_within_with(service, common, request, patience, tell).await
+    }
+
+    /// The request with the table of this handle, if it names none: guards of several handles know
+    /// each other's releases by table.
+    fn complete(&self, mut request: Acquire) -> Acquire {
+        request.options.table.get_or_insert_with(|| self.options.table.clone());
+        request
+    }
+
+    /// The cluster as any node that answers knows it.
+    ///
+    /// # Errors
+    /// `Unavailable`; `BadRequest` if the endpoint is no node of a cluster.
+    pub async fn cluster(&self, call: CallOptions) -> Result<ClusterStatus, Error> {
+        let request = Request::read(routes::CLUSTER, &());
+        self.transport.call(&request, &call).await.map(|(status, _)| status)
+    }
+
+    /// The cluster as the node at this endpoint knows it. No other node is tried.
+    ///
+    /// # Errors
+    /// As [`Client::cluster`].
+    pub async fn cluster_at(
+        &self,
+        endpoint: &str,
+        call: CallOptions,
+    ) -> Result<ClusterStatus, Error> {
+        let request = Request::read(routes::CLUSTER, &());
+        self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
+    }
+
+    /// The caller's own request id, or the next of a lane that is reserved while the call lasts.
+    fn request_id(&self, given: Option<RequestId>) -> (RequestId, Option<Lane<'_>>) {
+        if let Some(id) = given {
+            return (id, None);
+        }
+        let lane = self.transport.lanes().take();
+        (lane.id(), Some(lane))
+    }
+
+    /// Sends a request under the caller's own id, or under the next of a lane. If the cluster has
+    /// forgotten that lane, the request was not applied by this call, nor can it have been by
+    /// another: it is sent again under the first id of a new lane.
+    async fn under_id<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        given: Option<RequestId>,
+        call: &CallOptions,
+        ask: impl Fn(RequestId, CallOptions) -> F,
+    ) -> Result<T, Error> {
+        let deadline = Deadline::after(self.transport.patience(call));
+        let (id, lane) = self.request_id(given);
+        let result = ask(id, call.clone()).await;
+        if lane.is_none() || !matches!(result, Err(Error::LaneForgotten { .. })) {
+            settle(lane, &result);
+            return result;
+        }
+        let lane = self.transport.lanes().begin();
+        let call = CallOptions { timeout: Some(deadline.remaining()), ..call.clone() };
+        let result = ask(lane.id(), call).await;
+        settle(Some(lane), &result);
+        result
+    }
+
+    /// Decides one command by a request of its own.
+    async fn decide_alone(&self, command: Command, call: CallOptions) -> Result<Decision, Error> {
+        let Command { request_id, cause, operation, .. } = command;
+        let call = CallOptions { cause: cause.map(Into::into), ..call };
+        match &operation {
+            Operation::Lock(command) => {
+                let ask = |id, call| {
+                    let body = LockBody::new(command, Some(id));
+                    let request = Request::write("POST", routes::LOCK, &body);
+                    async move { self.transport.write_or_refusal::<LockAnswer>(&request, &call).await }
+                };
+                batch::locked(self.under_id(request_id, &call, ask).await?)
+            }
+            Operation::Unlock(command) => {
+                let ask = |id, call| {
+                    let body = UnlockBody::new(command, Some(id));
+                    let request = Request::write("POST", routes::UNLOCK, &body);
+                    async move { self.transport.write_or_refusal::<UnlockAnswer>(&request, &call).await }
+                };
+                Ok(batch::unlocked(self.under_id(request_id, &call, ask).await?))
+            }
+            Operation::ConfigureTable(command) => {
+                let ask = |id, call| {
+                    let body = TableBody::new(command, Some(id));
+                    let request = Request::write("PUT", routes::TABLE, &body);
+                    async move { self.transport.call::<DoneAnswer>(&request, &call).await }
+                };
+                let (_, decided_at) = self.under_id(request_id, &call, ask).await?;
+                Ok(Decision { outcome: Outcome::Table, decided_at })
+            }
+            Operation::DeleteTable { table } => {
+                let ask = |id, call| {
+                    let query = TableQuery { table: table.to_string(), request_id: Some(id) };
+                    let request = Request::delete(routes::TABLE, &query);
+                    async move { self.transport.call::<DeleteAnswer>(&request, &call).await }
+                };
+                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+                let outcome = match answer.into() {
+                    DeleteStatus::Ok => Outcome::Table,
+                    DeleteStatus::NoTable => Outcome::NoTable,
+                };
+                Ok(Decision { outcome, decided_at })
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                Err(Error::bad_request("only a leader makes this command"))
+            }
+        }
+    }
+
+    /// Decides lock and unlock commands by one request, or by as few as they fit in.
+    async fn decide_together(
+        &self,
+        mut commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let is_ours: Vec<bool> =
+            commands.iter().map(|command| command.request_id.is_none()).collect();
+        let lane = |ours: &bool| ours.then(|| self.transport.lanes().take());
+        let lanes = is_ours.iter().map(lane).collect();
+        let deadline = Deadline::after(self.transport.patience(&call));
+        let mut answers = self.batch_under(commands.clone(), lanes, &call).await;
+        let is_forgotten = |(ours, answer): (&bool, &Result<_, _>)| {
+            *ours && matches!(answer, Err(Error::LaneForgotten { .. }))
+        };
+        let forgotten: Vec<bool> = is_ours.iter().zip(&answers).map(is_forgotten).collect();
+        let Some(from) = forgotten.iter().position(|forgotten| *forgotten) else { return answers };
+        if forgotten[from..].iter().all(|forgotten| *forgotten) {
+            // None of these took effect, and nothing after them: on new lanes they keep their
+            // order.
+            let again = commands.split_off(from);
+            let call = CallOptions { timeout: Some(deadline.remaining()), ..call };
+            let lanes = again.iter().map(|_| Some(self.transport.lanes().begin())).collect();
+            answers.splice(from.., self.batch_under(again, lanes, &call).await);
+        } else {
+            // After one of them another was decided: it would now be decided out of order.
+            for (answer, _) in answers.iter_mut().zip(forgotten).filter(|(_, forgotten)| *forgotten)
+            {
+                let reason = "the cluster had forgotten the lane of the request";
+                *answer = Err(Error::unavailable(reason));
+            }
+        }
+        answers
+    }
+
+    /// Sends commands under the ids of these lanes, and returns their answers.
+    async fn batch_under(
+        &self,
+        mut commands: Vec<Command>,
+        lanes: Vec<Option<Lane<'_>>>,
+        call: &CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        for (command, lane) in commands.iter_mut().zip(&lanes) {
+            if let Some(lane) = lane {
+                command.request_id = Some(lane.id());
+            }
+        }
+        let answers = self.transport.batch(commands, call).await;
+        for (lane, answer) in lanes.into_iter().zip(&answers) {
+            settle(lane, answer);
+        }
+        answers
+    }
+}
+
+/// Splits commands into those that are sent together, in their order: requests for locks and
+/// releases share a message, and each command on a table has one of its own.
+fn runs(commands: Vec<Command>) -> Vec<Vec<Command>> {
+    let is_of_a_lock =
+        |command: &Command| matches!(command.operation, Operation::Lock(_) | Operation::Unlock(_));
+    let mut runs: Vec<Vec<Command>> = Vec::new();
+    for command in commands {
+        match runs.last_mut() {
+            Some(run) if is_of_a_lock(&command) && is_of_a_lock(&run[0]) => run.push(command),
+            Some(_) | None => runs.push(vec![command]),
+        }
+    }
+    runs
+}
+
+/// Returns the lane unless the outcome is open: a copy of the request may then still be in flight,
+/// and must not meet a later request on its lane. A forgotten lane is not returned either.
+fn settle<T>(lane: Option<Lane<'_>>, result: &Result<T, Error>) {
+    if let Some(lane) = lane
+        && !matches!(result, Err(Error::Unknown { .. } | Error::LaneForgotten { .. }))
+    {
+        lane.give_back();
+    }
+}
+
+impl LockService for Client {
+    async fn decide(
+        &self,
+        commands: Vec<Command>,
+        call: CallOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let deadline = Deadline::after(self.transport.patience(&call));
+        let mut answers = Vec::with_capacity(commands.len());
+        for mut run in runs(commands) {
+            let call = CallOptions { timeout: Some(deadline.remaining()), ..call.clone() };
+            match run.pop() {
+                Some(only) if run.is_empty() => answers.push(self.decide_alone(only, call).await),
+                last => {
+                    run.extend(last);
+                    answers.extend(self.decide_together(run, call).await);
+                }
+            }
+        }
+        answers
+    }
+
+    async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
+        let Query { stale, subject } = query;
+        match subject {
+            Subject::Lock { table, signature } => {
+                let (table, signature) = (Some(table.into()), signature.into());
+                let query = CheckQuery { signature, table, stale };
+                let request = Request::read(routes::LOCK, &query);
+                let (answer, at) = self.transport.call::<CheckAnswer>(&request, &call).await?;
+                Ok(View::Lock(answer.into_words(at)))
+            }
+            Subject::Locks { table, page } => {
+                let query = ListQuery {
+                    prefix: page.prefix,
+                    after: page.after,
+                    limit: Some(page.limit),
+                    state: page.state,
+                    table: Some(table.into()),
+                    stale,
+                };
+                let request = Request::read(routes::LOCKS, &query);
+                let (answer, at) = self.transport.call::<ListAnswer>(&request, &call).await?;
+                Ok(View::Locks(answer.into_words(at)))
+            }
+            Subject::Tables(page) => {
+                let query = TablesQuery { after: page.after, limit: Some(page.limit), stale };
+                let request = Request::read(routes::TABLES, &query);
+                let (answer, at) = self.transport.call::<TablesAnswer>(&request, &call).await?;
+                Ok(View::Tables(answer.into_words(at)))
+            }
+        }
+    }
+
+    fn defaults(&self) -> &ServiceOptions {
+        &self.options
+    }
+}
+
+impl DebugLockService for Client {
+    /// Requests that the node advances its clock, which only one started for tests does; otherwise
+    /// waits.
+    async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
+        let body = AdvanceBody { by_ms: crate::api::to_ms(by) };
+        let request = Request::once("POST", routes::DEBUG_ADVANCE, &body);
+        match self.transport.call::<DoneAnswer>(&request, &CallOptions::default()).await {
+            Err(Error::BadRequest { .. }) => {
+                tokio::time::sleep(by).await;
+                Ok(())
+            }
+            result => result.map(|_| ()),
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! The lock machine, told as a short chapter.
+//!
+//! # What it is
+//!
+//! Three or five nodes agree on a log: the same entries, in the same order. Each of them feeds the
+//! entries to a [`State`], and because a state reads nothing else, all come to the same locks,
+//! byte for byte. An entry holds a [`Proposal`]: one stamp of time and the commands of one or more
+//! requests. [`State::apply`] turns it into one [`Decision`] per command. A refused command is a
+//! decision like any other; there is no such thing as an entry that fails.
+//!
+//! # Time
+//!
+//! A state has no clock; it is *told* the time. `C`, the cluster clock, is the latest time that any
+//! stamp has named: apply first does `C = max(C, stamp)`, and every deadline is reckoned from `C`
+//! after that. A leader stamps at its own rate from the `C` it found, so a clock that is wrong
+//! cannot end a lock early; it can only fail to move `C` on. A stamp belongs to the term it was made
+//! in. If the entry is of another term, its leader may have been long deposed, and the whole
+//! proposal has no effect: not on `C`, not on a lane, on nothing.
+//!
+//! A grant is *expired* when `C` has come to its deadline, and its record is *removed* when `C` has
+//! come to its removal deadline: a day after the other, unless the request or its table says
+//! otherwise. No command says so; time alone does. Each apply works off a bounded
+//! number of due deadlines, and lock and unlock settle their own record first, so that it makes no
+//! difference to anybody how far the work has come (see `locks.rs`).
+//!
+//! # Who gets a lock
+//!
+//! `rules.rs` has the contract's table. A verdict that grants makes a new token from the one counter
+//! of the state; it only ever grows, through removals, deleted tables and snapshots, so a resource
+//! that refuses smaller tokens is safe from any holder of the past. A renewal keeps the token, but
+//! renewing what had expired gets a new one: somebody may have acted in the gap. With a token in the
+//! request it is renew only and never creates a grant, so a late renewal revives nothing.
+//!
+//! # Repeating
+//!
+//! A request id names a lane and a number. `lanes.rs` keeps what came of each lane's last request
+//! without the time that was left, and [`State::apply`] tells every answer, the first and the
+//! repeated, from that and from the locks as they are now.
+//!
+//! # Cloning
+//!
+//! The maps share their structure. A clone costs next to nothing, so that a snapshot is a clone that
+//! is encoded elsewhere while apply goes on.
+
+use std::time::Duration;
+
+use smol_str::SmolStr;
+
+use crate::lock::changes::{Changed, Changes, Tracker};
+use crate::lock::ends::{End, Ends};
+use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
+use crate::lock::locks::{Defaults, Deleted, Locks};
+use crate::lock::record::{Grant, Key, Rare, Record};
+use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
+use crate::lock::{
+    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
+    TableCommand, UnlockCommand, validate,
+};
+use crate::types::{
+    self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
+    MAX_SAFE_INTEGER, TableInfo, TablesRequest, Token, UnlockStatus,
+};
+
+/// The highest feature level this program knows. The behaviour of apply at a level is frozen once
+/// it is released: a change of behaviour gets the next level, and apply checks
+/// [`State::feature_level`].
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// The number of due deadlines, and of unused lanes, that one apply works off: some ten
+/// milliseconds of work. A million locks that expire together are done after 245 entries.
+const WORK_PER_APPLY: usize = 4096;
+
+/// Every lock, table and lane, and the cluster clock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    pub(super) clock: ClusterTime,
+    /// The token of the next grant; beyond the largest token when all are used up.
+    pub(super) next_token: u64,
+    pub(super) feature_level: u32,
+    pub(super) locks: Locks,
+    pub(super) lanes: Lanes,
+    pub(super) tracker: Tracker,
+}
+
+/// The number of records that a page looks at beyond those it shows: a page is read while no entry
+/// can be applied, and records that are due for removal, or not in the requested state, are skipped
+/// one by one.
+const MAX_PASSED_OVER: usize = 4096;
+
+/// The sizes and counters of a state, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Records, expired ones included.
+    pub records: u64,
+    /// Grants that are not expired.
+    pub unexpired: u64,
+    /// Grants that have expired since the cluster began.
+    pub expiries: u64,
+    /// Records that were removed because their time_to_live had passed.
+    pub removals: u64,
+    /// Lanes that are remembered.
+    pub lanes: u64,
+    /// Lanes that were forgotten less than a minute after their last use, because there were too
+    /// many, since the cluster began.
+    pub lanes_evicted_young: u64,
+    /// Tables that have defaults or records.
+    pub tables: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// The state before the first entry.
+    pub fn new() -> Self {
+        Self {
+            clock: ClusterTime::default(),
+            next_token: 1,
+            feature_level: 1,
+            locks: Locks::default(),
+            lanes: Lanes::default(),
+            tracker: Tracker::default(),
+        }
+    }
+
+    /// Applies the proposal of the entry at `index`, whose own term is `entry_term`: one decision
+    /// per command, in their order. Total: whatever the commands say, it never panics.
+    pub fn apply(&mut self, entry_term: u64, index: u64, proposal: &Proposal) -> Vec<Decision> {
+        let mut decisions = Vec::with_capacity(proposal.commands.len());
+        self.apply_each(entry_term, index, proposal, |judged| decisions.push(judged.decision()));
+        decisions
+    }
+
+    /// Like [`State::apply`], when nobody waits for the decisions: they are not built.
+    pub fn apply_quietly(&mut self, entry_term: u64, index: u64, proposal: &Proposal) {
+        self.apply_each(entry_term, index, proposal, |_| {});
+    }
+
+    /// The feature level that the state would have after this proposal in an entry of this term.
+    pub fn level_after(&self, entry_term: u64, proposal: &Proposal) -> u32 {
+        let raised = proposal.commands.iter().filter_map(|command| {
+            if let Operation::RaiseFeatureLevel(level) = command.operation {
+                Some(level)
+            } else {
+                None
+            }
+        });
+        let raised = if is_stale(proposal, entry_term) { None } else { raised.max() };
+        self.feature_level.max(raised.unwrap_or(0))
+    }
+
+    /// Applies each command and passes its result to `hear` before the next one.
+    fn apply_each(
+        &mut self,
+        entry_term: u64,
+        index: u64,
+        proposal: &Proposal,
+        mut hear: impl FnMut(Judged<'_>),
+    ) {
+        let is_stale = is_stale(proposal, entry_term);
+        if !is_stale {
+            self.clock = self.clock.max(proposal.stamp.time);
+            self.locks.work_off(self.clock, WORK_PER_APPLY, &mut self.tracker);
+            self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
+        }
+        for (command, position) in proposal.commands.iter().zip(0..) {
+            let at = DecidedAt { index, position };
+            let (verdict, at) = if is_stale {
+                (Verdict::Refused(Refusal::StaleStamp), at)
+            } else {
+                self.decide(command, at)
+            };
+            hear(Judged { state: self, operation: &command.operation, verdict, at });
+        }
+    }
+
+    /// The cluster clock `C`.
+    pub fn clock(&self) -> ClusterTime {
+        self.clock
+    }
+
+    /// The earliest expiry or removal that is not worked off yet. It may lie in the past, when more
+    /// was due than one apply works off.
+    pub fn next_deadline(&self) -> Option<ClusterTime> {
+        self.locks.next_deadline()
+    }
+
+    /// Whether any grant is unexpired, so that the leader must keep the clock advancing.
+    pub fn has_unexpired(&self) -> bool {
+        self.locks.unexpired() > 0
+    }
+
+    /// The level of commands that may be proposed. A node whose [`FEATURE_LEVEL`] is lower must
+    /// stop: it cannot know what such commands mean.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
+    pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
+        let record = self.locks.get(&Key::new(table, signature)?)?;
+        record.view(signature, self.clock)
+    }
+
+    /// A page of a table in byte order, and the value of `after` for the next one. A limit out of
+    /// its range is clamped. The page may be shorter than its limit, and even empty, although more
+    /// follows: the number of records looked at is bounded.
+    pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
+        let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
+        let mut range = self.locks.range(table, &request.prefix, request.after.as_deref());
+        let mut page: Vec<LockRecord> = Vec::new();
+        let mut passed = None;
+        for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
+            match record.view(key.signature(), self.clock).filter(|record| request.shows(record)) {
+                Some(_) if page.len() == limit => {
+                    let next = page.last().map(|last| last.signature.clone());
+                    return (page, next);
+                }
+                Some(record) => page.push(record),
+                None => {}
+            }
+            passed = Some(key);
+        }
+        // The next page need not skip the same records again.
+        let next = passed.filter(|_| range.next().is_some());
+        (page, next.map(|key| key.signature().to_owned()))
+    }
+
+    /// A page of the tables that have defaults or records, in byte order, and the value of `after`
+    /// for the next one. Records whose removal is due are counted until it is worked off.
+    pub fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
+        let limit = request.limit.clamp(1, TablesRequest::MAX_LIMIT) as usize;
+        let mut tables = self.locks.tables(request.after.as_deref());
+        let page: Vec<TableInfo> = tables.by_ref().take(limit).collect();
+        let next = page.last().map(|table| table.table.clone());
+        let next = next.filter(|_| tables.next().is_some());
+        (page, next)
+    }
+
+    /// The ends of grants since the last call; `None` if there are none. Not part of a state's
+    /// value: a clone begins with none.
+    pub fn take_ends(&mut self) -> Option<Ends> {
+        self.tracker.ends.take()
+    }
+
+    /// Takes the deleted tables, which are freed by dropping the result.
+    pub fn take_deleted(&mut self) -> Deleted {
+        std::mem::take(&mut self.locks.deleted)
+    }
+
+    /// The sizes and counters. Deadlines that are due but not worked off yet are counted as if they
+    /// were not due.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            records: self.locks.len(),
+            unexpired: self.locks.unexpired(),
+            expiries: self.locks.expiries,
+            removals: self.locks.removals,
+            lanes: self.lanes.len() as u64,
+            lanes_evicted_young: self.lanes.evicted_young,
+            tables: self.locks.table_count() as u64,
+        }
+    }
+
+    /// Switches the tracking of changed records for [`State::take_changes`] on or off. It begins
+    /// with no changes; a clone never tracks.
+    pub fn track_changes(&mut self, on: bool) {
+        self.tracker.switch(on);
+    }
+
+    /// The changes since the last take, with the values of now. Empty but for the meta bytes if
+    /// changes are not tracked.
+    pub fn take_changes(&mut self) -> Changes {
+        self.take_changed().into()
+    }
+
+    /// Like [`State::take_changes`], to be encoded elsewhere while apply goes on.
+    pub fn take_changed(&mut self) -> Changed {
+        let keys = self.tracker.take();
+        Changed::new(self.clone(), keys)
+    }
+
+    /// Asserts that the indexes agree with the records.
+    #[cfg(test)]
+    pub(crate) fn assert_invariants(&self) {
+        self.locks.assert_indexes_equal_records();
+        self.lanes.assert_index_equals_lanes();
+    }
+
+    fn decide(&mut self, command: &Command, at: DecidedAt) -> (Verdict, DecidedAt) {
+        match &command.operation {
+            Operation::Advance => (Verdict::Advanced, at),
+            Operation::RaiseFeatureLevel(level) => {
+                self.feature_level = self.feature_level.max(*level);
+                (Verdict::FeatureLevel, at)
+            }
+            Operation::Lock(_)
+            | Operation::Unlock(_)
+            | Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. } => match self.judge(command, at) {
+                Ok((effect, at)) => (Verdict::Effect(effect), at),
+                Err(refusal) => (Verdict::Refused(refusal), at),
+            },
+        }
+    }
+
+    /// Judges a request: the result remembered by its lane, or else a new one from the locks.
+    fn judge(&mut self, command: &Command, at: DecidedAt) -> Result<(Effect, DecidedAt), Refusal> {
+        let operation = &command.operation;
+        let Some(id) = command.request_id else { return Ok((self.perform(operation)?, at)) };
+        let digest = operation.digest();
+        match self.lanes.recall(id, (operation, digest), self.clock, &mut self.tracker) {
+            Recall::Wrong(reason) => Err(Refusal::BadRequest(reason)),
+            Recall::Forgotten => Err(Refusal::LaneForgotten(id)),
+            Recall::Repeat(lane) => Ok((lane.effect.clone(), lane.decided_at)),
+            Recall::New => {
+                let effect = self.perform(operation)?;
+                let last_used = self.clock;
+                let lane =
+                    Lane { seq: id.seq, digest, effect: effect.clone(), decided_at: at, last_used };
+                self.lanes.remember(id.lane, lane, &mut self.tracker);
+                Ok((effect, at))
+            }
+        }
+    }
+
+    fn perform(&mut self, operation: &Operation) -> Result<Effect, Refusal> {
+        match operation {
+            Operation::Lock(command) => self.lock(command),
+            Operation::Unlock(command) => self.unlock(command),
+            Operation::ConfigureTable(command) => self.configure_table(command),
+            Operation::DeleteTable { table } => {
+                let existed = self.locks.delete_table(table, &mut self.tracker);
+                Ok(if existed { Effect::Table } else { Effect::NoTable })
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                unreachable!("decided without a judgement: {operation:?}")
+            }
+        }
+    }
+
+    fn lock(&mut self, command: &LockCommand) -> Result<Effect, Refusal> {
+        let key = key(&command.table, &command.signature)?;
+        let defaults = self.locks.defaults(&command.table);
+        let (duration_ms, time_to_live) =
+            defaults.resolve(command.duration_ms, command.time_to_live);
+        if let Keep::Ms(time_to_live_ms) = time_to_live
+            && time_to_live_ms < duration_ms
+        {
+            return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
+        }
+        self.locks.settle(&key, self.clock, &mut self.tracker);
+        let holder = self.locks.get(&key).map(Record::holder);
+        let (how, kept) = match (judge_lock(holder, command), holder) {
+            (LockVerdict::Refuse(reason), _) => return Ok(Effect::LockRefused(reason)),
+            (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
+            (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
+            (LockVerdict::Transfer(reason), Some(holder)) => {
+                if let Some(end) = End::of_transfer(reason) {
+                    self.tracker.ends.add(end, self.clock.since(holder.since));
+                }
+                let previous_signee = holder.signee.as_str().into();
+                (Granted::Transferred { previous_signee, reason }, None)
+            }
+            (LockVerdict::Grant, None) => (Granted::Ok, None),
+            (verdict, holder) => panic!("{verdict:?} cannot be the verdict about {holder:?}"),
+        };
+        // Only a renewal by token keeps a level that is left out.
+        let level_kept = kept.filter(|_| command.token.is_some()).map(|holder| holder.level);
+        let level = command.level.or(level_kept).unwrap_or(0);
+        let token = match kept {
+            Some(holder) => holder.token,
+            None => match new_token(&mut self.next_token) {
+                Some(token) => token,
+                None => return Ok(Effect::TokensExhausted),
+            },
+        };
+        let removal = match time_to_live {
+            Keep::Ms(ms) => self.clock.after_ms(ms),
+            Keep::ForEver => ClusterTime::NEVER,
+        };
+        let since = kept.map_or(self.clock, |holder| holder.since);
+        let grant = Grant {
+            token,
+            level,
+            since,
+            deadline: self.clock.after_ms(duration_ms),
+            removal,
+            signee: SmolStr::new(&command.signee),
+            rare: Rare::boxed(command.instance.as_deref()),
+            expired: false,
+        };
+        self.locks.put(key, Record::exclusive(grant), &mut self.tracker);
+        Ok(Effect::Granted { how, token, level })
+    }
+
+    fn unlock(&mut self, command: &UnlockCommand) -> Result<Effect, Refusal> {
+        let key = key(&command.table, &command.signature)?;
+        self.locks.settle(&key, self.clock, &mut self.tracker);
+        let holder = self.locks.get(&key).map(Record::holder);
+        Ok(match judge_unlock(holder, command) {
+            UnlockVerdict::NoLock => Effect::NoLock,
+            UnlockVerdict::Refuse(reason) => Effect::UnlockRefused(reason),
+            UnlockVerdict::Release => {
+                if let Some(holder) = holder.filter(|holder| !holder.expired) {
+                    self.tracker.ends.add(End::Released, self.clock.since(holder.since));
+                }
+                self.locks.remove(&key, &mut self.tracker);
+                Effect::Released
+            }
+        })
+    }
+
+    fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {
+        // A table that no key can have would be listed for ever and never be used.
+        key(&command.table, "")?;
+        let TableCommand { table, duration_ms, time_to_live } = command;
+        let defaults = Defaults { duration_ms: *duration_ms, time_to_live: *time_to_live };
+        self.locks.configure(table, defaults, &mut self.tracker);
+        Ok(Effect::Table)
+    }
+
+    /// Builds the answer from the effect of the request and from the locks as they are now, in the
+    /// same way for a first and a repeated request.
+    fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
+        match effect {
+            Effect::Granted { how, token, level } => {
+                let grant = self.tell_grant(operation, token, level);
+                Outcome::Lock(match how {
+                    Granted::Ok => LockStatus::Ok(grant),
+                    Granted::Renewed => LockStatus::Renewed(grant),
+                    Granted::Transferred { previous_signee, reason } => LockStatus::Transferred {
+                        grant,
+                        previous_signee: previous_signee.into(),
+                        reason,
+                    },
+                })
+            }
+            Effect::LockRefused(reason) => {
+                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(operation, reason)))
+            }
+            Effect::UnlockRefused(reason) => {
+                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(operation, reason)))
+            }
+            Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
+            Effect::NoLock => Outcome::Unlock(UnlockStatus::NoLock),
+            Effect::Table => Outcome::Table,
+            Effect::NoTable => Outcome::NoTable,
+            Effect::TooShort { time_to_live_ms, duration_ms } => Outcome::Refused(
+                Refusal::BadRequest(validate::shorter(time_to_live_ms, duration_ms)),
+            ),
+            Effect::TokensExhausted => Outcome::Refused(Refusal::TokensExhausted),
+        }
+    }
+
+    /// The present state of a grant. A later renewal may have changed its deadlines; a grant that
+    /// has expired, was replaced or is gone is not live.
+    fn tell_grant(&self, operation: &Operation, token: Token, level: i64) -> types::Grant {
+        let record = operation.record_key().and_then(|key| self.locks.get(&key));
+        let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
+        let grant = grants.iter().find(|grant| grant.token == token);
+        grant.map_or(
+            types::Grant {
+                token,
+                level,
+                expires_in: Duration::ZERO,
+                removed_in: Some(Duration::ZERO),
+                live: false,
+            },
+            |grant| types::Grant {
+                token,
+                level,
+                expires_in: grant.deadline.left(self.clock),
+                removed_in: grant.removal.left_unless_never(self.clock),
+                live: !grant.deadline.reached(self.clock),
+            },
+        )
+    }
+
+    fn tell_forbidden(&self, operation: &Operation, reason: ForbiddenReason) -> Forbidden {
+        let record = operation.record_key().and_then(|key| self.locks.get(&key));
+        Forbidden {
+            reason,
+            holders: record.map(|record| record.holders(self.clock)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The result of a command, before the answer is built.
+enum Verdict {
+    Advanced,
+    FeatureLevel,
+    Effect(Effect),
+    Refused(Refusal),
+}
+
+/// A judged command with the state right after it: an answer describes the lock as of then.
+struct Judged<'a> {
+    state: &'a State,
+    operation: &'a Operation,
+    verdict: Verdict,
+    at: DecidedAt,
+}
+
+impl Judged<'_> {
+    fn decision(self) -> Decision {
+        let outcome = match self.verdict {
+            Verdict::Advanced => Outcome::Advanced,
+            Verdict::FeatureLevel => Outcome::FeatureLevel,
+            Verdict::Effect(effect) => self.state.tell(self.operation, effect),
+            Verdict::Refused(refusal) => Outcome::Refused(refusal),
+        };
+        Decision { outcome, decided_at: Some(self.at) }
+    }
+}
+
+impl Operation {
+    /// The key of the lock that the operation is about; `None` if it is about none.
+    fn record_key(&self) -> Option<Key> {
+        if let Self::Lock(command) = self {
+            Key::new(&command.table, &command.signature)
+        } else if let Self::Unlock(command) = self {
+            Key::new(&command.table, &command.signature)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether the proposal was stamped in another term than that of its entry, and so has no effect.
+fn is_stale(proposal: &Proposal, entry_term: u64) -> bool {
+    proposal.stamp.term != entry_term
+}
+
+/// The edge refuses a NUL long before; apply refuses it again, because no key could hold it.
+fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
+    let refusal = || Refusal::BadRequest("a table or signature contains a NUL byte".to_owned());
+    Key::new(table, signature).ok_or_else(refusal)
+}
+
+/// The counter stops at the largest token instead of starting over: no new grant is better than one
+/// that a resource would take for an old one.
+fn new_token(next: &mut u64) -> Option<Token> {
+    if *next > MAX_SAFE_INTEGER {
+        return None;
+    }
+    let token = Token(*next);
+    *next += 1;
+    Some(token)
+}

@@ -1,0 +1,235 @@
+//! Keyward through plain HTTP/1.1: one connection for each client, kept alive, and no more work on
+//! this side than a request needs, so that the server is what is measured.
+//!
+//! It does the same as a program without the client library: it talks to one node, sends no
+//! `request_id`, and retries nothing. The next request replaces a broken connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use super::keyward::failure;
+use super::target::{Failure, Session, Target};
+use keyward_client::CONNECT_TIMEOUT;
+use keyward_client::api::{
+    CheckAnswer, CheckQuery, LockAnswer, LockBody, Problem, UnlockAnswer, UnlockBody,
+    UnlockStatusWord, routes, to_ms,
+};
+use keyward_core::error::Error;
+
+/// Nodes that are reached over plain HTTP.
+#[derive(Clone, Debug)]
+pub struct Http {
+    addresses: Vec<String>,
+    table: String,
+    timeout: Duration,
+}
+
+impl Http {
+    /// The nodes at these endpoints (`http://HOST:PORT`); clients are spread over them by their
+    /// number. A request without an answer after `timeout` is unknown.
+    ///
+    /// # Errors
+    /// `BadRequest` if there is none, or one is no such endpoint.
+    pub fn new(
+        endpoints: &[String],
+        table: impl Into<String>,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let addresses = endpoints.iter().map(|endpoint| address_of(endpoint));
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err(Error::bad_request("there is no endpoint to ask"));
+        }
+        Ok(Self { addresses, table: table.into(), timeout })
+    }
+}
+
+/// `HOST:PORT` of an endpoint.
+fn address_of(endpoint: &str) -> Result<String, Error> {
+    let wrong = || Error::bad_request(format!("`{endpoint}` is no http://host:port"));
+    let uri: hyper::Uri = endpoint.parse().map_err(|_| wrong())?;
+    match (uri.scheme_str(), uri.host(), uri.path()) {
+        (Some("http"), Some(host), "/") => Ok(format!("{host}:{}", uri.port_u16().unwrap_or(80))),
+        _ => Err(wrong()),
+    }
+}
+
+impl Target for Http {
+    type Session = HttpSession;
+
+    async fn session(&self, client: usize) -> Result<HttpSession, Failure> {
+        let address = self.addresses[client % self.addresses.len()].clone();
+        let mut session = HttpSession {
+            signee: format!("client-{client}-{:08x}", rand::random::<u32>()),
+            table: self.table.clone(),
+            timeout: self.timeout,
+            address,
+            connection: None,
+        };
+        session.connect().await?;
+        Ok(session)
+    }
+}
+
+/// A client with its own connection.
+#[derive(Debug)]
+pub struct HttpSession {
+    signee: String,
+    table: String,
+    timeout: Duration,
+    address: String,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl HttpSession {
+    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+        let not_done =
+            |why: &dyn std::fmt::Display| Failure::Unavailable(format!("{}: {why}", self.address));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address));
+        let stream = stream.await.map_err(|_| not_done(&"no connection in time"))?;
+        let stream = stream.map_err(|error| not_done(&error))?;
+        stream.set_nodelay(true).map_err(|error| not_done(&error))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| not_done(&error))?;
+        // The connection ends when its sender is dropped; if it fails before, the sender reports
+        // it.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status.
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let mut sender = match self.connection.take() {
+            Some(sender) if !sender.is_closed() => sender,
+            _ => self.connect().await?,
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let request =
+            request.body(body).map_err(|error| Failure::Unavailable(error.to_string()))?;
+        let exchange = async {
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
+        };
+        let answer = tokio::time::timeout(self.timeout, exchange).await;
+        let answer = answer
+            .map_err(|_| Failure::Unknown(format!("no answer within {:?}", self.timeout)))?
+            .map_err(|error| Failure::Unknown(error.to_string()))?;
+        self.connection = Some(sender);
+        Ok(answer)
+    }
+
+    async fn write(&mut self, path: &str, body: &impl Serialize) -> Result<Bytes, Failure> {
+        let body = serde_json::to_vec(body).expect("our bodies have string keys only");
+        match self.ask(Method::POST, path, Some(body)).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, body) => Err(refusal(status, &body)),
+        }
+    }
+
+    fn lock_body(&self, signature: &str, duration: Duration, token: Option<u64>) -> LockBody {
+        LockBody {
+            signature: signature.to_owned(),
+            signee: self.signee.clone(),
+            duration_ms: Some(to_ms(duration)),
+            token,
+            table: Some(self.table.clone()),
+            ..LockBody::default()
+        }
+    }
+}
+
+impl Session for HttpSession {
+    type Held = u64;
+
+    async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<u64, Failure> {
+        let body = self.lock_body(signature, duration, None);
+        let answer: LockAnswer = parse(&self.write(routes::LOCK, &body).await?)?;
+        Ok(answer.token)
+    }
+
+    async fn renew(
+        &mut self,
+        signature: &str,
+        held: &mut u64,
+        duration: Duration,
+    ) -> Result<(), Failure> {
+        let body = self.lock_body(signature, duration, Some(*held));
+        parse::<LockAnswer>(&self.write(routes::LOCK, &body).await?).map(|_| ())
+    }
+
+    async fn release(&mut self, signature: &str, held: u64) -> Result<(), Failure> {
+        let body = UnlockBody {
+            signature: signature.to_owned(),
+            signee: self.signee.clone(),
+            token: Some(held),
+            table: Some(self.table.clone()),
+            ..UnlockBody::default()
+        };
+        let answer: UnlockAnswer = parse(&self.write(routes::UNLOCK, &body).await?)?;
+        match answer.status {
+            UnlockStatusWord::Ok => Ok(()),
+            UnlockStatusWord::NoLock => Err(Failure::Refused),
+        }
+    }
+
+    async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
+        let query = CheckQuery {
+            signature: signature.to_owned(),
+            table: Some(self.table.clone()),
+            stale: false,
+        };
+        let query = serde_urlencoded::to_string(&query).expect("our queries are flat");
+        let path = format!("{}?{query}", routes::LOCK);
+        match self.ask(Method::GET, &path, None).await.map_err(as_read)? {
+            (StatusCode::OK, body) => {
+                let answer: CheckAnswer = parse(&body).map_err(as_read)?;
+                Ok(answer.holders.iter().any(|holder| !holder.expired))
+            }
+            (StatusCode::NOT_FOUND, _) => Ok(false),
+            (status, body) => Err(as_read(refusal(status, &body))),
+        }
+    }
+
+    fn token(held: &u64) -> Option<u64> {
+        Some(*held)
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::Unknown(format!("not an answer of a Keyward node: {error}")))
+}
+
+/// The failure that an unsuccessful answer reports; only our own problem documents are trusted.
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    match serde_json::from_slice::<Problem>(body).ok().filter(Problem::is_ours) {
+        Some(problem) => failure(problem.into_error(None)),
+        None => Failure::Unknown(format!("status {status}, and not from a Keyward node")),
+    }
+}
+
+/// The same failure for a request that changes nothing.
+fn as_read(failure: Failure) -> Failure {
+    match failure {
+        Failure::Unknown(why) => Failure::Unavailable(why),
+        other @ (Failure::Refused | Failure::Unavailable(_)) => other,
+    }
+}

@@ -1,0 +1,99 @@
+//! The bootstrap for a running cluster: its client, and its clock if it can be advanced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_client::Client;
+use keyward_client::Resolver;
+use keyward_client::api::{AdvanceBody, routes};
+use keyward_core::error::Error;
+use keyward_core::service::{DebugLockService as _, ServiceOptions};
+
+use super::{Bootstrap, LiveService, Options, Time};
+
+/// The timeout of the request that detects whether a node's clock can be advanced.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The number of scripts that wait for their locks to expire at the same time: all of them, and
+/// some to spare.
+const WAITING_SCRIPTS: usize = 32;
+
+/// Opens handles to a cluster through the nodes at these addresses.
+///
+/// Time passes by `POST /debug/advance` if the first node that answers was started for tests
+/// (`keyward serve --debug-clock`), otherwise by waiting.
+#[derive(Clone)]
+pub struct EndpointBootstrap {
+    client: Client,
+    time: Time,
+}
+
+impl EndpointBootstrap {
+    /// Detects whether the clock of the nodes can be advanced.
+    ///
+    /// # Errors
+    /// `BadRequest` if an endpoint is not of the form `http://host:port`; `Unavailable` if no node
+    /// answers.
+    pub async fn connect<T: Into<String>>(
+        endpoints: impl IntoIterator<Item = T>,
+    ) -> Result<Self, Error> {
+        let client = Client::builder().endpoints(endpoints).build()?;
+        let time = if moves_clock(&client.endpoints()).await? {
+            let client = client.clone();
+            Time::moving(move |by| {
+                let client = client.clone();
+                async move { client.advance_clock(by).await }
+            })
+        } else {
+            Time::Wait
+        };
+        Ok(Self { client, time })
+    }
+
+    /// Whether time passes by waiting.
+    pub fn waits(&self) -> bool {
+        matches!(self.time, Time::Wait)
+    }
+
+    /// The options with which these scripts finish soonest: in parallel if each has to wait by
+    /// itself.
+    #[must_use]
+    pub fn options(&self, options: Options) -> Options {
+        if self.waits() { options.in_parallel(WAITING_SCRIPTS) } else { options }
+    }
+}
+
+impl Bootstrap for EndpointBootstrap {
+    type Service = LiveService<Client>;
+
+    async fn open(&self, options: ServiceOptions) -> Result<Self::Service, Error> {
+        Ok(LiveService::new(Arc::new(self.client.clone()), options, self.time.clone()))
+    }
+
+    async fn close(&self, service: Self::Service) -> Result<(), Error> {
+        drop(service);
+        Ok(())
+    }
+}
+
+/// Requests to advance the clock by nothing, which changes nothing, and which only a node that was
+/// started for tests supports.
+async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .dns_resolver(Resolver::default())
+        .timeout(PROBE_TIMEOUT)
+        .build()
+        .map_err(|error| Error::unavailable(error.to_string()))?;
+    let mut reasons = Vec::new();
+    for endpoint in endpoints {
+        let url = format!("{}{}", endpoint.trim_end_matches('/'), routes::DEBUG_ADVANCE);
+        match http.post(url).json(&AdvanceBody { by_ms: 0 }).send().await {
+            Ok(answer) if answer.status() == reqwest::StatusCode::NOT_FOUND => return Ok(false),
+            Ok(answer) if answer.status().is_success() => return Ok(true),
+            Ok(answer) => reasons.push(format!("{endpoint}: status {}", answer.status())),
+            Err(error) => reasons.push(format!("{endpoint}: {error}")),
+        }
+    }
+    Err(Error::unavailable(format!("no node answers ({})", reasons.join("; "))))
+}

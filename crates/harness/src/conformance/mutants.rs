@@ -1,0 +1,936 @@
+//! Tests that the suite can fail: services that are wrong in one way each, all of which it must
+//! reject.
+//!
+//! Each is [`MemoryLocks`] with one operation replaced. A mutation that other tests apply to the
+//! machine itself is applied here to what a caller can observe.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+
+use keyward_core::clock::ManualClock;
+use keyward_core::error::Error;
+use keyward_core::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
+use keyward_core::memory::MemoryLocks;
+use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
+use keyward_core::types::{
+    CallOptions, CheckResponse, DecidedAt, DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder,
+    KEPT_AFTER_EXPIRY, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse,
+    LockStatus, ReadOptions, TableDefaults, TableOptions, TablesRequest, TablesResponse,
+    TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest, UnlockResponse, UnlockStatus,
+};
+
+use super::{Bootstrap, Options, run};
+
+type Answer<T> = Result<T, Error>;
+
+/// A service that is wrong in one way, as the functions of its operations.
+#[derive(Clone, Copy)]
+struct Bug {
+    name: &'static str,
+    open: fn(ServiceOptions) -> ServiceOptions,
+    lock: fn(&Broken, LockRequest, LockOptions) -> Answer<LockResponse>,
+    unlock: fn(&Broken, UnlockRequest, UnlockOptions) -> Answer<UnlockResponse>,
+    check: fn(&Broken, String, ReadOptions) -> Answer<CheckResponse>,
+    list: fn(&Broken, ListRequest, ReadOptions) -> Answer<ListResponse>,
+    tables: fn(&Broken, TablesRequest) -> Answer<TablesResponse>,
+    configure_table: fn(&Broken, TableDefaults, TableOptions) -> Answer<()>,
+    delete_table: fn(&Broken, TableOptions) -> Answer<DeleteStatus>,
+    advance_clock: fn(&Broken, Duration) -> Answer<()>,
+}
+
+/// No mutation: every operation as in memory.
+const RIGHT: Bug = Bug {
+    name: "none",
+    open: |options| options,
+    lock: Broken::lock_rightly,
+    unlock: Broken::unlock_rightly,
+    check: Broken::check_rightly,
+    list: |broken, request, options| now(broken.locks.list(request, options)),
+    tables: |broken, request| now(broken.locks.tables(request, ReadOptions::default())),
+    configure_table: |broken, defaults, options| {
+        now(broken.locks.configure_table(defaults, options))
+    },
+    delete_table: |broken, options| now(broken.locks.delete_table(options)),
+    advance_clock: |broken, by| now(broken.locks.advance_clock(by)),
+};
+
+struct Broken {
+    bug: Bug,
+    options: ServiceOptions,
+    locks: MemoryLocks,
+    notes: Arc<Mutex<Notes>>,
+}
+
+/// The state that some mutations need, by table and signature.
+#[derive(Default)]
+struct Notes {
+    granted: BTreeMap<String, LockResponse>,
+    tokens: BTreeMap<String, Token>,
+    count: u64,
+}
+
+/// Polls the answer of a memory service, which never waits.
+fn now<T>(answer: impl Future<Output = T>) -> T {
+    answer.now_or_never().expect("locks in memory are answered at once")
+}
+
+impl Broken {
+    fn lock_rightly(&self, request: LockRequest, options: LockOptions) -> Answer<LockResponse> {
+        now(self.locks.lock(request, options))
+    }
+
+    fn unlock_rightly(
+        &self,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Answer<UnlockResponse> {
+        now(self.locks.unlock(request, options))
+    }
+
+    fn check_rightly(&self, signature: String, options: ReadOptions) -> Answer<CheckResponse> {
+        now(self.locks.check(signature, options))
+    }
+
+    /// The present holder of the lock that is requested.
+    fn holder(&self, signature: &str, table: Option<&String>) -> Option<Holder> {
+        let options = ReadOptions { table: table.cloned(), ..ReadOptions::default() };
+        self.check_rightly(signature.to_owned(), options).ok()?.record.holders.pop()
+    }
+
+    fn lock_with(
+        &self,
+        mut request: LockRequest,
+        mut options: LockOptions,
+        change: impl FnOnce(&mut LockRequest, &mut LockOptions),
+    ) -> Answer<LockResponse> {
+        change(&mut request, &mut options);
+        self.lock_rightly(request, options)
+    }
+
+    fn unlock_with(
+        &self,
+        mut request: UnlockRequest,
+        mut options: UnlockOptions,
+        change: impl FnOnce(&mut UnlockRequest, &mut UnlockOptions),
+    ) -> Answer<UnlockResponse> {
+        change(&mut request, &mut options);
+        self.unlock_rightly(request, options)
+    }
+
+    /// Locks correctly, then changes the grant in the answer.
+    fn lock_then(
+        &self,
+        request: LockRequest,
+        options: LockOptions,
+        change: impl FnOnce(&mut Notes, &mut Grant),
+    ) -> Answer<LockResponse> {
+        let mut response = self.lock_rightly(request, options)?;
+        if let Some(grant) = grant_mut(&mut response) {
+            change(&mut self.notes.lock().unwrap(), grant);
+        }
+        Ok(response)
+    }
+}
+
+fn grant_mut(response: &mut LockResponse) -> Option<&mut Grant> {
+    match &mut response.status {
+        LockStatus::Ok(grant)
+        | LockStatus::Renewed(grant)
+        | LockStatus::Transferred { grant, .. } => Some(grant),
+        LockStatus::Failed(_) => None,
+    }
+}
+
+/// Mutations of granting a lock.
+const LOCK_BUGS: &[Bug] = &[
+    Bug {
+        name: "levels are ignored",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| request.level = Some(0))
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an equal level takes the lock",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            let level = request.level.unwrap_or(0);
+            let equal = holder.is_some_and(|holder| !holder.expired && holder.level == level);
+            broken.lock_with(request, options, |_, options| {
+                options.force |= equal && options.token.is_none();
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal keeps the level",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            broken.lock_with(request, options, |request, options| {
+                let mine = |holder: &Holder| {
+                    holder.signee == request.signee && holder.instance == options.instance
+                };
+                if let Some(holder) = holder.filter(mine) {
+                    request.level = Some(holder.level);
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal that leaves the level out lowers it to 0",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                request.level.get_or_insert(0);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "force is ignored",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.force = false)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "every request is forced",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.force = true)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an expired lock stays with its owner",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            match holder {
+                Some(holder) if holder.expired && holder.signee != request.signee => {
+                    let reason = ForbiddenReason::Held;
+                    let holders = vec![holder];
+                    Ok(LockResponse {
+                        status: LockStatus::Failed(Forbidden { reason, holders }),
+                        decided_at: None,
+                    })
+                }
+                _ => broken.lock_rightly(request, options),
+            }
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a refusal names no holder",
+        lock: |broken, request, options| {
+            let mut response = broken.lock_rightly(request, options)?;
+            if let LockStatus::Failed(forbidden) = &mut response.status {
+                forbidden.holders.clear();
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a take-over names the new owner as the previous one",
+        lock: |broken, request, options| {
+            let signee = request.signee.clone();
+            let mut response = broken.lock_rightly(request, options)?;
+            if let LockStatus::Transferred { previous_signee, .. } = &mut response.status {
+                *previous_signee = signee;
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a forced take-over of a lower level is called preempted",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            let level = request.level.unwrap_or(0);
+            let lower = holder.is_some_and(|holder| !holder.expired && holder.level < level);
+            let mut response = broken.lock_rightly(request, options)?;
+            if let LockStatus::Transferred { reason, .. } = &mut response.status
+                && lower
+            {
+                *reason = TransferReason::Preempted;
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a removed record still has a former owner",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.time_to_live = None)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "instances are ignored",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.instance = None)
+        },
+        unlock: |broken, request, options| {
+            broken.unlock_with(request, options, |_, options| options.instance = None)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a time_to_live shorter than the duration is stretched",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                let duration = options.duration.unwrap_or_default();
+                options.time_to_live = options.time_to_live.map(|time| time.at_least(duration));
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an empty signee is anonymous",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                if request.signee.is_empty() {
+                    request.signee = String::from("anonymous");
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an over-long signature is cut",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| request.signature.truncate(1024))
+        },
+        ..RIGHT
+    },
+];
+
+/// Mutations of tokens and of renew-only requests.
+const TOKEN_BUGS: &[Bug] = &[
+    Bug {
+        name: "a token is used again after a release",
+        lock: |broken, request, options| {
+            let lock = format!("{:?}/{}", options.table, request.signature);
+            let mut response = broken.lock_rightly(request, options)?;
+            if let LockStatus::Ok(grant) = &mut response.status {
+                let mut notes = broken.notes.lock().unwrap();
+                grant.token = *notes.tokens.entry(lock).or_insert(grant.token);
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "tokens shrink",
+        lock: |broken, request, options| {
+            broken.lock_then(request, options, |_, grant| {
+                grant.token = Token(1_000_000 - grant.token.0);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal gives a new token",
+        lock: |broken, request, options| {
+            broken.lock_then(request, options, |notes, grant| {
+                notes.count += 1;
+                grant.token = Token(1000 + notes.count);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal after expiry keeps the token",
+        lock: |broken, request, options| {
+            let lock = format!("{:?}/{}", options.table, request.signature);
+            let mut response = broken.lock_rightly(request, options)?;
+            let mut notes = broken.notes.lock().unwrap();
+            match &mut response.status {
+                LockStatus::Renewed(grant) => {
+                    grant.token = notes.tokens.get(&lock).copied().unwrap_or(grant.token);
+                }
+                LockStatus::Ok(grant) | LockStatus::Transferred { grant, .. } => {
+                    notes.tokens.insert(lock, grant.token);
+                }
+                LockStatus::Failed(_) => {}
+            }
+            drop(notes);
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal only revives an expired grant",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            let dead = holder.is_some_and(|holder| {
+                holder.expired
+                    && holder.signee == request.signee
+                    && Some(holder.token) == options.token
+            });
+            broken.lock_with(request, options, |_, options| {
+                if dead {
+                    options.token = None;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal only creates a grant",
+        lock: |broken, request, options| {
+            let absent = broken.holder(&request.signature, options.table.as_ref()).is_none();
+            broken.lock_with(request, options, |_, options| {
+                if absent {
+                    options.token = None;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal only takes any token",
+        lock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            broken.lock_with(request, options, |_, options| {
+                if let (Some(token), Some(holder)) = (&mut options.token, holder) {
+                    *token = holder.token;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a renewal only is forced by force",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                if options.force {
+                    options.token = None;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an answer is decided before the one that it follows",
+        lock: |broken, request, options| {
+            let mut response = broken.lock_rightly(request, options)?;
+            response.decided_at = Some(DecidedAt { index: 0, position: 0 });
+            Ok(response)
+        },
+        ..RIGHT
+    },
+];
+
+/// Mutations of releasing and of repeating.
+const UNLOCK_BUGS: &[Bug] = &[
+    Bug {
+        name: "a lock is released by its name alone",
+        unlock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            broken.unlock_with(request, options, |request, options| {
+                if let Some(holder) = holder {
+                    request.signee = holder.signee;
+                    options.instance = holder.instance;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a release ignores its token",
+        unlock: |broken, request, options| {
+            broken.unlock_with(request, options, |_, options| {
+                options.token = options.token.filter(|token| token.0 == 0);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a release of a missing lock is ok",
+        unlock: |broken, request, options| {
+            let mut response = broken.unlock_rightly(request, options)?;
+            if response.status == UnlockStatus::NoLock {
+                response.status = UnlockStatus::Ok;
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an expired lock of mine is not released",
+        unlock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            if holder.is_some_and(|holder| holder.expired && holder.signee == request.signee) {
+                return Ok(UnlockResponse { status: UnlockStatus::NoLock, decided_at: None });
+            }
+            broken.unlock_rightly(request, options)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an expired lock of another's is released",
+        unlock: |broken, request, options| {
+            let holder = broken.holder(&request.signature, options.table.as_ref());
+            broken.unlock_with(request, options, |request, _| {
+                if let Some(holder) = holder.filter(|holder| holder.expired) {
+                    request.signee = holder.signee;
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "request ids are ignored by lock",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.request_id = None)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "request ids are ignored by unlock",
+        unlock: |broken, request, options| {
+            broken.unlock_with(request, options, |_, options| options.request_id = None)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a stale number is answered as a new request",
+        lock: |broken, request, options| {
+            let mut fresh = options.clone();
+            fresh.request_id = None;
+            let stale = options.request_id.is_some();
+            match broken.lock_rightly(request.clone(), options) {
+                Err(Error::BadRequest { reason }) if stale && reason.contains("stale") => {
+                    broken.lock_rightly(request, fresh)
+                }
+                answer => answer,
+            }
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a repeated answer has the time that was left at first",
+        lock: |broken, request, options| {
+            let Some(id) = options.request_id else {
+                return broken.lock_rightly(request, options);
+            };
+            let response = broken.lock_rightly(request, options)?;
+            let mut notes = broken.notes.lock().unwrap();
+            Ok(notes.granted.entry(id.to_string()).or_insert(response).clone())
+        },
+        ..RIGHT
+    },
+];
+
+/// Mutations of time.
+const TIME_BUGS: &[Bug] = &[
+    Bug {
+        name: "the duration of the request is ignored",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                options.duration = options.duration.map(|_| Duration::from_secs(10));
+                options.time_to_live = longer(options.time_to_live, 10 * SECOND);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a grant lasts a second longer than it was asked for",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                options.duration = options.duration.map(|duration| duration + SECOND);
+                options.time_to_live = longer(options.time_to_live, SECOND);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "more time is told than there is, by a millisecond",
+        lock: |broken, request, options| {
+            broken.lock_then(request, options, |_, grant| {
+                grant.expires_in += Duration::from_millis(1);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a grant ends a second early",
+        advance_clock: |broken, by| now(broken.locks.advance_clock(by + SECOND)),
+        ..RIGHT
+    },
+    Bug { name: "time stands still", advance_clock: |_, _| Ok(()), ..RIGHT },
+    Bug {
+        name: "the default duration of the handle is ignored",
+        open: |options| ServiceOptions { default_duration: None, ..options },
+        ..RIGHT
+    },
+    Bug {
+        name: "the default time_to_live of the handle is ignored",
+        open: |options| ServiceOptions { default_time_to_live: None, ..options },
+        ..RIGHT
+    },
+    Bug {
+        name: "a time_to_live without a word is the duration",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                let duration = options.duration.map(Into::into);
+                options.time_to_live = options.time_to_live.or(duration);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a record without a time_to_live is kept for ever",
+        open: |options| ServiceOptions {
+            default_time_to_live: options.default_time_to_live.or(Some(TimeToLive::Never)),
+            ..options
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a record without a time_to_live goes an hour early",
+        lock: |broken, request, options| {
+            broken.lock_then(request, options, |_, grant| {
+                if grant.removed_in == Some(grant.expires_in + KEPT_AFTER_EXPIRY) {
+                    grant.removed_in =
+                        grant.removed_in.map(|time| time.saturating_sub(3600 * SECOND));
+                }
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "none is no time_to_live at all",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| {
+                options.time_to_live =
+                    options.time_to_live.filter(|time| *time != TimeToLive::Never);
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "none as a table's time_to_live is its default",
+        configure_table: |broken, mut defaults, options| {
+            if defaults.time_to_live == Some(TimeToLive::Never) {
+                defaults.time_to_live = None;
+            }
+            now(broken.locks.configure_table(defaults, options))
+        },
+        ..RIGHT
+    },
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn longer(time_to_live: Option<TimeToLive>, by: Duration) -> Option<TimeToLive> {
+    time_to_live.map(|time| time.length().map_or(TimeToLive::Never, |time| (time + by).into()))
+}
+
+/// Mutations of names, tables and reads.
+const READ_BUGS: &[Bug] = &[
+    Bug {
+        name: "names are compared without their case",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                request.signature = request.signature.to_lowercase();
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "white space around names is cut",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                request.signature = request.signature.trim().to_owned();
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "owners are compared without their case",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                request.signee = request.signee.to_lowercase();
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "two ways to write a letter are one name",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |request, _| {
+                request.signature = request.signature.replace("e\u{301}", "\u{e9}");
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "all tables are one",
+        lock: |broken, request, options| {
+            broken.lock_with(request, options, |_, options| options.table = None)
+        },
+        unlock: |broken, request, options| {
+            broken.unlock_with(request, options, |_, options| options.table = None)
+        },
+        check: |broken, signature, options| {
+            broken.check_rightly(signature, ReadOptions { table: None, ..options })
+        },
+        ..RIGHT
+    },
+    Bug { name: "the defaults of a table are ignored", configure_table: |_, _, _| Ok(()), ..RIGHT },
+    Bug { name: "a table is not deleted", delete_table: |_, _| Ok(DeleteStatus::Ok), ..RIGHT },
+    Bug {
+        name: "no table is told",
+        tables: |_, _| Ok(TablesResponse { tables: Vec::new(), next: None, decided_at: None }),
+        ..RIGHT
+    },
+    Bug {
+        name: "an expired record is not found",
+        check: |broken, signature, options| {
+            let response = broken.check_rightly(signature, options)?;
+            if response.record.holders.iter().all(|holder| holder.expired) {
+                return Err(Error::NotFound { decided_at: None });
+            }
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a check tells no level",
+        check: |broken, signature, options| {
+            let mut response = broken.check_rightly(signature, options)?;
+            response.record.holders.iter_mut().for_each(|holder| holder.level = 0);
+            Ok(response)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list leaves out the expired ones",
+        list: |broken, request, options| {
+            let mut page = now(broken.locks.list(request, options))?;
+            page.locks.retain(|record| !record.holders.iter().all(|holder| holder.expired));
+            Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list begins at the signature it is to begin after",
+        list: |broken, request, options| {
+            let after = request.after.clone();
+            let mut page = now(broken.locks.list(request, options.clone()))?;
+            if let Some(after) = after
+                && let Ok(found) = broken.check_rightly(after, options)
+            {
+                page.locks.insert(0, found.record);
+            }
+            Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "the state that a list asks for is ignored",
+        list: |broken, mut request, options| {
+            request.state = None;
+            now(broken.locks.list(request, options))
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list of one state fills its page before it looks at the state",
+        list: |broken, mut request, options| {
+            let state = request.state.take();
+            let mut page = now(broken.locks.list(request, options))?;
+            page.locks.retain(|record| state.is_none_or(|state| record.state() == state));
+            page.next = page.next.filter(|_| !page.locks.is_empty());
+            Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a deletion of a missing table is ok",
+        delete_table: |broken, options| {
+            now(broken.locks.delete_table(options)).map(|_| DeleteStatus::Ok)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list has no limit",
+        list: |broken, mut request, options| {
+            if (1..=1000).contains(&request.limit) {
+                request.limit = 1000;
+            }
+            now(broken.locks.list(request, options))
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a full page always has a next one",
+        list: |broken, request, options| {
+            let limit = request.limit as usize;
+            let mut page = now(broken.locks.list(request, options))?;
+            if page.locks.len() == limit {
+                page.next = page.locks.last().map(|record| record.signature.clone());
+            }
+            Ok(page)
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "a list is in the order of the alphabet",
+        list: |broken, request, options| {
+            let mut page = now(broken.locks.list(request, options))?;
+            page.locks.sort_by_key(|record| record.signature.to_lowercase());
+            Ok(page)
+        },
+        ..RIGHT
+    },
+];
+
+impl Broken {
+    fn decide_wrongly(&self, command: Command) -> Answer<Decision> {
+        let Command { request_id, operation, .. } = command;
+        match operation {
+            Operation::Lock(lock) => {
+                let request = LockRequest {
+                    signature: lock.signature.into(),
+                    signee: lock.signee.into(),
+                    level: lock.level,
+                };
+                let options = LockOptions {
+                    table: Some(lock.table.into()),
+                    force: lock.force,
+                    duration: lock.duration_ms.map(Duration::from_millis),
+                    time_to_live: lock.time_to_live.map(Into::into),
+                    token: lock.token,
+                    instance: lock.instance.map(Into::into),
+                    request_id,
+                    ..LockOptions::default()
+                };
+                let LockResponse { status, decided_at } = (self.bug.lock)(self, request, options)?;
+                Ok(Decision { outcome: Outcome::Lock(status), decided_at })
+            }
+            Operation::Unlock(unlock) => {
+                let request = UnlockRequest {
+                    signature: unlock.signature.into(),
+                    signee: unlock.signee.into(),
+                };
+                let options = UnlockOptions {
+                    table: Some(unlock.table.into()),
+                    token: unlock.token,
+                    instance: unlock.instance.map(Into::into),
+                    request_id,
+                    ..UnlockOptions::default()
+                };
+                let response = (self.bug.unlock)(self, request, options)?;
+                let UnlockResponse { status, decided_at } = response;
+                Ok(Decision { outcome: Outcome::Unlock(status), decided_at })
+            }
+            Operation::ConfigureTable(table) => {
+                let defaults = TableDefaults {
+                    duration: table.duration_ms.map(Duration::from_millis),
+                    time_to_live: table.time_to_live.map(Into::into),
+                };
+                let table = Some(table.table.into());
+                let options = TableOptions { table, request_id, ..TableOptions::default() };
+                (self.bug.configure_table)(self, defaults, options)?;
+                Ok(Decision { outcome: Outcome::Table, decided_at: None })
+            }
+            Operation::DeleteTable { table } => {
+                let table = Some(table.into());
+                let options = TableOptions { table, request_id, ..TableOptions::default() };
+                let outcome = match (self.bug.delete_table)(self, options)? {
+                    DeleteStatus::Ok => Outcome::Table,
+                    DeleteStatus::NoTable => Outcome::NoTable,
+                };
+                Ok(Decision { outcome, decided_at: None })
+            }
+            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+                panic!("no script asks for {operation:?}")
+            }
+        }
+    }
+}
+
+impl LockService for Broken {
+    async fn decide(&self, commands: Vec<Command>, _: CallOptions) -> Vec<Answer<Decision>> {
+        commands.into_iter().map(|command| self.decide_wrongly(command)).collect()
+    }
+
+    async fn read(&self, query: Query, _: CallOptions) -> Answer<View> {
+        let options = |table: Box<str>| ReadOptions {
+            table: Some(table.into()),
+            stale: query.stale,
+            ..ReadOptions::default()
+        };
+        match query.subject {
+            Subject::Lock { table, signature } => {
+                (self.bug.check)(self, signature.into(), options(table)).map(View::Lock)
+            }
+            Subject::Locks { table, page } => {
+                (self.bug.list)(self, page, options(table)).map(View::Locks)
+            }
+            Subject::Tables(page) => (self.bug.tables)(self, page).map(View::Tables),
+        }
+    }
+
+    fn defaults(&self) -> &ServiceOptions {
+        &self.options
+    }
+}
+
+impl DebugLockService for Broken {
+    async fn advance_clock(&self, by: Duration) -> Answer<()> {
+        (self.bug.advance_clock)(self, by)
+    }
+}
+
+struct BrokenBootstrap {
+    bug: Bug,
+    locks: MemoryLocks,
+    notes: Arc<Mutex<Notes>>,
+}
+
+impl BrokenBootstrap {
+    fn new(bug: Bug) -> Self {
+        let locks = MemoryLocks::with_clock(Arc::new(ManualClock::default()));
+        Self { bug, locks, notes: Arc::default() }
+    }
+}
+
+impl Bootstrap for BrokenBootstrap {
+    type Service = Broken;
+
+    async fn open(&self, options: ServiceOptions) -> Answer<Broken> {
+        let (locks, notes) = (self.locks.clone(), Arc::clone(&self.notes));
+        Ok(Broken { bug: self.bug, options: (self.bug.open)(options), locks, notes })
+    }
+
+    async fn close(&self, _service: Broken) -> Answer<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_suite_passes_the_same_wrapper_without_a_bug() {
+    let report = run(BrokenBootstrap::new(RIGHT), Options::default()).await;
+    assert!(report.passed(), "{report}");
+}
+
+#[tokio::test]
+async fn the_suite_rejects_every_broken_service() {
+    let bugs = [LOCK_BUGS, TOKEN_BUGS, UNLOCK_BUGS, TIME_BUGS, READ_BUGS].concat();
+    let mut missed = Vec::new();
+    for bug in bugs {
+        let report = run(BrokenBootstrap::new(bug), Options::default()).await;
+        if report.passed() {
+            missed.push(bug.name);
+        }
+        let failed: Vec<_> = report.failures().map(|result| result.name.as_str()).collect();
+        println!("{}: rejected by {}", bug.name, failed.join(", "));
+    }
+    assert!(missed.is_empty(), "not rejected: {missed:#?}");
+}

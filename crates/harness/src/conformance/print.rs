@@ -1,0 +1,226 @@
+//! The form of answers in a script: one line each, in the contract's words.
+//!
+//! Remaining times are rounded *up* to whole seconds. Scripts request whole seconds and let whole
+//! seconds pass, so a service may be late by less than a second and print the same, but it may not
+//! be early, or report more time than there is by even a millisecond.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use keyward_core::error::Error;
+use keyward_core::types::{
+    DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse,
+    LockRecord, LockStatus, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
+};
+
+/// Names tokens: `t1` for the first one shown, and so on.
+pub(crate) trait NameTokens {
+    /// The name of a token of this lock.
+    fn name(&mut self, signature: &str, token: Token) -> String;
+}
+
+pub(crate) fn lock(status: &LockStatus, signature: &str, names: &mut impl NameTokens) -> String {
+    match status {
+        LockStatus::Ok(grant) => format!("ok{}", self::grant(grant, signature, names)),
+        LockStatus::Renewed(grant) => format!("renewed{}", self::grant(grant, signature, names)),
+        LockStatus::Transferred { grant, previous_signee, reason } => format!(
+            "transferred{} previous_signee={} reason={}",
+            self::grant(grant, signature, names),
+            name(previous_signee),
+            match reason {
+                TransferReason::Expired => "expired",
+                TransferReason::Forced => "forced",
+                TransferReason::Preempted => "preempted",
+            },
+        ),
+        LockStatus::Failed(forbidden) => self::forbidden(forbidden, signature, names),
+    }
+}
+
+pub(crate) fn unlock(
+    status: &UnlockStatus,
+    signature: &str,
+    names: &mut impl NameTokens,
+) -> String {
+    match status {
+        UnlockStatus::Ok => String::from("ok"),
+        UnlockStatus::NoLock => String::from("no_lock"),
+        UnlockStatus::Failed(forbidden) => self::forbidden(forbidden, signature, names),
+    }
+}
+
+pub(crate) fn deletion(status: DeleteStatus) -> String {
+    String::from(match status {
+        DeleteStatus::Ok => "ok",
+        DeleteStatus::NoTable => "no_table",
+    })
+}
+
+pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String {
+    let mut line = name(&record.signature);
+    for holder in &record.holders {
+        line.push_str(&self::holder(holder, &record.signature, names));
+    }
+    line
+}
+
+pub(crate) fn list(page: &ListResponse, names: &mut impl NameTokens) -> String {
+    let mut lines: Vec<String> =
+        page.locks.iter().map(|record| self::record(record, names)).collect();
+    if lines.is_empty() {
+        lines.push(String::from("no locks"));
+    }
+    if let Some(next) = &page.next {
+        lines.push(format!("next={}", name(next)));
+    }
+    lines.join("\n")
+}
+
+pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
+    let lines: Vec<String> = tables
+        .iter()
+        .filter_map(|info| {
+            let shown = info.table.strip_prefix(prefix)?;
+            // A repetition has the length that the script gave it, which includes the prefix.
+            let mut line = match repetition(shown) {
+                Some((letter, times)) => format!("\"{{{letter}*{}}}\"", times + prefix.len()),
+                None => name(shown),
+            };
+            let _ = write!(line, " locks={}", info.locks);
+            if let Some(duration) = info.defaults.duration {
+                let _ = write!(line, " duration={}", seconds(duration));
+            }
+            if let Some(time_to_live) = info.defaults.time_to_live {
+                let kept = time_to_live.length().map(seconds);
+                let kept = kept.as_deref().unwrap_or(TimeToLive::NEVER_WORD);
+                let _ = write!(line, " time_to_live={kept}");
+            }
+            Some(line)
+        })
+        .collect();
+    if lines.is_empty() { String::from("no tables") } else { lines.join("\n") }
+}
+
+/// The errors that are part of the contract, in the form of a script. `None` for errors that end
+/// the script, because the service could not answer.
+pub(crate) fn error(error: &Error, names: &mut impl NameTokens, signature: &str) -> Option<String> {
+    match error {
+        Error::Forbidden(forbidden) => Some(self::forbidden(forbidden, signature, names)),
+        Error::BadRequest { reason } => Some(format!("bad_request: {reason}")),
+        Error::NotFound { .. } => Some(String::from("not_found")),
+        Error::LaneForgotten { .. } => Some(String::from("lane_forgotten")),
+        Error::Unavailable { .. } | Error::Unknown { .. } | Error::Unauthorized { .. } => None,
+    }
+}
+
+fn grant(grant: &Grant, signature: &str, names: &mut impl NameTokens) -> String {
+    let mut text = format!(" token={}", names.name(signature, grant.token));
+    if grant.level != 0 {
+        let _ = write!(text, " level={}", grant.level);
+    }
+    if !grant.live {
+        text.push_str(" live=false");
+        return text;
+    }
+    let _ = write!(text, " expires_in={}", seconds(grant.expires_in));
+    push_removal(&mut text, Some(grant.expires_in), grant.removed_in);
+    text
+}
+
+fn forbidden(forbidden: &Forbidden, signature: &str, names: &mut impl NameTokens) -> String {
+    let mut text = format!(
+        "failed reason={}",
+        match forbidden.reason {
+            ForbiddenReason::Held => "held",
+            ForbiddenReason::Lost => "lost",
+        }
+    );
+    for holder in &forbidden.holders {
+        text.push_str(&self::holder(holder, signature, names));
+    }
+    text
+}
+
+fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> String {
+    let mut text = format!(" holder={}", name(&holder.signee));
+    if let Some(instance) = &holder.instance {
+        let _ = write!(text, " instance={}", name(instance));
+    }
+    let _ = write!(text, " token={}", names.name(signature, holder.token));
+    if holder.level != 0 {
+        let _ = write!(text, " level={}", holder.level);
+    }
+    if holder.expired {
+        text.push_str(" expired");
+    } else {
+        let _ = write!(text, " expires_in={}", seconds(holder.expires_in));
+    }
+    let expires_in = (!holder.expired).then_some(holder.expires_in);
+    push_removal(&mut text, expires_in, holder.removed_in);
+    text
+}
+
+/// Appends the time of removal. Nothing is written if the record of a live grant is removed exactly
+/// a day after it expires, which is the default.
+fn push_removal(text: &mut String, expires_in: Option<Duration>, removed_in: Option<Duration>) {
+    let left_out = expires_in.map(|expires_in| expires_in + KEPT_AFTER_EXPIRY);
+    match removed_in {
+        Some(removed_in) if Some(removed_in) == left_out => {}
+        Some(removed_in) => {
+            let _ = write!(text, " removed_in={}", seconds(removed_in));
+        }
+        None => text.push_str(" removed_in=never"),
+    }
+}
+
+/// A time in whole seconds, rounded up; whole days are written as days.
+fn seconds(time: Duration) -> String {
+    const DAY_SECONDS: u64 = 24 * 60 * 60;
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    if seconds > 0 && seconds.is_multiple_of(DAY_SECONDS) {
+        format!("{}d", seconds / DAY_SECONDS)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+/// A name in the form of a script: quoted where it must be, a long repetition as one.
+fn name(text: &str) -> String {
+    if let Some((letter, times)) = repetition(text) {
+        return format!("\"{{{letter}*{times}}}\"");
+    }
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./@".contains(letter);
+    if text.is_empty() || !text.chars().all(plain) { format!("{text:?}") } else { text.to_owned() }
+}
+
+/// The letter and its count, for a long name that repeats one letter.
+fn repetition(text: &str) -> Option<(char, usize)> {
+    // Longer names would make unreadable lines.
+    const LONGEST_WRITTEN_OUT: usize = 64;
+    let first = text.chars().next()?;
+    let long = text.len() > LONGEST_WRITTEN_OUT && text.chars().all(|letter| letter == first);
+    long.then(|| (first, text.chars().count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_round_up_so_that_late_is_forgiven_and_generous_is_not() {
+        let ms = Duration::from_millis;
+        for (time, text) in
+            [(9_001, "10s"), (10_000, "10s"), (10_001, "11s"), (0, "0s"), (86_400_000, "1d")]
+        {
+            assert_eq!(seconds(ms(time)), text, "{time} ms");
+        }
+    }
+
+    #[test]
+    fn names_read_as_a_script_writes_them() {
+        assert_eq!(name("jobs/nightly"), "jobs/nightly");
+        assert_eq!(name("two words"), "\"two words\"");
+        assert_eq!(name(&"x".repeat(1024)), "\"{x*1024}\"");
+        assert_eq!(name("e\u{301}"), "\"e\\u{301}\"");
+    }
+}

@@ -1,0 +1,302 @@
+//! Runs one script against one service.
+//!
+//! Every run has tables of its own, with a random prefix that the output does not show, and deletes
+//! them at the end: the suite can run repeatedly on a cluster that others use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use keyward_core::error::Error;
+use keyward_core::service::{DebugLockService as _, LockService as _, ServiceOptions, all_tables};
+use keyward_core::types::{
+    DecidedAt, ListRequest, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults,
+    TableOptions, UnlockOptions, UnlockRequest,
+};
+
+use super::Bootstrap;
+use super::command::Command;
+use super::facts::{Asks, Facts};
+use super::pace::Pace;
+use super::print;
+use super::words::{Asked, Words};
+
+type BoxError = Box<dyn StdError>;
+
+/// The output line of a command, or the error that ends the script.
+type Line = Result<String, BoxError>;
+
+/// The prefix of the lines that use a handle; the first handle has none.
+type HandleName<'a> = Option<&'a String>;
+
+/// Runs a script's commands; implements goldenscript's own runner trait, which is synchronous:
+/// it must be driven from a thread that may block.
+pub(crate) struct Runner<B: Bootstrap> {
+    bootstrap: Arc<B>,
+    runtime: Handle,
+    words: Words,
+    handles: BTreeMap<Option<String>, Opened<B::Service>>,
+    /// The tables to be deleted at the end.
+    tables: BTreeSet<String>,
+    facts: Facts,
+    pace: Pace,
+    advanced: Duration,
+}
+
+struct Opened<S> {
+    service: Arc<S>,
+    options: ServiceOptions,
+}
+
+impl<B: Bootstrap> Runner<B> {
+    pub(crate) fn new(bootstrap: Arc<B>, runtime: Handle) -> Self {
+        Self {
+            bootstrap,
+            runtime,
+            words: Words::new(),
+            handles: BTreeMap::new(),
+            tables: BTreeSet::new(),
+            facts: Facts::default(),
+            pace: Pace::new(),
+            advanced: Duration::ZERO,
+        }
+    }
+
+    /// The time that the script let pass.
+    pub(crate) fn advanced(&self) -> Duration {
+        self.advanced
+    }
+
+    /// The largest age of a grant, if it was too old to judge its remaining time.
+    pub(crate) fn too_slow(&self) -> Option<Duration> {
+        self.pace.too_slow()
+    }
+
+    /// Deletes the run's tables and closes its handles. Returns the first error, after everything
+    /// was tried.
+    pub(crate) fn clean_up(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        if let Some(opened) = self.handles.values().next() {
+            let service = Arc::clone(&opened.service);
+            for table in std::mem::take(&mut self.tables) {
+                let options = TableOptions { table: Some(table), ..TableOptions::default() };
+                let deleted = self.runtime.block_on(service.delete_table(options));
+                result = result.and(deleted.map(drop));
+            }
+        }
+        for opened in std::mem::take(&mut self.handles).into_values() {
+            result = result.and(self.close(opened));
+        }
+        result
+    }
+
+    fn close(&self, opened: Opened<B::Service>) -> Result<(), Error> {
+        let service = Arc::into_inner(opened.service)
+            .expect("a handle is used by one command at a time, and none is running");
+        self.runtime.block_on(self.bootstrap.close(service))
+    }
+
+    fn perform(&mut self, command: &Command, handle: HandleName) -> Line {
+        match self.words.ask(command, &self.facts)? {
+            Asked::Open(options) => self.open(handle, options),
+            Asked::Lock(request, options) => self.lock(handle, request, options),
+            Asked::Unlock(request, options) => self.unlock(handle, request, options),
+            Asked::Check(signature, options) => self.check(handle, &signature, options),
+            Asked::List(request, options) => self.list(handle, request, options),
+            Asked::Tables => self.list_tables(handle),
+            Asked::ConfigureTable(defaults, options) => {
+                self.configure_table(handle, defaults, options)
+            }
+            Asked::DeleteTable(options) => self.delete_table(handle, options),
+            Asked::Advance(by) => self.advance(handle, by),
+            Asked::DefaultDuration(duration) => {
+                let options = self.opened(handle)?.options.clone();
+                let options = ServiceOptions { default_duration: Some(duration), ..options };
+                match options.validate() {
+                    Ok(()) => self.open(handle, options),
+                    Err(error) => self.refused(error, &options.table, ""),
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, handle: HandleName, options: ServiceOptions) -> Line {
+        if let Some(old) = self.handles.remove(&handle.cloned()) {
+            self.close(old)?;
+        }
+        let service = Arc::new(self.runtime.block_on(self.bootstrap.open(options.clone()))?);
+        self.tables.insert(options.table.clone());
+        self.handles.insert(handle.cloned(), Opened { service, options });
+        Ok(String::from("ok"))
+    }
+
+    /// The service and the table of a line: the table it names, else the handle's.
+    fn at(
+        &self,
+        handle: HandleName,
+        table: Option<&String>,
+    ) -> Result<(Arc<B::Service>, String), BoxError> {
+        let opened = self.opened(handle)?;
+        Ok((Arc::clone(&opened.service), table.unwrap_or(&opened.options.table).clone()))
+    }
+
+    fn opened(&self, handle: HandleName) -> Result<&Opened<B::Service>, String> {
+        let opened = self.handles.get(&handle.cloned());
+        opened.ok_or_else(|| format!("no handle {handle:?} was opened"))
+    }
+
+    fn lock(&mut self, handle: HandleName, request: LockRequest, options: LockOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let repeated = self.facts.ask(options.request_id);
+        let signature = request.signature.clone();
+        let asked_at = self.pace.now();
+        let response = match self.runtime.block_on(service.lock(request, options)) {
+            Ok(response) => response,
+            Err(error) => return self.refused(error, &table, &signature),
+        };
+        self.tables.insert(table.clone());
+        self.decided_by_write(repeated, response.decided_at)?;
+        if !repeated && let Some(grant) = response.grant() {
+            self.pace.granted(&table, &signature, asked_at);
+            if !grant.live {
+                return Err("a grant that was just given is not live".into());
+            }
+            self.facts.granted(&table, &signature, grant.token, response.created())?;
+        }
+        Ok(self.lock_line(&response, &table, &signature))
+    }
+
+    fn lock_line(&mut self, response: &LockResponse, table: &str, signature: &str) -> String {
+        self.pace.tell(table, signature);
+        print::lock(&response.status, signature, &mut self.facts.names(table))
+    }
+
+    fn unlock(
+        &mut self,
+        handle: HandleName,
+        request: UnlockRequest,
+        options: UnlockOptions,
+    ) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let repeated = self.facts.ask(options.request_id);
+        let signature = request.signature.clone();
+        match self.runtime.block_on(service.unlock(request, options)) {
+            Ok(response) => {
+                self.pace.tell(&table, &signature);
+                self.decided_by_write(repeated, response.decided_at)?;
+                Ok(print::unlock(&response.status, &signature, &mut self.facts.names(&table)))
+            }
+            Err(error) => self.refused(error, &table, &signature),
+        }
+    }
+
+    fn check(&mut self, handle: HandleName, signature: &str, options: ReadOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        match self.runtime.block_on(service.check(signature.to_owned(), options)) {
+            Ok(response) => {
+                self.pace.tell(&table, signature);
+                self.facts.decided(response.decided_at, Asks::ToLook)?;
+                Ok(print::record(&response.record, &mut self.facts.names(&table)))
+            }
+            Err(error) => self.refused(error, &table, signature),
+        }
+    }
+
+    fn list(&mut self, handle: HandleName, request: ListRequest, options: ReadOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        match self.runtime.block_on(service.list(request, options)) {
+            Ok(response) => {
+                for record in &response.locks {
+                    self.pace.tell(&table, &record.signature);
+                }
+                self.facts.decided(response.decided_at, Asks::ToLook)?;
+                Ok(print::list(&response, &mut self.facts.names(&table)))
+            }
+            Err(error) => self.refused(error, &table, ""),
+        }
+    }
+
+    fn list_tables(&mut self, handle: HandleName) -> Line {
+        let (service, _) = self.at(handle, None)?;
+        let tables = self.runtime.block_on(all_tables(&service, ReadOptions::default()))?;
+        Ok(print::tables(&tables, &self.words.prefix))
+    }
+
+    fn configure_table(
+        &mut self,
+        handle: HandleName,
+        defaults: TableDefaults,
+        options: TableOptions,
+    ) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let result = self.runtime.block_on(service.configure_table(defaults, options));
+        if result.is_ok() {
+            self.tables.insert(table.clone());
+        }
+        self.done(result, &table)
+    }
+
+    fn delete_table(&mut self, handle: HandleName, options: TableOptions) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        match self.runtime.block_on(service.delete_table(options)) {
+            Ok(status) => Ok(print::deletion(status)),
+            Err(error) => self.refused(error, &table, ""),
+        }
+    }
+
+    fn advance(&mut self, handle: HandleName, by: Duration) -> Line {
+        let (service, _) = self.at(handle, None)?;
+        self.runtime.block_on(service.advance_clock(by))?;
+        self.advanced += by;
+        // An advance prints nothing: a line of its own would only repeat the command.
+        Ok(String::new())
+    }
+
+    fn done(&mut self, result: Result<(), Error>, table: &str) -> Line {
+        match result {
+            Ok(()) => Ok(String::from("ok")),
+            Err(error) => self.refused(error, table, ""),
+        }
+    }
+
+    /// The line for an error of the contract, or the error that ends the script.
+    fn refused(&mut self, error: Error, table: &str, signature: &str) -> Line {
+        if let Error::NotFound { decided_at } = &error {
+            self.facts.decided(*decided_at, Asks::ToLook)?;
+        }
+        let line = print::error(&error, &mut self.facts.names(table), signature);
+        line.map_or_else(|| Err(error.into()), |line| Ok(self.words.as_written(line)))
+    }
+
+    fn decided_by_write(
+        &mut self,
+        repeated: bool,
+        decided_at: Option<DecidedAt>,
+    ) -> Result<(), String> {
+        // A repeated request has the answer and the place of the first one.
+        if repeated { Ok(()) } else { self.facts.decided(decided_at, Asks::ToChange) }
+    }
+}
+
+impl<B: Bootstrap> goldenscript::Runner for Runner<B> {
+    type Command = Command;
+
+    fn start_script(&mut self) -> Result<(), BoxError> {
+        self.open(None, self.words.first_handle()).map(drop)
+    }
+
+    fn run(&mut self, command: &Command, context: &goldenscript::Context) -> Line {
+        let handle = context.prefix.as_ref();
+        self.pace.begin();
+        let line = self.perform(command, handle);
+        if let Command::Advance(by) = command {
+            self.pace.end_of_advance(by.0);
+        } else {
+            self.pace.end();
+        }
+        line
+    }
+}

@@ -1,0 +1,200 @@
+//! Conversion of a script's command to the types of the contract, with the run's own tables and
+//! request ids in place of those the script names.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward_core::service::ServiceOptions;
+use keyward_core::types::{
+    ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, TableDefaults, TableOptions,
+    TimeToLive, Token, UnlockOptions, UnlockRequest,
+};
+
+use super::command::{Command, Id, Kept, Length, Name, TokenWord};
+use super::facts::Facts;
+
+/// The table of a handle that names none.
+const OWN_TABLE: &str = "main";
+
+/// The random values of a run.
+pub(crate) struct Words {
+    /// The prefix of the names of its tables.
+    pub(crate) prefix: String,
+    lanes: BTreeMap<String, u128>,
+}
+
+/// The request of a command.
+pub(crate) enum Asked {
+    Open(ServiceOptions),
+    Lock(LockRequest, LockOptions),
+    Unlock(UnlockRequest, UnlockOptions),
+    Check(String, ReadOptions),
+    List(ListRequest, ReadOptions),
+    Tables,
+    ConfigureTable(TableDefaults, TableOptions),
+    DeleteTable(TableOptions),
+    Advance(Duration),
+    DefaultDuration(Duration),
+}
+
+impl Words {
+    pub(crate) fn new() -> Self {
+        let prefix = format!("conformance/{:016x}/", rand::random::<u64>());
+        Self { prefix, lanes: BTreeMap::new() }
+    }
+
+    /// The options of the handle with which every script begins.
+    pub(crate) fn first_handle(&self) -> ServiceOptions {
+        let table = format!("{}{OWN_TABLE}", self.prefix);
+        ServiceOptions { table, ..ServiceOptions::default() }
+    }
+
+    /// The request of a command. The tokens that it names must have been shown.
+    pub(crate) fn ask(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
+        Ok(match command {
+            Command::Open { .. } => self.open(command),
+            Command::Lock { .. } => return self.lock(command, facts),
+            Command::Unlock { .. } => return self.unlock(command, facts),
+            Command::Check { signature, table } => {
+                Asked::Check(signature.text.clone(), self.read(table.as_ref()))
+            }
+            Command::List { prefix, after, limit, state, table } => {
+                let request = ListRequest {
+                    prefix: text(prefix.as_ref()).unwrap_or_default(),
+                    after: text(after.as_ref()),
+                    limit: limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
+                    state: state.map(|state| state.0),
+                };
+                Asked::List(request, self.read(table.as_ref()))
+            }
+            Command::Tables => Asked::Tables,
+            Command::ConfigureTable { table, duration, time_to_live, id } => {
+                let defaults = TableDefaults {
+                    duration: length(*duration),
+                    time_to_live: kept(*time_to_live),
+                };
+                Asked::ConfigureTable(defaults, self.write(table.as_ref(), id.as_ref()))
+            }
+            Command::DeleteTable { table, id } => {
+                Asked::DeleteTable(self.write(table.as_ref(), id.as_ref()))
+            }
+            Command::Advance(by) => Asked::Advance(by.0),
+            Command::DefaultDuration(duration) => Asked::DefaultDuration(duration.0),
+        })
+    }
+
+    /// A line with the script's own names in place of the random values of the run.
+    pub(crate) fn as_written(&self, mut line: String) -> String {
+        for (name, lane) in &self.lanes {
+            line = line.replace(&format!("{lane:032x}-"), &format!("{name}@"));
+        }
+        line.replace(&self.prefix, "")
+    }
+
+    fn open(&self, command: &Command) -> Asked {
+        let Command::Open { table, default_duration, default_time_to_live } = command else {
+            unreachable!("only asked to open")
+        };
+        let table = self.table(table.as_ref()).unwrap_or_else(|| self.first_handle().table);
+        Asked::Open(ServiceOptions {
+            table,
+            default_duration: length(*default_duration),
+            default_time_to_live: kept(*default_time_to_live),
+        })
+    }
+
+    fn lock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
+        let Command::Lock {
+            signature,
+            signee,
+            force,
+            level,
+            duration,
+            time_to_live,
+            token,
+            instance,
+            table,
+            id,
+        } = command
+        else {
+            unreachable!("only asked to lock")
+        };
+        let request = LockRequest {
+            signature: signature.text.clone(),
+            signee: signee.text.clone(),
+            level: *level,
+        };
+        let options = LockOptions {
+            table: self.table(table.as_ref()),
+            force: force.is_some(),
+            duration: length(*duration),
+            time_to_live: kept(*time_to_live),
+            token: self::token(*token, facts)?,
+            instance: text(instance.as_ref()),
+            request_id: self.id(id.as_ref()),
+            ..LockOptions::default()
+        };
+        Ok(Asked::Lock(request, options))
+    }
+
+    fn unlock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
+        let Command::Unlock { signature, signee, token, instance, table, id } = command else {
+            unreachable!("only asked to unlock")
+        };
+        let request =
+            UnlockRequest { signature: signature.text.clone(), signee: signee.text.clone() };
+        let options = UnlockOptions {
+            table: self.table(table.as_ref()),
+            token: self::token(*token, facts)?,
+            instance: text(instance.as_ref()),
+            request_id: self.id(id.as_ref()),
+            ..UnlockOptions::default()
+        };
+        Ok(Asked::Unlock(request, options))
+    }
+
+    fn read(&self, table: Option<&Name>) -> ReadOptions {
+        ReadOptions { table: self.table(table), ..ReadOptions::default() }
+    }
+
+    fn write(&mut self, table: Option<&Name>, id: Option<&Id>) -> TableOptions {
+        TableOptions {
+            table: self.table(table),
+            request_id: self.id(id),
+            ..TableOptions::default()
+        }
+    }
+
+    fn table(&self, name: Option<&Name>) -> Option<String> {
+        name.map(|name| name.table(&self.prefix))
+    }
+
+    fn id(&mut self, id: Option<&Id>) -> Option<RequestId> {
+        let id = id?;
+        let lane = *self.lanes.entry(id.lane.clone()).or_insert_with(rand::random);
+        Some(RequestId { lane, seq: id.seq })
+    }
+}
+
+fn length(length: Option<Length>) -> Option<Duration> {
+    length.map(|length| length.0)
+}
+
+fn kept(kept: Option<Kept>) -> Option<TimeToLive> {
+    kept.map(|kept| kept.0)
+}
+
+fn text(name: Option<&Name>) -> Option<String> {
+    name.map(|name| name.text.clone())
+}
+
+fn token(word: Option<TokenWord>, facts: &Facts) -> Result<Option<Token>, String> {
+    match word {
+        None => Ok(None),
+        Some(TokenWord::Number(number)) => Ok(Some(Token(number))),
+        Some(TokenWord::Shown(number)) => {
+            let token = facts.token(number);
+            Ok(Some(token.ok_or_else(|| format!("the script has not shown t{number} yet"))?))
+        }
+    }
+}
