@@ -152,7 +152,7 @@ const fn text(name: &'static str, bounds: &'static str, smallest: i128) -> Limit
         smallest,
         largest: MAX_NAME_BYTES as i128,
         beyond: Beyond::Refused,
-        enforced_by: "src/lock/validate.rs",
+        enforced_by: "crates/core/src/lock/validate.rs",
         proof: Proof::Asked,
     }
 }
@@ -189,7 +189,7 @@ pub const PREFIX: Limit = text("prefix", "the beginning of the signatures of a p
 pub const AFTER: Limit = text("after", "the signature that a page begins behind", 0);
 /// The priority of a request.
 pub const LEVEL: Limit = Limit {
-    enforced_by: "src/api/requests.rs",
+    enforced_by: "crates/client/src/api/requests.rs",
     ..number("level", "the priority", -(MAX_SAFE_INTEGER as i128), MAX_SAFE_INTEGER as i128)
 };
 /// The token of a renewal or a release.
@@ -208,7 +208,7 @@ pub const TIME_TO_LIVE: Limit = Limit {
 /// The number of a request on its lane.
 pub const REQUEST_NUMBER: Limit = Limit {
     beyond: Beyond::Impossible,
-    enforced_by: "src/types.rs",
+    enforced_by: "crates/core/src/types.rs",
     ..number("request_number", "the number of a request on its lane", 0, u64::MAX as i128)
 };
 /// The records on a page.
@@ -257,7 +257,7 @@ pub const CAUSE: Limit = Limit {
 pub const TRACE_ID: Limit = Limit {
     largest: MAX_TRACE_ID_BYTES as i128,
     beyond: Beyond::Replaced,
-    enforced_by: "src/api/mod.rs",
+    enforced_by: "crates/client/src/api/mod.rs",
     proof: Proof::Tested("src/http/tests/malformed.rs"),
     ..text("trace_id", "the name under which a request is followed", 1)
 };

@@ -83,11 +83,14 @@ fn validation_allows_both_ends_and_refuses_what_is_beyond() {
     }
 }
 
+/// The folder of the whole project.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
 #[test]
 fn a_name_stands_for_one_limit_and_its_files_are_there() {
     for (at, limit) in ALL.iter().enumerate() {
         assert!(ALL[..at].iter().all(|earlier| earlier.name != limit.name), "{limit:?}");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = Path::new(ROOT);
         let file = |path: &str| path == "openraft" || root.join(path).is_file();
         assert!(file(limit.enforced_by), "{limit:?}");
         if let Proof::Tested(path) = limit.proof {
@@ -99,7 +102,7 @@ fn a_name_stands_for_one_limit_and_its_files_are_there() {
 /// `UPDATE_GOLDENFILES=1` writes the page.
 #[test]
 fn the_page_says_the_list() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/limits.md");
+    let path = Path::new(ROOT).join("docs/limits.md");
     let page = table();
     if std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1") {
         fs::write(&path, &page).unwrap();
@@ -110,8 +113,8 @@ fn the_page_says_the_list() {
 
 const HEAD: &str = "# Limits
 
-Every limit of Keyward, from the list in `src/limits.rs`: validation refuses by it, the proof asks at both ends of each and
-beyond, and this page is written from it (`UPDATE_GOLDENFILES=1 cargo nextest run -p keyward limits`).
+Every limit of Keyward, from the list in `crates/core/src/limits.rs`: validation refuses by it, the proof asks at both ends of each and
+beyond, and this page is written from it (`UPDATE_GOLDENFILES=1 cargo nextest run -p keyward-core limits`).
 
 *Asked*: clients of [simulation](simulation.md) and [chaos](chaos.md) ask at the smallest, at the largest and beyond, and a run that
 did not reach one of them shows nothing. *Worked*: the proof makes that much work; the simulation has smaller bounds for it.
