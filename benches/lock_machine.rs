@@ -1,4 +1,4 @@
-//! The lock machine and its codecs, in time: `cargo bench --no-default-features`.
+//! The lock machine and its codecs, in time: `cargo bench`.
 //!
 //! `scripts/count-instructions` counts instead, which repeats exactly on a busy machine.
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use keyward::client::{Acquire, Client};
+use keyward_client::{Acquire, Client};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

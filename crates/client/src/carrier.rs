@@ -34,6 +34,9 @@ pub enum Carrier {
 impl Carrier {
     /// Sends the request and waits for the head of its response. Dropping the future may, but need
     /// not, keep the request from being processed.
+    ///
+    /// # Errors
+    /// If no response arrived; it says whether a part of the request may have been sent.
     pub async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
             Self::Http(client) => client.execute(request).await.map_err(|error| {

@@ -6,8 +6,10 @@
 //! [`Guard`] holds a lock while a value lives.
 //!
 //! It never guesses: an outcome that no node reported is [`Error::Unknown`] for a write once a byte
-//! was sent, and [`Error::Unavailable`] for a read. It imports only the public types,
-//! [`crate::api`] and small helpers, so that it can become a crate of its own.
+//! was sent, and [`Error::Unavailable`] for a read.
+//!
+//! [`api`] is the HTTP API in data, for both ends: the server reads what the client writes. Each word
+//! has its description for the OpenAPI document beside it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), keyward_client::Error> {
@@ -46,6 +48,8 @@ pub use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 pub use resolve::Resolver;
 
+pub use keyward_core::{Error, MemoryLocks, types};
+
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DeleteAnswer, DoneAnswer, ListAnswer,
     ListQuery, LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery,
@@ -53,7 +57,6 @@ use crate::api::{
 };
 use guard::Common;
 use keyward_core::clock::{Clock, Deadline, SystemClock};
-use keyward_core::error::Error;
 use keyward_core::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
 use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
 use keyward_core::types::{CallOptions, DeleteStatus, RequestId};
@@ -231,6 +234,9 @@ impl Client {
     }
 
     /// Acquires as [`Client::acquire_within`] does; reports each error that does not end the wait.
+    ///
+    /// # Errors
+    /// As [`Client::acquire_within`].
     pub async fn acquire_telling(
         &self,
         request: Acquire,

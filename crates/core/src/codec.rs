@@ -6,6 +6,11 @@
 //! bytes at hand. Names are not validated: a name that was once accepted stays readable, also when
 //! the limits of `limits.rs` change.
 
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "each read fails with a `DecodeError` if the bytes are no such value"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An error of decoding. Data of ours that does not decode is never skipped: the node stops and

@@ -9,7 +9,7 @@ use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
     /// Another owner holds the lock, or the grant is lost. The lock and unlock calls return this as
-    /// a `failed` answer; [`crate::client`] turns it into an error where only a grant is useful.
+    /// a `failed` answer; the client turns it into an error where only a grant is useful.
     #[error("forbidden: {}", describe(.0))]
     Forbidden(Forbidden),
     /// The request is wrong and will be refused whenever it is sent.

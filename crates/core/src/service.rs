@@ -5,7 +5,7 @@
 //! wrapper (access rules, a recorder, a mutation) sees every request as a value, in one place.
 //!
 //! Implementors: [`crate::memory::MemoryLocks`], `node::Node`, `forward::Forwarding` and
-//! [`crate::client::Client`]. HTTP handlers, the conformance suite and the command line are generic
+//! the client's `Client`. HTTP handlers, the conformance suite and the command line are generic
 //! over it and do not know about leaders.
 
 use std::future::Future;

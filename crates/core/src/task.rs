@@ -44,6 +44,9 @@ pub fn of_host<F: Future>(future: F) -> F {
 }
 
 /// Runs work that waits for the disk or computes for long.
+///
+/// # Errors
+/// If the work panicked, or the runtime is shutting down.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<T> {

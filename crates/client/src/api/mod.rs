@@ -1,6 +1,6 @@
 //! The HTTP API in data: routes, headers, limits, JSON bodies, problem documents.
 //!
-//! Both ends use this module: [`crate::http`] reads requests and writes answers, [`crate`]
+//! Both ends use this module: the server reads requests and writes answers, [`crate::Client`]
 //! writes requests and reads answers. It has no rule of the contract; a request that is well-formed
 //! here may still be refused by [`keyward_core::lock`].
 //!

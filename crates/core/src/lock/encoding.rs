@@ -69,6 +69,9 @@ pub fn put_commands(out: &mut Vec<u8>, commands: &[Command]) {
 }
 
 /// Reads the encoding of [`put_commands`].
+///
+/// # Errors
+/// If the bytes are no commands.
 pub fn read_commands(reader: &mut Reader<'_>) -> Result<Vec<Command>, DecodeError> {
     // The count is not trusted with an allocation: the vector grows with the commands that are
     // there.
@@ -243,6 +246,9 @@ pub fn keep_ms(keep: Option<Keep>) -> Option<u64> {
 }
 
 /// Reads the encoding of [`keep_flags`] and [`keep_ms`].
+///
+/// # Errors
+/// If both flags are set, or the bytes are no number.
 pub fn read_keep(reader: &mut Reader<'_>, flags: [bool; 2]) -> Result<Option<Keep>, DecodeError> {
     match flags {
         [false, false] => Ok(None),

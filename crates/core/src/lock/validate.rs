@@ -66,6 +66,9 @@ impl Invalid {
     }
 
     /// The answers to all commands, from those to the valid ones.
+    ///
+    /// # Panics
+    /// If there is not one answer for each valid command.
     pub fn merge(self, decided: Vec<Result<Decision, Error>>) -> Vec<Result<Decision, Error>> {
         if self.0.is_empty() {
             return decided;

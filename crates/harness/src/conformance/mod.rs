@@ -227,7 +227,9 @@ fn play_blocking<B: Bootstrap>(bootstrap: Arc<B>, text: &str, runtime: Handle) -
 }
 
 /// Like [`generate`], on this thread and without catching panics: for fuzzing.
-
+///
+/// # Errors
+/// If the script is malformed or its service fails.
 pub fn play_here<B: Bootstrap>(
     bootstrap: Arc<B>,
     text: &str,

@@ -2,14 +2,14 @@
 //! `scripts/count-instructions`.
 //!
 //! ```sh
-//! cargo run --release --no-default-features --example operations -- renew 1000
+//! cargo run --release -p keyward-core --example operations -- renew 1000
 //! ```
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use keyward::lock::{ClusterTime, Command, Proposal, Stamp, State};
-use keyward::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
+use keyward_core::lock::{ClusterTime, Command, Proposal, Stamp, State};
+use keyward_core::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
 
 /// The operations, in the order in which the script shows them.
 const OPERATIONS: [&str; 9] = [

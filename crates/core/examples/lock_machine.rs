@@ -2,14 +2,14 @@
 //! operations that visit every lock.
 //!
 //! ```sh
-//! cargo run --release --no-default-features --example lock_machine -- 1000000
+//! cargo run --release -p keyward-core --example lock_machine -- 1000000
 //! ```
 
 use std::time::Duration;
 
-use keyward::clock::{Clock, SystemClock};
-use keyward::lock::{ClusterTime, Command, Operation, Proposal, Stamp, State};
-use keyward::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
+use keyward_core::clock::{Clock, SystemClock};
+use keyward_core::lock::{ClusterTime, Command, Operation, Proposal, Stamp, State};
+use keyward_core::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
 
 /// Commands per entry, as for a busy leader.
 const BATCH: u64 = 64;
