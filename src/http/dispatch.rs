@@ -20,9 +20,9 @@ use super::handlers::{
 };
 use super::metrics::Endpoint;
 use super::observe::{observed, trace_id};
-use super::places::Place;
 use super::request::{Arriving, ClientRequest};
 use super::server::Answerer;
+use super::slots::Slot;
 use super::welcome::welcome;
 use super::{Context, head};
 use crate::api::{Code, routes};
@@ -111,7 +111,7 @@ fn find<S: LockService, B: Arriving>(
 pub(super) async fn answer<S: LockService, B: Arriving>(
     context: &Context<S>,
     http: Request<B>,
-    place: Option<Arc<Place>>,
+    slot: Option<Arc<Slot>>,
     head: Result<(), Refusal>,
 ) -> Response {
     let trace_id = trace_id(http.headers());
@@ -124,7 +124,7 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
             Some(handler) => {
-                handler(context, ClientRequest { http, trace_id: trace_id.clone(), place })
+                handler(context, ClientRequest { http, trace_id: trace_id.clone(), slot })
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
         },
@@ -147,8 +147,8 @@ fn method_not_allowed() -> Refusal {
 }
 
 impl<S: LockService> Answerer for Arc<Context<S>> {
-    async fn answer(&self, request: Request<Incoming>, place: &Arc<Place>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, slot: &Arc<Slot>) -> Response {
         let head = head::check(&request, &self.settings.hosts);
-        answer(self, request, Some(Arc::clone(place)), head).await
+        answer(self, request, Some(Arc::clone(slot)), head).await
     }
 }

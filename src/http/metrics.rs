@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::Context;
 use super::flood::Flood;
-use super::places::{PlaceFigures, Places};
+use super::slots::{SlotFigures, Slots};
 use crate::api::{Code, HistogramFigures, NodeFigures};
 use crate::budget::Budget;
 use crate::processes;
@@ -85,7 +85,7 @@ pub(crate) struct Metrics {
     items: [OnceLock<Counter>; OUTCOMES],
     handle: PrometheusHandle,
     in_flight: Arc<AtomicU64>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     budget: Budget,
     flood: Flood,
 }
@@ -101,7 +101,7 @@ impl Drop for InFlight {
 
 impl Metrics {
     /// Figures of requests for this many routes, and for all other paths.
-    pub(crate) fn new(routes: usize, places: Arc<Places>, budget: Budget) -> Self {
+    pub(crate) fn new(routes: usize, slots: Arc<Slots>, budget: Budget) -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&LATENCY_BUCKETS)
             .expect("there are buckets")
@@ -130,7 +130,7 @@ impl Metrics {
             series,
             handle,
             in_flight,
-            places,
+            slots,
             budget,
             flood,
         }
@@ -195,7 +195,7 @@ impl Metrics {
         );
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
-        render_places(&mut page, self.places.figures());
+        render_slots(&mut page, self.slots.figures());
         let help = "Bytes of large requests being read and answers being written.";
         gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
         let help = "Large requests and answers refused because too many bytes were buffered.";
@@ -226,14 +226,14 @@ pub(crate) async fn upkeep<S>(context: &Context<S>) -> Infallible {
     }
 }
 
-fn render_places(page: &mut String, figures: &PlaceFigures) {
+fn render_slots(page: &mut String, figures: &SlotFigures) {
     let value = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
     gauge(page, "keyward_connections", "Open client connections.", value(&figures.open));
     let help = "Client connections accepted.";
     counter(page, "keyward_connections_accepted_total", help, value(&figures.accepted));
     let help = "Waiting client connections that had to make room.";
     counter(page, "keyward_connections_evicted_total", help, value(&figures.evicted));
-    let help = "Client connections refused because every place was at work.";
+    let help = "Client connections refused because every slot was at work.";
     counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
 }
 

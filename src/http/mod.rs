@@ -24,9 +24,9 @@ mod metrics;
 mod observe;
 mod openapi;
 pub mod peers;
-mod places;
 mod request;
 pub mod server;
+mod slots;
 mod welcome;
 mod write_timeout;
 mod written;
@@ -51,7 +51,7 @@ use crate::budget::Budget;
 use crate::error::Error;
 use crate::service::LockService;
 use metrics::Metrics;
-use places::Places;
+use slots::Slots;
 
 /// The settings of the client listener.
 #[derive(Clone, Debug, Default)]
@@ -83,10 +83,10 @@ pub async fn serve<S: LockService>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let limits = settings.limits.clone();
-    let places = Arc::<Places>::default();
-    let context = Context::new(service, node, settings, Arc::clone(&places));
+    let slots = Arc::<Slots>::default();
+    let context = Context::new(service, node, settings, Arc::clone(&slots));
     let upkeep = metrics::upkeep(&context);
-    let served = server::serve_places(listener, Arc::clone(&context), limits, places, shutdown);
+    let served = server::serve_slots(listener, Arc::clone(&context), limits, slots, shutdown);
     tokio::pin!(upkeep);
     tokio::select! {
         result = served => result,
@@ -113,12 +113,12 @@ pub(crate) async fn serve_one<S: LockService>(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     service: Arc<S>,
 ) {
-    let places = Arc::<Places>::default();
+    let slots = Arc::<Slots>::default();
     let settings = ListenerSettings::default();
     let limits = Arc::new(settings.limits.clone());
-    let context = Context::new(service, Arc::new(()), settings, Arc::clone(&places));
+    let context = Context::new(service, Arc::new(()), settings, Arc::clone(&slots));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
-    server::connection(stream, context, limits, places.take(), stopping).await;
+    server::connection(stream, context, limits, slots.take(), stopping).await;
 }
 
 /// The state that all handlers share.
@@ -136,11 +136,11 @@ impl<S: LockService> Context<S> {
         service: Arc<S>,
         node: Arc<dyn LocalNode>,
         settings: ListenerSettings,
-        places: Arc<Places>,
+        slots: Arc<Slots>,
     ) -> Arc<Self> {
         let metrics = Metrics::new(
             dispatch::all_routes::<S, hyper::body::Incoming>().count(),
-            places,
+            slots,
             settings.budget.clone(),
         );
         Arc::new(Self { service, node, settings, metrics, cluster: OnceLock::new() })

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::ListenerSettings;
 use super::answer::Refusal;
-use super::places::Place;
+use super::slots::Slot;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
@@ -42,7 +42,7 @@ pub(crate) struct ClientRequest<B> {
     pub(crate) http: axum::http::Request<B>,
     pub(crate) trace_id: String,
     /// The slot of its connection, if it is known.
-    pub(crate) place: Option<Arc<Place>>,
+    pub(crate) slot: Option<Arc<Slot>>,
 }
 
 impl<B: Arriving> ClientRequest<B> {
@@ -111,7 +111,7 @@ impl<B: Arriving> ClientRequest<B> {
             Ok(read)
         } else {
             // Until its body has arrived, nothing is done for the request, so it may be evicted.
-            let _pause = self.place.as_ref().map(|place| place.pause());
+            let _pause = self.slot.as_ref().map(|slot| slot.pause());
             let timeout = settings.limits.body_timeout.min(deadline.remaining());
             tokio::time::timeout(timeout, body).await
         };

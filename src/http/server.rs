@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tower_service::Service;
 
-use super::places::{Place, Places, Working};
+use super::slots::{Slot, Slots, Working};
 use super::write_timeout::WriteTimeout;
 use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
@@ -80,12 +80,12 @@ pub(crate) trait Answerer: Clone + Send + Sync + 'static {
     fn answer(
         &self,
         request: hyper::Request<Incoming>,
-        place: &Arc<Place>,
+        slot: &Arc<Slot>,
     ) -> impl Future<Output = Response> + Send;
 }
 
 impl Answerer for Router {
-    async fn answer(&self, request: hyper::Request<Incoming>, _: &Arc<Place>) -> Response {
+    async fn answer(&self, request: hyper::Request<Incoming>, _: &Arc<Slot>) -> Response {
         match self.clone().call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -114,15 +114,15 @@ pub async fn serve_connections(
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    serve_places(listener, router, limits, Arc::default(), shutdown).await
+    serve_slots(listener, router, limits, Arc::default(), shutdown).await
 }
 
 /// As [`serve_connections`], with slots that the caller shares.
-pub(crate) async fn serve_places(
+pub(crate) async fn serve_slots(
     listener: TcpListener,
     answerer: impl Answerer,
     limits: Limits,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
@@ -136,17 +136,17 @@ pub(crate) async fn serve_places(
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => pass_panic_on(ended),
-            stream = accept(&listener, &places) => {
-                if connections.len() >= most && !places.evict_one() {
-                    places.figures().refused.fetch_add(1, Ordering::Relaxed);
+            stream = accept(&listener, &slots) => {
+                if connections.len() >= most && !slots.evict_one() {
+                    slots.figures().refused.fetch_add(1, Ordering::Relaxed);
                     refuse(stream);
                     continue;
                 }
                 // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);
-                let place = places.take();
+                let slot = slots.take();
                 let (answerer, limits) = (answerer.clone(), Arc::clone(&limits));
-                connections.spawn(connection(stream, answerer, limits, place, stopping.clone()));
+                connections.spawn(connection(stream, answerer, limits, slot, stopping.clone()));
             }
         }
     }
@@ -181,13 +181,13 @@ fn descriptors() -> usize {
 }
 
 /// Accepts the next connection. When the system has no descriptor left, a waiting one is evicted.
-async fn accept(listener: &TcpListener, places: &Places) -> TcpStream {
+async fn accept(listener: &TcpListener, slots: &Slots) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                let evicted = places.evict_one();
+                let evicted = slots.evict_one();
                 tracing::warn!(%error, evicted, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -228,7 +228,7 @@ pub(super) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     answerer: impl Answerer,
     limits: Arc<Limits>,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut builder = http1::Builder::new();
@@ -240,7 +240,7 @@ pub(super) async fn connection(
         .max_header_size(limits.head_bytes)
         .max_headers(limits.header_fields);
     let keep_alive = keep_alive(&limits);
-    let requests = service_fn(|request| handle(&answerer, &place, keep_alive.as_ref(), request));
+    let requests = service_fn(|request| handle(&answerer, &slot, keep_alive.as_ref(), request));
     let io = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));
     let stopped = async {
@@ -249,7 +249,7 @@ pub(super) async fn connection(
     };
     let result = tokio::select! {
         biased;
-        () = place.told_to_leave() => return,
+        () = slot.evicted() => return,
         result = served.as_mut() => result,
         () = stopped => {
             served.as_mut().graceful_shutdown();
@@ -270,15 +270,15 @@ fn keep_alive(limits: &Limits) -> Option<HeaderValue> {
 }
 
 /// Passes a request to the answerer. Its connection is not evicted until the answer is written; a
-/// handler that first waits for a body may allow it through the [`Place`].
+/// handler that first waits for a body may allow it through the [`Slot`].
 async fn handle(
     answerer: &impl Answerer,
-    place: &Arc<Place>,
+    slot: &Arc<Slot>,
     keep_alive: Option<&HeaderValue>,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Written<Body, Working>>, std::convert::Infallible> {
-    let working = place.work();
-    let mut response = answerer.answer(request, place).await;
+    let working = slot.work();
+    let mut response = answerer.answer(request, slot).await;
     if let Some(value) = keep_alive {
         response.headers_mut().insert(KEEP_ALIVE, value.clone());
     }

@@ -1,8 +1,8 @@
 //! Services as the workloads see them, with every call recorded.
 //!
 //! [`keyward::bench::Target`] is the adapter of any product: [`Watched`] wraps one and records the
-//! requests and answers of its sessions. Keyward has an adapter of its own here, [`Keyward`],
-//! because its answers carry more than a session returns: the place in the log, the holder that
+//! requests and answers of its owners. Keyward has an adapter of its own here, [`Keyward`],
+//! because its answers carry more than an owner returns: the place in the log, the holder that
 //! caused a refusal, the request id of all attempts.
 
 use std::future::Future;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyward::Error;
-use keyward::bench::{Failure, Session, Target};
+use keyward::bench::{Failure, Owner, Target};
 use keyward::client::Client;
 use keyward::clock::{Clock, SystemClock};
 use keyward::service::LockService;
@@ -37,7 +37,7 @@ const TABLE: &str = "default";
 
 /// The operations that the workloads need beyond [`Target`].
 pub trait Subject: Target + Clone {
-    /// The same service through Keyward's own requests, for features that a session lacks: levels,
+    /// The same service through Keyward's own requests, for features that an owner lacks: levels,
     /// force, releases by name. `None` for any other service.
     fn locks(&self, client: usize) -> Option<Recorded<Client>>;
 
@@ -97,22 +97,22 @@ impl Subject for Keyward {
 }
 
 impl Target for Keyward {
-    type Session = KeywardSession;
+    type Owner = KeywardOwner;
 
-    async fn session(&self, client: usize) -> Result<KeywardSession, Failure> {
+    async fn owner(&self, client: usize) -> Result<KeywardOwner, Failure> {
         let locks = self.client(client);
-        Ok(KeywardSession { locks, signee: name(client), progress: self.progress.clone() })
+        Ok(KeywardOwner { locks, signee: name(client), progress: self.progress.clone() })
     }
 }
 
 /// One client of Keyward.
-pub struct KeywardSession {
+pub struct KeywardOwner {
     locks: Recorded<Client>,
     signee: String,
     progress: Progress,
 }
 
-impl KeywardSession {
+impl KeywardOwner {
     async fn lock(
         &self,
         signature: &str,
@@ -138,7 +138,7 @@ impl KeywardSession {
     }
 }
 
-impl Session for KeywardSession {
+impl Owner for KeywardOwner {
     type Held = Token;
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<Token, Failure> {
@@ -228,7 +228,7 @@ enum OnRefusal {
 }
 
 impl<T> Watched<T> {
-    /// Records the requests of an adapter's sessions.
+    /// Records the requests of an adapter's owners.
     pub fn new(target: T, recorder: Recorder, progress: Progress) -> Self {
         let (target, refusal) = (Arc::new(target), OnRefusal::Held);
         Self { target, recorder, progress, refusal, next_token: Arc::default() }
@@ -262,12 +262,12 @@ impl<T: Target> Subject for Watched<T> {
 }
 
 impl<T: Target> Target for Watched<T> {
-    type Session = WatchedSession<T::Session>;
+    type Owner = WatchedOwner<T::Owner>;
 
-    async fn session(&self, client: usize) -> Result<Self::Session, Failure> {
-        let session = self.target.session(client).await?;
-        Ok(WatchedSession {
-            session,
+    async fn owner(&self, client: usize) -> Result<Self::Owner, Failure> {
+        let owner = self.target.owner(client).await?;
+        Ok(WatchedOwner {
+            owner,
             signee: name(client),
             recorder: self.recorder.clone(),
             progress: self.progress.clone(),
@@ -281,8 +281,8 @@ impl<T: Target> Target for Watched<T> {
 /// One client of any service. Each of its acquires has a new owner: only Keyward knows an owner
 /// that repeats a request for a lock it holds.
 #[derive(Debug)]
-pub struct WatchedSession<S> {
-    session: S,
+pub struct WatchedOwner<S> {
+    owner: S,
     signee: String,
     acquires: u64,
     recorder: Recorder,
@@ -309,7 +309,7 @@ impl Owner {
     }
 }
 
-impl<S: Session> WatchedSession<S> {
+impl<S: Owner> WatchedOwner<S> {
     /// The lock request. Its record lives until its lease ends: only Keyward keeps records beyond
     /// it.
     fn asked(
@@ -343,7 +343,7 @@ impl<S: Session> WatchedSession<S> {
     }
 }
 
-impl<S: Session> Session for WatchedSession<S> {
+impl<S: Owner> Owner for WatchedOwner<S> {
     type Held = WatchedHeld<S::Held>;
 
     async fn acquire(
@@ -355,7 +355,7 @@ impl<S: Session> Session for WatchedSession<S> {
         let owner = Owner(self.acquires);
         let action = self.asked(signature, duration, owner, None);
         let call = self.recorder.begin(self.signee.clone(), action);
-        let answer = self.session.acquire(signature, duration).await.map(|held| {
+        let answer = self.owner.acquire(signature, duration).await.map(|held| {
             let token = S::token(&held)
                 .unwrap_or_else(|| self.next_token.fetch_add(1, Ordering::SeqCst) + 1);
             WatchedHeld { held, owner, token }
@@ -381,7 +381,7 @@ impl<S: Session> Session for WatchedSession<S> {
     ) -> Result<(), Failure> {
         let action = self.asked(signature, duration, held.owner, Some(held.token));
         let call = self.recorder.begin(self.signee.clone(), action);
-        let answer = self.session.renew(signature, &mut held.held, duration).await;
+        let answer = self.owner.renew(signature, &mut held.held, duration).await;
         call.finish(
             match &answer {
                 Ok(()) => Self::granted(Status::Renewed, held.token, duration),
@@ -400,11 +400,11 @@ impl<S: Session> Session for WatchedSession<S> {
             token: Some(held.token),
         });
         let call = self.recorder.begin(self.signee.clone(), action);
-        let answer = self.session.release(signature, held.held).await;
+        let answer = self.owner.release(signature, held.held).await;
         call.finish(
             match &answer {
                 Ok(()) => Outcome::Ok(Answer::Released),
-                // Nothing was changed; a session does not tell whether another holder or none was
+                // Nothing was changed; an owner does not tell whether another holder or none was
                 // there.
                 Err(Failure::Refused) => Outcome::Unavailable,
                 Err(failure) => outcome(failure, ForbiddenReason::Lost),
@@ -414,9 +414,9 @@ impl<S: Session> Session for WatchedSession<S> {
         noted(&self.progress, answer)
     }
 
-    /// Not recorded: a session returns whether the lock is held, not by whom.
+    /// Not recorded: an owner returns whether the lock is held, not by whom.
     async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
-        noted(&self.progress, self.session.check(signature).await)
+        noted(&self.progress, self.owner.check(signature).await)
     }
 
     fn token(held: &Self::Held) -> Option<u64> {

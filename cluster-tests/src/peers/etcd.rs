@@ -6,7 +6,7 @@
 //! deletes it if it is still ours.
 //!
 //! A lock lasts as long as its lease. Leases have whole seconds, at least two, and their duration
-//! cannot be changed: [`Session::renew`] keeps one alive for the duration it was granted with.
+//! cannot be changed: [`Owner::renew`] keeps one alive for the duration it was granted with.
 //! Nothing here keeps a lease alive in the background: a holder that does nothing loses its locks.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, LeaseKeepAliveStream,
     LeaseKeeper, LockOptions, PutOptions, Txn, TxnOp,
 };
-use keyward::bench::{Failure, Session, Target};
+use keyward::bench::{Failure, Owner, Target};
 
 use super::{answered, as_read, spread};
 use crate::wait::Stopwatch;
@@ -60,9 +60,9 @@ impl Etcd {
 }
 
 impl Target for Etcd {
-    type Session = EtcdSession;
+    type Owner = EtcdOwner;
 
-    async fn session(&self, client: usize) -> Result<EtcdSession, Failure> {
+    async fn owner(&self, client: usize) -> Result<EtcdOwner, Failure> {
         let options = ConnectOptions::new().with_connect_timeout(Duration::from_secs(2));
         let endpoint = spread(&self.endpoints, client);
         let opened = async {
@@ -72,12 +72,12 @@ impl Target for Etcd {
             Ok::<_, Error>(client)
         };
         let client = answered(opened, failure).await.map_err(as_read)?;
-        Ok(EtcdSession { client, manner: self.manner, lease_of: self.lease_of, lease: None })
+        Ok(EtcdOwner { client, manner: self.manner, lease_of: self.lease_of, lease: None })
     }
 }
 
 /// A client of etcd, with its own connection.
-pub struct EtcdSession {
+pub struct EtcdOwner {
     client: Client,
     manner: Manner,
     lease_of: LeaseOf,
@@ -113,7 +113,7 @@ enum HeldBy {
     Own(Box<Lease>),
 }
 
-impl Session for EtcdSession {
+impl Owner for EtcdOwner {
     type Held = EtcdHeld;
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<EtcdHeld, Failure> {
@@ -215,7 +215,7 @@ impl HeldBy {
     }
 }
 
-impl EtcdSession {
+impl EtcdOwner {
     /// The session's lease, with at least two thirds of it left.
     async fn session_lease(&mut self, duration: Duration) -> Result<i64, Failure> {
         if let Some(lease) = &mut self.lease
@@ -367,14 +367,14 @@ mod tests {
     /// The lock service hands over to the next in the queue, with a larger token.
     async fn queues(etcd: &Etcd) {
         let duration = Duration::from_secs(20);
-        let mut one = etcd.session(0).await.expect("a session");
-        let mut other = etcd.session(1).await.expect("a session");
+        let mut one = etcd.owner(0).await.expect("an owner");
+        let mut other = etcd.owner(1).await.expect("an owner");
         let held = one.acquire("peers/queue", duration).await.expect("a free lock is taken");
         assert_eq!(other.check("peers/queue").await, Ok(true));
-        let token = EtcdSession::token(&held);
+        let token = EtcdOwner::token(&held);
         let waiting = tokio::spawn(async move {
             let held = other.acquire("peers/queue", duration).await.expect("its turn");
-            let token = EtcdSession::token(&held);
+            let token = EtcdOwner::token(&held);
             other.release("peers/queue", held).await.expect("a release");
             token
         });

@@ -1,7 +1,7 @@
 //! Other lock services, started as real processes and driven through their own Rust clients.
 //!
 //! [`server`] starts and ends them; [`etcd`], [`zookeeper`] and [`redis`] translate
-//! [`keyward::bench::Session`] into the requests of each service's client. They serve the
+//! [`keyward::bench::Owner`] into the requests of each service's client. They serve the
 //! comparison and the tests that freeze holders, so a lock's duration is a real lease of the
 //! service, never a timer of the adapter's.
 //!
@@ -75,7 +75,7 @@ async fn until<T, E: Display>(
 /// Tests that each adapter must pass, whatever service is behind it.
 #[cfg(test)]
 pub(crate) mod checks {
-    use keyward::bench::{Session, Target};
+    use keyward::bench::{Owner, Target};
 
     use super::*;
 
@@ -97,8 +97,8 @@ pub(crate) mod checks {
     /// One client holds, another is refused, and after the release it acquires the lock with a
     /// larger token.
     pub(crate) async fn excludes<T: Target>(target: &T) {
-        let mut one = target.session(0).await.expect("a session");
-        let mut other = target.session(1).await.expect("a session");
+        let mut one = target.owner(0).await.expect("an owner");
+        let mut other = target.owner(1).await.expect("an owner");
         let signature = "peers/a lock, with signs: ü%.";
         assert_eq!(other.check(signature).await, Ok(false));
         let mut first = one.acquire(signature, DURATION).await.expect("a free lock is taken");
@@ -106,10 +106,10 @@ pub(crate) mod checks {
         let refused = other.acquire(signature, DURATION).await;
         assert_eq!(refused.map(|_| ()), Err(Failure::Refused));
         assert_eq!(one.renew(signature, &mut first, DURATION).await, Ok(()));
-        let old = T::Session::token(&first);
+        let old = T::Owner::token(&first);
         assert_eq!(one.release(signature, first).await, Ok(()));
         let second = other.acquire(signature, DURATION).await.expect("it is free again");
-        assert!(T::Session::token(&second) > old || old.is_none(), "{old:?}, then {second:?}");
+        assert!(T::Owner::token(&second) > old || old.is_none(), "{old:?}, then {second:?}");
         assert_eq!(other.release(signature, second).await, Ok(()));
         assert_eq!(one.check(signature).await, Ok(false));
     }
@@ -117,8 +117,8 @@ pub(crate) mod checks {
     /// A holder that does nothing for longer than its duration has lost the lock to another, and
     /// learns of it when it renews or releases.
     pub(crate) async fn ends<T: Target>(target: &T, duration: Duration) {
-        let mut frozen = target.session(0).await.expect("a session");
-        let mut other = target.session(1).await.expect("a session");
+        let mut frozen = target.owner(0).await.expect("an owner");
+        let mut other = target.owner(1).await.expect("an owner");
         let signature = "peers/left alone";
         let mut held = frozen.acquire(signature, duration).await.expect("a free lock is taken");
         let watch = Stopwatch::start();

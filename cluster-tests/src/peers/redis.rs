@@ -13,7 +13,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Script, Value, cmd};
 use futures::future::join_all;
-use keyward::bench::{Failure, Session, Target};
+use keyward::bench::{Failure, Owner, Target};
 
 use super::{ANSWER, as_read};
 use crate::wait::Stopwatch;
@@ -46,9 +46,9 @@ impl Redis {
 }
 
 impl Target for Redis {
-    type Session = RedisSession;
+    type Owner = RedisOwner;
 
-    async fn session(&self, _client: usize) -> Result<RedisSession, Failure> {
+    async fn owner(&self, _client: usize) -> Result<RedisOwner, Failure> {
         let mut nodes = Vec::new();
         for endpoint in &self.endpoints {
             let client = Client::open(endpoint.as_str())
@@ -61,13 +61,13 @@ impl Target for Redis {
         }
         drop(reached);
         let name = format!("{:032x}", rand::random::<u128>());
-        Ok(RedisSession { nodes, scripts: Arc::clone(&self.scripts), name, taken: 0 })
+        Ok(RedisOwner { nodes, scripts: Arc::clone(&self.scripts), name, taken: 0 })
     }
 }
 
 /// A client, with a connection to each Redis. The next request replaces a broken connection.
 #[derive(Debug)]
-pub struct RedisSession {
+pub struct RedisOwner {
     nodes: Vec<Node>,
     scripts: Arc<Scripts>,
     /// The prefix of each lock's value; a number follows, so that no other lock has it.
@@ -90,7 +90,7 @@ struct Votes {
     failure: Option<Failure>,
 }
 
-impl Session for RedisSession {
+impl Owner for RedisOwner {
     type Held = RedisHeld;
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<RedisHeld, Failure> {
@@ -157,7 +157,7 @@ fn no_majority() -> Failure {
     Failure::Unavailable(String::from("no majority says the same"))
 }
 
-impl RedisSession {
+impl RedisOwner {
     fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }
@@ -300,7 +300,7 @@ mod tests {
             checks::ends(redis, Duration::from_millis(500)).await;
         }
         // Redlock goes on without one of three, and a session finds a node that is back.
-        let mut session = three.session(0).await.expect("a session");
+        let mut session = three.owner(0).await.expect("an owner");
         servers.kill(2);
         let duration = Duration::from_secs(20);
         let held = session.acquire("peers/two of three", duration).await.expect("a majority");

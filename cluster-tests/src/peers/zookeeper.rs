@@ -9,12 +9,12 @@
 //! 4 to 40 s by default). The client keeps its session alive by pings of its own as long as the
 //! process runs and its runtime makes progress: a holder is frozen only with its process.
 //!
-//! A session is kept alive by any request, so [`Session::renew`] reads the lock's node: a read that
+//! A session is kept alive by any request, so [`Owner::renew`] reads the lock's node: a read that
 //! the node answers by itself. Nothing is written and no majority is involved.
 
 use std::time::Duration;
 
-use keyward::bench::{Failure, Session, Target};
+use keyward::bench::{Failure, Owner, Target};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, LockOptions, LockPrefix};
 
 use super::{answered, as_read, spread};
@@ -49,9 +49,9 @@ impl ZooKeeper {
 }
 
 impl Target for ZooKeeper {
-    type Session = ZooKeeperSession;
+    type Owner = ZooKeeperOwner;
 
-    async fn session(&self, client: usize) -> Result<ZooKeeperSession, Failure> {
+    async fn owner(&self, client: usize) -> Result<ZooKeeperOwner, Failure> {
         let address = spread(&self.addresses, client);
         let connected = Client::connector()
             .with_session_timeout(self.session)
@@ -63,14 +63,14 @@ impl Target for ZooKeeper {
             Ok(_) | Err(Failure::Refused) => {}
             Err(other) => return Err(as_read(other)),
         }
-        Ok(ZooKeeperSession { client, manner: self.manner })
+        Ok(ZooKeeperOwner { client, manner: self.manner })
     }
 }
 
 /// A session of ZooKeeper, with its own connection. Dropping it ends the session and its locks;
 /// once it has ended, all its requests fail, and another session must be opened.
 #[derive(Debug)]
-pub struct ZooKeeperSession {
+pub struct ZooKeeperOwner {
     client: Client,
     manner: Manner,
 }
@@ -84,7 +84,7 @@ pub struct ZooKeeperHeld {
     token: i64,
 }
 
-impl Session for ZooKeeperSession {
+impl Owner for ZooKeeperOwner {
     type Held = ZooKeeperHeld;
 
     async fn acquire(
@@ -151,7 +151,7 @@ impl Session for ZooKeeperSession {
     }
 }
 
-impl ZooKeeperSession {
+impl ZooKeeperOwner {
     async fn queue(&self, signature: &str) -> Result<ZooKeeperHeld, Failure> {
         let parent = path(signature);
         let prefix = LockPrefix::new_curator(&parent, "lock-").map_err(failure)?;
@@ -239,8 +239,8 @@ mod tests {
     }
 
     async fn ends_with_its_session(zookeeper: &ZooKeeper) {
-        let mut one = zookeeper.session(0).await.expect("a session");
-        let mut other = zookeeper.session(1).await.expect("a session");
+        let mut one = zookeeper.owner(0).await.expect("an owner");
+        let mut other = zookeeper.owner(1).await.expect("an owner");
         let duration = Duration::from_secs(1);
         one.acquire("peers/session", duration).await.expect("a free lock is taken");
         assert_eq!(other.check("peers/session").await, Ok(true));
@@ -255,15 +255,15 @@ mod tests {
     /// The recipe hands over to the next in the queue, with a larger token.
     async fn queues(zookeeper: &ZooKeeper) {
         let duration = Duration::from_secs(20);
-        let mut one = zookeeper.session(0).await.expect("a session");
-        let mut other = zookeeper.session(1).await.expect("a session");
+        let mut one = zookeeper.owner(0).await.expect("an owner");
+        let mut other = zookeeper.owner(1).await.expect("an owner");
         assert_eq!(other.check("peers/queue").await, Ok(false));
         let mut held = one.acquire("peers/queue", duration).await.expect("a free lock is taken");
         assert_eq!(one.renew("peers/queue", &mut held, duration).await, Ok(()));
-        let token = ZooKeeperSession::token(&held);
+        let token = ZooKeeperOwner::token(&held);
         let waiting = tokio::spawn(async move {
             let held = other.acquire("peers/queue", duration).await.expect("its turn");
-            let token = ZooKeeperSession::token(&held);
+            let token = ZooKeeperOwner::token(&held);
             other.release("peers/queue", held).await.expect("a release");
             token
         });

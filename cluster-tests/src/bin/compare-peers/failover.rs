@@ -13,7 +13,7 @@ use cluster_tests::peers::redis::Redis;
 use cluster_tests::peers::server::Servers;
 use cluster_tests::peers::zookeeper::{Manner as ZooKeeperManner, ZooKeeper};
 use cluster_tests::wait::Stopwatch;
-use keyward::bench::{Http, Session, Target};
+use keyward::bench::{Http, Owner, Target};
 use tokio::sync::mpsc;
 
 use crate::rows::Service;
@@ -124,20 +124,20 @@ async fn ask<T: Target>(
     tell: mpsc::Sender<u64>,
 ) {
     let duration = Duration::from_secs(60);
-    let mut session = None;
+    let mut owner = None;
     for number in 0_u64.. {
         let asked_in = phase.load(Ordering::SeqCst);
         let attempt = async {
-            let mut open = match session.take() {
+            let mut open = match owner.take() {
                 Some(open) => open,
-                None => target.session(client).await.ok()?,
+                None => target.owner(client).await.ok()?,
             };
             let held = open.acquire(&format!("{prefix}/{number}"), duration).await.ok()?;
             Some((open, held))
         };
         match tokio::time::timeout(ATTEMPT, attempt).await {
             Ok(Some((open, _held))) => {
-                session = Some(open);
+                owner = Some(open);
                 if tell.send(asked_in).await.is_err() {
                     return;
                 }

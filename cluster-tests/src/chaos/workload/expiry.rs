@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use keyward::bench::{Failure, Session};
+use keyward::bench::{Failure, Owner};
 use rand::Rng;
 
 use super::Hand;
@@ -22,11 +22,11 @@ const ASK: Duration = Duration::from_millis(5);
 const BEFORE: f64 = 0.05;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
-    let Some(mut one) = hand.session().await else { return };
+    let Some(mut one) = hand.owner().await else { return };
     // A second owner, numbered after all other clients.
     let number = hand.number;
     hand.number += 1_000_000;
-    let Some(mut other) = hand.session().await else { return };
+    let Some(mut other) = hand.owner().await else { return };
     hand.number = number;
     let signature = format!("expiry/{}", hand.index);
     let mut held: Option<Stopwatch> = None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward::bench::{Failure, Session};
+use keyward::bench::{Failure, Owner};
 use keyward::client::Client;
 use keyward::service::LockService;
 use keyward::types::{
@@ -27,9 +27,9 @@ const EDGE: u32 = 50;
 const HEAVY: u32 = 4;
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
-    let Some(mut session) = hand.session().await else { return };
+    let Some(mut owner) = hand.owner().await else { return };
     let rich = hand.subject.locks(hand.number);
-    let mut held: Option<(String, <S::Session as Session>::Held)> = None;
+    let mut held: Option<(String, <S::Owner as Owner>::Held)> = None;
     let mut deck = Deck::shuffle(|below| hand.random.random_range(0..below));
     while !hand.stopped() {
         let answer = match (&rich, &mut held) {
@@ -43,7 +43,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
             (_, None) => {
                 let signature = any_lock(&mut hand);
                 let lease = any_lease(&mut hand);
-                match session.acquire(&signature, lease).await {
+                match owner.acquire(&signature, lease).await {
                     Ok(grant) => {
                         held = Some((signature, grant));
                         Ok(())
@@ -51,7 +51,7 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
                     Err(failure) => Err(failure),
                 }
             }
-            (_, Some(_)) => next(&mut hand, &mut session, &mut held).await,
+            (_, Some(_)) => next(&mut hand, &mut owner, &mut held).await,
         };
         // A service that answers at once would starve other tasks.
         tokio::task::yield_now().await;
@@ -66,22 +66,22 @@ pub(super) async fn run<S: Subject>(mut hand: Hand<S>) {
 /// The next action of a holder: renew, check, sleep, release, or abandon.
 async fn next<S: Subject>(
     hand: &mut Hand<S>,
-    session: &mut S::Session,
-    held: &mut Option<(String, <S::Session as Session>::Held)>,
+    owner: &mut S::Owner,
+    held: &mut Option<(String, <S::Owner as Owner>::Held)>,
 ) -> Result<(), Failure> {
     let Some((signature, mut grant)) = held.take() else { return Ok(()) };
     match hand.random.random_range(0..10) {
         0..3 => {
             // The lease of the grant: not every service can change it.
             let lease = hand.shared.size.lease;
-            let renewed = session.renew(&signature, &mut grant, lease).await;
+            let renewed = owner.renew(&signature, &mut grant, lease).await;
             if renewed.is_ok() {
                 *held = Some((signature, grant));
             }
             renewed
         }
         3 => {
-            let checked = session.check(&signature).await.map(|_| ());
+            let checked = owner.check(&signature).await.map(|_| ());
             *held = Some((signature, grant));
             checked
         }
@@ -91,7 +91,7 @@ async fn next<S: Subject>(
             *held = Some((signature, grant));
             Ok(())
         }
-        5..9 => session.release(&signature, grant).await,
+        5..9 => owner.release(&signature, grant).await,
         _ => Ok(()),
     }
 }

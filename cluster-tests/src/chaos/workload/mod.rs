@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use keyward::bench::{Session, Target};
+use keyward::bench::{Owner, Target};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -187,11 +187,11 @@ impl<S: Target> Hand<S> {
         self.sleep(time).await;
     }
 
-    /// Opens a session; `None` if the run ends before one is open.
-    async fn session(&mut self) -> Option<S::Session> {
+    /// Connects an owner; `None` if the run ends before it is connected.
+    async fn owner(&mut self) -> Option<S::Owner> {
         while !self.stopped() {
-            if let Ok(session) = self.subject.session(self.number).await {
-                return Some(session);
+            if let Ok(owner) = self.subject.owner(self.number).await {
+                return Some(owner);
             }
             self.sleep(MOMENT * 10).await;
         }
@@ -199,7 +199,7 @@ impl<S: Target> Hand<S> {
     }
 
     /// The token to present to the register, if it checks tokens.
-    fn token(&self, held: &<S::Session as Session>::Held) -> Option<u64> {
-        if self.shared.size.tokens { S::Session::token(held) } else { None }
+    fn token(&self, held: &<S::Owner as Owner>::Held) -> Option<u64> {
+        if self.shared.size.tokens { S::Owner::token(held) } else { None }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use keyward::bench::{Failure, Session};
+use keyward::bench::{Failure, Owner};
 use rand::Rng;
 
 use super::Hand;
@@ -40,15 +40,15 @@ impl Plan {
 }
 
 pub(super) async fn run<S: Subject>(mut hand: Hand<S>, plan: Plan) {
-    let Some(mut session) = hand.session().await else { return };
+    let Some(mut owner) = hand.owner().await else { return };
     while !hand.stopped() {
         let locks = if plan.one_lock { 1 } else { hand.shared.size.locks };
         let signature = format!("{}/{}", plan.prefix, hand.random.random_range(0..locks));
-        match session.acquire(&signature, hand.shared.size.lease).await {
+        match owner.acquire(&signature, hand.shared.size.lease).await {
             Ok(held) => {
                 let token = hand.token(&held);
                 update(&mut hand, plan, &signature, token).await;
-                leave(&mut hand, plan, &mut session, &signature, held).await;
+                leave(&mut hand, plan, &mut owner, &signature, held).await;
             }
             Err(Failure::Refused) => hand.moment().await,
             Err(Failure::Unavailable(_) | Failure::Unknown(_)) => {
@@ -86,15 +86,15 @@ async fn update<S: Subject>(hand: &mut Hand<S>, plan: Plan, signature: &str, tok
 async fn leave<S: Subject>(
     hand: &mut Hand<S>,
     plan: Plan,
-    session: &mut S::Session,
+    owner: &mut S::Owner,
     signature: &str,
-    held: <S::Session as Session>::Held,
+    held: <S::Owner as Owner>::Held,
 ) {
     if plan.freezes > 0 && hand.random.random_ratio(1, 50) {
         return;
     }
     // The outcome is in the history; a lock that was not released expires.
-    let _ = session.release(signature, held).await;
+    let _ = owner.release(signature, held).await;
 }
 
 fn read<S: Subject>(hand: &Hand<S>, signature: &str, token: Option<u64>) -> Result<u64, Stale> {

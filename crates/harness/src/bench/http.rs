@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::keyward::failure;
-use super::target::{Failure, Session, Target};
+use super::target::{Failure, Owner, Target};
 use keyward_client::CONNECT_TIMEOUT;
 use keyward_client::api::{
     CheckAnswer, CheckQuery, LockAnswer, LockBody, Problem, UnlockAnswer, UnlockBody,
@@ -63,25 +63,25 @@ fn address_of(endpoint: &str) -> Result<String, Error> {
 }
 
 impl Target for Http {
-    type Session = HttpSession;
+    type Owner = HttpOwner;
 
-    async fn session(&self, client: usize) -> Result<HttpSession, Failure> {
+    async fn owner(&self, client: usize) -> Result<HttpOwner, Failure> {
         let address = self.addresses[client % self.addresses.len()].clone();
-        let mut session = HttpSession {
+        let mut owner = HttpOwner {
             signee: format!("client-{client}-{:08x}", rand::random::<u32>()),
             table: self.table.clone(),
             timeout: self.timeout,
             address,
             connection: None,
         };
-        session.connect().await?;
-        Ok(session)
+        owner.connect().await?;
+        Ok(owner)
     }
 }
 
 /// A client with its own connection.
 #[derive(Debug)]
-pub struct HttpSession {
+pub struct HttpOwner {
     signee: String,
     table: String,
     timeout: Duration,
@@ -89,7 +89,7 @@ pub struct HttpSession {
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
-impl HttpSession {
+impl HttpOwner {
     async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let not_done =
             |why: &dyn std::fmt::Display| Failure::Unavailable(format!("{}: {why}", self.address));
@@ -156,7 +156,7 @@ impl HttpSession {
     }
 }
 
-impl Session for HttpSession {
+impl Owner for HttpOwner {
     type Held = u64;
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<u64, Failure> {

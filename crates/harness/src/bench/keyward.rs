@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::target::{Failure, Session, Target};
+use super::target::{Failure, Owner, Target};
 use keyward_client::Client;
 use keyward_core::error::Error;
 use keyward_core::service::LockService;
@@ -30,11 +30,11 @@ impl<S> Services<S> {
 }
 
 impl<S: LockService + Clone> Target for Services<S> {
-    type Session = ServiceSession<S>;
+    type Owner = ServiceOwner<S>;
 
-    async fn session(&self, client: usize) -> Result<ServiceSession<S>, Failure> {
+    async fn owner(&self, client: usize) -> Result<ServiceOwner<S>, Failure> {
         let service = self.services[client % self.services.len()].clone();
-        Ok(ServiceSession::new(service, client, &self.table))
+        Ok(ServiceOwner::new(service, client, &self.table))
     }
 }
 
@@ -56,9 +56,9 @@ impl Clients {
 }
 
 impl Target for Clients {
-    type Session = ServiceSession<Client>;
+    type Owner = ServiceOwner<Client>;
 
-    async fn session(&self, client: usize) -> Result<ServiceSession<Client>, Failure> {
+    async fn owner(&self, client: usize) -> Result<ServiceOwner<Client>, Failure> {
         let mut endpoints = self.endpoints.clone();
         let first = client % endpoints.len().max(1);
         endpoints.rotate_left(first);
@@ -66,19 +66,19 @@ impl Target for Clients {
         let service = service.map_err(failure)?;
         // Connecting is lazy; this is the first request.
         service.cluster(CallOptions::default()).await.map_err(failure)?;
-        Ok(ServiceSession::new(service, client, &self.table))
+        Ok(ServiceOwner::new(service, client, &self.table))
     }
 }
 
 /// One owner that uses a service.
 #[derive(Debug)]
-pub struct ServiceSession<S> {
+pub struct ServiceOwner<S> {
     service: S,
     signee: String,
     table: String,
 }
 
-impl<S> ServiceSession<S> {
+impl<S> ServiceOwner<S> {
     fn new(service: S, client: usize, table: &str) -> Self {
         let signee = format!("client-{client}-{:08x}", rand::random::<u32>());
         Self { service, signee, table: table.to_owned() }
@@ -98,7 +98,7 @@ impl<S> ServiceSession<S> {
     }
 }
 
-impl<S: LockService> Session for ServiceSession<S> {
+impl<S: LockService> Owner for ServiceOwner<S> {
     type Held = Token;
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<Token, Failure> {

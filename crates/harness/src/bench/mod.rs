@@ -33,4 +33,4 @@ pub use measurement::{
 pub use pace::Pace;
 pub use plan::{Plan, Workload};
 pub use run::{NodeUsage, Observer, run};
-pub use target::{Failure, Session, Target};
+pub use target::{Failure, Owner, Target};

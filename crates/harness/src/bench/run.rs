@@ -22,14 +22,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the observer is polled for a stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long all clients may take to open their sessions and to take what they need.
+/// How long all clients may take to connect and to take what they need.
 const OPENING: Duration = Duration::from_secs(120);
 
 /// The time from the start signal until the first operation is due: enough for every thread to
 /// receive it.
 const RUN_UP: Duration = Duration::from_millis(20);
 
-/// How many sessions a thread opens at a time: few enough that no listener's queue overflows.
+/// How many clients a thread connects at a time: few enough that no listener's queue overflows.
 const OPENING_AT_A_TIME: usize = 16;
 
 /// One node's use of the machine.
@@ -74,7 +74,7 @@ enum News {
 /// Runs a plan on a service, on threads of its own; the calling one waits.
 ///
 /// # Errors
-/// If a client cannot open its session, or cannot take the lock that it needs.
+/// If a client cannot connect, or cannot take the lock that it needs.
 ///
 /// # Panics
 /// If a thread cannot be started.
@@ -227,11 +227,11 @@ impl<T: Target> Crew<T> {
         tokio::time::sleep(schedule.start.saturating_sub(now)).await;
         let tasks: Vec<_> =
             workers.into_iter().map(|worker| tokio::spawn(worker.run(schedule))).collect();
-        // Sessions stay open until the usage of the nodes was read: some services' locks end with
+        // Connections stay open until the usage of the nodes was read: some services' locks end with
         // them.
-        let mut sessions = Vec::new();
+        let mut owners = Vec::new();
         for task in tasks {
-            sessions.push(task.await.expect("a client does not panic"));
+            owners.push(task.await.expect("a client does not panic"));
         }
         let _ = self.tell.send(News::Finished);
         while self.go.changed().await.is_ok() {}

@@ -7,21 +7,20 @@ use std::time::Duration;
 /// A lock service. An adapter translates; it adds no retries, no caching and no waiting of its own
 /// beyond what the service's ordinary client does.
 pub trait Target: Send + Sync + 'static {
-    /// The session of one client.
-    type Session: Session;
+    /// The owner that one client is.
+    type Owner: Owner;
 
-    /// Opens the session of client number `client`. Clients are spread over the nodes by their
+    /// Connects the owner of client number `client`. Clients are spread over the nodes by their
     /// number, if the service has several.
     ///
     /// # Errors
     /// `Unavailable` if no node can be reached.
-    fn session(&self, client: usize)
-    -> impl Future<Output = Result<Self::Session, Failure>> + Send;
+    fn owner(&self, client: usize) -> impl Future<Output = Result<Self::Owner, Failure>> + Send;
 }
 
-/// One client of a service, with one request in flight at a time. Its owner name is its own: two
-/// sessions are two owners.
-pub trait Session: Send + 'static {
+/// One client of a service, with one request in flight at a time. Its name is its own: two clients
+/// are two owners.
+pub trait Owner: Send + 'static {
     /// The value that the service hands out to a holder and requires for renewal and release.
     type Held: Debug + Send + 'static;
 
@@ -50,7 +49,7 @@ pub trait Session: Send + 'static {
     /// Releases a lock.
     ///
     /// # Errors
-    /// As [`Session::renew`].
+    /// As [`Owner::renew`].
     fn release(
         &mut self,
         signature: &str,

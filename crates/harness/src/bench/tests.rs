@@ -68,19 +68,19 @@ struct Stalls {
     stall: Duration,
 }
 
-struct StallsSession(Arc<Stalls>);
+struct StallsOwner(Arc<Stalls>);
 
 struct StallsTarget(Arc<Stalls>);
 
 impl Target for StallsTarget {
-    type Session = StallsSession;
+    type Owner = StallsOwner;
 
-    async fn session(&self, _client: usize) -> Result<StallsSession, Failure> {
-        Ok(StallsSession(Arc::clone(&self.0)))
+    async fn owner(&self, _client: usize) -> Result<StallsOwner, Failure> {
+        Ok(StallsOwner(Arc::clone(&self.0)))
     }
 }
 
-impl Session for StallsSession {
+impl Owner for StallsOwner {
     type Held = ();
 
     async fn acquire(&mut self, _signature: &str, _duration: Duration) -> Result<(), Failure> {
@@ -138,14 +138,14 @@ fn an_open_loop_counts_everyone_who_waited_for_a_stall() {
 #[test]
 fn what_was_due_and_never_begun_counts_with_the_time_it_waited() {
     struct Slow;
-    struct SlowSession;
+    struct SlowOwner;
     impl Target for Slow {
-        type Session = SlowSession;
-        async fn session(&self, _client: usize) -> Result<SlowSession, Failure> {
-            Ok(SlowSession)
+        type Owner = SlowOwner;
+        async fn owner(&self, _client: usize) -> Result<SlowOwner, Failure> {
+            Ok(SlowOwner)
         }
     }
-    impl Session for SlowSession {
+    impl Owner for SlowOwner {
         type Held = ();
         async fn acquire(&mut self, _: &str, _: Duration) -> Result<(), Failure> {
             Ok(())

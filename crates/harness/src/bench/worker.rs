@@ -1,7 +1,7 @@
 //! One client of a run: it takes the next turn, sends a request, counts the answer, and goes on.
 //!
 //! After a failure it goes on with a signature that it has not used: the state of the old one is
-//! not known. After a failure that is no refusal it also waits a little, and opens another session
+//! not known. After a failure that is no refusal it also waits a little, and connects anew
 //! on the next node as a client's own retry would.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::counts::{Operation, Sample, Shard, Window};
 use super::pace::counts_from;
 use super::plan::{Plan, Workload};
-use super::target::{Failure, Session, Target};
+use super::target::{Failure, Owner, Target};
 use keyward_core::clock::{Clock, SystemClock};
 
 /// The pause after a failure: enough that a cluster without a leader is not kept busy with
@@ -59,11 +59,11 @@ pub(super) struct Worker<T: Target> {
     shared: Arc<Shared>,
     counter: Arc<Shard>,
     client: usize,
-    session: T::Session,
+    owner: T::Owner,
     /// The number of failures, which determines the next node.
     failures: usize,
     signature: String,
-    held: Option<<T::Session as Session>::Held>,
+    held: Option<<T::Owner as Owner>::Held>,
     turns: u64,
 }
 
@@ -74,13 +74,13 @@ impl<T: Target> Worker<T> {
         counter: Arc<Shard>,
         client: usize,
     ) -> Result<Self, Failure> {
-        let session = target.session(client).await?;
+        let owner = target.owner(client).await?;
         let mut worker = Self {
             target,
             shared,
             counter,
             client,
-            session,
+            owner,
             failures: 0,
             signature: String::new(),
             held: None,
@@ -99,7 +99,7 @@ impl<T: Target> Worker<T> {
         let mut attempts = 0;
         loop {
             let duration = self.shared.plan.lock_duration;
-            match self.session.acquire(&self.signature, duration).await {
+            match self.owner.acquire(&self.signature, duration).await {
                 Ok(held) => {
                     self.held = Some(held);
                     return Ok(());
@@ -114,8 +114,8 @@ impl<T: Target> Worker<T> {
     }
 
     /// Works until the window closes, and releases the lock it holds, unless the workload keeps its
-    /// locks. Returns the session: locks that are kept may depend on it.
-    pub(super) async fn run(mut self, schedule: Schedule) -> T::Session {
+    /// locks. Returns the owner: locks that are kept may depend on it.
+    pub(super) async fn run(mut self, schedule: Schedule) -> T::Owner {
         while let Some(from) = self.turn(&schedule).await {
             self.step(from, schedule.window).await;
             self.turns += 1;
@@ -123,9 +123,9 @@ impl<T: Target> Worker<T> {
         if let Some(held) = self.held.take() {
             // If this fails, the lock stays until it expires and hinders no one: its signature is
             // this run's alone.
-            let _ = self.session.release(&self.signature, held).await;
+            let _ = self.owner.release(&self.signature, held).await;
         }
-        self.session
+        self.owner
     }
 
     /// Waits until the next operation is due; returns the time from which it is timed.
@@ -191,7 +191,7 @@ impl<T: Target> Worker<T> {
 
     async fn acquire(&mut self, from: Duration, window: Window) {
         let duration = self.shared.plan.lock_duration;
-        let answer = self.session.acquire(&self.signature, duration).await;
+        let answer = self.owner.acquire(&self.signature, duration).await;
         let failure = answer.map(|held| self.held = Some(held)).err();
         self.count(Operation::Acquire, from, window, failure).await;
     }
@@ -199,18 +199,18 @@ impl<T: Target> Worker<T> {
     async fn renew(&mut self, from: Duration, window: Window) {
         let Some(held) = &mut self.held else { return };
         let duration = self.shared.plan.lock_duration;
-        let failure = self.session.renew(&self.signature, held, duration).await.err();
+        let failure = self.owner.renew(&self.signature, held, duration).await.err();
         self.count(Operation::Renew, from, window, failure).await;
     }
 
     async fn check(&mut self, from: Duration, window: Window) {
-        let failure = self.session.check(&self.signature).await.err();
+        let failure = self.owner.check(&self.signature).await.err();
         self.count(Operation::Check, from, window, failure).await;
     }
 
     async fn release(&mut self, from: Duration, window: Window) {
         let Some(held) = self.held.take() else { return };
-        let failure = self.session.release(&self.signature, held).await.err();
+        let failure = self.owner.release(&self.signature, held).await.err();
         self.count(Operation::Release, from, window, failure).await;
     }
 
@@ -220,7 +220,7 @@ impl<T: Target> Worker<T> {
         let signature = format!("{}/one", self.shared.plan.prefix);
         loop {
             let duration = self.shared.plan.lock_duration;
-            let answer = self.session.acquire(&signature, duration).await;
+            let answer = self.owner.acquire(&signature, duration).await;
             let ended = SystemClock.raw();
             let sample = |failure| Sample { operation: Operation::Acquire, from, ended, failure };
             match answer {
@@ -229,7 +229,7 @@ impl<T: Target> Worker<T> {
                     let handover = before != self.client && before != usize::MAX;
                     self.counter.record(window, &sample(None), handover);
                     let from = SystemClock.raw();
-                    let failure = self.session.release(&signature, held).await.err();
+                    let failure = self.owner.release(&signature, held).await.err();
                     return self.count(Operation::Release, from, window, failure).await;
                 }
                 Err(Failure::Refused) => {
@@ -268,9 +268,9 @@ impl<T: Target> Worker<T> {
         }
         if broken {
             tokio::time::sleep(PAUSE).await;
-            // If no node can be reached, the next request on the old session reports it.
-            if let Ok(session) = self.target.session(self.client + self.failures).await {
-                self.session = session;
+            // If no node can be reached, the next request on the old connection reports it.
+            if let Ok(owner) = self.target.owner(self.client + self.failures).await {
+                self.owner = owner;
             }
         }
     }

@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 
 /// The slots of one listener.
 #[derive(Default)]
-pub(crate) struct Places {
+pub(crate) struct Slots {
     waiting: Mutex<Waiting>,
-    figures: PlaceFigures,
+    figures: SlotFigures,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl Waiting {
 
 /// The figures of a listener's connections for `/metrics`.
 #[derive(Default)]
-pub(crate) struct PlaceFigures {
+pub(crate) struct SlotFigures {
     /// Open now.
     pub(crate) open: AtomicU64,
     /// Accepted so far.
@@ -54,19 +54,19 @@ pub(crate) struct PlaceFigures {
     pub(crate) refused: AtomicU64,
 }
 
-impl Places {
-    pub(crate) fn figures(&self) -> &PlaceFigures {
+impl Slots {
+    pub(crate) fn figures(&self) -> &SlotFigures {
         &self.figures
     }
 
     /// Takes a slot for a connection that waits for its first request.
-    pub(crate) fn take(self: &Arc<Self>) -> Arc<Place> {
+    pub(crate) fn take(self: &Arc<Self>) -> Arc<Slot> {
         self.figures.open.fetch_add(1, Ordering::Relaxed);
         self.figures.accepted.fetch_add(1, Ordering::Relaxed);
         let leave = Arc::<Notify>::default();
         let age = lock(&self.waiting).enter(&leave);
         let stand = Mutex::new(Stand { working: 0, age: Some(age) });
-        Arc::new(Place { places: Arc::clone(self), leave, stand })
+        Arc::new(Slot { slots: Arc::clone(self), leave, stand })
     }
 
     /// Evicts the connection that has waited longest; `false` if none waits.
@@ -79,8 +79,8 @@ impl Places {
 }
 
 /// One connection's slot; freed when it is dropped.
-pub(crate) struct Place {
-    places: Arc<Places>,
+pub(crate) struct Slot {
+    slots: Arc<Slots>,
     leave: Arc<Notify>,
     stand: Mutex<Stand>,
 }
@@ -95,7 +95,7 @@ struct Stand {
     age: Option<u64>,
 }
 
-impl Place {
+impl Slot {
     /// Ends one piece of work. After the last one the connection may be evicted.
     fn end_work(&self) {
         let mut stand = lock(&self.stand);
@@ -103,7 +103,7 @@ impl Place {
         if stand.working > 0 {
             return;
         }
-        let mut waiting = lock(&self.places.waiting);
+        let mut waiting = lock(&self.slots.waiting);
         // If it is set, the connection has been evicted already, which is final.
         if stand.age.is_none() {
             stand.age = Some(waiting.enter(&self.leave));
@@ -115,7 +115,7 @@ impl Place {
         let mut stand = lock(&self.stand);
         stand.working += 1;
         if let Some(waited) = stand.age
-            && lock(&self.places.waiting).by_age.remove(&waited).is_some()
+            && lock(&self.slots.waiting).by_age.remove(&waited).is_some()
         {
             stand.age = None;
         }
@@ -136,13 +136,13 @@ impl Place {
     }
 
     /// Resolves when this connection is evicted.
-    pub(crate) async fn told_to_leave(&self) {
+    pub(crate) async fn evicted(&self) {
         self.leave.notified().await;
     }
 }
 
 /// Active work in a slot.
-pub(crate) struct Working(Arc<Place>);
+pub(crate) struct Working(Arc<Slot>);
 
 impl Drop for Working {
     fn drop(&mut self) {
@@ -151,7 +151,7 @@ impl Drop for Working {
 }
 
 /// A pause of the active work in a slot.
-pub(crate) struct Pause<'a>(&'a Place);
+pub(crate) struct Pause<'a>(&'a Slot);
 
 impl Drop for Pause<'_> {
     fn drop(&mut self) {
@@ -159,12 +159,12 @@ impl Drop for Pause<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(age) = lock(&self.stand).age {
-            lock(&self.places.waiting).by_age.remove(&age);
+            lock(&self.slots.waiting).by_age.remove(&age);
         }
-        self.places.figures.open.fetch_sub(1, Ordering::Relaxed);
+        self.slots.figures.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -177,47 +177,47 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    async fn is_told(place: &Place) -> bool {
+    async fn is_evicted(slot: &Slot) -> bool {
         tokio::select! {
             biased;
-            () = place.told_to_leave() => true,
+            () = slot.evicted() => true,
             () = std::future::ready(()) => false,
         }
     }
 
     #[tokio::test]
     async fn the_longest_waiting_leaves_and_a_working_one_stays() {
-        let places = Arc::new(Places::default());
-        let [first, second, third] = [(); 3].map(|()| places.take());
+        let slots = Arc::new(Slots::default());
+        let [first, second, third] = [(); 3].map(|()| slots.take());
         let at_work = first.work();
-        assert!(places.evict_one());
-        assert!(is_told(&second).await, "the first is at work, so the second waits longest");
+        assert!(slots.evict_one());
+        assert!(is_evicted(&second).await, "the first is at work, so the second waits longest");
         drop(second.work());
         drop(at_work);
-        assert!(places.evict_one());
-        assert!(is_told(&third).await && !is_told(&first).await);
+        assert!(slots.evict_one());
+        assert!(is_evicted(&third).await && !is_evicted(&first).await);
         let at_work = first.work();
-        assert!(!places.evict_one(), "nobody waits: a place once lost is not won back");
+        assert!(!slots.evict_one(), "nobody waits: a slot once lost is not won back");
         drop(at_work);
         drop((first, second, third));
-        assert_eq!(places.figures().open.load(Ordering::Relaxed), 0);
-        assert_eq!(places.figures().evicted.load(Ordering::Relaxed), 2);
-        assert!(lock(&places.waiting).by_age.is_empty());
+        assert_eq!(slots.figures().open.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.figures().evicted.load(Ordering::Relaxed), 2);
+        assert!(lock(&slots.waiting).by_age.is_empty());
     }
 
     #[tokio::test]
     async fn a_place_waits_only_when_nothing_at_all_is_at_work() {
-        let places = Arc::new(Places::default());
-        let place = places.take();
-        let answer_being_written = place.work();
-        let next_request = place.work();
+        let slots = Arc::new(Slots::default());
+        let slot = slots.take();
+        let answer_being_written = slot.work();
+        let next_request = slot.work();
         drop(answer_being_written);
-        assert!(!places.evict_one(), "the next request is at work");
-        let pause = place.pause();
-        assert_eq!(lock(&places.waiting).by_age.len(), 1, "its body is waited for");
+        assert!(!slots.evict_one(), "the next request is at work");
+        let pause = slot.pause();
+        assert_eq!(lock(&slots.waiting).by_age.len(), 1, "its body is waited for");
         drop(pause);
-        assert!(!places.evict_one(), "its body is here");
+        assert!(!slots.evict_one(), "its body is here");
         drop(next_request);
-        assert!(places.evict_one());
+        assert!(slots.evict_one());
     }
 }
