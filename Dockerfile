@@ -27,11 +27,10 @@ VOLUME /data
 FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
-RUN host=$(rustc -vV | sed -n 's/^host: //p') \
-    && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --release --locked --package keyward --bin keyward --target "$host" \
+# As scripts/image does: RUSTFLAGS would take the place of what .cargo/config.toml says.
+RUN cargo rustc --release --locked --package keyward --bin keyward -- -C target-feature=+crt-static \
     && mkdir -p /root-of-image/data \
-    && strip --strip-debug -o /root-of-image/keyward "target/$host/release/keyward"
+    && strip --strip-debug -o /root-of-image/keyward target/release/keyward
 
 FROM base
 COPY --from=build /root-of-image/keyward /keyward

@@ -15,7 +15,7 @@
 mod batcher;
 mod frames;
 mod results;
-pub(crate) mod wire;
+pub mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -275,7 +275,7 @@ async fn answer_here(
 }
 
 /// The answers of a service to a request from the wire; `advance` moves its clock.
-pub(crate) async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
+pub async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
     service: &S,
     request: Request,
     call: CallOptions,

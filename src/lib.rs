@@ -10,14 +10,9 @@ pub mod budget;
 pub mod cli;
 mod flood;
 pub mod forward;
-#[cfg(any(feature = "fuzzing", test))]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod http;
 pub mod node;
 pub mod raft;
-#[cfg(feature = "simulation")]
-pub mod sim;
 pub mod storage;
 
 pub use keyward_client::{self as client, Client, api};

@@ -32,10 +32,10 @@ use crate::error::Error;
 use crate::lock::{Command, Decision, Invalid, Operation, Query, View};
 use crate::raft::compaction;
 use crate::raft::leadership::{self, is_beginning};
-use crate::raft::member::{self, Phase};
+use crate::raft::member::{self, Home, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
-use crate::raft::{absence, leader_watch};
+use crate::raft::{Surroundings, absence, leader_watch};
 use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
@@ -97,11 +97,24 @@ impl Node {
         Self::start_at(config, options).await
     }
 
-    /// Starts a node with options that were made from `config`.
-    pub(crate) async fn start_at(
+    /// Starts as [`Node::start`] does, with these surroundings in place of a folder of this machine and
+    /// of its network.
+    ///
+    /// # Errors
+    /// The disk is another node's, damaged or in use; the configuration is wrong.
+    pub async fn start_in(
+        mut surroundings: Surroundings,
         config: NodeConfig,
-        options: member::Options,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        config.validate()?;
+        let mut options = config.options(clock);
+        options.observer = surroundings.observer.take();
+        options.home = Home::Given(surroundings);
+        Self::start_at(config, options).await
+    }
+
+    async fn start_at(config: NodeConfig, options: member::Options) -> Result<Self, StartError> {
         let member = Arc::new(member::Member::open(options).await?);
         let mut tasks = JoinSet::new();
         let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
@@ -175,6 +188,23 @@ impl Node {
     /// Resolves with the reason when the node has stopped by itself: the process must end then.
     pub async fn stopped(&self) -> String {
         self.inner.member.stop.stopped().await
+    }
+
+    /// Asks the member `to` to take the leadership over from this node, and does not wait for it.
+    ///
+    /// # Errors
+    /// If this node has stopped.
+    pub async fn transfer_to(&self, to: u64) -> Result<(), Error> {
+        let transferred = self.inner.member.raft.trigger().transfer_leader(to).await;
+        transferred.map_err(|error| Error::unavailable(error.to_string()))
+    }
+
+    /// The index of the last entry that was applied here, and the encoded state after it; `None` if
+    /// there is none. It waits for an entry that is being applied, on this thread.
+    pub fn applied_state(&self) -> Option<(u64, Vec<u8>)> {
+        let machine = self.inner.member.replica.read();
+        let index = machine.applied.as_ref()?.index();
+        Some((index, machine.state.encode()))
     }
 
     /// Hands the leadership over if this node has it, admits no more requests, and stops. Each

@@ -32,7 +32,6 @@ pub mod process;
 pub mod proxy;
 pub mod register;
 pub mod seed;
-#[cfg(feature = "sim")]
 pub mod sim;
 pub mod trace;
 pub mod wait;

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use cluster_tests::limits::Seen;
 use cluster_tests::sim::failover::Failovers;
+use cluster_tests::sim::world::Death;
 use cluster_tests::sim::{Schedule, command, many, run};
 use keyward::node::Profile;
-use keyward::sim::Death;
 
 /// The default seeds.
 const SEEDS: Range<u64> = 0..120;

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::checkpoint`.
+//! See `keyward_fuzz::checkpoint`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::checkpoint(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::checkpoint(bytes));

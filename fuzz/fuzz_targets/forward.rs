@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::forward`.
+//! See `keyward_fuzz::forward`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::forward(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::forward(bytes));

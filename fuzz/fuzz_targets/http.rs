@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http`.
+//! See `keyward_fuzz::http`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http(bytes));

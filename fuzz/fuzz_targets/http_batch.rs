@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_batch`.
+//! See `keyward_fuzz::http_batch`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_batch(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_batch(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_check`.
+//! See `keyward_fuzz::http_check`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_check(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_check(bytes));

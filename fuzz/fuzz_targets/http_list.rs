@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_list`.
+//! See `keyward_fuzz::http_list`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_list(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_list(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_lock`.
+//! See `keyward_fuzz::http_lock`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_lock(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_lock(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_tables`.
+//! See `keyward_fuzz::http_tables`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_tables(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_tables(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::http_unlock`.
+//! See `keyward_fuzz::http_unlock`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::http_unlock(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::http_unlock(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::log`.
+//! See `keyward_fuzz::log`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::log(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::log(bytes));

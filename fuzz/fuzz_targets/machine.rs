@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::machine`.
+//! See `keyward_fuzz::machine`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::machine(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::machine(bytes));

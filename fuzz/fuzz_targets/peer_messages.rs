@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::peer_messages`.
+//! See `keyward_fuzz::peer_messages`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::peer_messages(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::peer_messages(bytes));

@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::proposal`.
+//! See `keyward_fuzz::proposal`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::proposal(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::proposal(bytes));

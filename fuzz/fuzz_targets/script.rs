@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::script`.
+//! See `keyward_fuzz::script`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::script(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::script(bytes));

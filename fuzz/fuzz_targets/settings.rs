@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::settings`.
+//! See `keyward_fuzz::settings`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::settings(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::settings(bytes));

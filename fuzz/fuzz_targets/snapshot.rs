@@ -1,4 +1,4 @@
-//! See `keyward::fuzzing::snapshot`.
+//! See `keyward_fuzz::snapshot`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward::fuzzing::snapshot(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz::snapshot(bytes));

@@ -39,8 +39,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use exit::Outcome;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use settings::read_settings;
+pub use settings::{Settings, read_settings};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

@@ -8,6 +8,8 @@
 //!
 //! A node refuses a version that it does not know before it does anything.
 
+#![allow(clippy::missing_errors_doc, reason = "each fails on bytes that are no such message")]
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,7 +37,7 @@ mod body_tag {
 
 /// A forwarded request: what one call asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Request {
+pub enum Request {
     /// Commands, which are decided in their order.
     Decide(Vec<Command>),
     /// A read. Another node answers it as the leader, so it is never stale.
@@ -46,12 +48,12 @@ pub(crate) enum Request {
 
 impl Request {
     /// Whether repeating or losing it makes no difference.
-    pub(crate) fn is_read(&self) -> bool {
+    pub fn is_read(&self) -> bool {
         matches!(self, Self::Read(_))
     }
 
     /// The number of its answers.
-    pub(crate) fn answers(&self) -> usize {
+    pub fn answers(&self) -> usize {
         match self {
             Self::Decide(commands) => commands.len(),
             Self::Read(_) | Self::Advance(_) => 1,
@@ -59,7 +61,7 @@ impl Request {
     }
 
     /// The requests that have one answer each, in the order of the answers.
-    pub(crate) fn split(self) -> impl Iterator<Item = Self> {
+    pub fn split(self) -> impl Iterator<Item = Self> {
         let (commands, other) = match self {
             Self::Decide(commands) => (commands, None),
             other @ (Self::Read(_) | Self::Advance(_)) => (Vec::new(), Some(other)),
@@ -68,7 +70,7 @@ impl Request {
     }
 
     /// One request for the parts of a request that was split; `None` of no parts.
-    pub(crate) fn join(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+    pub fn join(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
         let mut parts = parts.into_iter();
         let mut joined = parts.next()?;
         for part in parts {
@@ -81,7 +83,7 @@ impl Request {
 
     /// Whether it may be sent again to another leader, whatever the first one did: a read, or
     /// commands that all have an id.
-    pub(crate) fn is_repeatable(&self) -> bool {
+    pub fn is_repeatable(&self) -> bool {
         match self {
             Self::Read(_) => true,
             Self::Decide(commands) => commands.iter().all(|command| command.request_id.is_some()),
@@ -92,9 +94,12 @@ impl Request {
 
 /// The answer to a command, to a read, or to a move of the clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Answer {
+pub enum Answer {
+    /// The decision on a command.
     Decision(Decision),
+    /// The answer to a query.
     View(View),
+    /// The clock was moved.
     Advanced,
 }
 
@@ -103,7 +108,7 @@ impl Answer {
     ///
     /// # Errors
     /// `Unknown` if it answers something else: the other node is broken, and may have done anything.
-    pub(crate) fn into_decision(self) -> Result<Decision, Error> {
+    pub fn into_decision(self) -> Result<Decision, Error> {
         match self {
             Self::Decision(decision) => Ok(decision),
             Self::View(_) | Self::Advanced => Err(mixed_up()),
@@ -114,7 +119,7 @@ impl Answer {
     ///
     /// # Errors
     /// `Unavailable` if it answers something else: a read has done nothing.
-    pub(crate) fn into_view(self) -> Result<View, Error> {
+    pub fn into_view(self) -> Result<View, Error> {
         match self {
             Self::View(view) => Ok(view),
             Self::Decision(_) | Self::Advanced => {
@@ -127,7 +132,7 @@ impl Answer {
     ///
     /// # Errors
     /// As [`Answer::into_decision`].
-    pub(crate) fn into_advanced(self) -> Result<(), Error> {
+    pub fn into_advanced(self) -> Result<(), Error> {
         match self {
             Self::Advanced => Ok(()),
             Self::Decision(_) | Self::View(_) => Err(mixed_up()),
@@ -142,17 +147,20 @@ pub(super) fn mixed_up() -> Error {
 
 /// Bytes that are not a forwarded request or an answer to one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WireError {
+pub enum WireError {
+    /// The message has another version.
     #[error("version {0} of forwarded requests is not known here")]
     Version(u8),
+    /// The bytes have no meaning.
     #[error("a forwarded message does not decode: {0}")]
     Decode(#[from] DecodeError),
+    /// A frame is too short or too long.
     #[error("a frame of {0} bytes is none of an answer")]
     Length(usize),
 }
 
 /// Encodes requests, each with its call.
-pub(crate) fn encode_requests<'a>(
+pub fn encode_requests<'a>(
     requests: impl IntoIterator<Item = (&'a Request, &'a CallOptions)>,
 ) -> Bytes {
     let mut out = vec![VERSION];
@@ -164,7 +172,7 @@ pub(crate) fn encode_requests<'a>(
 }
 
 /// Decodes the output of [`encode_requests`].
-pub(crate) fn decode_requests(bytes: &[u8]) -> Result<Vec<(Request, CallOptions)>, WireError> {
+pub fn decode_requests(bytes: &[u8]) -> Result<Vec<(Request, CallOptions)>, WireError> {
     let Some((version, rest)) = bytes.split_first() else {
         return Err(DecodeError::Truncated("forwarded requests").into());
     };
@@ -182,7 +190,10 @@ pub(crate) fn decode_requests(bytes: &[u8]) -> Result<Vec<(Request, CallOptions)
 
 /// Encodes the frame of one answer: the length of the rest, the version, the number of the answer,
 /// and the payload that [`decode_answer`] reads.
-pub(crate) fn encode_answer(number: usize, answer: &Result<Answer, Error>) -> Bytes {
+///
+/// # Panics
+/// If the number is no 32-bit one.
+pub fn encode_answer(number: usize, answer: &Result<Answer, Error>) -> Bytes {
     let number = u32::try_from(number).expect("a message has fewer requests");
     let mut frame = vec![0; 4];
     frame.push(VERSION);
@@ -195,18 +206,20 @@ pub(crate) fn encode_answer(number: usize, answer: &Result<Answer, Error>) -> By
 
 /// The beginning of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct FrameHead {
+pub struct FrameHead {
     /// The number of the answer.
-    pub(crate) number: usize,
+    pub number: usize,
     /// The bytes of the head.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
     /// The bytes of the answer behind it.
-    pub(crate) payload: usize,
+    pub payload: usize,
 }
 
 /// Reads the head of the frame at the start of `bytes`; `None` if it is incomplete.
-pub(crate) fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
-    let (Some(length), Some(number)) = (bytes.first_chunk::<4>(), bytes.get(5..9)) else {
+pub fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
+    let (Some(length), Some(number)) =
+        (bytes.first_chunk::<4>(), bytes.get(5..).and_then(<[u8]>::first_chunk::<4>))
+    else {
         return Ok(None);
     };
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
@@ -216,13 +229,13 @@ pub(crate) fn frame_head(bytes: &[u8]) -> Result<Option<FrameHead>, WireError> {
     if bytes[4] != VERSION {
         return Err(WireError::Version(bytes[4]));
     }
-    let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
+    let number = u32::from_le_bytes(*number);
     let number = usize::try_from(number).unwrap_or(usize::MAX);
     Ok(Some(FrameHead { number, bytes: 9, payload: length - 5 }))
 }
 
 /// Decodes the payload of a frame.
-pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
+pub fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
     let mut reader = Reader::new(bytes, "an answer");
     let answer = read_answer(&mut reader)?;
     reader.end()?;

@@ -49,18 +49,19 @@ pub trait LocalNode: Send + Sync + 'static {
 impl LocalNode for () {}
 
 /// A node that is served, as every command wires it.
-pub(crate) struct ServedNode {
+pub struct ServedNode {
     service: Arc<Forwarding>,
     draining: AtomicBool,
 }
 
 impl ServedNode {
-    pub(crate) fn new(service: Arc<Forwarding>) -> Self {
+    /// A node that is ready as soon as the service is.
+    pub fn new(service: Arc<Forwarding>) -> Self {
         Self { service, draining: AtomicBool::new(false) }
     }
 
     /// Reports the node as not ready from now on, because it stops.
-    pub(crate) fn drain(&self) {
+    pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 }

@@ -41,8 +41,7 @@ use std::sync::{Arc, OnceLock};
 use axum::http::{HeaderMap, HeaderValue};
 use tokio::net::TcpListener;
 
-pub use local::LocalNode;
-pub(crate) use local::ServedNode;
+pub use local::{LocalNode, ServedNode};
 pub use openapi::document as openapi_document;
 pub use server::{Limits, raise_descriptor_limit, serve_connections};
 
@@ -95,11 +94,7 @@ pub async fn serve<S: LockService>(
 }
 
 /// A router that answers as [`serve`] does, without a listener and its checks of heads.
-#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
-pub(crate) fn clients_router<S: LockService>(
-    service: Arc<S>,
-    node: Arc<dyn LocalNode>,
-) -> axum::Router {
+pub fn clients_router<S: LockService>(service: Arc<S>, node: Arc<dyn LocalNode>) -> axum::Router {
     let context = Context::new(service, node, ListenerSettings::default(), Arc::default());
     axum::Router::new().fallback(move |request: axum::extract::Request| {
         let context = Arc::clone(&context);
@@ -107,9 +102,8 @@ pub(crate) fn clients_router<S: LockService>(
     })
 }
 
-/// Serves one connection over any stream as [`serve`] does: for fuzzing.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) async fn serve_one<S: LockService>(
+/// Serves one connection over any stream as [`serve`] does.
+pub async fn serve_one<S: LockService>(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     service: Arc<S>,
 ) {

@@ -58,7 +58,7 @@ pub async fn serve(
 }
 
 /// The router of [`serve`], without a listener.
-pub(crate) fn router(node: Node) -> Router {
+pub fn router(node: Node) -> Router {
     let call = |call: Call| {
         post(move |State(node): State<Node>, request: Request| small_call(node, call, request))
     };

@@ -181,6 +181,7 @@ impl NodeConfig {
             rho_ppm: self.rho_ppm,
             level: self.feature_level,
             clock,
+            observer: None,
         }
     }
 }

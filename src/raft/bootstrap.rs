@@ -30,24 +30,27 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A member's introduction of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Introduction {
+pub struct Introduction {
     /// The feature level of its program.
-    pub(crate) level: u32,
-    pub(crate) node: u64,
-    pub(crate) uuid: Uuid,
+    pub level: u32,
+    /// The id of the node.
+    pub node: u64,
+    /// The uuid of its data folder.
+    pub uuid: Uuid,
     /// The cluster it belongs to; `None` if its folder is empty.
-    pub(crate) cluster: Option<Uuid>,
+    pub cluster: Option<Uuid>,
     /// The members of that cluster.
-    pub(crate) members: BTreeMap<u64, Uuid>,
+    pub members: BTreeMap<u64, Uuid>,
     /// The peer addresses that it was configured with.
-    pub(crate) configured: BTreeMap<u64, String>,
+    pub configured: BTreeMap<u64, String>,
     /// The bound on clock drift that it assumes, in parts per million.
-    pub(crate) rho_ppm: Option<u32>,
-    pub(crate) client_addr: Option<String>,
+    pub rho_ppm: Option<u32>,
+    /// Its address for clients, if it has one.
+    pub client_addr: Option<String>,
 }
 
 /// Encodes an introduction as a line of `key=value` words; see [`super::fields`].
-pub(crate) fn encode_introduction(introduction: &Introduction) -> Bytes {
+pub fn encode_introduction(introduction: &Introduction) -> Bytes {
     let mut line = Line::default();
     line.put("level", introduction.level);
     line.put("node", introduction.node);
@@ -63,7 +66,10 @@ pub(crate) fn encode_introduction(introduction: &Introduction) -> Bytes {
 }
 
 /// Decodes the output of [`encode_introduction`].
-pub(crate) fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
+///
+/// # Errors
+/// If the bytes are no introduction.
+pub fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
     let read = || {
         let fields = Fields::parse(std::str::from_utf8(bytes).ok()?)?;
         Some(Introduction {

@@ -8,6 +8,8 @@
 //! Decoding is total: hostile bytes yield a [`DecodeError`], never a panic, and allocate no more
 //! than a small multiple of their own length.
 
+#![allow(clippy::missing_errors_doc, reason = "each fails on bytes that are no such message")]
+
 mod bytes;
 
 use ::bytes::Bytes;
@@ -54,27 +56,27 @@ mod message_tag {
 
 /// The largest size of an entry's payload in bytes. The log and a message have room for it; the
 /// proposer respects it.
-pub(crate) const MAX_ENTRY_BYTES: usize = 2 << 20;
+pub const MAX_ENTRY_BYTES: usize = 2 << 20;
 
 /// An upper bound in bytes of an append request's overhead: for each entry, and once per request.
-pub(crate) const APPEND_BYTES: usize = 64;
+pub const APPEND_BYTES: usize = 64;
 
 const _: () = assert!(MAX_ENTRY_BYTES <= MAX_PAYLOAD_BYTES, "the log takes every entry");
 
 /// The payload of an entry that holds `proposal`, encoded once for log and wire.
-pub(crate) fn data_of(proposal: &Proposal) -> Data {
+pub fn data_of(proposal: &Proposal) -> Data {
     let mut out = tagged(payload_tag::NORMAL);
     out.extend_from_slice(&proposal.encode());
     Data::from_payload(out.into())
 }
 
 /// The proposal in an entry's data.
-pub(crate) fn proposal_of(data: &Data) -> Result<Proposal, DecodeError> {
+pub fn proposal_of(data: &Data) -> Result<Proposal, DecodeError> {
     Proposal::decode(open(data.payload(), payload_tag::NORMAL, "entry")?.rest())
 }
 
 /// Encodes an entry's payload for the log.
-pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
+pub fn encode_payload(payload: &Payload) -> Bytes {
     match payload {
         Payload::Blank => tagged(payload_tag::BLANK).into(),
         Payload::Normal(data) => data.payload().clone(),
@@ -88,7 +90,7 @@ pub(crate) fn encode_payload(payload: &Payload) -> Bytes {
 
 /// Decodes the output of [`encode_payload`]. The commands of a normal entry are not checked: they
 /// are decoded when they are applied.
-pub(crate) fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
+pub fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
     let mut input = Reader::new(bytes, "payload");
     let tag = input.u8()?;
     input.version(VERSION)?;
@@ -103,7 +105,7 @@ pub(crate) fn decode_payload(bytes: &Bytes) -> Result<Payload, DecodeError> {
 }
 
 /// Encodes an append request.
-pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+pub fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::APPEND);
     put_vote(&mut out, &request.vote);
     put_optional_log_id(&mut out, request.prev_log_id.as_ref());
@@ -118,9 +120,7 @@ pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes
 
 /// Decodes an append request from a peer. Its proposals are checked to be decodable, so that
 /// nothing that would stop every node at apply gets into a log.
-pub(crate) fn decode_append(
-    bytes: &Bytes,
-) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+pub fn decode_append(bytes: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::APPEND, "append request")?;
     let vote = read_vote(&mut input)?;
     let prev_log_id = read_optional_log_id(&mut input)?;
@@ -158,7 +158,7 @@ fn follow_each_other(prev: Option<&LogId>, entries: &[Entry]) -> Result<(), Deco
 }
 
 /// Encodes the answer to an append request.
-pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes {
+pub fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::APPENDED);
     match result {
         Ok(log_id) => {
@@ -179,7 +179,7 @@ pub(crate) fn encode_appended(result: &StreamAppendResult<TypeConfig>) -> Bytes 
 
 /// Encodes an answer of an append exchange: the follower's promises, including those of this
 /// answer, and the answer.
-pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
+pub fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
     let mut out = tagged(message_tag::PROMISED);
     promised.put(&mut out);
     out.extend_from_slice(answer);
@@ -187,14 +187,14 @@ pub(crate) fn encode_promised(promised: Promises, answer: &[u8]) -> Bytes {
 }
 
 /// Decodes the output of [`encode_promised`].
-pub(crate) fn decode_promised(bytes: &Bytes) -> Result<(Promises, Bytes), DecodeError> {
+pub fn decode_promised(bytes: &Bytes) -> Result<(Promises, Bytes), DecodeError> {
     let mut input = open(bytes, message_tag::PROMISED, "promised answer")?;
     let promised = Promises::read(&mut input)?;
     Ok((promised, bytes.slice_ref(input.rest())))
 }
 
 /// Decodes the output of [`encode_appended`].
-pub(crate) fn decode_appended(bytes: &[u8]) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+pub fn decode_appended(bytes: &[u8]) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::APPENDED, "append answer")?;
     let result = match input.u8()? {
         0 => Ok(read_optional_log_id(&mut input)?),
@@ -207,7 +207,7 @@ pub(crate) fn decode_appended(bytes: &[u8]) -> Result<StreamAppendResult<TypeCon
 }
 
 /// Encodes a vote or pre-vote request.
-pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
+pub fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::VOTE);
     put_vote(&mut out, &request.vote);
     put_optional_log_id(&mut out, request.last_log_id.as_ref());
@@ -216,7 +216,7 @@ pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
 }
 
 /// Decodes the output of [`encode_vote_request`].
-pub(crate) fn decode_vote_request(bytes: &[u8]) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+pub fn decode_vote_request(bytes: &[u8]) -> Result<VoteRequest<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::VOTE, "vote request")?;
     let vote = read_vote(&mut input)?;
     let last_log_id = read_optional_log_id(&mut input)?;
@@ -226,7 +226,7 @@ pub(crate) fn decode_vote_request(bytes: &[u8]) -> Result<VoteRequest<TypeConfig
 }
 
 /// Encodes the answer to a vote or pre-vote request.
-pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
+pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::VOTED);
     put_vote(&mut out, &response.vote);
     response.vote_granted.put(&mut out);
@@ -235,7 +235,7 @@ pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes
 }
 
 /// Decodes the output of [`encode_vote_response`].
-pub(crate) fn decode_vote_response(bytes: &[u8]) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+pub fn decode_vote_response(bytes: &[u8]) -> Result<VoteResponse<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::VOTED, "vote answer")?;
     let vote = read_vote(&mut input)?;
     let vote_granted = bool::read(&mut input)?;
@@ -245,7 +245,7 @@ pub(crate) fn decode_vote_response(bytes: &[u8]) -> Result<VoteResponse<TypeConf
 }
 
 /// Encodes a request to take over the leadership.
-pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
+pub fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::TRANSFER);
     put_vote(&mut out, request.from_leader());
     put_u64(&mut out, *request.to_node_id());
@@ -254,9 +254,7 @@ pub(crate) fn encode_transfer(request: &TransferLeaderRequest<TypeConfig>) -> By
 }
 
 /// Decodes the output of [`encode_transfer`].
-pub(crate) fn decode_transfer(
-    bytes: &[u8],
-) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
+pub fn decode_transfer(bytes: &[u8]) -> Result<TransferLeaderRequest<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::TRANSFER, "transfer request")?;
     let from = read_vote(&mut input)?;
     let to = input.u64()?;
@@ -266,7 +264,7 @@ pub(crate) fn decode_transfer(
 }
 
 /// Encodes the answer to a request to take over the leadership.
-pub(crate) fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
+pub fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::TRANSFERRED);
     match response {
         Ok(()) => out.push(0),
@@ -285,9 +283,7 @@ pub(crate) fn encode_transferred(response: &TransferLeaderResponse<TypeConfig>) 
 }
 
 /// Decodes the output of [`encode_transferred`].
-pub(crate) fn decode_transferred(
-    bytes: &[u8],
-) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
+pub fn decode_transferred(bytes: &[u8]) -> Result<TransferLeaderResponse<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::TRANSFERRED, "transfer answer")?;
     let response = match input.u8()? {
         0 => Ok(()),
@@ -307,23 +303,23 @@ pub(crate) fn decode_transferred(
 
 /// A member's answer to a confirmation request: the vote it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Confirmed {
+pub struct Confirmed {
     /// The round of the request.
-    pub(crate) round: u64,
+    pub round: u64,
     /// The vote when the request was answered, durable or not; `None` before the first.
-    pub(crate) vote: Option<Vote>,
+    pub vote: Option<Vote>,
 }
 
 /// Encodes a leader's confirmation request, which asks for the vote that a member holds. The round
 /// distinguishes its answer from earlier ones.
-pub(crate) fn encode_confirm(round: u64) -> Bytes {
+pub fn encode_confirm(round: u64) -> Bytes {
     let mut out = tagged(message_tag::CONFIRM);
     put_u64(&mut out, round);
     out.into()
 }
 
 /// Decodes the output of [`encode_confirm`].
-pub(crate) fn decode_confirm(bytes: &[u8]) -> Result<u64, DecodeError> {
+pub fn decode_confirm(bytes: &[u8]) -> Result<u64, DecodeError> {
     let mut input = open(bytes, message_tag::CONFIRM, "leadership question")?;
     let round = input.u64()?;
     input.end()?;
@@ -331,7 +327,7 @@ pub(crate) fn decode_confirm(bytes: &[u8]) -> Result<u64, DecodeError> {
 }
 
 /// Encodes the answer to a confirmation request.
-pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
+pub fn encode_confirmed(answer: &Confirmed) -> Bytes {
     let mut out = tagged(message_tag::CONFIRMED);
     put_u64(&mut out, answer.round);
     answer.vote.as_ref().map(stored_vote).put(&mut out);
@@ -339,7 +335,7 @@ pub(crate) fn encode_confirmed(answer: &Confirmed) -> Bytes {
 }
 
 /// Decodes the output of [`encode_confirmed`].
-pub(crate) fn decode_confirmed(bytes: &[u8]) -> Result<Confirmed, DecodeError> {
+pub fn decode_confirmed(bytes: &[u8]) -> Result<Confirmed, DecodeError> {
     let mut input = open(bytes, message_tag::CONFIRMED, "leadership answer")?;
     let round = input.u64()?;
     let vote = Option::read(&mut input)?.map(raft_vote);
@@ -349,7 +345,7 @@ pub(crate) fn decode_confirmed(bytes: &[u8]) -> Result<Confirmed, DecodeError> {
 
 /// Encodes the header that precedes a snapshot on the wire: the leader's vote and the snapshot's
 /// meta data.
-pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes {
+pub fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes {
     let mut out = tagged(message_tag::SNAPSHOT);
     put_vote(&mut out, vote);
     put_bytes(&mut out, &encode_snapshot_meta(meta));
@@ -357,7 +353,7 @@ pub(crate) fn encode_snapshot_header(vote: &Vote, meta: &SnapshotMeta) -> Bytes 
 }
 
 /// Decodes the output of [`encode_snapshot_header`].
-pub(crate) fn decode_snapshot_header(bytes: &[u8]) -> Result<(Vote, SnapshotMeta), DecodeError> {
+pub fn decode_snapshot_header(bytes: &[u8]) -> Result<(Vote, SnapshotMeta), DecodeError> {
     let mut input = open(bytes, message_tag::SNAPSHOT, "snapshot header")?;
     let vote = read_vote(&mut input)?;
     let meta = decode_snapshot_meta(input.bytes()?)?;
@@ -366,14 +362,14 @@ pub(crate) fn decode_snapshot_header(bytes: &[u8]) -> Result<(Vote, SnapshotMeta
 }
 
 /// Encodes the answer to a snapshot.
-pub(crate) fn encode_installed(response: &SnapshotResponse<TypeConfig>) -> Bytes {
+pub fn encode_installed(response: &SnapshotResponse<TypeConfig>) -> Bytes {
     let mut out = tagged(message_tag::INSTALLED);
     put_vote(&mut out, &response.vote);
     out.into()
 }
 
 /// Decodes the output of [`encode_installed`].
-pub(crate) fn decode_installed(bytes: &[u8]) -> Result<SnapshotResponse<TypeConfig>, DecodeError> {
+pub fn decode_installed(bytes: &[u8]) -> Result<SnapshotResponse<TypeConfig>, DecodeError> {
     let mut input = open(bytes, message_tag::INSTALLED, "snapshot answer")?;
     let vote = read_vote(&mut input)?;
     input.end()?;
@@ -381,7 +377,7 @@ pub(crate) fn decode_installed(bytes: &[u8]) -> Result<SnapshotResponse<TypeConf
 }
 
 /// Encodes the last entry and the membership of a state; used in snapshots and in the checkpoint.
-pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
+pub fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
     let mut out = tagged(message_tag::SNAPSHOT_META);
     put_optional_log_id(&mut out, meta.last_log_id.as_ref());
     put_optional_log_id(&mut out, meta.last_membership.log_id().as_ref());
@@ -390,7 +386,7 @@ pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
 }
 
 /// Decodes the output of [`encode_snapshot_meta`].
-pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, DecodeError> {
+pub fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, DecodeError> {
     let mut input = open(bytes, message_tag::SNAPSHOT_META, "snapshot meta")?;
     let last_log_id = read_optional_log_id(&mut input)?;
     let membership_log_id = read_optional_log_id(&mut input)?;

@@ -32,7 +32,7 @@ pub(crate) const HANDSHAKE_HEADER: &str = "keyward-peer";
 
 /// The handshake of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Handshake {
+pub struct Handshake {
     /// The feature level of the sender's program.
     pub(crate) level: u32,
     /// The cluster, unless the sender has none yet.
@@ -113,7 +113,7 @@ fn heard(item: &str) -> Option<(Uuid, Seen)> {
 /// The error for a header that is missing or not one of this protocol.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a call of peer protocol {PROTOCOL}: {0}")]
-pub(crate) struct NotAHandshake(String);
+pub struct NotAHandshake(String);
 
 impl NotAHandshake {
     /// The error for a forwarded request of another version: nothing was done.
@@ -283,7 +283,7 @@ async fn judge_start(
 /// The start of the data folder that gives an answer. It uses the same header as a call: the caller
 /// refuses the answers of an old copy as it refuses its calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Signature {
+pub struct Signature {
     level: u32,
     start: Start,
 }

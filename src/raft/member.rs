@@ -14,6 +14,7 @@ use openraft::errors::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{Instant as _, Raft, RaftMetrics};
 use tokio::sync::{OnceCell, oneshot, watch};
 
+use crate::client::carrier::Carry;
 use crate::clock::Clock;
 use crate::lock::{Loader, State};
 use crate::raft::absence::Failures;
@@ -25,7 +26,8 @@ use crate::raft::leader_watch::LeaderWatch;
 use crate::raft::leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
-use crate::raft::peer::{Own, Peers, Ways};
+use crate::raft::observer::Observer;
+use crate::raft::peer::{Channel, Own, Peers, Ways};
 use crate::raft::state_machine::{
     Machine, Replica, StateMachine, read_state, snapshot_meta, understood,
 };
@@ -58,6 +60,8 @@ pub(crate) struct Options {
     /// The feature level of this program.
     pub(crate) level: u32,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Sees what is applied, if there is one.
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 /// The storage of a member, and its connections to the others.
@@ -68,10 +72,25 @@ pub(crate) enum Home {
         /// The size of a segment of the log.
         segment_bytes: u64,
     },
-    /// A disk and a network of a simulation. No copy of the state is kept there: the node starts
-    /// from snapshot and log, as it does whenever the copy is not accepted.
-    #[cfg(feature = "simulation")]
-    Simulated(crate::sim::node::Home),
+    /// A disk and a network that are handed in.
+    Given(Surroundings),
+}
+
+/// The surroundings of a node in place of a folder and a network of this machine. No copy of the
+/// state is kept in them: the node starts from snapshot and log, as it does whenever the copy is not
+/// accepted.
+pub struct Surroundings {
+    /// The disk, used by this node alone.
+    pub disk: Arc<dyn Disk>,
+    /// The options of the log on it, but for what happens when a write has failed.
+    pub log: LogOptions,
+    /// Called as soon as the log is open, before it is recovered: from then on it may wait for whoever
+    /// drives it to write.
+    pub log_opened: Box<dyn Fn(Log) + Send + Sync>,
+    /// Makes the carrier to other members for a kind of call.
+    pub carrier: Box<dyn Fn(Channel) -> Arc<dyn Carry> + Send + Sync>,
+    /// Sees what the node applies.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// A home that was opened.
@@ -100,24 +119,22 @@ impl Home {
                     ways: Ways::http()?,
                 })
             }
-            #[cfg(feature = "simulation")]
-            Self::Simulated(home) => Ok(Entered {
-                disk: home.disk.clone(),
+            Self::Given(given) => Ok(Entered {
+                disk: given.disk.clone(),
                 folder: None,
                 checkpoint: None,
-                log: home.log.clone(),
-                ways: Ways::simulated(&home.uplink),
+                log: given.log.clone(),
+                ways: Ways::given(&given.carrier),
             }),
         }
     }
 
     /// Called as soon as the log is open: recovery may already wait for it to write.
-    fn opened(&self, #[allow(unused_variables)] log: &Log) {
+    fn opened(&self, log: &Log) {
         match self {
             // Its log has a thread of its own.
             Self::Folder { .. } => {}
-            #[cfg(feature = "simulation")]
-            Self::Simulated(home) => home.write_log(log.clone()),
+            Self::Given(given) => (given.log_opened)(log.clone()),
         }
     }
 }
@@ -217,7 +234,8 @@ impl Member {
             return Err(OpenError::VoteMissing);
         }
         let (clock, level) = (options.clock.clone(), options.level);
-        let replica = Arc::new(Replica::new(machine, clock, options.rho_ppm, level));
+        let replica = Replica::new(machine, clock, options.rho_ppm, level);
+        let replica = Arc::new(replica.observed_by(options.observer));
         let (bell, rung) = checkpoint::bell();
         let checkpoint = copy.map(|Copy { checkpoint, written }| {
             CheckpointWriter::start(replica.clone(), checkpoint, (bell.clone(), rung), written)
@@ -608,7 +626,10 @@ async fn written(
 }
 
 /// Builds the state from a checkpoint, for a program of this feature level.
-pub(crate) fn load(
+///
+/// # Errors
+/// If the records are no state, or need a newer program.
+pub fn load(
     meta: &CheckpointMeta,
     records: &mut dyn Iterator<Item = (bytes::Bytes, bytes::Bytes)>,
     level: u32,

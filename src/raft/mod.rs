@@ -10,7 +10,7 @@
 //!   ends the node, with its reason.
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
 //!   copy of the state; [`compaction`] decides when a snapshot is due and what the log keeps;
-//!   [`stamper`] is the cluster clock.
+//!   [`stamper`] is the cluster clock; an [`Observer`] sees what is applied.
 //! - Messages between members: [`handshake`] identifies the sender, [`peer`] sends calls, [`network`]
 //!   sends openraft's requests, [`commit_filter`] suppresses those that need not be sent, [`inbound`]
 //!   serves incoming requests, and [`codec`] is their encoding. [`leader_watch`] detects the end of a
@@ -19,15 +19,15 @@
 //!   support.
 
 pub(crate) mod absence;
-pub(crate) mod bootstrap;
+pub mod bootstrap;
 pub(crate) mod checkpoint;
-pub(crate) mod codec;
+pub mod codec;
 pub(crate) mod commit_filter;
 pub(crate) mod compaction;
 pub(crate) mod config;
 pub(crate) mod describe;
 mod fields;
-pub(crate) mod handshake;
+pub mod handshake;
 pub(crate) mod inbound;
 pub(crate) mod leader_watch;
 pub(crate) mod leadership;
@@ -35,9 +35,15 @@ pub(crate) mod levels;
 pub(crate) mod log_store;
 pub(crate) mod member;
 pub(crate) mod network;
+mod observer;
 pub(crate) mod peer;
+pub mod runtime;
 mod said;
 pub(crate) mod stamper;
 pub(crate) mod state_machine;
 pub(crate) mod stop;
-pub(crate) mod types;
+pub mod types;
+
+pub use member::{Surroundings, load};
+pub use observer::{AppliedEntry, Observer};
+pub use peer::{Channel, paths};

@@ -8,14 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
 use crate::client::Resolver;
-use crate::client::carrier::{Carrier, Cause, SendError, describe};
+use crate::client::carrier::{Carrier, Carry, Cause, SendError, describe};
 use crate::lock::DecodeError;
 use crate::raft::handshake::{
     HANDSHAKE_HEADER, Handshake, NotAHandshake, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT,
@@ -29,7 +29,7 @@ use crate::storage::{Identity, Uuid};
 use crate::task::{blocking, of_host};
 
 /// The path of each kind of call on the peer listener.
-pub(crate) mod paths {
+pub mod paths {
     pub(crate) const IDENTITY: &str = "/peer/v1/identity";
     pub(crate) const APPEND: &str = "/peer/v1/append";
     pub(crate) const APPEND_STREAM: &str = "/peer/v2/append-stream";
@@ -38,7 +38,8 @@ pub(crate) mod paths {
     pub(crate) const CONFIRM: &str = "/peer/v1/confirm";
     pub(crate) const TRANSFER: &str = "/peer/v1/transfer-leader";
     pub(crate) const SNAPSHOT: &str = "/peer/v2/snapshot";
-    pub(crate) const FORWARD: &str = "/peer/v2/forward";
+    /// Requests of clients, for the leader.
+    pub const FORWARD: &str = "/peer/v2/forward";
 }
 
 /// The largest message between members in bytes: appends are bounded by the size of a read from the
@@ -86,7 +87,7 @@ pub(crate) enum CallError {
 
 /// The connections that a call uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Channel {
+pub enum Channel {
     /// Heartbeats, votes, identity: small messages for which late is as bad as lost.
     Control,
     /// The log.
@@ -455,10 +456,9 @@ impl Ways {
         })
     }
 
-    /// Uses a simulated network for all of them.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn simulated(uplink: &std::sync::Arc<crate::sim::network::Uplink>) -> Self {
-        let way = |channel| Carrier::Simulated(uplink.channel(channel));
+    /// Takes the carrier of each kind from elsewhere.
+    pub(crate) fn given(carrier: &dyn Fn(Channel) -> Arc<dyn Carry>) -> Self {
+        let way = |channel| Carrier::Given(carrier(channel));
         Self {
             control: way(Channel::Control),
             append: way(Channel::Append),

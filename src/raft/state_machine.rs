@@ -25,6 +25,7 @@ use crate::lock::{ClusterTime, Counts, Decision, Deleted, Ends, State};
 use crate::raft::checkpoint::Bell;
 use crate::raft::codec;
 use crate::raft::compaction::Compaction;
+use crate::raft::observer::{AppliedEntry, Observer};
 use crate::raft::stamper::{CurrentStamper, Stamper};
 use crate::raft::types::{
     Applied, Data, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, raft_log_id,
@@ -115,6 +116,8 @@ pub(crate) struct Replica {
     rho_ppm: u32,
     /// The feature level of this program.
     level: u32,
+    /// Sees every entry, if there is one.
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Replica {
@@ -133,7 +136,14 @@ impl Replica {
             clock,
             rho_ppm,
             level,
+            observer: None,
         }
+    }
+
+    /// Lets an observer see every entry from now on.
+    #[must_use]
+    pub(crate) fn observed_by(self, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer, ..self }
     }
 
     /// The frequently read figures, without waiting for an entry that is being applied.
@@ -214,19 +224,19 @@ impl Replica {
     fn apply(&self, entry: &Entry, wanted: bool) -> io::Result<(Vec<Decision>, Deleted)> {
         let (term, index) = (entry.log_id.committed_leader_id().term, entry.log_id.index());
         let mut machine = self.write();
+        let mut proposal = None;
         let decisions = match &entry.payload {
             EntryPayload::Blank => {
                 self.begin_term(term, machine.state.clock());
                 Vec::new()
             }
             EntryPayload::Normal(data) => {
-                let proposal = decode(data, index)?;
-                understood(machine.state.level_after(term, &proposal), self.level)?;
-                // The simulation's checker needs all of them.
-                if wanted || cfg!(feature = "simulation") {
-                    machine.state.apply(term, index, &proposal)
+                let proposal = proposal.insert(decode(data, index)?);
+                understood(machine.state.level_after(term, proposal), self.level)?;
+                if wanted || self.observer.is_some() {
+                    machine.state.apply(term, index, proposal)
                 } else {
-                    machine.state.apply_quietly(term, index, &proposal);
+                    machine.state.apply_quietly(term, index, proposal);
                     Vec::new()
                 }
             }
@@ -240,9 +250,12 @@ impl Replica {
         if let Some(ends) = ends.filter(|_| wanted) {
             self.ends.lock().expect("ends are added up, and nothing else").merge(&ends);
         }
-        #[cfg(feature = "simulation")]
-        crate::sim::witness::applied(entry, &decisions);
         self.publish(&machine);
+        if let Some(observer) = &self.observer {
+            let payload = codec::encode_payload(&entry.payload);
+            let (proposal, decisions) = (proposal.as_ref(), decisions.as_slice());
+            observer.applied(&AppliedEntry { index, term, payload, proposal, decisions });
+        }
         Ok((decisions, machine.state.take_deleted()))
     }
 
@@ -499,9 +512,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let meta = self.stored_meta();
         let state = std::mem::take(&mut self.state);
         let snapshots = self.snapshots.clone();
+        let observer = self.replica.observer.clone();
         let written = blocking(move || {
-            #[cfg(feature = "simulation")]
-            crate::sim::witness::state(meta.last.map(|last| last.index), &state.encode());
+            if let Some(observer) = observer {
+                observer.snapshot(meta.last.map(|last| last.index), &state);
+            }
             snapshots.write(meta, |mut out| state.encode_into(&mut out))
         });
         let written = written.await?;

@@ -12,18 +12,13 @@ use openraft::vote::leader_id_std;
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
 
 use crate::lock::Decision;
+use crate::raft::runtime::Runtime;
 use crate::storage::{self, Uuid};
-
-#[cfg(not(feature = "simulation"))]
-use openraft_rt_tokio::TokioRuntime as Runtime;
-
-#[cfg(feature = "simulation")]
-use crate::sim::runtime::Runtime;
 
 /// The type parameters of openraft. Standard Raft: at most one leader per term, so that an entry's
 /// term identifies its leader and a stamp's term can be checked against it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(crate) struct TypeConfig;
+pub struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
     type D = Data;
@@ -48,27 +43,34 @@ impl RaftTypeConfig for TypeConfig {
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
-pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
-pub(crate) type Vote = alias::VoteOf<TypeConfig>;
-pub(crate) type Entry = alias::EntryOf<TypeConfig>;
-pub(crate) type Payload = EntryPayload<Data, u64, MemberNode>;
-pub(crate) type Membership = openraft::Membership<u64, MemberNode>;
-pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
-pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+/// The id of an entry: its term and index.
+pub type LogId = alias::LogIdOf<TypeConfig>;
+/// A vote.
+pub type Vote = alias::VoteOf<TypeConfig>;
+/// An entry of the log.
+pub type Entry = alias::EntryOf<TypeConfig>;
+/// The payload of an entry.
+pub type Payload = EntryPayload<Data, u64, MemberNode>;
+/// The voters, and all members.
+pub type Membership = openraft::Membership<u64, MemberNode>;
+/// A membership and the entry that it comes from.
+pub type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+/// The last entry of a snapshot, and the membership there.
+pub type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 
 /// The data of a normal entry: an encoded payload of [`crate::raft::codec`], with tag and version,
 /// exactly as it is in the log.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Data(Bytes);
+pub struct Data(Bytes);
 
 impl Data {
     /// Wraps a payload that the codec has produced or checked.
-    pub(crate) fn from_payload(payload: Bytes) -> Self {
+    pub fn from_payload(payload: Bytes) -> Self {
         Self(payload)
     }
 
     /// The payload as it is in the log.
-    pub(crate) fn payload(&self) -> &Bytes {
+    pub fn payload(&self) -> &Bytes {
         &self.0
     }
 }
@@ -88,17 +90,18 @@ impl fmt::Display for Data {
 /// The result of applying an entry: one decision per command of its proposal, in order; none for
 /// blank and membership entries.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Applied {
+pub struct Applied {
     /// The decisions.
-    pub(crate) decisions: Vec<Decision>,
+    pub decisions: Vec<Decision>,
 }
 
 /// A callback for the result of a write. It is called as soon as the result is known: after the
 /// entry was applied, in the applying task. It is dropped uncalled if openraft ends first.
-pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+pub struct Callback<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Callback<T> {
-    pub(crate) fn new(callback: impl FnOnce(T) + Send + 'static) -> Self {
+    /// Wraps a callback.
+    pub fn new(callback: impl FnOnce(T) + Send + 'static) -> Self {
         Self(Box::new(callback))
     }
 }
@@ -111,13 +114,13 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Callback<T> {
 
 /// A member in the log's membership.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MemberNode {
+pub struct MemberNode {
     /// The uuid of its data folder: a member that lost its folder is another member.
-    pub(crate) uuid: Uuid,
+    pub uuid: Uuid,
     /// Its address for peers.
-    pub(crate) peer_addr: String,
+    pub peer_addr: String,
     /// Its address for clients, if it has reported one.
-    pub(crate) client_addr: Option<String>,
+    pub client_addr: Option<String>,
 }
 
 /// Required by openraft's own tests of a storage.
@@ -135,17 +138,17 @@ impl fmt::Display for MemberNode {
 }
 
 /// Converts an entry's id to openraft's type.
-pub(crate) fn raft_log_id(id: storage::LogId) -> LogId {
+pub fn raft_log_id(id: storage::LogId) -> LogId {
     LogId::new(leader_id_std::CommittedLeaderId::new(id.term), id.index)
 }
 
 /// Converts an entry's id to the storage's type.
-pub(crate) fn stored_log_id(id: &LogId) -> storage::LogId {
+pub fn stored_log_id(id: &LogId) -> storage::LogId {
     storage::LogId { term: id.committed_leader_id().term, index: id.index() }
 }
 
 /// Converts a vote to openraft's type.
-pub(crate) fn raft_vote(vote: storage::Vote) -> Vote {
+pub fn raft_vote(vote: storage::Vote) -> Vote {
     if vote.committed {
         Vote::new_committed(vote.term, vote.node)
     } else {
@@ -154,7 +157,7 @@ pub(crate) fn raft_vote(vote: storage::Vote) -> Vote {
 }
 
 /// Converts a vote to the storage's type.
-pub(crate) fn stored_vote(vote: &Vote) -> storage::Vote {
+pub fn stored_vote(vote: &Vote) -> storage::Vote {
     storage::Vote {
         term: vote.leader_id.term,
         node: vote.leader_id.voted_for,

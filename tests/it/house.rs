@@ -39,8 +39,7 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "src",
         &[
-            "budget", "flood", "storage", "raft", "node", "forward", "advance", "http", "sim",
-            "cli", "fuzzing",
+            "budget", "flood", "storage", "raft", "node", "forward", "advance", "http", "cli",
         ],
     ),
 ];

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use super::world::{Death, FIRST_CLIENT, MachineId, Pace, World, WorldOptions};
 use keyward::LockService;
 use keyward::client::Client;
 use keyward::node::Profile;
-use keyward::sim::{Death, FIRST_CLIENT, MachineId, Pace, World, WorldOptions};
 use keyward::types::{CallOptions, LockOptions, LockRequest};
 
 /// Longer than any election.
@@ -42,7 +42,7 @@ pub fn failover(seed: u64, profile: Profile, death: Death) -> Failover {
         profile,
         keep_trace: false,
     };
-    keyward::sim::run(options, |world| async move {
+    super::world::run(options, |world| async move {
         let mut dice = world.dice("failover");
         for node in world.node_ids() {
             world.set_disk_pace(node, Pace { min_ms: 1, max_ms: 6 });

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::world::{FIRST_CLIENT, World};
 use keyward::LockService;
-use keyward::sim::{FIRST_CLIENT, World};
 use keyward::types::{DecidedAt, LockOptions, LockRequest, RequestId};
 
 use super::schedule::{Fault, Schedule};

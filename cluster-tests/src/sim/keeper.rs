@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::world::{Dice, FIRST_CLIENT, World};
 use keyward::client::{Acquire, Client, Guard, GuardState};
 use keyward::clock::Clock;
-use keyward::sim::{Dice, FIRST_CLIENT, World};
 use keyward::types::Token;
 
 use super::schedule::Schedule;

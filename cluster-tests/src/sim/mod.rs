@@ -3,7 +3,7 @@
 //! [`schedule`] draws the faults, [`nemesis`] installs them, [`workload`] requests locks meanwhile
 //! and [`keeper`] keeps some by guards, [`judge`] checks whether the observations are allowed,
 //! [`shrink`] removes the faults that a failure does not need, and [`many`] does all that for any
-//! number of seeds. [`failover`] measures elections alone. The cluster itself is [`keyward::sim`].
+//! number of seeds. [`failover`] measures elections alone. The cluster itself is [`world`].
 //! The same schedule gives the same run, byte for byte.
 
 pub mod failover;
@@ -14,11 +14,12 @@ mod nemesis;
 mod schedule;
 mod shrink;
 mod workload;
+pub mod world;
 
 use std::time::Duration;
 
 use keyward::limits::{self, Limit};
-use keyward::sim::{Amounts, Digest, SEGMENT_BYTES, WorldOptions};
+use world::{Amounts, Digest, SEGMENT_BYTES, WorldOptions};
 
 use crate::history::{Clocks, Header, History, Plan, Recorder};
 use crate::limits::{Reach, Reached};
@@ -71,7 +72,7 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         profile: schedule.profile,
         keep_trace,
     };
-    let run = keyward::sim::run(options, |world| async move {
+    let run = world::run(options, |world| async move {
         let clock = world.clone();
         let recorder = Recorder::in_memory_with_clock(move || clock.now());
         for node in world.node_ids() {

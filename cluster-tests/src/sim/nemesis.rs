@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyward::sim::{Death, FIRST_CLIENT, Link, MachineId, Pace, World};
+use super::world::{Death, Dice, FIRST_CLIENT, Link, MachineId, Pace, World};
 use keyward::storage::disk::{Fault as DiskFault, FaultyCall};
 
 use super::schedule::{Fault, Schedule, Target, Timed};
@@ -213,7 +213,7 @@ impl Nemesis<'_> {
     }
 
     /// Restarts dead nodes, except those that a fault keeps down.
-    fn restart(&mut self, dice: &mut keyward::sim::Dice) {
+    fn restart(&mut self, dice: &mut Dice) {
         let now = self.world.now();
         for node in self.world.node_ids() {
             if self.world.is_alive(node) || self.is_down(node) {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::world::Dice;
 use keyward::node::Profile;
-use keyward::sim::Dice;
 
 /// All inputs of a run besides the code.
 #[derive(Clone, PartialEq, Eq, Debug)]

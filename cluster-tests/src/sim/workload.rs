@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::world::{Dice, FIRST_CLIENT, World};
 use keyward::client::Client;
-use keyward::sim::{Dice, FIRST_CLIENT, World};
 use keyward::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, TableDefaults,
     TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use cluster_tests::sim::world::{FIRST_CLIENT, Link, MachineId, Pace, World, WorldOptions, run};
 use keyward::node::Profile;
-use keyward::sim::{FIRST_CLIENT, Link, MachineId, Pace, World, WorldOptions, run};
 use keyward::types::{LockOptions, LockRequest, ReadOptions};
 use keyward::{Client, Error, LockService};
 use tokio::sync::mpsc;

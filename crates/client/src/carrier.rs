@@ -1,10 +1,12 @@
-//! The carrier of requests between machines: HTTP, or the network of a simulation.
+//! The carrier of requests between machines: HTTP, or another that is handed in.
 //!
 //! It only transports: the senders decide what to request and what an answer means.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use reqwest::{Request, Response};
 
 /// The underlying error of a carrier.
@@ -21,14 +23,20 @@ pub enum SendError {
     Broken(#[source] Cause),
 }
 
+/// A network to other machines, in place of HTTP over connections of this one.
+pub trait Carry: Send + Sync + 'static {
+    /// Sends the request and waits for the head of its response. Dropping the future may, but need
+    /// not, keep the request from being processed.
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, SendError>>;
+}
+
 /// A carrier to other machines. Clones share its connections.
 #[derive(Clone)]
 pub enum Carrier {
     /// A pool of connections.
     Http(reqwest::Client),
-    /// The network of a simulation.
-    #[cfg(feature = "simulation")]
-    Simulated(std::sync::Arc<crate::sim::network::Uplink>),
+    /// A network that whoever made the carrier has handed in.
+    Given(Arc<dyn Carry>),
 }
 
 impl Carrier {
@@ -36,15 +44,14 @@ impl Carrier {
     /// not, keep the request from being processed.
     ///
     /// # Errors
-    /// If no response arrived; it says whether a part of the request may have been sent.
+    /// If there is no response, with what is known of the request.
     pub async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
             Self::Http(client) => client.execute(request).await.map_err(|error| {
                 let way = if error.is_connect() { SendError::Connect } else { SendError::Broken };
                 way(error.into())
             }),
-            #[cfg(feature = "simulation")]
-            Self::Simulated(uplink) => uplink.send(request).await,
+            Self::Given(carrier) => carrier.send(request).await,
         }
     }
 }

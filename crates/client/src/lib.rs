@@ -55,6 +55,7 @@ use crate::api::{
     ListQuery, LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery,
     UnlockAnswer, UnlockBody, routes,
 };
+use crate::carrier::{Carrier, Carry};
 use guard::Common;
 use keyward_core::clock::{Clock, Deadline, SystemClock};
 use keyward_core::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
@@ -155,10 +156,14 @@ impl ClientBuilder {
         Ok(self.build_over(transport))
     }
 
-    /// Builds as [`ClientBuilder::build`] does, with requests that go through a simulated network.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn build_simulated(self, way: crate::carrier::Carrier) -> Result<Client, Error> {
-        let transport = Transport::over(way, &self.endpoints, &self.settings())?;
+    /// Builds as [`ClientBuilder::build`] does, with requests that are sent by this carrier.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn build_with(self, carrier: Arc<dyn Carry>) -> Result<Client, Error> {
+        self.options.validate()?;
+        let carrier = Carrier::Given(carrier);
+        let transport = Transport::over(carrier, &self.endpoints, &self.settings())?;
         Ok(self.build_over(transport))
     }
 

@@ -116,6 +116,18 @@ const MEMBERSHIP: &str = concat!(
 /// [`proposal`] in bytes.
 const PROPOSAL: &str = "01024d01020003";
 
+/// The examples as the fuzzers' seeds are made of them; `UPDATE_GOLDENFILES=1` writes the file.
+#[test]
+fn the_golden_file_has_every_example() {
+    let lines = examples().into_iter().map(|(name, bytes)| format!("{name} {}\n", hex(&bytes)));
+    let text: String = lines.collect();
+    let path = format!("{}/src/raft/codec/messages.hex", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "{path}");
+}
+
 #[test]
 fn messages_are_written_the_same_for_ever() {
     assert_eq!(hex(&proposal().encode()), PROPOSAL);

@@ -23,8 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::store::Values;
+pub use self::store::Values;
 pub(super) use self::store::look;
 use self::store::{Parked, Store, guarded};
 use super::log::SyncWatch;

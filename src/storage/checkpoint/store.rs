@@ -10,7 +10,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-#[cfg(any(test, feature = "fuzzing"))]
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -456,18 +455,18 @@ fn quiet_panics() {
     });
 }
 
-/// The contents of a database in memory: for fuzzing.
-#[cfg(any(test, feature = "fuzzing"))]
+/// The contents of a checkpoint in memory, read as those of a database are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Values {
-    pub(crate) meta: Vec<u8>,
-    pub(crate) records: BTreeMap<Vec<u8>, Vec<u8>>,
+pub struct Values {
+    /// The sealed meta data, with sums over the records that belong to it.
+    pub meta: Vec<u8>,
+    /// The records by key.
+    pub records: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
 impl Values {
-    /// Encodes the meta data for these records.
-    pub(crate) fn new(meta: CheckpointMeta, records: BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
+    /// Seals the meta data for these records.
+    pub fn new(meta: CheckpointMeta, records: BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
         let mut totals = Totals::default();
         for (key, value) in &records {
             totals.add(key, value);
@@ -476,8 +475,11 @@ impl Values {
         Self { meta, records }
     }
 
-    /// Reads them as a start would.
-    pub(crate) fn read<S>(
+    /// Reads them as a start does.
+    ///
+    /// # Errors
+    /// If a record is not among those that the meta data was sealed for, or `load` refuses them.
+    pub fn read<S>(
         &self,
         load: impl FnOnce(
             &CheckpointMeta,

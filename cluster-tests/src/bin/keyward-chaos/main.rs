@@ -5,7 +5,6 @@ mod check;
 mod load;
 mod prove;
 mod run;
-#[cfg(feature = "sim")]
 mod sim;
 
 use std::process::ExitCode;
@@ -33,7 +32,6 @@ enum Command {
     Run(run::RunArguments),
     Check(check::CheckArguments),
     Prove(prove::ProveArguments),
-    #[cfg(feature = "sim")]
     Sim(sim::SimArguments),
     /// List the faults and what each does
     Faults,
@@ -45,7 +43,6 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Prove(arguments) => prove::run(&arguments),
-        #[cfg(feature = "sim")]
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Faults => {
             for (name, what) in Fault::ALL.map(Fault::describe) {

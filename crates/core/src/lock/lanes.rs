@@ -228,7 +228,6 @@ impl Lanes {
         tracker.gone(|| RecordKey::Lane(id));
     }
 
-    #[cfg(test)]
     pub(super) fn assert_index_equals_lanes(&self) {
         let ages = self.iter().map(|(id, lane)| (lane.last_used, id));
         assert_eq!(ages.collect::<OrdSet<_>>(), self.by_age);

@@ -292,7 +292,6 @@ impl Locks {
         result
     }
 
-    #[cfg(test)]
     pub(super) fn assert_indexes_equal_records(&self) {
         let mut sums = Tally::default();
         let mut first_deadlines = OrdSet::new();

@@ -17,12 +17,8 @@ mod command;
 mod decision;
 pub mod encoding;
 mod ends;
-#[cfg(test)]
-pub(crate) mod history;
 mod lanes;
 mod locks;
-#[cfg(test)]
-mod oracle;
 mod query;
 mod record;
 mod rules;

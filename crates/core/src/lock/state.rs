@@ -283,9 +283,11 @@ impl State {
         Changed::new(self.clone(), keys)
     }
 
-    /// Asserts that the indexes agree with the records.
-    #[cfg(test)]
-    pub(crate) fn assert_invariants(&self) {
+    /// Asserts that the indexes agree with the records. It looks at every record.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn assert_invariants(&self) {
         self.locks.assert_indexes_equal_records();
         self.lanes.assert_index_equals_lanes();
     }

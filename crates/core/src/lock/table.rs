@@ -208,7 +208,6 @@ impl Table {
         self.deadlines = dues.into_iter().collect();
     }
 
-    #[cfg(test)]
     pub(super) fn assert_index_equals_records(&self, name: &str) {
         let due = self.iter().map(|(key, record)| (record.due(), key.clone()));
         let due = due.filter(|(due, _)| *due != ClusterTime::NEVER);

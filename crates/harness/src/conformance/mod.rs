@@ -226,10 +226,10 @@ fn play_blocking<B: Bootstrap>(bootstrap: Arc<B>, text: &str, runtime: Handle) -
     Played { found, advanced: runner.advanced(), too_slow: runner.too_slow() }
 }
 
-/// Like [`generate`], on this thread and without catching panics: for fuzzing.
+/// Like [`generate`], on this thread and without catching panics.
 ///
 /// # Errors
-/// If the script is malformed or its service fails.
+/// As [`generate`].
 pub fn play_here<B: Bootstrap>(
     bootstrap: Arc<B>,
     text: &str,

@@ -1,8 +1,7 @@
 //! Tests of the lock machine.
 //!
-//! `../oracle.rs` is a second lock machine, slow and simple, written from the contract, and
-//! `../history.rs` generates random logs; `histories.rs` checks on each of them that the two
-//! machines agree and that the properties of design and contract hold. `rows.rs` has each row of
+//! A second lock machine, slow and simple, is in `fuzz/src/oracle.rs`; `fuzz/src/histories.rs` checks
+//! on random logs that the two agree, and the properties of design and contract. `rows.rs` has each row of
 //! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
 //! `tables.rs` the tables, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
 //! end, `bounds.rs` the behaviour at the limits.
@@ -10,7 +9,6 @@
 mod bounds;
 mod bytes;
 mod ends;
-mod histories;
 mod repeats;
 mod rows;
 mod tables;

@@ -9,26 +9,24 @@
 //!
 //! A [`World`] is a cluster, its clients and everything that can be done to them. It decides
 //! nothing: the caller chooses which faults come when, and what clients request; see
-//! `cluster-tests/src/sim/`. The same seed and the same calls give the same run, line by line of
+//! [`super::schedule`]. The same seed and the same calls give the same run, line by line of
 //! its trace; `docs/simulation.md` describes what that takes, and where it ends.
 
 pub mod chance;
 mod clock;
+mod cluster;
 mod disk;
 pub mod host;
 pub mod network;
 pub(crate) mod node;
-pub(crate) mod runtime;
 mod trace;
-mod watch;
 pub(crate) mod witness;
-mod world;
 
 pub use chance::Dice;
+pub use cluster::{Run, Stop, World, WorldOptions, run};
 pub use disk::Pace;
 pub use host::Death;
 pub use network::{FIRST_CLIENT, Link, MachineId};
 pub use node::SEGMENT_BYTES;
 pub use trace::Digest;
 pub use witness::{Amounts, Witnessed};
-pub use world::{Run, Stop, World, WorldOptions, run};

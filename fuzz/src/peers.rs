@@ -6,17 +6,17 @@ use std::str::FromStr;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use crate::error::Error;
-use crate::forward::ask;
-use crate::forward::wire::{
+use keyward::error::Error;
+use keyward::forward::ask;
+use keyward::forward::wire::{
     Answer, Request, decode_answer, decode_requests, encode_answer, encode_requests, frame_head,
 };
-use crate::memory::MemoryLocks;
-use crate::raft::bootstrap::{decode_introduction, encode_introduction};
-use crate::raft::codec;
-use crate::raft::handshake::{Handshake, Signature};
-use crate::service::DebugLockService as _;
-use crate::types::CallOptions;
+use keyward::memory::MemoryLocks;
+use keyward::raft::bootstrap::{decode_introduction, encode_introduction};
+use keyward::raft::codec;
+use keyward::raft::handshake::{Handshake, Signature};
+use keyward::service::DebugLockService as _;
+use keyward::types::CallOptions;
 
 /// Every message of Raft, of a first start, and the header of every call: a message that decodes is
 /// encoded to the same bytes.
@@ -124,7 +124,7 @@ fn answer(requests: Vec<(Request, CallOptions)>) {
 }
 
 /// A runtime for one input: the service in memory never waits, but deadlines need timers.
-pub(super) fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().build().expect("a runtime without I/O takes nothing from the system")
 }

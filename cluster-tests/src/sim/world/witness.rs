@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use openraft::EntryPayload;
+use keyward::limits::REAPPLIED_ENTRIES;
+use keyward::lock::{Outcome, State as Locks};
+use keyward::raft::{AppliedEntry, Observer};
+use keyward::types::{DecidedAt, RequestId};
 
 use super::clock::TrueTime;
-use super::host;
-use crate::limits::REAPPLIED_ENTRIES;
-use crate::lock::{Decision, Outcome, Proposal};
-use crate::raft::codec;
-use crate::raft::types::Entry;
-use crate::types::{DecidedAt, RequestId};
 
 /// The entries that all nodes of a world have applied.
 pub(crate) struct Witness {
@@ -118,34 +115,26 @@ impl Witness {
         state.entries.iter().map(entry).collect()
     }
 
-    fn applied(&self, node: &str, entry: &Entry, decisions: &[Decision]) {
-        let index = entry.log_id.index();
-        let payload = codec::encode_payload(&entry.payload);
+    fn applied(&self, node: &str, entry: &AppliedEntry<'_>) {
+        let AppliedEntry { index, term, ref payload, proposal, decisions } = *entry;
         let seen = Seen {
-            term: entry.log_id.committed_leader_id().term,
-            payload: crc32fast::hash(&payload),
+            term,
+            payload: crc32fast::hash(payload),
             decisions: crc32fast::hash(format!("{decisions:?}").as_bytes()),
             by: node.to_owned(),
             at: self.time.now(),
-            requests: match &entry.payload {
-                EntryPayload::Normal(data) => codec::proposal_of(data).map_or_else(
-                    |_| Vec::new(),
-                    |Proposal { stamp, commands }| {
-                        // With a stamp of another term it is refused whole, so that nothing was
-                        // decided.
-                        let decided = stamp.term == entry.log_id.committed_leader_id().term;
-                        let mut decisions = decisions.iter().map(|decision| &decision.outcome);
-                        let ids = commands.iter().map(|command| command.request_id);
-                        ids.map(|id| {
-                            // A command that was refused for its form or its lane has done nothing.
-                            let done = !matches!(decisions.next(), Some(Outcome::Refused(_)));
-                            id.filter(|_| decided && done)
-                        })
-                        .collect()
-                    },
-                ),
-                EntryPayload::Blank | EntryPayload::Membership(_) => Vec::new(),
-            },
+            requests: proposal.map_or_else(Vec::new, |proposal| {
+                // With a stamp of another term it is refused whole, so that nothing was decided.
+                let decided = proposal.stamp.term == term;
+                let mut decisions = decisions.iter().map(|decision| &decision.outcome);
+                let ids = proposal.commands.iter().map(|command| command.request_id);
+                ids.map(|id| {
+                    // A command that was refused for its form or its lane has done nothing.
+                    let done = !matches!(decisions.next(), Some(Outcome::Refused(_)));
+                    id.filter(|_| decided && done)
+                })
+                .collect()
+            }),
         };
         let mut state = self.lock();
         let amounts = &mut state.amounts;
@@ -176,7 +165,7 @@ impl Witness {
     }
 
     /// Records the bytes of a node's state at an index.
-    pub(crate) fn state(&self, node: &str, index: u64, bytes: &[u8]) {
+    fn state(&self, node: &str, index: u64, bytes: &[u8]) {
         let digest = crc32fast::hash(bytes);
         let mut state = self.lock();
         let amounts = &mut state.amounts;
@@ -198,20 +187,25 @@ fn requests(index: u64, ids: &[Option<RequestId>]) -> Vec<(RequestId, DecidedAt)
     places.collect()
 }
 
-/// Records that the current host has applied an entry.
-pub(crate) fn applied(entry: &Entry, decisions: &[Decision]) {
-    if let Some(host) = host::current()
-        && let Some(witness) = &host.witness
-    {
-        witness.applied(&host.name, entry, decisions);
+/// The witness as the observer of one node.
+pub(crate) struct NodeWitness {
+    witness: Arc<Witness>,
+    node: String,
+}
+
+impl NodeWitness {
+    /// The observer of the node with this name.
+    pub(crate) fn new(witness: Arc<Witness>, node: String) -> Self {
+        Self { witness, node }
     }
 }
 
-/// Records the state of the current host at an index.
-pub(crate) fn state(index: Option<u64>, bytes: &[u8]) {
-    if let Some(host) = host::current()
-        && let Some(witness) = &host.witness
-    {
-        witness.state(&host.name, index.unwrap_or_default(), bytes);
+impl Observer for NodeWitness {
+    fn applied(&self, entry: &AppliedEntry<'_>) {
+        self.witness.applied(&self.node, entry);
+    }
+
+    fn snapshot(&self, index: Option<u64>, state: &Locks) {
+        self.witness.state(&self.node, index.unwrap_or_default(), &state.encode());
     }
 }

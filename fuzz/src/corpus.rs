@@ -10,17 +10,22 @@ use std::path::{Path, PathBuf};
 pub(super) type Corpus = BTreeMap<String, Vec<u8>>;
 
 fn path(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/corpus/{target}.hex"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("corpus/{target}.hex"))
 }
 
 /// Reads the corpus of a target.
 pub(super) fn read(target: &str) -> Corpus {
     let text = fs::read_to_string(path(target)).unwrap_or_else(|error| panic!("{target}: {error}"));
+    named(&text).collect()
+}
+
+/// The bytes of each line of a name and hexadecimal digits.
+pub(super) fn named(text: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
     let line = |line: &str| {
         let (name, hex) = line.split_once(' ').unwrap_or((line, ""));
         (name.to_owned(), bytes(hex))
     };
-    text.lines().map(line).collect()
+    text.lines().map(line)
 }
 
 /// Writes the corpus of a target.

@@ -1,19 +1,22 @@
 //! The seeds that are not text, and those taken from other files: written by
-//! `UPDATE_GOLDENFILES=1 cargo nextest run fuzzing::seeds`, compared in every other run.
+//! `UPDATE_GOLDENFILES=1 cargo nextest run -p keyward-fuzz seeds`, compared in every other run.
 
-use super::{TARGETS, corpus};
-use crate::api::{ListQuery, LockBody};
-use crate::codec::Encoding as _;
-use crate::conformance::scripts;
-use crate::forward::wire::{self, Request, encode_answer, encode_requests};
-use crate::limits::tests::{page, request};
-use crate::limits::{ALL, Proof};
-use crate::lock::{Command, Operation, State};
-use crate::raft::bootstrap::{Introduction, encode_introduction};
-use crate::raft::codec;
-use crate::storage::checkpoint::CheckpointMeta;
-use crate::storage::{LogId, Uuid};
-use crate::types::RequestId;
+use std::time::Duration;
+
+use keyward::api::{ListQuery, LockBody};
+use keyward::codec::Encoding as _;
+use keyward::conformance::scripts;
+use keyward::forward::wire::{
+    Request, decode_answer, decode_requests, encode_answer, encode_requests, frame_head,
+};
+use keyward::limits::{ALL, Limit, Proof};
+use keyward::lock::{Command, Operation, State};
+use keyward::raft::bootstrap::{Introduction, encode_introduction};
+use keyward::storage::checkpoint::CheckpointMeta;
+use keyward::storage::{LogId, Uuid};
+use keyward::types::{ListRequest, LockOptions, LockRequest, RequestId, Token};
+
+use crate::{TARGETS, corpus};
 
 /// A target, the name of one of its seeds, and the seed.
 type Seed = (&'static str, String, Vec<u8>);
@@ -44,26 +47,27 @@ fn seeds() -> Vec<Seed> {
     for script in scripts() {
         seeds.push(("script", script.name.into_owned(), script.text.as_bytes().to_vec()));
     }
-    let proposal = corpus::bytes(include_str!("../lock/tests/proposal-1.hex"));
-    let state = corpus::bytes(include_str!("../lock/tests/state-1.hex"));
+    let proposal = corpus::bytes(include_str!("../../src/lock/tests/proposal-1.hex"));
+    let state = corpus::bytes(include_str!("../../src/lock/tests/state-1.hex"));
     seeds.push(("checkpoint", "golden".to_owned(), checkpoint(&State::decode(&state).unwrap())));
     seeds.push(("checkpoint", "empty".to_owned(), checkpoint(&State::new())));
     seeds.push(("proposal", "golden".to_owned(), proposal));
     seeds.push(("proposal", "empty".to_owned(), vec![1, 1, 5, 0]));
     seeds.push(("snapshot", "golden".to_owned(), state));
     seeds.push(("snapshot", "empty".to_owned(), State::new().encode()));
-    let named = |target: &'static str, seeds: Vec<(&str, Vec<u8>)>| {
-        seeds.into_iter().map(move |(name, bytes)| (target, name.to_owned(), bytes)).collect()
-    };
     let groups: [Vec<Seed>; 5] = [
         limits(),
-        named("peer_messages", peer_messages()),
-        named("forward", forward()),
-        named("log", log()),
-        named("machine", machine()),
+        of("peer_messages", peer_messages()),
+        of("forward", forward()),
+        of("log", log()),
+        of("machine", machine()),
     ];
     seeds.extend(groups.into_iter().flatten());
     seeds
+}
+
+fn of<N: Into<String>>(target: &'static str, seeds: Vec<(N, Vec<u8>)>) -> Vec<Seed> {
+    seeds.into_iter().map(|(name, bytes)| (target, name.into(), bytes)).collect()
 }
 
 /// Seeds for every limit in the list, at both its ends and beyond.
@@ -93,10 +97,55 @@ fn limits() -> Vec<Seed> {
     seeds
 }
 
+/// A text of this length.
+fn text(value: i128) -> String {
+    "x".repeat(usize::try_from(value).unwrap())
+}
+
+/// A request with this value of this limit, and everything else as is usual; `None` if a request has no
+/// such value.
+fn request(limit: Limit, value: i128) -> Option<(LockRequest, LockOptions)> {
+    let mut request =
+        LockRequest { signature: "a".to_owned(), signee: "b".to_owned(), level: None };
+    let mut options = LockOptions::default();
+    match limit.name {
+        "signature" => request.signature = text(value),
+        "signee" => request.signee = text(value),
+        "instance" => options.instance = Some(text(value)),
+        "table" => options.table = Some(text(value)),
+        "level" => request.level = Some(i64::try_from(value).unwrap()),
+        "token" => options.token = Some(Token(u64::try_from(value).unwrap())),
+        "duration" => {
+            options.duration = Some(Duration::from_millis(u64::try_from(value).unwrap()));
+        }
+        "time_to_live" => {
+            let length = Duration::from_millis(u64::try_from(value).unwrap());
+            options.time_to_live = Some(length.into());
+        }
+        "request_number" => {
+            let seq = u64::try_from(value).ok()?;
+            options.request_id = Some(RequestId { lane: 1, seq });
+        }
+        _ => return None,
+    }
+    Some((request, options))
+}
+
+/// A page with this value of this limit; `None` if a page has no such value.
+fn page(limit: Limit, value: i128) -> Option<ListRequest> {
+    let mut page = ListRequest::default();
+    match limit.name {
+        "prefix" => page.prefix = text(value),
+        "after" => page.after = Some(text(value)),
+        "limit" => page.limit = u32::try_from(value).unwrap(),
+        _ => return None,
+    }
+    Some(page)
+}
+
 fn checkpoint(state: &State) -> Vec<u8> {
-    let meta = codec::tests::meta();
     let applied = LogId { term: 3, index: 9 };
-    let membership = codec::encode_snapshot_meta(&meta).to_vec();
+    let membership = corpus::named(MESSAGES).find(|(name, _)| name == "snapshot-meta").unwrap().1;
     let meta = CheckpointMeta { applied, membership, state: state.encoded_meta() };
     let mut out = Vec::new();
     let mut part = |bytes: &[u8]| {
@@ -113,7 +162,10 @@ fn checkpoint(state: &State) -> Vec<u8> {
     out
 }
 
-fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
+/// One of each message between members, from the golden file beside their encoding.
+const MESSAGES: &str = include_str!("../../src/raft/codec/messages.hex");
+
+fn peer_messages() -> Vec<(String, Vec<u8>)> {
     let introduction = Introduction {
         node: 1,
         uuid: Uuid(0x11),
@@ -124,33 +176,36 @@ fn peer_messages() -> Vec<(&'static str, Vec<u8>)> {
         rho_ppm: Some(10_000),
         client_addr: Some("http://a:7420".to_owned()),
     };
-    let mut seeds: Vec<(&str, Vec<u8>)> =
-        codec::tests::examples().into_iter().map(|(name, bytes)| (name, bytes.to_vec())).collect();
-    seeds.push(("introduction", encode_introduction(&introduction).to_vec()));
+    let mut seeds: Vec<_> = corpus::named(MESSAGES).collect();
+    seeds.push(("introduction".to_owned(), encode_introduction(&introduction).to_vec()));
     let start = "folder=0b boot=3 run=ff found=1.2 promised=3.4";
     let handshake =
         format!("protocol=1 level=1 cluster=07 from=1 {start} to=2 known=0c:9:d:1.2:3.4");
-    seeds.push(("handshake", handshake.into_bytes()));
-    seeds.push(("signature", format!("level=1 {start}").into_bytes()));
+    seeds.push(("handshake".to_owned(), handshake.into_bytes()));
+    seeds.push(("signature".to_owned(), format!("level=1 {start}").into_bytes()));
     seeds
 }
 
-fn forward() -> Vec<(&'static str, Vec<u8>)> {
-    let call = wire::tests::call();
-    let mut seeds = Vec::new();
-    for (name, request) in wire::tests::requests() {
-        seeds.push((name, encode_requests([(&request, &call)]).to_vec()));
-    }
-    let lock = wire::tests::commands().swap_remove(0);
-    let lane_forgotten = Command { request_id: Some(RequestId { lane: 7, seq: 2 }), ..lock };
+/// Requests and answers from the golden files beside their encoding, together and changed.
+fn forward() -> Vec<(String, Vec<u8>)> {
+    let requests = corpus::named(include_str!("../../src/forward/wire/requests-5.hex"));
+    let mut seeds: Vec<_> = requests.collect();
+    let decoded = |(_, bytes): &(_, Vec<u8>)| decode_requests(bytes).unwrap().remove(0);
+    let several: Vec<_> = seeds.iter().map(decoded).collect();
+    let several_parts = several.iter().map(|(request, call)| (request, call));
+    let (Request::Decide(commands), call) = &several[0] else { panic!("commands come first") };
+    let request_id = Some(RequestId { lane: 7, seq: 2 });
+    let lane_forgotten = Command { request_id, ..commands[0].clone() };
     let request = Request::Decide(vec![lane_forgotten]);
-    seeds.push(("lock-of-a-forgotten-lane", encode_requests([(&request, &call)]).to_vec()));
-    let several = wire::tests::requests();
-    let several = several.iter().map(|(_, request)| (request, &call));
-    seeds.push(("several", encode_requests(several).to_vec()));
-    let answers = wire::tests::answers().into_iter().enumerate();
-    let frames = answers.flat_map(|(number, (_, answer))| encode_answer(number, &answer));
-    seeds.push(("answers", frames.collect()));
+    let lane_forgotten = encode_requests([(&request, call)]).to_vec();
+    seeds.push(("lock-of-a-forgotten-lane".to_owned(), lane_forgotten));
+    seeds.push(("several".to_owned(), encode_requests(several_parts).to_vec()));
+    let answers = corpus::named(include_str!("../../src/forward/wire/answers-5.hex")).enumerate();
+    let frames = answers.flat_map(|(number, (_, frame))| {
+        let head = frame_head(&frame).unwrap().unwrap();
+        encode_answer(number, &decode_answer(&frame[head.bytes..]).unwrap())
+    });
+    seeds.push(("answers".to_owned(), frames.collect()));
     seeds
 }
 

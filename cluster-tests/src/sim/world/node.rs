@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward::clock::Clock;
+use keyward::forward::Forwarding;
+use keyward::http::{self, ServedNode};
+use keyward::node::{Member, Node, NodeConfig, Profile};
+use keyward::raft::Surroundings;
+use keyward::storage::log::{Drive, OnRead};
+use keyward::storage::{Log, LogOptions};
 use tokio::sync::Notify;
 
 use super::disk::{HostDisk, MachineDisk};
 use super::host::{Death, Host};
 use super::network::{MachineId, Network, Uplink};
-use crate::clock::Clock;
-use crate::forward::Forwarding;
-use crate::http::{self, ServedNode};
-use crate::node::{Member, Node, NodeConfig, Profile};
-use crate::raft::config::Settings;
-use crate::raft::member;
-use crate::storage::log::OnRead;
-use crate::storage::{Disk, Log, LogOptions};
+use super::witness::{NodeWitness, Witness};
 
 /// The size of a segment of the log: small, so that runs of a minute begin new ones and recycle old
 /// ones.
@@ -28,23 +28,6 @@ const CACHE_BYTES: usize = 4 << 10;
 
 /// How long a process that has stopped itself may still run: the end of a real one takes a moment.
 const LAST_MOMENT_MS: u64 = 20;
-
-/// The resources of a member in a simulation, in place of a folder and connections.
-pub(crate) struct Home {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) log: LogOptions,
-    pub(crate) uplink: Arc<Uplink>,
-    host: Arc<Host>,
-    machine: Arc<MachineDisk>,
-    waiting: Arc<Notify>,
-}
-
-impl Home {
-    /// Starts the task that writes the log at the pace of the disk, as long as the process lives.
-    pub(crate) fn write_log(&self, log: Log) {
-        self.host.spawn(write_log(log, self.machine.clone(), self.waiting.clone()));
-    }
-}
 
 /// The settings of the nodes.
 #[derive(Clone, Debug)]
@@ -73,6 +56,7 @@ pub(crate) struct Boot {
     pub(crate) id: MachineId,
     pub(crate) setup: Setup,
     pub(crate) host: Arc<Host>,
+    pub(crate) witness: Arc<Witness>,
     pub(crate) disk: Arc<MachineDisk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) network: Arc<Network>,
@@ -89,71 +73,57 @@ impl Boot {
     }
 
     async fn run(self) {
-        let Self { id, setup, host, disk, clock, network, running, stopped } = self;
-        let home = home(id, &setup, &host, disk, clock.clone(), &network);
-        let config = config(id, &setup);
-        let mut options = config.options(clock);
-        options.home = member::Home::Simulated(home);
-        options.settings = Settings {
-            snapshot_every: setup.snapshot_every,
-            log_kept: setup.log_kept,
-            ..options.settings
-        };
-        let reason = match Node::start_at(config, options).await {
+        let surroundings = self.surroundings();
+        let Self { id, setup, host, clock, network, running, stopped, .. } = self;
+        let reason = match Node::start_in(surroundings, config(id, &setup), clock).await {
             Ok(node) => {
                 serve(&node, id, &host, &network);
-                host.spawn(crate::advance::run(node.clone()));
+                host.spawn(keyward::advance::run(node.clone()));
                 running(node.clone());
                 node.stopped().await
             }
             Err(error) => format!("cannot start: {error}"),
         };
         stopped(reason);
-        let moment = crate::random::number::<u64>() % LAST_MOMENT_MS;
+        let moment = keyward::random::number::<u64>() % LAST_MOMENT_MS;
         tokio::time::sleep(Duration::from_millis(moment)).await;
         host.die(Death::Killed);
     }
-}
 
-fn home(
-    id: MachineId,
-    setup: &Setup,
-    host: &Arc<Host>,
-    machine: Arc<MachineDisk>,
-    clock: Arc<dyn Clock>,
-    network: &Arc<Network>,
-) -> Home {
-    let waiting = Arc::new(Notify::new());
-    let bell = waiting.clone();
-    let log = LogOptions {
-        segment_bytes: SEGMENT_BYTES,
-        cache_bytes: CACHE_BYTES,
-        apply_bytes: usize::try_from(setup.apply_bytes).unwrap_or(usize::MAX),
-        send_bytes: usize::try_from(setup.send_bytes).unwrap_or(usize::MAX),
-        on_whole_read: whole_reads(host),
-        on_waiting: Arc::new(move || bell.notify_one()),
-        clock,
-        drive: crate::storage::log::Drive::Manual,
-        ..LogOptions::default()
-    };
-    Home {
-        disk: Arc::new(HostDisk::new(host.clone(), machine.clone())),
-        log,
-        uplink: Uplink::new(network.clone(), id, host.clone()),
-        host: host.clone(),
-        machine,
-        waiting,
+    /// The machine, its network and the witness, as the node's surroundings.
+    fn surroundings(&self) -> Surroundings {
+        let Self { id, setup, host, witness, disk: machine, clock, network, .. } = self;
+        let waiting = Arc::new(Notify::new());
+        let bell = waiting.clone();
+        let log = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            cache_bytes: CACHE_BYTES,
+            apply_bytes: usize::try_from(setup.apply_bytes).unwrap_or(usize::MAX),
+            send_bytes: usize::try_from(setup.send_bytes).unwrap_or(usize::MAX),
+            on_whole_read: whole_reads(witness),
+            on_waiting: Arc::new(move || bell.notify_one()),
+            clock: clock.clone(),
+            drive: Drive::Manual,
+            ..LogOptions::default()
+        };
+        let (writer, written) = (host.clone(), machine.clone());
+        let uplink = Uplink::new(network.clone(), *id, host.clone());
+        Surroundings {
+            disk: Arc::new(HostDisk::new(host.clone(), machine.clone())),
+            log,
+            log_opened: Box::new(move |log| {
+                writer.spawn(write_log(log, written.clone(), waiting.clone()));
+            }),
+            carrier: Box::new(move |_| uplink.channel()),
+            observer: Some(Arc::new(NodeWitness::new(witness.clone(), host.name.clone()))),
+        }
     }
 }
 
 /// Reports reads that want all entries to the witness.
-fn whole_reads(host: &Arc<Host>) -> OnRead {
-    let witness = host.witness.clone();
-    Arc::new(move |entries, bytes| {
-        if let Some(witness) = &witness {
-            witness.whole_read(entries, bytes);
-        }
-    })
+fn whole_reads(witness: &Arc<Witness>) -> OnRead {
+    let witness = witness.clone();
+    Arc::new(move |entries, bytes| witness.whole_read(entries, bytes))
 }
 
 fn config(id: MachineId, setup: &Setup) -> NodeConfig {
@@ -162,6 +132,8 @@ fn config(id: MachineId, setup: &Setup) -> NodeConfig {
         client_addr: Some(client_addr(id)),
         profile: setup.profile,
         rho_ppm: setup.rho_ppm,
+        snapshot_every: setup.snapshot_every,
+        log_kept: setup.log_kept,
         ..NodeConfig::new(id, members.collect::<BTreeMap<_, _>>(), "")
     }
 }

@@ -5,17 +5,14 @@
 //! was sent SIGSTOP. A host that has died never runs again: its tasks are dropped where they stand,
 //! and nothing that they do on drop reaches disk or network.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::chance;
-use super::witness::Witness;
+use keyward::task::{self, Task};
 
 /// The way in which a host has died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,8 +28,6 @@ pub enum Death {
 pub(crate) struct Host {
     /// The name in the trace.
     pub(crate) name: String,
-    /// Observes what the host applies, if it is a node's.
-    pub(crate) witness: Option<Arc<Witness>>,
     state: Mutex<State>,
 }
 
@@ -46,33 +41,9 @@ struct State {
     panic: Option<String>,
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<Host>>> = const { RefCell::new(None) };
-}
-
-/// The host whose task is being polled.
-pub(crate) fn current() -> Option<Arc<Host>> {
-    CURRENT.with_borrow(Clone::clone)
-}
-
-/// Makes a host the current one until it is dropped.
-struct Entered(Option<Arc<Host>>);
-
-impl Entered {
-    fn new(host: &Arc<Host>) -> Self {
-        Self(CURRENT.replace(Some(host.clone())))
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        CURRENT.set(self.0.take());
-    }
-}
-
 impl Host {
-    pub(crate) fn new(name: String, witness: Option<Arc<Witness>>) -> Arc<Self> {
-        Arc::new(Self { name, witness, state: Mutex::default() })
+    pub(crate) fn new(name: String) -> Arc<Self> {
+        Arc::new(Self { name, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -84,8 +55,8 @@ impl Host {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let _entered = Entered::new(self);
-        tokio::spawn(of_host(future));
+        let _entered = task::enter(self.clone());
+        tokio::spawn(task::of_host(future));
     }
 
     pub(crate) fn death(&self) -> Option<Death> {
@@ -129,19 +100,26 @@ fn wake_all(state: MutexGuard<'_, State>) {
     }
 }
 
-/// Wraps the future as a task of the current host; without a host it runs as it is.
-pub(crate) fn of_host<F: Future>(future: F) -> OfHost<F> {
-    OfHost { host: current(), slot: None, future: Some(Box::pin(future)) }
+impl task::Host for Host {
+    fn adopt(self: Arc<Self>, future: Task) -> Task {
+        Box::pin(Adopted { host: self, slot: None, future: Some(future) })
+    }
+
+    /// A short random time.
+    fn before_blocking(&self) -> Task {
+        let patience: u64 = keyward::random::number();
+        Box::pin(tokio::time::sleep(Duration::from_millis(patience % 8)))
+    }
 }
 
-/// A future that runs only while its host does.
-pub(crate) struct OfHost<F> {
-    host: Option<Arc<Host>>,
+/// A task that runs only while its host does.
+struct Adopted {
+    host: Arc<Host>,
     slot: Option<u64>,
-    future: Option<Pin<Box<F>>>,
+    future: Option<Task>,
 }
 
-impl<F> OfHost<F> {
+impl Adopted {
     /// Whether the host lets the task run now. It is woken when that may have changed.
     fn may_run(&mut self, host: &Host, waker: &Waker) -> bool {
         let mut state = host.lock();
@@ -159,22 +137,19 @@ impl<F> OfHost<F> {
 
     /// Drops the future as a task of its host, and removes the task from the host.
     fn end(&mut self) {
-        let Some(host) = &self.host else { return };
-        let _entered = Entered::new(host);
+        let _entered = task::enter(self.host.clone());
         self.future = None;
         if let Some(slot) = self.slot.take() {
-            host.lock().tasks.remove(&slot);
+            self.host.lock().tasks.remove(&slot);
         }
     }
 }
 
-impl<F: Future> Future for OfHost<F> {
-    type Output = F::Output;
+impl Future for Adopted {
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(host) = self.host.clone() else {
-            return self.future.as_mut().expect("polled once it was ready").as_mut().poll(context);
-        };
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let host = self.host.clone();
         if !self.may_run(&host, context.waker()) {
             if !host.is_alive() {
                 self.end();
@@ -183,7 +158,7 @@ impl<F: Future> Future for OfHost<F> {
         }
         let Some(future) = &mut self.future else { return Poll::Pending };
         let polled = {
-            let _entered = Entered::new(&host);
+            let _entered = task::enter(host.clone());
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
         };
         match polled {
@@ -206,21 +181,8 @@ impl<F: Future> Future for OfHost<F> {
     }
 }
 
-impl<F> Drop for OfHost<F> {
+impl Drop for Adopted {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Runs work that waits for the disk or computes for long: in a simulation on this thread, after a
-/// short random delay; otherwise on a thread for blocking work.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    if !chance::is_dealt() {
-        return tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
-    }
-    let patience: u64 = crate::random::number();
-    tokio::time::sleep(Duration::from_millis(patience % 8)).await;
-    Ok(work())
 }

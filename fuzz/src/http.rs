@@ -15,19 +15,19 @@ use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
 use super::peers::runtime;
-use crate::api::{
+use keyward::api::{
     BatchAnswers, BatchBody, BatchItem, BatchItemAnswer, CheckAnswer, CheckQuery, Code,
     DeleteAnswer, DoneAnswer, ListAnswer, ListQuery, LockAnswer, LockBody, LockStatusWord,
     PROBLEM_MEDIA_TYPE, Problem, TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery,
     UnlockAnswer, UnlockBody, UnlockStatusWord, headers, parse_log_position, routes, to_ms,
 };
-use crate::clock::ManualClock;
-use crate::error::Error;
-use crate::http::{clients_router, serve_one};
-use crate::lock::Operation;
-use crate::memory::MemoryLocks;
-use crate::service::{LockService as _, all_tables};
-use crate::types::{
+use keyward::clock::ManualClock;
+use keyward::error::Error;
+use keyward::http::{clients_router, serve_one};
+use keyward::lock::Operation;
+use keyward::memory::MemoryLocks;
+use keyward::service::{LockService as _, all_tables};
+use keyward::types::{
     DEFAULT_DURATION, DEFAULT_TABLE, DeleteStatus, Holder, ListRequest, LockOptions, LockRecord,
     LockRequest, ReadOptions, RequestId, TableDefaults, TableInfo, TableOptions, TablesRequest,
 };

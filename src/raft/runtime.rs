@@ -1,17 +1,17 @@
-//! The runtime of openraft: tokio, with tasks that belong to a host and random numbers from the
-//! seed.
+//! The runtime of openraft: tokio, with tasks and random numbers that come through [`crate::task`]
+//! and [`crate::random`], as all others do.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::TokioRuntime;
 
-use super::chance::Source;
-use super::host;
+use crate::{random, task};
 
-/// tokio's runtime as a simulation needs it; outside of a simulation it behaves as the plain one.
+/// tokio's runtime.
 #[derive(Debug)]
-pub(crate) struct Runtime(TokioRuntime);
+pub struct Runtime(TokioRuntime);
 
 impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
@@ -21,14 +21,14 @@ impl AsyncRuntime for Runtime {
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> =
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = Source;
+    type ThreadLocalRng = Chance;
 
     fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
     where
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(host::of_host(future))
+        TokioRuntime::spawn(task::of_host(future))
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
@@ -57,12 +57,12 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::is_panic(join_error)
     }
 
-    fn thread_rng() -> Source {
-        Source
+    fn thread_rng() -> Chance {
+        Chance
     }
 
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = super::watch::Watch;
+    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 
@@ -82,6 +82,26 @@ impl AsyncRuntime for Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        host::blocking(work).await
+        task::blocking(work).await
+    }
+}
+
+/// The source of openraft's random numbers, for election timeouts.
+pub struct Chance;
+
+impl rand_core::TryRng for Chance {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(random::number())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(random::number())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        random::fill(bytes);
+        Ok(())
     }
 }

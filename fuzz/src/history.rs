@@ -1,17 +1,19 @@
 //! Random logs, applied to the machine and to its oracle: for tests and fuzzing.
 //!
 //! The randomness is any source of numbers: a seeded generator in `tests/histories.rs`, the bytes
-//! of a fuzzer in `crate::fuzzing`. There are few names and numbers, so that commands conflict.
+//! of a fuzzer in `machine.rs`. There are few names and numbers, so that commands conflict.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
 
-use crate::lock::oracle::{Oracle, Said};
-use crate::lock::{
+use crate::oracle::{Oracle, Said};
+use keyward::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
     Stamp, State, TableCommand, UnlockCommand,
 };
-use crate::types::{Grant, ListRequest, LockStatus, RecordState, RequestId, TablesRequest, Token};
+use keyward::types::{
+    Grant, ListRequest, LockStatus, RecordState, RequestId, TablesRequest, Token,
+};
 
 const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
 const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use keyward::clock::Clock;
 
 /// One, in parts per million.
 const MILLION: u128 = 1_000_000;

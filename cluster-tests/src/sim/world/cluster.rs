@@ -5,6 +5,14 @@ use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keyward::Client;
+use keyward::api::{ClusterStatus, NodeRole};
+use keyward::clock::Clock;
+use keyward::node::{Node, Profile};
+use keyward::storage::Disk as _;
+use keyward::storage::disk::{Fault, Unsynced};
+use tokio::runtime::RngSeed;
+
 use super::chance::{self, Dice};
 use super::clock::{MachineClock, TrueTime};
 use super::disk::{MachineDisk, Pace};
@@ -13,13 +21,6 @@ use super::network::{FIRST_CLIENT, Link, MachineId, Network, Uplink};
 use super::node::{Boot, Setup, client_addr};
 use super::trace::{Digest, Trace};
 use super::witness::{Amounts, Witness, Witnessed};
-use crate::Client;
-use crate::api::{ClusterStatus, NodeRole};
-use crate::client::carrier::Carrier;
-use crate::clock::Clock;
-use crate::node::{Node, Profile};
-use crate::storage::Disk as _;
-use crate::storage::disk::{Fault, Unsynced};
 
 /// The options of a world.
 #[derive(Clone, Debug)]
@@ -78,10 +79,11 @@ pub fn run<T, F: Future<Output = T>>(
     options: WorldOptions,
     body: impl FnOnce(World) -> F,
 ) -> Run<T> {
-    let _dealt = chance::deal(options.seed);
+    let _installed = chance::install(options.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&options.seed.to_le_bytes()))
         .build()
         .expect("a runtime without input and output needs nothing of the system");
     runtime.block_on(async {
@@ -152,7 +154,7 @@ impl World {
         });
         let nodes = nodes.collect();
         let clients = (FIRST_CLIENT..FIRST_CLIENT + options.clients).map(|id| {
-            (id, ClientMachine { host: Host::new(format!("client {id}"), None), clock: clock(id) })
+            (id, ClientMachine { host: Host::new(format!("client {id}")), clock: clock(id) })
         });
         let clients = clients.collect();
         let state = Mutex::default();
@@ -220,7 +222,7 @@ impl World {
         let files = machine.disk.bytes.list("log").unwrap_or_default();
         let segments = files.iter().filter(|file| file.starts_with("segment-"));
         self.inner.witness.segments(segments.count() as u64);
-        let host = Host::new(format!("node {node}"), Some(self.inner.witness.clone()));
+        let host = Host::new(format!("node {node}"));
         let process = Process { host: host.clone(), node: None };
         let before = state.processes.insert(node, process);
         let panic = before.as_ref().and_then(|before| before.host.panic());
@@ -249,6 +251,7 @@ impl World {
             id,
             setup,
             host,
+            witness: self.inner.witness.clone(),
             disk: machine.disk.clone(),
             clock: Arc::new(machine.clock.clone()),
             network: network.clone(),
@@ -377,8 +380,7 @@ impl World {
         };
         self.say(format_args!("transfer to {to}"));
         host.spawn(async move {
-            let raft = &node.member().raft;
-            if let Err(error) = raft.trigger().transfer_leader(to).await {
+            if let Err(error) = node.transfer_to(to).await {
                 tracing::debug!(%error, "no transfer");
             }
         });
@@ -401,9 +403,7 @@ impl World {
     /// The last entry that a node has applied, and the bytes of its state.
     pub fn node_state(&self, node: MachineId) -> Option<(u64, Vec<u8>)> {
         let (_, node) = self.running(node)?;
-        let machine = node.member().replica.read();
-        let index = machine.applied.as_ref()?.index();
-        Some((index, machine.state.encode()))
+        node.applied_state()
     }
 
     /// All processes that have stopped by themselves.
@@ -449,7 +449,7 @@ impl World {
             .endpoints(endpoints)
             .timeout(timeout)
             .clock(Arc::new(clock.clone()))
-            .build_simulated(Carrier::Simulated(uplink))
+            .build_with(uplink)
             .expect("the endpoints are URLs")
     }
 

@@ -2,19 +2,35 @@
 
 use std::sync::Arc;
 
-use super::peers::runtime;
-use crate::conformance::{MemoryBootstrap, play_here};
+use keyward::cli::{Settings, read_settings};
+use keyward::conformance::{MemoryBootstrap, play_here};
+
+use crate::peers::runtime;
 
 /// A configuration file: it gives an error with its position, or consistent settings.
 pub fn settings(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    match crate::cli::read_settings(&text) {
-        Ok(settings) => settings.assert_agree(),
+    match read_settings(&text) {
+        Ok(settings) => assert_consistent(&settings),
         Err(problems) => {
             assert!(!problems.is_empty(), "a refusal says what is wrong");
             assert!(problems.iter().all(|problem| !problem.trim().is_empty()), "{problems:?}");
         }
     }
+}
+
+/// Asserts what a start relies on.
+fn assert_consistent(settings: &Settings) {
+    assert!(settings.members.contains_key(&settings.id), "{settings:?}");
+    for address in settings.members.values() {
+        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        assert!(matches!(port, Some(Ok(1..))), "{settings:?}");
+    }
+    assert!(settings.client_listen != settings.peer_listen || settings.client_listen.port() == 0);
+    assert!((1..=100_000).contains(&settings.rho_ppm()), "{settings:?}");
+    assert!(settings.snapshot_every != Some(0), "{settings:?}");
+    assert!(!settings.shutdown_timeout.is_zero(), "{settings:?}");
+    assert!(!settings.data_dir.as_os_str().is_empty(), "{settings:?}");
 }
 
 /// The most lines and bytes of a script: longer ones find nothing new.

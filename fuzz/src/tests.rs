@@ -1,7 +1,7 @@
 //! Runs every target on its corpus, then on a few thousand random mutations of it.
 //!
 //! That needs no fuzzer, and runs with all other tests. A failure names the input, or prints the
-//! seed of the mutation: `KEYWARD_FUZZ_SEED=… cargo nextest run fuzzing::tests::TARGET`
+//! seed of the mutation: `KEYWARD_FUZZ_SEED=… cargo nextest run -p keyward-fuzz tests::TARGET`
 //! repeats it, with the same corpus.
 
 use std::collections::BTreeSet;
@@ -101,11 +101,11 @@ tests_of! {
 }
 
 fn assert_complete(names: &BTreeSet<&str>) {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
     for name in names {
         let program = fs::read_to_string(fuzz.join(format!("fuzz_targets/{name}.rs"))).unwrap();
-        assert!(program.contains(&format!("keyward::fuzzing::{name}(bytes)")), "{program}");
+        assert!(program.contains(&format!("keyward_fuzz::{name}(bytes)")), "{program}");
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is no program");
         let corpus = corpus::read(name);
         let bytes: usize = corpus.values().map(Vec::len).sum();

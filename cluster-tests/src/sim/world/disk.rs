@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use keyward::storage::disk::{DiskFile, Unsynced};
+use keyward::storage::{Disk, MemDisk};
+
 use super::chance::Dice;
 use super::host::{Death, Host};
-use crate::storage::disk::{DiskFile, Unsynced};
-use crate::storage::{Disk, MemDisk};
 
 /// How long a sync takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::state::{example_proposal, example_state};
-use crate::raft::codec;
-use crate::storage::disk::{Disk, MemDisk};
-use crate::storage::log::Drive;
-use crate::storage::snapshots::SnapshotMeta;
-use crate::storage::{
+use keyward::raft::codec;
+use keyward::storage::disk::{Disk, MemDisk};
+use keyward::storage::log::Drive;
+use keyward::storage::snapshots::SnapshotMeta;
+use keyward::storage::{
     Identity, Log, LogEntry, LogId, LogOptions, Recovered, Snapshots, StorageError, Uuid, Vote,
 };
 

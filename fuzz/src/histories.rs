@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::lock::history::{History, granted, play};
-use crate::lock::{Operation, Outcome, Proposal, State};
-use crate::types::{DecidedAt, Grant, LockStatus, Token};
+use crate::history::{History, granted, play};
+use keyward::lock::{Operation, Outcome, Proposal, State};
+use keyward::types::{DecidedAt, Grant, LockStatus, Token};
 
 /// The number of histories that are compared with the oracle.
 const MANY: u64 = 2000;

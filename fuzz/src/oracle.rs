@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::lock::{
+use keyward::lock::{
     Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, UnlockCommand,
 };
-use crate::types::{
+use keyward::types::{
     DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockRecord, LockStatus,
     RecordState, TableDefaults, TableInfo, TablesRequest, TimeToLive, Token, TransferReason,
     UnlockStatus,

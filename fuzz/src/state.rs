@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Encoding, Reader};
-use crate::lock::{
+use keyward::codec::{Encoding, Reader};
+use keyward::lock::{
     ClusterTime, Command, FEATURE_LEVEL, Keep, LockCommand, Operation, Proposal, Stamp, State,
     TableCommand,
 };
-use crate::raft::member::load;
-use crate::storage::checkpoint::{CheckpointMeta, Values};
-use crate::types::{ListRequest, RequestId, TablesRequest};
+use keyward::raft::load;
+use keyward::storage::checkpoint::{CheckpointMeta, Values};
+use keyward::types::{ListRequest, RequestId, TablesRequest};
 
 /// A term that no input is likely to begin with.
 const TERM: u64 = 1;
@@ -114,7 +114,7 @@ fn parts(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-pub(super) fn example_proposal() -> Proposal {
+pub(crate) fn example_proposal() -> Proposal {
     let lock = LockCommand {
         table: "default".into(),
         signature: "jobs/nightly".into(),
@@ -144,7 +144,7 @@ pub(super) fn example_proposal() -> Proposal {
     Proposal { stamp, commands: vec![lock, table, Command::advance()] }
 }
 
-pub(super) fn example_state() -> State {
+pub(crate) fn example_state() -> State {
     let mut state = State::new();
     state.apply(TERM, 1, &example_proposal());
     state

@@ -2,18 +2,27 @@
 //! from a disk.
 //!
 //! Each target takes any bytes and asserts what must hold for them: an error or a right answer is
-//! fine, a panic never is. `fuzz/` has a libFuzzer program for each target and `fuzz/corpus/` its
-//! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run fuzzing` runs every
-//! target on its corpus, and then on random mutations of it: see `tests.rs`.
+//! fine, a panic never is. `fuzz_targets/` has a libFuzzer program for each target and `corpus/` its
+//! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run -p keyward-fuzz` runs
+//! every target on its corpus, and then on random mutations of it: see `tests.rs`.
+//!
+//! Here are also the `oracle.rs`, a second lock machine, and `history.rs`, random logs for the two: the
+//! bytes of a fuzzer choose one, and `histories.rs` plays thousands from seeds.
 //!
 //! A new target is a function here, a line in [`TARGETS`], a program and at least one seed: a test
 //! reports what is missing.
 
+#![allow(clippy::missing_panics_doc, reason = "a target panics where something does not hold")]
+
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod histories;
+mod history;
 mod http;
 mod log;
 mod machine;
+mod oracle;
 mod peers;
 #[cfg(test)]
 mod seeds;

@@ -16,8 +16,11 @@ use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use keyward::client::carrier::{Carry, SendError};
+use keyward::raft::paths;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tower::ServiceExt;
 
@@ -25,8 +28,6 @@ use super::chance::Dice;
 use super::clock::TrueTime;
 use super::host::{Death, Host};
 use super::trace::Trace;
-use crate::client::carrier::SendError;
-use crate::raft::peer::{Channel, paths};
 
 /// A machine's number: nodes have their own ids, clients begin at [`FIRST_CLIENT`].
 pub type MachineId = u64;
@@ -200,7 +201,7 @@ impl Uplink {
     }
 
     /// Separate connections for a kind of call.
-    pub(crate) fn channel(self: &Arc<Self>, _: Channel) -> Arc<Self> {
+    pub(crate) fn channel(&self) -> Arc<Self> {
         Self::new(self.network.clone(), self.machine, self.host.clone())
     }
 
@@ -209,10 +210,7 @@ impl Uplink {
     }
 
     /// Sends a request and waits for the head of its response.
-    pub(crate) async fn send(
-        &self,
-        request: reqwest::Request,
-    ) -> Result<reqwest::Response, SendError> {
+    async fn carry(&self, request: reqwest::Request) -> Result<reqwest::Response, SendError> {
         if !self.host.is_alive() {
             return std::future::pending().await;
         }
@@ -308,6 +306,15 @@ impl Uplink {
             Ok(Err(refused)) => Err(SendError::Connect(refused.into())),
             Err(_) => failed("no connection in time"),
         }
+    }
+}
+
+impl Carry for Uplink {
+    fn send(
+        &self,
+        request: reqwest::Request,
+    ) -> BoxFuture<'_, Result<reqwest::Response, SendError>> {
+        Box::pin(self.carry(request))
     }
 }
 
