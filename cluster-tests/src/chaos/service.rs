@@ -295,15 +295,15 @@ pub struct WatchedOwner<S> {
 #[derive(Debug)]
 pub struct WatchedHeld<H> {
     held: H,
-    owner: Owner,
+    owner: Acquire,
     token: u64,
 }
 
 /// The holder of a lock in the history: the number of the acquire of its client.
 #[derive(Clone, Copy, Debug)]
-struct Owner(u64);
+struct Acquire(u64);
 
-impl Owner {
+impl Acquire {
     fn instance(self) -> SmolStr {
         smol_str::format_smolstr!("acquire-{}", self.0)
     }
@@ -316,7 +316,7 @@ impl<S: Owner> WatchedOwner<S> {
         &self,
         signature: &str,
         duration: Duration,
-        owner: Owner,
+        owner: Acquire,
         token: Option<u64>,
     ) -> Action {
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -352,7 +352,7 @@ impl<S: Owner> Owner for WatchedOwner<S> {
         duration: Duration,
     ) -> Result<Self::Held, Failure> {
         self.acquires += 1;
-        let owner = Owner(self.acquires);
+        let owner = Acquire(self.acquires);
         let action = self.asked(signature, duration, owner, None);
         let call = self.recorder.begin(self.signee.clone(), action);
         let answer = self.owner.acquire(signature, duration).await.map(|held| {
