@@ -1,7 +1,8 @@
 //! Starts the built `keyward` program as real processes and tests it from outside.
 //!
 //! It sees the program as its users do: through the client, the HTTP API, the command line, the
-//! exit code, the log and the files. It never calls into the server's code.
+//! exit code, the log and the files. Only [`sim`], whole clusters in one thread on virtual time, calls
+//! into the server's code.
 //!
 //! One module per noun: [`ask`] builds requests, [`binary`] finds the program, [`process`] is one
 //! running process, [`proxy`] is one link of the network, [`cluster`] is nodes, links and data
