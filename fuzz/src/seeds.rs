@@ -47,8 +47,8 @@ fn seeds() -> Vec<Seed> {
     for script in scripts() {
         seeds.push(("script", script.name.into_owned(), script.text.as_bytes().to_vec()));
     }
-    let proposal = corpus::bytes(include_str!("../../src/lock/tests/proposal-1.hex"));
-    let state = corpus::bytes(include_str!("../../src/lock/tests/state-1.hex"));
+    let proposal = corpus::bytes(include_str!("../../crates/core/src/lock/tests/proposal-1.hex"));
+    let state = corpus::bytes(include_str!("../../crates/core/src/lock/tests/state-1.hex"));
     seeds.push(("checkpoint", "golden".to_owned(), checkpoint(&State::decode(&state).unwrap())));
     seeds.push(("checkpoint", "empty".to_owned(), checkpoint(&State::new())));
     seeds.push(("proposal", "golden".to_owned(), proposal));

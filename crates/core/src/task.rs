@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(tasks(), [1, 1]);
     }
 
-        #[tokio::test]
+    #[tokio::test]
     async fn a_host_decides_when_blocking_work_is_done() {
         let here = std::thread::current().id();
         let thread = || std::thread::current().id();
