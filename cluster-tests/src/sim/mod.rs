@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] draws the faults, [`nemesis`] installs them, [`workload`] requests locks meanwhile
 //! and [`keeper`] keeps some by guards, [`judge`] checks whether the observations are allowed,
-//! [`shrink`] removes the faults that a failure does not need, and [`many`] does all that for any
+//! [`mod@shrink`] removes the faults that a failure does not need, and [`many`] does all that for any
 //! number of seeds. [`failover`] measures elections alone. The cluster itself is [`world`].
 //! The same schedule gives the same run, byte for byte.
 
