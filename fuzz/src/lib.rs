@@ -6,9 +6,6 @@
 //! inputs; `scripts/fuzz` runs them, guided by coverage. `cargo nextest run -p keyward-fuzz` runs
 //! every target on its corpus, and then on random mutations of it: see `tests.rs`.
 //!
-//! Here are also the `oracle.rs`, a second lock machine, and `history.rs`, random logs for the two: the
-//! bytes of a fuzzer choose one, and `histories.rs` plays thousands from seeds.
-//!
 //! A new target is a function here, a line in [`TARGETS`], a program and at least one seed: a test
 //! reports what is missing.
 
@@ -16,13 +13,9 @@
 
 #[cfg(test)]
 mod corpus;
-#[cfg(test)]
-mod histories;
-mod history;
 mod http;
 mod log;
 mod machine;
-mod oracle;
 mod peers;
 #[cfg(test)]
 mod seeds;

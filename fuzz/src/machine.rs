@@ -2,8 +2,8 @@
 
 use rand::RngCore;
 
-use crate::history::{History, play};
 use keyward::lock::State;
+use keyward_oracle::history::{History, play};
 
 /// The most bytes of a history, so that no input takes long: longer ones find nothing new.
 const MOST_DRAWS: usize = 4096;

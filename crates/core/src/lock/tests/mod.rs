@@ -1,6 +1,6 @@
 //! Tests of the lock machine.
 //!
-//! A second lock machine, slow and simple, is in `fuzz/src/oracle.rs`; `fuzz/src/histories.rs` checks
+//! A second lock machine, slow and simple, is in `crates/oracle/src/oracle.rs`; `histories.rs` there checks
 //! on random logs that the two agree, and the properties of design and contract. `rows.rs` has each row of
 //! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
 //! `tables.rs` the tables, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants

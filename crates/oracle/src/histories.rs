@@ -9,8 +9,8 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::history::{History, granted, play};
-use keyward::lock::{Operation, Outcome, Proposal, State};
-use keyward::types::{DecidedAt, Grant, LockStatus, Token};
+use keyward_core::lock::{Operation, Outcome, Proposal, State};
+use keyward_core::types::{DecidedAt, Grant, LockStatus, Token};
 
 /// The number of histories that are compared with the oracle.
 const MANY: u64 = 2000;

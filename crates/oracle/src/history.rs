@@ -7,11 +7,11 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
 
 use crate::oracle::{Oracle, Said};
-use keyward::lock::{
+use keyward_core::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
     Stamp, State, TableCommand, UnlockCommand,
 };
-use keyward::types::{
+use keyward_core::types::{
     Grant, ListRequest, LockStatus, RecordState, RequestId, TablesRequest, Token,
 };
 
@@ -22,7 +22,7 @@ const SIGNEES: [&str; 3] = ["ann", "bob", "cy"];
 /// Applies a history to the machine and to the oracle for as long as `more` returns true, and
 /// asserts that both give the same result for every command and the same reads afterwards. `then`
 /// sees the state after each entry.
-pub(crate) fn play<R: RngCore>(
+pub fn play<R: RngCore>(
     history: &mut History<R>,
     mut more: impl FnMut(&R) -> bool,
     mut then: impl FnMut(&State),
@@ -75,7 +75,7 @@ fn assert_same_reads<R: RngCore>(history: &mut History<R>, state: &State, oracle
 }
 
 /// Generates a log.
-pub(crate) struct History<R> {
+pub struct History<R> {
     pub(crate) random: R,
     index: u64,
     time: u64,
@@ -85,7 +85,8 @@ pub(crate) struct History<R> {
 }
 
 impl<R: RngCore> History<R> {
-    pub(crate) fn new(random: R) -> Self {
+    /// A history whose choices come from this source.
+    pub fn new(random: R) -> Self {
         Self { random, index: 0, time: 0, drawn: Vec::new(), tokens: 4 }
     }
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyward::lock::{
+use keyward_core::lock::{
     Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, UnlockCommand,
 };
-use keyward::types::{
+use keyward_core::types::{
     DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, LockRecord, LockStatus,
     RecordState, TableDefaults, TableInfo, TablesRequest, TimeToLive, Token, TransferReason,
     UnlockStatus,
