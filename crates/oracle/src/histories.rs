@@ -1,7 +1,7 @@
 //! Random logs: the machine and the oracle agree, and the properties hold.
 //!
-//! A history is generated from one number. A failure prints it, and `KEYWARD_SEED=…` replays it
-//! alone.
+//! A history is generated from one number. A failure prints it, and `KEYWARD_HISTORY=…` replays it
+//! alone. `KEYWARD_SEED` is the first number of as many as without it.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,14 @@ const FEW: u64 = 500;
 const ENTRIES: u64 = 60;
 
 fn seeds(count: u64) -> Vec<u64> {
-    if let Ok(seed) = std::env::var("KEYWARD_SEED") {
-        return vec![seed.parse().expect("KEYWARD_SEED is a number")];
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    if let Some(alone) = number("KEYWARD_HISTORY") {
+        return vec![alone];
     }
-    let first = rand::random::<u64>() >> 16;
+    let first = number("KEYWARD_SEED").unwrap_or_else(|| rand::random::<u64>() >> 16);
     (first..first + count).collect()
 }
 
@@ -32,7 +36,7 @@ fn for_each_seed(count: u64, test: impl Fn(&mut History<StdRng>) + std::panic::R
         let result =
             std::panic::catch_unwind(|| test(&mut History::new(StdRng::seed_from_u64(seed))));
         if let Err(panic) = result {
-            eprintln!("the failing history is that of KEYWARD_SEED={seed}");
+            eprintln!("the failing history is that of KEYWARD_HISTORY={seed}");
             std::panic::resume_unwind(panic);
         }
     }
