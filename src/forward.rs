@@ -30,7 +30,7 @@ use crate::api::NodeFigures;
 use crate::budget::{self, Budget, owned};
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::lock::{Command, Decision, Invalid, Query, View};
+use crate::lock::{Command, Decision, Invalid, Query, Subject, View};
 use crate::node::{Node, deadline};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService};
@@ -320,6 +320,11 @@ impl LockService for Forwarding {
                 self.node.read(query, call).await
             }
             Some(leader) => {
+                if let Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks =
+                    query.subject
+                {
+                    return Err(Error::unavailable("only the leader answers this question yet"));
+                }
                 let answers = self.send(leader, Request::Read(query), call.trace_id, deadline);
                 only(answers.await)?.into_view()
             }

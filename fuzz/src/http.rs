@@ -135,7 +135,7 @@ async fn some_locks(locks: &MemoryLocks) -> Result<(), Error> {
     let table = TableOptions { table: Some("t".to_owned()), ..TableOptions::default() };
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let time_to_live = seconds(10).map(Into::into);
-    let defaults = TableDefaults { duration: seconds(5), time_to_live };
+    let defaults = TableDefaults { duration: seconds(5), time_to_live, ..TableDefaults::default() };
     locks.configure_table(defaults, table).await?;
     let request_id = Some(RequestId { lane: USED_LANE, seq: 1 });
     locks.lock(by("a", "b"), LockOptions { request_id, ..options("t", 30) }).await.map(drop)

@@ -125,6 +125,7 @@ pub(crate) fn example_proposal() -> Proposal {
         duration_ms: Some(30_000),
         time_to_live: Some(Keep::Ms(60_000)),
         token: None,
+        ..LockCommand::default()
     };
     let lock = Command {
         request_id: Some(RequestId { lane: 7, seq: 1 }),
@@ -132,8 +133,12 @@ pub(crate) fn example_proposal() -> Proposal {
         cause: None,
         operation: Operation::Lock(Box::new(lock)),
     };
-    let table =
-        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
+    let table = TableCommand {
+        table: "t".into(),
+        duration_ms: Some(5),
+        time_to_live: Some(Keep::Ms(6)),
+        ..TableCommand::default()
+    };
     let table = Command {
         request_id: None,
         actor: None,

@@ -103,8 +103,8 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
         time_to_live: args.time_to_live,
         token: args.token,
         instance: args.instance,
-        request_id: None,
         call: args.client.call(),
+        ..LockOptions::default()
     };
     let response = service.lock(request, options).await?;
     match &response.status {
@@ -121,10 +121,14 @@ async fn execute(service: &impl LockService, args: LockArgs) -> Result<u8, Ended
                 expires_in: grant.expires_in,
                 removed_in: grant.removed_in,
                 expired: false,
+                ..Holder::default()
             };
             return Err(owned(&args.signature, holder, args.client.json));
         }
-        LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Transferred { .. } => {}
+        LockStatus::Ok(_)
+        | LockStatus::Renewed(_)
+        | LockStatus::Transferred { .. }
+        | LockStatus::Waiting(_) => {}
     }
     if args.client.json {
         output::print_json(&LockAnswer::new(&response));
@@ -154,7 +158,7 @@ fn owned(signature: &str, holder: Holder, json: bool) -> Ended {
     let name = output::visible(signature);
     let why = format!("{name} is held already by {}", output::holder(&holder));
     if json {
-        let forbidden = Forbidden { reason: ForbiddenReason::Held, holders: vec![holder] };
+        let forbidden = Forbidden::new(ForbiddenReason::Held, vec![holder]);
         output::print_json(&Problem::forbidden(&forbidden));
     }
     let failure = Failure::new(exit::REFUSED, why);
@@ -181,6 +185,7 @@ fn describe(signature: &str, response: &LockResponse) -> String {
                 }
             }
         }
+        LockStatus::Waiting(_) => format!("{name} is waited for"),
         LockStatus::Failed(_) => format!("{name} is not yours"),
     };
     let Some(grant) = response.grant() else { return how + "\n" };
@@ -220,6 +225,7 @@ fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
                 "{name} is lost: the grant with this token is gone or expired; the record shows {holders}"
             ),
         ),
+        reason => Failure::new(exit::REFUSED, format!("{name}: {}", reason.describe())),
     };
     if json {
         output::print_json(&Problem::forbidden(forbidden));

@@ -140,7 +140,11 @@ pub(crate) fn run(args: TableArgs, logging: &LogArgs) -> Outcome {
 }
 
 async fn configure(service: &impl LockService, args: ConfigureArgs) -> Result<u8, Ended> {
-    let defaults = TableDefaults { duration: args.duration, time_to_live: args.time_to_live };
+    let defaults = TableDefaults {
+        duration: args.duration,
+        time_to_live: args.time_to_live,
+        ..TableDefaults::default()
+    };
     let options = TableOptions {
         table: Some(args.table.clone()),
         request_id: None,

@@ -57,14 +57,15 @@ async fn execute(service: &impl LockService, args: UnlockArgs) -> Result<u8, End
         table: Some(args.table.table),
         token: args.token,
         instance: args.instance,
-        request_id: None,
         call: args.client.call(),
+        ..UnlockOptions::default()
     };
     let response = service.unlock(request, options).await?;
     let name = output::visible(&args.signature);
     let text = match response.status {
         UnlockStatus::Ok => format!("{name} is released\n"),
         UnlockStatus::NoLock => format!("{name} was not held: there is no such lock\n"),
+        UnlockStatus::Left => format!("{name} is not waited for any more\n"),
         UnlockStatus::Failed(forbidden) => {
             return Err(refused(&args.signature, &forbidden, args.client.json));
         }

@@ -10,7 +10,8 @@ use crate::lock::encoding::{keep_flags, keep_ms, read_keep};
 use crate::lock::{Decision, Keep, Outcome, View};
 use crate::types::{
     CheckResponse, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListResponse, LockRecord,
-    LockStatus, TableDefaults, TableInfo, TablesResponse, Token, TransferReason, UnlockStatus,
+    LockStatus, Mode, TableDefaults, TableInfo, TablesResponse, Token, TransferReason,
+    UnlockStatus,
 };
 
 /// The first byte of an answer.
@@ -45,6 +46,12 @@ pub(super) fn put_answer(out: &mut Vec<u8>, answer: &Result<Answer, Error>) {
         Ok(Answer::Decision(Decision { outcome: Outcome::Refused(refusal), .. })) => {
             put_error(out, &refusal.clone().into());
         }
+        Ok(Answer::Decision(Decision { outcome, .. })) if !has_words(outcome) => {
+            put_error(out, &Error::unknown(NO_WORDS));
+        }
+        Ok(Answer::View(View::Verify(_) | View::SessionLocks(_) | View::Deadlocks(_))) => {
+            put_error(out, &Error::unavailable(NO_WORDS));
+        }
         Ok(Answer::Decision(decision)) => {
             put_outcome(out, &decision.outcome);
             put_decided_at(out, decision.decided_at);
@@ -52,6 +59,31 @@ pub(super) fn put_answer(out: &mut Vec<u8>, answer: &Result<Answer, Error>) {
         Ok(Answer::View(view)) => put_view(out, view),
         Ok(Answer::Advanced) => out.push(answer_tag::ADVANCED),
         Err(error) => put_error(out, error),
+    }
+}
+
+/// The reason why an answer does not come back from the leader.
+const NO_WORDS: &str = "this kind of answer is not passed on between nodes yet: ask the leader";
+
+/// Whether an outcome can be passed on.
+fn has_words(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Lock(LockStatus::Waiting(_))
+        | Outcome::Unlock(UnlockStatus::Left)
+        | Outcome::Session(_)
+        | Outcome::KeptAlive(_)
+        | Outcome::Closed(_)
+        | Outcome::Left
+        | Outcome::NotLeft
+        | Outcome::Limit
+        | Outcome::NoLimit => false,
+        Outcome::Lock(_)
+        | Outcome::Unlock(_)
+        | Outcome::Table
+        | Outcome::NoTable
+        | Outcome::Advanced
+        | Outcome::FeatureLevel
+        | Outcome::Refused(_) => true,
     }
 }
 
@@ -121,7 +153,16 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         Outcome::NoTable => out.push(answer_tag::NO_TABLE),
         Outcome::Advanced => out.push(answer_tag::CLOCK),
         Outcome::FeatureLevel => out.push(answer_tag::FEATURE_LEVEL),
-        Outcome::Refused(_) => unreachable!("a refusal is an error"),
+        Outcome::Lock(LockStatus::Waiting(_))
+        | Outcome::Unlock(UnlockStatus::Left)
+        | Outcome::Session(_)
+        | Outcome::KeptAlive(_)
+        | Outcome::Closed(_)
+        | Outcome::Left
+        | Outcome::NotLeft
+        | Outcome::Limit
+        | Outcome::NoLimit
+        | Outcome::Refused(_) => unreachable!("told as an error: {outcome:?}"),
     }
 }
 
@@ -171,6 +212,9 @@ fn put_view(out: &mut Vec<u8>, view: &View) {
             put_optional_text(out, next.as_deref());
             put_decided_at(out, *decided_at);
         }
+        View::Verify(_) | View::SessionLocks(_) | View::Deadlocks(_) => {
+            unreachable!("told as an error: {view:?}")
+        }
     }
 }
 
@@ -216,7 +260,7 @@ fn read_error(tag: u8, reader: &mut Reader<'_>) -> Result<Error, DecodeError> {
 }
 
 fn put_grant(out: &mut Vec<u8>, grant: &Grant) {
-    let Grant { token: Token(token), level, expires_in, removed_in, live } = grant;
+    let Grant { token: Token(token), level, expires_in, removed_in, live, .. } = grant;
     out.push(flags([removed_in.is_some(), *live]));
     put_u64(out, *token);
     put_i64(out, *level);
@@ -227,30 +271,30 @@ fn put_grant(out: &mut Vec<u8>, grant: &Grant) {
 
 fn read_grant(reader: &mut Reader<'_>) -> Result<Grant, DecodeError> {
     let [is_removed, live] = reader.flags()?;
+    let (token, level) = (Token(reader.u64()?), reader.i64()?);
+    let expires_in = read_ms(reader)?;
     Ok(Grant {
-        token: Token(reader.u64()?),
-        level: reader.i64()?,
-        expires_in: read_ms(reader)?,
+        token,
+        level,
+        expires_in,
         removed_in: is_removed.then(|| read_ms(reader)).transpose()?,
         live,
+        mode: Mode::Exclusive,
+        slot: None,
+        valid: expires_in,
     })
 }
 
 fn put_forbidden(out: &mut Vec<u8>, forbidden: &Forbidden) {
-    out.push(match forbidden.reason {
-        ForbiddenReason::Held => 1,
-        ForbiddenReason::Lost => 2,
-    });
+    // Its number in the list, from 1: 1 is held, 2 is lost.
+    out.push(forbidden.reason as u8 + 1);
     put_all(out, &forbidden.holders, put_holder);
 }
 
 fn read_forbidden(reader: &mut Reader<'_>) -> Result<Forbidden, DecodeError> {
-    let reason = match reader.u8()? {
-        1 => ForbiddenReason::Held,
-        2 => ForbiddenReason::Lost,
-        _ => return Err(reader.invalid()),
-    };
-    Ok(Forbidden { reason, holders: read_all(reader, read_holder)? })
+    let code = usize::from(reader.u8()?).checked_sub(1);
+    let reason = code.and_then(|code| ForbiddenReason::ALL.get(code)).ok_or(reader.invalid())?;
+    Ok(Forbidden::new(*reason, read_all(reader, read_holder)?))
 }
 
 fn put_holder(out: &mut Vec<u8>, holder: &Holder) {
@@ -277,22 +321,25 @@ fn read_holder(reader: &mut Reader<'_>) -> Result<Holder, DecodeError> {
         expires_in: read_ms(reader)?,
         expired,
         removed_in: is_removed.then(|| read_ms(reader)).transpose()?,
+        ..Holder::default()
     })
 }
 
 fn put_record(out: &mut Vec<u8>, record: &LockRecord) {
-    let LockRecord { signature, holders } = record;
+    let LockRecord { signature, holders, .. } = record;
     put_str(out, signature);
     put_all(out, holders, put_holder);
 }
 
 fn read_record(reader: &mut Reader<'_>) -> Result<LockRecord, DecodeError> {
     let signature = reader.str()?.to_owned();
-    Ok(LockRecord { signature, holders: read_all(reader, read_holder)? })
+    let holders = read_all(reader, read_holder)?;
+    Ok(LockRecord { signature, holders, limit: None, waiting: 0, places: Vec::new() })
 }
 
 fn put_table(out: &mut Vec<u8>, info: &TableInfo) {
-    let TableInfo { table, defaults: TableDefaults { duration, time_to_live }, locks } = info;
+    let TableInfo { table, defaults, locks } = info;
+    let TableDefaults { duration, time_to_live, .. } = defaults;
     // Set from whole milliseconds, so no error is possible.
     let keep = time_to_live.and_then(|time_to_live| Keep::try_from(time_to_live).ok());
     let [is_ms, is_for_ever] = keep_flags(keep);
@@ -312,7 +359,7 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableInfo, DecodeError> {
     let table = reader.str()?.to_owned();
     let duration = has_duration.then(|| read_ms(reader)).transpose()?;
     let time_to_live = read_keep(reader, [is_ms, is_for_ever])?.map(Into::into);
-    let defaults = TableDefaults { duration, time_to_live };
+    let defaults = TableDefaults { duration, time_to_live, ..TableDefaults::default() };
     Ok(TableInfo { table, defaults, locks: reader.u64()? })
 }
 

@@ -33,6 +33,8 @@ mod body_tag {
     pub(super) const LIST: u8 = 3;
     pub(super) const TABLES: u8 = 4;
     pub(super) const ADVANCE: u8 = 5;
+    /// No request: the leader refuses it.
+    pub(super) const NONE: u8 = 255;
 }
 
 /// A forwarded request: what one call asks for.
@@ -281,7 +283,7 @@ fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
         body_tag::DECIDE => Request::Decide(read_commands(reader)?),
         body_tag::CHECK => {
             let (table, signature) = (reader.str()?.into(), reader.str()?.into());
-            read(Subject::Lock { table, signature })
+            read(Subject::Lock { table, signature, places_after: 0 })
         }
         body_tag::LIST => {
             let [has_after, is_held, is_expired] = reader.flags()?;
@@ -309,7 +311,7 @@ fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
 
 fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
     match subject {
-        Subject::Lock { table, signature } => {
+        Subject::Lock { table, signature, places_after: _ } => {
             out.push(body_tag::CHECK);
             put_str(out, table);
             put_str(out, signature);
@@ -332,6 +334,10 @@ fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
                 put_str(out, after);
             }
             put_u64(out, (*limit).into());
+        }
+        // The leader answers that it has no such body: a node that does not lead refuses these.
+        Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks => {
+            out.push(body_tag::NONE);
         }
     }
 }

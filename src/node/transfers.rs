@@ -96,6 +96,13 @@ pub(super) fn transfers_of(response: &ClientWriteResponse<TypeConfig>) -> Vec<Tr
         | Outcome::Table
         | Outcome::NoTable
         | Outcome::FeatureLevel
+        | Outcome::Session(_)
+        | Outcome::KeptAlive(_)
+        | Outcome::Closed(_)
+        | Outcome::Left
+        | Outcome::NotLeft
+        | Outcome::Limit
+        | Outcome::NoLimit
         | Outcome::Refused(_) => None,
     };
     response.data.decisions.iter().zip(0..).filter_map(transfer).collect()
@@ -188,6 +195,7 @@ mod tests {
             duration_ms: None,
             time_to_live: None,
             token: None,
+            ..LockCommand::default()
         };
         let operation = Operation::Lock(Box::new(command));
         Command { request_id, cause: Some("why\u{1b}[2J".into()), ..Command::from(operation) }

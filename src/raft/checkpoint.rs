@@ -221,6 +221,7 @@ mod tests {
             duration_ms: None,
             time_to_live: None,
             token: None,
+            ..LockCommand::default()
         })))
     }
 

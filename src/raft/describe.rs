@@ -68,7 +68,7 @@ fn operation(operation: &Operation) -> String {
     };
     match operation {
         Operation::Lock(lock) => format!(
-            "lock {:?}/{:?} for {:?}{}{}{}{}{}{}",
+            "lock {:?}/{:?} for {:?}{}{}{}{}{}{}{}{}{}",
             lock.table,
             lock.signature,
             lock.signee,
@@ -78,6 +78,9 @@ fn operation(operation: &Operation) -> String {
             some("time_to_live", lock.time_to_live.map(keep)),
             some("token", lock.token.map(|token| token.to_string())),
             if lock.force { " by force" } else { "" },
+            some("mode", lock.mode.map(|mode| mode.word().to_owned())),
+            some("session", lock.session.map(|session| session.to_string())),
+            some("wait", Some(lock.wait_ms).filter(|ms| *ms > 0).map(|ms| format!("{ms} ms"))),
         ),
         Operation::Unlock(unlock) => format!(
             "unlock {:?}/{:?} for {:?}{}{}",
@@ -87,6 +90,17 @@ fn operation(operation: &Operation) -> String {
             some("instance", unlock.instance.as_ref().map(|instance| format!("{instance:?}"))),
             some("token", unlock.token.map(|token| token.to_string())),
         ),
+        Operation::OpenSession(session) => {
+            format!("open a session of {:?} for {} ms", session.signee, session.ttl_ms)
+        }
+        Operation::KeepAlive(sessions) => format!("keep {} sessions alive", sessions.len()),
+        Operation::CloseSession(session) => format!("close session {session}"),
+        Operation::Leave(leave) => {
+            format!("leave {:?}/{:?} at {}", leave.table, leave.signature, leave.place)
+        }
+        Operation::SetLimit(limit) => {
+            format!("limit {:?}/{:?} to {}", limit.table, limit.signature, limit.limit)
+        }
         Operation::Advance => "time passes".to_owned(),
         Operation::ConfigureTable(table) => format!(
             "configure table {:?}{}{}",

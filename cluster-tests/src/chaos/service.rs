@@ -129,7 +129,7 @@ impl KeywardOwner {
             LockStatus::Ok(grant)
             | LockStatus::Renewed(grant)
             | LockStatus::Transferred { grant, .. } => Ok(grant.token),
-            LockStatus::Failed(_) => Err(Failure::Refused),
+            LockStatus::Waiting(_) | LockStatus::Failed(_) => Err(Failure::Refused),
         });
         if answer.is_ok() && token.is_none() {
             self.progress.acquired(asked);
@@ -161,7 +161,9 @@ impl Owner for KeywardOwner {
         let answer = self.locks.unlock(request, options).await.map_err(failure);
         let answer = answer.and_then(|response| match response.status {
             UnlockStatus::Ok => Ok(()),
-            UnlockStatus::NoLock | UnlockStatus::Failed(_) => Err(Failure::Refused),
+            UnlockStatus::Left | UnlockStatus::NoLock | UnlockStatus::Failed(_) => {
+                Err(Failure::Refused)
+            }
         });
         noted(&self.progress, answer)
     }

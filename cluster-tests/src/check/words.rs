@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use keyward::types::{ForbiddenReason, TransferReason};
+use keyward::types::TransferReason;
 
 use super::model::{Lock, Told};
 use super::step::{Rules, right_answers};
@@ -70,7 +70,7 @@ fn outcome_in_words(f: &mut fmt::Formatter<'_>, outcome: &Outcome) -> fmt::Resul
         Outcome::Ok(Answer::Value(version)) => write!(f, "version {version}"),
         Outcome::Ok(Answer::Written(version)) => write!(f, "made version {version}"),
         Outcome::Refused(Refusal::Forbidden { reason, holder }) => {
-            f.write_str(reason_in_words(*reason))?;
+            write!(f, "refused as {}", reason.word())?;
             holder.as_ref().map_or(Ok(()), |holder| {
                 f.write_str(", ")?;
                 holder_in_words(f, holder)
@@ -95,13 +95,6 @@ fn status_in_words(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
             };
             write!(f, "taken from {previous_signee} ({reason})")
         }
-    }
-}
-
-fn reason_in_words(reason: ForbiddenReason) -> &'static str {
-    match reason {
-        ForbiddenReason::Held => "refused as held",
-        ForbiddenReason::Lost => "refused as lost",
     }
 }
 
@@ -148,7 +141,7 @@ fn told_in_words(told: &Told, after: &Lock) -> String {
             };
             format!("{}, {token}, level {level}", StatusWords(status))
         }
-        Told::Refused(reason) => format!("{} ({holder})", reason_in_words(*reason)),
+        Told::Refused(reason) => format!("refused as {} ({holder})", reason.word()),
         Told::Released => String::from("released"),
         Told::NoLock => String::from("no lock"),
         Told::Record if after.grant.is_none() => String::from("not found"),

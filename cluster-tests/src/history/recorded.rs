@@ -247,20 +247,30 @@ impl<S: LockService> LockService for Recorded<S> {
 
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         let checked = match &query.subject {
-            Subject::Lock { table, signature } => {
+            Subject::Lock { table, signature, .. } => {
                 let lock = LockName::new(&**table, &**signature);
                 let action =
                     if query.stale { Action::StaleCheck(lock) } else { Action::Check(lock) };
                 Some(self.begin(action, None))
             }
-            // Pages are not in the history.
-            Subject::Locks { .. } | Subject::Tables(_) => None,
+            // Pages are not in the history, nor are reads that no model judges yet.
+            Subject::Locks { .. }
+            | Subject::Tables(_)
+            | Subject::Verify { .. }
+            | Subject::SessionLocks(_)
+            | Subject::Deadlocks => None,
         };
         let values = [limits::of_query(&query), limits::of_call(&call)].concat();
         let result = self.service.read(query, call).await;
         let (outcome, decided_at) = match &result {
             Ok(View::Lock(response)) => (seen_by_check(response), response.decided_at),
-            Ok(View::Locks(_) | View::Tables(_)) => (Outcome::Ok(Answer::Record(None)), None),
+            Ok(
+                View::Locks(_)
+                | View::Tables(_)
+                | View::Verify(_)
+                | View::SessionLocks(_)
+                | View::Deadlocks(_),
+            ) => (Outcome::Ok(Answer::Record(None)), None),
             Err(error) => failed_check(error),
         };
         self.recorder.reach().note(&values, &outcome);
@@ -335,6 +345,8 @@ fn answered_lock(status: &LockStatus) -> Outcome {
             let previous_signee = previous_signee.as_str().into();
             (grant, Status::Transferred { previous_signee, reason: *reason })
         }
+        // Whether it is granted later is not known from this answer.
+        LockStatus::Waiting(_) => return Outcome::Unknown,
         LockStatus::Failed(forbidden) => return Outcome::Refused(refused(forbidden)),
     };
     Outcome::Ok(Answer::Granted(Granted {
@@ -350,7 +362,8 @@ fn answered_lock(status: &LockStatus) -> Outcome {
 fn answered_unlock(status: &UnlockStatus) -> Outcome {
     match status {
         UnlockStatus::Ok => Outcome::Ok(Answer::Released),
-        UnlockStatus::NoLock => Outcome::Ok(Answer::NoLock),
+        // A place is no lock: leaving it releases none.
+        UnlockStatus::NoLock | UnlockStatus::Left => Outcome::Ok(Answer::NoLock),
         UnlockStatus::Failed(forbidden) => Outcome::Refused(refused(forbidden)),
     }
 }

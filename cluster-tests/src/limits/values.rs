@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use keyward::limits::{
-    AFTER, CAUSE, DURATION, INSTANCE, LEVEL, Limit, PAGE, PREFIX, REQUEST_NUMBER, SIGNATURE,
-    SIGNEE, TABLE, TIME_TO_LIVE, TIMEOUT, TOKEN, TRACE_ID,
+    AFTER, CAUSE, DURATION, INSTANCE, LEVEL, LOCK_DELAY, Limit, MAX_HOLD, PAGE, PERMITS, PREFIX,
+    REQUEST_NUMBER, SESSION_WAIT, SIGNATURE, SIGNEE, TABLE, TIME_TO_LIVE, TIMEOUT, TOKEN, TRACE_ID,
+    TTL, WAIT,
 };
 use keyward::lock::{
-    Command, Keep, LockCommand, Operation, Query, Subject, TableCommand, UnlockCommand,
+    Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Query, SessionCommand,
+    Subject, TableCommand, UnlockCommand,
 };
-use keyward::types::{CallOptions, ListRequest, TablesRequest};
+use keyward::types::{CallOptions, ListRequest, SessionLocksRequest, TablesRequest};
 
 /// The values of a command to which limits apply, with the limit of each. Absent values are left
 /// out.
@@ -24,19 +26,44 @@ pub fn of_command(command: &Command) -> Vec<(Limit, i128)> {
             values.extend(level.map(|level| (LEVEL, i128::from(level))));
             values.extend(of_lengths(*duration_ms, *time_to_live));
             values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
+            let LockCommand { limit, wait_ms, session, lock_delay_ms, .. } = &**command;
+            values.extend(limit.map(|limit| (PERMITS, i128::from(limit))));
+            let wait = if session.is_some() { SESSION_WAIT } else { WAIT };
+            values.extend((*wait_ms > 0).then_some((wait, i128::from(*wait_ms))));
+            values.extend(lock_delay_ms.map(|ms| (LOCK_DELAY, i128::from(ms))));
         }
         Operation::Unlock(command) => {
-            let UnlockCommand { table, signature, signee, instance, token } = &**command;
+            let UnlockCommand { table, signature, signee, instance, token, .. } = &**command;
             values.extend(of_owner(table, signature, signee, instance.as_deref()));
             values.extend(token.map(|token| (TOKEN, i128::from(token.0))));
         }
         Operation::ConfigureTable(command) => {
-            let TableCommand { table, duration_ms, time_to_live } = &**command;
+            let TableCommand { table, duration_ms, time_to_live, .. } = &**command;
+            let TableCommand { lock_delay_ms, max_hold_ms, .. } = &**command;
             values.push(bytes(TABLE, table));
+            values.extend(lock_delay_ms.map(|ms| (LOCK_DELAY, i128::from(ms))));
+            values.extend(max_hold_ms.map(|ms| (MAX_HOLD, i128::from(ms))));
             values.extend(of_lengths(*duration_ms, *time_to_live));
         }
         Operation::DeleteTable { table } => values.push(bytes(TABLE, table)),
-        Operation::Advance | Operation::RaiseFeatureLevel(_) => {}
+        Operation::OpenSession(command) => {
+            let SessionCommand { id: _, ttl_ms, signee, instance } = &**command;
+            values.extend([(TTL, i128::from(*ttl_ms)), bytes(SIGNEE, signee)]);
+            values.extend(instance.as_deref().map(|instance| bytes(INSTANCE, instance)));
+        }
+        Operation::Leave(command) => {
+            let LeaveCommand { table, signature, .. } = &**command;
+            values.extend([bytes(TABLE, table), bytes(SIGNATURE, signature)]);
+        }
+        Operation::SetLimit(command) => {
+            let LimitCommand { table, signature, limit } = &**command;
+            values.extend([bytes(TABLE, table), bytes(SIGNATURE, signature)]);
+            values.push((PERMITS, i128::from(*limit)));
+        }
+        Operation::KeepAlive(_)
+        | Operation::CloseSession(_)
+        | Operation::Advance
+        | Operation::RaiseFeatureLevel(_) => {}
     }
     values.extend(request_id.map(|id| (REQUEST_NUMBER, i128::from(id.seq))));
     values.extend(cause.as_deref().map(|cause| bytes(CAUSE, cause)));
@@ -50,9 +77,17 @@ pub fn of_query(query: &Query) -> Vec<(Limit, i128)> {
         [bytes(PREFIX, prefix), (PAGE, i128::from(limit))].into_iter().chain(after)
     };
     match &query.subject {
-        Subject::Lock { table, signature } => {
+        Subject::Lock { table, signature, .. } => {
             vec![bytes(TABLE, table), bytes(SIGNATURE, signature)]
         }
+        Subject::Verify { table, signature, token } => {
+            let token = (TOKEN, i128::from(token.0));
+            vec![bytes(TABLE, table), bytes(SIGNATURE, signature), token]
+        }
+        Subject::SessionLocks(SessionLocksRequest { limit, .. }) => {
+            vec![(PAGE, i128::from(*limit))]
+        }
+        Subject::Deadlocks => Vec::new(),
         Subject::Locks { table, page: ListRequest { prefix, after, limit, state: _ } } => {
             let page = page(prefix, after.as_ref(), *limit);
             page.chain([bytes(TABLE, table)]).collect()
@@ -132,6 +167,7 @@ mod tests {
             instance: Some("ii".to_owned()),
             request_id: Some(RequestId { lane: 1, seq: 4 }),
             call: call.clone(),
+            ..LockOptions::default()
         };
         let mut all = of_command(&Command::lock(lock, options).unwrap());
         let values: Vec<_> = all.iter().map(|(limit, value)| (limit.name, *value)).collect();

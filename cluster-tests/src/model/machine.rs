@@ -103,25 +103,23 @@ impl Machine {
         let proposal = Proposal { stamp, commands: vec![command] };
         let mut state = State::clone(&self.state);
         let decision = state.apply(entry_term.into(), index, &proposal).remove(0);
-        let told = match decision.outcome {
-            Outcome::Lock(
-                LockStatus::Ok(grant)
-                | LockStatus::Renewed(grant)
-                | LockStatus::Transferred { grant, .. },
-            ) => Some(Told::Granted {
+        let told = if let Outcome::Lock(
+            LockStatus::Ok(grant)
+            | LockStatus::Renewed(grant)
+            | LockStatus::Transferred { grant, .. },
+        ) = &decision.outcome
+        {
+            Some(Told::Granted {
                 token: grant.token.0,
                 expires_in_us: u64::try_from(grant.expires_in.as_micros()).unwrap_or(u64::MAX),
                 renewed: matches!(made.what, What::Renew(..)),
-            }),
-            Outcome::Lock(LockStatus::Failed(_)) => Some(Told::Refused),
+            })
+        } else if matches!(decision.outcome, Outcome::Lock(LockStatus::Failed(_))) {
+            Some(Told::Refused)
+        } else {
             // A stale stamp: the request was not done, and the answer says so.
-            Outcome::Refused(_) if made.what != What::Advance => Some(Told::Refused),
-            Outcome::Refused(_)
-            | Outcome::Advanced
-            | Outcome::Unlock(_)
-            | Outcome::Table
-            | Outcome::NoTable
-            | Outcome::FeatureLevel => None,
+            let is_stale = matches!(decision.outcome, Outcome::Refused(_));
+            (is_stale && made.what != What::Advance).then_some(Told::Refused)
         };
         (Self::of(state), told)
     }
@@ -141,11 +139,8 @@ fn command(what: What) -> Command {
         table: TABLE.into(),
         signature: SIGNATURE.into(),
         signee: SIGNEES[client].into(),
-        instance: None,
-        level: None,
-        force: false,
         duration_ms: Some(DURATION_TICKS * TICK_US / 1000),
-        time_to_live: None,
         token,
+        ..LockCommand::default()
     })))
 }

@@ -141,7 +141,7 @@ impl Worker {
             LockStatus::Ok(grant)
             | LockStatus::Renewed(grant)
             | LockStatus::Transferred { grant, .. } => Some(grant.token),
-            LockStatus::Failed(_) => None,
+            LockStatus::Waiting(_) | LockStatus::Failed(_) => None,
         }) {
             self.held = Some((request.signature.clone(), token));
         }
@@ -205,7 +205,10 @@ impl Worker {
             1 => {
                 let duration = Some(Duration::from_millis(self.dice.within(20..=900)));
                 service
-                    .configure_table(TableDefaults { duration, time_to_live: None }, options)
+                    .configure_table(
+                        TableDefaults { duration, ..TableDefaults::default() },
+                        options,
+                    )
                     .await
             }
             _ => {

@@ -372,8 +372,8 @@ impl<S: LockService + Clone> Guard<S> {
                 table: options.table.clone(),
                 token: Some(grant.token),
                 instance: options.instance.clone(),
-                request_id: None,
                 call: options.call.clone(),
+                ..UnlockOptions::default()
             },
         );
         lease.answered(sent, grant.expires_in);
@@ -441,11 +441,12 @@ impl<S: LockService + Clone> std::fmt::Debug for Guard<S> {
 fn granted(answer: LockResponse) -> Result<Grant, Error> {
     match answer.status {
         LockStatus::Failed(forbidden) => Err(Error::Forbidden(forbidden)),
+        LockStatus::Waiting(_) => Err(Error::unavailable("the lock is waited for")),
         LockStatus::Ok(grant)
         | LockStatus::Renewed(grant)
         | LockStatus::Transferred { grant, .. } => {
             // Only a repeated answer is not live: its grant has ended since.
-            let lost = Forbidden { reason: ForbiddenReason::Lost, holders: Vec::new() };
+            let lost = Forbidden::new(ForbiddenReason::Lost, Vec::new());
             if grant.live { Ok(grant) } else { Err(Error::Forbidden(lost)) }
         }
     }

@@ -318,6 +318,7 @@ impl Client {
     /// Decides one command by a request of its own.
     async fn decide_alone(&self, command: Command, call: CallOptions) -> Result<Decision, Error> {
         let Command { request_id, cause, operation, .. } = command;
+        refuse_new(&operation)?;
         let call = CallOptions { cause: cause.map(Into::into), ..call };
         match &operation {
             Operation::Lock(command) => {
@@ -358,6 +359,11 @@ impl Client {
                 };
                 Ok(Decision { outcome, decided_at })
             }
+            Operation::OpenSession(_)
+            | Operation::KeepAlive(_)
+            | Operation::CloseSession(_)
+            | Operation::Leave(_)
+            | Operation::SetLimit(_) => Err(not_over_http()),
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 Err(Error::bad_request("only a leader makes this command"))
             }
@@ -468,7 +474,7 @@ impl LockService for Client {
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         let Query { stale, subject } = query;
         match subject {
-            Subject::Lock { table, signature } => {
+            Subject::Lock { table, signature, places_after: _ } => {
                 let (table, signature) = (Some(table.into()), signature.into());
                 let query = CheckQuery { signature, table, stale };
                 let request = Request::read(routes::LOCK, &query);
@@ -494,12 +500,24 @@ impl LockService for Client {
                 let (answer, at) = self.transport.call::<TablesAnswer>(&request, &call).await?;
                 Ok(View::Tables(answer.into_words(at)))
             }
+            Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks => {
+                Err(not_over_http())
+            }
         }
     }
 
     fn defaults(&self) -> &ServiceOptions {
         &self.options
     }
+}
+
+/// Refuses requests that the HTTP API has no words for yet.
+fn refuse_new(operation: &Operation) -> Result<(), Error> {
+    if operation.level() > 1 { Err(not_over_http()) } else { Ok(()) }
+}
+
+fn not_over_http() -> Error {
+    Error::unavailable("this kind of request is not part of the HTTP API yet")
 }
 
 impl DebugLockService for Client {

@@ -95,6 +95,7 @@ impl<S: LockService> Renewal<S> {
             LockStatus::Ok(_)
             | LockStatus::Renewed(_)
             | LockStatus::Transferred { .. }
+            | LockStatus::Waiting(_)
             | LockStatus::Failed(_) => Err(LostReason::Lost),
         }
     }

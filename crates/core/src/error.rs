@@ -3,7 +3,7 @@
 //! The distinction that matters is between [`Error::Unavailable`] (certainly not done: try again)
 //! and [`Error::Unknown`] (may have been done: repeat with the same `request_id`, or look).
 
-use crate::types::{DecidedAt, Forbidden, ForbiddenReason};
+use crate::types::{DecidedAt, Forbidden};
 
 /// The reason why a call has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -73,10 +73,7 @@ impl Error {
 }
 
 fn describe(forbidden: &Forbidden) -> String {
-    let reason = match forbidden.reason {
-        ForbiddenReason::Held => "held by another",
-        ForbiddenReason::Lost => "the grant is lost",
-    };
+    let reason = forbidden.reason.describe();
     let holders = forbidden.holders.iter().map(|holder| {
         let left = if holder.expired {
             String::from("expired")

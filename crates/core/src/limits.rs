@@ -11,7 +11,10 @@
 
 use std::time::Duration;
 
-use crate::types::{ListRequest, MAX_DURATION, MAX_NAME_BYTES, MAX_SAFE_INTEGER};
+use crate::types::{
+    ListRequest, MAX_DURATION, MAX_LOCK_DELAY, MAX_NAME_BYTES, MAX_PERMITS, MAX_SAFE_INTEGER,
+    MAX_WAIT, SESSION_TTL,
+};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -63,6 +66,24 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// The part of a snapshot with a checksum of its own: damage is found after reading this much.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// The maximum number of places in the queue of one lock.
+pub const MAX_PLACES_PER_LOCK: u64 = 10_000;
+
+/// The maximum number of places in all queues.
+pub const MAX_PLACES: u64 = 1_000_000;
+
+/// The maximum number of places of one principal.
+pub const MAX_PLACES_PER_ACTOR: u64 = 10_000;
+
+/// The maximum size of the names in all places, in bytes.
+pub const MAX_PLACE_BYTES: u64 = 512 << 20;
+
+/// The maximum number of sessions.
+pub const MAX_SESSIONS: u64 = 100_000;
+
+/// The maximum number of sessions that one request keeps alive.
+pub const MAX_KEPT_ALIVE: usize = 1000;
 
 /// A bound on a value of a request, or on a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,6 +225,48 @@ pub const DURATION: Limit = Limit {
 pub const TIME_TO_LIVE: Limit = Limit {
     unit: Unit::Milliseconds,
     ..number("time_to_live", "when the record is removed", 1, MAX_SAFE_INTEGER as i128)
+};
+/// How long a request waits outside of a session.
+pub const WAIT: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number("wait", "how long a request waits for a lock", 0, MAX_WAIT.as_millis().cast_signed())
+};
+/// How long a request waits in a session.
+pub const SESSION_WAIT: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number(
+        "wait",
+        "how long a request waits in a session",
+        0,
+        MAX_DURATION.as_millis().cast_signed(),
+    )
+};
+/// The permits of a lock.
+pub const PERMITS: Limit = number("limit", "the permits of a lock", 1, MAX_PERMITS as i128);
+/// The time to live of a session.
+pub const TTL: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number(
+        "ttl",
+        "how long a session lives on by itself",
+        SESSION_TTL[0].as_millis().cast_signed(),
+        SESSION_TTL[1].as_millis().cast_signed(),
+    )
+};
+/// The lock-delay.
+pub const LOCK_DELAY: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number(
+        "lock_delay",
+        "how long an expired grant keeps others out",
+        0,
+        MAX_LOCK_DELAY.as_millis().cast_signed(),
+    )
+};
+/// The longest hold.
+pub const MAX_HOLD: Limit = Limit {
+    unit: Unit::Milliseconds,
+    ..number("max_hold", "how long renewals keep a grant", 1, MAX_SAFE_INTEGER as i128)
 };
 /// The number of a request on its lane.
 pub const REQUEST_NUMBER: Limit = Limit {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::lock::{
-    ClusterTime, Command, Counts, Decision, Invalid, Proposal, Query, Stamp, State, View,
+    ClusterTime, Command, Counts, Decision, FEATURE_LEVEL, Invalid, Proposal, Query, Stamp, State,
+    View,
 };
 use crate::service::{DebugLockService, Handle, LockService, ServiceOptions};
 use crate::types::{CallOptions, DecidedAt};
@@ -62,11 +63,16 @@ struct Shared {
 
 /// The only replica: its state, the index of its last entry, and the time by which tests advanced
 /// its clock.
-#[derive(Default)]
 struct Machine {
     state: State,
     index: u64,
     advanced: Duration,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { state: State::with_level(FEATURE_LEVEL), index: 0, advanced: Duration::ZERO }
+    }
 }
 
 impl MemoryLocks {

@@ -377,10 +377,10 @@ impl ServiceOptions {
         for (duration, time_to_live) in
             [(self.default_duration, None), (None, self.default_time_to_live)]
         {
+            let defaults = TableDefaults { duration, time_to_live, ..TableDefaults::default() };
             let options =
                 TableOptions { table: Some(self.table.clone()), ..TableOptions::default() };
-            Command::configure_table(TableDefaults { duration, time_to_live }, options)?
-                .validate()?;
+            Command::configure_table(defaults, options)?.validate()?;
         }
         Ok(())
     }

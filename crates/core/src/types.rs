@@ -39,13 +39,91 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DEFAULT_TABLE: &str = "default";
 
 /// A fencing token: 1 to 2^53 − 1, growing with every grant of a (table, signature), for ever.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Token(pub u64);
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The terms on which owners hold one lock together.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One holder.
+    #[default]
+    Exclusive,
+    /// Any number of holders, all of them shared.
+    Shared,
+    /// As many holders as the lock's limit, each with a slot of its own.
+    Permits,
+}
+
+impl Mode {
+    /// The word for it, in JSON, on the command line and in scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+            Self::Permits => "permits",
+        }
+    }
+}
+
+/// The largest limit of a lock in mode permits.
+pub const MAX_PERMITS: u32 = 65_535;
+
+/// The longest wait of a request outside of a session.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The shortest and the longest time to live of a session.
+pub const SESSION_TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 60 * 60)];
+
+/// The longest lock-delay.
+pub const MAX_LOCK_DELAY: Duration = Duration::from_secs(60);
+
+/// The name of a session: a random number, written as 32 hexadecimal digits. A name, not a secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u128);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The text is not the name of a session; the message describes the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a session is named by 32 hexadecimal digits")]
+pub struct InvalidSessionId;
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        number.map(Self).ok_or(InvalidSessionId)
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -210,6 +288,21 @@ pub struct LockOptions {
     pub token: Option<Token>,
     /// Distinguishes two runs of one signee.
     pub instance: Option<String>,
+    /// The mode. `None` keeps that of a holder, and is exclusive for anyone else.
+    pub mode: Option<Mode>,
+    /// The limit of a lock in mode permits: 1 to 65,535. `None` is the limit that the lock has.
+    pub limit: Option<u32>,
+    /// The time to wait for the lock, in cluster time: at most 60 seconds without a session, 366
+    /// days in one. `None` tries once.
+    pub wait: Option<Duration>,
+    /// Answer at once with the place in the queue, instead of waiting for what becomes of it.
+    pub queued: bool,
+    /// The session that the grant or the place lives in, in place of a duration. A signee that is
+    /// empty and an instance that is left out are those of the session.
+    pub session: Option<SessionId>,
+    /// The time for which an expired grant keeps others out: at most 60 seconds. `None` keeps that
+    /// of a holder, and is the table's for anyone else.
+    pub lock_delay: Option<Duration>,
     /// Makes the request safe to repeat.
     pub request_id: Option<RequestId>,
     /// Time-out, trace and audit.
@@ -234,6 +327,10 @@ pub struct UnlockOptions {
     pub token: Option<Token>,
     /// The run of the signee that holds it.
     pub instance: Option<String>,
+    /// An operator's release: ends exactly the grant with the token, or the place, whoever has it.
+    pub force: bool,
+    /// The place to be ended by force.
+    pub place: Option<DecidedAt>,
     /// Makes the request safe to repeat.
     pub request_id: Option<RequestId>,
     /// Time-out, trace and audit.
@@ -329,13 +426,30 @@ impl Default for TablesRequest {
 }
 
 /// The place in the log where an answer was decided: the entry, and the command within it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct DecidedAt {
     /// The index of the log entry, counted from 0.
     pub index: u64,
     /// The command's position within the entry, counted from 0. For a read: `u32::MAX`, because it
     /// sees the entry whole.
     pub position: u32,
+}
+
+/// The text is not a log position; the message describes the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a log position is two decimal numbers with a dot between them, such as 17.0")]
+pub struct InvalidPosition;
+
+impl FromStr for DecidedAt {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (index, position) = text.split_once('.').ok_or(InvalidPosition)?;
+        let index = index.parse().map_err(|_| InvalidPosition)?;
+        Ok(Self { index, position: position.parse().map_err(|_| InvalidPosition)? })
+    }
 }
 
 impl fmt::Display for DecidedAt {
@@ -357,6 +471,24 @@ pub struct Grant {
     pub removed_in: Option<Duration>,
     /// `false` only in a repeated answer whose grant has ended since.
     pub live: bool,
+    /// The mode of the grant.
+    pub mode: Mode,
+    /// The number of the permit, from 0; `None` in other modes.
+    pub slot: Option<u32>,
+    /// The time from the moment this request was last asked until the grant expires. Of a grant
+    /// that was waited for it is longer than `expires_in`: a client counts it from before it asked.
+    pub valid: Duration,
+}
+
+/// A place in the queue of a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// The name of the place: the log position at which it joined the end of its level.
+    pub place: DecidedAt,
+    /// The number of places before it, and itself: 1 is the next to be granted.
+    pub position: u64,
+    /// The time until the wait is over.
+    pub ends_in: Duration,
 }
 
 /// The reason why a lock changed hands.
@@ -387,6 +519,8 @@ pub enum LockStatus {
         /// The reason of the transfer.
         reason: TransferReason,
     },
+    /// It waits for its turn.
+    Waiting(Waiting),
     /// Refused; nothing changed.
     Failed(Forbidden),
 }
@@ -417,15 +551,23 @@ impl LockResponse {
             LockStatus::Ok(grant)
             | LockStatus::Renewed(grant)
             | LockStatus::Transferred { grant, .. } => Some(grant),
-            LockStatus::Failed(_) => None,
+            LockStatus::Waiting(_) | LockStatus::Failed(_) => None,
         }
+    }
+
+    /// The place in the queue, if the request waits.
+    pub fn waiting(&self) -> Option<&Waiting> {
+        if let LockStatus::Waiting(waiting) = &self.status { Some(waiting) } else { None }
     }
 
     /// The former owner, if the lock changed hands.
     pub fn previous_signee(&self) -> Option<&str> {
         match &self.status {
             LockStatus::Transferred { previous_signee, .. } => Some(previous_signee),
-            LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Failed(_) => None,
+            LockStatus::Ok(_)
+            | LockStatus::Renewed(_)
+            | LockStatus::Waiting(_)
+            | LockStatus::Failed(_) => None,
         }
     }
 
@@ -433,7 +575,10 @@ impl LockResponse {
     pub fn forbidden(&self) -> Option<&Forbidden> {
         match &self.status {
             LockStatus::Failed(forbidden) => Some(forbidden),
-            LockStatus::Ok(_) | LockStatus::Renewed(_) | LockStatus::Transferred { .. } => None,
+            LockStatus::Ok(_)
+            | LockStatus::Renewed(_)
+            | LockStatus::Transferred { .. }
+            | LockStatus::Waiting(_) => None,
         }
     }
 }
@@ -445,6 +590,8 @@ pub enum UnlockStatus {
     Ok,
     /// There was no such lock: a success.
     NoLock,
+    /// It was not held but waited for: the place is left.
+    Left,
     /// It was another's, or mine with another token; nothing changed.
     Failed(Forbidden),
 }
@@ -468,7 +615,7 @@ impl UnlockResponse {
     pub fn forbidden(&self) -> Option<&Forbidden> {
         match &self.status {
             UnlockStatus::Failed(forbidden) => Some(forbidden),
-            UnlockStatus::Ok | UnlockStatus::NoLock => None,
+            UnlockStatus::Ok | UnlockStatus::NoLock | UnlockStatus::Left => None,
         }
     }
 }
@@ -528,8 +675,83 @@ impl BatchAnswer {
 pub enum ForbiddenReason {
     /// Another holds the lock.
     Held,
-    /// The grant that was to be renewed or released is gone, expired or has another token.
+    /// The grant that was to be renewed or released is gone, expired or has another token; or an
+    /// operator has ended the place.
     Lost,
+    /// Others wait for the lock at the same or a higher level.
+    Queued,
+    /// The wait was over before the lock was granted.
+    Timeout,
+    /// A later request of the owner has taken over the place.
+    Superseded,
+    /// The session is unknown or has ended.
+    SessionLost,
+    /// The lock-delay of an expired grant is not over.
+    Delay,
+    /// A shared lock becomes exclusive only for its only holder.
+    Shared,
+    /// A holder has the lock in another mode, which cannot be changed to this one.
+    ModeDiffers,
+    /// The lock has another limit.
+    LimitDiffers,
+    /// There are too many places, or sessions.
+    QueueFull,
+    /// The table was deleted while the request waited.
+    TableDeleted,
+}
+
+impl ForbiddenReason {
+    /// Every reason, in the order of its code in messages.
+    pub const ALL: [Self; 12] = [
+        Self::Held,
+        Self::Lost,
+        Self::Queued,
+        Self::Timeout,
+        Self::Superseded,
+        Self::SessionLost,
+        Self::Delay,
+        Self::Shared,
+        Self::ModeDiffers,
+        Self::LimitDiffers,
+        Self::QueueFull,
+        Self::TableDeleted,
+    ];
+
+    /// The word for it, in JSON and in scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Lost => "lost",
+            Self::Queued => "queued",
+            Self::Timeout => "timeout",
+            Self::Superseded => "superseded",
+            Self::SessionLost => "session_lost",
+            Self::Delay => "delay",
+            Self::Shared => "shared",
+            Self::ModeDiffers => "mode_differs",
+            Self::LimitDiffers => "limit_differs",
+            Self::QueueFull => "queue_full",
+            Self::TableDeleted => "table_deleted",
+        }
+    }
+
+    /// The reason as a person reads it.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Held => "held by another",
+            Self::Lost => "the grant is lost",
+            Self::Queued => "others wait for the lock",
+            Self::Timeout => "the wait is over",
+            Self::Superseded => "a later request of the owner has taken over the place",
+            Self::SessionLost => "the session is unknown or has ended",
+            Self::Delay => "the lock-delay of an expired grant is not over",
+            Self::Shared => "others share the lock",
+            Self::ModeDiffers => "the lock is held in another mode",
+            Self::LimitDiffers => "the lock has another limit",
+            Self::QueueFull => "there are too many places or sessions",
+            Self::TableDeleted => "the table was deleted",
+        }
+    }
 }
 
 /// A refusal: the holders of the lock, with their levels and remaining times.
@@ -539,10 +761,21 @@ pub struct Forbidden {
     pub reason: ForbiddenReason,
     /// The present holders of the lock; empty if it has none.
     pub holders: Vec<Holder>,
+    /// The limit that the lock has, if the request named another.
+    pub limit: Option<u32>,
+    /// The time until the last lock-delay is over, if that is what refused the request.
+    pub delay: Option<Duration>,
+}
+
+impl Forbidden {
+    /// A refusal for this reason, naming these holders.
+    pub fn new(reason: ForbiddenReason, holders: Vec<Holder>) -> Self {
+        Self { reason, holders, limit: None, delay: None }
+    }
 }
 
 /// One holder of a lock, as others see it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Holder {
     /// The owner.
     pub signee: String,
@@ -558,6 +791,33 @@ pub struct Holder {
     pub expired: bool,
     /// The time until the record is removed; `None` for never.
     pub removed_in: Option<Duration>,
+    /// The mode of its grant.
+    pub mode: Mode,
+    /// The number of its permit.
+    pub slot: Option<u32>,
+    /// The session that its grant lives in.
+    pub session: Option<SessionId>,
+}
+
+/// One place in the queue of a lock, as others see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The name of the place.
+    pub place: DecidedAt,
+    /// The owner.
+    pub signee: String,
+    /// The run of the owner, if it named one.
+    pub instance: Option<String>,
+    /// The session that it lives in.
+    pub session: Option<SessionId>,
+    /// Its level.
+    pub level: i64,
+    /// Its mode.
+    pub mode: Mode,
+    /// The time for which it has stood.
+    pub since: Duration,
+    /// The number of places before it, and itself.
+    pub position: u64,
 }
 
 /// A lock's record, as returned by a check or a list. It shows the *past*: a lock is held by
@@ -568,9 +828,18 @@ pub struct LockRecord {
     pub signature: String,
     /// Its holders; one, for an exclusive lock.
     pub holders: Vec<Holder>,
+    /// The limit of a lock in mode permits.
+    pub limit: Option<u32>,
+    /// The number of places in its queue.
+    pub waiting: u64,
+    /// Up to [`LockRecord::MAX_PLACES`] of the places, in their order. Empty in a list.
+    pub places: Vec<Place>,
 }
 
 impl LockRecord {
+    /// The number of places that one check shows.
+    pub const MAX_PLACES: usize = 100;
+
     /// Whether it is held.
     pub fn state(&self) -> RecordState {
         let is_expired = self.holders.iter().all(|holder| holder.expired);
@@ -606,6 +875,10 @@ pub struct TableDefaults {
     pub duration: Option<Duration>,
     /// The least time_to_live; `None` removes a record [`KEPT_AFTER_EXPIRY`] after it expired.
     pub time_to_live: Option<TimeToLive>,
+    /// The lock-delay of a grant; `None` is none.
+    pub lock_delay: Option<Duration>,
+    /// The longest time for which renewals keep a grant; `None` for no bound.
+    pub max_hold: Option<Duration>,
 }
 
 /// A table and the number of its records.
@@ -626,6 +899,243 @@ pub struct TablesResponse {
     pub tables: Vec<TableInfo>,
     /// The value of `after` for the next page; `None` on the last.
     pub next: Option<String>,
+    /// The log position of the state that was read.
+    pub decided_at: Option<DecidedAt>,
+}
+
+/// A request to open a session.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionRequest {
+    /// The owner of locks that are requested in the session without naming one.
+    pub signee: String,
+    /// The time for which the session lives on without a keep-alive: 1 s to 24 h.
+    pub ttl: Duration,
+}
+
+/// Options of a request to open or close a session.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionOptions {
+    /// The run of the owner. `None` is the name of the session, so only an owner that names a
+    /// stable instance takes over its former self.
+    pub instance: Option<String>,
+    /// Makes the request safe to repeat.
+    pub request_id: Option<RequestId>,
+    /// Time-out, trace and audit.
+    pub call: CallOptions,
+}
+
+/// A session: liveness that is shared by many grants and places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Its time to live.
+    pub ttl: Duration,
+    /// The time until it ends without a keep-alive; zero if it has ended.
+    pub valid: Duration,
+}
+
+/// The result of a request to open a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SessionStatus {
+    /// It is open.
+    Open(Session),
+    /// Refused; nothing changed.
+    Failed(Forbidden),
+}
+
+/// The result of a request to close a session. Either way there is no such session afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseStatus {
+    /// It was open and is closed.
+    Ok,
+    /// There was no such session: a success.
+    NoSession,
+}
+
+/// A session to be kept alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The session.
+    pub session: SessionId,
+    /// The position of the last item of its inbox that the caller has seen; the items up to it are
+    /// dropped.
+    pub seen: Option<DecidedAt>,
+}
+
+/// The state of a session that was to be kept alive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Liveness {
+    /// It lives on.
+    Alive {
+        /// The time until it ends without another keep-alive.
+        valid: Duration,
+        /// The items of the inbox after those that were seen, in their order.
+        inbox: Vec<InboxItem>,
+        /// Whether more items follow these.
+        more: bool,
+        /// Whether items that were not seen are gone because there were too many: list the locks
+        /// of the session.
+        overflow: bool,
+    },
+    /// It is unknown or has ended.
+    Lost,
+}
+
+impl Liveness {
+    /// The largest number of items of an inbox in one answer.
+    pub const MAX_ITEMS: usize = 1000;
+}
+
+/// A fact about one lock that the owner of a session must learn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InboxItem {
+    /// Its log position.
+    pub position: DecidedAt,
+    /// The table.
+    pub table: String,
+    /// The lock's name.
+    pub signature: String,
+    /// The owner within the session.
+    pub signee: String,
+    /// The fact.
+    pub news: News,
+}
+
+/// A fact of an inbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// A place was granted.
+    Granted {
+        /// The token.
+        token: Token,
+        /// The level.
+        level: i64,
+        /// The mode.
+        mode: Mode,
+        /// The number of the permit.
+        slot: Option<u32>,
+    },
+    /// A place has ended without a grant.
+    Ended(ForbiddenReason),
+    /// A grant was lost, or a grant or a place has moved out of the session.
+    Lost {
+        /// The token of the grant; `None` for a place.
+        token: Option<Token>,
+        /// The way in which it was lost.
+        reason: Loss,
+    },
+}
+
+/// The way in which a holder lost a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// It expired: the longest hold was over.
+    Expired,
+    /// A request of a higher level has taken the lock.
+    Preempted,
+    /// A forced request has taken the lock.
+    Forced,
+    /// The owner has moved it to another session, or out of sessions.
+    Moved,
+    /// It was released, by its owner or by an operator.
+    Released,
+    /// The table was deleted.
+    TableDeleted,
+}
+
+impl Loss {
+    /// Every way, in the order of its code in records.
+    pub const ALL: [Self; 6] = [
+        Self::Expired,
+        Self::Preempted,
+        Self::Forced,
+        Self::Moved,
+        Self::Released,
+        Self::TableDeleted,
+    ];
+
+    /// The word for it, in JSON and in scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Preempted => "preempted",
+            Self::Forced => "forced",
+            Self::Moved => "moved",
+            Self::Released => "released",
+            Self::TableDeleted => "table_deleted",
+        }
+    }
+}
+
+/// The answer to a question whether a token is live.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifyResponse {
+    /// Whether the grant with the token is held.
+    pub live: bool,
+    /// Its holder; `None` if there is no such grant.
+    pub holder: Option<Holder>,
+    /// The log position of the state that was read.
+    pub decided_at: Option<DecidedAt>,
+}
+
+/// A request for a page of the locks of a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionLocksRequest {
+    /// The session.
+    pub session: SessionId,
+    /// Only locks after this one, as (table, signature), exclusive.
+    pub after: Option<(String, String)>,
+    /// The maximum number of locks: 1 to 1000.
+    pub limit: u32,
+}
+
+/// One lock of a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionLock {
+    /// The table.
+    pub table: String,
+    /// The lock's name.
+    pub signature: String,
+    /// The grants that live in the session.
+    pub holders: Vec<Holder>,
+    /// The places that live in the session.
+    pub places: Vec<Place>,
+}
+
+/// A page of the locks of a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionLocksResponse {
+    /// The locks, in the order of (table, signature).
+    pub locks: Vec<SessionLock>,
+    /// The value of `after` for the next page; `None` on the last.
+    pub next: Option<(String, String)>,
+    /// The log position of the state that was read.
+    pub decided_at: Option<DecidedAt>,
+}
+
+/// One step of a cycle: an owner that holds a lock and waits for another.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DeadlockEdge {
+    /// The owner.
+    pub signee: String,
+    /// The run of the owner.
+    pub instance: Option<String>,
+    /// The table of the lock that it waits for.
+    pub table: String,
+    /// The lock that it waits for.
+    pub signature: String,
+}
+
+/// The cycles of owners that hold and wait.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadlocksResponse {
+    /// The cycles: each owner waits for a lock that the next one holds, the last for one of the
+    /// first's.
+    pub cycles: Vec<Vec<DeadlockEdge>>,
+    /// Whether the search ended early because there were too many waits.
+    pub cut: bool,
     /// The log position of the state that was read.
     pub decided_at: Option<DecidedAt>,
 }

@@ -42,6 +42,26 @@ fn for_each_seed(count: u64, test: impl Fn(&mut History<StdRng>) + std::panic::R
     }
 }
 
+/// Like [`for_each_seed`], with histories that wait, share and live in sessions.
+fn for_each_turn(count: u64, test: impl Fn(&mut History<StdRng>) + std::panic::RefUnwindSafe) {
+    for seed in seeds(count) {
+        let result =
+            std::panic::catch_unwind(|| test(&mut History::of_turns(StdRng::seed_from_u64(seed))));
+        if let Err(panic) = result {
+            eprintln!("the failing history is that of KEYWARD_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn the_oracle_agrees_on_waiting_sharing_and_sessions() {
+    for_each_turn(MANY, |history| {
+        let mut entries = 0..ENTRIES * 2;
+        play(history, |_| entries.next().is_some(), State::assert_invariants);
+    });
+}
+
 #[test]
 fn the_oracle_agrees_on_every_decision_and_read() {
     for_each_seed(MANY, |history| {

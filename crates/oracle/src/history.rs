@@ -8,11 +8,12 @@ use rand::{Rng, RngCore};
 
 use crate::oracle::{Oracle, Said};
 use keyward_core::lock::{
-    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
-    Stamp, State, TableCommand, UnlockCommand,
+    ClusterTime, Command, Decision, Keep, LeaveCommand, LimitCommand, LockCommand, Operation,
+    Outcome, Proposal, Refusal, SessionCommand, Stamp, State, TableCommand, UnlockCommand,
 };
 use keyward_core::types::{
-    Grant, ListRequest, LockStatus, RecordState, RequestId, TablesRequest, Token,
+    DecidedAt, Grant, ListRequest, Liveness, LockStatus, Mode, RecordState, RequestId, Seen,
+    SessionId, TablesRequest, Token,
 };
 
 const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
@@ -28,34 +29,68 @@ pub fn play<R: RngCore>(
     mut then: impl FnMut(&State),
 ) {
     let mut state = State::new();
+    state.tell_steps(true);
     let mut oracle = Oracle::default();
     while more(&history.random) {
         let (term, index, proposal) = history.entry();
         let decisions = state.apply(term, index, &proposal);
         let expected = oracle.apply(term, index, &proposal);
+        let steps = state.take_steps().into_iter();
+        let steps: Vec<_> =
+            steps.map(|step| (step.place, step.ask, step.request_id, step.outcome)).collect();
+        assert_eq!(steps, oracle.became, "entry {index}: {:?}", proposal.commands);
         assert_eq!(decisions.len(), expected.len());
         let judged = decisions.into_iter().zip(expected).zip(&proposal.commands);
         for ((decision, said), command) in judged {
-            let given = as_said(decision);
-            history.note(&given);
-            assert_eq!(given, said, "entry {index}: {command:?}");
+            let given = as_said(decision, proposal.commands.len());
+            history.note(command, &given);
+            learn(&mut oracle, command, &given);
+            assert_eq!(
+                without_positions(given),
+                without_positions(said),
+                "entry {index}: {command:?}"
+            );
         }
         assert_same_reads(history, &state, &oracle);
         then(&state);
     }
 }
 
-fn as_said(decision: Decision) -> Said {
-    match decision.outcome {
-        Outcome::Refused(Refusal::BadRequest(_)) => Said::BadRequest,
-        outcome @ (Outcome::Refused(_)
-        | Outcome::Lock(_)
-        | Outcome::Unlock(_)
-        | Outcome::Table
-        | Outcome::NoTable
-        | Outcome::Advanced
-        | Outcome::FeatureLevel) => {
-            Said::Outcome(outcome, decision.decided_at.expect("the machine has a log"))
+/// A decision as the oracle gives it.
+fn as_said(decision: Decision, _commands: usize) -> Said {
+    if let Outcome::Refused(Refusal::BadRequest(_)) = decision.outcome {
+        return Said::BadRequest;
+    }
+    let at = decision.decided_at.expect("the machine has a log");
+    Said::Outcome(decision.outcome, (at.index, Some(at.position)))
+}
+
+/// Removes the positions that the oracle does not know: those of steps.
+fn without_positions(said: Said) -> Said {
+    match said {
+        Said::Outcome(Outcome::KeptAlive(mut sessions), at) => {
+            for session in &mut sessions {
+                if let Liveness::Alive { inbox, .. } = session {
+                    inbox.iter_mut().for_each(|item| item.position = DecidedAt::default());
+                }
+            }
+            Said::Outcome(Outcome::KeptAlive(sessions), at)
+        }
+        Said::Outcome(outcome, (index, _)) => Said::Outcome(outcome, (index, None)),
+        Said::BadRequest => Said::BadRequest,
+    }
+}
+
+/// Tells the oracle the positions of the facts that sessions were told.
+fn learn(oracle: &mut Oracle, command: &Command, given: &Said) {
+    if let (Operation::KeepAlive(asked), Said::Outcome(Outcome::KeptAlive(told), _)) =
+        (&command.operation, given)
+    {
+        for (seen, state) in asked.iter().zip(told) {
+            if let Liveness::Alive { inbox, .. } = state {
+                let positions: Vec<_> = inbox.iter().map(|item| item.position).collect();
+                oracle.learn(seen.session, &positions);
+            }
         }
     }
 }
@@ -64,6 +99,9 @@ fn assert_same_reads<R: RngCore>(history: &mut History<R>, state: &State, oracle
     for table in TABLES {
         for signature in SIGNATURES {
             assert_eq!(state.check(table, signature), oracle.check(table, signature));
+            let places = state.check_places(table, signature, 0);
+            let places = places.map(|record| record.places).unwrap_or_default();
+            assert_eq!(places, oracle.places(table, signature));
         }
         let request = history.list_request();
         let shown = state.list(table, &request);
@@ -82,12 +120,32 @@ pub struct History<R> {
     /// Commands with ids that were generated before, to be repeated.
     drawn: Vec<Command>,
     tokens: u64,
+    /// Whether it has requests of feature level 2.
+    is_new: bool,
+    /// Names of sessions that were opened, and the last fact that each was told.
+    sessions: Vec<(SessionId, Option<DecidedAt>)>,
+    /// Places that were told, with the position of the ask.
+    places: Vec<(DecidedAt, DecidedAt)>,
 }
 
 impl<R: RngCore> History<R> {
-    /// A history whose choices come from this source.
-    pub fn new(random: R) -> Self {
-        Self { random, index: 0, time: 0, drawn: Vec::new(), tokens: 4 }
+    pub(crate) fn new(random: R) -> Self {
+        Self {
+            random,
+            index: 0,
+            time: 0,
+            drawn: Vec::new(),
+            tokens: 4,
+            is_new: false,
+            sessions: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    /// A history that begins by raising the feature level, and then waits, shares and lives in
+    /// sessions.
+    pub(crate) fn of_turns(random: R) -> Self {
+        Self { is_new: true, ..Self::new(random) }
     }
 
     /// The next entry: its term, its index and its payload.
@@ -103,6 +161,11 @@ impl<R: RngCore> History<R> {
         let time = ClusterTime(self.time.saturating_sub(back));
         let term = 5;
         let stamp = Stamp { term: if self.chance(5) { 4 } else { term }, time };
+        if self.is_new && self.index < 3 {
+            let stamp = Stamp { term, time };
+            let commands = vec![Operation::RaiseFeatureLevel(2).into()];
+            return (term, self.index, Proposal { stamp, commands });
+        }
         let count = self.random.random_range(0..5);
         let commands = (0..count).map(|_| self.command()).collect();
         (term, self.index, Proposal { stamp, commands })
@@ -142,6 +205,9 @@ impl<R: RngCore> History<R> {
     }
 
     fn operation(&mut self) -> Operation {
+        if self.is_new && self.chance(25) {
+            return self.session_operation();
+        }
         match self.random.random_range(0..100) {
             0..55 => Operation::Lock(Box::new(self.lock())),
             55..80 => Operation::Unlock(Box::new(self.unlock())),
@@ -150,13 +216,111 @@ impl<R: RngCore> History<R> {
                 table: self.one_of(&TABLES).into(),
                 duration_ms: self.some(60, Self::duration),
                 time_to_live: self.some(60, Self::keep),
+                lock_delay_ms: self.new_field(30, |history| history.one_of(&[0, 1000, 30_000])),
+                max_hold_ms: self.new_field(30, |history| history.one_of(&[1, 5000, 60_000])),
             })),
             94..98 => Operation::DeleteTable { table: self.one_of(&TABLES).into() },
             _ => Operation::RaiseFeatureLevel(self.random.random_range(0..2)),
         }
     }
 
+    fn new_field<T>(&mut self, percent: u32, draw: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        if self.is_new { self.some(percent, draw) } else { None }
+    }
+
+    fn a_session(&mut self) -> SessionId {
+        let number = self.random.random_range(0..self.sessions.len() + 1);
+        self.sessions.get(number).map_or(SessionId(99), |(id, _)| *id)
+    }
+
+    fn session_operation(&mut self) -> Operation {
+        match self.random.random_range(0..100) {
+            0..25 => {
+                let id = SessionId(self.sessions.len() as u128 + 1);
+                self.sessions.push((id, None));
+                Operation::OpenSession(Box::new(SessionCommand {
+                    id: Some(id),
+                    ttl_ms: self.one_of(&[1000, 10_000, 60_000]),
+                    signee: self.one_of(&SIGNEES).into(),
+                    instance: self.some(50, |history| history.one_of(&["i", "j"]).into()),
+                }))
+            }
+            25..65 => {
+                let count = self.random.random_range(1..4);
+                let mut sessions: Vec<Seen> = Vec::new();
+                for _ in 0..count {
+                    let session = self.a_session();
+                    let known = self.sessions.iter().find(|(id, _)| *id == session);
+                    let seen = known.and_then(|(_, seen)| *seen);
+                    let seen = if self.chance(70) { seen } else { None };
+                    if sessions.iter().all(|other| other.session != session) {
+                        sessions.push(Seen { session, seen });
+                    }
+                }
+                Operation::KeepAlive(sessions)
+            }
+            65..75 => Operation::CloseSession(self.a_session()),
+            75..88 => {
+                let place = self.random.random_range(0..self.places.len() + 1);
+                let (place, ask) = self.places.get(place).copied().unwrap_or_default();
+                Operation::Leave(Box::new(LeaveCommand {
+                    table: TABLES[0].into(),
+                    signature: self.one_of(&SIGNATURES[..2]).into(),
+                    place,
+                    ask,
+                }))
+            }
+            _ => Operation::SetLimit(Box::new(LimitCommand {
+                table: TABLES[0].into(),
+                signature: self.one_of(&SIGNATURES[..2]).into(),
+                limit: self.random.random_range(1..4),
+            })),
+        }
+    }
+
+    /// A lock request that waits, shares or lives in a session, for one of few locks.
+    fn lock_in_turn(&mut self) -> LockCommand {
+        let mode = self.some(60, |history| {
+            history.one_of(&[Mode::Exclusive, Mode::Shared, Mode::Shared, Mode::Permits])
+        });
+        let session = self.some(30, Self::a_session);
+        let is_permits = mode == Some(Mode::Permits);
+        let table = if self.chance(85) { TABLES[0] } else { TABLES[2] };
+        LockCommand {
+            table: table.into(),
+            signature: self.one_of(&SIGNATURES[..2]).into(),
+            level: self.some(30, |history| history.one_of(&[-3, 0, 1, 2])),
+            force: self.chance(6),
+            duration_ms: if session.is_some() { None } else { self.some(70, Self::duration) },
+            token: self.some(12, Self::token),
+            mode,
+            limit: if is_permits {
+                self.some(80, |history| history.random_range_of(1..4))
+            } else {
+                None
+            },
+            wait_ms: if self.chance(70) { self.one_of(&[1000, 10_000, 60_000]) } else { 0 },
+            queued: self.chance(20),
+            session,
+            lock_delay_ms: self.some(25, |history| history.one_of(&[0, 1000, 30_000])),
+            signee: if session.is_some() && self.chance(50) {
+                "".into()
+            } else {
+                self.one_of(&SIGNEES).into()
+            },
+            instance: self.some(20, |history| history.one_of(&["i", "j"]).into()),
+            time_to_live: None,
+        }
+    }
+
+    fn random_range_of(&mut self, range: std::ops::Range<u32>) -> u32 {
+        self.random.random_range(range)
+    }
+
     fn lock(&mut self) -> LockCommand {
+        if self.is_new && self.chance(85) {
+            return self.lock_in_turn();
+        }
         LockCommand {
             table: self.one_of(&TABLES).into(),
             signature: self.one_of(&SIGNATURES).into(),
@@ -167,17 +331,29 @@ impl<R: RngCore> History<R> {
             duration_ms: self.some(70, Self::duration),
             time_to_live: self.some(40, Self::keep),
             token: self.some(20, Self::token),
+            ..LockCommand::default()
         }
     }
 
     fn unlock(&mut self) -> UnlockCommand {
-        UnlockCommand {
+        let signatures: &[&str] = if self.is_new { &SIGNATURES[..2] } else { &SIGNATURES };
+        let mut command = UnlockCommand {
             table: self.one_of(&TABLES).into(),
-            signature: self.one_of(&SIGNATURES).into(),
+            signature: self.one_of(signatures).into(),
             signee: self.one_of(&SIGNEES).into(),
             instance: self.some(20, |history| history.one_of(&["i", "j"]).into()),
             token: self.some(40, Self::token),
+            ..UnlockCommand::default()
+        };
+        if self.is_new && self.chance(15) {
+            command.force = true;
+            if self.chance(40) && !self.places.is_empty() {
+                let place = self.random.random_range(0..self.places.len());
+                command.place = Some(self.places[place].0);
+                command.token = None;
+            }
         }
+        command
     }
 
     fn duration(&mut self) -> u64 {
@@ -194,8 +370,23 @@ impl<R: RngCore> History<R> {
         Token(self.random.random_range(newest - 3..newest + 2))
     }
 
-    /// Notes the newest token.
-    fn note(&mut self, said: &Said) {
+    /// Notes the newest token, the places, and the facts of sessions.
+    fn note(&mut self, command: &Command, said: &Said) {
+        if let Said::Outcome(Outcome::Lock(LockStatus::Waiting(waiting)), _) = said {
+            let ask = DecidedAt { index: self.index, position: 0 };
+            self.places.push((waiting.place, waiting.place));
+            self.places.push((waiting.place, ask));
+        }
+        if let (Operation::KeepAlive(asked), Said::Outcome(Outcome::KeptAlive(told), _)) =
+            (&command.operation, said)
+        {
+            for (seen, state) in asked.iter().zip(told) {
+                let known = self.sessions.iter_mut().find(|(id, _)| *id == seen.session);
+                if let (Some((_, last)), Liveness::Alive { inbox, .. }) = (known, state) {
+                    *last = inbox.last().map(|item| item.position).or(*last);
+                }
+            }
+        }
         if let Said::Outcome(Outcome::Lock(status), _) = said {
             self.tokens = self.tokens.max(granted(status).map_or(0, |grant| grant.token.0));
         }
@@ -226,6 +417,6 @@ pub(crate) fn granted(status: &LockStatus) -> Option<&Grant> {
         LockStatus::Ok(grant)
         | LockStatus::Renewed(grant)
         | LockStatus::Transferred { grant, .. } => Some(grant),
-        LockStatus::Failed(_) => None,
+        LockStatus::Waiting(_) | LockStatus::Failed(_) => None,
     }
 }

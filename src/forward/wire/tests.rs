@@ -6,7 +6,7 @@ use crate::lock::{Outcome, Refusal};
 use crate::raft::codec::tests::hex;
 use crate::types::{
     CheckResponse, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListResponse, LockOptions,
-    LockRecord, LockRequest, LockStatus, ReadOptions, RequestId, TableDefaults, TableInfo,
+    LockRecord, LockRequest, LockStatus, Mode, ReadOptions, RequestId, TableDefaults, TableInfo,
     TableOptions, TablesResponse, TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest,
     UnlockStatus,
 };
@@ -36,12 +36,14 @@ pub(crate) fn commands() -> Vec<Command> {
             cause: Some("c".to_owned()),
             ..CallOptions::default()
         },
+        ..LockOptions::default()
     };
     let unlock = UnlockRequest { signature: "s".into(), signee: "w".into() };
     let unlock_options = UnlockOptions { table: table(), ..UnlockOptions::default() };
     let defaults = TableDefaults {
         duration: Some(Duration::from_secs(1)),
         time_to_live: Some(Duration::from_secs(2).into()),
+        ..TableDefaults::default()
     };
     let tables = TableOptions { table: table(), ..TableOptions::default() };
     vec![
@@ -81,6 +83,9 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         expires_in: left,
         removed_in,
         live: true,
+        mode: Mode::Exclusive,
+        slot: None,
+        valid: left,
     };
     let holder = Holder {
         signee: "w".to_owned(),
@@ -90,24 +95,36 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         expires_in: left,
         expired: false,
         removed_in: Some(left),
+        ..Holder::default()
     };
     let forgetful = Holder { instance: None, removed_in: None, expired: true, ..holder.clone() };
-    let forbidden = Forbidden { reason: ForbiddenReason::Held, holders: vec![holder.clone()] };
-    let lost = Forbidden { reason: ForbiddenReason::Lost, holders: Vec::new() };
+    let forbidden = Forbidden::new(ForbiddenReason::Held, vec![holder.clone()]);
+    let lost = Forbidden::new(ForbiddenReason::Lost, Vec::new());
     let transferred = |reason| LockStatus::Transferred {
         grant: grant(None),
         previous_signee: "v".to_owned(),
         reason,
     };
-    let record = LockRecord { signature: "s".to_owned(), holders: vec![holder, forgetful] };
+    let record = LockRecord {
+        signature: "s".to_owned(),
+        holders: vec![holder, forgetful],
+        limit: None,
+        waiting: 0,
+        places: Vec::new(),
+    };
     let page =
         ListResponse { locks: vec![record.clone()], next: Some("s".to_owned()), decided_at: at };
     let defaults = TableDefaults {
         duration: Some(Duration::from_secs(1)),
         time_to_live: Some(Duration::from_secs(2).into()),
+        ..TableDefaults::default()
     };
     let table = |defaults| TableInfo { table: "jobs".to_owned(), defaults, locks: 128 };
-    let never = TableDefaults { duration: None, time_to_live: Some(TimeToLive::Never) };
+    let never = TableDefaults {
+        duration: None,
+        time_to_live: Some(TimeToLive::Never),
+        ..TableDefaults::default()
+    };
     let tables = [defaults, never, TableDefaults::default()].map(table).to_vec();
     let decided = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: at }));
     let nowhere = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: None }));

@@ -156,6 +156,7 @@ fn lock(signee: &str) -> Operation {
         duration_ms: Some(1000),
         time_to_live: None,
         token: None,
+        ..LockCommand::default()
     }))
 }
 

@@ -13,7 +13,7 @@ use super::{Problem, to_ms};
 use keyward_core::error::Error;
 use keyward_core::types::{
     BatchAnswer, CheckResponse, DecidedAt, DeleteStatus, Grant, Holder, ListResponse, LockRecord,
-    LockResponse, LockStatus, TableDefaults, TableInfo, TablesResponse, TimeToLive, Token,
+    LockResponse, LockStatus, Mode, TableDefaults, TableInfo, TablesResponse, TimeToLive, Token,
     TransferReason, UnlockResponse, UnlockStatus,
 };
 
@@ -64,7 +64,7 @@ impl LockAnswer {
             LockStatus::Transferred { previous_signee, reason, .. } => {
                 (LockStatusWord::Transferred, Some(previous_signee.clone()), Some(*reason))
             }
-            LockStatus::Failed(_) => return None,
+            LockStatus::Waiting(_) | LockStatus::Failed(_) => return None,
         };
         let grant = response.grant()?;
         Some(Self {
@@ -88,6 +88,9 @@ impl LockAnswer {
             expires_in: Duration::from_millis(self.expires_in_ms),
             removed_in: self.removed_in_ms.map(Duration::from_millis),
             live: self.live,
+            mode: Mode::Exclusive,
+            slot: None,
+            valid: Duration::from_millis(self.expires_in_ms),
         };
         let status = match self.status {
             LockStatusWord::Ok => LockStatus::Ok(grant),
@@ -124,7 +127,7 @@ impl UnlockAnswer {
     /// The wire form of an answer; `None` for a refusal, which is a problem document.
     pub fn new(response: &UnlockResponse) -> Option<Self> {
         let status = match response.status {
-            UnlockStatus::Ok => UnlockStatusWord::Ok,
+            UnlockStatus::Ok | UnlockStatus::Left => UnlockStatusWord::Ok,
             UnlockStatus::NoLock => UnlockStatusWord::NoLock,
             UnlockStatus::Failed(_) => return None,
         };
@@ -310,6 +313,7 @@ impl From<HolderAnswer> for Holder {
             expires_in: Duration::from_millis(holder.expires_in_ms),
             expired: holder.expired,
             removed_in: holder.removed_in_ms.map(Duration::from_millis),
+            ..Self::default()
         }
     }
 }
@@ -335,7 +339,8 @@ impl From<&LockRecord> for CheckAnswer {
 impl From<CheckAnswer> for LockRecord {
     fn from(answer: CheckAnswer) -> Self {
         let holders = answer.holders.into_iter().map(Into::into).collect();
-        Self { signature: answer.signature, holders }
+        let (limit, waiting, places) = (None, 0, Vec::new());
+        Self { signature: answer.signature, holders, limit, waiting, places }
     }
 }
 
@@ -415,6 +420,7 @@ impl From<TableAnswer> for TableInfo {
                     TimeToLiveMs::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
                     TimeToLiveMs::Never => TimeToLive::Never,
                 }),
+                ..TableDefaults::default()
             },
             locks: answer.locks,
         }

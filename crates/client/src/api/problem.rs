@@ -165,6 +165,7 @@ impl Problem {
             (ForbiddenReason::Lost, false) => {
                 "the grant is gone, expired, or has another token than the one named"
             }
+            (reason, _) => reason.describe(),
         };
         Self {
             reason: Some(forbidden.reason),
@@ -176,7 +177,7 @@ impl Problem {
     /// The refusal as a type of the contract. A document without a reason is read as `held`.
     pub fn to_forbidden(&self) -> Forbidden {
         let holders = self.holders.iter().flatten().cloned().map(Into::into).collect();
-        Forbidden { reason: self.reason.unwrap_or(ForbiddenReason::Held), holders }
+        Forbidden::new(self.reason.unwrap_or(ForbiddenReason::Held), holders)
     }
 
     /// The error for the caller; `decided_at` is the position in the answer's header.

@@ -100,6 +100,7 @@ impl LockBody {
             duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
             token: self.token.map(Token),
+            ..LockCommand::default()
         }));
         Ok(Command { request_id: self.request_id, ..operation.into() })
     }
@@ -155,6 +156,7 @@ impl UnlockBody {
             signee: self.signee.into(),
             instance: self.instance.map(Into::into),
             token: self.token.map(Token),
+            ..UnlockCommand::default()
         }));
         Command { request_id: self.request_id, ..operation.into() }
     }
@@ -269,6 +271,7 @@ impl TableBody {
             table: self.table.ok_or_else(missing)?.into(),
             duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
+            ..TableCommand::default()
         }));
         Ok(Command { request_id: self.request_id, ..operation.into() })
     }
@@ -303,7 +306,7 @@ pub struct CheckQuery {
 impl From<CheckQuery> for Query {
     fn from(query: CheckQuery) -> Self {
         let (table, signature) = (table(query.table), query.signature.into());
-        Self { stale: query.stale, subject: Subject::Lock { table, signature } }
+        Self { stale: query.stale, subject: Subject::Lock { table, signature, places_after: 0 } }
     }
 }
 

@@ -11,10 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::lock::State;
+use crate::lock::decision::Step;
 use crate::lock::ends::Ends;
 use crate::lock::record::Key;
 use crate::lock::table::Records;
-use crate::types::Token;
+use crate::lock::turns::Work;
+use crate::types::{DecidedAt, SessionId, Token};
 
 /// The writes that bring the checkpoint from one applied index to a later one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -68,7 +70,7 @@ impl Changed {
         // Tokens are never given twice, so a deleted record has not come back since. If it was
         // created or changed since the last take, its key is among the changed keys above.
         let deleted = deleted.into_iter().flatten().flat_map(|(key, record)| {
-            let tokens: Vec<Token> = record.grants.iter().map(|grant| grant.token).collect();
+            let tokens: Vec<Token> = record.holders.iter().map(|grant| grant.token).collect();
             tokens.into_iter().map(move |token| RecordKey::Grant(key.clone(), token))
         });
         let deleted =
@@ -97,8 +99,16 @@ pub(super) enum Origin {
 pub(super) enum RecordKey {
     /// One grant of one lock.
     Grant(Key, Token),
+    /// One item of the inbox of a session.
+    Item(SessionId, DecidedAt),
+    /// The limit of one lock, and whether its queue has a hand-over to go on with.
+    Lock(Key),
     /// One request lane.
     Lane(u128),
+    /// One place of one lock.
+    Place(Key, DecidedAt),
+    /// One session.
+    Session(SessionId),
     /// One table's defaults.
     Table(Arc<str>),
 }
@@ -117,6 +127,9 @@ pub(super) struct Touched {
 pub(super) struct Tracker {
     touched: Option<Touched>,
     pub(super) ends: Ends,
+    /// The steps since the last take, if somebody wants to hear of them.
+    pub(super) steps: Option<Vec<Step>>,
+    pub(super) work: Work,
 }
 
 impl Tracker {

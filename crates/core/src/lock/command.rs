@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::types::{
-    DEFAULT_TABLE, LockOptions, LockRequest, RequestId, TableDefaults, TableOptions, TimeToLive,
-    Token, UnlockOptions, UnlockRequest,
+    DEFAULT_TABLE, DecidedAt, LockOptions, LockRequest, Mode, RequestId, Seen, SessionId,
+    SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions,
+    UnlockRequest,
 };
 
 /// Microseconds of the cluster clock `C` since the cluster began.
@@ -114,6 +115,15 @@ impl Command {
             duration_ms: duration_ms(options.duration)?,
             time_to_live: options.time_to_live.map(Keep::try_from).transpose()?,
             token: options.token,
+            mode: options.mode,
+            limit: options.limit,
+            wait_ms: options.wait.map_or(Ok(0), |wait| whole_ms("wait", wait))?,
+            queued: options.queued,
+            session: options.session,
+            lock_delay_ms: options
+                .lock_delay
+                .map(|delay| whole_ms("lock_delay", delay))
+                .transpose()?,
         }));
         let (actor, cause) = (options.call.actor, options.call.cause);
         Ok(Self::of(options.request_id, actor, cause, operation))
@@ -127,6 +137,45 @@ impl Command {
             signee: request.signee.into(),
             instance: options.instance.map(Into::into),
             token: options.token,
+            force: options.force,
+            place: options.place,
+        }));
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Self::of(options.request_id, actor, cause, operation)
+    }
+
+    /// The command that opens a session, whose name the leader draws.
+    ///
+    /// # Errors
+    /// As [`Command::lock`].
+    pub fn open_session(request: SessionRequest, options: SessionOptions) -> Result<Self, Error> {
+        let operation = Operation::OpenSession(Box::new(SessionCommand {
+            id: None,
+            ttl_ms: whole_ms("ttl", request.ttl)?,
+            signee: request.signee.into(),
+            instance: options.instance.map(Into::into),
+        }));
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Ok(Self::of(options.request_id, actor, cause, operation))
+    }
+
+    /// The command that keeps sessions alive.
+    pub fn keep_alive(sessions: Vec<Seen>, actor: Option<String>) -> Self {
+        Self::of(None, actor, None, Operation::KeepAlive(sessions))
+    }
+
+    /// The command that closes a session.
+    pub fn close_session(session: SessionId, options: SessionOptions) -> Self {
+        let (actor, cause) = (options.call.actor, options.call.cause);
+        Self::of(options.request_id, actor, cause, Operation::CloseSession(session))
+    }
+
+    /// The command that changes the limit of a lock in mode permits.
+    pub fn set_limit(signature: String, limit: u32, options: TableOptions) -> Self {
+        let operation = Operation::SetLimit(Box::new(LimitCommand {
+            table: table(options.table),
+            signature: signature.into(),
+            limit,
         }));
         let (actor, cause) = (options.call.actor, options.call.cause);
         Self::of(options.request_id, actor, cause, operation)
@@ -141,6 +190,11 @@ impl Command {
             table: table(options.table),
             duration_ms: duration_ms(defaults.duration)?,
             time_to_live: defaults.time_to_live.map(Keep::try_from).transpose()?,
+            lock_delay_ms: defaults
+                .lock_delay
+                .map(|delay| whole_ms("lock_delay", delay))
+                .transpose()?,
+            max_hold_ms: defaults.max_hold.map(|hold| whole_ms("max_hold", hold)).transpose()?,
         }));
         let (actor, cause) = (options.call.actor, options.call.cause);
         Ok(Self::of(options.request_id, actor, cause, operation))
@@ -211,6 +265,16 @@ pub enum Operation {
         /// The table.
         table: Box<str>,
     },
+    /// Open a session.
+    OpenSession(Box<SessionCommand>),
+    /// Keep sessions alive, and drop the items of their inboxes that were seen.
+    KeepAlive(Vec<Seen>),
+    /// Close a session.
+    CloseSession(SessionId),
+    /// Leave a place, or release the grant it became, because its caller has gone away.
+    Leave(Box<LeaveCommand>),
+    /// Change the limit of a lock in mode permits.
+    SetLimit(Box<LimitCommand>),
     /// Allow commands of this level in the log from here on. Proposed only when every member
     /// supports it; a lower level than the present one changes nothing.
     RaiseFeatureLevel(u32),
@@ -223,6 +287,16 @@ pub enum Keep {
     Ms(u64),
     /// Until it is released or its table is deleted.
     ForEver,
+}
+
+impl Keep {
+    /// The removal of a record that is kept for this long from a time on.
+    pub(super) fn after(self, time: ClusterTime) -> ClusterTime {
+        match self {
+            Self::Ms(ms) => time.after_ms(ms),
+            Self::ForEver => ClusterTime::NEVER,
+        }
+    }
 }
 
 impl TryFrom<TimeToLive> for Keep {
@@ -245,8 +319,26 @@ impl From<Keep> for TimeToLive {
     }
 }
 
+impl Operation {
+    /// The feature level that the operation needs.
+    pub fn level(&self) -> u32 {
+        let is_new = match self {
+            Self::Lock(command) => command.is_new(),
+            Self::Unlock(command) => command.is_new(),
+            Self::ConfigureTable(command) => command.is_new(),
+            Self::OpenSession(_)
+            | Self::KeepAlive(_)
+            | Self::CloseSession(_)
+            | Self::Leave(_)
+            | Self::SetLimit(_) => true,
+            Self::Advance | Self::DeleteTable { .. } | Self::RaiseFeatureLevel(_) => false,
+        };
+        1 + u32::from(is_new)
+    }
+}
+
 /// A lock request as the log holds it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LockCommand {
     /// The table.
     pub table: Box<str>,
@@ -267,10 +359,34 @@ pub struct LockCommand {
     pub time_to_live: Option<Keep>,
     /// Renew only.
     pub token: Option<Token>,
+    /// Left out: that of the holder, or exclusive.
+    pub mode: Option<Mode>,
+    /// Left out: the limit that the lock has.
+    pub limit: Option<u32>,
+    /// The time to wait, in milliseconds of cluster time; 0 tries once. Not part of the digest.
+    pub wait_ms: u64,
+    /// The caller wants its place at once, and does not wait for the end. Not part of the digest.
+    pub queued: bool,
+    /// The session that the grant lives in.
+    pub session: Option<SessionId>,
+    /// Left out: that of the holder, or the table's.
+    pub lock_delay_ms: Option<u64>,
+}
+
+impl LockCommand {
+    /// Whether it has a field of feature level 2.
+    pub(super) fn is_new(&self) -> bool {
+        self.mode.is_some()
+            || self.limit.is_some()
+            || self.wait_ms != 0
+            || self.queued
+            || self.session.is_some()
+            || self.lock_delay_ms.is_some()
+    }
 }
 
 /// An unlock request as the log holds it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnlockCommand {
     /// The table.
     pub table: Box<str>,
@@ -282,10 +398,58 @@ pub struct UnlockCommand {
     pub instance: Option<Box<str>>,
     /// Release only the grant with this token.
     pub token: Option<Token>,
+    /// End the grant with the token, or the place, whoever has it.
+    pub force: bool,
+    /// The place to be ended by force.
+    pub place: Option<DecidedAt>,
+}
+
+impl UnlockCommand {
+    /// Whether it has a field of feature level 2.
+    pub(super) fn is_new(&self) -> bool {
+        self.force || self.place.is_some()
+    }
+}
+
+/// A request to open a session, as the log holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionCommand {
+    /// The name of the session, drawn by the leader when it proposes. Not part of the digest.
+    pub id: Option<SessionId>,
+    /// The time to live without a keep-alive, in milliseconds.
+    pub ttl_ms: u64,
+    /// The owner of locks requested in it.
+    pub signee: Box<str>,
+    /// The run of the owner; left out: the name of the session.
+    pub instance: Option<Box<str>>,
+}
+
+/// The leaving of a place whose caller has gone away.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaveCommand {
+    /// The table.
+    pub table: Box<str>,
+    /// The lock's name.
+    pub signature: Box<str>,
+    /// The place.
+    pub place: DecidedAt,
+    /// The position of the ask whose caller has gone.
+    pub ask: DecidedAt,
+}
+
+/// A change of the limit of a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LimitCommand {
+    /// The table.
+    pub table: Box<str>,
+    /// The lock's name.
+    pub signature: Box<str>,
+    /// The number of permits.
+    pub limit: u32,
 }
 
 /// A table's defaults as the log holds them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TableCommand {
     /// The table.
     pub table: Box<str>,
@@ -294,4 +458,15 @@ pub struct TableCommand {
     /// The least time_to_live; `None` is [`crate::types::KEPT_AFTER_EXPIRY`] longer than the
     /// duration.
     pub time_to_live: Option<Keep>,
+    /// The lock-delay of grants; `None` is none.
+    pub lock_delay_ms: Option<u64>,
+    /// The longest time for which renewals keep a grant.
+    pub max_hold_ms: Option<u64>,
+}
+
+impl TableCommand {
+    /// Whether it has a field of feature level 2.
+    pub(super) fn is_new(&self) -> bool {
+        self.lock_delay_ms.is_some() || self.max_hold_ms.is_some()
+    }
 }

@@ -5,8 +5,8 @@
 
 use crate::error::Error;
 use crate::types::{
-    BatchAnswer, DecidedAt, DeleteStatus, LockResponse, LockStatus, RequestId, UnlockResponse,
-    UnlockStatus,
+    BatchAnswer, CloseStatus, DecidedAt, DeleteStatus, Liveness, LockResponse, LockStatus,
+    RequestId, SessionStatus, UnlockResponse, UnlockStatus,
 };
 
 /// The outcome of one command and the place in the log where it was decided. For a repeated request
@@ -17,6 +17,26 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The place in the log, if the service has one.
     pub decided_at: Option<DecidedAt>,
+}
+
+/// What became of a place of another request, told beside the decisions of an entry. The callers
+/// that wait for it are those of the request id, or else those of the ask.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The position of the step in the log.
+    pub at: DecidedAt,
+    /// The table.
+    pub table: Box<str>,
+    /// The lock's name.
+    pub signature: Box<str>,
+    /// The place.
+    pub place: DecidedAt,
+    /// The position of the last ask of the place.
+    pub ask: DecidedAt,
+    /// The id of the last ask.
+    pub request_id: Option<RequestId>,
+    /// The result of the request.
+    pub outcome: Outcome,
 }
 
 /// The result of a command.
@@ -34,6 +54,20 @@ pub enum Outcome {
     NoTable,
     /// The feature level was raised, or is as high already.
     FeatureLevel,
+    /// The result of a command that opens a session.
+    Session(SessionStatus),
+    /// The state of each session that was to be kept alive.
+    KeptAlive(Vec<Liveness>),
+    /// The result of a command that closes a session.
+    Closed(CloseStatus),
+    /// A place was left, or the grant that it became is released.
+    Left,
+    /// There was nothing to leave: it was asked for, renewed or moved since.
+    NotLeft,
+    /// The limit of a lock was changed.
+    Limit,
+    /// The lock has no limit: nobody holds it or waits for it in mode permits.
+    NoLimit,
     /// The command was not judged by the contract's table; it had no effect at all.
     Refused(Refusal),
 }
@@ -50,6 +84,11 @@ pub enum Refusal {
     LaneForgotten(RequestId),
     /// All tokens are used up: no new grant is possible. Certainly not done.
     TokensExhausted,
+    /// It has a field or an operation that not every member of the cluster knows yet. Certainly not
+    /// done.
+    LevelTooLow,
+    /// A session without a name: nobody drew one. Certainly not done.
+    Unnamed,
 }
 
 impl From<Refusal> for Error {
@@ -67,6 +106,10 @@ impl From<Refusal> for Error {
                 ),
             },
             Refusal::TokensExhausted => Self::unavailable("all 2^53 - 1 tokens were given away"),
+            Refusal::LevelTooLow => {
+                Self::unavailable("not every member of the cluster knows this kind of request yet")
+            }
+            Refusal::Unnamed => Self::unavailable("the service draws no names for sessions"),
         }
     }
 }
@@ -84,7 +127,14 @@ impl Decision {
             | Outcome::Advanced
             | Outcome::Table
             | Outcome::NoTable
-            | Outcome::FeatureLevel => Ok(self),
+            | Outcome::FeatureLevel
+            | Outcome::Session(_)
+            | Outcome::KeptAlive(_)
+            | Outcome::Closed(_)
+            | Outcome::Left
+            | Outcome::NotLeft
+            | Outcome::Limit
+            | Outcome::NoLimit => Ok(self),
         }
     }
 }
@@ -123,13 +173,9 @@ impl Decision {
     /// # Errors
     /// As [`Decision::into_lock_response`].
     pub fn into_done(self) -> Result<(), Error> {
-        match self.outcome {
-            Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel => Ok(()),
-            outcome @ (Outcome::Lock(_)
-            | Outcome::Unlock(_)
-            | Outcome::NoTable
-            | Outcome::Refused(_)) => Err(other(outcome)),
-        }
+        let is_done =
+            matches!(self.outcome, Outcome::Table | Outcome::Advanced | Outcome::FeatureLevel);
+        if is_done { Ok(()) } else { Err(other(self.outcome)) }
     }
 
     /// The answer to a request to delete a table.
@@ -137,14 +183,62 @@ impl Decision {
     /// # Errors
     /// As [`Decision::into_lock_response`].
     pub fn into_delete_status(self) -> Result<DeleteStatus, Error> {
-        match self.outcome {
-            Outcome::Table => Ok(DeleteStatus::Ok),
-            Outcome::NoTable => Ok(DeleteStatus::NoTable),
-            outcome @ (Outcome::Lock(_)
-            | Outcome::Unlock(_)
-            | Outcome::Advanced
-            | Outcome::FeatureLevel
-            | Outcome::Refused(_)) => Err(other(outcome)),
+        if self.outcome == Outcome::Table {
+            Ok(DeleteStatus::Ok)
+        } else if self.outcome == Outcome::NoTable {
+            Ok(DeleteStatus::NoTable)
+        } else {
+            Err(other(self.outcome))
+        }
+    }
+
+    /// The answer to a request to open a session.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    pub fn into_session(self) -> Result<SessionStatus, Error> {
+        if let Outcome::Session(status) = self.outcome {
+            Ok(status)
+        } else {
+            Err(other(self.outcome))
+        }
+    }
+
+    /// The answer to a keep-alive: one for each session.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    pub fn into_kept_alive(self) -> Result<Vec<Liveness>, Error> {
+        if let Outcome::KeptAlive(sessions) = self.outcome {
+            Ok(sessions)
+        } else {
+            Err(other(self.outcome))
+        }
+    }
+
+    /// The answer to a request to close a session.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    pub fn into_close_status(self) -> Result<CloseStatus, Error> {
+        if let Outcome::Closed(status) = self.outcome {
+            Ok(status)
+        } else {
+            Err(other(self.outcome))
+        }
+    }
+
+    /// The answer to a change of a limit: whether the lock had one.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    pub fn into_limit(self) -> Result<bool, Error> {
+        if self.outcome == Outcome::Limit {
+            Ok(true)
+        } else if self.outcome == Outcome::NoLimit {
+            Ok(false)
+        } else {
+            Err(other(self.outcome))
         }
     }
 }

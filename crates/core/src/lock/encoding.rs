@@ -7,10 +7,10 @@
 
 use crate::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
 use crate::lock::{
-    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
-    UnlockCommand,
+    ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,
+    SessionCommand, Stamp, TableCommand, UnlockCommand,
 };
-use crate::types::{RequestId, Token};
+use crate::types::{DecidedAt, Mode, RequestId, Seen, SessionId, Token};
 
 /// The version of the whole encoding.
 const VERSION: u8 = 1;
@@ -21,6 +21,15 @@ const ADVANCE: u8 = 3;
 const CONFIGURE_TABLE: u8 = 4;
 const DELETE_TABLE: u8 = 5;
 const RAISE_FEATURE_LEVEL: u8 = 6;
+// Of feature level 2. The first three are the operations above with fields of that level.
+const LOCK_IN_TURN: u8 = 7;
+const UNLOCK_BY_FORCE: u8 = 8;
+const CONFIGURE_TABLE_FULLY: u8 = 9;
+const OPEN_SESSION: u8 = 10;
+const KEEP_ALIVE: u8 = 11;
+const CLOSE_SESSION: u8 = 12;
+const LEAVE: u8 = 13;
+const SET_LIMIT: u8 = 14;
 
 impl Proposal {
     /// The proposal as bytes: tagged, versioned, length-prefixed.
@@ -49,10 +58,33 @@ impl Proposal {
 
 impl Operation {
     /// The digest by which the bodies of two requests are compared. Actor, cause and request id are
-    /// not part of it.
+    /// not part of it, nor is how long a caller waits, nor the name that a session is given.
     pub(super) fn digest(&self) -> u128 {
         let mut bytes = Vec::with_capacity(128);
-        put_operation(&mut bytes, self);
+        match self {
+            Self::Lock(command) if command.is_new() => {
+                bytes.push(LOCK_IN_TURN);
+                put_lock(&mut bytes, command);
+                put_turn(
+                    &mut bytes,
+                    &LockCommand { wait_ms: 0, queued: false, ..*command.clone() },
+                );
+            }
+            Self::OpenSession(command) => {
+                let command = SessionCommand { id: None, ..*command.clone() };
+                put_operation(&mut bytes, &Self::OpenSession(Box::new(command)));
+            }
+            Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::Advance
+            | Self::ConfigureTable(_)
+            | Self::DeleteTable { .. }
+            | Self::KeepAlive(_)
+            | Self::CloseSession(_)
+            | Self::Leave(_)
+            | Self::SetLimit(_)
+            | Self::RaiseFeatureLevel(_) => put_operation(&mut bytes, self),
+        }
         codec::digest(&bytes)
     }
 }
@@ -114,13 +146,56 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
 
 fn put_operation(out: &mut Vec<u8>, operation: &Operation) {
     match operation {
+        Operation::Lock(command) if command.is_new() => {
+            out.push(LOCK_IN_TURN);
+            put_lock(out, command);
+            put_turn(out, command);
+        }
         Operation::Lock(command) => {
             out.push(LOCK);
             put_lock(out, command);
         }
         Operation::Unlock(command) => {
-            out.push(UNLOCK);
+            out.push(if command.is_new() { UNLOCK_BY_FORCE } else { UNLOCK });
             put_unlock(out, command);
+            if command.is_new() {
+                out.push(flags([command.force, command.place.is_some()]));
+                put_positions(out, command.place);
+            }
+        }
+        Operation::ConfigureTable(command) if command.is_new() => {
+            out.push(CONFIGURE_TABLE_FULLY);
+            put_table(out, command);
+            put_optional_numbers(out, [command.lock_delay_ms, command.max_hold_ms]);
+        }
+        Operation::OpenSession(command) => {
+            out.push(OPEN_SESSION);
+            put_session(out, command);
+        }
+        Operation::KeepAlive(sessions) => {
+            out.push(KEEP_ALIVE);
+            put_u64(out, sessions.len() as u64);
+            for Seen { session, seen } in sessions {
+                out.extend_from_slice(&session.0.to_be_bytes());
+                out.push(flags([seen.is_some()]));
+                put_positions(out, *seen);
+            }
+        }
+        Operation::CloseSession(session) => {
+            out.push(CLOSE_SESSION);
+            out.extend_from_slice(&session.0.to_be_bytes());
+        }
+        Operation::Leave(command) => {
+            out.push(LEAVE);
+            put_str(out, &command.table);
+            put_str(out, &command.signature);
+            put_positions(out, [command.place, command.ask]);
+        }
+        Operation::SetLimit(command) => {
+            out.push(SET_LIMIT);
+            put_str(out, &command.table);
+            put_str(out, &command.signature);
+            put_u64(out, command.limit.into());
         }
         Operation::Advance => out.push(ADVANCE),
         Operation::ConfigureTable(command) => {
@@ -146,6 +221,57 @@ fn read_operation(reader: &mut Reader<'_>) -> Result<Operation, DecodeError> {
         CONFIGURE_TABLE => Operation::ConfigureTable(Box::new(read_table(reader)?)),
         DELETE_TABLE => Operation::DeleteTable { table: reader.str()?.into() },
         RAISE_FEATURE_LEVEL => Operation::RaiseFeatureLevel(reader.u32()?),
+        LOCK_IN_TURN => {
+            let command = read_lock(reader)?;
+            let command = read_turn(reader, command)?;
+            if !command.is_new() {
+                return Err(reader.invalid());
+            }
+            Operation::Lock(Box::new(command))
+        }
+        UNLOCK_BY_FORCE => {
+            let command = read_unlock(reader)?;
+            let [force, has_place] = reader.flags()?;
+            let place = has_place.then(|| read_position(reader)).transpose()?;
+            let command = UnlockCommand { force, place, ..command };
+            if !command.is_new() {
+                return Err(reader.invalid());
+            }
+            Operation::Unlock(Box::new(command))
+        }
+        CONFIGURE_TABLE_FULLY => {
+            let command = read_table(reader)?;
+            let [lock_delay_ms, max_hold_ms] = read_optional_numbers(reader)?;
+            let command = TableCommand { lock_delay_ms, max_hold_ms, ..command };
+            if !command.is_new() {
+                return Err(reader.invalid());
+            }
+            Operation::ConfigureTable(Box::new(command))
+        }
+        OPEN_SESSION => Operation::OpenSession(Box::new(read_session(reader)?)),
+        KEEP_ALIVE => {
+            let count = reader.u64()?;
+            let mut sessions = Vec::new();
+            for _ in 0..count {
+                let session = read_session_id(reader)?;
+                let [has_seen] = reader.flags()?;
+                let seen = has_seen.then(|| read_position(reader)).transpose()?;
+                sessions.push(Seen { session, seen });
+            }
+            Operation::KeepAlive(sessions)
+        }
+        CLOSE_SESSION => Operation::CloseSession(read_session_id(reader)?),
+        LEAVE => Operation::Leave(Box::new(LeaveCommand {
+            table: reader.str()?.into(),
+            signature: reader.str()?.into(),
+            place: read_position(reader)?,
+            ask: read_position(reader)?,
+        })),
+        SET_LIMIT => Operation::SetLimit(Box::new(LimitCommand {
+            table: reader.str()?.into(),
+            signature: reader.str()?.into(),
+            limit: reader.u32()?,
+        })),
         _ => return Err(reader.invalid()),
     })
 }
@@ -188,11 +314,120 @@ fn read_lock(reader: &mut Reader<'_>) -> Result<LockCommand, DecodeError> {
         duration_ms: has_duration.then(|| reader.u64()).transpose()?,
         time_to_live: read_keep(reader, [is_ms, is_for_ever])?,
         token: has_token.then(|| reader.u64().map(Token)).transpose()?,
+        ..LockCommand::default()
+    })
+}
+
+/// The fields of feature level 2.
+fn put_turn(out: &mut Vec<u8>, command: &LockCommand) {
+    let LockCommand { mode, limit, wait_ms, queued, session, lock_delay_ms, .. } = command;
+    out.push(flags([
+        mode.is_some(),
+        limit.is_some(),
+        *wait_ms != 0,
+        *queued,
+        session.is_some(),
+        lock_delay_ms.is_some(),
+    ]));
+    out.extend(mode.map(mode_code));
+    let wait_ms = Some(*wait_ms).filter(|ms| *ms != 0);
+    for value in [limit.map(u64::from), wait_ms, *lock_delay_ms].into_iter().flatten() {
+        put_u64(out, value);
+    }
+    if let Some(session) = session {
+        out.extend_from_slice(&session.0.to_be_bytes());
+    }
+}
+
+fn read_turn(reader: &mut Reader<'_>, command: LockCommand) -> Result<LockCommand, DecodeError> {
+    let [has_mode, has_limit, has_wait, queued, has_session, has_delay] = reader.flags()?;
+    let mode = has_mode.then(|| read_mode(reader)).transpose()?;
+    let limit = has_limit.then(|| reader.u32()).transpose()?;
+    let wait_ms = has_wait.then(|| reader.u64()).transpose()?;
+    if wait_ms == Some(0) {
+        return Err(reader.invalid());
+    }
+    let lock_delay_ms = has_delay.then(|| reader.u64()).transpose()?;
+    let session = has_session.then(|| read_session_id(reader)).transpose()?;
+    let wait_ms = wait_ms.unwrap_or(0);
+    Ok(LockCommand { mode, limit, wait_ms, queued, session, lock_delay_ms, ..command })
+}
+
+/// The code of a mode; never reused with another meaning.
+pub(super) fn mode_code(mode: Mode) -> u8 {
+    match mode {
+        Mode::Exclusive => 1,
+        Mode::Shared => 2,
+        Mode::Permits => 3,
+    }
+}
+
+pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<Mode, DecodeError> {
+    Ok(match reader.u8()? {
+        1 => Mode::Exclusive,
+        2 => Mode::Shared,
+        3 => Mode::Permits,
+        _ => return Err(reader.invalid()),
+    })
+}
+
+pub(super) fn read_session_id(reader: &mut Reader<'_>) -> Result<SessionId, DecodeError> {
+    reader.array().map(|bytes| SessionId(u128::from_be_bytes(bytes)))
+}
+
+pub(super) fn put_positions(out: &mut Vec<u8>, positions: impl IntoIterator<Item = DecidedAt>) {
+    for DecidedAt { index, position } in positions {
+        put_u64(out, index);
+        put_u64(out, position.into());
+    }
+}
+
+pub(super) fn read_position(reader: &mut Reader<'_>) -> Result<DecidedAt, DecodeError> {
+    Ok(DecidedAt { index: reader.u64()?, position: reader.u32()? })
+}
+
+pub(super) fn put_optional_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [Option<u64>; N]) {
+    out.push(flags(numbers.map(|number| number.is_some())));
+    for number in numbers.into_iter().flatten() {
+        put_u64(out, number);
+    }
+}
+
+pub(super) fn read_optional_numbers<const N: usize>(
+    reader: &mut Reader<'_>,
+) -> Result<[Option<u64>; N], DecodeError> {
+    let present: [bool; N] = reader.flags()?;
+    let mut numbers = [None; N];
+    for (number, present) in numbers.iter_mut().zip(present) {
+        *number = present.then(|| reader.u64()).transpose()?;
+    }
+    Ok(numbers)
+}
+
+fn put_session(out: &mut Vec<u8>, command: &SessionCommand) {
+    let SessionCommand { id, ttl_ms, signee, instance } = command;
+    out.push(flags([id.is_some(), instance.is_some()]));
+    if let Some(id) = id {
+        out.extend_from_slice(&id.0.to_be_bytes());
+    }
+    put_u64(out, *ttl_ms);
+    for text in std::iter::once(signee).chain(instance) {
+        put_str(out, text);
+    }
+}
+
+fn read_session(reader: &mut Reader<'_>) -> Result<SessionCommand, DecodeError> {
+    let [has_id, has_instance] = reader.flags()?;
+    Ok(SessionCommand {
+        id: has_id.then(|| read_session_id(reader)).transpose()?,
+        ttl_ms: reader.u64()?,
+        signee: reader.str()?.into(),
+        instance: optional_text(reader, has_instance)?,
     })
 }
 
 fn put_unlock(out: &mut Vec<u8>, command: &UnlockCommand) {
-    let UnlockCommand { table, signature, signee, instance, token } = command;
+    let UnlockCommand { table, signature, signee, instance, token, .. } = command;
     out.push(flags([instance.is_some(), token.is_some()]));
     for text in [table, signature, signee].into_iter().chain(instance) {
         put_str(out, text);
@@ -210,11 +445,12 @@ fn read_unlock(reader: &mut Reader<'_>) -> Result<UnlockCommand, DecodeError> {
         signee: reader.str()?.into(),
         instance: optional_text(reader, has_instance)?,
         token: has_token.then(|| reader.u64().map(Token)).transpose()?,
+        ..UnlockCommand::default()
     })
 }
 
 fn put_table(out: &mut Vec<u8>, command: &TableCommand) {
-    let TableCommand { table, duration_ms, time_to_live } = command;
+    let TableCommand { table, duration_ms, time_to_live, .. } = command;
     let [is_ms, is_for_ever] = keep_flags(*time_to_live);
     out.push(flags([duration_ms.is_some(), is_ms, is_for_ever]));
     put_str(out, table);
@@ -229,6 +465,7 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableCommand, DecodeError> {
         table: reader.str()?.into(),
         duration_ms: has_duration.then(|| reader.u64()).transpose()?,
         time_to_live: read_keep(reader, [is_ms, is_for_ever])?,
+        ..TableCommand::default()
     })
 }
 

@@ -33,7 +33,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::{ClusterTime, Operation};
-use crate::types::{DecidedAt, ForbiddenReason, RequestId, Token, TransferReason};
+use crate::types::{DecidedAt, ForbiddenReason, RequestId, SessionId, Token, TransferReason};
 
 /// The time for which an unused lane is remembered: longer than any client retries, and longer than
 /// a network delays a packet.
@@ -69,6 +69,28 @@ pub(super) enum Effect {
     TooShort { time_to_live_ms: u64, duration_ms: u64 },
     /// There was no token left.
     TokensExhausted,
+    /// The request waits at this place. What becomes of the place replaces it.
+    Waiting(DecidedAt),
+    /// The requester's place was left.
+    PlaceLeft,
+    /// The lock has no limit, and the request named none.
+    NoLimitNamed,
+    /// A session was opened.
+    Opened(SessionId),
+    /// No session was opened.
+    OpenRefused(ForbiddenReason),
+    /// A session was closed.
+    Closed,
+    /// There was no session to close.
+    NoSession,
+    /// A place was left because its caller has gone, or the grant it became is released.
+    Left,
+    /// There was nothing to leave.
+    NotLeft,
+    /// The limit of a lock was changed.
+    Limit,
+    /// The lock has no limit.
+    NoLimit,
 }
 
 /// The way in which an owner got a lock.
@@ -92,13 +114,22 @@ impl Effect {
                     | Self::LockRefused(_)
                     | Self::TooShort { .. }
                     | Self::TokensExhausted
+                    | Self::Waiting(_)
+                    | Self::NoLimitNamed
             ),
             Operation::Unlock(_) => {
-                matches!(self, Self::Released | Self::NoLock | Self::UnlockRefused(_))
+                matches!(
+                    self,
+                    Self::Released | Self::NoLock | Self::UnlockRefused(_) | Self::PlaceLeft
+                )
             }
             Operation::ConfigureTable(_) => matches!(self, Self::Table),
             Operation::DeleteTable { .. } => matches!(self, Self::Table | Self::NoTable),
-            Operation::Advance | Operation::RaiseFeatureLevel(_) => false,
+            Operation::OpenSession(_) => matches!(self, Self::Opened(_) | Self::OpenRefused(_)),
+            Operation::CloseSession(_) => matches!(self, Self::Closed | Self::NoSession),
+            Operation::Leave(_) => matches!(self, Self::Left | Self::NotLeft),
+            Operation::SetLimit(_) => matches!(self, Self::Limit | Self::NoLimit),
+            Operation::Advance | Operation::RaiseFeatureLevel(_) | Operation::KeepAlive(_) => false,
         }
     }
 }
@@ -188,6 +219,23 @@ impl Lanes {
             self.remove(oldest, tracker);
         }
         self.put(id, Arc::new(lane), tracker);
+    }
+
+    /// Writes what became of a place into the lane of its request, if the lane still waits for it.
+    pub(super) fn resolve(
+        &mut self,
+        id: RequestId,
+        place: DecidedAt,
+        (effect, decided_at): (Effect, DecidedAt),
+        tracker: &mut Tracker,
+    ) {
+        let lane = self.by_id.get(&id.lane);
+        if let Some(lane) = lane.filter(|lane| lane.seq == id.seq)
+            && lane.effect == Effect::Waiting(place)
+        {
+            let lane = Lane { effect, decided_at, ..Lane::clone(lane) };
+            self.put(id.lane, Arc::new(lane), tracker);
+        }
     }
 
     /// Forgets lanes that were not used for long, at most `most` of them.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use imbl::{OrdMap, OrdSet};
 
 use crate::lock::changes::{RecordKey, Tracker};
-use crate::lock::record::{Grant, Key, Record};
+use crate::lock::record::{Key, Record};
 use crate::lock::table::{Passed, Table, Tally};
 use crate::lock::{ClusterTime, Keep};
 use crate::types::{DEFAULT_DURATION, KEPT_AFTER_EXPIRY, TableDefaults, TableInfo, TimeToLive};
@@ -73,9 +73,16 @@ impl Eq for Deleted {}
 pub(super) struct Defaults {
     pub(super) duration_ms: Option<u64>,
     pub(super) time_to_live: Option<Keep>,
+    pub(super) lock_delay_ms: Option<u64>,
+    pub(super) max_hold_ms: Option<u64>,
 }
 
 impl Defaults {
+    /// Whether it has nothing of the second part of the contract.
+    pub(super) fn is_plain(self) -> bool {
+        self.lock_delay_ms.is_none() && self.max_hold_ms.is_none()
+    }
+
     /// The duration and time_to_live of a request with these options of its own.
     pub(super) fn resolve(
         self,
@@ -100,6 +107,8 @@ impl From<Defaults> for TableDefaults {
                 Keep::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
                 Keep::ForEver => TimeToLive::Never,
             }),
+            lock_delay: defaults.lock_delay_ms.map(Duration::from_millis),
+            max_hold: defaults.max_hold_ms.map(Duration::from_millis),
         }
     }
 }
@@ -115,6 +124,15 @@ impl Locks {
 
     pub(super) fn unexpired(&self) -> u64 {
         self.sums.unexpired
+    }
+
+    pub(super) fn grants(&self) -> u64 {
+        self.sums.grants
+    }
+
+    /// The number of locks with a limit or a hand-over that was broken off.
+    pub(super) fn noted(&self) -> u64 {
+        self.sums.noted
     }
 
     /// The number of tables that have defaults.
@@ -149,51 +167,70 @@ impl Locks {
         self.first_deadlines.get_min().map(|(deadline, _)| *deadline)
     }
 
-    /// Works off at most `most` due deadlines, in (deadline, key) order.
-    pub(super) fn work_off(&mut self, now: ClusterTime, most: usize, tracker: &mut Tracker) {
-        for _ in 0..most {
-            match self.first_deadlines.get_min() {
-                Some((deadline, table)) if deadline.reached(now) => {
-                    let table = Arc::clone(table);
-                    let passed =
-                        self.change(&table, |table| table.pass_first_deadline(now, tracker));
-                    self.count(passed);
-                }
-                Some(_) | None => return,
-            }
-        }
+    /// The record whose deadline is first, in (deadline, key) order.
+    pub(super) fn first_due(&self) -> Option<(ClusterTime, &Key, &Record)> {
+        let (deadline, table) = self.first_deadlines.get_min()?;
+        let table = self.tables.get(table).expect("a deadline has a table");
+        let (key, record) = table.first_due().expect("it has a first deadline");
+        Some((*deadline, key, record))
     }
 
-    /// Works off the due deadlines of one record. Afterwards it is absent, or its grant's mark
-    /// says whether it is expired.
-    pub(super) fn settle(&mut self, key: &Key, now: ClusterTime, tracker: &mut Tracker) {
-        while self.get(key).is_some_and(|record| record.due().reached(now)) {
-            let passed = self.change(key.table(), |table| table.pass_deadline(key, now, tracker));
-            self.count(passed);
-        }
-    }
-
-    fn count(&mut self, passed: Passed) {
+    /// Works off one deadline of a plain record.
+    pub(super) fn pass(&mut self, key: &Key, now: ClusterTime, tracker: &mut Tracker) -> Passed {
+        let passed = self.change(key.table(), |table| table.pass_deadline(key, now, tracker));
         match passed {
             Passed::Expired => self.expiries += 1,
             Passed::Removed => self.removals += 1,
         }
+        passed
     }
 
-    /// Creates or replaces a record.
+    /// Works off the due deadlines of one plain record. Afterwards it is absent, or its grant's
+    /// mark says whether it is expired.
+    pub(super) fn settle(&mut self, key: &Key, now: ClusterTime, tracker: &mut Tracker) {
+        while self.get(key).is_some_and(|record| record.due().reached(now)) {
+            self.pass(key, now, tracker);
+        }
+    }
+
+    /// The locks with a queue.
+    pub(super) fn waited_for(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        let entangled = self.tables.values().flat_map(|table| {
+            table.entangled().iter().filter_map(|key| Some((key, table.get(key)?)))
+        });
+        entangled.filter(|(_, record)| record.queue.is_some())
+    }
+
+    /// The locks of a table with a queue, or with grants in sessions.
+    pub(super) fn entangled(&self, table: &str) -> Vec<Key> {
+        let table = self.tables.get(table);
+        table.map(|table| table.entangled().iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Creates, replaces or removes a record, whose grants and places are tracked elsewhere.
+    pub(super) fn store(&mut self, key: Key, record: Record) {
+        let exists = self.get(&key).is_some();
+        if !record.is_empty() {
+            self.change(key.clone().table(), |table| table.store(key, record));
+        } else if exists {
+            self.change(key.table(), |table| table.take_out(&key));
+        }
+    }
+
+    /// Creates or replaces a plain record by a plain one.
     pub(super) fn put(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
         self.change(key.clone().table(), |table| table.put(key, record, tracker));
     }
 
-    /// Removes a record that exists.
+    /// Removes a plain record that exists.
     pub(super) fn remove(&mut self, key: &Key, tracker: &mut Tracker) {
         self.change(key.table(), |table| table.remove(key, tracker));
     }
 
-    /// Adds a record from a snapshot; `false` if the key is taken. Its deadline is not in the
-    /// indexes before [`Locks::load_deadlines`].
-    pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
-        self.change(key.clone().table(), |table| table.load(key, grant))
+    /// Changes a record while a snapshot is loaded. Its deadline is not in the indexes before
+    /// [`Locks::load_deadlines`].
+    pub(super) fn load<T>(&mut self, key: Key, change: impl FnOnce(&mut Record) -> T) -> T {
+        self.change(key.clone().table(), |table| table.load(key, change))
     }
 
     /// Builds the deadline indexes of the records that were loaded.

@@ -17,15 +17,21 @@ mod command;
 mod decision;
 pub mod encoding;
 mod ends;
+mod holders;
 mod lanes;
 mod locks;
 mod query;
+mod queue;
 mod record;
+mod requests;
 mod rules;
+mod sessions;
 mod snapshot;
 mod state;
 mod table;
+mod turns;
 mod validate;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +39,10 @@ mod tests;
 pub use crate::codec::DecodeError;
 pub use changes::{Changed, Changes};
 pub use command::{
-    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, TableCommand,
-    UnlockCommand,
+    ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,
+    SessionCommand, Stamp, TableCommand, UnlockCommand,
 };
-pub use decision::{Decision, Outcome, Refusal};
+pub use decision::{Decision, Outcome, Refusal, Step};
 pub use ends::{End, Ends, HELD_BOUNDS, Held};
 pub use locks::Deleted;
 pub use query::{Query, Subject, View};

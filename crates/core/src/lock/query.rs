@@ -3,8 +3,9 @@
 use crate::error::Error;
 use crate::lock::State;
 use crate::types::{
-    CheckResponse, DEFAULT_TABLE, DecidedAt, ListRequest, ListResponse, ReadOptions, TablesRequest,
-    TablesResponse,
+    CheckResponse, DEFAULT_TABLE, DeadlocksResponse, DecidedAt, ListRequest, ListResponse,
+    ReadOptions, SessionLocksRequest, SessionLocksResponse, TablesRequest, TablesResponse, Token,
+    VerifyResponse,
 };
 
 /// A read of the state.
@@ -26,7 +27,22 @@ pub enum Subject {
         table: Box<str>,
         /// The lock's name.
         signature: Box<str>,
+        /// The number of places to pass over before those that are shown.
+        places_after: u64,
     },
+    /// Whether a token is live.
+    Verify {
+        /// The table.
+        table: Box<str>,
+        /// The lock's name.
+        signature: Box<str>,
+        /// The token.
+        token: Token,
+    },
+    /// A page of the locks of a session.
+    SessionLocks(SessionLocksRequest),
+    /// The cycles of owners that hold and wait.
+    Deadlocks,
     /// A page of a table.
     Locks {
         /// The table.
@@ -47,6 +63,12 @@ pub enum View {
     Locks(ListResponse),
     /// A page of the tables.
     Tables(TablesResponse),
+    /// Whether a token is live.
+    Verify(VerifyResponse),
+    /// A page of the locks of a session.
+    SessionLocks(SessionLocksResponse),
+    /// The cycles of owners that hold and wait.
+    Deadlocks(DeadlocksResponse),
 }
 
 /// Conversions of the reads of the contract. A table that is left out is [`DEFAULT_TABLE`]. The
@@ -54,8 +76,29 @@ pub enum View {
 impl Query {
     /// The query of a check.
     pub fn check(signature: String, options: &ReadOptions) -> Self {
-        let subject = Subject::Lock { table: table(options), signature: signature.into() };
-        Self { stale: options.stale, subject }
+        Self::check_places(signature, 0, options)
+    }
+
+    /// The query of a check that passes over the first places of the queue.
+    pub fn check_places(signature: String, places_after: u64, options: &ReadOptions) -> Self {
+        let (table, signature) = (table(options), signature.into());
+        Self { stale: options.stale, subject: Subject::Lock { table, signature, places_after } }
+    }
+
+    /// The query whether a token is live.
+    pub fn verify(signature: String, token: Token, options: &ReadOptions) -> Self {
+        let (table, signature) = (table(options), signature.into());
+        Self { stale: options.stale, subject: Subject::Verify { table, signature, token } }
+    }
+
+    /// The query of the locks of a session.
+    pub fn session_locks(page: SessionLocksRequest, options: &ReadOptions) -> Self {
+        Self { stale: options.stale, subject: Subject::SessionLocks(page) }
+    }
+
+    /// The query of the deadlocks.
+    pub fn deadlocks(options: &ReadOptions) -> Self {
+        Self { stale: options.stale, subject: Subject::Deadlocks }
     }
 
     /// The query of a list.
@@ -76,10 +119,27 @@ impl Subject {
     /// `NotFound` if there is no such record.
     pub fn view(&self, state: &State, decided_at: Option<DecidedAt>) -> Result<View, Error> {
         match self {
-            Self::Lock { table, signature } => match state.check(table, signature) {
-                Some(record) => Ok(View::Lock(CheckResponse { record, decided_at })),
+            Self::Lock { table, signature, places_after } => {
+                match state.check_places(table, signature, *places_after) {
+                    Some(record) => Ok(View::Lock(CheckResponse { record, decided_at })),
+                    None => Err(Error::NotFound { decided_at }),
+                }
+            }
+            Self::Verify { table, signature, token } => {
+                let holder = state.holder(table, signature, *token);
+                let live = holder.as_ref().is_some_and(|holder| !holder.expired);
+                Ok(View::Verify(VerifyResponse { live, holder, decided_at }))
+            }
+            Self::SessionLocks(page) => match state.session_locks(page) {
+                Some((locks, next)) => {
+                    Ok(View::SessionLocks(SessionLocksResponse { locks, next, decided_at }))
+                }
                 None => Err(Error::NotFound { decided_at }),
             },
+            Self::Deadlocks => {
+                let (cycles, cut) = state.deadlocks();
+                Ok(View::Deadlocks(DeadlocksResponse { cycles, cut, decided_at }))
+            }
             Self::Locks { table, page } => {
                 let (locks, next) = state.list(table, page);
                 Ok(View::Locks(ListResponse { locks, next, decided_at }))
@@ -117,6 +177,30 @@ impl View {
     /// As [`View::into_check`].
     pub fn into_tables(self) -> Result<TablesResponse, Error> {
         if let Self::Tables(response) = self { Ok(response) } else { Err(mixed_up()) }
+    }
+
+    /// The answer to a question whether a token is live.
+    ///
+    /// # Errors
+    /// As [`View::into_check`].
+    pub fn into_verify(self) -> Result<VerifyResponse, Error> {
+        if let Self::Verify(response) = self { Ok(response) } else { Err(mixed_up()) }
+    }
+
+    /// The answer to a list of the locks of a session.
+    ///
+    /// # Errors
+    /// As [`View::into_check`].
+    pub fn into_session_locks(self) -> Result<SessionLocksResponse, Error> {
+        if let Self::SessionLocks(response) = self { Ok(response) } else { Err(mixed_up()) }
+    }
+
+    /// The answer to a question for deadlocks.
+    ///
+    /// # Errors
+    /// As [`View::into_check`].
+    pub fn into_deadlocks(self) -> Result<DeadlocksResponse, Error> {
+        if let Self::Deadlocks(response) = self { Ok(response) } else { Err(mixed_up()) }
     }
 }
 

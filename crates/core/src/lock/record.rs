@@ -1,8 +1,8 @@
 //! The state of one lock: its key, its record and the grants in it.
 //!
-//! A record without a grant does not exist today; wait queues will change that. Sizes matter here:
-//! a node holds a million of these, so the key's text is shared with the deadline index, and fields
-//! that most grants lack are boxed.
+//! A record has grants, or a queue, or both. Sizes matter here: a node holds a million of these, so
+//! the key's text is shared with the deadline index, and everything that most locks lack is boxed:
+//! more than one grant (`holders.rs`), the queue (`queue.rs`) and the rare fields of a grant.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -12,8 +12,11 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 use triomphe::ThinArc;
 
-use crate::lock::ClusterTime;
-use crate::types::{Holder, LockRecord, Token};
+use crate::lock::holders::Holders;
+use crate::lock::queue::Queue;
+use crate::lock::sessions::Sessions;
+use crate::lock::{ClusterTime, Keep};
+use crate::types::{DecidedAt, Holder, LockRecord, Mode, SessionId, Token};
 
 /// The key of a lock: (table, signature), in this order.
 ///
@@ -79,21 +82,30 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The number of owners that may hold a lock at once, and the terms.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mode {
-    /// One holder.
-    Exclusive,
+/// An owner: another instance is another owner.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Owner {
+    pub(super) signee: SmolStr,
+    pub(super) instance: Option<Box<str>>,
+}
+
+impl Owner {
+    pub(super) fn new(signee: &str, instance: Option<&str>) -> Self {
+        Self { signee: SmolStr::new(signee), instance: instance.map(Into::into) }
+    }
 }
 
 /// A lock that exists.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Record {
-    pub(super) mode: Mode,
-    /// The limit of grants: 1 for an exclusive lock.
+    pub(super) holders: Holders,
+    pub(super) queue: Option<Box<Queue>>,
+    /// The time of what caused a hand-over that was broken off, because an entry's work is bounded.
+    pub(super) pending: Option<ClusterTime>,
+    /// The number of permits; 0 unless a grant or a place is in mode permits.
     pub(super) limit: u32,
-    /// The grants in the order of their tokens. Never empty.
-    pub(super) grants: SmallVec<[Grant; 1]>,
+    /// The mode of all grants; exclusive if there are none.
+    pub(super) mode: Mode,
 }
 
 /// The right of one owner to a lock.
@@ -101,66 +113,249 @@ pub(super) struct Record {
 pub(super) struct Grant {
     pub(super) token: Token,
     pub(super) level: i64,
-    /// The time at which the token was given. A renewal keeps both.
+    /// The time from which the owner has held the lock. A renewal keeps it.
     pub(super) since: ClusterTime,
-    /// The time from which another signee may take the lock.
+    /// The time from which another signee may take the lock; in a session, the end of the longest
+    /// hold.
     pub(super) deadline: ClusterTime,
     /// The time at which the record is removed; never before the deadline.
     pub(super) removal: ClusterTime,
     /// Stored inline if it is short, as most are.
     pub(super) signee: SmolStr,
     pub(super) rare: Option<Box<Rare>>,
-    /// Whether its deadline was worked off. The deadline may have passed before that, see
-    /// `locks.rs`.
+    /// Whether its end was worked off. The end may have come before that, see `locks.rs`.
     pub(super) expired: bool,
 }
 
 /// The fields that most grants lack. A grant without any of them has no box at all, so that equal
-/// grants compare equal. Sessions and payloads will live here.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// grants compare equal.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Rare {
-    pub(super) instance: Box<str>,
+    pub(super) instance: Option<Box<str>>,
+    /// The session that the grant lives in, with the time_to_live that counts from its end.
+    pub(super) session: Option<(SessionId, Keep)>,
+    /// The lock-delay; 0 once it is over.
+    pub(super) lock_delay_ms: u64,
+    /// The end of the longest hold, as of the last request.
+    pub(super) hold_end: Option<ClusterTime>,
+    /// The number of the permit.
+    pub(super) slot: Option<u32>,
+    /// The position at which it was taken by force.
+    pub(super) forced: Option<DecidedAt>,
+    /// The place that became this grant and the last ask of it, until it is asked for, renewed or
+    /// moved again.
+    pub(super) asked: Option<(DecidedAt, DecidedAt)>,
 }
 
 impl Record {
     pub(super) fn exclusive(grant: Grant) -> Self {
-        Self { mode: Mode::Exclusive, limit: 1, grants: SmallVec::from_buf([grant]) }
+        Self { holders: Holders::One(grant), ..Self::default() }
     }
 
-    /// The one holder of an exclusive lock.
+    /// Whether there is neither a grant nor a place.
+    pub(super) fn is_empty(&self) -> bool {
+        self.holders.is_none() && self.queue.is_none()
+    }
+
+    /// Whether the first part of the contract is all there is to it: at most one grant, exclusive
+    /// and outside of sessions, without a lock-delay, and nobody waits.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = |grant: &Grant| grant.rare.as_ref().is_none_or(|rare| rare.is_plain());
+        match &self.holders {
+            Holders::None => self.queue.is_none(),
+            Holders::One(grant) => {
+                self.queue.is_none() && self.mode == Mode::Exclusive && plain(grant)
+            }
+            Holders::Many(_) => false,
+        }
+    }
+
+    /// Whether a session that ends works this lock off before those that nobody waits for.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.queue.is_some() || matches!(self.holders, Holders::Many(_))
+    }
+
+    /// Whether it has something that belongs to none of its grants and places.
+    pub(super) fn is_noted(&self) -> bool {
+        self.limit > 0 || self.pending.is_some()
+    }
+
+    /// Whether others must learn when it goes: it has places, or grants in sessions.
+    pub(super) fn is_entangled(&self) -> bool {
+        self.queue.is_some() || self.holders.has_sessions()
+    }
+
+    /// The one holder of a plain record.
     pub(super) fn holder(&self) -> &Grant {
-        match (self.mode, self.grants.as_slice()) {
-            (Mode::Exclusive, [grant]) => grant,
-            (Mode::Exclusive, grants) => {
-                panic!("an exclusive lock must have one grant, not {grants:?}")
+        match &self.holders {
+            Holders::One(grant) => grant,
+            holders @ (Holders::None | Holders::Many(_)) => {
+                panic!("a plain lock must have one grant, not {holders:?}")
             }
         }
     }
 
-    /// The next time at which the record changes.
+    /// The next time at which the record changes by itself.
     pub(super) fn due(&self) -> ClusterTime {
-        self.grants.iter().map(Grant::due).min().unwrap_or(ClusterTime::NEVER)
+        let queue = self.queue.as_ref().map_or(ClusterTime::NEVER, |queue| queue.due());
+        self.holders.due().min(queue).min(self.pending.unwrap_or(ClusterTime::NEVER))
     }
 
     pub(super) fn unexpired(&self) -> u64 {
-        self.grants.iter().filter(|grant| !grant.expired).count() as u64
+        self.holders.live()
     }
 
-    /// The record as others see it at `now`; `None` if its removal is due, worked off or not.
-    pub(super) fn view(&self, signature: &str, now: ClusterTime) -> Option<LockRecord> {
-        let holders = self.holders(now);
-        (!holders.is_empty()).then(|| LockRecord { signature: signature.to_owned(), holders })
+    pub(super) fn waiting(&self) -> u64 {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
-    pub(super) fn holders(&self, now: ClusterTime) -> Vec<Holder> {
-        let kept = self.grants.iter().filter(|grant| !grant.removal.reached(now));
-        kept.map(|grant| grant.view(now)).collect()
+    /// The record as others see it at `now`, without its places; `None` if its removal is due,
+    /// worked off or not, and nobody waits.
+    pub(super) fn view(
+        &self,
+        signature: &str,
+        now: ClusterTime,
+        sessions: &Sessions,
+    ) -> Option<LockRecord> {
+        let holders = self.holders(now, sessions);
+        let waiting = self.waiting();
+        (!holders.is_empty() || waiting > 0).then(|| LockRecord {
+            signature: signature.to_owned(),
+            holders,
+            limit: (self.limit > 0).then_some(self.limit),
+            waiting,
+            places: Vec::new(),
+        })
+    }
+
+    /// The holders as others see them at `now`: those that only wait to be worked off are left out.
+    pub(super) fn holders(&self, now: ClusterTime, sessions: &Sessions) -> Vec<Holder> {
+        let shown = self.holders.iter().filter(|grant| self.is_shown(grant, now, sessions));
+        shown.map(|grant| grant.view(self.mode, now, sessions)).collect()
+    }
+
+    fn is_shown(&self, grant: &Grant, now: ClusterTime, sessions: &Sessions) -> bool {
+        if grant.session().is_some_and(|session| sessions.is_closed(session)) {
+            return false;
+        }
+        let end = grant.end(sessions);
+        if !end.reached(now) {
+            return true;
+        }
+        // Only an exclusive lock keeps its expired grant beyond the lock-delay.
+        !end.after_ms(grant.lock_delay_ms()).reached(now)
+            || (self.mode == Mode::Exclusive && !grant.removed_at(sessions).reached(now))
+    }
+}
+
+impl Record {
+    /// Whether its grants and places can be those of one lock. A record that does not come from
+    /// this state's own changes is checked.
+    pub(super) fn is_sound(&self) -> bool {
+        let grants = self.holders.iter().all(|grant| {
+            let slot = grant.rare.as_ref().and_then(|rare| rare.slot);
+            // Only an exclusive lock keeps an expired grant beyond its lock-delay.
+            slot.is_some() == (self.mode == Mode::Permits)
+                && (self.mode == Mode::Exclusive || grant.is_in_the_way())
+        });
+        let fits = match self.mode {
+            Mode::Exclusive => self.holders.len() <= 1,
+            Mode::Shared => !self.holders.is_none(),
+            Mode::Permits => self.holders.have_own_slots(),
+        };
+        let queue = self.queue.as_ref();
+        let permits = queue.is_some_and(|queue| queue.has_permits());
+        let mut places = queue.into_iter().flat_map(|queue| queue.iter());
+        let lives = |owner| self.holders.of(owner).is_some_and(|own| !own.expired);
+        grants
+            && fits
+            && !self.is_empty()
+            && (self.limit > 0) == (permits || self.mode == Mode::Permits)
+            && (self.pending.is_none() || queue.is_some())
+            && !places.any(|place| lives(&place.owner))
+    }
+
+    pub(super) fn assert_sound(&self, key: &Key) {
+        assert!(self.is_sound(), "{key:?}: {self:?}");
+        let live = self.holders.iter().filter(|grant| !grant.expired).count() as u64;
+        assert_eq!(live, self.holders.live(), "{key:?}");
+        for grant in self.holders.iter() {
+            assert!(grant.deadline <= grant.removal, "{key:?}: {grant:?}");
+            assert!(grant.since <= grant.deadline, "{key:?}: {grant:?}");
+            assert_eq!(self.holders.of(&grant.owner()), Some(grant), "{key:?}");
+        }
     }
 }
 
 impl Grant {
     pub(super) fn instance(&self) -> Option<&str> {
-        self.rare.as_ref().map(|rare| &*rare.instance)
+        self.rare.as_ref().and_then(|rare| rare.instance.as_deref())
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        Owner { signee: self.signee.clone(), instance: self.instance().map(Into::into) }
+    }
+
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.rare.as_ref().and_then(|rare| rare.session).map(|(session, _)| session)
+    }
+
+    pub(super) fn lock_delay_ms(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.lock_delay_ms)
+    }
+
+    /// Whether it has expired and still keeps others out.
+    pub(super) fn is_delaying(&self) -> bool {
+        self.expired && self.lock_delay_ms() > 0
+    }
+
+    /// Whether it keeps others out: it is live, or its lock-delay is not over.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        !self.expired || self.is_delaying()
+    }
+
+    pub(super) fn delay_end(&self) -> ClusterTime {
+        self.deadline.after_ms(self.lock_delay_ms())
+    }
+
+    /// Whether the longest hold has ended it: then its former owner waits for the end of the
+    /// lock-delay like anyone else.
+    pub(super) fn is_held_out(&self) -> bool {
+        let hold_end = self.rare.as_ref().and_then(|rare| rare.hold_end);
+        hold_end.is_some_and(|end| self.deadline >= end)
+    }
+
+    /// The end of the grant: its deadline, or that of its session if it is earlier.
+    pub(super) fn end(&self, sessions: &Sessions) -> ClusterTime {
+        let session = self.session().filter(|_| !self.expired);
+        session.map_or(self.deadline, |session| self.deadline.min(sessions.end_of(session)))
+    }
+
+    /// The time of the removal as far as it is known: in a session it counts from the session's
+    /// end.
+    fn removed_at(&self, sessions: &Sessions) -> ClusterTime {
+        match self.rare.as_ref().and_then(|rare| rare.session) {
+            Some((_, keep)) if !self.expired => keep.after(self.end(sessions)),
+            Some(_) | None => self.removal,
+        }
+    }
+
+    /// Changes the rare fields.
+    pub(super) fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        change(&mut rare);
+        self.rare = rare.boxed();
+    }
+
+    /// Ends the grant at this time, which its session may have set: from now on its removal is
+    /// known, and it lives in no session.
+    pub(super) fn expire(&mut self, at: ClusterTime) {
+        self.expired = true;
+        if let Some((_, keep)) = self.rare.as_ref().and_then(|rare| rare.session) {
+            self.deadline = at;
+            self.removal = keep.after(at);
+            self.change_rare(|rare| rare.session = None);
+        }
     }
 
     /// Whether this owner holds it: another instance is another owner.
@@ -168,26 +363,54 @@ impl Grant {
         self.signee == signee && self.instance() == instance
     }
 
-    /// The next time at which the grant changes: it expires, then it is removed.
+    /// The next time at which the grant changes by itself: it expires, its lock-delay is over, then
+    /// it is removed.
     pub(super) fn due(&self) -> ClusterTime {
-        if self.expired { self.removal } else { self.deadline }
+        if !self.expired {
+            self.deadline
+        } else if self.is_delaying() {
+            self.delay_end()
+        } else {
+            self.removal
+        }
     }
 
-    fn view(&self, now: ClusterTime) -> Holder {
+    pub(super) fn view(&self, mode: Mode, now: ClusterTime, sessions: &Sessions) -> Holder {
+        let end = self.end(sessions);
         Holder {
             signee: self.signee.to_string(),
             instance: self.instance().map(str::to_owned),
             level: self.level,
             token: self.token,
-            expires_in: self.deadline.left(now),
-            expired: self.deadline.reached(now),
-            removed_in: self.removal.left_unless_never(now),
+            expires_in: end.left(now),
+            expired: end.reached(now),
+            removed_in: self.removed_at(sessions).left_unless_never(now),
+            mode,
+            slot: self.rare.as_ref().and_then(|rare| rare.slot),
+            session: self.session(),
         }
     }
 }
 
 impl Rare {
-    pub(super) fn boxed(instance: Option<&str>) -> Option<Box<Self>> {
-        instance.map(|instance| Box::new(Self { instance: instance.into() }))
+    /// The fields in a box, unless there are none.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
+    pub(super) fn of_instance(instance: Option<&str>) -> Option<Box<Self>> {
+        instance
+            .map(|instance| Box::new(Self { instance: Some(instance.into()), ..Self::default() }))
+    }
+
+    /// Whether it has nothing of the second part of the contract.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self { instance: _, session, lock_delay_ms, hold_end, slot, forced, asked } = self;
+        session.is_none()
+            && *lock_delay_ms == 0
+            && hold_end.is_none()
+            && slot.is_none()
+            && forced.is_none()
+            && asked.is_none()
     }
 }

@@ -50,21 +50,24 @@ use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::ends::{End, Ends};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Deleted, Locks};
+use crate::lock::queue::Totals;
 use crate::lock::record::{Grant, Key, Rare, Record};
 use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
+use crate::lock::sessions::Sessions;
 use crate::lock::{
-    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal,
+    ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Step,
     TableCommand, UnlockCommand, validate,
 };
 use crate::types::{
-    self, DecidedAt, Forbidden, ForbiddenReason, ListRequest, LockRecord, LockStatus,
-    MAX_SAFE_INTEGER, TableInfo, TablesRequest, Token, UnlockStatus,
+    self, CloseStatus, DecidedAt, Forbidden, ForbiddenReason, ListRequest, Liveness, LockRecord,
+    LockStatus, MAX_SAFE_INTEGER, Mode, Session, SessionId, SessionStatus, TableInfo,
+    TablesRequest, Token, UnlockStatus,
 };
 
 /// The highest feature level this program knows. The behaviour of apply at a level is frozen once
 /// it is released: a change of behaviour gets the next level, and apply checks
 /// [`State::feature_level`].
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// The number of due deadlines, and of unused lanes, that one apply works off: some ten
 /// milliseconds of work. A million locks that expire together are done after 245 entries.
@@ -79,6 +82,8 @@ pub struct State {
     pub(super) feature_level: u32,
     pub(super) locks: Locks,
     pub(super) lanes: Lanes,
+    pub(super) sessions: Sessions,
+    pub(super) totals: Totals,
     pub(super) tracker: Tracker,
 }
 
@@ -105,6 +110,10 @@ pub struct Counts {
     pub lanes_evicted_young: u64,
     /// Tables that have defaults or records.
     pub tables: u64,
+    /// Places in queues.
+    pub waiting: u64,
+    /// Sessions that are open, and those whose end is not worked off yet.
+    pub sessions: u64,
 }
 
 impl Default for State {
@@ -122,8 +131,15 @@ impl State {
             feature_level: 1,
             locks: Locks::default(),
             lanes: Lanes::default(),
+            sessions: Sessions::default(),
+            totals: Totals::default(),
             tracker: Tracker::default(),
         }
+    }
+
+    /// The state before the first entry of a service that begins with this feature level.
+    pub fn with_level(feature_level: u32) -> Self {
+        Self { feature_level, ..Self::new() }
     }
 
     /// Applies the proposal of the entry at `index`, whose own term is `entry_term`: one decision
@@ -161,13 +177,14 @@ impl State {
         mut hear: impl FnMut(Judged<'_>),
     ) {
         let is_stale = is_stale(proposal, entry_term);
+        self.tracker.work.begin(index, proposal.commands.len(), WORK_PER_APPLY);
         if !is_stale {
             self.clock = self.clock.max(proposal.stamp.time);
-            self.locks.work_off(self.clock, WORK_PER_APPLY, &mut self.tracker);
+            while self.work_off_next() {}
             self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
         }
-        for (command, position) in proposal.commands.iter().zip(0..) {
-            let at = DecidedAt { index, position };
+        for command in &proposal.commands {
+            let at = self.tracker.work.command();
             let (verdict, at) = if is_stale {
                 (Verdict::Refused(Refusal::StaleStamp), at)
             } else {
@@ -182,15 +199,29 @@ impl State {
         self.clock
     }
 
-    /// The earliest expiry or removal that is not worked off yet. It may lie in the past, when more
-    /// was due than one apply works off.
+    /// The earliest deadline of any kind that is not worked off yet. It may lie in the past, when
+    /// more was due than one apply works off, or when a hand-over was broken off: then the leader
+    /// proposes an advance at once.
     pub fn next_deadline(&self) -> Option<ClusterTime> {
-        self.locks.next_deadline()
+        let session = self.sessions.first_due().map(|(due, _)| due);
+        self.locks.next_deadline().into_iter().chain(session).min()
     }
 
-    /// Whether any grant is unexpired, so that the leader must keep the clock advancing.
+    /// Whether any grant is unexpired, any place waits or any session is open, so that the leader
+    /// must keep the clock advancing.
     pub fn has_unexpired(&self) -> bool {
-        self.locks.unexpired() > 0
+        self.locks.unexpired() > 0 || self.totals.places > 0 || self.sessions.len() > 0
+    }
+
+    /// Switches the telling of steps on or off, see [`State::take_steps`]. A clone tells none.
+    pub fn tell_steps(&mut self, on: bool) {
+        self.tracker.steps = on.then(Vec::new);
+    }
+
+    /// What became of places since the last take, in the order of the log: for the callers that
+    /// wait for them. Nothing unless it is switched on. Not part of a state's value.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        self.tracker.steps.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The level of commands that may be proposed. A node whose [`FEATURE_LEVEL`] is lower must
@@ -202,7 +233,7 @@ impl State {
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let record = self.locks.get(&Key::new(table, signature)?)?;
-        record.view(signature, self.clock)
+        record.view(signature, self.clock, &self.sessions)
     }
 
     /// A page of a table in byte order, and the value of `after` for the next one. A limit out of
@@ -214,7 +245,8 @@ impl State {
         let mut page: Vec<LockRecord> = Vec::new();
         let mut passed = None;
         for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
-            match record.view(key.signature(), self.clock).filter(|record| request.shows(record)) {
+            let view = record.view(key.signature(), self.clock, &self.sessions);
+            match view.filter(|record| request.shows(record)) {
                 Some(_) if page.len() == limit => {
                     let next = page.last().map(|last| last.signature.clone());
                     return (page, next);
@@ -262,6 +294,8 @@ impl State {
             lanes: self.lanes.len() as u64,
             lanes_evicted_young: self.lanes.evicted_young,
             tables: self.locks.table_count() as u64,
+            waiting: self.totals.places,
+            sessions: self.sessions.len(),
         }
     }
 
@@ -290,9 +324,15 @@ impl State {
     pub fn assert_invariants(&self) {
         self.locks.assert_indexes_equal_records();
         self.lanes.assert_index_equals_lanes();
+        self.sessions.assert_sound(self.clock);
+        let waiting: u64 = self.locks.iter().map(|(_, record)| record.waiting()).sum();
+        assert_eq!(waiting, self.totals.places);
     }
 
     fn decide(&mut self, command: &Command, at: DecidedAt) -> (Verdict, DecidedAt) {
+        if command.operation.level() > self.feature_level {
+            return (Verdict::Refused(Refusal::LevelTooLow), at);
+        }
         match &command.operation {
             Operation::Advance => (Verdict::Advanced, at),
             Operation::RaiseFeatureLevel(level) => {
@@ -302,24 +342,43 @@ impl State {
             Operation::Lock(_)
             | Operation::Unlock(_)
             | Operation::ConfigureTable(_)
-            | Operation::DeleteTable { .. } => match self.judge(command, at) {
-                Ok((effect, at)) => (Verdict::Effect(effect), at),
-                Err(refusal) => (Verdict::Refused(refusal), at),
-            },
+            | Operation::DeleteTable { .. }
+            | Operation::OpenSession(_)
+            | Operation::CloseSession(_)
+            | Operation::Leave(_)
+            | Operation::SetLimit(_) => {
+                let judged = self.judge(command, at);
+                self.hand_over_changed();
+                match judged {
+                    Ok(judged) => {
+                        let (effect, at) = self.tracker.work.became.take().unwrap_or(judged);
+                        (Verdict::Effect(effect), at)
+                    }
+                    Err(refusal) => (Verdict::Refused(refusal), at),
+                }
+            }
+            Operation::KeepAlive(sessions) => {
+                (Verdict::KeptAlive(self.keep_alive(command, sessions)), at)
+            }
         }
     }
 
     /// Judges a request: the result remembered by its lane, or else a new one from the locks.
     fn judge(&mut self, command: &Command, at: DecidedAt) -> Result<(Effect, DecidedAt), Refusal> {
         let operation = &command.operation;
-        let Some(id) = command.request_id else { return Ok((self.perform(operation)?, at)) };
+        let Some(id) = command.request_id else { return Ok((self.perform(command)?, at)) };
         let digest = operation.digest();
         match self.lanes.recall(id, (operation, digest), self.clock, &mut self.tracker) {
             Recall::Wrong(reason) => Err(Refusal::BadRequest(reason)),
             Recall::Forgotten => Err(Refusal::LaneForgotten(id)),
-            Recall::Repeat(lane) => Ok((lane.effect.clone(), lane.decided_at)),
+            Recall::Repeat(lane) => {
+                if let Operation::Lock(lock) = operation {
+                    self.ask_again(lock, command, &lane.effect);
+                }
+                Ok((lane.effect.clone(), lane.decided_at))
+            }
             Recall::New => {
-                let effect = self.perform(operation)?;
+                let effect = self.perform(command)?;
                 let last_used = self.clock;
                 let lane =
                     Lane { seq: id.seq, digest, effect: effect.clone(), decided_at: at, last_used };
@@ -329,19 +388,47 @@ impl State {
         }
     }
 
-    fn perform(&mut self, operation: &Operation) -> Result<Effect, Refusal> {
-        match operation {
-            Operation::Lock(command) => self.lock(command),
-            Operation::Unlock(command) => self.unlock(command),
+    fn perform(&mut self, request: &Command) -> Result<Effect, Refusal> {
+        match &request.operation {
+            Operation::Lock(command) => {
+                if self.is_plain(&command.table, &command.signature) && !command.is_new() {
+                    self.lock(command)
+                } else {
+                    self.lock_in_turn(request, command)
+                }
+            }
+            Operation::Unlock(command) => {
+                if self.is_plain(&command.table, &command.signature) && !command.is_new() {
+                    self.unlock(command)
+                } else {
+                    self.unlock_in_turn(command)
+                }
+            }
+            Operation::OpenSession(command) => self.open_session(request, command),
+            Operation::CloseSession(session) => Ok(self.close_session(*session)),
+            Operation::Leave(command) => self.leave(command),
+            Operation::SetLimit(command) => self.set_limit(command),
             Operation::ConfigureTable(command) => self.configure_table(command),
             Operation::DeleteTable { table } => {
+                self.disentangle(table);
                 let existed = self.locks.delete_table(table, &mut self.tracker);
                 Ok(if existed { Effect::Table } else { Effect::NoTable })
             }
-            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+            operation @ (Operation::Advance
+            | Operation::RaiseFeatureLevel(_)
+            | Operation::KeepAlive(_)) => {
                 unreachable!("decided without a judgement: {operation:?}")
             }
         }
+    }
+
+    /// Whether the first part of the contract decides a request that has nothing of the second.
+    fn is_plain(&self, table: &str, signature: &str) -> bool {
+        if self.feature_level < 2 {
+            return true;
+        }
+        let record = Key::new(table, signature).and_then(|key| self.locks.get(&key));
+        record.is_none_or(Record::is_plain) && self.locks.defaults(table).is_plain()
     }
 
     fn lock(&mut self, command: &LockCommand) -> Result<Effect, Refusal> {
@@ -392,7 +479,7 @@ impl State {
             deadline: self.clock.after_ms(duration_ms),
             removal,
             signee: SmolStr::new(&command.signee),
-            rare: Rare::boxed(command.instance.as_deref()),
+            rare: Rare::of_instance(command.instance.as_deref()),
             expired: false,
         };
         self.locks.put(key, Record::exclusive(grant), &mut self.tracker);
@@ -419,18 +506,41 @@ impl State {
     fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {
         // A table that no key can have would be listed for ever and never be used.
         key(&command.table, "")?;
-        let TableCommand { table, duration_ms, time_to_live } = command;
-        let defaults = Defaults { duration_ms: *duration_ms, time_to_live: *time_to_live };
-        self.locks.configure(table, defaults, &mut self.tracker);
+        let defaults = Defaults {
+            duration_ms: command.duration_ms,
+            time_to_live: command.time_to_live,
+            lock_delay_ms: command.lock_delay_ms,
+            max_hold_ms: command.max_hold_ms,
+        };
+        self.locks.configure(&command.table, defaults, &mut self.tracker);
         Ok(Effect::Table)
     }
 
     /// Builds the answer from the effect of the request and from the locks as they are now, in the
     /// same way for a first and a repeated request.
     fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
+        let key = operation.record_key();
+        let record = key.as_ref().and_then(|key| self.locks.get(key));
+        self.tell_with(record, effect, self.clock)
+    }
+
+    /// Builds the answer to a request that was asked at this time from the record of its lock,
+    /// which may be about to be put back.
+    pub(super) fn tell_about(
+        &self,
+        key: &Key,
+        record: Option<&Record>,
+        effect: Effect,
+        asked: ClusterTime,
+    ) -> Outcome {
+        let record = record.or_else(|| self.locks.get(key));
+        self.tell_with(record, effect, asked)
+    }
+
+    fn tell_with(&self, record: Option<&Record>, effect: Effect, asked: ClusterTime) -> Outcome {
         match effect {
             Effect::Granted { how, token, level } => {
-                let grant = self.tell_grant(operation, token, level);
+                let grant = self.tell_grant(record, token, level, asked);
                 Outcome::Lock(match how {
                     Granted::Ok => LockStatus::Ok(grant),
                     Granted::Renewed => LockStatus::Renewed(grant),
@@ -442,51 +552,102 @@ impl State {
                 })
             }
             Effect::LockRefused(reason) => {
-                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(operation, reason)))
+                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(record, reason)))
             }
             Effect::UnlockRefused(reason) => {
-                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(operation, reason)))
+                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(record, reason)))
+            }
+            Effect::Waiting(place) => {
+                let queue = record.and_then(|record| record.queue.as_ref());
+                let waiting = queue.and_then(|queue| queue.waiting(place, self.clock));
+                let gone =
+                    || LockStatus::Failed(self.tell_forbidden(record, ForbiddenReason::Lost));
+                Outcome::Lock(waiting.map_or_else(gone, LockStatus::Waiting))
             }
             Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
             Effect::NoLock => Outcome::Unlock(UnlockStatus::NoLock),
+            Effect::PlaceLeft => Outcome::Unlock(UnlockStatus::Left),
             Effect::Table => Outcome::Table,
             Effect::NoTable => Outcome::NoTable,
             Effect::TooShort { time_to_live_ms, duration_ms } => Outcome::Refused(
                 Refusal::BadRequest(validate::shorter(time_to_live_ms, duration_ms)),
             ),
+            Effect::NoLimitNamed => Outcome::Refused(Refusal::BadRequest(
+                "the lock has no limit yet, and the request names none".to_owned(),
+            )),
             Effect::TokensExhausted => Outcome::Refused(Refusal::TokensExhausted),
+            Effect::Opened(id) => Outcome::Session(SessionStatus::Open(self.tell_session(id))),
+            Effect::OpenRefused(reason) => {
+                Outcome::Session(SessionStatus::Failed(Forbidden::new(reason, Vec::new())))
+            }
+            Effect::Closed => Outcome::Closed(CloseStatus::Ok),
+            Effect::NoSession => Outcome::Closed(CloseStatus::NoSession),
+            Effect::Left => Outcome::Left,
+            Effect::NotLeft => Outcome::NotLeft,
+            Effect::Limit => Outcome::Limit,
+            Effect::NoLimit => Outcome::NoLimit,
         }
     }
 
     /// The present state of a grant. A later renewal may have changed its deadlines; a grant that
     /// has expired, was replaced or is gone is not live.
-    fn tell_grant(&self, operation: &Operation, token: Token, level: i64) -> types::Grant {
-        let record = operation.record_key().and_then(|key| self.locks.get(&key));
-        let grants = record.map(|record| record.grants.as_slice()).unwrap_or_default();
-        let grant = grants.iter().find(|grant| grant.token == token);
-        grant.map_or(
+    fn tell_grant(
+        &self,
+        record: Option<&Record>,
+        token: Token,
+        level: i64,
+        asked: ClusterTime,
+    ) -> types::Grant {
+        let found = record.and_then(|record| Some((record, record.holders.get(token)?)));
+        found.map_or(
             types::Grant {
                 token,
                 level,
                 expires_in: Duration::ZERO,
                 removed_in: Some(Duration::ZERO),
                 live: false,
+                mode: Mode::Exclusive,
+                slot: None,
+                valid: Duration::ZERO,
             },
-            |grant| types::Grant {
-                token,
-                level,
-                expires_in: grant.deadline.left(self.clock),
-                removed_in: grant.removal.left_unless_never(self.clock),
-                live: !grant.deadline.reached(self.clock),
+            |(record, grant)| {
+                let end = grant.end(&self.sessions);
+                let view = grant.view(record.mode, self.clock, &self.sessions);
+                types::Grant {
+                    token,
+                    level,
+                    expires_in: view.expires_in,
+                    removed_in: view.removed_in,
+                    live: !end.reached(self.clock),
+                    mode: record.mode,
+                    slot: view.slot,
+                    valid: if end.reached(self.clock) { Duration::ZERO } else { end.left(asked) },
+                }
             },
         )
     }
 
-    fn tell_forbidden(&self, operation: &Operation, reason: ForbiddenReason) -> Forbidden {
-        let record = operation.record_key().and_then(|key| self.locks.get(&key));
-        Forbidden {
-            reason,
-            holders: record.map(|record| record.holders(self.clock)).unwrap_or_default(),
+    fn tell_forbidden(&self, record: Option<&Record>, reason: ForbiddenReason) -> Forbidden {
+        let holders = record.map(|record| record.holders(self.clock, &self.sessions));
+        let mut forbidden = Forbidden::new(reason, holders.unwrap_or_default());
+        if reason == ForbiddenReason::LimitDiffers {
+            forbidden.limit = record.map(|record| record.limit).filter(|limit| *limit > 0);
+        }
+        if reason == ForbiddenReason::Delay {
+            let grants = record.into_iter().flat_map(|record| record.holders.iter());
+            let ends = grants.filter(|grant| grant.is_delaying()).map(Grant::delay_end);
+            forbidden.delay = ends.max().map(|end| end.left(self.clock));
+        }
+        forbidden
+    }
+
+    fn tell_session(&self, id: SessionId) -> Session {
+        let session = self.sessions.get(id);
+        let live = self.sessions.live(id, self.clock);
+        Session {
+            id,
+            ttl: Duration::from_millis(session.map_or(0, |session| session.ttl_ms)),
+            valid: live.map_or(Duration::ZERO, |session| session.deadline.left(self.clock)),
         }
     }
 }
@@ -496,6 +657,7 @@ enum Verdict {
     Advanced,
     FeatureLevel,
     Effect(Effect),
+    KeptAlive(Vec<Liveness>),
     Refused(Refusal),
 }
 
@@ -513,6 +675,7 @@ impl Judged<'_> {
             Verdict::Advanced => Outcome::Advanced,
             Verdict::FeatureLevel => Outcome::FeatureLevel,
             Verdict::Effect(effect) => self.state.tell(self.operation, effect),
+            Verdict::KeptAlive(sessions) => Outcome::KeptAlive(sessions),
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
         };
         Decision { outcome, decided_at: Some(self.at) }
@@ -538,14 +701,14 @@ fn is_stale(proposal: &Proposal, entry_term: u64) -> bool {
 }
 
 /// The edge refuses a NUL long before; apply refuses it again, because no key could hold it.
-fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
+pub(super) fn key(table: &str, signature: &str) -> Result<Key, Refusal> {
     let refusal = || Refusal::BadRequest("a table or signature contains a NUL byte".to_owned());
     Key::new(table, signature).ok_or_else(refusal)
 }
 
 /// The counter stops at the largest token instead of starting over: no new grant is better than one
 /// that a resource would take for an old one.
-fn new_token(next: &mut u64) -> Option<Token> {
+pub(super) fn new_token(next: &mut u64) -> Option<Token> {
     if *next > MAX_SAFE_INTEGER {
         return None;
     }

@@ -17,7 +17,7 @@ use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::ends::End;
 use crate::lock::locks::Defaults;
-use crate::lock::record::{Grant, Key, Record};
+use crate::lock::record::{Key, Record};
 
 /// Records in the order of their keys.
 pub(super) type Records = OrdMap<Key, Arc<Record>>;
@@ -28,7 +28,12 @@ pub(super) struct Table {
     pub(super) defaults: Defaults,
     records: Records,
     deadlines: OrdSet<(ClusterTime, Key)>,
+    /// The locks with a queue, or with grants in sessions: others must learn when they go.
+    entangled: OrdSet<Key>,
     unexpired: u64,
+    /// The number of grants, and of locks with a limit or a hand-over that was broken off.
+    grants: u64,
+    noted: u64,
 }
 
 /// The contribution of a table to the sums over all tables.
@@ -36,6 +41,8 @@ pub(super) struct Table {
 pub(super) struct Tally {
     pub(super) records: u64,
     pub(super) unexpired: u64,
+    pub(super) grants: u64,
+    pub(super) noted: u64,
     /// 1 if it has defaults.
     pub(super) configured: u64,
 }
@@ -50,6 +57,8 @@ impl Tally {
         Self {
             records: sum(self.records, before.records, after.records),
             unexpired: sum(self.unexpired, before.unexpired, after.unexpired),
+            grants: sum(self.grants, before.grants, after.grants),
+            noted: sum(self.noted, before.noted, after.noted),
             configured: sum(self.configured, before.configured, after.configured),
         }
     }
@@ -76,6 +85,8 @@ impl Table {
         Tally {
             records: self.records.len() as u64,
             unexpired: self.unexpired,
+            grants: self.grants,
+            noted: self.noted,
             configured: u64::from(self.has_defaults()),
         }
     }
@@ -113,18 +124,18 @@ impl Table {
         within.map(|(key, record)| (key, &**record))
     }
 
-    /// Works off the first deadline, which is due.
-    pub(super) fn pass_first_deadline(
-        &mut self,
-        now: ClusterTime,
-        tracker: &mut Tracker,
-    ) -> Passed {
-        let (_, key) = self.deadlines.get_min().expect("there is a deadline that is due");
-        let key = key.clone();
-        self.pass_deadline(&key, now, tracker)
+    /// The record with the first deadline.
+    pub(super) fn first_due(&self) -> Option<(&Key, &Record)> {
+        let (_, key) = self.deadlines.get_min()?;
+        Some((key, self.records.get(key).expect("a deadline has a record")))
     }
 
-    /// Works off one deadline: the first due grant of the record expires, or else is removed with
+    /// The locks with a queue, or with grants in sessions.
+    pub(super) fn entangled(&self) -> &OrdSet<Key> {
+        &self.entangled
+    }
+
+    /// Works off one deadline of a plain record: the first due grant of the record expires, or else is removed with
     /// its record.
     pub(super) fn pass_deadline(
         &mut self,
@@ -140,32 +151,50 @@ impl Table {
             Passed::Removed
         } else {
             tracker.ends.add(End::Expired, holder.deadline.since(holder.since));
-            let mut record = Record::clone(record);
-            record.grants[0].expired = true;
-            self.put(key.clone(), record, tracker);
+            let mut grant = holder.clone();
+            grant.expired = true;
+            self.put(key.clone(), Record::exclusive(grant), tracker);
             Passed::Expired
         }
     }
 
-    /// Creates or replaces a record.
-    pub(super) fn put(&mut self, mut key: Key, record: Record, tracker: &mut Tracker) {
-        assert!(!record.grants.is_empty(), "{key:?} would be a record without a grant");
-        self.unexpired += record.unexpired();
-        let due = record.due();
-        let old_due = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
-            let old = std::mem::replace(slot, Arc::new(record));
-            self.unexpired -= old.unexpired();
-            note_replaced(shared, &old, slot, tracker);
-            // The index must share the key's text with the records, not hold a second one.
-            key = shared.clone();
-            old.due()
+    /// Creates or replaces a plain record by a plain one.
+    pub(super) fn put(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
+        assert!(!record.is_empty(), "{key:?} would be a record without a grant");
+        let new = record.holder().token;
+        let old = self.records.get(&key).map(|old| old.holder().token);
+        let grant = |token| RecordKey::Grant(key.clone(), token);
+        if old == Some(new) {
+            tracker.note(|| grant(new));
         } else {
-            for grant in &record.grants {
-                tracker.come(|| RecordKey::Grant(key.clone(), grant.token));
+            if let Some(old) = old {
+                tracker.gone(|| grant(old));
             }
-            self.records.insert(key.clone(), Arc::new(record));
-            ClusterTime::NEVER
-        };
+            tracker.come(|| grant(new));
+        }
+        self.store(key, record);
+    }
+
+    /// Creates or replaces a record, whose grants and places are tracked elsewhere.
+    pub(super) fn store(&mut self, mut key: Key, record: Record) {
+        self.count_in(&record);
+        let (due, is_entangled) = (record.due(), record.is_entangled());
+        let (old_due, was_entangled) =
+            if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
+                let old = std::mem::replace(slot, Arc::new(record));
+                // The index must share the key's text with the records, not hold a second one.
+                key = shared.clone();
+                self.count_out(&old);
+                (old.due(), old.is_entangled())
+            } else {
+                self.records.insert(key.clone(), Arc::new(record));
+                (ClusterTime::NEVER, false)
+            };
+        if is_entangled && !was_entangled {
+            self.entangled.insert(key.clone());
+        } else if was_entangled && !is_entangled {
+            self.entangled.remove(&key);
+        }
         if old_due == due {
             return;
         }
@@ -177,13 +206,20 @@ impl Table {
         }
     }
 
-    /// Removes a record that exists.
+    /// Removes a plain record that exists.
     pub(super) fn remove(&mut self, key: &Key, tracker: &mut Tracker) {
+        let token = self.records.get(key).expect("it exists").holder().token;
+        tracker.gone(|| RecordKey::Grant(key.clone(), token));
+        self.take_out(key);
+    }
+
+    /// Removes a record that exists, whose grants and places are tracked elsewhere.
+    pub(super) fn take_out(&mut self, key: &Key) {
         let (key, record) =
             self.records.remove_with_key(key).expect("only a record that exists is removed");
-        self.unexpired -= record.unexpired();
-        for grant in &record.grants {
-            tracker.gone(|| RecordKey::Grant(key.clone(), grant.token));
+        self.count_out(&record);
+        if record.is_entangled() {
+            self.entangled.remove(&key);
         }
         let due = record.due();
         if due != ClusterTime::NEVER {
@@ -191,12 +227,28 @@ impl Table {
         }
     }
 
-    /// Adds a record from a snapshot; `false` if the key is taken. Its deadline is not in the index
-    /// before [`Table::load_deadlines`].
-    pub(super) fn load(&mut self, key: Key, grant: Grant) -> bool {
-        let record = Record::exclusive(grant);
+    /// Changes a record while a snapshot is loaded. Its deadline is not in the index before
+    /// [`Table::load_deadlines`].
+    pub(super) fn load<T>(&mut self, key: Key, change: impl FnOnce(&mut Record) -> T) -> T {
+        let mut record = self.records.get(&key).map(|record| Record::clone(record));
+        let record = record.get_or_insert_default();
+        self.count_out(record);
+        let result = change(record);
+        self.count_in(record);
+        self.records.insert(key, Arc::new(std::mem::take(record)));
+        result
+    }
+
+    fn count_in(&mut self, record: &Record) {
         self.unexpired += record.unexpired();
-        self.records.insert(key, Arc::new(record)).is_none()
+        self.grants += record.holders.len() as u64;
+        self.noted += u64::from(record.is_noted());
+    }
+
+    fn count_out(&mut self, record: &Record) {
+        self.unexpired -= record.unexpired();
+        self.grants -= record.holders.len() as u64;
+        self.noted -= u64::from(record.is_noted());
     }
 
     /// Builds the deadline index of the loaded records, in the order of the deadlines, which is
@@ -206,6 +258,8 @@ impl Table {
         let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();
         dues.sort_unstable();
         self.deadlines = dues.into_iter().collect();
+        let entangled = self.records.iter().filter(|(_, record)| record.is_entangled());
+        self.entangled = entangled.map(|(key, _)| key.clone()).collect();
     }
 
     pub(super) fn assert_index_equals_records(&self, name: &str) {
@@ -216,22 +270,11 @@ impl Table {
         assert!(!self.is_nothing(), "{name:?} is no table");
         for (key, record) in self.iter() {
             assert_eq!(key.table(), name);
-            assert_eq!((record.grants.len(), record.limit), (1, 1), "{key:?}");
-            assert!(record.holder().deadline <= record.holder().removal, "{key:?}");
-            assert!(record.holder().since <= record.holder().deadline, "{key:?}");
+            assert!(!record.is_empty(), "{key:?}");
+            assert_eq!(record.is_entangled(), self.entangled.contains(key), "{key:?}");
+            record.assert_sound(key);
         }
-    }
-}
-
-fn note_replaced(key: &Key, old: &Record, new: &Record, tracker: &mut Tracker) {
-    let has = |record: &Record, token| record.grants.iter().any(|grant| grant.token == token);
-    for token in old.grants.iter().map(|grant| grant.token) {
-        if !has(new, token) {
-            tracker.gone(|| RecordKey::Grant(key.clone(), token));
-        }
-    }
-    for token in new.grants.iter().map(|grant| grant.token) {
-        let record_key = || RecordKey::Grant(key.clone(), token);
-        if has(old, token) { tracker.note(record_key) } else { tracker.come(record_key) }
+        let entangled = self.iter().filter(|(_, record)| record.is_entangled()).count();
+        assert_eq!(entangled, self.entangled.len());
     }
 }

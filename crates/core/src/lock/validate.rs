@@ -8,8 +8,10 @@
 use crate::error::Error;
 use crate::limits::{self, Limit, MAX_AUDIT_BYTES};
 use crate::lock::query::{Query, Subject};
-use crate::lock::{Command, Decision, Keep, LockCommand, Operation, TableCommand, UnlockCommand};
-use crate::types::{MAX_NAME_BYTES, Token};
+use crate::lock::{
+    Command, Decision, Keep, LockCommand, Operation, SessionCommand, TableCommand, UnlockCommand,
+};
+use crate::types::{MAX_NAME_BYTES, Mode, Token};
 
 /// The maximum size of a valid command in a proposal, in bytes: four names, actor and cause,
 /// and the fields of fixed size.
@@ -26,19 +28,55 @@ impl Command {
             Operation::Lock(command) => {
                 let LockCommand { table, signature, signee, .. } = &**command;
                 let LockCommand { instance, duration_ms, time_to_live, token, .. } = &**command;
-                owner(table, signature, signee, instance.as_deref())?;
+                if command.session.is_some() && signee.is_empty() {
+                    // It is the session's.
+                    owner(table, signature, "-", instance.as_deref())?;
+                } else {
+                    owner(table, signature, signee, instance.as_deref())?;
+                }
                 validate_token(*token)?;
                 lengths(*duration_ms, *time_to_live)?;
+                turn(command)?;
             }
             Operation::Unlock(command) => {
-                let UnlockCommand { table, signature, signee, instance, token } = &**command;
+                let UnlockCommand { table, signature, signee, instance, token, .. } = &**command;
                 owner(table, signature, signee, instance.as_deref())?;
                 validate_token(*token)?;
+                forced(command)?;
             }
             Operation::ConfigureTable(command) => {
-                let TableCommand { table, duration_ms, time_to_live } = &**command;
+                let TableCommand { table, duration_ms, time_to_live, .. } = &**command;
                 name(limits::TABLE, table)?;
                 lengths(*duration_ms, *time_to_live)?;
+                limited(limits::LOCK_DELAY, command.lock_delay_ms)?;
+                limited(limits::MAX_HOLD, command.max_hold_ms)?;
+            }
+            Operation::OpenSession(command) => {
+                let SessionCommand { id: _, ttl_ms, signee, instance } = &**command;
+                name(limits::SIGNEE, signee)?;
+                if let Some(instance) = instance {
+                    name(limits::INSTANCE, instance)?;
+                }
+                limited(limits::TTL, Some(*ttl_ms))?;
+            }
+            Operation::KeepAlive(sessions) => {
+                if sessions.is_empty() || sessions.len() > limits::MAX_KEPT_ALIVE {
+                    return Err(Error::bad_request(format!(
+                        "{} sessions are to be kept alive; it must be 1 to {}",
+                        sessions.len(),
+                        limits::MAX_KEPT_ALIVE
+                    )));
+                }
+            }
+            Operation::CloseSession(_) => {}
+            Operation::Leave(command) => {
+                name(limits::TABLE, &command.table)?;
+                name(limits::SIGNATURE, &command.signature)?;
+            }
+            Operation::SetLimit(command) => {
+                name(limits::TABLE, &command.table)?;
+                name(limits::SIGNATURE, &command.signature)?;
+                limited(limits::PERMITS, Some(command.limit.into()))?;
             }
             Operation::DeleteTable { table } => name(limits::TABLE, table)?,
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
@@ -86,10 +124,12 @@ impl Query {
     /// `BadRequest`, saying what is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), Error> {
         match &self.subject {
-            Subject::Lock { table, signature } => {
+            Subject::Lock { table, signature, .. } | Subject::Verify { table, signature, .. } => {
                 name(limits::SIGNATURE, signature)?;
                 name(limits::TABLE, table)
             }
+            Subject::SessionLocks(page) => page_limit(page.limit),
+            Subject::Deadlocks => Ok(()),
             Subject::Locks { table, page } => {
                 page_limit(page.limit)?;
                 // Both are compared with names but need not be names: the empty text is allowed.
@@ -110,6 +150,55 @@ fn owner(table: &str, signature: &str, signee: &str, instance: Option<&str>) -> 
     name(limits::SIGNATURE, signature)?;
     name(limits::SIGNEE, signee)?;
     instance.map_or(Ok(()), |instance| name(limits::INSTANCE, instance))
+}
+
+/// Checks the fields by which a request waits, shares or lives in a session.
+fn turn(command: &LockCommand) -> Result<(), Error> {
+    let waits = command.wait_ms > 0;
+    let either = |one: &str, other: &str| {
+        Err(Error::bad_request(format!("{one} and {other} exclude each other")))
+    };
+    if waits && command.token.is_some() {
+        return either("token", "wait_ms");
+    }
+    if waits && command.force {
+        return either("force", "wait_ms");
+    }
+    if command.session.is_some() && command.duration_ms.is_some() {
+        return either("session", "duration");
+    }
+    if command.queued && !waits {
+        return Err(Error::bad_request("a request that is to be queued has a wait_ms"));
+    }
+    if command.limit.is_some() && command.mode != Some(Mode::Permits) {
+        return Err(Error::bad_request("only a request in mode permits has a limit"));
+    }
+    limited(limits::PERMITS, command.limit.map(u64::from))?;
+    limited(limits::LOCK_DELAY, command.lock_delay_ms)?;
+    let longest = if command.session.is_some() { limits::SESSION_WAIT } else { limits::WAIT };
+    limited(longest, Some(command.wait_ms))
+}
+
+/// Checks an operator's release.
+fn forced(command: &UnlockCommand) -> Result<(), Error> {
+    match (command.force, command.token, command.place) {
+        (true, Some(_), None) | (true, None, Some(_)) | (false, _, None) => Ok(()),
+        (true, _, _) => {
+            Err(Error::bad_request("a release by force names a token or a place, and not both"))
+        }
+        (false, _, Some(_)) => Err(Error::bad_request("a place is released by force only")),
+    }
+}
+
+fn limited(limit: Limit, value: Option<u64>) -> Result<(), Error> {
+    let Limit { name: what, smallest, largest, unit, .. } = limit;
+    let unit = if unit == limits::Unit::Milliseconds { " ms" } else { "" };
+    match value {
+        Some(value) if !limit.allows(value.into()) => Err(Error::bad_request(format!(
+            "the {what} is {value}{unit}; it must be {smallest}{unit} to {largest}{unit}"
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn lengths(duration_ms: Option<u64>, time_to_live: Option<Keep>) -> Result<(), Error> {

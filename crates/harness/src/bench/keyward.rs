@@ -126,7 +126,9 @@ impl<S: LockService> Owner for ServiceOwner<S> {
         };
         match self.service.unlock(request, options).await.map_err(failure)?.status {
             UnlockStatus::Ok => Ok(()),
-            UnlockStatus::NoLock | UnlockStatus::Failed(_) => Err(Failure::Refused),
+            UnlockStatus::NoLock | UnlockStatus::Left | UnlockStatus::Failed(_) => {
+                Err(Failure::Refused)
+            }
         }
     }
 
@@ -149,7 +151,7 @@ fn granted(response: Result<LockResponse, Error>) -> Result<Token, Failure> {
         LockStatus::Ok(grant)
         | LockStatus::Renewed(grant)
         | LockStatus::Transferred { grant, .. } => Ok(grant.token),
-        LockStatus::Failed(_) => Err(Failure::Refused),
+        LockStatus::Waiting(_) | LockStatus::Failed(_) => Err(Failure::Refused),
     }
 }
 

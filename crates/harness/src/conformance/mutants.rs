@@ -39,6 +39,9 @@ struct Bug {
     configure_table: fn(&Broken, TableDefaults, TableOptions) -> Answer<()>,
     delete_table: fn(&Broken, TableOptions) -> Answer<DeleteStatus>,
     advance_clock: fn(&Broken, Duration) -> Answer<()>,
+    /// Commands of the second part of the contract: with modes, waits and sessions.
+    decide: fn(&Broken, Command) -> Answer<Decision>,
+    read: fn(&Broken, Query) -> Answer<View>,
 }
 
 /// No mutation: every operation as in memory.
@@ -55,6 +58,8 @@ const RIGHT: Bug = Bug {
     },
     delete_table: |broken, options| now(broken.locks.delete_table(options)),
     advance_clock: |broken, by| now(broken.locks.advance_clock(by)),
+    decide: |broken, command| now(broken.locks.decide_one(command, CallOptions::default())),
+    read: |broken, query| now(broken.locks.read(query, CallOptions::default())),
 };
 
 struct Broken {
@@ -140,7 +145,7 @@ fn grant_mut(response: &mut LockResponse) -> Option<&mut Grant> {
         LockStatus::Ok(grant)
         | LockStatus::Renewed(grant)
         | LockStatus::Transferred { grant, .. } => Some(grant),
-        LockStatus::Failed(_) => None,
+        LockStatus::Waiting(_) | LockStatus::Failed(_) => None,
     }
 }
 
@@ -212,7 +217,7 @@ const LOCK_BUGS: &[Bug] = &[
                     let reason = ForbiddenReason::Held;
                     let holders = vec![holder];
                     Ok(LockResponse {
-                        status: LockStatus::Failed(Forbidden { reason, holders }),
+                        status: LockStatus::Failed(Forbidden::new(reason, holders)),
                         decided_at: None,
                     })
                 }
@@ -354,7 +359,7 @@ const TOKEN_BUGS: &[Bug] = &[
                 LockStatus::Ok(grant) | LockStatus::Transferred { grant, .. } => {
                     notes.tokens.insert(lock, grant.token);
                 }
-                LockStatus::Failed(_) => {}
+                LockStatus::Waiting(_) | LockStatus::Failed(_) => {}
             }
             drop(notes);
             Ok(response)
@@ -792,6 +797,9 @@ const READ_BUGS: &[Bug] = &[
 
 impl Broken {
     fn decide_wrongly(&self, command: Command) -> Answer<Decision> {
+        if command.operation.level() > 1 {
+            return (self.bug.decide)(self, command);
+        }
         let Command { request_id, operation, .. } = command;
         match operation {
             Operation::Lock(lock) => {
@@ -833,6 +841,8 @@ impl Broken {
                 let defaults = TableDefaults {
                     duration: table.duration_ms.map(Duration::from_millis),
                     time_to_live: table.time_to_live.map(Into::into),
+                    lock_delay: table.lock_delay_ms.map(Duration::from_millis),
+                    max_hold: table.max_hold_ms.map(Duration::from_millis),
                 };
                 let table = Some(table.table.into());
                 let options = TableOptions { table, request_id, ..TableOptions::default() };
@@ -848,7 +858,13 @@ impl Broken {
                 };
                 Ok(Decision { outcome, decided_at: None })
             }
-            Operation::Advance | Operation::RaiseFeatureLevel(_) => {
+            Operation::Advance
+            | Operation::RaiseFeatureLevel(_)
+            | Operation::OpenSession(_)
+            | Operation::KeepAlive(_)
+            | Operation::CloseSession(_)
+            | Operation::Leave(_)
+            | Operation::SetLimit(_) => {
                 panic!("no script asks for {operation:?}")
             }
         }
@@ -867,13 +883,16 @@ impl LockService for Broken {
             ..ReadOptions::default()
         };
         match query.subject {
-            Subject::Lock { table, signature } => {
+            Subject::Lock { table, signature, places_after: _ } => {
                 (self.bug.check)(self, signature.into(), options(table)).map(View::Lock)
             }
             Subject::Locks { table, page } => {
                 (self.bug.list)(self, page, options(table)).map(View::Locks)
             }
             Subject::Tables(page) => (self.bug.tables)(self, page).map(View::Tables),
+            subject @ (Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks) => {
+                (self.bug.read)(self, Query { stale: query.stale, subject })
+            }
         }
     }
 

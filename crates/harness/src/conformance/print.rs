@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use keyward_core::error::Error;
 use keyward_core::types::{
-    DeleteStatus, Forbidden, ForbiddenReason, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse,
-    LockRecord, LockStatus, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
+    DeleteStatus, Forbidden, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse, LockRecord,
+    LockStatus, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
 };
 
 /// Names tokens: `t1` for the first one shown, and so on.
@@ -33,6 +33,9 @@ pub(crate) fn lock(status: &LockStatus, signature: &str, names: &mut impl NameTo
                 TransferReason::Preempted => "preempted",
             },
         ),
+        LockStatus::Waiting(waiting) => {
+            format!("waiting position={} ends_in={}", waiting.position, seconds(waiting.ends_in))
+        }
         LockStatus::Failed(forbidden) => self::forbidden(forbidden, signature, names),
     }
 }
@@ -45,6 +48,7 @@ pub(crate) fn unlock(
     match status {
         UnlockStatus::Ok => String::from("ok"),
         UnlockStatus::NoLock => String::from("no_lock"),
+        UnlockStatus::Left => String::from("left"),
         UnlockStatus::Failed(forbidden) => self::forbidden(forbidden, signature, names),
     }
 }
@@ -128,13 +132,13 @@ fn grant(grant: &Grant, signature: &str, names: &mut impl NameTokens) -> String 
 }
 
 fn forbidden(forbidden: &Forbidden, signature: &str, names: &mut impl NameTokens) -> String {
-    let mut text = format!(
-        "failed reason={}",
-        match forbidden.reason {
-            ForbiddenReason::Held => "held",
-            ForbiddenReason::Lost => "lost",
-        }
-    );
+    let mut text = format!("failed reason={}", forbidden.reason.word());
+    if let Some(limit) = forbidden.limit {
+        let _ = write!(text, " limit={limit}");
+    }
+    if let Some(delay) = forbidden.delay {
+        let _ = write!(text, " delay={}", seconds(delay));
+    }
     for holder in &forbidden.holders {
         text.push_str(&self::holder(holder, signature, names));
     }

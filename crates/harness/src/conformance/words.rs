@@ -72,6 +72,7 @@ impl Words {
                 let defaults = TableDefaults {
                     duration: length(*duration),
                     time_to_live: kept(*time_to_live),
+                    ..TableDefaults::default()
                 };
                 Asked::ConfigureTable(defaults, self.write(table.as_ref(), id.as_ref()))
             }

@@ -99,6 +99,7 @@ fn lock() -> impl Strategy<Value = Operation> {
             duration_ms,
             time_to_live,
             token,
+            ..LockCommand::default()
         }))
     })
 }
@@ -107,13 +108,21 @@ fn operation() -> impl Strategy<Value = Operation> {
     let unlock = (text(), text(), text(), proptest::option::of(text()), number()).prop_map(
         |(table, signature, signee, instance, token)| {
             let token = Some(Token(token));
-            Operation::Unlock(Box::new(UnlockCommand { table, signature, signee, instance, token }))
+            Operation::Unlock(Box::new(UnlockCommand {
+                table,
+                signature,
+                signee,
+                instance,
+                token,
+                ..UnlockCommand::default()
+            }))
         },
     );
     let table = (text(), proptest::option::of(number()), proptest::option::of(number())).prop_map(
         |(table, duration_ms, kept)| {
             let time_to_live = kept.map(keep);
-            let command = TableCommand { table, duration_ms, time_to_live };
+            let command =
+                TableCommand { table, duration_ms, time_to_live, ..TableCommand::default() };
             Operation::ConfigureTable(Box::new(command))
         },
     );
@@ -246,6 +255,7 @@ fn other_bad_requests_are_refused_with_their_reasons() {
     let defaults = TableDefaults {
         duration: Some(Duration::from_secs(2)),
         time_to_live: Some(Duration::from_secs(1).into()),
+        ..TableDefaults::default()
     };
     let table = Command::configure_table(defaults, TableOptions::default()).unwrap();
     assert!(reason(table.validate()).contains("shorter"));

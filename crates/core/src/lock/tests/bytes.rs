@@ -20,8 +20,12 @@ fn example_proposal() -> Proposal {
     let mut audited = with_id(everything, 0x0123, 7);
     audited.actor = Some("who".into());
     audited.cause = Some("why".into());
-    let table =
-        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
+    let table = TableCommand {
+        table: "t".into(),
+        duration_ms: Some(5),
+        time_to_live: Some(Keep::Ms(6)),
+        ..TableCommand::default()
+    };
     let operations = [
         Operation::from(release("ann")),
         Operation::Advance,
@@ -44,8 +48,12 @@ fn example_state() -> State {
     machine.decide(with_id(release("ann"), 2, 1));
     let cy = LockCommand { force: true, time_to_live: None, ..by("cy") };
     machine.decide(with_id(cy, 3, 1));
-    let table =
-        TableCommand { table: "t".into(), duration_ms: Some(5), time_to_live: Some(Keep::Ms(6)) };
+    let table = TableCommand {
+        table: "t".into(),
+        duration_ms: Some(5),
+        time_to_live: Some(Keep::Ms(6)),
+        ..TableCommand::default()
+    };
     machine.decide(with_id(table, 4, 1));
     machine.state
 }
@@ -73,8 +81,12 @@ fn version_1_of_a_state_is_frozen() {
 
 #[test]
 fn version_1_of_a_time_to_live_for_ever_is_frozen() {
-    let kept =
-        || TableCommand { table: "k".into(), duration_ms: None, time_to_live: Some(Keep::ForEver) };
+    let kept = || TableCommand {
+        table: "k".into(),
+        duration_ms: None,
+        time_to_live: Some(Keep::ForEver),
+        ..TableCommand::default()
+    };
     let commands = vec![Operation::from(kept()).into(), Operation::from(by("bob")).into()];
     let proposal = Proposal { stamp: Stamp { term: 3, time: ClusterTime(1) }, commands };
     let golden = [
@@ -122,6 +134,7 @@ fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
         time_to_live: Some(Keep::Ms(MAX_SAFE_INTEGER)),
         force,
         token: None,
+        ..LockCommand::default()
     };
     machine.decide(with_id(longest(false), u128::MAX, u64::MAX - 1));
     let one = machine.state.encoded_records().map(|(_, value)| value.len()).max();
@@ -130,6 +143,7 @@ fn no_value_of_the_checkpoint_is_longer_than_7_kib() {
         table: long(),
         duration_ms: Some(u64::MAX),
         time_to_live: Some(Keep::Ms(u64::MAX)),
+        ..TableCommand::default()
     });
     let other = machine.state.encoded_records().map(|(_, value)| value.len()).max();
     assert!(one.max(other).unwrap() <= 7 * 1024, "{one:?} {other:?}");

@@ -20,7 +20,7 @@ use crate::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Stamp, State,
     TableCommand, UnlockCommand,
 };
-use crate::types::{DecidedAt, Grant, Holder, LockStatus, RequestId, Token, UnlockStatus};
+use crate::types::{DecidedAt, Grant, Holder, LockStatus, Mode, RequestId, Token, UnlockStatus};
 
 const TERM: u64 = 1;
 
@@ -104,7 +104,7 @@ fn by(signee: &str) -> LockCommand {
         force: false,
         duration_ms: Some(1000),
         time_to_live: Some(Keep::ForEver),
-        token: None,
+        ..LockCommand::default()
     }
 }
 
@@ -113,8 +113,7 @@ fn release(signee: &str) -> UnlockCommand {
         table: "default".into(),
         signature: "s".into(),
         signee: signee.into(),
-        instance: None,
-        token: None,
+        ..UnlockCommand::default()
     }
 }
 
@@ -130,6 +129,9 @@ fn grant(token: u64, level: i64, expires_in_ms: u64) -> Grant {
         expires_in: Duration::from_millis(expires_in_ms),
         removed_in: None,
         live: true,
+        mode: Mode::Exclusive,
+        slot: None,
+        valid: Duration::from_millis(expires_in_ms),
     }
 }
 
@@ -141,6 +143,6 @@ fn holder(signee: &str, token: u64, level: i64, expires_in_ms: u64) -> Holder {
         token: Token(token),
         expires_in: Duration::from_millis(expires_in_ms),
         expired: expires_in_ms == 0,
-        removed_in: None,
+        ..Holder::default()
     }
 }

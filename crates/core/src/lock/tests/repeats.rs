@@ -99,9 +99,8 @@ fn a_repeated_refusal_stays_one_and_names_who_holds_the_lock_now() {
     let mut machine = Machine::default();
     machine.lock(by("ann"));
     let first = machine.decide(with_id(by("bob"), LANE, 1));
-    let refused = |holders| {
-        Outcome::Lock(LockStatus::Failed(Forbidden { reason: ForbiddenReason::Held, holders }))
-    };
+    let refused =
+        |holders| Outcome::Lock(LockStatus::Failed(Forbidden::new(ForbiddenReason::Held, holders)));
     assert_eq!(first.outcome, refused(vec![holder("ann", 1, 0, 1000)]));
     machine.unlock(release("ann"));
     let again = machine.decide(with_id(by("bob"), LANE, 1));
@@ -162,6 +161,7 @@ fn a_bad_request_that_depends_on_the_table_is_remembered_as_one() {
         table: "default".into(),
         duration_ms: Some(duration_ms),
         time_to_live: None,
+        ..TableCommand::default()
     };
     machine.outcome(default(1000));
     let short = LockCommand { duration_ms: None, time_to_live: Some(Keep::Ms(500)), ..by("ann") };

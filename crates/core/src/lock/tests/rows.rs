@@ -22,12 +22,12 @@ fn transferred(reason: TransferReason, level: i64) -> LockStatus {
 
 fn held_by_ann(expires_in_ms: u64) -> LockStatus {
     let holders = vec![holder("ann", 1, 5, expires_in_ms)];
-    LockStatus::Failed(Forbidden { reason: ForbiddenReason::Held, holders })
+    LockStatus::Failed(Forbidden::new(ForbiddenReason::Held, holders))
 }
 
 fn lost_with_ann(expires_in_ms: u64) -> LockStatus {
     let holders = vec![holder("ann", 1, 5, expires_in_ms)];
-    LockStatus::Failed(Forbidden { reason: ForbiddenReason::Lost, holders })
+    LockStatus::Failed(Forbidden::new(ForbiddenReason::Lost, holders))
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn with_a_token_it_is_renew_only() {
 fn renew_only_never_creates_a_grant() {
     let mut machine = Machine::default();
     let renew = LockCommand { token: Some(Token(1)), ..by("ann") };
-    let lost = Forbidden { reason: ForbiddenReason::Lost, holders: Vec::new() };
+    let lost = Forbidden::new(ForbiddenReason::Lost, Vec::new());
     assert_eq!(machine.lock(renew.clone()), LockStatus::Failed(lost.clone()));
     machine.lock(by("ann"));
     machine.unlock(release("ann"));
@@ -139,7 +139,7 @@ fn unlock_releases_what_is_mine_and_nothing_else() {
     let second = |token| UnlockCommand { instance: Some("2".into()), token, ..release("ann") };
     let refused = |reason, expires_in_ms| {
         let holders = vec![holder("ann", 1, 0, expires_in_ms)];
-        UnlockStatus::Failed(Forbidden { reason, holders })
+        UnlockStatus::Failed(Forbidden::new(reason, holders))
     };
     let rows = [
         ("mine", NOT_EXPIRED, release("ann"), UnlockStatus::Ok),

@@ -17,7 +17,7 @@ fn all_tables(machine: &Machine) -> Vec<TableInfo> {
 }
 
 fn configure(duration_ms: Option<u64>, time_to_live: Option<Keep>) -> TableCommand {
-    TableCommand { table: "default".into(), duration_ms, time_to_live }
+    TableCommand { table: "default".into(), duration_ms, time_to_live, ..TableCommand::default() }
 }
 
 /// The times that a request with these times of its own gets: until its expiry and until its
@@ -316,7 +316,11 @@ fn tables_lists_those_with_defaults_or_records() {
     assert_eq!(all_tables(&machine), []);
     machine.lock(LockCommand { table: "b".into(), ..by("ann") });
     machine.outcome(TableCommand { table: "a".into(), ..configure(Some(5), None) });
-    let defaults = TableDefaults { duration: Some(Duration::from_millis(5)), time_to_live: None };
+    let defaults = TableDefaults {
+        duration: Some(Duration::from_millis(5)),
+        time_to_live: None,
+        ..TableDefaults::default()
+    };
     let info =
         |table: &str, defaults, locks| TableInfo { table: table.to_owned(), defaults, locks };
     assert_eq!(

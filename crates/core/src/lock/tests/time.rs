@@ -94,7 +94,12 @@ fn without_a_time_to_live_an_expired_record_goes_a_day_after_it_expired() {
 fn with_none_as_its_time_to_live_an_expired_record_stays_for_ever() {
     let of_the_table = |machine: &mut Machine| {
         let time_to_live = Some(Keep::ForEver);
-        machine.outcome(TableCommand { table: "default".into(), duration_ms: None, time_to_live });
+        machine.outcome(TableCommand {
+            table: "default".into(),
+            duration_ms: None,
+            time_to_live,
+            ..TableCommand::default()
+        });
         machine.state = State::decode(&machine.state.encode()).unwrap();
         machine.lock(LockCommand { time_to_live: None, ..by("ann") });
     };

@@ -1,0 +1,143 @@
+//! Reads of queues and sessions: the places of a lock, one token, the locks of a session, and
+//! cycles of owners that hold and wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lock::State;
+use crate::lock::record::{Key, Owner, Record};
+use crate::types::{
+    DeadlockEdge, Holder, LockRecord, SessionId, SessionLock, SessionLocksRequest, Token,
+};
+
+/// The number of waits that a search for deadlocks looks at.
+const MAX_EDGES: usize = 10_000;
+
+impl State {
+    /// Like [`State::check`], with places of the queue after this number of them.
+    pub fn check_places(
+        &self,
+        table: &str,
+        signature: &str,
+        places_after: u64,
+    ) -> Option<LockRecord> {
+        let mut shown = self.check(table, signature)?;
+        let record = self.locks.get(&Key::new(table, signature)?)?;
+        let skip = usize::try_from(places_after).unwrap_or(usize::MAX);
+        let places = record.queue.iter().flat_map(|queue| queue.in_order()).skip(skip);
+        let numbered = places.take(LockRecord::MAX_PLACES).zip(places_after.saturating_add(1)..);
+        shown.places = numbered.map(|(place, number)| place.view(number, self.clock)).collect();
+        Some(shown)
+    }
+
+    /// The holder of the grant with this token.
+    pub fn holder(&self, table: &str, signature: &str, token: Token) -> Option<Holder> {
+        let record = self.check(table, signature)?;
+        record.holders.into_iter().find(|holder| holder.token == token)
+    }
+
+    /// A page of the locks of an open session, and the value of `after` for the next one; `None`
+    /// if there is no such session.
+    pub fn session_locks(
+        &self,
+        request: &SessionLocksRequest,
+    ) -> Option<(Vec<SessionLock>, Option<(String, String)>)> {
+        let session = self.sessions.live(request.session, self.clock)?;
+        let limit = request.limit.clamp(1, SessionLocksRequest::MAX_LIMIT) as usize;
+        let after = request.after.as_ref();
+        let after = after.map(|(table, name)| [table.as_bytes(), b"\0", name.as_bytes()].concat());
+        let mut keys = session.locks(after.as_deref());
+        let page: Vec<SessionLock> = keys
+            .by_ref()
+            .take(limit)
+            .filter_map(|key| Some(self.session_lock(key, self.locks.get(key)?, request.session)))
+            .collect();
+        let next = page.last().map(|last| (last.table.clone(), last.signature.clone()));
+        let next = next.filter(|_| keys.next().is_some());
+        Some((page, next))
+    }
+
+    fn session_lock(&self, key: &Key, record: &Record, session: SessionId) -> SessionLock {
+        let tokens = record.holders.in_session(session);
+        let holders = tokens.iter().filter_map(|token| record.holders.get(*token));
+        let holders = holders.map(|grant| grant.view(record.mode, self.clock, &self.sessions));
+        let mine = |place: &&crate::lock::queue::Place| place.session() == Some(session);
+        let places = record.queue.iter().flat_map(|queue| {
+            queue.in_session(session).into_iter().filter_map(|at| queue.get(at)).filter(mine)
+        });
+        SessionLock {
+            table: key.table().to_owned(),
+            signature: key.signature().to_owned(),
+            holders: holders.collect(),
+            places: places.map(|place| place.view(0, self.clock)).collect(),
+        }
+    }
+
+    /// The cycles of owners that hold and wait, and whether the search was cut short.
+    pub fn deadlocks(&self) -> (Vec<Vec<DeadlockEdge>>, bool) {
+        let mut edges: BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>> = BTreeMap::new();
+        let (mut count, mut cut) = (0, false);
+        'locks: for (key, record) in self.locks.waited_for() {
+            for place in record.queue.iter().flat_map(|queue| queue.in_order()) {
+                for grant in record
+                    .holders
+                    .iter()
+                    .filter(|grant| !grant.end(&self.sessions).reached(self.clock))
+                {
+                    if count == MAX_EDGES {
+                        cut = true;
+                        break 'locks;
+                    }
+                    count += 1;
+                    let edge = DeadlockEdge {
+                        signee: place.owner.signee.to_string(),
+                        instance: place.owner.instance.as_deref().map(str::to_owned),
+                        table: key.table().to_owned(),
+                        signature: key.signature().to_owned(),
+                    };
+                    edges.entry(place.owner.clone()).or_default().push((grant.owner(), edge));
+                }
+            }
+        }
+        (cycles(&edges), cut)
+    }
+}
+
+impl SessionLocksRequest {
+    /// The largest page.
+    pub const MAX_LIMIT: u32 = 1000;
+}
+
+/// One cycle through each owner that is in one, found depth first and told once, beginning with
+/// its smallest owner.
+fn cycles(edges: &BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>>) -> Vec<Vec<DeadlockEdge>> {
+    let mut found: BTreeSet<Vec<DeadlockEdge>> = BTreeSet::new();
+    let mut done: BTreeSet<&Owner> = BTreeSet::new();
+    for start in edges.keys() {
+        let mut path: Vec<(&Owner, usize)> = vec![(start, 0)];
+        while let Some((owner, next)) = path.last_mut() {
+            let owner = *owner;
+            let step = edges.get(owner).and_then(|edges| edges.get(*next));
+            *next += 1;
+            match step {
+                None => {
+                    done.insert(owner);
+                    path.pop();
+                }
+                Some((to, _)) => {
+                    if let Some(from) = path.iter().position(|(owner, _)| *owner == to) {
+                        let cycle = path[from..]
+                            .iter()
+                            .map(|(owner, next)| edges[*owner][*next - 1].1.clone());
+                        let mut cycle: Vec<DeadlockEdge> = cycle.collect();
+                        let first = (0..cycle.len()).min_by_key(|at| &cycle[*at]);
+                        cycle.rotate_left(first.unwrap_or(0));
+                        found.insert(cycle);
+                    } else if edges.contains_key(to) && !done.contains(to) {
+                        path.push((to, 0));
+                    }
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
+}
