@@ -142,6 +142,7 @@ impl<R: RngCore> History<R> {
         }
     }
 
+    #[cfg(test)]
     /// A history that begins by raising the feature level, and then waits, shares and lives in
     /// sessions.
     pub(crate) fn of_turns(random: R) -> Self {
