@@ -7,18 +7,24 @@
 //! applied as a log entry of its own, so the clock advances exactly when a request arrives. Nothing
 //! is kept once the last handle is dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::lock::{
-    ClusterTime, Command, Counts, Decision, FEATURE_LEVEL, Invalid, Proposal, Query, Stamp, State,
-    View,
+    ClusterTime, Command, Counts, Decision, FEATURE_LEVEL, Invalid, Operation, Outcome, Proposal,
+    Query, Stamp, State, View,
 };
 use crate::service::{DebugLockService, Handle, LockService, ServiceOptions};
-use crate::types::{CallOptions, DecidedAt};
+use crate::types::{CallOptions, DecidedAt, LockStatus, MAX_WAIT, RequestId, SessionId};
+
+/// The time for which a call lasts beyond its wait, if it names none.
+const AFTER_WAIT: Duration = Duration::from_secs(5);
 
 /// The only term: a cluster of one elects once.
 const TERM: u64 = 1;
@@ -55,6 +61,8 @@ pub struct MemoryLocks {
 
 /// The part that all handles share.
 struct Shared {
+    /// Wakes the callers that wait for a lock after each entry.
+    applied: Notify,
     clock: Arc<dyn Clock>,
     /// The clock's reading when the locks were created: their `C` begins at 0.
     origin: Duration,
@@ -67,11 +75,25 @@ struct Machine {
     state: State,
     index: u64,
     advanced: Duration,
+    /// The callers that wait, and what became of their requests.
+    callers: BTreeMap<u64, Caller>,
+    next_caller: u64,
+}
+
+/// A caller that waits for what becomes of a place.
+struct Caller {
+    place: DecidedAt,
+    ask: DecidedAt,
+    request_id: Option<RequestId>,
+    decision: Option<Decision>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { state: State::with_level(FEATURE_LEVEL), index: 0, advanced: Duration::ZERO }
+        let mut state = State::with_level(FEATURE_LEVEL);
+        state.tell_steps(true);
+        let (advanced, callers) = (Duration::ZERO, BTreeMap::new());
+        Self { state, index: 0, advanced, callers, next_caller: 0 }
     }
 }
 
@@ -89,7 +111,8 @@ impl MemoryLocks {
     /// Like [`MemoryLocks::new`], on another clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let origin = clock.raw();
-        let shared = Shared { clock, origin, machine: Mutex::default() };
+        let (applied, machine) = (Notify::new(), Mutex::default());
+        let shared = Shared { applied, clock, origin, machine };
         Self { shared: Arc::new(shared) }
     }
 
@@ -125,10 +148,15 @@ impl Shared {
         f(&mut machine)
     }
 
-    fn apply(&self, command: Command) -> Decision {
+    fn apply(&self, mut command: Command) -> Decision {
+        if let Operation::OpenSession(session) = &mut command.operation {
+            // This service is the leader that draws the names.
+            session.id.get_or_insert_with(|| SessionId(rand::random()));
+        }
         let (decision, deleted) = self.with_machine(|machine| {
             (machine.apply(self.now(), command), machine.state.take_deleted())
         });
+        self.applied.notify_waiters();
         // The caller frees the tables it deleted; other requests go on meanwhile.
         drop(deleted);
         decision
@@ -142,18 +170,157 @@ impl Shared {
         })
     }
 
+    /// What became of a caller's place as of now, or the time until the next deadline.
+    fn look(&self, caller: u64) -> (Option<Decision>, Option<Duration>) {
+        let (found, deleted) = self.with_machine(|machine| {
+            let now = machine.time(self.now());
+            let is_due = |due: Option<ClusterTime>| due.is_some_and(|due| due.reached(now));
+            let mut advanced = false;
+            while is_due(machine.state.next_deadline()) {
+                machine.apply(self.now(), Command::advance());
+                advanced = true;
+            }
+            let caller = machine.callers.get_mut(&caller).expect("it is registered");
+            let decision = caller.decision.take();
+            let due = machine.state.next_deadline().map(|due| due.since(now));
+            ((decision, due, advanced), machine.state.take_deleted())
+        });
+        drop(deleted);
+        let (decision, due, advanced) = found;
+        if advanced {
+            self.applied.notify_waiters();
+        }
+        (decision, due)
+    }
+
+    /// Applies a command, and registers its caller if it waits: in one step, so that nothing that
+    /// becomes of its place is missed.
+    fn begin(self: &Arc<Self>, command: Command) -> Begun {
+        let Some((request_id, limit)) = waits(&command) else {
+            return Begun::Decided(self.apply(command).accepted());
+        };
+        let decision = self.with_machine(|machine| {
+            let decision = machine.apply(self.now(), command);
+            let ask = DecidedAt { index: machine.index, position: 0 };
+            let Some(place) = place_of(&decision) else { return Err(decision) };
+            let caller = machine.next_caller;
+            machine.next_caller += 1;
+            let waiting = Caller { place, ask, request_id, decision: None };
+            machine.callers.insert(caller, waiting);
+            Ok((caller, decision))
+        });
+        self.applied.notify_waiters();
+        match decision {
+            Ok((number, decision)) => {
+                let shared = Arc::clone(self);
+                Begun::Waits(Registered { shared, number, last: decision, limit })
+            }
+            Err(decision) => Begun::Decided(decision.accepted()),
+        }
+    }
+
     fn now(&self) -> Duration {
         self.clock.raw().saturating_sub(self.origin)
     }
 }
 
+/// A command that was applied.
+enum Begun {
+    Decided(Result<Decision, Error>),
+    Waits(Registered),
+}
+
+/// A caller that waits, until it is dropped.
+struct Registered {
+    shared: Arc<Shared>,
+    number: u64,
+    /// The latest answer: the place.
+    last: Decision,
+    /// The time to wait if the call has none of its own.
+    limit: Duration,
+}
+
+impl Registered {
+    /// Resolves when it is known what became of the place, or with the place when the call's time
+    /// is over. Whoever waits drives the clock to the next deadline.
+    async fn wait(self, timeout: Option<Duration>) -> Result<Decision, Error> {
+        let over = tokio::time::sleep(timeout.unwrap_or(self.limit));
+        tokio::pin!(over);
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let applied = shared.applied.notified();
+            tokio::pin!(applied);
+            applied.as_mut().enable();
+            let (decision, due) = shared.look(self.number);
+            if let Some(decision) = decision {
+                return decision.accepted();
+            }
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = applied => {}
+                () = due => {}
+                () = &mut over => {
+                    return self.last.clone().accepted();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // After a panic of the machine nothing is served any more.
+        if let Ok(mut machine) = self.shared.machine.lock() {
+            machine.callers.remove(&self.number);
+        }
+    }
+}
+
+/// The id of a request that waits for its turn, and the longest time of its call.
+fn waits(command: &Command) -> Option<(Option<RequestId>, Duration)> {
+    let Operation::Lock(lock) = &command.operation else { return None };
+    let wait = Duration::from_millis(lock.wait_ms).saturating_add(AFTER_WAIT).min(MAX_WAIT);
+    (lock.wait_ms > 0 && !lock.queued).then_some((command.request_id, wait))
+}
+
+fn place_of(decision: &Decision) -> Option<DecidedAt> {
+    if let Outcome::Lock(LockStatus::Waiting(waiting)) = &decision.outcome {
+        Some(waiting.place)
+    } else {
+        None
+    }
+}
+
 impl Machine {
+    fn time(&self, now: Duration) -> ClusterTime {
+        ClusterTime::default().saturating_add(now.saturating_add(self.advanced))
+    }
+
     fn apply(&mut self, now: Duration, command: Command) -> Decision {
-        let time = ClusterTime::default().saturating_add(now.saturating_add(self.advanced));
+        let time = self.time(now);
         let stamp = Stamp { term: TERM, time };
         self.index += 1;
         let proposal = Proposal { stamp, commands: vec![command] };
         let mut decisions = self.state.apply(TERM, self.index, &proposal);
+        for step in self.state.take_steps() {
+            let callers = self.callers.values_mut().filter(|caller| caller.place == step.place);
+            for caller in callers.filter(|caller| caller.decision.is_none()) {
+                // Every caller of the same request is told.
+                let is_same = match step.request_id {
+                    Some(id) => caller.request_id == Some(id),
+                    None => caller.ask == step.ask,
+                };
+                if is_same {
+                    let outcome = step.outcome.clone();
+                    caller.decision = Some(Decision { outcome, decided_at: Some(step.at) });
+                }
+            }
+        }
         decisions.pop().expect("one command has one decision")
     }
 }
@@ -162,11 +329,19 @@ impl LockService for MemoryLocks {
     async fn decide(
         &self,
         mut commands: Vec<Command>,
-        _: CallOptions,
+        call: CallOptions,
     ) -> Vec<Result<Decision, Error>> {
         let invalid = Invalid::remove_from(&mut commands);
-        let decide = |command: Command| self.shared.apply(command).accepted();
-        invalid.merge(commands.into_iter().map(decide).collect())
+        let begun: Vec<Begun> =
+            commands.into_iter().map(|command| self.shared.begin(command)).collect();
+        let mut answers = Vec::with_capacity(begun.len());
+        for begun in begun {
+            answers.push(match begun {
+                Begun::Decided(answer) => answer,
+                Begun::Waits(caller) => caller.wait(call.timeout).await,
+            });
+        }
+        invalid.merge(answers)
     }
 
     async fn read(&self, query: Query, _: CallOptions) -> Result<View, Error> {
@@ -179,6 +354,8 @@ impl DebugLockService for MemoryLocks {
     /// Advances this service's own time, for all its handles, whatever clock it runs on.
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
         self.shared.with_machine(|machine| machine.advanced = machine.advanced.saturating_add(by));
+        // Whoever waits sees the new time.
+        self.shared.applied.notify_waiters();
         Ok(())
     }
 }
@@ -189,7 +366,8 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::service::all_tables;
     use crate::types::{
-        ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, TableOptions, Token,
+        ForbiddenReason, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions,
+        TableOptions, Token,
     };
 
     fn request(signee: &str) -> LockRequest {
@@ -219,6 +397,63 @@ mod tests {
         assert_eq!(left().await, 0);
         let taken = locks.lock(request("bob"), LockOptions::default()).await.unwrap();
         assert!(matches!(taken.status, LockStatus::Transferred { grant, .. } if grant.live));
+    }
+
+    fn in_turn(wait: u64) -> LockOptions {
+        let wait = Some(Duration::from_secs(wait));
+        LockOptions { wait, duration: Some(Duration::from_secs(10)), ..LockOptions::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_its_turn_and_every_caller_of_its_id_is_told() {
+        let clock = ManualClock::default();
+        let locks = MemoryLocks::with_clock(Arc::new(clock.clone()));
+        assert!(locks.lock(request("ann"), in_turn(0)).await.unwrap().ok());
+        let id = Some(RequestId { lane: 7, seq: 1 });
+        let waits = || {
+            let options = LockOptions { request_id: id, ..in_turn(20) };
+            let locks = locks.clone();
+            tokio::spawn(async move { locks.lock(request("bob"), options).await.unwrap().status })
+        };
+        let (one, other) = (waits(), waits());
+        tokio::task::yield_now().await;
+        let queued = locks.check("s".to_owned(), ReadOptions::default()).await.unwrap();
+        assert_eq!(queued.record.waiting, 1);
+        locks.advance_clock(Duration::from_secs(10)).await.unwrap();
+        for told in [one.await.unwrap(), other.await.unwrap()] {
+            let LockStatus::Transferred { grant, previous_signee, .. } = told else {
+                panic!("{told:?}")
+            };
+            assert_eq!((grant.token, &*previous_signee), (Token(2), "ann"));
+            assert_eq!(grant.valid, Duration::from_secs(20), "from the ask on");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_ends_before_its_wait_is_told_its_place_and_a_wait_that_ends_a_timeout() {
+        let locks = MemoryLocks::with_clock(Arc::new(ManualClock::default()));
+        assert!(locks.lock(request("ann"), in_turn(0)).await.unwrap().ok());
+        let call = CallOptions::within(Duration::from_secs(1));
+        let answer = locks.lock(request("bob"), LockOptions { call, ..in_turn(5) }).await.unwrap();
+        assert_eq!(answer.waiting().map(|waiting| waiting.position), Some(1));
+        let again = locks.lock(request("bob"), in_turn(5));
+        let over = locks.advance_clock(Duration::from_secs(5));
+        let (again, _) = tokio::join!(again, over);
+        let forbidden = again.unwrap().forbidden().cloned().unwrap();
+        assert_eq!(forbidden.reason, ForbiddenReason::Timeout);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_drives_the_clock() {
+        let locks = MemoryLocks::new();
+        let short = |wait: u64| LockOptions {
+            duration: Some(Duration::from_millis(30)),
+            wait: Some(Duration::from_millis(wait)),
+            ..LockOptions::default()
+        };
+        assert!(locks.lock(request("ann"), short(0)).await.unwrap().ok());
+        let answer = locks.lock(request("bob"), short(5000)).await.unwrap();
+        assert!(matches!(answer.status, LockStatus::Transferred { .. }), "{answer:?}");
     }
 
     #[tokio::test]

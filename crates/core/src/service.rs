@@ -15,10 +15,12 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::lock::{Command, Decision, Query, View};
 use crate::types::{
-    BatchAnswer, BatchRequest, CallOptions, CheckResponse, DEFAULT_TABLE, DEFAULT_TIMEOUT,
-    DeleteStatus, ListRequest, ListResponse, LockOptions, LockRequest, LockResponse, ReadOptions,
-    TableDefaults, TableInfo, TableOptions, TablesRequest, TablesResponse, TimeToLive,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    BatchAnswer, BatchRequest, CallOptions, CheckResponse, CloseStatus, DEFAULT_TABLE,
+    DEFAULT_TIMEOUT, DeadlocksResponse, DeleteStatus, ListRequest, ListResponse, Liveness,
+    LockOptions, LockRequest, LockResponse, ReadOptions, Seen, SessionId, SessionLocksRequest,
+    SessionLocksResponse, SessionOptions, SessionRequest, SessionStatus, TableDefaults, TableInfo,
+    TableOptions, TablesRequest, TablesResponse, TimeToLive, Token, UnlockOptions, UnlockRequest,
+    UnlockResponse, VerifyResponse,
 };
 
 /// A service that decides lock requests.
@@ -208,6 +210,117 @@ pub trait LockService: Send + Sync + 'static {
         }
     }
 
+    /// Opens a session: liveness that many grants and places share.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn open_session(
+        &self,
+        request: SessionRequest,
+        mut options: SessionOptions,
+    ) -> impl Future<Output = Result<SessionStatus, Error>> + Send {
+        async move {
+            let call = call_of(&mut options.call);
+            let command = Command::open_session(request, options)?;
+            self.decide_one(command, call).await?.into_session()
+        }
+    }
+
+    /// Keeps sessions alive, and reads their inboxes: one answer for each, in their order.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn keep_alive(
+        &self,
+        sessions: Vec<Seen>,
+        mut call: CallOptions,
+    ) -> impl Future<Output = Result<Vec<Liveness>, Error>> + Send {
+        async move {
+            let command = Command::keep_alive(sessions, call.actor.take());
+            self.decide_one(command, call).await?.into_kept_alive()
+        }
+    }
+
+    /// Closes a session: its grants are released and its places left.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn close_session(
+        &self,
+        session: SessionId,
+        mut options: SessionOptions,
+    ) -> impl Future<Output = Result<CloseStatus, Error>> + Send {
+        async move {
+            let call = call_of(&mut options.call);
+            let command = Command::close_session(session, options);
+            self.decide_one(command, call).await?.into_close_status()
+        }
+    }
+
+    /// Changes the limit of a lock in mode permits; `false` if it has none.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`].
+    fn set_limit(
+        &self,
+        signature: String,
+        limit: u32,
+        mut options: TableOptions,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        async move {
+            self.defaults().fill_table(&mut options.table);
+            let call = call_of(&mut options.call);
+            let command = Command::set_limit(signature, limit, options);
+            self.decide_one(command, call).await?.into_limit()
+        }
+    }
+
+    /// Whether a token is live.
+    ///
+    /// # Errors
+    /// As [`LockService::read`], without `NotFound`.
+    fn verify(
+        &self,
+        signature: String,
+        token: Token,
+        mut options: ReadOptions,
+    ) -> impl Future<Output = Result<VerifyResponse, Error>> + Send {
+        async move {
+            self.defaults().fill_table(&mut options.table);
+            let query = Query::verify(signature, token, &options);
+            self.read(query, options.call).await?.into_verify()
+        }
+    }
+
+    /// Reads a page of the locks of a session: its grants and places.
+    ///
+    /// # Errors
+    /// As [`LockService::read`]; `NotFound` if there is no such session.
+    fn session_locks(
+        &self,
+        request: SessionLocksRequest,
+        options: ReadOptions,
+    ) -> impl Future<Output = Result<SessionLocksResponse, Error>> + Send {
+        async move {
+            let query = Query::session_locks(request, &options);
+            self.read(query, options.call).await?.into_session_locks()
+        }
+    }
+
+    /// Reads the cycles of owners that hold and wait.
+    ///
+    /// # Errors
+    /// As [`LockService::read`], without `NotFound`.
+    fn deadlocks(
+        &self,
+        options: ReadOptions,
+    ) -> impl Future<Output = Result<DeadlocksResponse, Error>> + Send {
+        async move {
+            let query = Query::deadlocks(&options);
+            self.read(query, options.call).await?.into_deadlocks()
+        }
+    }
+
     /// Deletes a table with its records and its defaults. `options.table` names the table. Tokens
     /// of later grants are still larger than all before. A table that does not exist is an answer,
     /// not an error.
@@ -390,7 +503,8 @@ impl ServiceOptions {
     fn fill_lock(&self, options: &mut LockOptions) {
         options.table.get_or_insert_with(|| self.table.clone());
         // Renew-only requests follow the same rule: a renewal gives the grant its next duration.
-        if options.duration.is_none() {
+        // A grant in a session lasts as long as the session.
+        if options.duration.is_none() && options.session.is_none() {
             options.duration = self.default_duration;
         }
         if options.time_to_live.is_none() {

@@ -56,7 +56,7 @@ fn for_each_turn(count: u64, test: impl Fn(&mut History<StdRng>) + std::panic::R
 
 #[test]
 fn the_oracle_agrees_on_waiting_sharing_and_sessions() {
-    for_each_turn(MANY, |history| {
+    for_each_turn(FEW, |history| {
         let mut entries = 0..ENTRIES * 2;
         play(history, |_| entries.next().is_some(), State::assert_invariants);
     });
@@ -219,6 +219,37 @@ fn what_nobody_hears_leaves_the_same_bytes_and_changes() {
             assert_eq!(quiet.encode(), told.encode());
             if history.chance(10) {
                 assert_eq!(quiet.take_changes(), told.take_changes());
+            }
+        }
+    });
+}
+
+#[test]
+fn turns_come_to_the_same_bytes_from_a_snapshot_or_a_checkpoint_on() {
+    for_each_turn(FEW / 5, |history| {
+        let (mut whole, mut restored) = (State::new(), State::new());
+        whole.track_changes(true);
+        let mut checkpoint: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for _ in 0..ENTRIES {
+            let (term, index, proposal) = history.entry();
+            let decisions = whole.apply(term, index, &proposal);
+            if history.chance(10) {
+                restored = State::decode(&restored.encode()).unwrap();
+            }
+            assert_eq!(restored.apply(term, index, &proposal), decisions);
+            assert_eq!(restored.encode(), whole.encode());
+            assert_eq!(restored, whole);
+            if history.chance(20) {
+                let changes = whole.take_changes();
+                for (key, value) in changes.records {
+                    match value {
+                        Some(value) => checkpoint.insert(key, value),
+                        None => checkpoint.remove(&key),
+                    };
+                }
+                let all: BTreeMap<_, _> = whole.encoded_records().collect();
+                assert_eq!(checkpoint, all);
+                assert_eq!(State::from_records(&changes.meta, all).as_ref(), Ok(&whole));
             }
         }
     });

@@ -187,7 +187,15 @@ impl<R: RngCore> History<R> {
     fn command(&mut self) -> Command {
         if !self.drawn.is_empty() && self.chance(20) {
             let repeated = self.random.random_range(0..self.drawn.len());
-            return self.drawn[repeated].clone();
+            let mut command = self.drawn[repeated].clone();
+            if let Operation::Lock(lock) = &mut command.operation
+                && self.is_new
+                && self.chance(30)
+            {
+                // How long a caller waits is not part of what it asks.
+                lock.wait_ms = self.one_of(&[0, 1000, 60_000]);
+            }
+            return command;
         }
         let request_id = self.some(40, |history| RequestId {
             lane: history.random.random_range(0..4),

@@ -1187,16 +1187,32 @@ impl Oracle {
     }
 
     fn holders(&self, lock: &Lock) -> Vec<Holder> {
-        let mut grants: Vec<&Held> = lock.grants.iter().collect();
+        let past = |at: Option<u64>| at.is_some_and(|at| at <= self.now);
+        let is_gone = |held: &Held| {
+            let end = self.end_of(held);
+            let removed = match (held.session, end) {
+                (Some(_), Some(end)) => kept(end, held.keep),
+                _ => held.removed_at,
+            };
+            let delayed = end.map(|end| later(end, held.delay));
+            let life = held.session.and_then(|id| self.sessions.get(&id));
+            let is_kept = lock.mode == Mode::Exclusive && !past(removed);
+            life.is_some_and(|life| life.ended == Some(true)) || (past(delayed) && !is_kept)
+        };
+        let mut grants: Vec<&Held> = lock.grants.iter().filter(|held| !is_gone(held)).collect();
         grants.sort_by_key(|held| held.token);
         grants.into_iter().map(|held| self.seen(lock.mode, held)).collect()
     }
 
     pub(crate) fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let lock = self.locks.get(&(table.to_owned(), signature.to_owned()))?;
+        let holders = self.holders(lock);
+        if holders.is_empty() && lock.places.is_empty() {
+            return None;
+        }
         Some(LockRecord {
             signature: signature.to_owned(),
-            holders: self.holders(lock),
+            holders,
             limit: (lock.limit > 0).then_some(lock.limit),
             waiting: lock.places.len() as u64,
             places: Vec::new(),

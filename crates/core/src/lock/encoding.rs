@@ -63,12 +63,8 @@ impl Operation {
         let mut bytes = Vec::with_capacity(128);
         match self {
             Self::Lock(command) if command.is_new() => {
-                bytes.push(LOCK_IN_TURN);
-                put_lock(&mut bytes, command);
-                put_turn(
-                    &mut bytes,
-                    &LockCommand { wait_ms: 0, queued: false, ..*command.clone() },
-                );
+                let command = LockCommand { wait_ms: 0, queued: false, ..*command.clone() };
+                put_operation(&mut bytes, &Self::Lock(Box::new(command)));
             }
             Self::OpenSession(command) => {
                 let command = SessionCommand { id: None, ..*command.clone() };

@@ -271,6 +271,10 @@ impl Locks {
         })
     }
 
+    pub(super) fn has_table(&self, name: &str) -> bool {
+        self.tables.contains_key(name)
+    }
+
     pub(super) fn table_count(&self) -> usize {
         self.tables.len()
     }
@@ -286,10 +290,10 @@ impl Locks {
         }
     }
 
-    /// Deletes a table in one step, however many records it has; `false` if there is none. A table
-    /// whose last records are due for removal and not worked off yet still exists.
-    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) -> bool {
-        let Some((name, table)) = self.tables.remove_with_key(name) else { return false };
+    /// Deletes a table in one step, however many records it has. A table whose last records are due
+    /// for removal and not worked off yet still exists.
+    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) {
+        let Some((name, table)) = self.tables.remove_with_key(name) else { return };
         self.sums = self.sums.with(table.tally(), Tally::default());
         if let Some(first) = table.first_deadline() {
             self.first_deadlines.remove(&(first, Arc::clone(&name)));
@@ -300,7 +304,6 @@ impl Locks {
         tracker.deleted(table.records());
         tracker.ends.add_deleted(table.tally().unexpired);
         self.deleted.0.push(table);
-        true
     }
 
     /// Changes a table, which need not exist before or afterwards, and updates the sums and the

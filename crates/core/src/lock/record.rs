@@ -180,9 +180,9 @@ impl Record {
         self.limit > 0 || self.pending.is_some()
     }
 
-    /// Whether others must learn when it goes: it has places, or grants in sessions.
+    /// Whether more than the record goes with it: it has places, grants in sessions, or a limit.
     pub(super) fn is_entangled(&self) -> bool {
-        self.queue.is_some() || self.holders.has_sessions()
+        self.queue.is_some() || self.holders.has_sessions() || self.is_noted()
     }
 
     /// The one holder of a plain record.

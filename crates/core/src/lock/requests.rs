@@ -428,12 +428,15 @@ impl State {
         for at in places {
             self.end_place(edit, at, ForbiddenReason::TableDeleted);
         }
-        let in_sessions = edit.record.holders.iter().filter(|grant| grant.session().is_some());
-        let in_sessions: Vec<Grant> = in_sessions.cloned().collect();
-        for grant in in_sessions {
+        // With its last permit, the limit of a lock is gone, too.
+        let has_limit = edit.record.limit > 0;
+        let grants = edit.record.holders.iter();
+        let grants: Vec<Grant> =
+            grants.filter(|grant| has_limit || grant.session().is_some()).cloned().collect();
+        for grant in grants {
             let position = self.tracker.work.step();
             self.tracker.work.spend();
-            self.tracker.ends.add_deleted(1);
+            self.tracker.ends.add_deleted(u64::from(!grant.expired));
             self.forget_grant(edit, grant.token);
             if let Some(session) = grant.session() {
                 let signee = grant.signee.as_str().into();

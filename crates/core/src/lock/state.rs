@@ -410,8 +410,9 @@ impl State {
             Operation::SetLimit(command) => self.set_limit(command),
             Operation::ConfigureTable(command) => self.configure_table(command),
             Operation::DeleteTable { table } => {
+                let existed = self.locks.has_table(table);
                 self.disentangle(table);
-                let existed = self.locks.delete_table(table, &mut self.tracker);
+                self.locks.delete_table(table, &mut self.tracker);
                 Ok(if existed { Effect::Table } else { Effect::NoTable })
             }
             operation @ (Operation::Advance

@@ -28,7 +28,8 @@ pub(super) struct Table {
     pub(super) defaults: Defaults,
     records: Records,
     deadlines: OrdSet<(ClusterTime, Key)>,
-    /// The locks with a queue, or with grants in sessions: others must learn when they go.
+    /// The locks with a queue, with grants in sessions, or with a limit: more goes with them than
+    /// their records.
     entangled: OrdSet<Key>,
     unexpired: u64,
     /// The number of grants, and of locks with a limit or a hand-over that was broken off.

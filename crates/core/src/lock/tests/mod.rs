@@ -9,8 +9,11 @@
 mod bounds;
 mod bytes;
 mod ends;
+mod modes;
+mod queue;
 mod repeats;
 mod rows;
+mod sessions;
 mod tables;
 mod time;
 
@@ -41,6 +44,14 @@ impl Machine {
         self.state.assert_invariants();
         assert_eq!(decisions.len(), 1);
         decisions.remove(0)
+    }
+
+    /// Applies an entry of many commands, without a look at their decisions.
+    fn apply(&mut self, commands: Vec<Command>) {
+        self.index += 1;
+        let time = ClusterTime(self.now_ms * 1000);
+        let proposal = Proposal { stamp: Stamp { term: TERM, time }, commands };
+        self.state.apply_quietly(TERM, self.index, &proposal);
     }
 
     fn pass(&mut self, ms: u64) {

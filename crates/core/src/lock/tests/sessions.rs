@@ -1,0 +1,184 @@
+//! Sessions: their grants and places, moving, keep-alive and the inbox, and how they end.
+
+use super::queue::{machine, reason, waits};
+use super::{Machine, by, release};
+use crate::lock::{Command, LockCommand, Operation, Outcome, SessionCommand, State};
+use crate::types::{
+    CloseStatus, DecidedAt, ForbiddenReason, InboxItem, Liveness, LockStatus, Loss, News, Seen,
+    SessionId, Token,
+};
+
+const ONE: SessionId = SessionId(1);
+const TWO: SessionId = SessionId(2);
+
+impl Machine {
+    fn open(&mut self, id: SessionId, signee: &str) {
+        let signee = signee.into();
+        let command = SessionCommand { id: Some(id), ttl_ms: 10_000, signee, instance: None };
+        self.outcome(Operation::OpenSession(Box::new(command)));
+    }
+
+    fn keep(&mut self, session: SessionId, seen: Option<DecidedAt>) -> Option<Vec<InboxItem>> {
+        let outcome = self.outcome(Operation::KeepAlive(vec![Seen { session, seen }]));
+        let Outcome::KeptAlive(mut states) = outcome else { panic!("{outcome:?}") };
+        match states.remove(0) {
+            Liveness::Alive { inbox, .. } => Some(inbox),
+            Liveness::Lost => None,
+        }
+    }
+}
+
+fn within(session: SessionId) -> LockCommand {
+    LockCommand { session: Some(session), duration_ms: None, ..by("") }
+}
+
+#[test]
+fn one_keep_alive_renews_all_grants_and_a_lock_request_none() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    machine.lock(within(ONE));
+    let holder = machine.holder().unwrap();
+    assert_eq!((&*holder.signee, holder.instance), ("ann", Some(ONE.to_string())));
+    machine.pass(6000);
+    machine.lock(within(ONE));
+    assert_eq!(machine.holder().unwrap().expires_in.as_millis(), 4000);
+    assert_eq!(machine.keep(ONE, None), Some(vec![]));
+    assert_eq!(machine.holder().unwrap().expires_in.as_millis(), 10_000);
+    machine.pass(10_000);
+    assert_eq!(machine.keep(ONE, None), None, "it is never revived");
+    assert!(machine.holders().is_empty());
+    assert_eq!(machine.state.counts().sessions, 0);
+    assert_eq!(reason(&machine.lock(within(ONE))), Some(ForbiddenReason::SessionLost));
+}
+
+#[test]
+fn a_place_whose_session_has_ended_is_never_granted() {
+    let mut machine = machine();
+    machine.open(ONE, "bob");
+    machine.lock(LockCommand { duration_ms: Some(20_000), ..by("ann") });
+    machine.lock(LockCommand { wait_ms: 60_000, ..within(ONE) });
+    machine.lock(waits("cy"));
+    machine.pass(10_000);
+    assert_eq!(machine.queue(), ["cy"]);
+    machine.unlock(release("ann"));
+    assert_eq!(machine.holders(), ["cy"]);
+}
+
+#[test]
+fn closed_is_absent_and_expired_is_expired() {
+    for closed in [true, false] {
+        let mut machine = machine();
+        machine.open(ONE, "ann");
+        machine.lock(within(ONE));
+        if closed {
+            let outcome = machine.outcome(Operation::CloseSession(ONE));
+            assert_eq!(outcome, Outcome::Closed(CloseStatus::Ok));
+        } else {
+            machine.pass(10_000);
+        }
+        let taken = machine.lock(by("bob"));
+        assert_eq!(matches!(taken, LockStatus::Ok(_)), closed, "{taken:?}");
+        let outcome = machine.outcome(Operation::CloseSession(ONE));
+        assert_eq!(outcome, Outcome::Closed(CloseStatus::NoSession));
+    }
+}
+
+#[test]
+fn a_grant_moves_to_another_session_with_a_new_token_and_the_old_one_is_told() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    machine.open(TWO, "ann");
+    let stable = |session| LockCommand { instance: Some("i".into()), ..within(session) };
+    machine.lock(stable(ONE));
+    let moved = machine.lock(stable(TWO));
+    assert!(matches!(&moved, LockStatus::Renewed(grant) if grant.token == Token(2)), "{moved:?}");
+    let told = machine.keep(ONE, None).unwrap();
+    let lost = News::Lost { token: Some(Token(1)), reason: Loss::Moved };
+    assert_eq!(told[0].news, lost);
+    machine.outcome(Operation::CloseSession(ONE));
+    assert_eq!(machine.holders(), ["ann"], "it lives in the other session");
+}
+
+#[test]
+fn the_inbox_has_what_was_not_seen_and_the_latest_of_each_lock() {
+    let mut machine = machine();
+    machine.open(ONE, "bob");
+    machine.lock(by("ann"));
+    machine.lock(LockCommand { wait_ms: 60_000, ..within(ONE) });
+    machine.unlock(release("ann"));
+    let first = machine.keep(ONE, None).unwrap();
+    assert!(matches!(first[0].news, News::Granted { token: Token(2), .. }), "{first:?}");
+    assert_eq!(machine.keep(ONE, None).unwrap(), first, "a cut answer loses nothing");
+    machine.lock(LockCommand { force: true, ..by("cy") });
+    let second = machine.keep(ONE, None).unwrap();
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].news, News::Lost { token: Some(Token(2)), reason: Loss::Forced });
+    assert_eq!(machine.keep(ONE, Some(second[0].position)), Some(vec![]));
+    assert_eq!(machine.keep(ONE, None), Some(vec![]), "it was seen");
+}
+
+#[test]
+fn a_session_belongs_to_the_principal_that_opened_it() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    let command = Command { actor: Some("x".into()), ..Operation::from(within(ONE)).into() };
+    let Outcome::Lock(status) = machine.decide(command).outcome else { panic!() };
+    assert_eq!(reason(&status), Some(ForbiddenReason::SessionLost));
+}
+
+#[test]
+fn many_locks_of_a_session_end_in_portions_those_that_are_waited_for_first() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    let lock = |number: u32| LockCommand {
+        signature: format!("l{number:05}").into(),
+        session: Some(ONE),
+        duration_ms: None,
+        ..by("")
+    };
+    machine.apply((0..5000).map(|number| Operation::from(lock(number)).into()).collect());
+    let last = "l04999";
+    machine.lock(LockCommand { signature: last.into(), ..waits("bob") });
+    machine.outcome(Operation::CloseSession(ONE));
+    let holder = machine.state.check("default", last).unwrap().holders.remove(0);
+    assert_eq!(holder.signee, "bob");
+    assert!(machine.state.counts().records > 2500, "half of an entry's steps");
+    assert!(machine.state.check("default", "l04998").is_none(), "closed is absent at once");
+    assert_eq!(State::decode(&machine.state.encode()).as_ref(), Ok(&machine.state));
+    let mut entries = 0;
+    while machine.state.counts().sessions > 0 {
+        machine.apply(vec![Command::advance()]);
+        entries += 1;
+    }
+    assert_eq!((machine.state.counts().records, entries), (1, 2));
+}
+
+#[test]
+fn a_deleted_table_is_told_to_sessions_which_live_on() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    machine.lock(within(ONE));
+    machine.lock(waits("bob"));
+    machine.state.take_steps();
+    machine.outcome(Operation::DeleteTable { table: "default".into() });
+    assert_eq!(machine.state.take_steps().len(), 1);
+    let told = machine.keep(ONE, None).unwrap();
+    let lost = News::Lost { token: Some(Token(1)), reason: Loss::TableDeleted };
+    assert_eq!(told[0].news, lost);
+    assert!(matches!(machine.lock(within(ONE)), LockStatus::Ok(_)));
+}
+
+#[test]
+fn owners_that_wait_for_each_other_are_shown() {
+    let mut machine = machine();
+    let other = |command| LockCommand { signature: "t".into(), ..command };
+    machine.lock(by("ann"));
+    machine.lock(other(by("bob")));
+    machine.lock(other(waits("ann")));
+    assert_eq!(machine.state.deadlocks(), (vec![], false));
+    machine.lock(waits("bob"));
+    let (cycles, cut) = machine.state.deadlocks();
+    assert_eq!((cycles.len(), cut), (1, false));
+    let names: Vec<_> = cycles[0].iter().map(|edge| (&*edge.signee, &*edge.signature)).collect();
+    assert_eq!(names, [("ann", "t"), ("bob", "s")]);
+}
