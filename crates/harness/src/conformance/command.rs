@@ -6,7 +6,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use keyward_core::types::{RecordState, TimeToLive};
+use keyward_core::types::{Mode, RecordState, TimeToLive};
 
 /// One line of a script.
 #[derive(goldenscript::Command, Clone, Debug)]
@@ -42,11 +42,26 @@ pub(crate) enum Command {
         table: Option<Name>,
         #[arg(key)]
         id: Option<Id>,
+        /// `mode=shared`, or `mode=permits limit=3`.
+        #[arg(key)]
+        mode: Option<ModeWord>,
+        #[arg(key)]
+        limit: Option<u32>,
+        /// Takes a place, which is told at once. Asked again with the same id, the request is
+        /// answered with what became of it.
+        #[arg(key)]
+        wait: Option<Length>,
+        #[arg(key)]
+        session: Option<Name>,
+        #[arg(key)]
+        delay: Option<Length>,
     },
-    /// Releases a lock: `unlock jobs/nightly worker-1 token=t1`.
+    /// Releases a lock: `unlock jobs/nightly worker-1 token=t1`; with the word `force` at the end,
+    /// the grant with this token, whoever has it.
     Unlock {
         signature: Name,
         signee: Name,
+        force: Option<Force>,
         #[arg(key)]
         token: Option<TokenWord>,
         #[arg(key)]
@@ -89,6 +104,35 @@ pub(crate) enum Command {
         time_to_live: Option<Kept>,
         #[arg(key)]
         id: Option<Id>,
+        #[arg(key)]
+        delay: Option<Length>,
+        #[arg(key)]
+        max_hold: Option<Length>,
+    },
+    /// Opens a session that the script calls by this name: `open-session s worker-1 ttl=10s`.
+    #[command(name = "open-session")]
+    OpenSession {
+        name: Name,
+        signee: Name,
+        #[arg(key)]
+        ttl: Option<Length>,
+        #[arg(key)]
+        instance: Option<Name>,
+    },
+    /// Keeps a session alive and reads its inbox; what it shows was seen: `keep-alive s`.
+    #[command(name = "keep-alive")]
+    KeepAlive(Name),
+    /// Closes a session: `close-session s`.
+    #[command(name = "close-session")]
+    CloseSession(Name),
+    /// Changes the limit of a lock: `set-limit jobs/pool 3`.
+    #[command(name = "set-limit")]
+    SetLimit { signature: Name, limit: u32 },
+    /// Whether a token is live: `verify jobs/nightly token=t1`.
+    Verify {
+        signature: Name,
+        #[arg(key)]
+        token: Option<TokenWord>,
     },
     /// Deletes a table with its records and its defaults: `delete-table jobs`. Without a name it is
     /// the handle's own table.
@@ -103,6 +147,20 @@ pub(crate) enum Command {
     /// Changes the default duration of the handle: `default-duration 5s`.
     #[command(name = "default-duration")]
     DefaultDuration(Length),
+}
+
+/// The mode of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ModeWord(pub(crate) Mode);
+
+impl FromStr for ModeWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let modes = [Mode::Exclusive, Mode::Shared, Mode::Permits];
+        let mode = modes.into_iter().find(|mode| mode.word() == text);
+        mode.map(Self).ok_or_else(|| format!("{text:?} is no mode"))
+    }
 }
 
 /// The word `force`.

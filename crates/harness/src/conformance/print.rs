@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use keyward_core::error::Error;
 use keyward_core::types::{
-    DeleteStatus, Forbidden, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse, LockRecord,
-    LockStatus, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
+    DeleteStatus, Forbidden, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse, Liveness, LockRecord,
+    LockStatus, Mode, News, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
+    VerifyResponse,
 };
 
 /// Names tokens: `t1` for the first one shown, and so on.
@@ -65,7 +66,70 @@ pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String
     for holder in &record.holders {
         line.push_str(&self::holder(holder, &record.signature, names));
     }
+    if let Some(limit) = record.limit {
+        let _ = write!(line, " limit={limit}");
+    }
+    if record.waiting > 0 {
+        let _ = write!(line, " waiting={}", record.waiting);
+    }
+    for place in &record.places {
+        let _ = write!(line, " place={}", name(&place.signee));
+    }
     line
+}
+
+pub(crate) fn session(valid: Duration) -> String {
+    format!("open valid={}", seconds(valid))
+}
+
+pub(crate) fn liveness(state: &Liveness, names: &mut impl NameTokens) -> String {
+    let Liveness::Alive { valid, inbox, more, overflow } = state else {
+        return String::from("session_lost");
+    };
+    let mut text = format!("alive valid={}", seconds(*valid));
+    for item in inbox {
+        let _ = write!(text, "\n{}", name(&item.signature));
+        match item.news {
+            News::Granted { token, level, mode, slot } => {
+                let token = names.name(&item.signature, token);
+                let _ = write!(text, " granted token={token} level={level}");
+                push_mode(&mut text, mode, slot);
+            }
+            News::Ended(reason) => {
+                let _ = write!(text, " ended reason={}", reason.word());
+            }
+            News::Lost { token, reason } => {
+                let token = token.map(|token| names.name(&item.signature, token));
+                let _ = write!(text, " lost reason={}", reason.word());
+                if let Some(token) = token {
+                    let _ = write!(text, " token={token}");
+                }
+            }
+        }
+    }
+    for (is, word) in [(*more, " more"), (*overflow, " overflow")] {
+        text.push_str(if is { word } else { "" });
+    }
+    text
+}
+
+pub(crate) fn verified(
+    verified: &VerifyResponse,
+    signature: &str,
+    names: &mut impl NameTokens,
+) -> String {
+    let holder = verified.holder.as_ref();
+    let holder = holder.map(|holder| self::holder(holder, signature, names));
+    format!("live={}{}", verified.live, holder.unwrap_or_default())
+}
+
+fn push_mode(text: &mut String, mode: Mode, slot: Option<u32>) {
+    if mode != Mode::Exclusive {
+        let _ = write!(text, " mode={}", mode.word());
+    }
+    if let Some(slot) = slot {
+        let _ = write!(text, " slot={slot}");
+    }
 }
 
 pub(crate) fn list(page: &ListResponse, names: &mut impl NameTokens) -> String {
@@ -126,6 +190,7 @@ fn grant(grant: &Grant, signature: &str, names: &mut impl NameTokens) -> String 
         text.push_str(" live=false");
         return text;
     }
+    push_mode(&mut text, grant.mode, grant.slot);
     let _ = write!(text, " expires_in={}", seconds(grant.expires_in));
     push_removal(&mut text, Some(grant.expires_in), grant.removed_in);
     text
@@ -151,6 +216,7 @@ fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> Stri
         let _ = write!(text, " instance={}", name(instance));
     }
     let _ = write!(text, " token={}", names.name(signature, holder.token));
+    push_mode(&mut text, holder.mode, holder.slot);
     if holder.level != 0 {
         let _ = write!(text, " level={}", holder.level);
     }

@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use keyward_core::error::Error;
 use keyward_core::service::{DebugLockService as _, LockService as _, ServiceOptions, all_tables};
 use keyward_core::types::{
-    DecidedAt, ListRequest, LockOptions, LockRequest, LockResponse, ReadOptions, TableDefaults,
+    CallOptions, CloseStatus, DecidedAt, ListRequest, Liveness, LockOptions, LockRequest,
+    LockResponse, ReadOptions, Seen, SessionId, SessionOptions, SessionStatus, TableDefaults,
     TableOptions, UnlockOptions, UnlockRequest,
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Runner<B: Bootstrap> {
     facts: Facts,
     pace: Pace,
     advanced: Duration,
+    /// The last fact that each session was told.
+    seen: BTreeMap<SessionId, DecidedAt>,
 }
 
 struct Opened<S> {
@@ -61,6 +64,7 @@ impl<B: Bootstrap> Runner<B> {
             tables: BTreeSet::new(),
             facts: Facts::default(),
             pace: Pace::new(),
+            seen: BTreeMap::new(),
             advanced: Duration::ZERO,
         }
     }
@@ -81,6 +85,11 @@ impl<B: Bootstrap> Runner<B> {
         let mut result = Ok(());
         if let Some(opened) = self.handles.values().next() {
             let service = Arc::clone(&opened.service);
+            for session in self.words.sessions() {
+                let options = SessionOptions::default();
+                let closed = self.runtime.block_on(service.close_session(session, options));
+                result = result.and(closed.map(drop));
+            }
             for table in std::mem::take(&mut self.tables) {
                 let options = TableOptions { table: Some(table), ..TableOptions::default() };
                 let deleted = self.runtime.block_on(service.delete_table(options));
@@ -112,6 +121,49 @@ impl<B: Bootstrap> Runner<B> {
             }
             Asked::DeleteTable(options) => self.delete_table(handle, options),
             Asked::Advance(by) => self.advance(handle, by),
+            Asked::OpenSession(name, request, options) => {
+                let (service, table) = self.at(handle, None)?;
+                match self.runtime.block_on(service.open_session(request, options)) {
+                    Ok(SessionStatus::Open(session)) => {
+                        self.words.opened(&name, session.id);
+                        Ok(print::session(session.valid))
+                    }
+                    Ok(SessionStatus::Failed(forbidden)) => {
+                        self.refused(Error::Forbidden(forbidden), &table, "")
+                    }
+                    Err(error) => self.refused(error, &table, ""),
+                }
+            }
+            Asked::KeepAlive(session) => self.keep_alive(handle, session),
+            Asked::CloseSession(session) => {
+                let (service, table) = self.at(handle, None)?;
+                let options = SessionOptions::default();
+                match self.runtime.block_on(service.close_session(session, options)) {
+                    Ok(CloseStatus::Ok) => Ok(String::from("ok")),
+                    Ok(CloseStatus::NoSession) => Ok(String::from("no_session")),
+                    Err(error) => self.refused(error, &table, ""),
+                }
+            }
+            Asked::SetLimit(signature, limit) => {
+                let (service, table) = self.at(handle, None)?;
+                let options =
+                    TableOptions { table: Some(table.clone()), ..TableOptions::default() };
+                match self.runtime.block_on(service.set_limit(signature, limit, options)) {
+                    Ok(true) => Ok(String::from("ok")),
+                    Ok(false) => Ok(String::from("no_limit")),
+                    Err(error) => self.refused(error, &table, ""),
+                }
+            }
+            Asked::Verify(signature, token) => {
+                let (service, table) = self.at(handle, None)?;
+                let options = ReadOptions { table: Some(table.clone()), ..ReadOptions::default() };
+                match self.runtime.block_on(service.verify(signature.clone(), token, options)) {
+                    Ok(verified) => {
+                        Ok(print::verified(&verified, &signature, &mut self.facts.names(&table)))
+                    }
+                    Err(error) => self.refused(error, &table, &signature),
+                }
+            }
             Asked::DefaultDuration(duration) => {
                 let options = self.opened(handle)?.options.clone();
                 let options = ServiceOptions { default_duration: Some(duration), ..options };
@@ -243,6 +295,25 @@ impl<B: Bootstrap> Runner<B> {
         let (service, table) = self.at(handle, options.table.as_ref())?;
         match self.runtime.block_on(service.delete_table(options)) {
             Ok(status) => Ok(print::deletion(status)),
+            Err(error) => self.refused(error, &table, ""),
+        }
+    }
+
+    /// Keeps a session alive; the facts that are shown count as seen at the next time.
+    fn keep_alive(&mut self, handle: HandleName, session: SessionId) -> Line {
+        let (service, table) = self.at(handle, None)?;
+        let seen = self.seen.get(&session).copied();
+        let asked = vec![Seen { session, seen }];
+        match self.runtime.block_on(service.keep_alive(asked, CallOptions::default())) {
+            Ok(states) => {
+                let state = states.into_iter().next().ok_or("the service gave no answer")?;
+                if let Liveness::Alive { inbox, .. } = &state
+                    && let Some(last) = inbox.last()
+                {
+                    self.seen.insert(session, last.position);
+                }
+                Ok(print::liveness(&state, &mut self.facts.names(&table)))
+            }
             Err(error) => self.refused(error, &table, ""),
         }
     }

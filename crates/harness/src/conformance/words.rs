@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keyward_core::service::ServiceOptions;
 use keyward_core::types::{
-    ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, TableDefaults, TableOptions,
-    TimeToLive, Token, UnlockOptions, UnlockRequest,
+    ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId, SessionOptions,
+    SessionRequest, TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 
 use super::command::{Command, Id, Kept, Length, Name, TokenWord};
@@ -21,6 +21,7 @@ pub(crate) struct Words {
     /// The prefix of the names of its tables.
     pub(crate) prefix: String,
     lanes: BTreeMap<String, u128>,
+    sessions: BTreeMap<String, SessionId>,
 }
 
 /// The request of a command.
@@ -35,12 +36,17 @@ pub(crate) enum Asked {
     DeleteTable(TableOptions),
     Advance(Duration),
     DefaultDuration(Duration),
+    OpenSession(String, SessionRequest, SessionOptions),
+    KeepAlive(SessionId),
+    CloseSession(SessionId),
+    SetLimit(String, u32),
+    Verify(String, Token),
 }
 
 impl Words {
     pub(crate) fn new() -> Self {
         let prefix = format!("conformance/{:016x}/", rand::random::<u64>());
-        Self { prefix, lanes: BTreeMap::new() }
+        Self { prefix, lanes: BTreeMap::new(), sessions: BTreeMap::new() }
     }
 
     /// The options of the handle with which every script begins.
@@ -68,11 +74,28 @@ impl Words {
                 Asked::List(request, self.read(table.as_ref()))
             }
             Command::Tables => Asked::Tables,
-            Command::ConfigureTable { table, duration, time_to_live, id } => {
+            Command::OpenSession { name, signee, ttl, instance } => {
+                let ttl = length(*ttl).unwrap_or(Duration::from_secs(10));
+                let request = SessionRequest { signee: signee.text.clone(), ttl };
+                let instance = text(instance.as_ref());
+                let options = SessionOptions { instance, ..SessionOptions::default() };
+                Asked::OpenSession(name.text.clone(), request, options)
+            }
+            Command::KeepAlive(name) => Asked::KeepAlive(self.session(&name.text)),
+            Command::CloseSession(name) => Asked::CloseSession(self.session(&name.text)),
+            Command::SetLimit { signature, limit } => {
+                Asked::SetLimit(signature.text.clone(), *limit)
+            }
+            Command::Verify { signature, token } => {
+                let token = self::token(*token, facts)?.ok_or("no token to verify")?;
+                Asked::Verify(signature.text.clone(), token)
+            }
+            Command::ConfigureTable { table, duration, time_to_live, id, delay, max_hold } => {
                 let defaults = TableDefaults {
                     duration: length(*duration),
                     time_to_live: kept(*time_to_live),
-                    ..TableDefaults::default()
+                    lock_delay: length(*delay),
+                    max_hold: length(*max_hold),
                 };
                 Asked::ConfigureTable(defaults, self.write(table.as_ref(), id.as_ref()))
             }
@@ -82,6 +105,22 @@ impl Words {
             Command::Advance(by) => Asked::Advance(by.0),
             Command::DefaultDuration(duration) => Asked::DefaultDuration(duration.0),
         })
+    }
+
+    /// The name of a session that the script calls so; one that was not opened is unknown to the
+    /// service, too.
+    pub(crate) fn session(&mut self, name: &str) -> SessionId {
+        *self.sessions.entry(name.to_owned()).or_insert_with(|| SessionId(rand::random()))
+    }
+
+    /// Remembers the name of a session that was opened.
+    pub(crate) fn opened(&mut self, name: &str, id: SessionId) {
+        self.sessions.insert(name.to_owned(), id);
+    }
+
+    /// All sessions of the run.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        self.sessions.values().copied().collect()
     }
 
     /// A line with the script's own names in place of the random values of the run.
@@ -116,6 +155,11 @@ impl Words {
             instance,
             table,
             id,
+            mode,
+            limit,
+            wait,
+            session,
+            delay,
         } = command
         else {
             unreachable!("only asked to lock")
@@ -133,13 +177,20 @@ impl Words {
             token: self::token(*token, facts)?,
             instance: text(instance.as_ref()),
             request_id: self.id(id.as_ref()),
+            mode: mode.map(|mode| mode.0),
+            limit: *limit,
+            wait: length(*wait),
+            queued: wait.is_some(),
+            session: session.as_ref().map(|name| self.session(&name.text)),
+            lock_delay: length(*delay),
             ..LockOptions::default()
         };
         Ok(Asked::Lock(request, options))
     }
 
     fn unlock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
-        let Command::Unlock { signature, signee, token, instance, table, id } = command else {
+        let Command::Unlock { signature, signee, force, token, instance, table, id } = command
+        else {
             unreachable!("only asked to unlock")
         };
         let request =
@@ -148,6 +199,7 @@ impl Words {
             table: self.table(table.as_ref()),
             token: self::token(*token, facts)?,
             instance: text(instance.as_ref()),
+            force: force.is_some(),
             request_id: self.id(id.as_ref()),
             ..UnlockOptions::default()
         };
