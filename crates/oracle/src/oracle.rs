@@ -687,6 +687,16 @@ impl Oracle {
     }
 
     fn fresh(&mut self, command: &Command) -> CameOfIt {
+        if let Some(name) = name_of(&command.operation) {
+            let is_due = |lock: &Lock| {
+                let grants = lock.grants.iter().filter_map(Held::due);
+                grants.chain(lock.places.iter().map(|place| place.end)).any(|due| due <= self.now)
+            };
+            if self.locks.get(&name).is_some_and(is_due) {
+                self.pass_lock(&name);
+                return self.fresh(command);
+            }
+        }
         match &command.operation {
             Operation::Lock(lock) => self.lock(command, lock),
             Operation::Unlock(unlock) => self.unlock(unlock),

@@ -31,6 +31,14 @@
 //! renewing what had expired gets a new one: somebody may have acted in the gap. With a token in the
 //! request it is renew only and never creates a grant, so a late renewal revives nothing.
 //!
+//! # Waiting
+//!
+//! What is above is all there is for a lock that nobody waits for or shares, outside of sessions. The
+//! rest is in `turns.rs`: a request may take a place in the lock's queue (`queue.rs`), a lock may
+//! have many holders (`holders.rs`), and grants and places may live in a session (`sessions.rs`).
+//! Whoever changes a lock hands it over to the head of its queue, in the same step of the log.
+//! What becomes of places of other requests is told by [`State::take_steps`].
+//!
 //! # Repeating
 //!
 //! A request id names a lane and a number. `lanes.rs` keeps what came of each lane's last request

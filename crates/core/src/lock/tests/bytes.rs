@@ -4,9 +4,10 @@ use proptest::prelude::*;
 
 use super::{Machine, by, release, with_id};
 use crate::lock::{
-    ClusterTime, Command, Keep, LockCommand, Operation, Proposal, Stamp, State, TableCommand,
+    ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,
+    SessionCommand, Stamp, State, TableCommand, UnlockCommand,
 };
-use crate::types::{MAX_NAME_BYTES, MAX_SAFE_INTEGER, Token};
+use crate::types::{DecidedAt, MAX_NAME_BYTES, MAX_SAFE_INTEGER, Mode, Seen, SessionId, Token};
 
 fn example_proposal() -> Proposal {
     let everything = LockCommand {
@@ -69,6 +70,110 @@ fn version_1_of_a_proposal_is_frozen() {
     let bytes = example_proposal().encode();
     assert_eq!(hex(&bytes), include_str!("proposal-1.hex").trim());
     assert_eq!(Proposal::decode(&bytes), Ok(example_proposal()));
+}
+
+/// A proposal with every field and operation of feature level 2.
+fn example_of_level_2() -> Proposal {
+    let at = |index, position| DecidedAt { index, position };
+    let waits = LockCommand {
+        mode: Some(Mode::Permits),
+        limit: Some(3),
+        wait_ms: 5000,
+        queued: true,
+        session: Some(SessionId(0x0123)),
+        duration_ms: None,
+        lock_delay_ms: Some(7),
+        ..by("ann")
+    };
+    let by_force = UnlockCommand { force: true, place: Some(at(4, 1)), ..release("operator") };
+    let names = || ("default".into(), "s".into());
+    let session = |id| SessionCommand {
+        id,
+        ttl_ms: 10_000,
+        signee: "ann".into(),
+        instance: Some("i".into()),
+    };
+    let ((table, signature), limited) = (names(), names());
+    let operations = [
+        Operation::from(waits),
+        Operation::from(by_force),
+        Operation::from(TableCommand {
+            table: "t".into(),
+            lock_delay_ms: Some(1),
+            max_hold_ms: Some(300),
+            ..TableCommand::default()
+        }),
+        Operation::OpenSession(Box::new(session(Some(SessionId(0x0123))))),
+        Operation::OpenSession(Box::new(session(None))),
+        Operation::KeepAlive(vec![
+            Seen { session: SessionId(1), seen: Some(at(5, 2)) },
+            Seen { session: SessionId(2), seen: None },
+        ]),
+        Operation::CloseSession(SessionId(3)),
+        Operation::Leave(Box::new(LeaveCommand {
+            table,
+            signature,
+            place: at(4, 1),
+            ask: at(6, 0),
+        })),
+        Operation::SetLimit(Box::new(LimitCommand {
+            table: limited.0,
+            signature: limited.1,
+            limit: 2,
+        })),
+    ];
+    let commands = operations.map(Command::from).into();
+    Proposal { stamp: Stamp { term: 3, time: ClusterTime(1_000_000) }, commands }
+}
+
+/// A state with a queue, permits, sessions with facts and a lock-delay.
+fn example_state_of_level_2() -> State {
+    let mut machine = Machine { state: State::with_level(2), ..Machine::default() };
+    machine.decide(example_of_level_2().commands.remove(2));
+    machine.decide(example_of_level_2().commands.remove(3));
+    let within = |signature: &str| LockCommand {
+        signature: signature.into(),
+        session: Some(SessionId(0x0123)),
+        duration_ms: None,
+        ..by("")
+    };
+    machine.lock(within("s"));
+    machine.lock(LockCommand { lock_delay_ms: Some(60_000), signature: "d".into(), ..by("bob") });
+    machine.lock(LockCommand { signature: "t".into(), ..by("bob") });
+    machine.decide(with_id(LockCommand { wait_ms: 9000, ..within("t") }, 1, 1));
+    let actor = Some("x".into());
+    let waits = LockCommand { wait_ms: 9000, signature: "u".into(), ..by("cy") };
+    machine.lock(LockCommand { signature: "u".into(), duration_ms: Some(50_000), ..by("bob") });
+    machine.decide(Command { actor, ..with_id(waits, 2, 1) });
+    let permit = |signee| LockCommand {
+        signature: "p".into(),
+        mode: Some(Mode::Permits),
+        limit: Some(3),
+        duration_ms: Some(50_000),
+        ..by(signee)
+    };
+    machine.lock(permit("ann"));
+    machine.lock(permit("bob"));
+    machine.lock(LockCommand { force: true, ..by("eve") });
+    machine.pass(1000);
+    machine.state
+}
+
+/// Like version 1, with what came to it at feature level 2.
+#[test]
+fn the_bytes_of_feature_level_2_are_frozen() {
+    let proposal = example_of_level_2();
+    let state = example_state_of_level_2();
+    if std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1") {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lock/tests");
+        std::fs::write(folder.join("proposal-2.hex"), hex(&proposal.encode()) + "\n").unwrap();
+        std::fs::write(folder.join("state-2.hex"), hex(&state.encode()) + "\n").unwrap();
+        return;
+    }
+    assert_eq!(hex(&proposal.encode()), include_str!("proposal-2.hex").trim());
+    assert_eq!(Proposal::decode(&proposal.encode()), Ok(proposal));
+    assert_eq!(hex(&state.encode()), include_str!("state-2.hex").trim());
+    assert_eq!(State::decode(&state.encode()), Ok(state));
 }
 
 /// Like the proposal above, for snapshots and checkpoints.
