@@ -8,19 +8,22 @@ use keyward_oracle::history::{History, play};
 /// The most bytes of a history, so that no input takes long: longer ones find nothing new.
 const MOST_DRAWS: usize = 4096;
 
-/// Plays a random history on the lock machine and on its oracle. After each entry the machine's
+/// Plays two random histories on the lock machine and on its oracle, one of feature level 1 and one in
+/// which requests wait. After each entry the machine's
 /// indexes hold, and its bytes restore it.
 pub fn machine(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MOST_DRAWS)];
-    play(
-        &mut History::new(Drawn(bytes)),
-        |drawn| !drawn.0.is_empty(),
-        |state| {
-            state.assert_invariants();
-            let restored = State::decode(&state.encode());
-            assert_eq!(restored.as_ref(), Ok(state), "it reads as it is written");
-        },
-    );
+    for mut history in [History::new(Drawn(bytes)), History::of_turns(Drawn(bytes))] {
+        play(
+            &mut history,
+            |drawn| !drawn.0.is_empty(),
+            |state| {
+                state.assert_invariants();
+                let restored = State::decode(&state.encode());
+                assert_eq!(restored.as_ref(), Ok(state), "it reads as it is written");
+            },
+        );
+    }
 }
 
 /// A source of numbers that are read from bytes, with as few bytes for each as it takes to reach

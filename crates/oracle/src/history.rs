@@ -129,7 +129,8 @@ pub struct History<R> {
 }
 
 impl<R: RngCore> History<R> {
-    pub(crate) fn new(random: R) -> Self {
+    /// A history of the requests of feature level 1.
+    pub fn new(random: R) -> Self {
         Self {
             random,
             index: 0,
@@ -142,10 +143,9 @@ impl<R: RngCore> History<R> {
         }
     }
 
-    #[cfg(test)]
     /// A history that begins by raising the feature level, and then waits, shares and lives in
     /// sessions.
-    pub(crate) fn of_turns(random: R) -> Self {
+    pub fn of_turns(random: R) -> Self {
         Self { is_new: true, ..Self::new(random) }
     }
 

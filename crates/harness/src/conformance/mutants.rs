@@ -12,7 +12,9 @@ use futures::FutureExt as _;
 
 use keyward_core::clock::ManualClock;
 use keyward_core::error::Error;
-use keyward_core::lock::{Command, Decision, LockCommand, Operation, Outcome, Query, Subject, View};
+use keyward_core::lock::{
+    Command, Decision, LockCommand, Operation, Outcome, Query, Subject, View,
+};
 use keyward_core::memory::MemoryLocks;
 use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
 use keyward_core::types::{

@@ -27,6 +27,16 @@ use crate::types::{DecidedAt, Grant, Holder, LockStatus, Mode, RequestId, Token,
 
 const TERM: u64 = 1;
 
+/// The grant of an answer, if there is one.
+fn granted(status: &LockStatus) -> Option<&Grant> {
+    match status {
+        LockStatus::Ok(grant)
+        | LockStatus::Renewed(grant)
+        | LockStatus::Transferred { grant, .. } => Some(grant),
+        LockStatus::Waiting(_) | LockStatus::Failed(_) => None,
+    }
+}
+
 /// A state with a log of its own: each command is an entry, at a time that the test sets.
 #[derive(Debug, Default)]
 struct Machine {

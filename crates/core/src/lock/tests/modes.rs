@@ -14,11 +14,11 @@ fn permit(signee: &str) -> LockCommand {
 }
 
 fn token(status: &LockStatus) -> u64 {
-    crate::lock::history::granted(status).expect("granted").token.0
+    super::granted(status).expect("granted").token.0
 }
 
 fn slot(status: &LockStatus) -> Option<u32> {
-    crate::lock::history::granted(status).expect("granted").slot
+    super::granted(status).expect("granted").slot
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn the_longest_hold_ends_renewals_and_its_holder_waits_for_the_delay_too() {
     machine.lock(waits("bob"));
     machine.pass(900);
     let renewed = machine.lock(by("ann"));
-    let left = crate::lock::history::granted(&renewed).unwrap().expires_in;
+    let left = super::granted(&renewed).unwrap().expires_in;
     assert_eq!(left.as_millis(), 600);
     machine.pass(600);
     assert_eq!(reason(&machine.lock(by("ann"))), Some(ForbiddenReason::Queued));
