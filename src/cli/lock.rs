@@ -225,7 +225,18 @@ fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
                 "{name} is lost: the grant with this token is gone or expired; the record shows {holders}"
             ),
         ),
-        reason => Failure::new(exit::REFUSED, format!("{name}: {}", reason.describe())),
+        reason @ (ForbiddenReason::Queued
+        | ForbiddenReason::Timeout
+        | ForbiddenReason::Superseded
+        | ForbiddenReason::SessionLost
+        | ForbiddenReason::Delay
+        | ForbiddenReason::Shared
+        | ForbiddenReason::ModeDiffers
+        | ForbiddenReason::LimitDiffers
+        | ForbiddenReason::QueueFull
+        | ForbiddenReason::TableDeleted) => {
+            Failure::new(exit::REFUSED, format!("{name}: {}", reason.describe()))
+        }
     };
     if json {
         output::print_json(&Problem::forbidden(forbidden));

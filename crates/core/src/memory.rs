@@ -202,20 +202,20 @@ impl Shared {
         let decision = self.with_machine(|machine| {
             let decision = machine.apply(self.now(), command);
             let ask = DecidedAt { index: machine.index, position: 0 };
-            let Some(place) = place_of(&decision) else { return Err(decision) };
+            let Some(place) = place_of(&decision) else { return (None, decision) };
             let caller = machine.next_caller;
             machine.next_caller += 1;
             let waiting = Caller { place, ask, request_id, decision: None };
             machine.callers.insert(caller, waiting);
-            Ok((caller, decision))
+            (Some(caller), decision)
         });
         self.applied.notify_waiters();
         match decision {
-            Ok((number, decision)) => {
+            (Some(number), decision) => {
                 let shared = Arc::clone(self);
                 Begun::Waits(Registered { shared, number, last: decision, limit })
             }
-            Err(decision) => Begun::Decided(decision.accepted()),
+            (None, decision) => Begun::Decided(decision.accepted()),
         }
     }
 

@@ -71,7 +71,9 @@ fn without_positions(said: Said) -> Said {
         Said::Outcome(Outcome::KeptAlive(mut sessions), at) => {
             for session in &mut sessions {
                 if let Liveness::Alive { inbox, .. } = session {
-                    inbox.iter_mut().for_each(|item| item.position = DecidedAt::default());
+                    for item in inbox {
+                        item.position = DecidedAt::default();
+                    }
                 }
             }
             Said::Outcome(Outcome::KeptAlive(sessions), at)

@@ -552,15 +552,15 @@ impl Oracle {
             (false, None, None) => How::Free,
         };
         let taken_slots: Vec<u32> = lock.grants.iter().filter_map(|held| held.slot).collect();
-        let free = (0..).find(|slot| !taken_slots.contains(slot)).expect("there are many");
+        let free = (0..=u32::MAX).find(|slot| !taken_slots.contains(slot)).expect("there are many");
         let slot = (wish.mode == Mode::Permits).then_some(free);
         lock.mode = wish.mode;
         lock.limit = wish.limit;
         self.tokens_given += 1;
-        let token = self.tokens_given;
-        let held = self.new_held(owner, (token, self.now), wish, (slot, forced, asked));
+        let given = self.tokens_given;
+        let held = self.new_held(owner, (given, self.now), wish, (slot, forced, asked));
         self.locks.get_mut(name).expect("it was put there").grants.push(held);
-        (CameOfIt::Locked { how, token, level: wish.level }, slot)
+        (CameOfIt::Locked { how, token: given, level: wish.level }, slot)
     }
 
     fn new_held(
@@ -622,7 +622,7 @@ impl Oracle {
         self.own = None;
         let Some(id) = command.request_id else {
             let came_of_it = self.fresh(command);
-            return self.finish(command, came_of_it, here);
+            return self.finish(command, &came_of_it, here);
         };
         let ten_minutes = 600_000_000;
         let known = self.lanes.get(&id.lane).filter(|lane| self.now < lane.used + ten_minutes);
@@ -648,17 +648,17 @@ impl Oracle {
             used: self.now,
         };
         self.lanes.insert(id.lane, lane);
-        self.finish(command, came_of_it, here)
+        self.finish(command, &came_of_it, here)
     }
 
     /// Hands the lock over, and says what came of the command, which may be granted by that.
-    fn finish(&mut self, command: &Command, came_of_it: CameOfIt, here: Where) -> Said {
+    fn finish(&mut self, command: &Command, came_of_it: &CameOfIt, here: Where) -> Said {
         if let Some(name) = name_of(&command.operation) {
             self.hand_over(&name);
         }
         match self.own.take() {
             Some(came_of_it) => self.say(command, &came_of_it, (here.0, None)),
-            None => self.say(command, &came_of_it, here),
+            None => self.say(command, came_of_it, here),
         }
     }
 
@@ -884,7 +884,7 @@ impl Oracle {
             return CameOfIt::NotLocked(ForbiddenReason::Held);
         }
         let wish = Wish { level, mode, limit, terms };
-        let judged = self.judge(&lock, &owner, wish, command.force, former.as_ref());
+        let judged = Self::judge(&lock, &owner, wish, command.force, former.as_ref());
         match judged {
             Ok(victims) => {
                 if let Some(place) = place {
@@ -913,7 +913,6 @@ impl Oracle {
     }
 
     fn judge(
-        &self,
         lock: &Lock,
         owner: &Owner,
         wish: Wish,

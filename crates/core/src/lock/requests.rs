@@ -145,7 +145,7 @@ impl State {
         let level = command.level.or(kept).unwrap_or(0);
         let owner = owner.clone();
         let wanted = Wanted { owner, level, mode, limit, terms, forced: false, asked: None };
-        self.renew(edit, own, wanted, command.force)
+        self.renew(edit, own, &wanted, command.force)
     }
 
     fn ask_anew(&mut self, edit: &mut Edit, ask: &Ask<'_>, own: Option<&Grant>) -> Effect {
@@ -185,7 +185,7 @@ impl State {
                 let forced = force && !victims.is_empty();
                 let wanted = Wanted { owner, level, mode, limit, terms, forced, asked: None };
                 let taken = if force { TransferReason::Forced } else { TransferReason::Preempted };
-                return self.grant(edit, wanted, &victims, taken);
+                return self.grant(edit, &wanted, &victims, taken);
             }
             Err(reason) => reason,
         };
@@ -209,7 +209,7 @@ impl State {
         let effect = match place {
             Some(old) if is_alike(&old, &new) => {
                 let (at, since) = (old.at, old.since);
-                self.supersede(edit, &old, Place { at, since, ..new })
+                self.supersede(edit, &old, &Place { at, since, ..new })
             }
             Some(old) => {
                 self.drop_superseded(edit, &old);
@@ -288,13 +288,12 @@ impl State {
                     self.release(&mut edit, own, false);
                     Effect::Released
                 }
-                (Some(_), None, None) if !is_held => Effect::NoLock,
+                (_, None, None) if !is_held => Effect::NoLock,
                 (Some(_), _, _) => lost,
                 (None, None, Some(at)) => {
                     self.end_place(&mut edit, at, ForbiddenReason::Lost);
                     Effect::PlaceLeft
                 }
-                (None, None, None) if !is_held => Effect::NoLock,
                 (None, None, None) => Effect::UnlockRefused(ForbiddenReason::Held),
             }
         };

@@ -603,7 +603,7 @@ impl State {
             forced: false,
             asked,
         };
-        let effect = self.grant(edit, request, victims, TransferReason::Preempted);
+        let effect = self.grant(edit, &request, victims, TransferReason::Preempted);
         let position = self.step(edit);
         if let Effect::Granted { token, level, .. } = effect {
             let slot = edit.record.holders.get(token).and_then(|grant| grant.rare.as_ref()?.slot);
@@ -617,7 +617,7 @@ impl State {
     pub(super) fn grant(
         &mut self,
         edit: &mut Edit,
-        wanted: Wanted,
+        wanted: &Wanted,
         victims: &[Token],
         taken: TransferReason,
     ) -> Effect {
@@ -625,10 +625,10 @@ impl State {
             return Effect::TokensExhausted;
         }
         let mut previous: Option<(Token, SmolStr, TransferReason)> = None;
-        for token in victims {
-            let grant = self.take_grant(edit, *token, taken);
-            if previous.as_ref().is_none_or(|(newest, ..)| newest < token) {
-                previous = Some((*token, grant.signee, taken));
+        for victim in victims {
+            let grant = self.take_grant(edit, *victim, taken);
+            if previous.as_ref().is_none_or(|(newest, ..)| newest < victim) {
+                previous = Some((*victim, grant.signee, taken));
             }
         }
         let own = edit.record.holders.of(&wanted.owner).map(|own| own.token);
@@ -648,16 +648,16 @@ impl State {
             }
             None => Granted::Ok,
         };
-        let token = new_token(&mut self.next_token).expect("there is one, see above");
+        let given = new_token(&mut self.next_token).expect("there is one, see above");
         let level = wanted.level;
         let slot = (wanted.mode == Mode::Permits).then(|| edit.record.holders.free_slot());
         let forced = wanted.forced.then_some(self.tracker.work.current);
         let rare = Rare { slot, forced, asked: wanted.asked, ..Rare::default() };
         edit.record.mode = wanted.mode;
         edit.record.limit = wanted.limit;
-        let grant = self.new_grant(&wanted.owner, (token, level, self.clock), wanted.terms, rare);
+        let grant = self.new_grant(&wanted.owner, (given, level, self.clock), wanted.terms, &rare);
         self.add_grant(edit, grant);
-        Effect::Granted { how, token, level }
+        Effect::Granted { how, token: given, level }
     }
 
     /// A grant with these terms from now on.
@@ -666,7 +666,7 @@ impl State {
         owner: &Owner,
         (token, level, since): (Token, i64, ClusterTime),
         terms: Terms,
-        rare: Rare,
+        rare: &Rare,
     ) -> Grant {
         let hold_end = terms.max_hold_ms.map(|ms| since.after_ms(ms).max(self.clock));
         let latest = hold_end.unwrap_or(ClusterTime::NEVER);
@@ -679,7 +679,7 @@ impl State {
             session: terms.lasts.session().map(|session| (session, terms.keep)),
             lock_delay_ms: terms.lock_delay_ms,
             hold_end,
-            ..rare
+            ..rare.clone()
         };
         let signee = owner.signee.clone();
         let expired = false;
@@ -706,7 +706,7 @@ impl State {
         &mut self,
         edit: &mut Edit,
         own: &Grant,
-        wanted: Wanted,
+        wanted: &Wanted,
         force: bool,
     ) -> Effect {
         let others = edit.record.holders.in_the_way() - 1;
@@ -749,7 +749,7 @@ impl State {
             ..Rare::default()
         };
         let level = wanted.level;
-        let grant = self.new_grant(&wanted.owner, (token, level, own.since), wanted.terms, rare);
+        let grant = self.new_grant(&wanted.owner, (token, level, own.since), wanted.terms, &rare);
         if needs_token {
             self.drop_grant(edit, own.token);
             self.add_grant(edit, grant);
@@ -772,7 +772,7 @@ impl State {
     }
 
     /// Passes a place on to another request of its owner; the older one is told.
-    pub(super) fn supersede(&mut self, edit: &mut Edit, old: &Place, new: Place) -> Effect {
+    pub(super) fn supersede(&mut self, edit: &mut Edit, old: &Place, new: &Place) -> Effect {
         let same_request = old.request.is_some() && old.request == new.request;
         let moved = old.session() != new.session();
         self.swap_place(edit, new.clone());

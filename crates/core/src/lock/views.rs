@@ -9,6 +9,9 @@ use crate::types::{
     DeadlockEdge, Holder, LockRecord, SessionId, SessionLock, SessionLocksRequest, Token,
 };
 
+/// A table and the name of a lock in it.
+type TableAndSignature = (String, String);
+
 /// The number of waits that a search for deadlocks looks at.
 const MAX_EDGES: usize = 10_000;
 
@@ -40,7 +43,7 @@ impl State {
     pub fn session_locks(
         &self,
         request: &SessionLocksRequest,
-    ) -> Option<(Vec<SessionLock>, Option<(String, String)>)> {
+    ) -> Option<(Vec<SessionLock>, Option<TableAndSignature>)> {
         let session = self.sessions.live(request.session, self.clock)?;
         let limit = request.limit.clamp(1, SessionLocksRequest::MAX_LIMIT) as usize;
         let after = request.after.as_ref();

@@ -1102,7 +1102,9 @@ const TURN_BUGS: &[Bug] = &[
         name: "what was seen is told again",
         decide: |broken, mut command| {
             if let Operation::KeepAlive(sessions) = &mut command.operation {
-                sessions.iter_mut().for_each(|seen| seen.seen = None);
+                for seen in sessions {
+                    seen.seen = None;
+                }
             }
             (RIGHT.decide)(broken, command)
         },
