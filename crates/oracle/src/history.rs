@@ -45,6 +45,9 @@ pub fn play<R: RngCore>(
             let given = as_said(decision, proposal.commands.len());
             history.note(command, &given);
             learn(&mut oracle, command, &given);
+            if let Some(known) = position(&said) {
+                assert_eq!(position(&given), Some(known), "entry {index}: {command:?}");
+            }
             assert_eq!(
                 without_positions(given),
                 without_positions(said),
@@ -63,6 +66,11 @@ fn as_said(decision: Decision, _commands: usize) -> Said {
     }
     let at = decision.decided_at.expect("the machine has a log");
     Said::Outcome(decision.outcome, (at.index, Some(at.position)))
+}
+
+/// The position within the entry; the oracle knows none if a step brought the result.
+fn position(said: &Said) -> Option<u32> {
+    if let Said::Outcome(_, (_, position)) = said { *position } else { None }
 }
 
 /// Removes the positions that the oracle does not know: those of steps.
