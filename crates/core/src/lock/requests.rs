@@ -33,15 +33,19 @@ impl State {
         command: &LockCommand,
     ) -> Result<Effect, Refusal> {
         let key = key(&command.table, &command.signature)?;
-        let Some(owner) = self.owner(request, command) else {
-            return Ok(Effect::LockRefused(ForbiddenReason::SessionLost));
-        };
-        let terms = match self.terms(command) {
-            Ok(terms) => terms,
-            Err(effect) => return Ok(effect),
-        };
         let mut edit = self.edit(&key);
         self.settle_edit(&mut edit);
+        let wanted = match self.owner(request, command) {
+            None => Err(Effect::LockRefused(ForbiddenReason::SessionLost)),
+            Some(owner) => self.terms(command).map(|terms| (owner, terms)),
+        };
+        let (owner, terms) = match wanted {
+            Ok(wanted) => wanted,
+            Err(refused) => {
+                self.put_back(edit);
+                return Ok(refused);
+            }
+        };
         self.settle_own(&mut edit, &owner);
         let ask = Ask { request, command, owner, terms };
         let own = edit.record.holders.of(&ask.owner).cloned();
