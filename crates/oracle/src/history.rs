@@ -98,8 +98,7 @@ fn learn(oracle: &mut Oracle, command: &Command, given: &Said) {
     {
         for (seen, state) in asked.iter().zip(told) {
             if let Liveness::Alive { inbox, .. } = state {
-                let positions: Vec<_> = inbox.iter().map(|item| item.position).collect();
-                oracle.learn(seen.session, &positions);
+                oracle.learn(seen.session, inbox);
             }
         }
     }

@@ -13,9 +13,9 @@ use keyward_core::lock::{
     UnlockCommand,
 };
 use keyward_core::types::{
-    CloseStatus, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListRequest, Liveness,
-    LockRecord, LockStatus, Loss, Mode, News, Place, RecordState, RequestId, Seen, Session,
-    SessionId, SessionStatus, TableDefaults, TableInfo, TablesRequest, TimeToLive, Token,
+    CloseStatus, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, InboxItem, ListRequest,
+    Liveness, LockRecord, LockStatus, Loss, Mode, News, Place, RecordState, RequestId, Seen,
+    Session, SessionId, SessionStatus, TableDefaults, TableInfo, TablesRequest, TimeToLive, Token,
     TransferReason, UnlockStatus, Waiting,
 };
 
@@ -29,6 +29,9 @@ pub(crate) enum Said {
 
 /// The entry, and the command in it unless a step has decided.
 pub(crate) type Where = (u64, Option<u32>);
+
+/// A fact of an inbox: its position if it was told, the lock, the signee and the news.
+type Fact = (Option<DecidedAt>, Name, String, News);
 
 /// What became of a place: its name, the last ask, its id, the result.
 pub(crate) type Became = (DecidedAt, DecidedAt, Option<RequestId>, Outcome);
@@ -119,7 +122,7 @@ struct Life {
     /// Whether it was closed, once it has ended.
     ended: Option<bool>,
     /// Facts, with their positions once these were told.
-    inbox: Vec<(Option<DecidedAt>, Name, String, News)>,
+    inbox: Vec<Fact>,
 }
 
 #[derive(Clone, Debug)]
@@ -279,11 +282,17 @@ impl Oracle {
         self.level.max(1)
     }
 
-    /// Learns the positions under which a session was told its facts.
-    pub(crate) fn learn(&mut self, id: SessionId, positions: &[DecidedAt]) {
-        if let Some(life) = self.sessions.get_mut(&id) {
-            for (item, position) in life.inbox.iter_mut().zip(positions) {
-                item.0 = Some(*position);
+    /// Learns the positions of the facts that a session was told. A later command of the same entry
+    /// may have put another fact in the place of one.
+    pub(crate) fn learn(&mut self, id: SessionId, told: &[InboxItem]) {
+        let Some(life) = self.sessions.get_mut(&id) else { return };
+        for item in told {
+            let is_it = |(_, (table, signature), signee, news): &&mut Fact| {
+                (&item.table, &item.signature, &item.signee) == (table, signature, signee)
+                    && item.news == *news
+            };
+            if let Some(fact) = life.inbox.iter_mut().find(is_it) {
+                fact.0 = Some(item.position);
             }
         }
     }
@@ -811,15 +820,14 @@ impl Oracle {
         life.inbox.retain(|(position, ..)| {
             seen.seen.is_none_or(|seen| position.is_none_or(|at| at > seen))
         });
-        let told = life.inbox.iter().map(|(position, (table, signature), signee, news)| {
-            keyward_core::types::InboxItem {
+        let told =
+            life.inbox.iter().map(|(position, (table, signature), signee, news)| InboxItem {
                 position: position.unwrap_or_default(),
                 table: table.clone(),
                 signature: signature.clone(),
                 signee: signee.clone(),
                 news: *news,
-            }
-        });
+            });
         let valid = left(life.end, now);
         Liveness::Alive { valid, inbox: told.collect(), more: false, overflow: false }
     }
