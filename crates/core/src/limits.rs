@@ -226,26 +226,32 @@ pub const TIME_TO_LIVE: Limit = Limit {
     unit: Unit::Milliseconds,
     ..number("time_to_live", "when the record is removed", 1, MAX_SAFE_INTEGER as i128)
 };
+/// The test of what only locks in memory can be asked yet.
+const OF_TURNS: Proof = Proof::Tested("crates/core/src/limits/tests.rs");
 /// How long a request waits outside of a session.
 pub const WAIT: Limit = Limit {
     unit: Unit::Milliseconds,
+    proof: OF_TURNS,
     ..number("wait", "how long a request waits for a lock", 0, MAX_WAIT.as_millis().cast_signed())
 };
 /// How long a request waits in a session.
 pub const SESSION_WAIT: Limit = Limit {
     unit: Unit::Milliseconds,
+    proof: OF_TURNS,
     ..number(
-        "wait",
+        "session_wait",
         "how long a request waits in a session",
         0,
         MAX_DURATION.as_millis().cast_signed(),
     )
 };
 /// The permits of a lock.
-pub const PERMITS: Limit = number("limit", "the permits of a lock", 1, MAX_PERMITS as i128);
+pub const PERMITS: Limit =
+    Limit { proof: OF_TURNS, ..number("permits", "the permits of a lock", 1, MAX_PERMITS as i128) };
 /// The time to live of a session.
 pub const TTL: Limit = Limit {
     unit: Unit::Milliseconds,
+    proof: OF_TURNS,
     ..number(
         "ttl",
         "how long a session lives on by itself",
@@ -256,6 +262,7 @@ pub const TTL: Limit = Limit {
 /// The lock-delay.
 pub const LOCK_DELAY: Limit = Limit {
     unit: Unit::Milliseconds,
+    proof: OF_TURNS,
     ..number(
         "lock_delay",
         "how long an expired grant keeps others out",
@@ -266,6 +273,7 @@ pub const LOCK_DELAY: Limit = Limit {
 /// The longest hold.
 pub const MAX_HOLD: Limit = Limit {
     unit: Unit::Milliseconds,
+    proof: OF_TURNS,
     ..number("max_hold", "how long renewals keep a grant", 1, MAX_SAFE_INTEGER as i128)
 };
 /// The number of a request on its lane.
@@ -388,6 +396,12 @@ pub const ALL: &[Limit] = &[
     TOKEN,
     DURATION,
     TIME_TO_LIVE,
+    WAIT,
+    SESSION_WAIT,
+    PERMITS,
+    TTL,
+    LOCK_DELAY,
+    MAX_HOLD,
     REQUEST_NUMBER,
     PAGE,
     BATCH,

@@ -8,7 +8,10 @@ use super::*;
 use std::time::Duration;
 
 use crate::lock::{Command, Query};
-use crate::types::{LockOptions, LockRequest, ReadOptions, RequestId, Token};
+use crate::types::{
+    LockOptions, LockRequest, Mode, ReadOptions, RequestId, SessionId, SessionOptions,
+    SessionRequest, TableDefaults, TableOptions, Token,
+};
 
 /// A text of so many bytes.
 fn text(value: i128) -> String {
@@ -80,6 +83,44 @@ fn validation_allows_both_ends_and_refuses_what_is_beyond() {
         if limit.smallest > 0 {
             assert!(!is_allowed(limit, limit.smallest - 1), "{limit:?}");
         }
+    }
+}
+
+#[test]
+fn what_waits_is_allowed_at_both_ends_and_refused_beyond() {
+    let lock = |options: LockOptions| {
+        let request = LockRequest { signature: "a".into(), signee: "b".into(), level: None };
+        Command::lock(request, options)
+    };
+    let ms = |value: i128| Duration::from_millis(u64::try_from(value).unwrap());
+    let options = LockOptions::default;
+    let command = |limit: Limit, value: i128| match limit.name {
+        "wait" => lock(LockOptions { wait: Some(ms(value)), ..options() }),
+        "session_wait" => {
+            let session = Some(SessionId(1));
+            lock(LockOptions { wait: Some(ms(value)), session, ..options() })
+        }
+        "permits" => {
+            let limit = Some(u32::try_from(value).unwrap());
+            lock(LockOptions { mode: Some(Mode::Permits), limit, ..options() })
+        }
+        "lock_delay" => lock(LockOptions { lock_delay: Some(ms(value)), ..options() }),
+        "max_hold" => {
+            let defaults = TableDefaults { max_hold: Some(ms(value)), ..TableDefaults::default() };
+            Command::configure_table(defaults, TableOptions::default())
+        }
+        "ttl" => {
+            let request = SessionRequest { signee: "b".into(), ttl: ms(value) };
+            Command::open_session(request, SessionOptions::default())
+        }
+        name => panic!("no test asks for {name}"),
+    };
+    let allowed = |limit, value| command(limit, value).is_ok_and(|it| it.validate().is_ok());
+    for limit in [WAIT, SESSION_WAIT, PERMITS, TTL, LOCK_DELAY, MAX_HOLD] {
+        assert!(allowed(limit, limit.smallest), "{limit:?}");
+        assert!(allowed(limit, limit.largest), "{limit:?}");
+        assert!(!allowed(limit, limit.largest + 1), "{limit:?}");
+        assert!(limit.smallest == 0 || !allowed(limit, limit.smallest - 1), "{limit:?}");
     }
 }
 
