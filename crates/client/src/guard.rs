@@ -8,8 +8,11 @@
 //! A guard cannot stop a program that was frozen after its last check. Only fencing helps against
 //! that: pass the token to the resource that the lock guards, and let it refuse smaller ones.
 
-use std::future::Future;
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -17,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Client;
+use super::lanes::{Lane, Lanes};
 use super::lease::Lease;
 pub use super::lease::{GuardState, LostReason};
 use super::releases::{Owner, Releases};
@@ -29,8 +33,8 @@ use keyward_core::random;
 use keyward_core::service::LockService;
 use keyward_core::task;
 use keyward_core::types::{
-    Forbidden, ForbiddenReason, Grant, LockOptions, LockRequest, LockResponse, LockStatus, Token,
-    UnlockOptions, UnlockRequest, UnlockResponse,
+    Forbidden, ForbiddenReason, Grant, LockOptions, LockRequest, LockResponse, LockStatus,
+    MAX_WAIT, Mode, Token, UnlockOptions, UnlockRequest, UnlockResponse,
 };
 
 /// A guard of a lock in a cluster.
@@ -41,7 +45,7 @@ pub type LockGuard = Guard<Client>;
 const RATE_ERROR: f64 = 0.01;
 
 /// The timeout of a dropped guard's release.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The timeout of the last attempt of a wait, which begins when the time is up.
 const LAST_ATTEMPT: Duration = Duration::from_millis(250);
@@ -50,9 +54,16 @@ const LAST_ATTEMPT: Duration = Duration::from_millis(250);
 /// retried for as long as that makes sense.
 const NEARLY_OVER: Duration = Duration::from_millis(100);
 
+/// The longest time for which one ask of a request that waits is left unanswered: half of the
+/// longest wait of a request, so that it is asked again in time even if that fails for a while.
+const LONGEST_ASK: Duration = Duration::from_secs(30);
+
+/// The time for an answer to a request after its wait is over.
+const AFTER_WAIT: Duration = Duration::from_secs(5);
+
 /// The first and the longest backoff between two requests for a lock that another holds.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The request for a guard.
 ///
@@ -106,6 +117,40 @@ impl Acquire {
         self
     }
 
+    /// Sets the mode: exclusive unless this is called.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.options.mode = Some(mode);
+        self
+    }
+
+    /// Asks for one of this many permits: 1 to 65,535. Sets the mode, too.
+    #[must_use]
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.options.mode = Some(Mode::Permits);
+        self.options.limit = Some(limit);
+        self
+    }
+
+    /// Waits for its turn for this long, in whole milliseconds: at most 366 days. The order is that
+    /// of the levels, then that in which requests came. Without it the request is a try.
+    ///
+    /// An owner that waits must not hold the lock by another guard: if the wait ends early, because
+    /// its future is dropped for instance, the owner's place *and* grant are given up.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.options.wait = Some(wait);
+        self
+    }
+
+    /// Sets the time for which an expired grant keeps others out: at most 60 seconds, in whole
+    /// milliseconds.
+    #[must_use]
+    pub fn lock_delay(mut self, delay: Duration) -> Self {
+        self.options.lock_delay = Some(delay);
+        self
+    }
+
     /// Takes the lock even if another holds it.
     #[must_use]
     pub fn force(mut self) -> Self {
@@ -123,11 +168,14 @@ pub(super) struct Common {
     pub(super) wake: Arc<Wake>,
     /// The releases of dropped guards that are in flight.
     pub(super) releases: Arc<Releases>,
+    /// The ids of requests that wait, which are asked several times.
+    pub(super) lanes: Arc<Lanes>,
 }
 
 impl Common {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { wake: Wake::new(Arc::clone(&clock)), clock, releases: Arc::default() }
+        let wake = Wake::new(Arc::clone(&clock));
+        Self { clock, wake, releases: Arc::default(), lanes: Arc::default() }
     }
 }
 
@@ -144,19 +192,33 @@ pub struct Guard<S: LockService + Clone> {
     lease: Arc<Lease>,
     release: (UnlockRequest, UnlockOptions),
     grant: Grant,
-    renewer: JoinHandle<()>,
+    /// The task that renews the grant, if it is not in a session.
+    renewer: Option<JoinHandle<()>>,
     runtime: Handle,
     released: bool,
+    /// The session of the grant, which learns when this is dropped that nobody holds it any more.
+    _session: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// A grant that was acquired in a session, which keeps it.
+pub(super) struct InSession<S> {
+    pub(super) service: S,
+    pub(super) releases: Arc<Releases>,
+    pub(super) lease: Arc<Lease>,
+    pub(super) release: (UnlockRequest, UnlockOptions),
+    pub(super) grant: Grant,
+    pub(super) session: Box<dyn Any + Send + Sync>,
 }
 
 impl<S: LockService + Clone> Guard<S> {
-    /// Acquires a lock and keeps it. Must be called within a tokio runtime.
+    /// Acquires a lock and keeps it; with [`Acquire::wait`] it waits for its turn. Must be called
+    /// within a tokio runtime.
     ///
     /// If the future is dropped before it resolves, or resolves to `Unknown`, the lock may have
     /// been granted; it then expires by itself.
     ///
     /// # Errors
-    /// `Forbidden` if another holds it; otherwise as [`LockService::lock`].
+    /// `Forbidden` if another holds it, or the wait is over; otherwise as [`LockService::lock`].
     pub async fn acquire(
         service: S,
         clock: Arc<dyn Clock>,
@@ -173,6 +235,9 @@ impl<S: LockService + Clone> Guard<S> {
         request: Acquire,
         until: Option<Deadline>,
     ) -> Result<Self, Error> {
+        if let Some(wait) = request.options.wait.filter(|wait| !wait.is_zero()) {
+            return Self::acquire_in_turn(service, common, request, wait).await;
+        }
         let Acquire { request: asked, options, .. } = &request;
         let left = || until.map(|until| until.remaining().max(LAST_ATTEMPT));
         let owner = Owner::asking(asked, options);
@@ -194,8 +259,85 @@ impl<S: LockService + Clone> Guard<S> {
         Self::hold(service, common, request, grant, sent)
     }
 
+    /// Waits for its turn: asks again under its id before its place would end, for as long as the
+    /// wait lasts.
+    async fn acquire_in_turn(
+        service: S,
+        common: Common,
+        request: Acquire,
+        wait: Duration,
+    ) -> Result<Self, Error> {
+        let Acquire { request: asked, options, .. } = &request;
+        let deadline = Deadline::after(wait);
+        let owner = Owner::asking(asked, options);
+        let released = common.releases.ended(&owner);
+        // As for a try, this is bounded.
+        let _ = tokio::time::timeout(wait.min(RELEASE_TIMEOUT), released).await;
+        let lanes = Arc::clone(&common.lanes);
+        let mut lane = Some(lanes.take());
+        let mut given = options.request_id;
+        let mut leaving = Leaving::of(&service, &common.releases, &request);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.remaining();
+            let longest = options.call.timeout.unwrap_or(LONGEST_ASK);
+            let mut options = LockOptions {
+                wait: Some(whole_ms(left.min(MAX_WAIT))),
+                request_id: given.or(lane.as_ref().map(Lane::id)),
+                queued: false,
+                ..options.clone()
+            };
+            options.call.timeout = Some(left.saturating_add(AFTER_WAIT).min(longest));
+            let sent = common.clock.boottime();
+            let error = match service.lock(asked.clone(), options).await {
+                Ok(answer) if answer.waiting().is_some() => {
+                    if left.is_zero() {
+                        let over = Forbidden::new(ForbiddenReason::Timeout, Vec::new());
+                        return Err(Error::Forbidden(over));
+                    }
+                    // A service that answers at once is not asked in a circle.
+                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
+                    continue;
+                }
+                Ok(answer) => {
+                    if let Some(lane) = lane.take() {
+                        lane.give_back();
+                    }
+                    let grant = granted(answer).inspect_err(|_| leaving.nothing_to_leave())?;
+                    let guard = Self::hold(service, common, request, grant, sent)?;
+                    leaving.nothing_to_leave();
+                    return Ok(guard);
+                }
+                Err(error) => error,
+            };
+            match &error {
+                Error::Unknown { .. } | Error::Unavailable { .. } if !left.is_zero() => {
+                    tracing::debug!(%error, "a request that waits is asked again");
+                    let bounded = pause.mul_f64(random::factor(0.75..=1.0));
+                    tokio::time::sleep(bounded.min(deadline.remaining())).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                // Under another id the owner has the same place, or the grant that it became.
+                Error::LaneForgotten { .. } if !left.is_zero() => {
+                    given = None;
+                    lane = Some(lanes.begin());
+                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
+                }
+                Error::Unknown { .. }
+                | Error::Unavailable { .. }
+                | Error::LaneForgotten { .. }
+                | Error::Forbidden(_) => return Err(error),
+                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+                    leaving.nothing_to_leave();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     /// Retries until the lock is acquired, for this long, and once more at the end. There is no
-    /// queue: the first request after the lock became free acquires it.
+    /// queue: the first request after the lock became free acquires it, if nobody waits for it by
+    /// [`Acquire::wait`], which is not used here.
     ///
     /// A `request_id` of the caller is used up to the first decision: repeated after a refusal, it
     /// would get that refusal again, even when the lock is free.
@@ -221,6 +363,7 @@ impl<S: LockService + Clone> Guard<S> {
         patience: Duration,
         tell: &mut (dyn FnMut(&Error) + Send),
     ) -> Result<Self, Error> {
+        request.options.wait = None;
         let deadline = Deadline::after(patience);
         let mut pause = FIRST_PAUSE;
         let mut open = None;
@@ -274,6 +417,16 @@ impl<S: LockService + Clone> Guard<S> {
         self.grant.level
     }
 
+    /// The mode the lock is held in.
+    pub fn mode(&self) -> Mode {
+        self.grant.mode
+    }
+
+    /// The number of the permit, from 0 to one less than the limit; `None` in other modes.
+    pub fn slot(&self) -> Option<u32> {
+        self.grant.slot
+    }
+
     /// The lock's name.
     pub fn signature(&self) -> &str {
         &self.release.0.signature
@@ -298,18 +451,28 @@ impl<S: LockService + Clone> Guard<S> {
     /// Resolves when the lock is lost; stays pending if the guard is released first. Does not
     /// borrow the guard.
     pub fn lost(&self) -> impl Future<Output = LostReason> + Send + use<S> {
-        let mut states = self.states();
-        async move {
-            loop {
-                if let GuardState::Lost(reason) = *states.borrow_and_update() {
-                    return reason;
-                }
-                if states.changed().await.is_err() {
-                    // Released: the lock can no longer be lost.
-                    std::future::pending::<()>().await;
-                }
+        self.lease.lost()
+    }
+
+    /// Runs the future, and drops it when the lock is lost: nothing more is done without the lock.
+    /// The guard's own clock is asked before each step of the future, so that a program that was
+    /// frozen does not go on with it. A step that has begun is not broken off.
+    ///
+    /// # Errors
+    /// The reason of the loss; the future was then dropped before it was done.
+    pub async fn guarded<F: Future>(&self, future: F) -> Result<F::Output, LostReason> {
+        let mut lost = pin!(self.lost());
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if let GuardState::Lost(reason) = self.state() {
+                return Poll::Ready(Err(reason));
             }
-        }
+            if let Poll::Ready(reason) = lost.as_mut().poll(context) {
+                return Poll::Ready(Err(reason));
+            }
+            future.as_mut().poll(context).map(Ok)
+        })
+        .await
     }
 
     /// Stops the renewals and releases the lock.
@@ -317,9 +480,7 @@ impl<S: LockService + Clone> Guard<S> {
     /// # Errors
     /// As [`LockService::unlock`]. The release is then tried once more in the background.
     pub async fn release(mut self) -> Result<UnlockResponse, Error> {
-        self.renewer.abort();
-        // The task ends at its next await; after that no renewal is sent.
-        let _ = (&mut self.renewer).await;
+        self.stop_renewing().await;
         self.lease.end(GuardState::Released);
         let (request, options) = self.release.clone();
         let response = self.service.unlock(request, options).await?;
@@ -334,9 +495,7 @@ impl<S: LockService + Clone> Guard<S> {
     /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then expires
     /// at the end of the duration that it was acquired with.
     pub async fn expire_in(mut self, time: Duration) -> Result<(), Error> {
-        self.renewer.abort();
-        // As for a release: after that no renewal is sent.
-        let _ = (&mut self.renewer).await;
+        self.stop_renewing().await;
         self.lease.end(GuardState::Released);
         // The lock is not released, whatever the result of this request.
         self.released = true;
@@ -354,29 +513,20 @@ impl<S: LockService + Clone> Guard<S> {
         granted(self.service.lock(request, renewal).await?).map(|_| ())
     }
 
-    fn hold(
+    pub(super) fn hold(
         service: S,
-        Common { clock, wake, releases }: Common,
+        Common { clock, wake, releases, .. }: Common,
         request: Acquire,
         grant: Grant,
         sent: Duration,
     ) -> Result<Self, Error> {
+        let release = release_of(&request, Some(grant.token));
         let Acquire { request, options, rate_error } = request;
         // Renewals request the granted duration, even if the table's default has changed since.
         let duration = options.duration.unwrap_or(grant.expires_in);
         let certain = (1.0 - rate_error).clamp(0.0, 1.0);
         let lease = Arc::new(Lease::new(clock, certain, duration));
-        let release = (
-            UnlockRequest { signature: request.signature.clone(), signee: request.signee.clone() },
-            UnlockOptions {
-                table: options.table.clone(),
-                token: Some(grant.token),
-                instance: options.instance.clone(),
-                call: options.call.clone(),
-                ..UnlockOptions::default()
-            },
-        );
-        lease.answered(sent, grant.expires_in);
+        lease.answered(sent, grant.valid);
         let renewal = Renewal {
             service: service.clone(),
             lease: Arc::clone(&lease),
@@ -387,43 +537,76 @@ impl<S: LockService + Clone> Guard<S> {
                 duration: Some(duration),
                 token: Some(grant.token),
                 request_id: None,
+                // A holder keeps them.
+                mode: None,
+                limit: None,
+                lock_delay: None,
+                wait: None,
                 ..options
             },
             grant: grant.clone(),
             every: duration / 3,
         };
         let runtime = Handle::current();
-        let renewer = runtime.spawn(task::of_host(renewal.keep(sent)));
+        // The grant began when its turn came, which was at the latest so long before its end.
+        let since = sent.saturating_add(grant.valid.saturating_sub(duration));
+        let renewer = Some(runtime.spawn(task::of_host(renewal.keep(since))));
+        let (released, _session) = (false, None);
         let guard =
-            Self { service, releases, lease, release, grant, renewer, runtime, released: false };
+            Self { service, releases, lease, release, grant, renewer, runtime, released, _session };
         if let GuardState::Lost(_) = guard.state() {
             return Err(Error::unknown("the grant may have ended before its answer came"));
         }
         Ok(guard)
     }
+
+    /// The guard of a grant that a session keeps.
+    pub(super) fn in_session(parts: InSession<S>) -> Result<Self, Error> {
+        let InSession { service, releases, lease, release, grant, session } = parts;
+        let guard = Self {
+            service,
+            releases,
+            lease,
+            release,
+            grant,
+            renewer: None,
+            runtime: Handle::current(),
+            released: false,
+            _session: Some(session),
+        };
+        if let GuardState::Lost(_) = guard.state() {
+            return Err(Error::unknown("the grant may have ended before its answer came"));
+        }
+        Ok(guard)
+    }
+
+    /// After this, no renewal is sent.
+    async fn stop_renewing(&mut self) {
+        if let Some(renewer) = &mut self.renewer {
+            renewer.abort();
+            // The task ends at its next await.
+            let _ = renewer.await;
+        }
+    }
 }
 
 impl<S: LockService + Clone> Drop for Guard<S> {
     fn drop(&mut self) {
-        self.renewer.abort();
+        if let Some(renewer) = &self.renewer {
+            renewer.abort();
+        }
         let state = self.lease.judge();
         self.lease.end(GuardState::Released);
-        let gone = matches!(state, GuardState::Lost(LostReason::Lost | LostReason::Preempted));
+        let gone = match state {
+            GuardState::Lost(reason) => reason != LostReason::Unreachable,
+            GuardState::Safe | GuardState::Danger | GuardState::Released => false,
+        };
         if self.released || gone {
             return;
         }
         let service = self.service.clone();
         let (request, options) = self.release.clone();
-        let under_way = self.releases.begin(Owner::releasing(&request, &options));
-        self.runtime.spawn(task::of_host(async move {
-            let _under_way = under_way;
-            let release = service.unlock(request, options);
-            match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a dropped guard was not released"),
-                Err(_) => tracing::debug!("a dropped guard was not released in time"),
-            }
-        }));
+        release_behind(&self.runtime, service, &self.releases, (request, options));
     }
 }
 
@@ -437,8 +620,77 @@ impl<S: LockService + Clone> std::fmt::Debug for Guard<S> {
     }
 }
 
+/// Releases a lock, or leaves its queue, in the background.
+pub(super) fn release_behind<S: LockService>(
+    runtime: &Handle,
+    service: S,
+    releases: &Arc<Releases>,
+    (request, options): (UnlockRequest, UnlockOptions),
+) {
+    let under_way = releases.begin(Owner::releasing(&request, &options));
+    runtime.spawn(task::of_host(async move {
+        let _under_way = under_way;
+        let release = service.unlock(request, options);
+        match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a dropped guard was not released"),
+            Err(_) => tracing::debug!("a dropped guard was not released in time"),
+        }
+    }));
+}
+
+/// The place of a request that waits, or the grant that it became: left when this is dropped.
+pub(super) struct Leaving<S: LockService + Clone> {
+    service: S,
+    releases: Arc<Releases>,
+    runtime: Handle,
+    release: Option<(UnlockRequest, UnlockOptions)>,
+}
+
+impl<S: LockService + Clone> Leaving<S> {
+    pub(super) fn of(service: &S, releases: &Arc<Releases>, request: &Acquire) -> Self {
+        let (service, releases) = (service.clone(), Arc::clone(releases));
+        let release = Some(release_of(request, None));
+        Self { service, releases, runtime: Handle::current(), release }
+    }
+
+    /// Notes that the request was refused, or that a guard has its grant.
+    pub(super) fn nothing_to_leave(&mut self) {
+        self.release = None;
+    }
+}
+
+impl<S: LockService + Clone> Drop for Leaving<S> {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            release_behind(&self.runtime, self.service.clone(), &self.releases, release);
+        }
+    }
+}
+
+/// The request that releases the lock of a request.
+pub(super) fn release_of(
+    Acquire { request, options, .. }: &Acquire,
+    token: Option<Token>,
+) -> (UnlockRequest, UnlockOptions) {
+    let LockRequest { signature, signee, .. } = request.clone();
+    let options = UnlockOptions {
+        table: options.table.clone(),
+        token,
+        instance: options.instance.clone(),
+        call: options.call.clone(),
+        ..UnlockOptions::default()
+    };
+    (UnlockRequest { signature, signee }, options)
+}
+
+/// A wait as a request may name it.
+pub(super) fn whole_ms(wait: Duration) -> Duration {
+    Duration::from_millis(crate::api::to_ms(wait).max(1))
+}
+
 /// The live grant in an answer.
-fn granted(answer: LockResponse) -> Result<Grant, Error> {
+pub(super) fn granted(answer: LockResponse) -> Result<Grant, Error> {
     match answer.status {
         LockStatus::Failed(forbidden) => Err(Error::Forbidden(forbidden)),
         LockStatus::Waiting(_) => Err(Error::unavailable("the lock is waited for")),

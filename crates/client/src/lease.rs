@@ -6,22 +6,67 @@
 //! grant stays lost: an answer that arrives after the end restores nothing, since the program may
 //! have been notified.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use keyward_core::clock::Clock;
+use keyward_core::types::Loss;
 
 /// Why a lock is no longer held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LostReason {
     /// No renewal was answered in time; the lock may be another's by now.
     Unreachable,
-    /// The cluster reports that the grant is gone: expired, released or taken by force.
+    /// The cluster reports that the grant is gone, and not why: expired, released or taken by
+    /// force.
     Lost,
     /// The cluster reports that a holder of a higher level has the lock now.
     Preempted,
+    /// The cluster reports that the grant has expired: the longest hold of its table was over.
+    Expired,
+    /// The cluster reports that a forced request has taken the lock.
+    Forced,
+    /// The owner has moved the grant to another session, or out of sessions.
+    Moved,
+    /// The cluster reports that an operator has released the grant.
+    Released,
+    /// The table was deleted, with the grant.
+    TableDeleted,
+    /// The session of the grant was closed, or the cluster reports that it has ended.
+    SessionEnded,
+}
+
+impl LostReason {
+    /// The reason as a person reads it, after "the lock is lost: ".
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Unreachable => "it was not renewed in time",
+            Self::Lost => "it has expired, or was released or taken by force",
+            Self::Preempted => "taken by a request of a higher level",
+            Self::Expired => "its longest hold is over",
+            Self::Forced => "taken by force",
+            Self::Moved => "moved to another session of its owner, or out of sessions",
+            Self::Released => "released by an operator",
+            Self::TableDeleted => "its table was deleted",
+            Self::SessionEnded => "its session has ended",
+        }
+    }
+}
+
+impl From<Loss> for LostReason {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::Expired => Self::Expired,
+            Loss::Preempted => Self::Preempted,
+            Loss::Forced => Self::Forced,
+            Loss::Moved => Self::Moved,
+            Loss::Released => Self::Released,
+            Loss::TableDeleted => Self::TableDeleted,
+        }
+    }
 }
 
 /// Whether a lock is held, as far as its holder can know.
@@ -45,6 +90,8 @@ pub(super) struct Lease {
     certain: f64,
     /// The duration that each renewal requests.
     duration: Duration,
+    /// The lease of the session that the grant lives in: its end is the grant's.
+    session: Option<Arc<Lease>>,
     inner: Mutex<Inner>,
     states: watch::Sender<GuardState>,
 }
@@ -61,7 +108,14 @@ impl Lease {
     pub(super) fn new(clock: Arc<dyn Clock>, certain: f64, duration: Duration) -> Self {
         let inner = Mutex::new(Inner { end: Duration::MAX, ended: None });
         let (states, _) = watch::channel(GuardState::Safe);
-        Self { clock, certain, duration, inner, states }
+        Self { clock, certain, duration, session: None, inner, states }
+    }
+
+    /// A view of a grant that lasts as long as a session.
+    pub(super) fn within(session: Arc<Lease>) -> Self {
+        let clock = Arc::clone(&session.clock);
+        let lease = Self::new(clock, session.certain, session.duration);
+        Self { session: Some(session), ..lease }
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -102,7 +156,26 @@ impl Lease {
         if inner.ended.is_some() {
             return Duration::ZERO;
         }
-        inner.end.saturating_sub(self.now())
+        match &self.session {
+            Some(session) => session.remaining(),
+            None => inner.end.saturating_sub(self.now()),
+        }
+    }
+
+    /// Resolves when the grant is lost; stays pending if it is released first.
+    pub(super) fn lost(&self) -> impl Future<Output = LostReason> + Send + use<> {
+        let mut states = self.states();
+        async move {
+            loop {
+                if let GuardState::Lost(reason) = *states.borrow_and_update() {
+                    return reason;
+                }
+                if states.changed().await.is_err() {
+                    // Released: the lock can no longer be lost.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
     }
 
     /// How long until the state changes if nothing happens.
@@ -122,17 +195,22 @@ impl Lease {
 
     /// Applies a change, unless the grant ended before it, also by the clock.
     fn update(&self, change: impl FnOnce(&mut Inner)) -> GuardState {
+        let of_session = self.session.as_ref().map(|session| session.judge());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended @ (GuardState::Lost(_) | GuardState::Released)) = of_session {
+            inner.ended.get_or_insert(ended);
+        }
         self.judge_end(&mut inner);
         if inner.ended.is_none() {
             change(&mut inner);
             self.judge_end(&mut inner);
         }
         let remaining = inner.end.saturating_sub(self.now());
-        let state = match inner.ended {
-            Some(ended) => ended,
-            None if remaining < self.danger_below() => GuardState::Danger,
-            None => GuardState::Safe,
+        let state = match (inner.ended, of_session) {
+            (Some(ended), _) => ended,
+            (None, Some(of_session)) => of_session,
+            (None, None) if remaining < self.danger_below() => GuardState::Danger,
+            (None, None) => GuardState::Safe,
         };
         self.states.send_if_modified(|told| std::mem::replace(told, state) != state);
         state

@@ -35,6 +35,10 @@ mod lease;
 mod releases;
 mod renewal;
 mod resolve;
+mod rwlock;
+mod semaphore;
+mod session;
+mod shared;
 mod transport;
 mod wake;
 
@@ -47,8 +51,11 @@ use std::time::Duration;
 pub use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 pub use resolve::Resolver;
+pub use rwlock::RwLock;
+pub use semaphore::{Permit, Semaphore};
+pub use session::{OpenSession, Session};
 
-pub use keyward_core::{Error, MemoryLocks, types};
+pub use keyward_core::{Error, MemoryLocks, clock, types};
 
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DeleteAnswer, DoneAnswer, ListAnswer,

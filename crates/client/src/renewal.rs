@@ -14,8 +14,8 @@ use keyward_core::service::LockService;
 use keyward_core::types::{Forbidden, Grant, LockOptions, LockRequest, LockResponse, LockStatus};
 
 /// The shortest and the longest backoff after a renewal that failed.
-const SHORTEST_RETRY: Duration = Duration::from_millis(20);
-const LONGEST_RETRY: Duration = Duration::from_secs(1);
+pub(super) const SHORTEST_RETRY: Duration = Duration::from_millis(20);
+pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// The largest step between the moments at which renewals become due: those of one client that are
 /// close together share a message and an entry of the log.
@@ -36,7 +36,7 @@ pub(super) struct Renewal<S> {
 }
 
 /// Rounds the time down to a moment at which other guards renew, too.
-fn in_company(time: Duration, every: Duration) -> Duration {
+pub(super) fn in_company(time: Duration, every: Duration) -> Duration {
     let step = (every / STEPS).clamp(SHORTEST_STEP, LONGEST_STEP).as_nanos();
     let beyond = u64::try_from(time.as_nanos() % step).unwrap_or_default();
     time.saturating_sub(Duration::from_nanos(beyond))
@@ -58,7 +58,7 @@ impl<S: LockService> Renewal<S> {
             next = match answer {
                 Ok(response) => match self.judge(&response) {
                     Ok(grant) => {
-                        self.lease.answered(sent, grant.expires_in);
+                        self.lease.answered(sent, grant.valid);
                         // Jitter: guards that were renewed together, after an outage for instance,
                         // do not stay together.
                         let pause = self.every.mul_f64(random::factor(0.9..=1.0));

@@ -101,8 +101,14 @@ pub(crate) enum Verdict {
 pub(crate) fn code_of(reason: LostReason) -> u8 {
     match reason {
         LostReason::Unreachable => exit::UNREACHABLE,
-        LostReason::Lost => exit::LOST,
         LostReason::Preempted => exit::PREEMPTED,
+        LostReason::Lost
+        | LostReason::Expired
+        | LostReason::Forced
+        | LostReason::Moved
+        | LostReason::Released
+        | LostReason::TableDeleted
+        | LostReason::SessionEnded => exit::LOST,
     }
 }
 

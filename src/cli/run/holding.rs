@@ -148,6 +148,12 @@ impl Holding {
                 LostReason::Unreachable => "cannot be renewed in time: no node could be reached",
                 LostReason::Lost => "is lost: released, removed or taken by force",
                 LostReason::Preempted => "is lost: taken by a request of a higher level",
+                LostReason::Expired => "is lost: its longest hold is over",
+                LostReason::Forced => "is lost: taken by force",
+                LostReason::Moved => "is lost: its owner has moved it to another session",
+                LostReason::Released => "is lost: released by an operator",
+                LostReason::TableDeleted => "is lost: its table was deleted",
+                LostReason::SessionEnded => "is lost: its session has ended",
             };
             output::say(&format!("{} {why}; the command is killed", self.name));
         }
@@ -204,7 +210,16 @@ impl Holding {
         let reason = self.killed.or(self.asked.map(|_| LostReason::Unreachable));
         match reason {
             // There is nothing of ours to release.
-            Some(LostReason::Lost | LostReason::Preempted) => {}
+            Some(
+                LostReason::Lost
+                | LostReason::Preempted
+                | LostReason::Expired
+                | LostReason::Forced
+                | LostReason::Moved
+                | LostReason::Released
+                | LostReason::TableDeleted
+                | LostReason::SessionEnded,
+            ) => {}
             Some(LostReason::Unreachable) => {
                 // The nodes may answer again; nobody waits for that. A job of a period keeps its lock.
                 let released = async {
