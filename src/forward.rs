@@ -30,8 +30,8 @@ use crate::api::NodeFigures;
 use crate::budget::{self, Budget, owned};
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::lock::{Command, Decision, Invalid, Query, Subject, View};
-use crate::node::{Node, deadline};
+use crate::lock::{Command, Decision, Invalid, Query, View};
+use crate::node::{Node, Wait, deadline};
 use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService};
 use crate::types::CallOptions;
@@ -302,10 +302,23 @@ impl LockService for Forwarding {
         mut commands: Vec<Command>,
         call: CallOptions,
     ) -> Vec<Result<Decision, Error>> {
-        let deadline = deadline(&call);
         // Invalid commands are refused here, before anything is sent.
-        let invalid = Invalid::remove_from(&mut commands);
-        invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
+        let invalid = Invalid::remove_by(&mut commands, |command| {
+            command.validate()?;
+            self.node.allows(command.operation.level())
+        });
+        // Of several commands none is waited for, because all are answered together.
+        let alone = <&[Command; 1]>::try_from(&*commands).ok();
+        let wait = alone.and_then(|[command]| Wait::of(command));
+        let deadline = wait.as_ref().map_or_else(|| deadline(&call), |wait| wait.deadline(&call));
+        let mut decided = self.decide_valid(commands, call.trace_id, deadline).await;
+        if let (Some(wait), Some(Ok(_))) = (wait, decided.first())
+            && let Some(Ok(decision)) = decided.pop()
+        {
+            // Boxed: most requests do not wait, and need no room for it.
+            decided.push(Box::pin(self.node.wait_out(wait, decision, deadline)).await);
+        }
+        invalid.merge(decided)
     }
 
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
@@ -320,11 +333,7 @@ impl LockService for Forwarding {
                 self.node.read(query, call).await
             }
             Some(leader) => {
-                if let Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks =
-                    query.subject
-                {
-                    return Err(Error::unavailable("only the leader answers this question yet"));
-                }
+                self.node.allows(query.subject.level())?;
                 let answers = self.send(leader, Request::Read(query), call.trace_id, deadline);
                 only(answers.await)?.into_view()
             }

@@ -16,6 +16,7 @@ mod proposer;
 mod reader;
 mod status;
 mod transfers;
+mod waiting;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use crate::api::{ClusterStatus, NodeFigures};
 use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
-use crate::lock::{Command, Decision, Invalid, Operation, Query, View};
+use crate::lock::{Command, Decision, Invalid, Operation, Query, Refusal, View};
 use crate::raft::compaction;
 use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Home, Phase};
@@ -40,6 +41,7 @@ use crate::service::LockService;
 use crate::task::of_host;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
 pub(crate) use proposer::Traced;
+pub(crate) use waiting::Wait;
 
 use proposer::Proposer;
 use reader::Reader;
@@ -214,6 +216,7 @@ impl Node {
         member.hand_over().await;
         member.advance_phase(Phase::Stopping);
         self.inner.admission.close();
+        member.replica.waiters.close();
         member.close().await;
         self.inner.tasks.lock().await.shutdown().await;
     }
@@ -277,6 +280,12 @@ impl Node {
         let tick = figures.has_unexpired.then(|| figures.clock.saturating_add(TICK));
         let next = figures.next_deadline.into_iter().chain(tick).min()?;
         Some(stamper.until(next, &*member.clock))
+    }
+
+    /// Whether the last entry has left work over that was due.
+    pub(crate) fn is_behind(&self) -> bool {
+        let figures = self.inner.member.replica.figures();
+        figures.next_deadline.is_some_and(|due| due <= figures.clock)
     }
 
     /// Waits until entries have been applied: deadlines or the leadership may have changed.
@@ -350,6 +359,15 @@ impl Node {
         let decided = self.propose(commands, deadline).await;
         let accept = |decided: Result<Decision, Error>| decided.and_then(Decision::accepted);
         decided.into_iter().map(accept).collect()
+    }
+
+    /// Refuses a request of a feature level that the cluster does not have yet: an older program
+    /// among its members would not understand it.
+    pub(crate) fn allows(&self, level: u32) -> Result<(), Error> {
+        if level <= 1 || level <= self.inner.member.replica.figures().feature_level {
+            return Ok(());
+        }
+        Err(Refusal::LevelTooLow.into())
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
@@ -440,6 +458,7 @@ pub(crate) fn not_leading(
     }
 }
 
+/// A request that waits is answered with its place at once: the caller's own node waits for the rest.
 impl LockService for Node {
     async fn decide(
         &self,
@@ -447,7 +466,10 @@ impl LockService for Node {
         call: CallOptions,
     ) -> Vec<Result<Decision, Error>> {
         let deadline = deadline(&call);
-        let invalid = Invalid::remove_from(&mut commands);
+        let invalid = Invalid::remove_by(&mut commands, |command| {
+            command.validate()?;
+            self.allows(command.operation.level())
+        });
         invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
     }
 

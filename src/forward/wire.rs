@@ -17,10 +17,12 @@ use bytes::Bytes;
 use super::results::{put_answer, read_answer};
 use crate::codec::{DecodeError, Reader, flags, put_str, put_u64};
 use crate::error::Error;
-use crate::lock::encoding::{put_commands, read_commands};
+use crate::lock::encoding::{put_commands, read_commands, read_session_id};
 use crate::lock::{Command, Decision, Query, Subject, View};
 use crate::raft::peer::MAX_MESSAGE_BYTES;
-use crate::types::{CallOptions, ListRequest, RecordState, TablesRequest};
+use crate::types::{
+    CallOptions, ListRequest, RecordState, SessionLocksRequest, TablesRequest, Token,
+};
 
 /// The version of both encodings. Up to version 4 a message had the requests of the contract and not
 /// the commands of the log.
@@ -33,8 +35,11 @@ mod body_tag {
     pub(super) const LIST: u8 = 3;
     pub(super) const TABLES: u8 = 4;
     pub(super) const ADVANCE: u8 = 5;
-    /// No request: the leader refuses it.
-    pub(super) const NONE: u8 = 255;
+    // Of feature level 2.
+    pub(super) const CHECK_PLACES: u8 = 6;
+    pub(super) const VERIFY: u8 = 7;
+    pub(super) const SESSION_LOCKS: u8 = 8;
+    pub(super) const DEADLOCKS: u8 = 9;
 }
 
 /// A forwarded request: what one call asks for.
@@ -305,16 +310,39 @@ fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
             read(Subject::Tables(TablesRequest { after, limit: reader.u32()? }))
         }
         body_tag::ADVANCE => Request::Advance(read_ms(reader)?),
+        body_tag::CHECK_PLACES => {
+            let (table, signature) = (reader.str()?.into(), reader.str()?.into());
+            read(Subject::Lock { table, signature, places_after: reader.u64()? })
+        }
+        body_tag::VERIFY => {
+            let (table, signature) = (reader.str()?.into(), reader.str()?.into());
+            read(Subject::Verify { table, signature, token: Token(reader.u64()?) })
+        }
+        body_tag::SESSION_LOCKS => {
+            let [has_after] = reader.flags()?;
+            let session = read_session_id(reader)?;
+            let mut text = || reader.str().map(str::to_owned);
+            let after = has_after.then(|| Ok((text()?, text()?))).transpose()?;
+            let limit = reader.u32()?;
+            read(Subject::SessionLocks(SessionLocksRequest { session, after, limit }))
+        }
+        body_tag::DEADLOCKS => read(Subject::Deadlocks),
         _ => return Err(reader.invalid()),
     })
 }
 
 fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
     match subject {
-        Subject::Lock { table, signature, places_after: _ } => {
+        Subject::Lock { table, signature, places_after: 0 } => {
             out.push(body_tag::CHECK);
             put_str(out, table);
             put_str(out, signature);
+        }
+        Subject::Lock { table, signature, places_after } => {
+            out.push(body_tag::CHECK_PLACES);
+            put_str(out, table);
+            put_str(out, signature);
+            put_u64(out, *places_after);
         }
         Subject::Locks { table, page } => {
             let ListRequest { prefix, after, limit, state } = page;
@@ -335,10 +363,23 @@ fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
             }
             put_u64(out, (*limit).into());
         }
-        // The leader answers that it has no such body: a node that does not lead refuses these.
-        Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks => {
-            out.push(body_tag::NONE);
+        Subject::Verify { table, signature, token: Token(token) } => {
+            out.push(body_tag::VERIFY);
+            put_str(out, table);
+            put_str(out, signature);
+            put_u64(out, *token);
         }
+        Subject::SessionLocks(SessionLocksRequest { session, after, limit }) => {
+            out.push(body_tag::SESSION_LOCKS);
+            out.push(flags([after.is_some()]));
+            out.extend_from_slice(&session.0.to_be_bytes());
+            if let Some((table, signature)) = after {
+                put_str(out, table);
+                put_str(out, signature);
+            }
+            put_u64(out, (*limit).into());
+        }
+        Subject::Deadlocks => out.push(body_tag::DEADLOCKS),
     }
 }
 

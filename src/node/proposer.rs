@@ -14,13 +14,15 @@ use tokio::task::JoinSet;
 use crate::clock::Deadline;
 use crate::error::Error;
 use crate::limits::MAX_ENTRY_COMMANDS;
-use crate::lock::{self, Command, Decision, Proposal};
+use crate::lock::{self, Command, Decision, Operation, Proposal};
 use crate::node::transfers::{Transfers, transfers_of};
 use crate::node::{Leading, leading, not_leading};
 use crate::raft::codec;
 use crate::raft::member::Member;
 use crate::raft::types::{Callback, TypeConfig};
+use crate::random;
 use crate::task::of_host;
+use crate::types::SessionId;
 
 const _: () = {
     let largest = MAX_ENTRY_COMMANDS * lock::MAX_COMMAND_BYTES + 64;
@@ -167,7 +169,8 @@ async fn propose_batch(
     let mut answers = Vec::with_capacity(batch.len());
     for Waiting { commands: of_caller, answer } in batch {
         answers.push((of_caller.len(), answer));
-        for Traced { command, trace_id } in of_caller {
+        for Traced { mut command, trace_id } in of_caller {
+            name_session(&mut command);
             commands.push(command);
             trace_ids.push(trace_id);
         }
@@ -193,6 +196,14 @@ async fn propose_batch(
     let write = member.raft.write(data).responder(answered).with_leader(term);
     if let Err(stopped) = write.await {
         tracing::debug!(%stopped, "nothing is proposed any more");
+    }
+}
+
+/// Draws the name of a session that is to be opened. It is drawn once, by the leader: a repetition
+/// gets the name that the first request has in the log.
+fn name_session(command: &mut Command) {
+    if let Operation::OpenSession(session) = &mut command.operation {
+        session.id = Some(SessionId(random::number()));
     }
 }
 

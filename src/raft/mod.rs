@@ -43,6 +43,7 @@ pub(crate) mod stamper;
 pub(crate) mod state_machine;
 pub(crate) mod stop;
 pub mod types;
+pub(crate) mod waiters;
 
 pub use member::{Surroundings, load};
 pub use observer::{AppliedEntry, Observer};

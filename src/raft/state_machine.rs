@@ -31,6 +31,7 @@ use crate::raft::types::{
     Applied, Data, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, raft_log_id,
     stored_log_id,
 };
+use crate::raft::waiters::Waiters;
 use crate::storage::snapshots::{
     SnapshotMeta as StoredMeta, SnapshotReceiver, StoredSnapshot, VerifiedSnapshot,
 };
@@ -112,6 +113,8 @@ pub(crate) struct Replica {
     pub(crate) clocks_bell: Notify,
     /// Notified when a term has begun here, after which its leader may stamp.
     pub(crate) term_begun: Notify,
+    /// Callers that wait here for the end of a place.
+    pub(crate) waiters: Arc<Waiters>,
     clock: Arc<dyn Clock>,
     rho_ppm: u32,
     /// The feature level of this program.
@@ -121,9 +124,15 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>, rho_ppm: u32, level: u32) -> Self {
+    pub(crate) fn new(
+        mut machine: Machine,
+        clock: Arc<dyn Clock>,
+        rho_ppm: u32,
+        level: u32,
+    ) -> Self {
         let compaction = Compaction::default();
         compaction.applied(machine.applied.as_ref());
+        machine.state.tell_steps(true);
         Self {
             figures: Mutex::new(Figures::from(&machine)),
             machine: RwLock::new(machine),
@@ -133,6 +142,7 @@ impl Replica {
             compaction,
             clocks_bell: Notify::new(),
             term_begun: Notify::new(),
+            waiters: Arc::default(),
             clock,
             rho_ppm,
             level,
@@ -246,6 +256,7 @@ impl Replica {
             }
         };
         machine.applied = Some(entry.log_id);
+        self.waiters.tell(machine.state.take_steps());
         let ends = machine.state.take_ends();
         if let Some(ends) = ends.filter(|_| wanted) {
             self.ends.lock().expect("ends are added up, and nothing else").merge(&ends);
@@ -454,6 +465,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             machine.applied = meta.last_log_id;
             machine.membership = meta.last_membership.clone();
             machine.generation += 1;
+            machine.state.tell_steps(true);
+            let applied = machine.applied.as_ref().map(|id| id.index());
+            self.replica.waiters.replaced(&machine.state, applied);
             self.replica.publish(&machine);
         }
         self.changed(meta.last_log_id.as_ref());

@@ -14,3 +14,4 @@ mod house;
 mod leading;
 mod levels;
 mod transfers;
+mod waiting;

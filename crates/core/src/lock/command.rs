@@ -374,6 +374,11 @@ pub struct LockCommand {
 }
 
 impl LockCommand {
+    /// Whether its caller waits for the lock itself, and not for its place alone.
+    pub fn waits(&self) -> bool {
+        self.wait_ms > 0 && !self.queued
+    }
+
     /// Whether it has a field of feature level 2.
     pub(super) fn is_new(&self) -> bool {
         self.mode.is_some()

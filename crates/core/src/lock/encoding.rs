@@ -350,7 +350,7 @@ fn read_turn(reader: &mut Reader<'_>, command: LockCommand) -> Result<LockComman
 }
 
 /// The code of a mode; never reused with another meaning.
-pub(super) fn mode_code(mode: Mode) -> u8 {
+pub fn mode_code(mode: Mode) -> u8 {
     match mode {
         Mode::Exclusive => 1,
         Mode::Shared => 2,
@@ -358,7 +358,11 @@ pub(super) fn mode_code(mode: Mode) -> u8 {
     }
 }
 
-pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<Mode, DecodeError> {
+/// Reads the code of a mode.
+///
+/// # Errors
+/// If the byte is no code.
+pub fn read_mode(reader: &mut Reader<'_>) -> Result<Mode, DecodeError> {
     Ok(match reader.u8()? {
         1 => Mode::Exclusive,
         2 => Mode::Shared,
@@ -367,29 +371,43 @@ pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<Mode, DecodeError> {
     })
 }
 
-pub(super) fn read_session_id(reader: &mut Reader<'_>) -> Result<SessionId, DecodeError> {
+/// Reads the name of a session, 16 bytes.
+///
+/// # Errors
+/// If the bytes end.
+pub fn read_session_id(reader: &mut Reader<'_>) -> Result<SessionId, DecodeError> {
     reader.array().map(|bytes| SessionId(u128::from_be_bytes(bytes)))
 }
 
-pub(super) fn put_positions(out: &mut Vec<u8>, positions: impl IntoIterator<Item = DecidedAt>) {
+/// Appends positions in the log.
+pub fn put_positions(out: &mut Vec<u8>, positions: impl IntoIterator<Item = DecidedAt>) {
     for DecidedAt { index, position } in positions {
         put_u64(out, index);
         put_u64(out, position.into());
     }
 }
 
-pub(super) fn read_position(reader: &mut Reader<'_>) -> Result<DecidedAt, DecodeError> {
+/// Reads one of the positions of [`put_positions`].
+///
+/// # Errors
+/// If the bytes are no position.
+pub fn read_position(reader: &mut Reader<'_>) -> Result<DecidedAt, DecodeError> {
     Ok(DecidedAt { index: reader.u64()?, position: reader.u32()? })
 }
 
-pub(super) fn put_optional_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [Option<u64>; N]) {
+/// Appends numbers of which each may be absent.
+pub fn put_optional_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [Option<u64>; N]) {
     out.push(flags(numbers.map(|number| number.is_some())));
     for number in numbers.into_iter().flatten() {
         put_u64(out, number);
     }
 }
 
-pub(super) fn read_optional_numbers<const N: usize>(
+/// Reads the encoding of [`put_optional_numbers`].
+///
+/// # Errors
+/// If the bytes are no such numbers.
+pub fn read_optional_numbers<const N: usize>(
     reader: &mut Reader<'_>,
 ) -> Result<[Option<u64>; N], DecodeError> {
     let present: [bool; N] = reader.flags()?;

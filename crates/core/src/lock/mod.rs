@@ -12,6 +12,7 @@
 //! requests), `snapshot.rs` (a state as bytes) and `validate.rs` (checks before anything is
 //! proposed).
 
+mod awaited;
 mod changes;
 mod command;
 mod decision;
@@ -37,6 +38,7 @@ mod views;
 mod tests;
 
 pub use crate::codec::DecodeError;
+pub use awaited::{Awaited, Fate};
 pub use changes::{Changed, Changes};
 pub use command::{
     ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,

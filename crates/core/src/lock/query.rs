@@ -113,6 +113,14 @@ impl Query {
 }
 
 impl Subject {
+    /// The feature level that the question needs.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Lock { places_after: 0, .. } | Self::Locks { .. } | Self::Tables(_) => 1,
+            Self::Lock { .. } | Self::Verify { .. } | Self::SessionLocks(_) | Self::Deadlocks => 2,
+        }
+    }
+
     /// Reads the state as of the log position `decided_at`.
     ///
     /// # Errors

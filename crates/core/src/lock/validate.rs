@@ -94,7 +94,15 @@ pub struct Invalid(Vec<Option<Error>>);
 impl Invalid {
     /// Removes the invalid commands.
     pub fn remove_from(commands: &mut Vec<Command>) -> Self {
-        let errors: Vec<_> = commands.iter().map(|command| command.validate().err()).collect();
+        Self::remove_by(commands, Command::validate)
+    }
+
+    /// Removes the commands for which `judge` has an error.
+    pub fn remove_by(
+        commands: &mut Vec<Command>,
+        judge: impl Fn(&Command) -> Result<(), Error>,
+    ) -> Self {
+        let errors: Vec<_> = commands.iter().map(|command| judge(command).err()).collect();
         if errors.iter().all(Option::is_none) {
             return Self(Vec::new());
         }

@@ -1,0 +1,164 @@
+//! Requests that wait for their turn, through whole nodes: the caller is connected to one of them,
+//! whoever leads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyward::forward::Forwarding;
+use keyward::types::{
+    CallOptions, ForbiddenReason, LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions,
+    RequestId, Token,
+};
+use keyward::{Error, LockService};
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, eventually};
+
+/// A cluster whose level allows requests that wait.
+async fn cluster() -> Cluster {
+    let cluster = Cluster::start(3).await;
+    eventually("the level is raised", async || {
+        cluster.nodes.values().all(|running| running.node().status().feature_level == 2)
+    })
+    .await;
+    cluster
+}
+
+fn by(signee: &str) -> LockRequest {
+    LockRequest { signature: "s".to_owned(), signee: signee.to_owned(), level: None }
+}
+
+fn waiting(wait: Duration) -> LockOptions {
+    let duration = Some(Duration::from_secs(3600));
+    LockOptions { wait: Some(wait), duration, ..LockOptions::default() }
+}
+
+const LONG: Duration = Duration::from_secs(50);
+
+/// A request that waits through a node, under an id of its own.
+fn wait_through(
+    cluster: &Cluster,
+    node: u64,
+    signee: &str,
+    lane: u128,
+) -> JoinHandle<Result<LockResponse, Error>> {
+    let service: Arc<Forwarding> = Arc::clone(&cluster.nodes[&node].service);
+    let request_id = Some(RequestId { lane, seq: 1 });
+    let options = LockOptions { request_id, ..waiting(LONG) };
+    let request = by(signee);
+    tokio::spawn(async move { service.lock(request, options).await })
+}
+
+/// Waits until this number of places is in the queue.
+async fn queue_of(cluster: &Cluster, node: u64, count: u64) {
+    eventually("the places stand in the queue", async || {
+        let seen = cluster.service(node).check("s".to_owned(), ReadOptions::default()).await;
+        seen.is_ok_and(|seen| seen.record.waiting == count)
+    })
+    .await;
+}
+
+async fn release(cluster: &Cluster, node: u64, signee: &str) {
+    assert!(cluster.unlock(node, "s", signee).await.ok());
+}
+
+#[tokio::test]
+async fn a_waiter_on_any_node_is_granted_when_the_holder_releases() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let mut waiters = Vec::new();
+    for (count, id) in [1, 2, 3].into_iter().enumerate() {
+        waiters.push(wait_through(&cluster, id, &format!("w{id}"), id.into()));
+        queue_of(&cluster, leader, count as u64 + 1).await;
+    }
+    let mut holder = "ann".to_owned();
+    let mut last = Token(0);
+    for (id, waiter) in [1, 2, 3].into_iter().zip(waiters) {
+        assert!(!waiter.is_finished());
+        release(&cluster, leader, &holder).await;
+        let response = waiter.await.unwrap().unwrap();
+        assert!(matches!(response.status, LockStatus::Ok(_)), "{response:?}");
+        let grant = response.grant().unwrap();
+        assert!(grant.live && grant.token > last && grant.valid >= grant.expires_in);
+        last = grant.token;
+        holder = format!("w{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_survives_a_change_of_leader() {
+    let mut cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let followers: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != leader).collect();
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let mut waiters = Vec::new();
+    for (count, id) in followers.iter().enumerate() {
+        waiters.push(wait_through(&cluster, *id, &format!("w{id}"), (*id).into()));
+        queue_of(&cluster, leader, count as u64 + 1).await;
+    }
+    cluster.kill(leader).await;
+    let next = cluster.leader().await;
+    assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+    let mut holder = "ann".to_owned();
+    for (id, waiter) in followers.iter().zip(waiters) {
+        release(&cluster, next, &holder).await;
+        assert!(waiter.await.unwrap().unwrap().ok());
+        holder = format!("w{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_in_time_with_a_refusal() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    for id in [leader, cluster.follower().await] {
+        for wait in [1, 300].map(Duration::from_millis) {
+            let begun = Instant::now();
+            let response = cluster.service(id).lock(by("bob"), waiting(wait)).await.unwrap();
+            let LockStatus::Failed(forbidden) = &response.status else { panic!("{response:?}") };
+            assert_eq!(forbidden.reason, ForbiddenReason::Timeout);
+            assert_eq!(forbidden.holders[0].signee, "ann");
+            assert!(begun.elapsed() >= wait);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_place_outlives_its_call_and_is_asked_for_again_on_another_node() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let request_id = Some(RequestId { lane: 9, seq: 1 });
+    let call = CallOptions::within(Duration::from_millis(200));
+    let options = LockOptions { request_id, call, ..waiting(LONG) };
+    let first = cluster.service(follower).lock(by("bob"), options.clone()).await.unwrap();
+    let second = cluster.service(leader).lock(by("bob"), options).await.unwrap();
+    let places = [&first, &second].map(|response| response.waiting().copied().unwrap());
+    assert_eq!(places[0].place, places[1].place);
+    assert_eq!(places.map(|place| place.position), [1, 1]);
+    let queued = LockOptions { queued: true, request_id, ..waiting(LONG) };
+    let third = cluster.service(follower).lock(by("bob"), queued).await.unwrap();
+    assert_eq!(third.waiting().unwrap().place, places[0].place);
+    release(&cluster, leader, "ann").await;
+    let last = wait_through(&cluster, follower, "bob", 9).await.unwrap().unwrap();
+    assert!(last.ok(), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_later_request_of_the_owner_supersedes_the_earlier_one() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let first = wait_through(&cluster, follower, "bob", 1);
+    queue_of(&cluster, leader, 1).await;
+    let second = wait_through(&cluster, leader, "bob", 2);
+    let first = first.await.unwrap().unwrap();
+    assert_eq!(first.forbidden().unwrap().reason, ForbiddenReason::Superseded);
+    queue_of(&cluster, leader, 1).await;
+    release(&cluster, leader, "ann").await;
+    assert!(second.await.unwrap().unwrap().ok());
+}
