@@ -5,7 +5,7 @@
 //! the state itself: lanes and grants remember most of what became of places.
 
 use crate::lock::lanes::{Effect, Granted};
-use crate::lock::record::Key;
+use crate::lock::record::{Grant, Key};
 use crate::lock::{Decision, State, Step};
 use crate::types::{DecidedAt, RequestId, Waiting};
 
@@ -60,20 +60,17 @@ impl State {
         {
             return Fate::Waiting(waiting);
         }
-        let (effect, at) = match awaited.request_id {
-            Some(id) => match self.lanes.get(id.lane).filter(|lane| lane.seq == id.seq) {
-                Some(lane) => (lane.effect.clone(), lane.decided_at),
-                None => return Fate::Unknown,
-            },
-            None => {
-                let asked = Some((awaited.place, awaited.decided_at));
-                let mut grants = record.into_iter().flat_map(|record| record.holders.iter());
-                let grant = grants
-                    .find(|grant| grant.rare.as_ref().is_some_and(|rare| rare.asked == asked));
-                let Some(grant) = grant else { return Fate::Unknown };
-                let (token, level) = (grant.token, grant.level);
-                (Effect::Granted { how: Granted::Ok, token, level }, awaited.decided_at)
-            }
+        let (effect, at) = if let Some(id) = awaited.request_id {
+            let lane = self.lanes.get(id.lane).filter(|lane| lane.seq == id.seq);
+            let Some(lane) = lane else { return Fate::Unknown };
+            (lane.effect.clone(), lane.decided_at)
+        } else {
+            let asked = Some((awaited.place, awaited.decided_at));
+            let mut grants = record.into_iter().flat_map(|record| record.holders.iter());
+            let is_it = |grant: &&Grant| grant.rare.as_ref().is_some_and(|it| it.asked == asked);
+            let Some(grant) = grants.find(is_it) else { return Fate::Unknown };
+            let (token, level) = (grant.token, grant.level);
+            (Effect::Granted { how: Granted::Ok, token, level }, awaited.decided_at)
         };
         if matches!(effect, Effect::Waiting(_)) {
             return Fate::Unknown;
