@@ -181,7 +181,9 @@ impl Lease {
     /// How long until the state changes if nothing happens.
     pub(super) fn until_change(&self) -> Duration {
         let remaining = self.remaining();
-        let until_danger = remaining.saturating_sub(self.danger_below());
+        // Danger begins just below the bound.
+        let above = remaining.saturating_add(Duration::from_nanos(1));
+        let until_danger = above.saturating_sub(self.danger_below());
         if until_danger.is_zero() { remaining } else { until_danger }
     }
 

@@ -4,6 +4,7 @@ mod attempts;
 mod batches;
 mod calls;
 mod guards;
+mod sessions;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
