@@ -551,9 +551,17 @@ impl<S: LockService + Clone> Guard<S> {
         // The grant began when its turn came, which was at the latest so long before its end.
         let since = sent.saturating_add(grant.valid.saturating_sub(duration));
         let renewer = Some(runtime.spawn(task::of_host(renewal.keep(since))));
-        let (released, _session) = (false, None);
-        let guard =
-            Self { service, releases, lease, release, grant, renewer, runtime, released, _session };
+        let guard = Self {
+            service,
+            releases,
+            lease,
+            release,
+            grant,
+            renewer,
+            runtime,
+            released: false,
+            _session: None,
+        };
         if let GuardState::Lost(_) = guard.state() {
             return Err(Error::unknown("the grant may have ended before its answer came"));
         }

@@ -564,8 +564,7 @@ impl Member {
             let news = {
                 let told = self.told();
                 // Older news are of a former grant or place of the same owner.
-                let latest = told.latest.filter(|(at, _)| Some(*at) > told.since);
-                latest.map(|(at, news)| (at, news))
+                told.latest.filter(|(at, _)| Some(*at) > told.since)
             };
             match news {
                 Some((at, News::Granted { token, level, mode, slot })) => {

@@ -132,9 +132,9 @@ fn begin_in(
 }
 
 fn reason_of<T: std::fmt::Debug>(result: Result<T, Error>) -> ForbiddenReason {
-    match result {
+    match result.map(|granted| format!("{granted:?}")) {
         Err(Error::Forbidden(Forbidden { reason, .. })) => reason,
-        Ok(_) | Err(_) => panic!("no refusal: {result:?}"),
+        other => panic!("no refusal: {other:?}"),
     }
 }
 
@@ -295,7 +295,7 @@ async fn items_that_are_gone_are_found_in_the_list_of_locks() {
     let kept = session.acquire(Acquire::new("kept", "")).await.unwrap();
     let first = session.acquire(Acquire::new("a", "")).await.unwrap();
     world.take("thief", 0, LockOptions { force: true, ..LockOptions::default() }).await;
-    // So many items push the first one out before the inbox is read.
+    // The first item is pushed out before the inbox is read.
     let me = session.id();
     for number in 0..10_001 {
         let request = |signee: &str| LockRequest {
