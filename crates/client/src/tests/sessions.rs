@@ -134,7 +134,8 @@ fn begin_in(
 fn reason_of<T: std::fmt::Debug>(result: Result<T, Error>) -> ForbiddenReason {
     match result.map(|granted| format!("{granted:?}")) {
         Err(Error::Forbidden(Forbidden { reason, .. })) => reason,
-        other => panic!("no refusal: {other:?}"),
+        Ok(granted) => panic!("no refusal: {granted}"),
+        Err(error) => panic!("no refusal: {error:?}"),
     }
 }
 
