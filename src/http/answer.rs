@@ -77,6 +77,11 @@ pub(crate) fn json<T: Serialize>(value: &T, decided_at: Option<DecidedAt>) -> Re
     with_position(body(200, "application/json", value), decided_at)
 }
 
+/// An answer to a request that waits.
+pub(crate) fn accepted<T: Serialize>(value: &T, decided_at: Option<DecidedAt>) -> Response {
+    with_position(body(202, "application/json", value), decided_at)
+}
+
 fn body<T: Serialize>(status: u16, media_type: &'static str, value: &T) -> Response {
     let mut bytes = serde_json::to_vec(value).expect("our documents have string keys only");
     // For people who read answers on a terminal.

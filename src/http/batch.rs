@@ -13,12 +13,23 @@ use crate::api::{
 };
 use crate::budget;
 use crate::error::Error;
-use crate::lock::Command;
+use crate::lock::{Command, Operation};
 use crate::service::LockService;
 use crate::types::BatchAnswer;
 
 /// Bytes of one answer in a batch, with names of usual length.
 const ANSWER_BYTES: usize = 512;
+
+/// Refuses a request that waits: the others of its batch would wait for it.
+fn no_wait(command: Command) -> Result<Command, Error> {
+    if let Operation::Lock(lock) = &command.operation
+        && lock.waits()
+    {
+        let reason = "in a batch a request with wait_ms has \"respond\":\"queued\", too";
+        return Err(Error::bad_request(reason));
+    }
+    Ok(command)
+}
 
 /// Takes and releases many locks. Not a transaction: each request succeeds or fails by itself.
 #[utoipa::path(post, path = routes::BATCH, tag = "locks", request_body = BatchBody,
@@ -51,8 +62,11 @@ pub(crate) async fn batch<S: LockService, B: Arriving>(
     let _room = room.ok_or_else(|| Refusal::from(budget::exhausted()))?;
     let mut commands = Vec::with_capacity(body.requests.len());
     let mut add = |command: Command| commands.push(command);
-    let invalid: Vec<Option<Error>> =
-        body.requests.into_iter().map(|item| item.into_command().map(&mut add).err()).collect();
+    let invalid: Vec<Option<Error>> = body
+        .requests
+        .into_iter()
+        .map(|item| item.into_command().and_then(no_wait).map(&mut add).err())
+        .collect();
     let mut decisions = decide_all(context, call, commands).await.into_iter();
     let mut next = || {
         let decision = decisions.next().expect("each command has an answer");

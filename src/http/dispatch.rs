@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use super::answer::Refusal;
 use super::batch::batch;
 use super::handlers::{
-    Answer, advance, check, cluster, configure_table as configure, delete_table as delete,
-    description, healthz, list, lock, metrics, readyz, tables, unlock,
+    Answer, advance, check, close_session, cluster, configure_table as configure, deadlocks,
+    delete_table as delete, description, healthz, keep_alive, list, lock, metrics, open_session,
+    readyz, set_limit, tables, unlock, verify,
 };
 use super::metrics::Endpoint;
 use super::observe::{observed, trace_id};
@@ -46,6 +47,20 @@ fn operations<S: LockService, B: Arriving>() -> &'static [Operation<S, B>] {
             (Method::POST, routes::BATCH, |context, request| Box::pin(batch(context, request))),
             (Method::GET, routes::LOCKS, |context, request| Box::pin(list(context, request))),
             (Method::GET, routes::TABLES, |context, request| Box::pin(tables(context, request))),
+            (Method::POST, routes::SESSIONS, |context, request| {
+                Box::pin(open_session(context, request))
+            }),
+            (Method::DELETE, routes::SESSIONS, |context, request| {
+                Box::pin(close_session(context, request))
+            }),
+            (Method::POST, routes::KEEPALIVE, |context, request| {
+                Box::pin(keep_alive(context, request))
+            }),
+            (Method::POST, routes::VERIFY, |context, request| Box::pin(verify(context, request))),
+            (Method::PUT, routes::LIMIT, |context, request| Box::pin(set_limit(context, request))),
+            (Method::GET, routes::DEADLOCKS, |context, request| {
+                Box::pin(deadlocks(context, request))
+            }),
             (Method::PUT, routes::TABLE, |context, request| Box::pin(configure(context, request))),
             (Method::DELETE, routes::TABLE, |context, request| Box::pin(delete(context, request))),
             (Method::GET, routes::CLUSTER, |context, _| Box::pin(cluster(context))),

@@ -6,20 +6,24 @@ use std::time::Duration;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use super::answer::{Refusal, json};
+use super::answer::{Refusal, accepted, json};
 use super::dispatch::no_such_path;
 use super::request::{Arriving, Call, ClientRequest};
 use super::{Context, openapi};
 use crate::api::{
-    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, Code, DeleteAnswer, DoneAnswer,
-    ListAnswer, ListQuery, LockAnswer, LockBody, Problem, TableBody, TableQuery, TablesAnswer,
-    TablesQuery, UnlockAnswer, UnlockBody, routes,
+    AdvanceBody, CheckAnswer, CheckQuery, CloseAnswer, CloseStatusWord, ClusterStatus, Code,
+    DeadlocksAnswer, DeadlocksQuery, DeleteAnswer, DoneAnswer, KeepAliveAnswer, KeepAliveBody,
+    LimitAnswer, LimitBody, LimitStatusWord, ListAnswer, ListQuery, LockAnswer, LockBody, Problem,
+    SessionAnswer, SessionBody, SessionQuery, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, WaitingAnswer, routes,
 };
 use crate::budget::{self, Share};
 use crate::error::Error;
-use crate::lock::{Command, Decision, Query, View};
+use crate::lock::{Command, Decision, Operation, Query, View};
 use crate::service::LockService;
-use crate::types::{ListRequest, LockStatus, TablesRequest, UnlockStatus};
+use crate::types::{
+    CloseStatus, ListRequest, LockStatus, SessionStatus, TablesRequest, UnlockStatus,
+};
 
 pub(crate) type Answer = Result<Response, Refusal>;
 
@@ -28,6 +32,8 @@ pub(crate) type Answer = Result<Response, Refusal>;
     params(openapi::CallHeaders),
     responses(
         (status = 200, description = "The requester has the lock", body = LockAnswer),
+        (status = 202, description = "The request waits; ask again under its request_id",
+            body = WaitingAnswer),
         (status = 423, description = "Refused; nothing changed", body = Problem),
         openapi::WriteProblems,
     ))]
@@ -35,9 +41,13 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
     context: &Context<S>,
     request: ClientRequest<B>,
 ) -> Answer {
-    let (call, body): (_, LockBody) = request.body(&context.settings).await?;
+    let (mut call, body): (_, LockBody) = request.body(&context.settings).await?;
+    call.wait(Duration::from_millis(body.wait_ms.unwrap_or(0)));
     let decision = decide(context, call, body.into_command()?).await?;
     let response = decision.into_lock_response()?;
+    if let Some(waiting) = response.waiting() {
+        return Ok(accepted(&WaitingAnswer::new(waiting), response.decided_at));
+    }
     if let LockStatus::Failed(forbidden) = &response.status {
         return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
     }
@@ -58,7 +68,7 @@ pub(crate) async fn unlock<S: LockService, B: Arriving>(
     request: ClientRequest<B>,
 ) -> Answer {
     let (call, body): (_, UnlockBody) = request.body(&context.settings).await?;
-    let decision = decide(context, call, body.into_command()).await?;
+    let decision = decide(context, call, body.into_command()?).await?;
     let response = decision.into_unlock_response()?;
     if let UnlockStatus::Failed(forbidden) = &response.status {
         return Err(Refusal::from(Problem::forbidden(forbidden)).decided_at(response.decided_at));
@@ -87,6 +97,7 @@ pub(crate) async fn check<S: LockService, B: Arriving>(
 #[utoipa::path(get, path = routes::LOCKS, tag = "locks", params(ListQuery, openapi::CallHeaders),
     responses(
         (status = 200, description = "The page", body = ListAnswer),
+        (status = 404, description = "There is no such session", body = Problem),
         openapi::ReadProblems,
     ))]
 pub(crate) async fn list<S: LockService, B: Arriving>(
@@ -95,8 +106,131 @@ pub(crate) async fn list<S: LockService, B: Arriving>(
 ) -> Answer {
     let (call, query): (_, ListQuery) = request.query()?;
     let _room = room_for(context, query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT))?;
+    if query.session.is_some() {
+        let response = read(context, call, query.into()).await?.into_session_locks()?;
+        return Ok(json(&ListAnswer::from(&response), response.decided_at));
+    }
     let response = read(context, call, query.into()).await?.into_list()?;
     Ok(json(&ListAnswer::from(&response), response.decided_at))
+}
+
+/// Opens a session: liveness that many grants and places share.
+#[utoipa::path(post, path = routes::SESSIONS, tag = "sessions", request_body = SessionBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The session is open", body = SessionAnswer),
+        (status = 423, description = "Refused; nothing changed", body = Problem),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn open_session<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, body): (_, SessionBody) = request.body(&context.settings).await?;
+    let decision = decide(context, call, body.into_command()?).await?;
+    let decided_at = decision.decided_at;
+    match decision.into_session()? {
+        SessionStatus::Open(session) => Ok(json(&SessionAnswer::from(&session), decided_at)),
+        SessionStatus::Failed(forbidden) => {
+            Err(Refusal::from(Problem::forbidden(&forbidden)).decided_at(decided_at))
+        }
+    }
+}
+
+/// Keeps sessions alive, and reads their inboxes.
+#[utoipa::path(post, path = routes::KEEPALIVE, tag = "sessions", request_body = KeepAliveBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "One answer for each session", body = KeepAliveAnswer),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn keep_alive<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, body): (_, KeepAliveBody) = request.body(&context.settings).await?;
+    call.no_idempotency_key()?;
+    let command = body.into_command()?;
+    let Operation::KeepAlive(asked) = &command.operation else {
+        unreachable!("the body is that of a keep-alive")
+    };
+    let asked = asked.clone();
+    let decision = decide(context, call, command).await?;
+    let decided_at = decision.decided_at;
+    Ok(json(&KeepAliveAnswer::new(&asked, &decision.into_kept_alive()?), decided_at))
+}
+
+/// Closes a session, with its grants and places.
+#[utoipa::path(delete, path = routes::SESSIONS, tag = "sessions",
+    params(SessionQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "There is no such session any more", body = CloseAnswer),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn close_session<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, query): (_, SessionQuery) = request.query()?;
+    let decision = decide(context, call, query.into()).await?;
+    let decided_at = decision.decided_at;
+    let status = match decision.into_close_status()? {
+        CloseStatus::Ok => CloseStatusWord::Ok,
+        CloseStatus::NoSession => CloseStatusWord::NoSession,
+    };
+    Ok(json(&CloseAnswer { status }, decided_at))
+}
+
+/// Reads whether a token is live.
+#[utoipa::path(post, path = routes::VERIFY, tag = "locks", request_body = VerifyBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "Whether it is", body = VerifyAnswer),
+        openapi::BodyProblems,
+        openapi::ReadProblems,
+    ))]
+pub(crate) async fn verify<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, body): (_, VerifyBody) = request.body(&context.settings).await?;
+    let response = read(context, call, body.into_query()?).await?.into_verify()?;
+    Ok(json(&VerifyAnswer::from(&response), response.decided_at))
+}
+
+/// Changes the limit of a lock in mode permits. Too many holders stay until they go.
+#[utoipa::path(put, path = routes::LIMIT, tag = "locks", request_body = LimitBody,
+    params(openapi::CallHeaders),
+    responses(
+        (status = 200, description = "Whether the lock has a limit", body = LimitAnswer),
+        openapi::WriteProblems,
+    ))]
+pub(crate) async fn set_limit<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, body): (_, LimitBody) = request.body(&context.settings).await?;
+    let decision = decide(context, call, body.into_command()?).await?;
+    let decided_at = decision.decided_at;
+    let status =
+        if decision.into_limit()? { LimitStatusWord::Ok } else { LimitStatusWord::NoLimit };
+    Ok(json(&LimitAnswer { status }, decided_at))
+}
+
+/// Reads the cycles of owners that hold and wait.
+#[utoipa::path(get, path = routes::DEADLOCKS, tag = "locks",
+    params(DeadlocksQuery, openapi::CallHeaders),
+    responses(
+        (status = 200, description = "The cycles", body = DeadlocksAnswer),
+        openapi::ReadProblems,
+    ))]
+pub(crate) async fn deadlocks<S: LockService, B: Arriving>(
+    context: &Context<S>,
+    request: ClientRequest<B>,
+) -> Answer {
+    let (call, query): (_, DeadlocksQuery) = request.query()?;
+    let response = read(context, call, query.into()).await?.into_deadlocks()?;
+    Ok(json(&DeadlocksAnswer::from(&response), response.decided_at))
 }
 
 /// Reads a page of the tables that have defaults or records, in byte order. Pages are not one

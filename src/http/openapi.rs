@@ -57,6 +57,21 @@ pub(crate) enum WriteProblems {
     Unknown(Problem),
 }
 
+/// Problems of a body.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "read by the derive alone")]
+pub(crate) enum BodyProblems {
+    /// The body arrived too slowly.
+    #[response(status = 408)]
+    Timeout(Problem),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(Problem),
+    /// The body is not declared to be JSON.
+    #[response(status = 415)]
+    UnsupportedMediaType(Problem),
+}
+
 /// Problems that every read may end with.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "read by the derive alone")]
@@ -73,9 +88,11 @@ pub(crate) enum ReadProblems {
 #[openapi(
     modifiers(&EveryOperation),
     components(schemas(
+        schemas::Mode,
         schemas::Name,
         schemas::RecordState,
         schemas::RequestId,
+        schemas::SessionName,
         schemas::TimeToLive
     )),
     info(
@@ -90,6 +107,12 @@ pub(crate) enum ReadProblems {
         batch::batch,
         handlers::check,
         handlers::list,
+        handlers::verify,
+        handlers::set_limit,
+        handlers::deadlocks,
+        handlers::open_session,
+        handlers::keep_alive,
+        handlers::close_session,
         handlers::tables,
         handlers::configure_table,
         handlers::delete_table,
@@ -121,7 +144,7 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 fn complete(operation: &mut Operation) {
-    let decided = operation.tags.iter().flatten().any(|tag| tag == "locks");
+    let decided = operation.tags.iter().flatten().any(|tag| tag == "locks" || tag == "sessions");
     let responses = &mut operation.responses.responses;
     responses.entry("default".to_owned()).or_insert_with(|| any_other_problem().into());
     for (status, response) in responses {
@@ -155,7 +178,7 @@ fn add_headers(status: &str, decided: bool, response: &mut Response) {
     };
     let trace_id = "The id under which the logs speak of the request: the one sent, or a new one";
     add("X-Request-Id", text(trace_id));
-    if decided && matches!(status, "200" | "404" | "423") {
+    if decided && matches!(status, "200" | "202" | "404" | "423") {
         let position = "Where in the replicated log it was decided, such as `42.0`";
         add("Keyward-Log-Position", text(position));
     }

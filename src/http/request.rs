@@ -86,6 +86,7 @@ impl<B: Arriving> ClientRequest<B> {
             trace_id: Some(self.trace_id.clone()),
             cause: cause(fields)?,
             idempotency_key: idempotency_key(fields)?,
+            is_timed: fields.contains_key(headers::TIMEOUT_MS),
             deadline: Deadline::after(timeout(fields)?),
         })
     }
@@ -134,11 +135,21 @@ pub(crate) struct Call {
     pub(crate) deadline: Deadline,
     /// The reason for the call; part of each of its commands.
     pub(crate) cause: Option<Box<str>>,
+    /// Whether the caller named a timeout.
+    is_timed: bool,
     trace_id: Option<String>,
     idempotency_key: Option<RequestId>,
 }
 
 impl Call {
+    /// Gives a call that names no timeout the time of its wait in addition.
+    pub(crate) fn wait(&mut self, wait: Duration) {
+        if !self.is_timed && !wait.is_zero() {
+            let whole = self.deadline.remaining().saturating_add(wait);
+            self.deadline = Deadline::after(whole.min(MAX_TIMEOUT));
+        }
+    }
+
     /// The request id of a write: the one in its body or query, or else in its headers.
     pub(crate) fn request_id(
         &self,

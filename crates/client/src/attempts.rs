@@ -171,7 +171,7 @@ impl<'a, A: Ask> Call<'a, A> {
     fn definite(&self, error: Error) -> Error {
         let is_open = !self.in_flight.is_empty() || !self.failures.open.is_empty();
         let decided = matches!(error, Error::Forbidden(_));
-        if is_open && !decided && self.asking.kind() == Kind::Write {
+        if is_open && !decided && matches!(self.asking.kind(), Kind::Write | Kind::Patient) {
             return Error::unknown(error.to_string());
         }
         error
@@ -253,7 +253,7 @@ impl<'a, A: Ask> Call<'a, A> {
 /// node that hangs does not use up the time that another needs.
 fn share_of(remaining: Duration, kind: Kind) -> Duration {
     match kind {
-        Kind::Once => remaining,
+        Kind::Patient | Kind::Once => remaining,
         Kind::Read | Kind::Write => (remaining / 2).max(SHORTEST_ATTEMPT).min(remaining),
     }
 }

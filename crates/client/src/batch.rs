@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::transport::{Ask, Kind, Reply, Request, Transport};
 use crate::api::{
-    BatchItemAnswer, Code, LockAnswer, LockBody, MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES,
+    BatchItemAnswer, Code, LockBody, LockReply, MAX_BATCH, MAX_BATCH_BYTES, MAX_BODY_BYTES,
     UnlockAnswer, UnlockBody, routes,
 };
 use keyward_core::clock::Deadline;
@@ -55,11 +55,11 @@ pub(super) trait Batched: DeserializeOwned + Send {
     fn of(answer: BatchItemAnswer) -> Option<Self>;
 }
 
-impl Batched for LockAnswer {
+impl Batched for LockReply {
     const VERB: Verb = Verb::Lock;
 
     fn of(answer: BatchItemAnswer) -> Option<Self> {
-        answer.lock
+        answer.lock.map(Self::Granted).or(answer.waiting.map(Self::Waiting))
     }
 }
 
@@ -158,7 +158,7 @@ pub(super) fn answer_of<T: Batched>(
 }
 
 /// The decision about a lock command.
-pub(super) fn locked(reply: Reply<Result<LockAnswer, Forbidden>>) -> Result<Decision, Error> {
+pub(super) fn locked(reply: Reply<Result<LockReply, Forbidden>>) -> Result<Decision, Error> {
     let (status, decided_at) = match reply {
         (Ok(answer), decided_at) => {
             let response = answer

@@ -58,18 +58,24 @@ pub use session::{OpenSession, Session};
 pub use keyward_core::{Error, MemoryLocks, clock, types};
 
 use crate::api::{
-    AdvanceBody, CheckAnswer, CheckQuery, ClusterStatus, DeleteAnswer, DoneAnswer, ListAnswer,
-    ListQuery, LockAnswer, LockBody, TableBody, TableQuery, TablesAnswer, TablesQuery,
-    UnlockAnswer, UnlockBody, routes,
+    AdvanceBody, CheckAnswer, CheckQuery, CloseAnswer, CloseStatusWord, ClusterStatus,
+    DeadlocksAnswer, DeadlocksQuery, DeleteAnswer, DoneAnswer, KeepAliveAnswer, KeepAliveBody,
+    LimitAnswer, LimitBody, LimitStatusWord, ListAnswer, ListQuery, LockBody, LockReply,
+    SessionAnswer, SessionBody, SessionQuery, TableBody, TableQuery, TablesAnswer, TablesQuery,
+    UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, routes,
 };
 use crate::carrier::{Carrier, Carry};
 use guard::Common;
 use keyward_core::clock::{Clock, Deadline, SystemClock};
-use keyward_core::lock::{Command, Decision, Operation, Outcome, Query, Subject, View};
+use keyward_core::lock::{
+    Command, Decision, LockCommand, Operation, Outcome, Query, Subject, View,
+};
 use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
-use keyward_core::types::{CallOptions, DeleteStatus, RequestId};
+use keyward_core::types::{
+    CallOptions, CloseStatus, DeleteStatus, Forbidden, RequestId, SessionStatus,
+};
 use lanes::Lane;
-use transport::{Request, Settings, Transport};
+use transport::{Reply, Request, Settings, Transport};
 
 /// The default port where a node listens for clients.
 pub const DEFAULT_PORT: u16 = 7420;
@@ -80,6 +86,13 @@ pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
 /// The default timeout for establishing a connection. A node that is there answers within a round
 /// trip; one that is not must not use up the time of the call.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest time that one node is asked about a place: a node that has died without closing its
+/// connections is noticed after it.
+const LONGEST_ASK: Duration = Duration::from_secs(10);
+
+/// The least time that is left for another ask, and the pause after one that failed.
+const SHORTEST_ASK: Duration = Duration::from_millis(50);
 
 /// Builds a [`Client`].
 #[derive(Clone)]
@@ -325,14 +338,17 @@ impl Client {
     /// Decides one command by a request of its own.
     async fn decide_alone(&self, command: Command, call: CallOptions) -> Result<Decision, Error> {
         let Command { request_id, cause, operation, .. } = command;
-        refuse_new(&operation)?;
         let call = CallOptions { cause: cause.map(Into::into), ..call };
         match &operation {
+            Operation::Lock(command) if command.waits() => {
+                let ask = |id, call| self.wait(command, id, call);
+                batch::locked(self.under_id(request_id, &call, ask).await?)
+            }
             Operation::Lock(command) => {
                 let ask = |id, call| {
                     let body = LockBody::new(command, Some(id));
                     let request = Request::write("POST", routes::LOCK, &body);
-                    async move { self.transport.write_or_refusal::<LockAnswer>(&request, &call).await }
+                    async move { self.transport.write_or_refusal::<LockReply>(&request, &call).await }
                 };
                 batch::locked(self.under_id(request_id, &call, ask).await?)
             }
@@ -366,13 +382,93 @@ impl Client {
                 };
                 Ok(Decision { outcome, decided_at })
             }
-            Operation::OpenSession(_)
-            | Operation::KeepAlive(_)
-            | Operation::CloseSession(_)
-            | Operation::Leave(_)
-            | Operation::SetLimit(_) => Err(not_over_http()),
+            Operation::OpenSession(command) => {
+                let ask = |id, call| {
+                    let request = Request::write(
+                        "POST",
+                        routes::SESSIONS,
+                        &SessionBody::new(command, Some(id)),
+                    );
+                    async move { self.transport.call_or_refusal::<SessionAnswer>(&request, &call).await }
+                };
+                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+                let status = match answer {
+                    Ok(answer) => SessionStatus::Open(answer.into()),
+                    Err(forbidden) => SessionStatus::Failed(forbidden),
+                };
+                Ok(Decision { outcome: Outcome::Session(status), decided_at })
+            }
+            Operation::KeepAlive(sessions) => {
+                let body = KeepAliveBody::new(sessions);
+                let request = Request::write("POST", routes::KEEPALIVE, &body);
+                let (answer, decided_at) =
+                    self.transport.call::<KeepAliveAnswer>(&request, &call).await?;
+                let sessions = answer.into_words().filter(|told| told.len() == sessions.len());
+                let sessions = sessions
+                    .ok_or_else(|| Error::unknown("the answer is not about these sessions"))?;
+                Ok(Decision { outcome: Outcome::KeptAlive(sessions), decided_at })
+            }
+            Operation::CloseSession(session) => {
+                let ask = |id, call| {
+                    let query = SessionQuery { session: *session, request_id: Some(id) };
+                    let request = Request::delete(routes::SESSIONS, &query);
+                    async move { self.transport.call::<CloseAnswer>(&request, &call).await }
+                };
+                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+                let status = match answer.status {
+                    CloseStatusWord::Ok => CloseStatus::Ok,
+                    CloseStatusWord::NoSession => CloseStatus::NoSession,
+                };
+                Ok(Decision { outcome: Outcome::Closed(status), decided_at })
+            }
+            Operation::SetLimit(command) => {
+                let ask = |id, call| {
+                    let request =
+                        Request::write("PUT", routes::LIMIT, &LimitBody::new(command, Some(id)));
+                    async move { self.transport.call::<LimitAnswer>(&request, &call).await }
+                };
+                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+                let outcome = match answer.status {
+                    LimitStatusWord::Ok => Outcome::Limit,
+                    LimitStatusWord::NoLimit => Outcome::NoLimit,
+                };
+                Ok(Decision { outcome, decided_at })
+            }
+            Operation::Leave(_) => Err(Error::bad_request("only a node makes this command")),
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 Err(Error::bad_request("only a leader makes this command"))
+            }
+        }
+    }
+
+    /// Asks for a lock until the wait is over: while the answer is a place, the request is asked
+    /// again under its id, so it waits on whichever node answers.
+    async fn wait(
+        &self,
+        command: &LockCommand,
+        id: RequestId,
+        call: CallOptions,
+    ) -> Result<Reply<Result<LockReply, Forbidden>>, Error> {
+        let wait = Duration::from_millis(command.wait_ms);
+        let own = wait.saturating_add(crate::api::DEFAULT_TIMEOUT);
+        let waited = Deadline::after(wait);
+        let deadline = Deadline::after(call.timeout.unwrap_or(own));
+        loop {
+            let mut command = command.clone();
+            // With 0 it would be another request: one that does not wait.
+            command.wait_ms = crate::api::to_ms(waited.remaining()).max(1);
+            let request =
+                Request::patient("POST", routes::LOCK, &LockBody::new(&command, Some(id)));
+            let share = deadline.remaining().min(LONGEST_ASK);
+            let call = CallOptions { timeout: Some(share), ..call.clone() };
+            let answer = self.transport.call_or_refusal::<LockReply>(&request, &call).await;
+            let is_over = deadline.remaining() < SHORTEST_ASK;
+            match answer {
+                Ok((Ok(LockReply::Waiting(_)), _)) if !is_over => {}
+                Err(Error::Unavailable { .. } | Error::Unknown { .. }) if !is_over => {
+                    tokio::time::sleep(SHORTEST_ASK).await;
+                }
+                answer => return answer,
             }
         }
     }
@@ -481,9 +577,10 @@ impl LockService for Client {
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         let Query { stale, subject } = query;
         match subject {
-            Subject::Lock { table, signature, places_after: _ } => {
+            Subject::Lock { table, signature, places_after } => {
                 let (table, signature) = (Some(table.into()), signature.into());
-                let query = CheckQuery { signature, table, stale };
+                let places_after = Some(places_after).filter(|count| *count > 0);
+                let query = CheckQuery { signature, table, places_after, stale };
                 let request = Request::read(routes::LOCK, &query);
                 let (answer, at) = self.transport.call::<CheckAnswer>(&request, &call).await?;
                 Ok(View::Lock(answer.into_words(at)))
@@ -496,6 +593,7 @@ impl LockService for Client {
                     state: page.state,
                     table: Some(table.into()),
                     stale,
+                    session: None,
                 };
                 let request = Request::read(routes::LOCKS, &query);
                 let (answer, at) = self.transport.call::<ListAnswer>(&request, &call).await?;
@@ -507,8 +605,26 @@ impl LockService for Client {
                 let (answer, at) = self.transport.call::<TablesAnswer>(&request, &call).await?;
                 Ok(View::Tables(answer.into_words(at)))
             }
-            Subject::Verify { .. } | Subject::SessionLocks(_) | Subject::Deadlocks => {
-                Err(not_over_http())
+            Subject::Verify { table, signature, token } => {
+                let (table, signature) = (Some(table.into()), signature.into());
+                let body = VerifyBody { signature, token: Some(token.0), table };
+                let request = Request::question("POST", routes::VERIFY, &body);
+                let (answer, at) = self.transport.call::<VerifyAnswer>(&request, &call).await?;
+                Ok(View::Verify(answer.into_words(at)))
+            }
+            Subject::SessionLocks(page) => {
+                let (table, after) = page.after.unzip();
+                let (session, limit) = (Some(page.session), Some(page.limit));
+                let query =
+                    ListQuery { after, limit, table, stale, session, ..ListQuery::default() };
+                let request = Request::read(routes::LOCKS, &query);
+                let (answer, at) = self.transport.call::<ListAnswer>(&request, &call).await?;
+                Ok(View::SessionLocks(answer.into_session_locks(at)))
+            }
+            Subject::Deadlocks => {
+                let request = Request::read(routes::DEADLOCKS, &DeadlocksQuery { stale });
+                let (answer, at) = self.transport.call::<DeadlocksAnswer>(&request, &call).await?;
+                Ok(View::Deadlocks(answer.into_words(at)))
             }
         }
     }
@@ -516,15 +632,6 @@ impl LockService for Client {
     fn defaults(&self) -> &ServiceOptions {
         &self.options
     }
-}
-
-/// Refuses requests that the HTTP API has no words for yet.
-fn refuse_new(operation: &Operation) -> Result<(), Error> {
-    if operation.level() > 1 { Err(not_over_http()) } else { Ok(()) }
-}
-
-fn not_over_http() -> Error {
-    Error::unavailable("this kind of request is not part of the HTTP API yet")
 }
 
 impl DebugLockService for Client {

@@ -94,6 +94,8 @@ pub(super) enum Kind {
     Read,
     /// Has a request id, so that it may be repeated.
     Write,
+    /// Has a request id, and is answered late by intention: one node is asked at a time.
+    Patient,
     /// May not be repeated.
     Once,
 }
@@ -109,6 +111,15 @@ impl Request {
 
     pub(super) fn write<T: Serialize>(method: &str, path: &str, body: &T) -> Self {
         Self::with_body(method, path, body, Kind::Write)
+    }
+
+    pub(super) fn patient<T: Serialize>(method: &str, path: &str, body: &T) -> Self {
+        Self::with_body(method, path, body, Kind::Patient)
+    }
+
+    /// A read whose question is in the body.
+    pub(super) fn question<T: Serialize>(method: &str, path: &str, body: &T) -> Self {
+        Self::with_body(method, path, body, Kind::Read)
     }
 
     pub(super) fn once<T: Serialize>(method: &str, path: &str, body: &T) -> Self {
@@ -152,7 +163,7 @@ impl Request {
     fn unanswered(&self, reason: impl Into<String>) -> Error {
         match self.kind {
             Kind::Read => Error::unavailable(reason),
-            Kind::Write | Kind::Once => Error::unknown(reason),
+            Kind::Write | Kind::Patient | Kind::Once => Error::unknown(reason),
         }
     }
 }
@@ -174,7 +185,7 @@ impl Kind {
 
     /// Whether the request may be sent to a second node while the first has not answered.
     pub(super) fn is_hedged(self) -> bool {
-        self != Self::Once
+        matches!(self, Self::Read | Self::Write)
     }
 }
 
@@ -275,6 +286,15 @@ impl Transport {
             Some(gathered) => self.repeat(&gathered, call).await,
             None => self.repeat(&self.alone(request, call), call).await,
         }
+    }
+
+    /// Sends a request as [`Transport::call`] does, with a refusal as an answer.
+    pub(super) async fn call_or_refusal<T: DeserializeOwned + Send>(
+        &self,
+        request: &Request,
+        call: &CallOptions,
+    ) -> Result<Reply<Result<T, Forbidden>>, Error> {
+        self.repeat(&self.alone(request, call), call).await
     }
 
     /// Sends a request until there is an answer or the time is up.

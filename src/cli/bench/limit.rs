@@ -113,15 +113,25 @@ async fn lock(Json(body): Json<LockBody>) -> Json<LockAnswer> {
         live: true,
         previous_signee: None,
         reason: None,
+        mode: None,
+        slot: None,
+        valid_ms: None,
     })
 }
 
 async fn unlock(Json(body): Json<UnlockBody>) -> Json<UnlockAnswer> {
     let status =
         if body.signature.is_empty() { UnlockStatusWord::NoLock } else { UnlockStatusWord::Ok };
-    Json(UnlockAnswer { status })
+    Json(UnlockAnswer { status, left: false })
 }
 
 async fn check(Query(query): Query<CheckQuery>) -> Json<CheckAnswer> {
-    Json(CheckAnswer { signature: query.signature, holders: Vec::new() })
+    Json(CheckAnswer {
+        signature: query.signature,
+        holders: Vec::new(),
+        table: None,
+        limit: None,
+        waiting: 0,
+        places: Vec::new(),
+    })
 }

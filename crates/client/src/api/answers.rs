@@ -13,8 +13,9 @@ use super::{Problem, to_ms};
 use keyward_core::error::Error;
 use keyward_core::types::{
     BatchAnswer, CheckResponse, DecidedAt, DeleteStatus, Grant, Holder, ListResponse, LockRecord,
-    LockResponse, LockStatus, Mode, TableDefaults, TableInfo, TablesResponse, TimeToLive, Token,
-    TransferReason, UnlockResponse, UnlockStatus,
+    LockResponse, LockStatus, Mode, Place, SessionId, SessionLock, SessionLocksResponse,
+    TableDefaults, TableInfo, TablesResponse, TimeToLive, Token, TransferReason, UnlockResponse,
+    UnlockStatus, Waiting,
 };
 
 /// The result of a successful lock request.
@@ -53,6 +54,79 @@ pub struct LockAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub reason: Option<TransferReason>,
+    /// The mode of the grant, if it is not exclusive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Mode>)]
+    pub mode: Option<Mode>,
+    /// The number of the permit, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// The time from when the lock was last asked for until the grant expires; count it from before
+    /// that request was sent. Left out, it is `expires_in_ms`: nobody waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_ms: Option<u64>,
+}
+
+/// The answer to `POST /v1/lock`, status 202: the request stands in the queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WaitingAnswer {
+    /// Always `waiting`.
+    pub status: WaitingWord,
+    /// The name of the place.
+    #[schema(example = "42.0")]
+    pub place: String,
+    /// The number of places before it, and itself: 1 is the next to be granted.
+    pub position: u64,
+    /// The time until the wait is over.
+    pub ends_in_ms: u64,
+}
+
+/// The result of a lock request that waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(utoipa::ToSchema)]
+pub enum WaitingWord {
+    /// It waits for its turn.
+    Waiting,
+}
+
+impl WaitingAnswer {
+    /// The wire form of a place.
+    pub fn new(waiting: &Waiting) -> Self {
+        Self {
+            status: WaitingWord::Waiting,
+            place: waiting.place.to_string(),
+            position: waiting.position,
+            ends_in_ms: to_ms(waiting.ends_in),
+        }
+    }
+}
+
+/// An answer to a lock request that is not refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LockReply {
+    /// The requester has the lock.
+    Granted(LockAnswer),
+    /// It waits.
+    Waiting(WaitingAnswer),
+}
+
+impl LockReply {
+    /// The answer as a type of the contract; `None` if it is not whole.
+    pub fn into_words(self, decided_at: Option<DecidedAt>) -> Option<LockResponse> {
+        match self {
+            Self::Granted(answer) => answer.into_words(decided_at),
+            Self::Waiting(answer) => {
+                let waiting = Waiting {
+                    place: answer.place.parse().ok()?,
+                    position: answer.position,
+                    ends_in: Duration::from_millis(answer.ends_in_ms),
+                };
+                Some(LockResponse { status: LockStatus::Waiting(waiting), decided_at })
+            }
+        }
+    }
 }
 
 impl LockAnswer {
@@ -76,6 +150,9 @@ impl LockAnswer {
             live: grant.live,
             previous_signee,
             reason,
+            mode: Some(grant.mode).filter(|mode| *mode != Mode::Exclusive),
+            slot: grant.slot,
+            valid_ms: Some(grant.valid).filter(|valid| *valid != grant.expires_in).map(to_ms),
         })
     }
 
@@ -88,9 +165,9 @@ impl LockAnswer {
             expires_in: Duration::from_millis(self.expires_in_ms),
             removed_in: self.removed_in_ms.map(Duration::from_millis),
             live: self.live,
-            mode: Mode::Exclusive,
-            slot: None,
-            valid: Duration::from_millis(self.expires_in_ms),
+            mode: self.mode.unwrap_or_default(),
+            slot: self.slot,
+            valid: Duration::from_millis(self.valid_ms.unwrap_or(self.expires_in_ms)),
         };
         let status = match self.status {
             LockStatusWord::Ok => LockStatus::Ok(grant),
@@ -121,6 +198,9 @@ pub enum UnlockStatusWord {
 pub struct UnlockAnswer {
     /// The result of the request.
     pub status: UnlockStatusWord,
+    /// Whether there was no grant but a place, which is left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
 }
 
 impl UnlockAnswer {
@@ -131,12 +211,13 @@ impl UnlockAnswer {
             UnlockStatus::NoLock => UnlockStatusWord::NoLock,
             UnlockStatus::Failed(_) => return None,
         };
-        Some(Self { status })
+        Some(Self { status, left: response.status == UnlockStatus::Left })
     }
 
     /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> UnlockResponse {
         let status = match self.status {
+            UnlockStatusWord::Ok if self.left => UnlockStatus::Left,
             UnlockStatusWord::Ok => UnlockStatus::Ok,
             UnlockStatusWord::NoLock => UnlockStatus::NoLock,
         };
@@ -157,6 +238,9 @@ pub struct BatchItemAnswer {
     /// The answer to a lock request that was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockAnswer>,
+    /// The answer to a lock request that waits, with `respond: queued`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitingAnswer>,
     /// The answer to an unlock request after which the lock does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlock: Option<UnlockAnswer>,
@@ -175,6 +259,7 @@ impl From<&Result<BatchAnswer, Error>> for BatchItemAnswer {
         match answer {
             Ok(BatchAnswer::Lock(response)) => Self {
                 lock: LockAnswer::new(response),
+                waiting: response.waiting().map(WaitingAnswer::new),
                 problem: response.forbidden().map(Problem::forbidden),
                 log_position: response.decided_at,
                 ..Self::default()
@@ -287,6 +372,17 @@ pub struct HolderAnswer {
     /// The time until the record is removed; absent if it never is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_in_ms: Option<u64>,
+    /// The mode of its grant, if it is not exclusive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Mode>)]
+    pub mode: Option<Mode>,
+    /// The number of its permit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// The session that its grant lives in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::SessionName>)]
+    pub session: Option<SessionId>,
 }
 
 impl From<&Holder> for HolderAnswer {
@@ -299,6 +395,9 @@ impl From<&Holder> for HolderAnswer {
             expires_in_ms: to_ms(holder.expires_in),
             expired: holder.expired,
             removed_in_ms: holder.removed_in.map(to_ms),
+            mode: Some(holder.mode).filter(|mode| *mode != Mode::Exclusive),
+            slot: holder.slot,
+            session: holder.session,
         }
     }
 }
@@ -313,7 +412,9 @@ impl From<HolderAnswer> for Holder {
             expires_in: Duration::from_millis(holder.expires_in_ms),
             expired: holder.expired,
             removed_in: holder.removed_in_ms.map(Duration::from_millis),
-            ..Self::default()
+            mode: holder.mode.unwrap_or_default(),
+            slot: holder.slot,
+            session: holder.session,
         }
     }
 }
@@ -325,6 +426,92 @@ pub struct CheckAnswer {
     pub signature: String,
     /// Its holders. They show the *past*: a lock is held by holding it, not by looking.
     pub holders: Vec<HolderAnswer>,
+    /// The table, among the locks of a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The limit of a lock in mode permits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The number of places in its queue, if there are any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting: u64,
+    /// A hundred of the places; in a list none, among the locks of a session those that live in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<PlaceAnswer>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like this")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// One place in a queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PlaceAnswer {
+    /// The name of the place.
+    #[schema(example = "42.0")]
+    pub place: String,
+    /// The owner.
+    pub signee: String,
+    /// The run of the owner, if it named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The session that it lives in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::SessionName>)]
+    pub session: Option<SessionId>,
+    /// Its level.
+    pub level: i64,
+    /// Its mode.
+    #[schema(value_type = schemas::Mode)]
+    pub mode: Mode,
+    /// The time for which it has stood.
+    pub since_ms: u64,
+    /// The number of places before it, and itself; 0 among the locks of a session.
+    pub position: u64,
+}
+
+impl From<&Place> for PlaceAnswer {
+    fn from(place: &Place) -> Self {
+        Self {
+            place: place.place.to_string(),
+            signee: place.signee.clone(),
+            instance: place.instance.clone(),
+            session: place.session,
+            level: place.level,
+            mode: place.mode,
+            since_ms: to_ms(place.since),
+            position: place.position,
+        }
+    }
+}
+
+impl From<PlaceAnswer> for Place {
+    fn from(place: PlaceAnswer) -> Self {
+        Self {
+            place: place.place.parse().unwrap_or_default(),
+            signee: place.signee,
+            instance: place.instance,
+            session: place.session,
+            level: place.level,
+            mode: place.mode,
+            since: Duration::from_millis(place.since_ms),
+            position: place.position,
+        }
+    }
+}
+
+impl From<&SessionLock> for CheckAnswer {
+    fn from(lock: &SessionLock) -> Self {
+        Self {
+            signature: lock.signature.clone(),
+            holders: lock.holders.iter().map(HolderAnswer::from).collect(),
+            table: Some(lock.table.clone()),
+            limit: None,
+            waiting: 0,
+            places: lock.places.iter().map(PlaceAnswer::from).collect(),
+        }
+    }
 }
 
 impl From<&LockRecord> for CheckAnswer {
@@ -332,6 +519,10 @@ impl From<&LockRecord> for CheckAnswer {
         Self {
             signature: record.signature.clone(),
             holders: record.holders.iter().map(HolderAnswer::from).collect(),
+            table: None,
+            limit: record.limit,
+            waiting: record.waiting,
+            places: record.places.iter().map(PlaceAnswer::from).collect(),
         }
     }
 }
@@ -339,7 +530,8 @@ impl From<&LockRecord> for CheckAnswer {
 impl From<CheckAnswer> for LockRecord {
     fn from(answer: CheckAnswer) -> Self {
         let holders = answer.holders.into_iter().map(Into::into).collect();
-        let (limit, waiting, places) = (None, 0, Vec::new());
+        let places = answer.places.into_iter().map(Into::into).collect();
+        let (limit, waiting) = (answer.limit, answer.waiting);
         Self { signature: answer.signature, holders, limit, waiting, places }
     }
 }
@@ -360,6 +552,16 @@ pub struct ListAnswer {
     /// The value of `after` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Among the locks of a session: the value of `table` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_table: Option<String>,
+}
+
+impl From<&SessionLocksResponse> for ListAnswer {
+    fn from(response: &SessionLocksResponse) -> Self {
+        let (next_table, next) = response.next.clone().unzip();
+        Self { locks: response.locks.iter().map(CheckAnswer::from).collect(), next, next_table }
+    }
 }
 
 impl From<&ListResponse> for ListAnswer {
@@ -367,11 +569,24 @@ impl From<&ListResponse> for ListAnswer {
         Self {
             locks: response.locks.iter().map(CheckAnswer::from).collect(),
             next: response.next.clone(),
+            next_table: None,
         }
     }
 }
 
 impl ListAnswer {
+    /// The answer about the locks of a session, as a type of the contract.
+    pub fn into_session_locks(self, decided_at: Option<DecidedAt>) -> SessionLocksResponse {
+        let lock = |lock: CheckAnswer| SessionLock {
+            table: lock.table.unwrap_or_default(),
+            signature: lock.signature,
+            holders: lock.holders.into_iter().map(Into::into).collect(),
+            places: lock.places.into_iter().map(Into::into).collect(),
+        };
+        let locks = self.locks.into_iter().map(lock).collect();
+        SessionLocksResponse { locks, next: self.next_table.zip(self.next), decided_at }
+    }
+
     /// The answer as a type of the contract.
     pub fn into_words(self, decided_at: Option<DecidedAt>) -> ListResponse {
         let locks = self.locks.into_iter().map(Into::into).collect();
@@ -392,6 +607,12 @@ pub struct TableAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::TimeToLive>)]
     pub time_to_live_ms: Option<TimeToLiveMs>,
+    /// The lock-delay of grants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_delay_ms: Option<u64>,
+    /// The longest time for which renewals keep a grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_hold_ms: Option<u64>,
     /// Its records, expired ones included.
     pub locks: u64,
 }
@@ -405,6 +626,8 @@ impl From<&TableInfo> for TableAnswer {
                 TimeToLive::For(length) => TimeToLiveMs::Ms(to_ms(length)),
                 TimeToLive::Never => TimeToLiveMs::Never,
             }),
+            lock_delay_ms: info.defaults.lock_delay.map(to_ms),
+            max_hold_ms: info.defaults.max_hold.map(to_ms),
             locks: info.locks,
         }
     }
@@ -420,7 +643,8 @@ impl From<TableAnswer> for TableInfo {
                     TimeToLiveMs::Ms(ms) => TimeToLive::For(Duration::from_millis(ms)),
                     TimeToLiveMs::Never => TimeToLive::Never,
                 }),
-                ..TableDefaults::default()
+                lock_delay: answer.lock_delay_ms.map(Duration::from_millis),
+                max_hold: answer.max_hold_ms.map(Duration::from_millis),
             },
             locks: answer.locks,
         }

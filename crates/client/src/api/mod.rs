@@ -13,22 +13,28 @@ mod cluster;
 mod problem;
 mod requests;
 pub mod schemas;
+mod turns;
 mod values;
 
 use std::time::Duration;
 
 pub use answers::{
     BatchAnswers, BatchItemAnswer, CheckAnswer, DeleteAnswer, DeleteStatusWord, DoneAnswer,
-    HolderAnswer, ListAnswer, LockAnswer, LockStatusWord, TableAnswer, TablesAnswer, UnlockAnswer,
-    UnlockStatusWord,
+    HolderAnswer, ListAnswer, LockAnswer, LockReply, LockStatusWord, PlaceAnswer, TableAnswer,
+    TablesAnswer, UnlockAnswer, UnlockStatusWord, WaitingAnswer, WaitingWord,
 };
 pub use cluster::{
     ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
 };
 pub use problem::{Code, MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
 pub use requests::{
-    AdvanceBody, BatchBody, BatchItem, CheckQuery, ListQuery, LockBody, TableBody, TableQuery,
-    TablesQuery, UnlockBody,
+    AdvanceBody, BatchBody, BatchItem, CheckQuery, DeadlocksQuery, KeepAliveBody, LimitBody,
+    ListQuery, LockBody, RespondWord, SeenBody, SessionBody, SessionQuery, TableBody, TableQuery,
+    TablesQuery, UnlockBody, VerifyBody,
+};
+pub use turns::{
+    CloseAnswer, CloseStatusWord, DeadlockAnswer, DeadlocksAnswer, InboxAnswer, KeepAliveAnswer,
+    LimitAnswer, LimitStatusWord, LivenessAnswer, NewsWord, SessionAnswer, VerifyAnswer,
 };
 pub use values::TimeToLiveMs;
 
@@ -54,6 +60,16 @@ pub mod routes {
     pub const TABLES: &str = "/v1/tables";
     /// `PUT`: set a table's defaults. `DELETE`: delete it whole.
     pub const TABLE: &str = "/v1/table";
+    /// `POST`: open a session. `DELETE`: close one.
+    pub const SESSIONS: &str = "/v1/sessions";
+    /// `POST`: keep sessions alive, and read their inboxes.
+    pub const KEEPALIVE: &str = "/v1/sessions/keepalive";
+    /// `POST`: whether a token is live.
+    pub const VERIFY: &str = "/v1/verify";
+    /// `PUT`: change the limit of a lock in mode permits.
+    pub const LIMIT: &str = "/v1/limit";
+    /// `GET`: the cycles of owners that hold and wait.
+    pub const DEADLOCKS: &str = "/v1/deadlocks";
     /// `GET`: the cluster as the node that receives the request sees it.
     pub const CLUSTER: &str = "/v1/cluster";
     /// `GET`: succeeds while the process answers.

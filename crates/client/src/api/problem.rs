@@ -125,13 +125,20 @@ pub struct Problem {
     /// The description of what is wrong with this request, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// With `forbidden`: `held` (by another) or `lost` (the grant named by its token is gone).
+    /// With `forbidden`: the reason, such as `held` (by another) or `lost` (the grant named by its
+    /// token is gone), `queued` (others wait) or `timeout` (of a wait).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub reason: Option<ForbiddenReason>,
     /// With `forbidden`: the present holders of the lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<Vec<HolderAnswer>>,
+    /// With the reason `limit_differs`: the limit that the lock has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// With the reason `delay`: the time until the lock-delay is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
     /// With `unavailable`: the client address of the node believed to be the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
@@ -148,6 +155,8 @@ impl Problem {
             detail: Some(detail.into()),
             reason: None,
             holders: None,
+            limit: None,
+            delay_ms: None,
             leader: None,
         }
     }
@@ -170,6 +179,8 @@ impl Problem {
         Self {
             reason: Some(forbidden.reason),
             holders: Some(forbidden.holders.iter().map(HolderAnswer::from).collect()),
+            limit: forbidden.limit,
+            delay_ms: forbidden.delay.map(super::to_ms),
             ..Self::new(Code::Forbidden, detail)
         }
     }
@@ -177,7 +188,9 @@ impl Problem {
     /// The refusal as a type of the contract. A document without a reason is read as `held`.
     pub fn to_forbidden(&self) -> Forbidden {
         let holders = self.holders.iter().flatten().cloned().map(Into::into).collect();
-        Forbidden::new(self.reason.unwrap_or(ForbiddenReason::Held), holders)
+        let reason = self.reason.unwrap_or(ForbiddenReason::Held);
+        let delay = self.delay_ms.map(std::time::Duration::from_millis);
+        Forbidden { limit: self.limit, delay, ..Forbidden::new(reason, holders) }
     }
 
     /// The error for the caller; `decided_at` is the position in the answer's header.

@@ -13,10 +13,12 @@ use super::schemas;
 use super::values::{TimeToLiveMs, flag, whole, whole_text};
 use keyward_core::error::Error;
 use keyward_core::lock::{
-    Command, Keep, LockCommand, Operation, Query, Subject, TableCommand, UnlockCommand,
+    Command, Keep, LimitCommand, LockCommand, Operation, Query, SessionCommand, Subject,
+    TableCommand, UnlockCommand,
 };
 use keyward_core::types::{
-    DEFAULT_TABLE, ListRequest, MAX_SAFE_INTEGER, RecordState, RequestId, TablesRequest, Token,
+    DEFAULT_TABLE, DecidedAt, ListRequest, MAX_SAFE_INTEGER, Mode, RecordState, RequestId, Seen,
+    SessionId, SessionLocksRequest, TablesRequest, Token,
 };
 
 /// The body of `POST /v1/lock`.
@@ -28,6 +30,8 @@ pub struct LockBody {
     #[schema(value_type = schemas::Name, example = "jobs/nightly")]
     pub signature: String,
     /// The owner that requests it, same limits. A name, never an authorisation.
+    /// In a session it may be left out: it is the session's.
+    #[serde(default)]
     #[schema(value_type = schemas::Name, example = "worker-1")]
     pub signee: String,
     /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower one.
@@ -66,6 +70,40 @@ pub struct LockBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::RequestId>)]
     pub request_id: Option<RequestId>,
+    /// `exclusive`, `shared` or `permits`; left out, that of a holder, and else exclusive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Mode>)]
+    pub mode: Option<Mode>,
+    /// The limit of a lock in mode permits; left out, the one that the lock has.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub limit: Option<u32>,
+    /// The time to wait for the lock; left out or 0, it is tried once. At most a minute, in a session
+    /// 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(minimum = 0, maximum = 31_622_400_000i64)]
+    pub wait_ms: Option<u64>,
+    /// `queued`: answer with the place in the queue at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub respond: Option<RespondWord>,
+    /// The session that the grant or the place lives in, in place of a duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::SessionName>)]
+    pub session: Option<SessionId>,
+    /// The time for which the expired grant keeps others out; left out, that of a holder or the
+    /// table's.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(minimum = 0, maximum = 60000)]
+    pub lock_delay_ms: Option<u64>,
+}
+
+/// The time at which a request that waits is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(utoipa::ToSchema)]
+pub enum RespondWord {
+    /// At once, with the place.
+    Queued,
 }
 
 impl LockBody {
@@ -82,6 +120,12 @@ impl LockBody {
             instance: command.instance.as_deref().map(str::to_owned),
             table: Some(command.table.to_string()),
             request_id,
+            mode: command.mode,
+            limit: command.limit,
+            wait_ms: Some(command.wait_ms).filter(|wait| *wait > 0),
+            respond: command.queued.then_some(RespondWord::Queued),
+            session: command.session,
+            lock_delay_ms: command.lock_delay_ms,
         }
     }
 
@@ -100,7 +144,12 @@ impl LockBody {
             duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
             token: self.token.map(Token),
-            ..LockCommand::default()
+            mode: self.mode,
+            limit: self.limit,
+            wait_ms: exact("wait_ms", self.wait_ms.unwrap_or(0))?,
+            queued: self.respond.is_some(),
+            session: self.session,
+            lock_delay_ms: self.lock_delay_ms.map(|ms| exact("lock_delay_ms", ms)).transpose()?,
         }));
         Ok(Command { request_id: self.request_id, ..operation.into() })
     }
@@ -133,6 +182,13 @@ pub struct UnlockBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::RequestId>)]
     pub request_id: Option<RequestId>,
+    /// An operator's release: ends exactly the grant with the token, or the place, whoever has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "flag")]
+    pub force: bool,
+    /// With `force`: the place to be ended, as the answer to a lock request names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "42.0")]
+    pub place: Option<String>,
 }
 
 impl UnlockBody {
@@ -145,20 +201,26 @@ impl UnlockBody {
             instance: command.instance.as_deref().map(str::to_owned),
             table: Some(command.table.to_string()),
             request_id,
+            force: command.force,
+            place: command.place.map(|place| place.to_string()),
         }
     }
 
     /// The command of the request.
-    pub fn into_command(self) -> Command {
+    ///
+    /// # Errors
+    /// `BadRequest` if the place is no log position.
+    pub fn into_command(self) -> Result<Command, Error> {
         let operation = Operation::Unlock(Box::new(UnlockCommand {
             table: table(self.table),
             signature: self.signature.into(),
             signee: self.signee.into(),
             instance: self.instance.map(Into::into),
             token: self.token.map(Token),
-            ..UnlockCommand::default()
+            force: self.force,
+            place: self.place.as_deref().map(|text| position("place", text)).transpose()?,
         }));
-        Command { request_id: self.request_id, ..operation.into() }
+        Ok(Command { request_id: self.request_id, ..operation.into() })
     }
 }
 
@@ -192,7 +254,7 @@ impl BatchItem {
     pub fn into_command(self) -> Result<Command, Error> {
         match self {
             Self::Lock(body) => body.into_command(),
-            Self::Unlock(body) => Ok(body.into_command()),
+            Self::Unlock(body) => body.into_command(),
         }
     }
 }
@@ -239,6 +301,14 @@ pub struct TableBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::TimeToLive>)]
     pub time_to_live_ms: Option<TimeToLiveMs>,
+    /// The lock-delay of grants whose request has none; if it is left out, none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(minimum = 0, maximum = 60000)]
+    pub lock_delay_ms: Option<u64>,
+    /// The longest time for which renewals keep a grant; if it is left out, there is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 31_622_400_000i64)]
+    pub max_hold_ms: Option<u64>,
     /// Makes the request safe to repeat; see `POST /v1/lock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schemas::RequestId>)]
@@ -252,6 +322,8 @@ impl TableBody {
             table: Some(command.table.to_string()),
             duration_ms: command.duration_ms,
             time_to_live_ms: command.time_to_live.map(Into::into),
+            lock_delay_ms: command.lock_delay_ms,
+            max_hold_ms: command.max_hold_ms,
             request_id,
         }
     }
@@ -271,7 +343,8 @@ impl TableBody {
             table: self.table.ok_or_else(missing)?.into(),
             duration_ms: duration(self.duration_ms)?,
             time_to_live: time_to_live(self.time_to_live_ms)?,
-            ..TableCommand::default()
+            lock_delay_ms: self.lock_delay_ms.map(|ms| exact("lock_delay_ms", ms)).transpose()?,
+            max_hold_ms: self.max_hold_ms.map(|ms| exact("max_hold_ms", ms)).transpose()?,
         }));
         Ok(Command { request_id: self.request_id, ..operation.into() })
     }
@@ -298,6 +371,10 @@ pub struct CheckQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = schemas::Name, required = false)]
     pub table: Option<String>,
+    /// The number of places to pass over before the hundred that are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_text")]
+    #[param(value_type = u64, required = false, minimum = 0)]
+    pub places_after: Option<u64>,
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
@@ -306,7 +383,8 @@ pub struct CheckQuery {
 impl From<CheckQuery> for Query {
     fn from(query: CheckQuery) -> Self {
         let (table, signature) = (table(query.table), query.signature.into());
-        Self { stale: query.stale, subject: Subject::Lock { table, signature, places_after: 0 } }
+        let places_after = query.places_after.unwrap_or(0);
+        Self { stale: query.stale, subject: Subject::Lock { table, signature, places_after } }
     }
 }
 
@@ -340,10 +418,21 @@ pub struct ListQuery {
     /// Answer from the node's own copy, however old it is, instead of a linearizable read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+    /// Only the locks of this session, of all tables. `after` and `table` are then the `next` and
+    /// `next_table` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = schemas::SessionName, required = false)]
+    pub session: Option<SessionId>,
 }
 
 impl From<ListQuery> for Query {
     fn from(query: ListQuery) -> Self {
+        if let Some(session) = query.session {
+            let limit = query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT);
+            let after = query.after.map(|after| (table(query.table).into(), after));
+            let subject = Subject::SessionLocks(SessionLocksRequest { session, after, limit });
+            return Self { stale: query.stale, subject };
+        }
         let page = ListRequest {
             prefix: query.prefix,
             after: query.after,
@@ -351,6 +440,23 @@ impl From<ListQuery> for Query {
             state: query.state,
         };
         Self { stale: query.stale, subject: Subject::Locks { table: table(query.table), page } }
+    }
+}
+
+/// The query of `GET /v1/deadlocks`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeadlocksQuery {
+    /// Answer from the node's own copy, however old it is, instead of a linearizable read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+impl From<DeadlocksQuery> for Query {
+    fn from(query: DeadlocksQuery) -> Self {
+        Self { stale: query.stale, subject: Subject::Deadlocks }
     }
 }
 
@@ -401,6 +507,206 @@ impl From<TableQuery> for Command {
         let operation = Operation::DeleteTable { table: query.table.into() };
         Self { request_id: query.request_id, ..operation.into() }
     }
+}
+
+/// The body of `POST /v1/sessions`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::ToSchema)]
+pub struct SessionBody {
+    /// The time to live without a keep-alive: 1 s to 24 h.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = u64, required, minimum = 1000, maximum = 86_400_000)]
+    pub ttl_ms: Option<u64>,
+    /// The owner of locks that are requested in the session.
+    #[schema(value_type = schemas::Name, example = "worker-1")]
+    pub signee: String,
+    /// The run of the owner; left out, the name of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Name>)]
+    pub instance: Option<String>,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::RequestId>)]
+    pub request_id: Option<RequestId>,
+}
+
+impl SessionBody {
+    /// The body of a command.
+    pub fn new(command: &SessionCommand, request_id: Option<RequestId>) -> Self {
+        Self {
+            ttl_ms: Some(command.ttl_ms),
+            signee: command.signee.to_string(),
+            instance: command.instance.as_deref().map(str::to_owned),
+            request_id,
+        }
+    }
+
+    /// The command of the request.
+    ///
+    /// # Errors
+    /// `BadRequest` if the time to live is missing, or beyond what JSON carries exactly.
+    pub fn into_command(self) -> Result<Command, Error> {
+        let ttl_ms = self.ttl_ms.ok_or_else(|| Error::bad_request("missing field `ttl_ms`"))?;
+        let operation = Operation::OpenSession(Box::new(SessionCommand {
+            id: None,
+            ttl_ms: exact("ttl_ms", ttl_ms)?,
+            signee: self.signee.into(),
+            instance: self.instance.map(Into::into),
+        }));
+        Ok(Command { request_id: self.request_id, ..operation.into() })
+    }
+}
+
+/// The body of `POST /v1/sessions/keepalive`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::ToSchema)]
+pub struct KeepAliveBody {
+    /// The sessions, 1000 at most.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub sessions: Vec<SeenBody>,
+}
+
+/// A session to be kept alive.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::ToSchema)]
+pub struct SeenBody {
+    /// The session.
+    #[schema(value_type = schemas::SessionName)]
+    pub session: SessionId,
+    /// The position of the last item of the inbox that was seen; the items up to it are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "42.0")]
+    pub seen: Option<String>,
+}
+
+impl KeepAliveBody {
+    /// The body of a command.
+    pub fn new(sessions: &[Seen]) -> Self {
+        let one = |seen: &Seen| SeenBody {
+            session: seen.session,
+            seen: seen.seen.map(|at| at.to_string()),
+        };
+        Self { sessions: sessions.iter().map(one).collect() }
+    }
+
+    /// The command of the request.
+    ///
+    /// # Errors
+    /// `BadRequest` if a position is none.
+    pub fn into_command(self) -> Result<Command, Error> {
+        let one = |body: SeenBody| {
+            let seen = body.seen.as_deref().map(|text| position("seen", text)).transpose()?;
+            Ok(Seen { session: body.session, seen })
+        };
+        let sessions: Result<Vec<Seen>, Error> = self.sessions.into_iter().map(one).collect();
+        Ok(Operation::KeepAlive(sessions?).into())
+    }
+}
+
+/// The query of `DELETE /v1/sessions`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SessionQuery {
+    /// The session to be closed.
+    #[param(value_type = schemas::SessionName)]
+    pub session: SessionId,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = schemas::RequestId, required = false)]
+    pub request_id: Option<RequestId>,
+}
+
+impl From<SessionQuery> for Command {
+    fn from(query: SessionQuery) -> Self {
+        let operation = Operation::CloseSession(query.session);
+        Self { request_id: query.request_id, ..operation.into() }
+    }
+}
+
+/// The body of `POST /v1/verify`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::ToSchema)]
+pub struct VerifyBody {
+    /// The lock's name.
+    #[schema(value_type = schemas::Name, example = "jobs/nightly")]
+    pub signature: String,
+    /// The token.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = u64, required, minimum = 1, maximum = 9_007_199_254_740_991i64)]
+    pub token: Option<u64>,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Name>)]
+    pub table: Option<String>,
+}
+
+impl VerifyBody {
+    /// The query of the request.
+    ///
+    /// # Errors
+    /// `BadRequest` if there is no token.
+    pub fn into_query(self) -> Result<Query, Error> {
+        let token = self.token.ok_or_else(|| Error::bad_request("missing field `token`"))?;
+        let (table, signature) = (table(self.table), self.signature.into());
+        let token = Token(exact("token", token)?);
+        Ok(Query { stale: false, subject: Subject::Verify { table, signature, token } })
+    }
+}
+
+/// The body of `PUT /v1/limit`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::ToSchema)]
+pub struct LimitBody {
+    /// The lock's name.
+    #[schema(value_type = schemas::Name, example = "jobs/nightly")]
+    pub signature: String,
+    /// The number of permits.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = u32, required, minimum = 1, maximum = 65535)]
+    pub limit: Option<u32>,
+    /// The table, `default` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::Name>)]
+    pub table: Option<String>,
+    /// Makes the request safe to repeat; see `POST /v1/lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schemas::RequestId>)]
+    pub request_id: Option<RequestId>,
+}
+
+impl LimitBody {
+    /// The body of a command.
+    pub fn new(command: &LimitCommand, request_id: Option<RequestId>) -> Self {
+        Self {
+            signature: command.signature.to_string(),
+            limit: Some(command.limit),
+            table: Some(command.table.to_string()),
+            request_id,
+        }
+    }
+
+    /// The command of the request.
+    ///
+    /// # Errors
+    /// `BadRequest` if there is no limit.
+    pub fn into_command(self) -> Result<Command, Error> {
+        let limit = self.limit.ok_or_else(|| Error::bad_request("missing field `limit`"))?;
+        let (table, signature) = (table(self.table), self.signature.into());
+        let operation = Operation::SetLimit(Box::new(LimitCommand { table, signature, limit }));
+        Ok(Command { request_id: self.request_id, ..operation.into() })
+    }
+}
+
+/// Reads a position in the log.
+fn position(field: &str, text: &str) -> Result<DecidedAt, Error> {
+    text.parse().map_err(|error| Error::bad_request(format!("{field}: {error}")))
 }
 
 fn table(named: Option<String>) -> Box<str> {

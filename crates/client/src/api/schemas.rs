@@ -61,6 +61,47 @@ impl ToSchema for RecordState {
     }
 }
 
+/// The terms on which owners hold one lock together.
+pub struct Mode;
+
+/// The name of a session.
+pub struct SessionName;
+
+impl PartialSchema for Mode {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The terms on which owners hold one lock together"))
+            .enum_values(Some(["exclusive", "shared", "permits"]))
+            .into()
+    }
+}
+
+impl ToSchema for Mode {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Mode")
+    }
+}
+
+impl PartialSchema for SessionName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "32 hexadecimal digits, as the answer to `POST /v1/sessions` has them",
+            ))
+            .pattern(Some("^[0-9A-Fa-f]{32}$"))
+            .examples(["0123456789abcdef0123456789abcdef"])
+            .into()
+    }
+}
+
+impl ToSchema for SessionName {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("SessionName")
+    }
+}
+
 impl PartialSchema for Name {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()

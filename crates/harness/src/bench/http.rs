@@ -192,6 +192,7 @@ impl Owner for HttpOwner {
 
     async fn check(&mut self, signature: &str) -> Result<bool, Failure> {
         let query = CheckQuery {
+            places_after: None,
             signature: signature.to_owned(),
             table: Some(self.table.clone()),
             stale: false,
