@@ -301,7 +301,7 @@ pub fn http_list(query: &[u8]) {
     let limit = asked.limit.unwrap_or(ListRequest::DEFAULT_LIMIT) as usize;
     let next = (expected.len() > limit).then(|| expected[limit - 1].signature.clone());
     expected.truncate(limit);
-    assert_eq!(told.json::<ListAnswer>(), ListAnswer { locks: expected, next });
+    assert_eq!(told.json::<ListAnswer>(), ListAnswer { locks: expected, next, next_table: None });
 }
 
 /// `POST /v1/batch` with this body: each request is answered as it would be alone.

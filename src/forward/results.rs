@@ -152,7 +152,7 @@ pub(super) fn read_answer(reader: &mut Reader<'_>) -> Result<Result<Answer, Erro
     if tag >= answer_tag::FORBIDDEN {
         return read_error(tag, reader).map(Err);
     }
-    if tag >= answer_tag::RECORD && tag < answer_tag::ADVANCED {
+    if (answer_tag::RECORD..answer_tag::ADVANCED).contains(&tag) {
         return Ok(Ok(Answer::View(read_view(tag, reader)?)));
     }
     if tag == answer_tag::ADVANCED {

@@ -12,6 +12,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::lock::{Awaited, Command, Decision, Fate, Operation, Outcome};
 use crate::node::Node;
+use crate::raft::types::LogId;
 use crate::raft::waiters::Registration;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, LockStatus};
 
@@ -68,7 +69,7 @@ impl Node {
         let replica = &self.member().replica;
         let registered = replica
             .look(|machine| {
-                let applied = machine.applied.as_ref().map(|id| id.index());
+                let applied = machine.applied.as_ref().map(LogId::index);
                 replica.waiters.register(awaited.clone(), &machine.state, applied)
             })
             .await;

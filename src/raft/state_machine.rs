@@ -466,7 +466,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             machine.membership = meta.last_membership.clone();
             machine.generation += 1;
             machine.state.tell_steps(true);
-            let applied = machine.applied.as_ref().map(|id| id.index());
+            let applied = machine.applied.as_ref().map(LogId::index);
             self.replica.waiters.replaced(&machine.state, applied);
             self.replica.publish(&machine);
         }

@@ -382,44 +382,8 @@ impl Client {
                 };
                 Ok(Decision { outcome, decided_at })
             }
-            Operation::OpenSession(command) => {
-                let ask = |id, call| {
-                    let request = Request::write(
-                        "POST",
-                        routes::SESSIONS,
-                        &SessionBody::new(command, Some(id)),
-                    );
-                    async move { self.transport.call_or_refusal::<SessionAnswer>(&request, &call).await }
-                };
-                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
-                let status = match answer {
-                    Ok(answer) => SessionStatus::Open(answer.into()),
-                    Err(forbidden) => SessionStatus::Failed(forbidden),
-                };
-                Ok(Decision { outcome: Outcome::Session(status), decided_at })
-            }
-            Operation::KeepAlive(sessions) => {
-                let body = KeepAliveBody::new(sessions);
-                let request = Request::write("POST", routes::KEEPALIVE, &body);
-                let (answer, decided_at) =
-                    self.transport.call::<KeepAliveAnswer>(&request, &call).await?;
-                let sessions = answer.into_words().filter(|told| told.len() == sessions.len());
-                let sessions = sessions
-                    .ok_or_else(|| Error::unknown("the answer is not about these sessions"))?;
-                Ok(Decision { outcome: Outcome::KeptAlive(sessions), decided_at })
-            }
-            Operation::CloseSession(session) => {
-                let ask = |id, call| {
-                    let query = SessionQuery { session: *session, request_id: Some(id) };
-                    let request = Request::delete(routes::SESSIONS, &query);
-                    async move { self.transport.call::<CloseAnswer>(&request, &call).await }
-                };
-                let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
-                let status = match answer.status {
-                    CloseStatusWord::Ok => CloseStatus::Ok,
-                    CloseStatusWord::NoSession => CloseStatus::NoSession,
-                };
-                Ok(Decision { outcome: Outcome::Closed(status), decided_at })
+            Operation::OpenSession(_) | Operation::KeepAlive(_) | Operation::CloseSession(_) => {
+                self.decide_on_session(&operation, request_id, call).await
             }
             Operation::SetLimit(command) => {
                 let ask = |id, call| {
@@ -438,6 +402,51 @@ impl Client {
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 Err(Error::bad_request("only a leader makes this command"))
             }
+        }
+    }
+
+    /// Decides one command on sessions.
+    async fn decide_on_session(
+        &self,
+        operation: &Operation,
+        request_id: Option<RequestId>,
+        call: CallOptions,
+    ) -> Result<Decision, Error> {
+        if let Operation::OpenSession(command) = operation {
+            let ask = |id, call| {
+                let request =
+                    Request::write("POST", routes::SESSIONS, &SessionBody::new(command, Some(id)));
+                async move { self.transport.call_or_refusal::<SessionAnswer>(&request, &call).await }
+            };
+            let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+            let status = match answer {
+                Ok(answer) => SessionStatus::Open(answer.into()),
+                Err(forbidden) => SessionStatus::Failed(forbidden),
+            };
+            Ok(Decision { outcome: Outcome::Session(status), decided_at })
+        } else if let Operation::KeepAlive(sessions) = operation {
+            let body = KeepAliveBody::new(sessions);
+            let request = Request::write("POST", routes::KEEPALIVE, &body);
+            let (answer, decided_at) =
+                self.transport.call::<KeepAliveAnswer>(&request, &call).await?;
+            let sessions = answer.into_words().filter(|told| told.len() == sessions.len());
+            let sessions =
+                sessions.ok_or_else(|| Error::unknown("the answer is not about these sessions"))?;
+            Ok(Decision { outcome: Outcome::KeptAlive(sessions), decided_at })
+        } else if let Operation::CloseSession(session) = operation {
+            let ask = |id, call| {
+                let query = SessionQuery { session: *session, request_id: Some(id) };
+                let request = Request::delete(routes::SESSIONS, &query);
+                async move { self.transport.call::<CloseAnswer>(&request, &call).await }
+            };
+            let (answer, decided_at) = self.under_id(request_id, &call, ask).await?;
+            let status = match answer.status {
+                CloseStatusWord::Ok => CloseStatus::Ok,
+                CloseStatusWord::NoSession => CloseStatus::NoSession,
+            };
+            Ok(Decision { outcome: Outcome::Closed(status), decided_at })
+        } else {
+            Err(Error::bad_request("this is no command on sessions"))
         }
     }
 
