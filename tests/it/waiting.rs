@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use keyward::clock::{Clock as _, SystemClock};
 use keyward::forward::Forwarding;
+use keyward::lock::{Command, Outcome, Query};
 use keyward::types::{
-    CallOptions, ForbiddenReason, LockOptions, LockRequest, LockResponse, LockStatus, ReadOptions,
-    RequestId, Token,
+    CallOptions, DecidedAt, ForbiddenReason, Liveness, LockOptions, LockRequest, LockResponse,
+    LockStatus, Mode, News, ReadOptions, RequestId, Seen, SessionId, SessionOptions,
+    SessionRequest, SessionStatus, TableOptions, Token,
 };
 use keyward::{Error, LockService};
 use tokio::task::JoinHandle;
@@ -162,4 +164,110 @@ async fn a_later_request_of_the_owner_supersedes_the_earlier_one() {
     queue_of(&cluster, leader, 1).await;
     release(&cluster, leader, "ann").await;
     assert!(second.await.unwrap().unwrap().ok());
+}
+
+async fn open(cluster: &Cluster, node: u64, signee: &str, ttl: Duration) -> SessionId {
+    let request = SessionRequest { signee: signee.to_owned(), ttl };
+    let command = Command::open_session(request, SessionOptions::default()).unwrap();
+    let decided = cluster.service(node).decide_one(command, CallOptions::default()).await.unwrap();
+    let status = decided.into_session().unwrap();
+    let SessionStatus::Open(session) = status else { panic!("{status:?}") };
+    session.id
+}
+
+#[tokio::test]
+async fn the_locks_of_a_session_end_with_it_and_its_waiter_is_next() {
+    let cluster = cluster().await;
+    let follower = cluster.follower().await;
+    let service = cluster.service(follower);
+    let ann = open(&cluster, follower, "ann", Duration::from_secs(1)).await;
+    let bob = open(&cluster, follower, "bob", Duration::from_secs(3600)).await;
+    assert_ne!(ann, bob);
+    let of = |session| LockOptions { session: Some(session), ..LockOptions::default() };
+    assert!(service.lock(by("ann"), of(ann)).await.unwrap().ok());
+    let options = LockOptions { wait: Some(LONG), ..of(bob) };
+    let granted = service.lock(by("bob"), options).await.unwrap();
+    assert!(granted.ok(), "{granted:?}");
+    let asked = [ann, bob].map(|session| Seen { session, seen: None }).to_vec();
+    let kept = Command::keep_alive(asked, None);
+    let kept = service.decide_one(kept, CallOptions::default()).await.unwrap();
+    let kept = kept.into_kept_alive().unwrap();
+    assert_eq!(kept[0], Liveness::Lost);
+    let Liveness::Alive { inbox, .. } = &kept[1] else { panic!("{kept:?}") };
+    let token = granted.grant().unwrap().token;
+    assert!(
+        matches!(inbox[..], [ref item] if matches!(item.news, News::Granted { token: told, .. } if told == token)),
+        "{inbox:?}"
+    );
+}
+
+#[tokio::test]
+async fn permits_have_slots_and_a_token_is_verified_through_any_node() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let service = cluster.service(cluster.follower().await);
+    let permit =
+        LockOptions { mode: Some(Mode::Permits), limit: Some(2), ..LockOptions::default() };
+    for (slot, signee) in ["ann", "bob"].into_iter().enumerate() {
+        let response = service.lock(by(signee), permit.clone()).await.unwrap();
+        let grant = response.grant().unwrap();
+        assert_eq!((grant.mode, grant.slot), (Mode::Permits, u32::try_from(slot).ok()));
+        for id in [1, 2, 3] {
+            let query = Query::verify("s".to_owned(), grant.token, &ReadOptions::default());
+            let view = cluster.service(id).read(query, CallOptions::default()).await.unwrap();
+            let verified = view.into_verify().unwrap();
+            assert!(verified.live);
+            assert_eq!(verified.holder.unwrap().signee, signee);
+        }
+    }
+    let other = LockOptions { limit: Some(3), ..permit.clone() };
+    let refused = service.lock(by("cid"), other).await.unwrap();
+    assert_eq!(refused.forbidden().unwrap().limit, Some(2));
+    assert!(!service.lock(by("cid"), permit.clone()).await.unwrap().ok());
+    let raised = Command::set_limit("s".to_owned(), 3, TableOptions::default());
+    let raised = service.decide_one(raised, CallOptions::default()).await.unwrap();
+    assert_eq!(raised.outcome, Outcome::Limit);
+    let options = ReadOptions::default();
+    assert!(service.lock(by("cid"), LockOptions { limit: None, ..permit }).await.unwrap().ok());
+    let seen = cluster.service(leader).check("s".to_owned(), options).await.unwrap();
+    assert_eq!((seen.record.limit, seen.record.holders.len()), (Some(3), 3));
+}
+
+#[tokio::test]
+async fn owners_that_wait_for_each_other_are_a_deadlock() {
+    let cluster = cluster().await;
+    let service = cluster.service(cluster.follower().await);
+    let of = |signature: &str, signee: &str| LockRequest {
+        signature: signature.to_owned(),
+        signee: signee.to_owned(),
+        level: None,
+    };
+    for (first, second) in [("a", "ann"), ("b", "bob")] {
+        assert!(service.lock(of(first, second), LockOptions::default()).await.unwrap().ok());
+    }
+    for (first, second) in [("b", "ann"), ("a", "bob")] {
+        let options = LockOptions { queued: true, ..waiting(LONG) };
+        let response = service.lock(of(first, second), options).await.unwrap();
+        assert_ne!(response.waiting().unwrap().place, DecidedAt::default());
+    }
+    let query = Query::deadlocks(&ReadOptions::default());
+    let view = service.read(query, CallOptions::default()).await.unwrap();
+    let found = view.into_deadlocks().unwrap();
+    assert_eq!(found.cycles.len(), 1);
+    assert_eq!(found.cycles[0].len(), 2);
+}
+
+#[tokio::test]
+async fn below_the_level_that_allows_it_a_new_request_is_refused_and_not_done() {
+    let cluster = Cluster::with(3, |config| config.feature_level = 1).await;
+    for id in [1, 2, 3] {
+        let service = cluster.service(id);
+        let waited = service.lock(by("ann"), waiting(LONG)).await;
+        assert!(matches!(waited, Err(Error::Unavailable { .. })), "{waited:?}");
+        let shared = LockOptions { mode: Some(Mode::Shared), ..LockOptions::default() };
+        let shared = service.lock(by("ann"), shared).await;
+        assert!(matches!(shared, Err(Error::Unavailable { .. })), "{shared:?}");
+    }
+    let seen = cluster.service(1).check("s".to_owned(), ReadOptions::default()).await;
+    assert!(matches!(seen, Err(Error::NotFound { .. })));
 }
