@@ -85,7 +85,7 @@ const BODIES: &[(&[u8], &str, &str)] = &[
     (
         b"{\"signature\":\"a\",\"signee\":\"b\",\"mode\":\"permits\",\"limit\":0}",
         "bad_request",
-        "permits",
+        "limit",
     ),
     (b"{\"signature\":\"a\",\"signee\":\"b\",\"limit\":2}", "bad_request", "limit"),
     (

@@ -30,8 +30,7 @@ pub struct LockBody {
     #[schema(value_type = schemas::Name, example = "jobs/nightly")]
     pub signature: String,
     /// The owner that requests it, same limits. A name, never an authorisation.
-    /// In a session it may be left out: it is the session's.
-    #[serde(default)]
+    /// In a session it may be empty: then it is the session's.
     #[schema(value_type = schemas::Name, example = "worker-1")]
     pub signee: String,
     /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower one.
