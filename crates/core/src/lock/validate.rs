@@ -76,7 +76,7 @@ impl Command {
             Operation::SetLimit(command) => {
                 name(limits::TABLE, &command.table)?;
                 name(limits::SIGNATURE, &command.signature)?;
-                limited(limits::PERMITS, Some(command.limit.into()))?;
+                limited(LIMIT_FIELD, Some(command.limit.into()))?;
             }
             Operation::DeleteTable { table } => name(limits::TABLE, table)?,
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
@@ -181,11 +181,15 @@ fn turn(command: &LockCommand) -> Result<(), Error> {
     if command.limit.is_some() && command.mode != Some(Mode::Permits) {
         return Err(Error::bad_request("only a request in mode permits has a limit"));
     }
-    limited(limits::PERMITS, command.limit.map(u64::from))?;
+    limited(LIMIT_FIELD, command.limit.map(u64::from))?;
     limited(limits::LOCK_DELAY, command.lock_delay_ms)?;
-    let longest = if command.session.is_some() { limits::SESSION_WAIT } else { limits::WAIT };
+    let longest = if command.session.is_some() { SESSION_WAIT_FIELD } else { limits::WAIT };
     limited(longest, Some(command.wait_ms))
 }
+
+/// The limits of fields whose names other limits have, too: messages name the field.
+const LIMIT_FIELD: Limit = Limit { name: "limit", ..limits::PERMITS };
+const SESSION_WAIT_FIELD: Limit = Limit { name: "wait", ..limits::SESSION_WAIT };
 
 /// Checks an operator's release.
 fn forced(command: &UnlockCommand) -> Result<(), Error> {
