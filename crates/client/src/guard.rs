@@ -278,6 +278,8 @@ impl<S: LockService + Clone> Guard<S> {
         let mut given = options.request_id;
         let mut leaving = Leaving::of(&service, &common.releases, &request);
         let mut pause = FIRST_PAUSE;
+        // Whether an earlier ask may have a place, or a grant.
+        let mut open = false;
         loop {
             let left = deadline.remaining();
             let longest = options.call.timeout.unwrap_or(LONGEST_ASK);
@@ -295,6 +297,7 @@ impl<S: LockService + Clone> Guard<S> {
                         let over = Forbidden::new(ForbiddenReason::Timeout, Vec::new());
                         return Err(Error::Forbidden(over));
                     }
+                    open = true;
                     // A service that answers at once is not asked in a circle.
                     tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
                     continue;
@@ -312,6 +315,7 @@ impl<S: LockService + Clone> Guard<S> {
             };
             match &error {
                 Error::Unknown { .. } | Error::Unavailable { .. } if !left.is_zero() => {
+                    open |= matches!(error, Error::Unknown { .. });
                     tracing::debug!(%error, "a request that waits is asked again");
                     let bounded = pause.mul_f64(random::factor(0.75..=1.0));
                     tokio::time::sleep(bounded.min(deadline.remaining())).await;
@@ -322,6 +326,9 @@ impl<S: LockService + Clone> Guard<S> {
                     given = None;
                     lane = Some(lanes.begin());
                     tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
+                }
+                Error::Unavailable { reason, .. } if open => {
+                    return Err(Error::unknown(reason.clone()));
                 }
                 Error::Unknown { .. }
                 | Error::Unavailable { .. }

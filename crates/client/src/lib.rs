@@ -462,6 +462,7 @@ impl Client {
         let own = wait.saturating_add(crate::api::DEFAULT_TIMEOUT);
         let waited = Deadline::after(wait);
         let deadline = Deadline::after(call.timeout.unwrap_or(own));
+        let mut open = false;
         loop {
             let mut command = command.clone();
             // With 0 it would be another request: one that does not wait.
@@ -473,9 +474,14 @@ impl Client {
             let answer = self.transport.call_or_refusal::<LockReply>(&request, &call).await;
             let is_over = deadline.remaining() < SHORTEST_ASK;
             match answer {
-                Ok((Ok(LockReply::Waiting(_)), _)) if !is_over => {}
-                Err(Error::Unavailable { .. } | Error::Unknown { .. }) if !is_over => {
+                Ok((Ok(LockReply::Waiting(_)), _)) if !is_over => open = true,
+                Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) if !is_over => {
+                    open |= matches!(error, Error::Unknown { .. });
                     tokio::time::sleep(SHORTEST_ASK).await;
+                }
+                // This ask was not done; the place of an earlier one may stand, or be granted.
+                Err(Error::Unavailable { reason, .. }) if open => {
+                    return Err(Error::unknown(reason));
                 }
                 answer => return answer,
             }

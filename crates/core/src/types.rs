@@ -816,7 +816,8 @@ pub struct Place {
     pub mode: Mode,
     /// The time for which it has stood.
     pub since: Duration,
-    /// The number of places before it, and itself.
+    /// The number of places before it, and itself; 0 in a list of the locks of a session, where it
+    /// is not counted.
     pub position: u64,
 }
 
@@ -983,7 +984,7 @@ pub enum Liveness {
 }
 
 impl Liveness {
-    /// The largest number of items of an inbox in one answer.
+    /// The largest number of items in one answer, of the inboxes of all its sessions together.
     pub const MAX_ITEMS: usize = 1000;
 }
 

@@ -5,6 +5,7 @@ mod batches;
 mod calls;
 mod guards;
 mod sessions;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

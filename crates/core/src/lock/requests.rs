@@ -389,10 +389,12 @@ impl State {
     }
 
     pub(super) fn keep_alive(&mut self, request: &Command, sessions: &[Seen]) -> Vec<Liveness> {
-        sessions.iter().map(|seen| self.keep_one_alive(request, *seen)).collect()
+        let mut room = Liveness::MAX_ITEMS;
+        sessions.iter().map(|seen| self.keep_one_alive(request, *seen, &mut room)).collect()
     }
 
-    fn keep_one_alive(&mut self, request: &Command, seen: Seen) -> Liveness {
+    /// Keeps a session alive; its items take up room of the answer.
+    fn keep_one_alive(&mut self, request: &Command, seen: Seen, room: &mut usize) -> Liveness {
         let Seen { session: id, seen } = seen;
         let session = self.sessions.live(id, self.clock);
         let Some(session) = session.filter(|session| session.actor == request.actor) else {
@@ -403,7 +405,8 @@ impl State {
         if let Some(seen) = seen {
             session.inbox.drop_seen(id, seen, &mut self.tracker);
         }
-        let (inbox, more, overflow) = session.inbox.tell(seen);
+        let (inbox, more, overflow) = session.inbox.tell(seen, *room);
+        *room -= inbox.len();
         let valid = session.deadline.left(self.clock);
         self.sessions.put(id, session, &mut self.tracker);
         Liveness::Alive { valid, inbox, more, overflow }

@@ -12,7 +12,7 @@ use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::queue::Place;
 use crate::lock::record::{Grant, Key, Record};
-use crate::types::{DecidedAt, InboxItem, Liveness, News, SessionId};
+use crate::types::{DecidedAt, InboxItem, News, SessionId};
 
 /// The largest number of items that an inbox keeps; beyond it the oldest go.
 pub(super) const MAX_INBOX: usize = 10_000;
@@ -341,7 +341,11 @@ impl Inbox {
     }
 
     /// The items after one that was seen, as the session's owner gets them.
-    pub(super) fn tell(&self, seen: Option<DecidedAt>) -> (Vec<InboxItem>, bool, bool) {
+    pub(super) fn tell(
+        &self,
+        seen: Option<DecidedAt>,
+        most: usize,
+    ) -> (Vec<InboxItem>, bool, bool) {
         let items = self.iter().filter(|item| seen.is_none_or(|seen| item.position > seen));
         let mut items = items.map(|item| InboxItem {
             position: item.position,
@@ -350,7 +354,7 @@ impl Inbox {
             signee: item.signee.to_string(),
             news: item.news,
         });
-        let told: Vec<_> = items.by_ref().take(Liveness::MAX_ITEMS).collect();
+        let told: Vec<_> = items.by_ref().take(most).collect();
         let overflow = self.overflowed.is_some_and(|gone| seen.is_none_or(|seen| seen < gone));
         (told, items.next().is_some(), overflow)
     }

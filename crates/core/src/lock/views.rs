@@ -117,6 +117,8 @@ fn cycles(edges: &BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>>) -> Vec<Vec<Deadlo
     let mut done: BTreeSet<&Owner> = BTreeSet::new();
     for start in edges.keys() {
         let mut path: Vec<(&Owner, usize)> = vec![(start, 0)];
+        // The index of each owner of the path: a path may be as long as there are edges.
+        let mut on_path = BTreeMap::from([(start, 0)]);
         while let Some((owner, next)) = path.last_mut() {
             let owner = *owner;
             let step = edges.get(owner).and_then(|edges| edges.get(*next));
@@ -124,10 +126,11 @@ fn cycles(edges: &BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>>) -> Vec<Vec<Deadlo
             match step {
                 None => {
                     done.insert(owner);
+                    on_path.remove(owner);
                     path.pop();
                 }
                 Some((to, _)) => {
-                    if let Some(from) = path.iter().position(|(owner, _)| *owner == to) {
+                    if let Some(&from) = on_path.get(to) {
                         let cycle = path[from..]
                             .iter()
                             .map(|(owner, next)| edges[*owner][*next - 1].1.clone());
@@ -136,6 +139,7 @@ fn cycles(edges: &BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>>) -> Vec<Vec<Deadlo
                         cycle.rotate_left(first.unwrap_or(0));
                         found.insert(cycle);
                     } else if edges.contains_key(to) && !done.contains(to) {
+                        on_path.insert(to, path.len());
                         path.push((to, 0));
                     }
                 }

@@ -182,3 +182,65 @@ fn owners_that_wait_for_each_other_are_shown() {
     let names: Vec<_> = cycles[0].iter().map(|edge| (&*edge.signee, &*edge.signature)).collect();
     assert_eq!(names, [("ann", "t"), ("bob", "s")]);
 }
+
+/// Takes this many locks in a session and loses all of them with their table.
+fn lose_locks(machine: &mut Machine, session: SessionId, count: u32) {
+    machine.open(session, "ann");
+    let lock = |number| {
+        let signature = format!("{session}-{number:05}").into();
+        let command = LockCommand { table: "t".into(), signature, ..within(session) };
+        Command::from(Operation::Lock(Box::new(command)))
+    };
+    machine.apply((0..count).map(lock).collect());
+    machine.outcome(Operation::DeleteTable { table: "t".into() });
+}
+
+#[test]
+fn an_inbox_is_told_in_portions_and_says_what_it_has_dropped() {
+    let mut machine = machine();
+    let (most, told) = (10_000, Liveness::MAX_ITEMS);
+    lose_locks(&mut machine, ONE, most + 1);
+    let mut seen = None;
+    for portion in 0..=10 {
+        let outcome = machine.outcome(Operation::KeepAlive(vec![Seen { session: ONE, seen }]));
+        let Outcome::KeptAlive(states) = outcome else { panic!("{outcome:?}") };
+        let Liveness::Alive { inbox, more, overflow, .. } = &states[0] else { panic!("alive") };
+        assert_eq!(inbox.len(), if portion < 10 { told } else { 0 }, "portion {portion}");
+        assert_eq!(*more, portion < 9, "portion {portion}");
+        assert_eq!(*overflow, portion == 0, "portion {portion}");
+        seen = inbox.last().map(|item| item.position).or(seen);
+    }
+}
+
+#[test]
+fn the_sessions_of_a_keep_alive_share_the_room_of_its_answer() {
+    let mut machine = machine();
+    for session in [ONE, TWO] {
+        lose_locks(&mut machine, session, 600);
+    }
+    let all = [ONE, TWO].map(|session| Seen { session, seen: None });
+    let outcome = machine.outcome(Operation::KeepAlive(all.to_vec()));
+    let Outcome::KeptAlive(states) = outcome else { panic!("{outcome:?}") };
+    let told = states.iter().map(|state| match state {
+        Liveness::Alive { inbox, more, .. } => (inbox.len(), *more),
+        Liveness::Lost => panic!("both are alive"),
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(600, false), (400, true)]);
+}
+
+#[test]
+fn the_longest_ring_of_waits_is_found() {
+    let mut machine = machine();
+    let count = 10_000;
+    let named = |number: u32, owner: u32, wait_ms| {
+        let (signature, signee) = (format!("{number:05}").into(), format!("o{owner:05}").into());
+        let duration_ms = Some(3_600_000);
+        let command = LockCommand { signature, signee, duration_ms, wait_ms, ..by("") };
+        Command::from(Operation::Lock(Box::new(command)))
+    };
+    machine.apply((0..count).map(|number| named(number, number, 0)).collect());
+    machine.apply((0..count).map(|number| named((number + 1) % count, number, 60_000)).collect());
+    let (cycles, cut) = machine.state.deadlocks();
+    assert_eq!((cycles.len(), cut), (1, false));
+    assert_eq!(cycles[0].len(), count as usize);
+}
