@@ -388,6 +388,8 @@ impl<S: LockService + Clone> Session<S> {
         let lanes = Arc::clone(&shared.common.lanes);
         let mut lane = wait.map(|_| lanes.take());
         let mut pause = FIRST_PAUSE;
+        // Whether an earlier ask may have a place, or a grant.
+        let mut open = false;
         loop {
             let left = deadline.remaining();
             let options = LockOptions {
@@ -411,7 +413,10 @@ impl<S: LockService + Clone> Session<S> {
                     member.holds(grant.token, decided_at);
                     return Ok(grant);
                 }
-                Err(Error::Unknown { .. } | Error::Unavailable { .. }) if !left.is_zero() => {
+                Err(error @ (Error::Unknown { .. } | Error::Unavailable { .. }))
+                    if !left.is_zero() =>
+                {
+                    open |= matches!(error, Error::Unknown { .. });
                     let bounded = pause.mul_f64(random::factor(0.75..=1.0));
                     tokio::time::sleep(bounded.min(left)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -420,6 +425,9 @@ impl<S: LockService + Clone> Session<S> {
                 Err(Error::LaneForgotten { .. }) if !left.is_zero() => {
                     lane = Some(lanes.begin());
                     tokio::time::sleep(FIRST_PAUSE.min(left)).await;
+                }
+                Err(Error::Unavailable { reason, .. }) if open => {
+                    return Err(Error::unknown(reason));
                 }
                 Err(error) => return Err(error),
             }

@@ -2,7 +2,9 @@
 
 use super::queue::{machine, reason, waits};
 use super::{Machine, by, release};
-use crate::lock::{LimitCommand, LockCommand, Operation, Outcome, TableCommand, UnlockCommand};
+use crate::lock::{
+    LimitCommand, LockCommand, Operation, Outcome, State, TableCommand, UnlockCommand,
+};
 use crate::types::{ForbiddenReason, LockStatus, Mode, Token, UnlockStatus};
 
 fn shared(signee: &str) -> LockCommand {
@@ -163,4 +165,30 @@ fn an_operator_ends_exactly_one_grant_or_place() {
     assert_eq!(machine.unlock(place.clone()), UnlockStatus::Left);
     assert_eq!(machine.unlock(place), UnlockStatus::NoLock);
     assert_eq!(machine.holders(), ["bob"]);
+}
+
+/// Asserts that the state is the same when it comes from its bytes, which hold no free slots.
+fn assert_restores(machine: &Machine) {
+    assert_eq!(State::decode(&machine.state.encode()).as_ref(), Ok(&machine.state));
+}
+
+#[test]
+fn slots_that_were_given_back_are_free_again_also_after_a_snapshot() {
+    let mut machine = machine();
+    let permit = |owner: u32| LockCommand { limit: Some(9), ..permit(&format!("o{owner}")) };
+    for owner in 0..6 {
+        assert_eq!(slot(&machine.lock(permit(owner))), Some(owner));
+    }
+    for owner in [1, 3, 0] {
+        machine.unlock(release(&format!("o{owner}")));
+        assert_restores(&machine);
+    }
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    let taken: Vec<_> = (10..14).map(|owner| slot(&machine.lock(permit(owner)))).collect();
+    assert_eq!(taken, [0, 1, 3, 6].map(Some));
+    for owner in [4, 13, 5, 12, 11, 2, 10] {
+        machine.unlock(release(&format!("o{owner}")));
+        assert_restores(&machine);
+    }
+    assert_eq!(slot(&machine.lock(permit(20))), Some(0));
 }
