@@ -144,6 +144,15 @@ impl Locks {
         self.tables.get(key.table())?.get(key)
     }
 
+    /// Whether neither the lock nor its table has anything of the second part of the contract, and
+    /// whether anything of the lock is due.
+    pub(super) fn look(&self, key: &Key, now: ClusterTime) -> (bool, bool) {
+        let Some(table) = self.tables.get(key.table()) else { return (true, false) };
+        let record = table.get(key);
+        let is_plain = table.defaults.is_plain() && record.is_none_or(Record::is_plain);
+        (is_plain, record.is_some_and(|record| record.due().reached(now)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
         self.tables.values().flat_map(Table::iter)
     }

@@ -29,11 +29,11 @@ struct Ask<'a> {
 impl State {
     pub(super) fn lock_in_turn(
         &mut self,
+        key: &Key,
         request: &Command,
         command: &LockCommand,
-    ) -> Result<Effect, Refusal> {
-        let key = key(&command.table, &command.signature)?;
-        let mut edit = self.edit(&key);
+    ) -> Effect {
+        let mut edit = self.edit(key);
         self.settle_edit(&mut edit);
         let wanted = match self.owner(request, command) {
             None => Err(Effect::LockRefused(ForbiddenReason::SessionLost)),
@@ -43,7 +43,7 @@ impl State {
             Ok(wanted) => wanted,
             Err(refused) => {
                 self.put_back(edit);
-                return Ok(refused);
+                return refused;
             }
         };
         self.settle_own(&mut edit, &owner);
@@ -55,7 +55,7 @@ impl State {
             own @ (Some(_) | None) => self.ask_anew(&mut edit, &ask, own.as_ref()),
         };
         self.put_back(edit);
-        Ok(effect)
+        effect
     }
 
     /// Puts a lock back, to be handed over.
@@ -253,10 +253,9 @@ impl State {
         }
     }
 
-    pub(super) fn unlock_in_turn(&mut self, command: &UnlockCommand) -> Result<Effect, Refusal> {
-        let key = key(&command.table, &command.signature)?;
+    pub(super) fn unlock_in_turn(&mut self, key: &Key, command: &UnlockCommand) -> Effect {
         let owner = Owner::new(&command.signee, command.instance.as_deref());
-        let mut edit = self.edit(&key);
+        let mut edit = self.edit(key);
         self.settle_edit(&mut edit);
         self.settle_own(&mut edit, &owner);
         let holders = &edit.record.holders;
@@ -302,7 +301,7 @@ impl State {
             }
         };
         self.put_back(edit);
-        Ok(effect)
+        effect
     }
 
     pub(super) fn leave(&mut self, command: &LeaveCommand) -> Result<Effect, Refusal> {

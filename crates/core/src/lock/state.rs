@@ -399,18 +399,20 @@ impl State {
     fn perform(&mut self, request: &Command) -> Result<Effect, Refusal> {
         match &request.operation {
             Operation::Lock(command) => {
-                if self.is_plain(&command.table, &command.signature) && !command.is_new() {
-                    self.lock(command)
+                let key = key(&command.table, &command.signature)?;
+                Ok(if !command.is_new() && self.settle_plain(&key) {
+                    self.lock(key, command)
                 } else {
-                    self.lock_in_turn(request, command)
-                }
+                    self.lock_in_turn(&key, request, command)
+                })
             }
             Operation::Unlock(command) => {
-                if self.is_plain(&command.table, &command.signature) && !command.is_new() {
-                    self.unlock(command)
+                let key = key(&command.table, &command.signature)?;
+                Ok(if !command.is_new() && self.settle_plain(&key) {
+                    self.unlock(&key, command)
                 } else {
-                    self.unlock_in_turn(command)
-                }
+                    self.unlock_in_turn(&key, command)
+                })
             }
             Operation::OpenSession(command) => self.open_session(request, command),
             Operation::CloseSession(session) => Ok(self.close_session(*session)),
@@ -431,29 +433,31 @@ impl State {
         }
     }
 
-    /// Whether the first part of the contract decides a request that has nothing of the second.
-    fn is_plain(&self, table: &str, signature: &str) -> bool {
-        if self.feature_level < 2 {
-            return true;
+    /// Works off what is due of a lock, if the first part of the contract decides a request for it that
+    /// has nothing of the second.
+    fn settle_plain(&mut self, key: &Key) -> bool {
+        let (is_plain, is_due) = self.locks.look(key, self.clock);
+        if self.feature_level >= 2 && !is_plain {
+            return false;
         }
-        let record = Key::new(table, signature).and_then(|key| self.locks.get(&key));
-        record.is_none_or(Record::is_plain) && self.locks.defaults(table).is_plain()
+        if is_due {
+            self.locks.settle(key, self.clock, &mut self.tracker);
+        }
+        true
     }
 
-    fn lock(&mut self, command: &LockCommand) -> Result<Effect, Refusal> {
-        let key = key(&command.table, &command.signature)?;
+    fn lock(&mut self, key: Key, command: &LockCommand) -> Effect {
         let defaults = self.locks.defaults(&command.table);
         let (duration_ms, time_to_live) =
             defaults.resolve(command.duration_ms, command.time_to_live);
         if let Keep::Ms(time_to_live_ms) = time_to_live
             && time_to_live_ms < duration_ms
         {
-            return Ok(Effect::TooShort { time_to_live_ms, duration_ms });
+            return Effect::TooShort { time_to_live_ms, duration_ms };
         }
-        self.locks.settle(&key, self.clock, &mut self.tracker);
         let holder = self.locks.get(&key).map(Record::holder);
         let (how, kept) = match (judge_lock(holder, command), holder) {
-            (LockVerdict::Refuse(reason), _) => return Ok(Effect::LockRefused(reason)),
+            (LockVerdict::Refuse(reason), _) => return Effect::LockRefused(reason),
             (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
             (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
             (LockVerdict::Transfer(reason), Some(holder)) => {
@@ -473,7 +477,7 @@ impl State {
             Some(holder) => holder.token,
             None => match new_token(&mut self.next_token) {
                 Some(token) => token,
-                None => return Ok(Effect::TokensExhausted),
+                None => return Effect::TokensExhausted,
             },
         };
         let removal = match time_to_live {
@@ -492,24 +496,22 @@ impl State {
             expired: false,
         };
         self.locks.put(key, Record::exclusive(grant), &mut self.tracker);
-        Ok(Effect::Granted { how, token, level })
+        Effect::Granted { how, token, level }
     }
 
-    fn unlock(&mut self, command: &UnlockCommand) -> Result<Effect, Refusal> {
-        let key = key(&command.table, &command.signature)?;
-        self.locks.settle(&key, self.clock, &mut self.tracker);
-        let holder = self.locks.get(&key).map(Record::holder);
-        Ok(match judge_unlock(holder, command) {
+    fn unlock(&mut self, key: &Key, command: &UnlockCommand) -> Effect {
+        let holder = self.locks.get(key).map(Record::holder);
+        match judge_unlock(holder, command) {
             UnlockVerdict::NoLock => Effect::NoLock,
             UnlockVerdict::Refuse(reason) => Effect::UnlockRefused(reason),
             UnlockVerdict::Release => {
                 if let Some(holder) = holder.filter(|holder| !holder.expired) {
                     self.tracker.ends.add(End::Released, self.clock.since(holder.since));
                 }
-                self.locks.remove(&key, &mut self.tracker);
+                self.locks.remove(key, &mut self.tracker);
                 Effect::Released
             }
-        })
+        }
     }
 
     fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {

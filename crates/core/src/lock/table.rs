@@ -163,8 +163,9 @@ impl Table {
     pub(super) fn put(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
         assert!(!record.is_empty(), "{key:?} would be a record without a grant");
         let new = record.holder().token;
-        let old = self.records.get(&key).map(|old| old.holder().token);
-        let grant = |token| RecordKey::Grant(key.clone(), token);
+        let name = key.clone();
+        let old = self.store(key, record).map(|old| old.holder().token);
+        let grant = |token| RecordKey::Grant(name.clone(), token);
         if old == Some(new) {
             tracker.note(|| grant(new));
         } else {
@@ -173,31 +174,32 @@ impl Table {
             }
             tracker.come(|| grant(new));
         }
-        self.store(key, record);
     }
 
-    /// Creates or replaces a record, whose grants and places are tracked elsewhere.
-    pub(super) fn store(&mut self, mut key: Key, record: Record) {
+    /// Creates or replaces a record, whose grants and places are tracked elsewhere. Returns the one
+    /// that was replaced.
+    pub(super) fn store(&mut self, mut key: Key, record: Record) -> Option<Arc<Record>> {
         self.count_in(&record);
         let (due, is_entangled) = (record.due(), record.is_entangled());
-        let (old_due, was_entangled) =
-            if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
-                let old = std::mem::replace(slot, Arc::new(record));
-                // The index must share the key's text with the records, not hold a second one.
-                key = shared.clone();
-                self.count_out(&old);
-                (old.due(), old.is_entangled())
-            } else {
-                self.records.insert(key.clone(), Arc::new(record));
-                (ClusterTime::NEVER, false)
-            };
+        let old = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
+            let old = std::mem::replace(slot, Arc::new(record));
+            // The index must share the key's text with the records, not hold a second one.
+            key = shared.clone();
+            self.count_out(&old);
+            Some(old)
+        } else {
+            self.records.insert(key.clone(), Arc::new(record));
+            None
+        };
+        let was_entangled = old.as_ref().is_some_and(|old| old.is_entangled());
+        let old_due = old.as_ref().map_or(ClusterTime::NEVER, |old| old.due());
         if is_entangled && !was_entangled {
             self.entangled.insert(key.clone());
         } else if was_entangled && !is_entangled {
             self.entangled.remove(&key);
         }
         if old_due == due {
-            return;
+            return old;
         }
         if old_due != ClusterTime::NEVER {
             self.deadlines.remove(&(old_due, key.clone()));
@@ -205,17 +207,17 @@ impl Table {
         if due != ClusterTime::NEVER {
             self.deadlines.insert((due, key));
         }
+        old
     }
 
     /// Removes a plain record that exists.
     pub(super) fn remove(&mut self, key: &Key, tracker: &mut Tracker) {
-        let token = self.records.get(key).expect("it exists").holder().token;
+        let token = self.take_out(key).holder().token;
         tracker.gone(|| RecordKey::Grant(key.clone(), token));
-        self.take_out(key);
     }
 
     /// Removes a record that exists, whose grants and places are tracked elsewhere.
-    pub(super) fn take_out(&mut self, key: &Key) {
+    pub(super) fn take_out(&mut self, key: &Key) -> Arc<Record> {
         let (key, record) =
             self.records.remove_with_key(key).expect("only a record that exists is removed");
         self.count_out(&record);
@@ -226,6 +228,7 @@ impl Table {
         if due != ClusterTime::NEVER {
             self.deadlines.remove(&(due, key));
         }
+        record
     }
 
     /// Changes a record while a snapshot is loaded. Its deadline is not in the index before
