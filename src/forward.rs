@@ -14,9 +14,11 @@
 
 mod batcher;
 mod frames;
+mod leaving;
 mod results;
 pub mod wire;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ use crate::raft::leadership;
 use crate::service::{DebugLockService, LockService};
 use crate::types::CallOptions;
 use batcher::{Batcher, Leader, Moved, Outcome, lost};
+use leaving::Leaving;
 use wire::{Answer, Request, mixed_up};
 
 /// The longest time that a request waits for a leader to become known; also at most half of the
@@ -45,28 +48,38 @@ const LEADER_WAIT: Duration = Duration::from_millis(500);
 
 /// Answers on any node: itself if it leads, else the leader in one hop.
 pub struct Forwarding {
+    router: Arc<Router>,
+    leaving: Leaving,
+}
+
+/// The way of a request to the leader.
+struct Router {
     node: Node,
     batcher: Batcher,
     forwarded: AtomicU64,
 }
 
 impl Forwarding {
-    /// Forwards requests that arrive at this node.
+    /// Forwards requests that arrive at this node. It starts a task, so a runtime must be entered.
     pub fn new(node: Node) -> Self {
-        Self { batcher: Batcher::new(node.clone()), node, forwarded: AtomicU64::new(0) }
+        let batcher = Batcher::new(node.clone());
+        let router = Arc::new(Router { batcher, node, forwarded: AtomicU64::new(0) });
+        Self { leaving: Leaving::start(&router), router }
     }
 
     /// The local node.
     pub fn node(&self) -> &Node {
-        &self.node
+        &self.router.node
     }
 
     /// The node's figures, with the number of forwarded requests.
     pub fn figures(&self) -> NodeFigures {
-        let forwarded = self.forwarded.load(Ordering::Relaxed);
-        NodeFigures { forwarded, ..self.node.figures() }
+        let forwarded = self.router.forwarded.load(Ordering::Relaxed);
+        NodeFigures { forwarded, ..self.node().figures() }
     }
+}
 
+impl Router {
     /// The leader; `None` if it is this node.
     async fn leader(&self, deadline: Deadline) -> Result<Option<Leader>, Error> {
         let member = self.node.member();
@@ -190,6 +203,35 @@ impl Forwarding {
     }
 }
 
+impl Forwarding {
+    /// The answer to a request that waits for its turn: the decision itself, unless it is a place;
+    /// then what becomes of the place. Outside of a session the place is left if this is dropped.
+    async fn decide_in_turn(
+        &self,
+        wait: Wait,
+        command: Vec<Command>,
+        call: CallOptions,
+    ) -> Result<Decision, Error> {
+        let (deadline, trace_id) = (wait.deadline(&call), call.trace_id);
+        let (decision, caller) = if wait.ends_with_caller() {
+            // A task of its own: if the caller goes away before its place is known, it is left yet.
+            let router = Arc::clone(&self.router);
+            let deciding =
+                async move { only(router.decide_valid(command, trace_id, deadline).await) };
+            let mut caller = self.leaving.caller(wait.clone(), deciding);
+            (caller.decision().await?, Some(caller))
+        } else {
+            (only(self.router.decide_valid(command, trace_id, deadline).await)?, None)
+        };
+        let Some(awaited) = wait.after(&decision) else { return Ok(decision) };
+        let ended = self.node().wait_out(&awaited, decision, deadline).await;
+        if let Some(caller) = caller {
+            caller.answered();
+        }
+        ended
+    }
+}
+
 /// The answer to a write that an earlier leader may have done already. A refusal by the current
 /// leader proves nothing about the earlier one, so it becomes `Unknown`.
 fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<Answer, Error> {
@@ -292,7 +334,7 @@ pub async fn ask<S: LockService, F: Future<Output = Result<(), Error>>>(
 }
 
 /// The only answer to a request that has one.
-fn only(answers: Vec<Result<Answer, Error>>) -> Result<Answer, Error> {
+fn only<T>(answers: Vec<Result<T, Error>>) -> Result<T, Error> {
     answers.into_iter().next().expect("each request has its answers")
 }
 
@@ -305,36 +347,34 @@ impl LockService for Forwarding {
         // Invalid commands are refused here, before anything is sent.
         let invalid = Invalid::remove_by(&mut commands, |command| {
             command.validate()?;
-            self.node.allows(command.operation.level())
+            self.node().allows(command.operation.level())
         });
         // Of several commands none is waited for, because all are answered together.
         let alone = <&[Command; 1]>::try_from(&*commands).ok();
-        let wait = alone.and_then(|[command]| Wait::of(command));
-        let deadline = wait.as_ref().map_or_else(|| deadline(&call), |wait| wait.deadline(&call));
-        let mut decided = self.decide_valid(commands, call.trace_id, deadline).await;
-        if let (Some(wait), Some(Ok(_))) = (wait, decided.first())
-            && let Some(Ok(decision)) = decided.pop()
-        {
+        let decided = if let Some(wait) = alone.and_then(|[command]| Wait::of(command)) {
             // Boxed: most requests do not wait, and need no room for it.
-            decided.push(Box::pin(self.node.wait_out(wait, decision, deadline)).await);
-        }
+            vec![Box::pin(self.decide_in_turn(wait, commands, call)).await]
+        } else {
+            let deadline = deadline(&call);
+            self.router.decide_valid(commands, call.trace_id, deadline).await
+        };
         invalid.merge(decided)
     }
 
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
         if query.stale {
-            return self.node.read(query, call).await;
+            return self.node().read(query, call).await;
         }
         query.validate()?;
-        let deadline = deadline(&call);
-        match self.leader(deadline).await? {
+        let (router, deadline) = (&self.router, deadline(&call));
+        match router.leader(deadline).await? {
             None => {
                 let call = CallOptions { timeout: Some(deadline.remaining()), ..call };
-                self.node.read(query, call).await
+                router.node.read(query, call).await
             }
             Some(leader) => {
-                self.node.allows(query.subject.level())?;
-                let answers = self.send(leader, Request::Read(query), call.trace_id, deadline);
+                router.node.allows(query.subject.level())?;
+                let answers = router.send(leader, Request::Read(query), call.trace_id, deadline);
                 only(answers.await)?.into_view()
             }
         }
@@ -343,11 +383,11 @@ impl LockService for Forwarding {
 
 impl DebugLockService for Forwarding {
     async fn advance_clock(&self, by: Duration) -> Result<(), Error> {
-        let deadline = deadline(&CallOptions::default());
-        match self.leader(deadline).await? {
-            None => self.node.debug_advance(by).await,
+        let (router, deadline) = (&self.router, deadline(&CallOptions::default()));
+        match router.leader(deadline).await? {
+            None => router.node.debug_advance(by).await,
             Some(leader) => {
-                let answers = self.send(leader, Request::Advance(by), None, deadline);
+                let answers = router.send(leader, Request::Advance(by), None, deadline);
                 only(answers.await)?.into_advanced()
             }
         }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use super::answer::{Refusal, accepted, json};
 use super::dispatch::no_such_path;
 use super::request::{Arriving, Call, ClientRequest};
+use super::slots::Slot;
 use super::{Context, openapi};
 use crate::api::{
     AdvanceBody, CheckAnswer, CheckQuery, CloseAnswer, CloseStatusWord, ClusterStatus, Code,
@@ -41,9 +42,13 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
     context: &Context<S>,
     request: ClientRequest<B>,
 ) -> Answer {
+    let slot = request.slot.clone();
     let (mut call, body): (_, LockBody) = request.body(&context.settings).await?;
     call.wait(Duration::from_millis(body.wait_ms.unwrap_or(0)));
-    let decision = decide(context, call, body.into_command()?).await?;
+    let command = body.into_command()?;
+    // A place outside of a session is left when its caller has gone.
+    let _watched = slot.filter(|_| command.ends_with_caller()).map(Slot::watch);
+    let decision = decide(context, call, command).await?;
     let response = decision.into_lock_response()?;
     if let Some(waiting) = response.waiting() {
         return Ok(accepted(&WaitingAnswer::new(waiting), response.decided_at));

@@ -27,6 +27,7 @@ pub mod peers;
 mod request;
 pub mod server;
 mod slots;
+mod watched;
 mod welcome;
 mod write_timeout;
 mod written;

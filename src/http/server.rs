@@ -8,11 +8,12 @@
 //! Invariants: an error of one connection ends that connection and nothing else; a panic in a
 //! handler is a broken invariant of the program and is passed to the task that awaits the listener.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -31,6 +32,7 @@ use tokio::task::{JoinError, JoinSet};
 use tower_service::Service;
 
 use super::slots::{Slot, Slots, Working};
+use super::watched::Watched;
 use super::write_timeout::WriteTimeout;
 use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
@@ -241,16 +243,21 @@ pub(super) async fn connection(
         .max_headers(limits.header_fields);
     let keep_alive = keep_alive(&limits);
     let requests = service_fn(|request| handle(&answerer, &slot, keep_alive.as_ref(), request));
+    let (stream, watch) = Watched::new(stream);
     let io = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));
     let stopped = async {
         // A sender that is gone has stopped too.
         drop(stopping.wait_for(|stopping| *stopping).await);
     };
+    let gone =
+        poll_fn(|context| if slot.is_watched() { watch.poll_end(context) } else { Poll::Pending });
+    // The watch comes after the request, which may have asked for it in the same turn.
     let result = tokio::select! {
         biased;
         () = slot.evicted() => return,
         result = served.as_mut() => result,
+        () = gone => return,
         () = stopped => {
             served.as_mut().graceful_shutdown();
             served.await

@@ -13,7 +13,7 @@
 //! written.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -66,7 +66,7 @@ impl Slots {
         let leave = Arc::<Notify>::default();
         let age = lock(&self.waiting).enter(&leave);
         let stand = Mutex::new(Stand { working: 0, age: Some(age) });
-        Arc::new(Slot { slots: Arc::clone(self), leave, stand })
+        Arc::new(Slot { slots: Arc::clone(self), leave, stand, watched: AtomicBool::new(false) })
     }
 
     /// Evicts the connection that has waited longest; `false` if none waits.
@@ -83,6 +83,8 @@ pub(crate) struct Slot {
     slots: Arc<Slots>,
     leave: Arc<Notify>,
     stand: Mutex<Stand>,
+    /// Whether the end of the connection is watched for.
+    watched: AtomicBool,
 }
 
 /// The state of a slot.
@@ -135,6 +137,18 @@ impl Slot {
         Pause(self)
     }
 
+    /// Has the connection end, until the guard is dropped, as soon as the client has closed it: its
+    /// request is of no use without it.
+    pub(crate) fn watch(self: Arc<Self>) -> WatchedFor {
+        self.watched.store(true, Ordering::Relaxed);
+        WatchedFor(self)
+    }
+
+    /// Whether the connection ends as soon as the client has closed it.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
     /// Resolves when this connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.leave.notified().await;
@@ -147,6 +161,15 @@ pub(crate) struct Working(Arc<Slot>);
 impl Drop for Working {
     fn drop(&mut self) {
         self.0.end_work();
+    }
+}
+
+/// A request that ends with its connection.
+pub(crate) struct WatchedFor(Arc<Slot>);
+
+impl Drop for WatchedFor {
+    fn drop(&mut self) {
+        self.0.watched.store(false, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,9 @@ use crate::types::{CallOptions, DEFAULT_TIMEOUT, LockStatus};
 /// A command whose caller waits for the lock itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
-    wait: Duration,
+    length: Duration,
+    /// Whether its place is left when its caller goes away.
+    ends_with_caller: bool,
     /// The request without the places in the log, which its answer has.
     awaited: Awaited,
 }
@@ -29,7 +31,8 @@ impl Wait {
     pub(crate) fn of(command: &Command) -> Option<Self> {
         let Operation::Lock(lock) = &command.operation else { return None };
         lock.waits().then(|| Self {
-            wait: Duration::from_millis(lock.wait_ms),
+            length: Duration::from_millis(lock.wait_ms),
+            ends_with_caller: lock.ends_with_caller(),
             awaited: Awaited {
                 table: lock.table.clone(),
                 signature: lock.signature.clone(),
@@ -43,29 +46,33 @@ impl Wait {
     /// The deadline of a call with this wait: if it names none, the wait and the time that any other
     /// call has.
     pub(crate) fn deadline(&self, call: &CallOptions) -> Deadline {
-        let own = self.wait.saturating_add(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+        let own = self.length.saturating_add(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Deadline::after(call.timeout.unwrap_or(own))
     }
 
+    /// Whether its place is left when its caller goes away.
+    pub(crate) fn ends_with_caller(&self) -> bool {
+        self.ends_with_caller
+    }
+
     /// The request that waits, if this is what was decided.
-    fn after(self, decision: &Decision) -> Option<Awaited> {
+    pub(crate) fn after(&self, decision: &Decision) -> Option<Awaited> {
         let Outcome::Lock(LockStatus::Waiting(waiting)) = &decision.outcome else { return None };
         let decided_at = decision.decided_at?;
-        Some(Awaited { place: waiting.place, decided_at, ..self.awaited })
+        Some(Awaited { place: waiting.place, decided_at, ..self.awaited.clone() })
     }
 }
 
 impl Node {
-    /// The answer to a request that waits: the decision itself, unless it is a place; then what
-    /// becomes of the place, as this node applies it. If the place still stands at the deadline, the
-    /// answer is the place with its position at that time.
+    /// The answer to a request whose decision is its place: what becomes of the place, as this node
+    /// applies it. If the place still stands at the deadline, the answer is the place with its
+    /// position at that time.
     pub(crate) async fn wait_out(
         &self,
-        wait: Wait,
+        awaited: &Awaited,
         decision: Decision,
         deadline: Deadline,
     ) -> Result<Decision, Error> {
-        let Some(awaited) = wait.after(&decision) else { return Ok(decision) };
         let replica = &self.member().replica;
         let registered = replica
             .look(|machine| {
@@ -80,7 +87,7 @@ impl Node {
         if let Some(Some(result)) = deadline.bound(registered.ended()).await {
             return result;
         }
-        match replica.look(|machine| machine.state.fate(&awaited)).await {
+        match replica.look(|machine| machine.state.fate(awaited)).await {
             Fate::Waiting(waiting) => {
                 let outcome = Outcome::Lock(LockStatus::Waiting(waiting));
                 Ok(Decision { outcome, ..decision })

@@ -150,6 +150,95 @@ async fn a_place_outlives_its_call_and_is_asked_for_again_on_another_node() {
     assert!(last.ok(), "{last:?}");
 }
 
+/// Lets the callers go away.
+async fn drop_all(waiters: impl IntoIterator<Item = JoinHandle<Result<LockResponse, Error>>>) {
+    for waiter in waiters {
+        waiter.abort();
+        assert!(waiter.await.unwrap_err().is_cancelled());
+    }
+}
+
+#[tokio::test]
+async fn the_places_of_callers_that_have_gone_are_left_unless_they_are_asked_for_again() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let gone =
+        [leader, follower].map(|id| wait_through(&cluster, id, &format!("w{id}"), id.into()));
+    queue_of(&cluster, leader, 2).await;
+    let comes_back = wait_through(&cluster, follower, "bob", 9);
+    queue_of(&cluster, leader, 3).await;
+    drop_all(gone.into_iter().chain([comes_back])).await;
+    // Asked again through another node, the place stays where it was.
+    let bob = wait_through(&cluster, leader, "bob", 9);
+    queue_of(&cluster, leader, 1).await;
+    release(&cluster, leader, "ann").await;
+    assert!(bob.await.unwrap().unwrap().ok());
+}
+
+#[tokio::test]
+async fn a_place_in_a_session_stands_without_its_caller() {
+    let cluster = cluster().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(follower, "s", "ann").await.ok());
+    let session = Some(open(&cluster, follower, "bob", LONG).await);
+    let service = Arc::clone(&cluster.nodes[&follower].service);
+    let options = LockOptions { wait: Some(LONG), session, ..LockOptions::default() };
+    let bob = tokio::spawn(async move { service.lock(by("bob"), options).await });
+    queue_of(&cluster, follower, 1).await;
+    // A caller that has no session, and goes away at the same time, is the measure of the time.
+    let cid = wait_through(&cluster, follower, "cid", 1);
+    queue_of(&cluster, follower, 2).await;
+    drop_all([bob, cid]).await;
+    queue_of(&cluster, follower, 1).await;
+    release(&cluster, follower, "ann").await;
+    let seen = cluster.service(follower).check("s".to_owned(), ReadOptions::default()).await;
+    assert_eq!(seen.unwrap().record.holders[0].signee, "bob");
+}
+
+#[tokio::test]
+async fn the_place_of_a_caller_that_has_gone_before_it_was_decided_is_left() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let frozen = cluster.freeze(leader).await;
+    let bob = wait_through(&cluster, follower, "bob", 1);
+    // It is on its way once it was forwarded.
+    eventually("it is forwarded", async || cluster.service(follower).figures().forwarded > 0).await;
+    drop_all([bob]).await;
+    drop(frozen);
+    let stale = ReadOptions { stale: true, ..ReadOptions::default() };
+    let seen = async || cluster.service(follower).check("s".to_owned(), stale.clone()).await;
+    for waiting in [1, 0] {
+        eventually("it is decided, and then left", async || {
+            seen().await.is_ok_and(|seen| seen.record.waiting == waiting)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_waits_for_any_more_is_released_also_by_the_next_leader() {
+    let mut cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let bob = wait_through(&cluster, follower, "bob", 1);
+    queue_of(&cluster, leader, 1).await;
+    drop_all([bob]).await;
+    release(&cluster, leader, "ann").await;
+    let held = cluster.service(follower).check("s".to_owned(), ReadOptions::default()).await;
+    assert_eq!(held.unwrap().record.holders[0].signee, "bob");
+    cluster.kill(leader).await;
+    eventually("it is released", async || {
+        let seen = cluster.service(follower).check("s".to_owned(), ReadOptions::default()).await;
+        matches!(seen, Err(Error::NotFound { .. }))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_later_request_of_the_owner_supersedes_the_earlier_one() {
     let cluster = cluster().await;

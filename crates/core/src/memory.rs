@@ -17,11 +17,14 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::lock::{
-    ClusterTime, Command, Counts, Decision, FEATURE_LEVEL, Invalid, Operation, Outcome, Proposal,
-    Query, Stamp, State, View,
+    ClusterTime, Command, Counts, Decision, FEATURE_LEVEL, Invalid, LeaveCommand, Operation,
+    Outcome, Proposal, Query, Stamp, State, View,
 };
 use crate::service::{DebugLockService, Handle, LockService, ServiceOptions};
-use crate::types::{CallOptions, DecidedAt, LockStatus, MAX_WAIT, RequestId, SessionId};
+use crate::task::of_host;
+use crate::types::{
+    CallOptions, DecidedAt, LEAVE_AFTER, LockStatus, MAX_WAIT, RequestId, SessionId,
+};
 
 /// The time for which a call lasts beyond its wait, if it names none.
 const AFTER_WAIT: Duration = Duration::from_secs(5);
@@ -196,7 +199,7 @@ impl Shared {
     /// Applies a command, and registers its caller if it waits: in one step, so that nothing that
     /// becomes of its place is missed.
     fn begin(self: &Arc<Self>, command: Command) -> Begun {
-        let Some((request_id, limit)) = waits(&command) else {
+        let Some(asked) = Asked::of(&command) else {
             return Begun::Decided(self.apply(command).accepted());
         };
         let decision = self.with_machine(|machine| {
@@ -205,15 +208,16 @@ impl Shared {
             let Some(place) = place_of(&decision) else { return (None, decision) };
             let caller = machine.next_caller;
             machine.next_caller += 1;
-            let waiting = Caller { place, ask, request_id, decision: None };
+            let waiting = Caller { place, ask, request_id: asked.request_id, decision: None };
             machine.callers.insert(caller, waiting);
-            (Some(caller), decision)
+            let leave = asked.leave.map(|leave| LeaveCommand { place, ask, ..leave });
+            (Some((caller, leave)), decision)
         });
         self.applied.notify_waiters();
         match decision {
-            (Some(number), decision) => {
-                let shared = Arc::clone(self);
-                Begun::Waits(Registered { shared, number, last: decision, limit })
+            (Some((number, leave)), decision) => {
+                let (shared, limit) = (Arc::clone(self), asked.limit);
+                Begun::Waits(Registered { shared, number, last: decision, limit, leave })
             }
             (None, decision) => Begun::Decided(decision.accepted()),
         }
@@ -238,12 +242,21 @@ struct Registered {
     last: Decision,
     /// The time to wait if the call has none of its own.
     limit: Duration,
+    /// The leaving of its place, for when it is dropped without an answer; a session's places are
+    /// not left.
+    leave: Option<LeaveCommand>,
 }
 
 impl Registered {
     /// Resolves when it is known what became of the place, or with the place when the call's time
     /// is over. Whoever waits drives the clock to the next deadline.
-    async fn wait(self, timeout: Option<Duration>) -> Result<Decision, Error> {
+    async fn wait(mut self, timeout: Option<Duration>) -> Result<Decision, Error> {
+        let answer = self.answer(timeout).await;
+        self.leave = None;
+        answer
+    }
+
+    async fn answer(&self, timeout: Option<Duration>) -> Result<Decision, Error> {
         let over = tokio::time::sleep(timeout.unwrap_or(self.limit));
         tokio::pin!(over);
         loop {
@@ -278,14 +291,41 @@ impl Drop for Registered {
         if let Ok(mut machine) = self.shared.machine.lock() {
             machine.callers.remove(&self.number);
         }
+        // Without a runtime the place stands until its wait is over.
+        if let Some(leave) = self.leave.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let shared = Arc::clone(&self.shared);
+            runtime.spawn(of_host(async move {
+                tokio::time::sleep(LEAVE_AFTER).await;
+                shared.apply(Operation::Leave(Box::new(leave)).into());
+            }));
+        }
     }
 }
 
-/// The id of a request that waits for its turn, and the longest time of its call.
-fn waits(command: &Command) -> Option<(Option<RequestId>, Duration)> {
-    let Operation::Lock(lock) = &command.operation else { return None };
-    let wait = Duration::from_millis(lock.wait_ms).saturating_add(AFTER_WAIT).min(MAX_WAIT);
-    (lock.wait_ms > 0 && !lock.queued).then_some((command.request_id, wait))
+/// A request that waits for its turn.
+struct Asked {
+    request_id: Option<RequestId>,
+    /// The longest time of its call.
+    limit: Duration,
+    /// The leaving of its place, but for the positions; `None` in a session.
+    leave: Option<LeaveCommand>,
+}
+
+impl Asked {
+    fn of(command: &Command) -> Option<Self> {
+        let Operation::Lock(lock) = &command.operation else { return None };
+        lock.waits().then(|| Self {
+            request_id: command.request_id,
+            limit: Duration::from_millis(lock.wait_ms).saturating_add(AFTER_WAIT).min(MAX_WAIT),
+            leave: lock.ends_with_caller().then(|| LeaveCommand {
+                table: lock.table.clone(),
+                signature: lock.signature.clone(),
+                ..LeaveCommand::default()
+            }),
+        })
+    }
 }
 
 fn place_of(decision: &Decision) -> Option<DecidedAt> {
@@ -441,6 +481,45 @@ mod tests {
         let (again, _) = tokio::join!(again, over);
         let forbidden = again.unwrap().forbidden().cloned().unwrap();
         assert_eq!(forbidden.reason, ForbiddenReason::Timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_left_two_seconds_after_its_caller_went_away_unless_it_asked_again() {
+        let locks = MemoryLocks::with_clock(Arc::new(ManualClock::default()));
+        assert!(locks.lock(request("ann"), in_turn(0)).await.unwrap().ok());
+        let ask = |signee, seq| LockOptions {
+            request_id: Some(RequestId { lane: signee, seq }),
+            ..in_turn(50)
+        };
+        let dropped = async |signee: &str, options| {
+            let asked = locks.lock(request(signee), options);
+            assert!(tokio::time::timeout(Duration::from_millis(1), asked).await.is_err());
+        };
+        dropped("bob", ask(1, 1)).await;
+        dropped("cid", ask(2, 1)).await;
+        assert_eq!(locks.counts().waiting, 2);
+        tokio::time::sleep(LEAVE_AFTER / 2).await;
+        let again = LockOptions { queued: true, ..ask(2, 1) };
+        let again = locks.lock(request("cid"), again).await.unwrap();
+        assert_eq!(again.waiting().unwrap().position, 2);
+        tokio::time::sleep(LEAVE_AFTER).await;
+        let again = LockOptions { queued: true, ..ask(2, 1) };
+        let again = locks.lock(request("cid"), again).await.unwrap();
+        assert_eq!(again.waiting().unwrap().position, 1, "only bob's place was left");
+        assert_eq!(locks.counts().waiting, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_a_left_place_became_is_released() {
+        let locks = MemoryLocks::with_clock(Arc::new(ManualClock::default()));
+        assert!(locks.lock(request("ann"), in_turn(0)).await.unwrap().ok());
+        let asked = locks.lock(request("bob"), in_turn(50));
+        assert!(tokio::time::timeout(Duration::from_millis(1), asked).await.is_err());
+        locks.advance_clock(Duration::from_secs(10)).await.unwrap();
+        let seen = async || locks.check("s".to_owned(), ReadOptions::default()).await;
+        assert_eq!(seen().await.unwrap().record.holders[0].signee, "bob");
+        tokio::time::sleep(LEAVE_AFTER + Duration::from_millis(1)).await;
+        assert!(matches!(seen().await, Err(Error::NotFound { .. })));
     }
 
     #[tokio::test]

@@ -83,6 +83,9 @@ pub const MAX_PERMITS: u32 = 65_535;
 /// The longest wait of a request outside of a session.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// The time that a caller has to ask again after it went away, before its place is left.
+pub const LEAVE_AFTER: Duration = Duration::from_secs(2);
+
 /// The shortest and the longest time to live of a session.
 pub const SESSION_TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 60 * 60)];
 

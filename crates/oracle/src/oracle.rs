@@ -643,7 +643,9 @@ impl Oracle {
                 let used = self.lanes.get_mut(&id.lane).expect("it was found above");
                 used.used = self.now;
                 self.asked_again(command, &lane.came_of_it);
-                return self.say(command, &lane.came_of_it, lane.at);
+                // Who waits has asked anew, here.
+                let waits = matches!(lane.came_of_it, CameOfIt::Waits(_));
+                return self.say(command, &lane.came_of_it, if waits { here } else { lane.at });
             }
         } else if id.seq > 1 {
             return Said::Outcome(Outcome::Refused(Refusal::LaneForgotten(id)), here);

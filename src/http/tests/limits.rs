@@ -249,6 +249,49 @@ async fn a_client_that_has_sent_all_it_will_send_still_gets_its_answer() {
     }
 }
 
+/// A connection with a request for the lock `s` that waits.
+async fn wait_for_lock(server: &Server, signee: &str) -> TcpStream {
+    let body = format!(r#"{{"signature":"s","signee":"{signee}","wait_ms":50000}}"#);
+    let mut stream = connect(server).await;
+    let head = "POST /v1/lock HTTP/1.1\r\nhost: x\r\ncontent-type: application/json";
+    let ask = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn waiting(server: &Server) -> u64 {
+    server.get("/v1/lock?signature=s").await.json()["waiting"].as_u64().unwrap_or(0)
+}
+
+async fn until_waiting(server: &Server, count: u64) {
+    let reached = async {
+        while waiting(server).await != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, reached).await.expect("in time");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_and_closes_its_connection_leaves_its_place() {
+    let (server, _clock) = Server::memory().await;
+    server.send("POST", "/v1/lock", r#"{"signature":"s","signee":"ann"}"#).await;
+    let mut stays = wait_for_lock(&server, "bob").await;
+    until_waiting(&server, 1).await;
+    // Who sends its next request already is not gone.
+    stays.write_all(HEALTHZ.as_bytes()).await.unwrap();
+    let gone = wait_for_lock(&server, "cid").await;
+    let mut half_closed = wait_for_lock(&server, "dan").await;
+    until_waiting(&server, 3).await;
+    drop(gone);
+    half_closed.shutdown().await.unwrap();
+    assert_eq!(answer(&mut half_closed).await, "", "it is closed without an answer");
+    until_waiting(&server, 1).await;
+    server.send("POST", "/v1/unlock", r#"{"signature":"s","signee":"ann"}"#).await;
+    let told = answer(&mut stays).await;
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains(r#""token":2"#), "{told}");
+}
+
 /// Locks whose names are as long as they may be, so that a page of them is about 2 MB.
 pub(super) async fn long_names(count: usize) -> MemoryLocks {
     let locks = MemoryLocks::new();

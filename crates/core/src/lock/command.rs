@@ -212,6 +212,11 @@ impl Command {
         Operation::Advance.into()
     }
 
+    /// Whether it waits, and its place is left when its caller goes away.
+    pub fn ends_with_caller(&self) -> bool {
+        matches!(&self.operation, Operation::Lock(lock) if lock.ends_with_caller())
+    }
+
     fn of(
         request_id: Option<RequestId>,
         actor: Option<String>,
@@ -377,6 +382,12 @@ impl LockCommand {
     /// Whether its caller waits for the lock itself, and not for its place alone.
     pub fn waits(&self) -> bool {
         self.wait_ms > 0 && !self.queued
+    }
+
+    /// Whether its place is left when its caller goes away: in a session, which lives without its
+    /// callers, it is not.
+    pub fn ends_with_caller(&self) -> bool {
+        self.waits() && self.session.is_none()
     }
 
     /// Whether it has a field of feature level 2.

@@ -383,7 +383,9 @@ impl State {
                 if let Operation::Lock(lock) = operation {
                     self.ask_again(lock, command, &lane.effect);
                 }
-                Ok((lane.effect.clone(), lane.decided_at))
+                // A request that waits is asked anew: this is the ask that its place now has.
+                let waits = matches!(lane.effect, Effect::Waiting(_));
+                Ok((lane.effect.clone(), if waits { at } else { lane.decided_at }))
             }
             Recall::New => {
                 let effect = self.perform(command)?;
