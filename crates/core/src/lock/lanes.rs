@@ -105,6 +105,14 @@ pub(super) enum Granted {
 }
 
 impl Effect {
+    /// Whether its answer tells of the lock as it is.
+    pub(super) fn is_told_of_lock(&self) -> bool {
+        matches!(
+            self,
+            Self::Granted { .. } | Self::LockRefused(_) | Self::UnlockRefused(_) | Self::Waiting(_)
+        )
+    }
+
     /// Whether this can be the result of that operation.
     pub(super) fn fits(&self, operation: &Operation) -> bool {
         match operation {

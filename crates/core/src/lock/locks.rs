@@ -144,13 +144,15 @@ impl Locks {
         self.tables.get(key.table())?.get(key)
     }
 
-    /// Whether neither the lock nor its table has anything of the second part of the contract, and
-    /// whether anything of the lock is due.
-    pub(super) fn look(&self, key: &Key, now: ClusterTime) -> (bool, bool) {
-        let Some(table) = self.tables.get(key.table()) else { return (true, false) };
-        let record = table.get(key);
-        let is_plain = table.defaults.is_plain() && record.is_none_or(Record::is_plain);
-        (is_plain, record.is_some_and(|record| record.due().reached(now)))
+    /// The record of a lock of which there is no key.
+    pub(super) fn find(&self, table: &str, signature: &str) -> Option<&Record> {
+        self.tables.get(table)?.find(&Key::text(table, signature)?)
+    }
+
+    /// The defaults of the lock's table, and its record.
+    pub(super) fn look(&self, key: &Key) -> (Defaults, Option<&Record>) {
+        let table = self.tables.get(key.table());
+        table.map_or_else(Default::default, |table| (table.defaults, table.get(key)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
@@ -202,12 +204,16 @@ impl Locks {
         }
     }
 
+    /// The locks with a queue, with grants in sessions, or with a limit, in the order of their keys.
+    pub(super) fn all_entangled(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        self.tables.values().flat_map(|table| {
+            table.entangled().iter().filter_map(|key| Some((key, table.get(key)?)))
+        })
+    }
+
     /// The locks with a queue.
     pub(super) fn waited_for(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        let entangled = self.tables.values().flat_map(|table| {
-            table.entangled().iter().filter_map(|key| Some((key, table.get(key)?)))
-        });
-        entangled.filter(|(_, record)| record.queue.is_some())
+        self.all_entangled().filter(|(_, record)| record.queue.is_some())
     }
 
     /// The locks of a table with a queue, or with grants in sessions.

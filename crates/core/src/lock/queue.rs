@@ -4,6 +4,7 @@
 //! index, so that one place more or less costs the same however many there are.
 
 use std::cmp::Reverse;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -191,11 +192,29 @@ impl Queue {
         Some(Arc::unwrap_or_clone(place))
     }
 
-    /// The place as its owner sees it. Counting those before it takes as long as they are many.
+    /// The place as its owner sees it.
     pub(super) fn waiting(&self, at: DecidedAt, now: ClusterTime) -> Option<Waiting> {
         let place = self.get(at)?;
-        let before = self.order.range(..place.rank()).count() as u64;
-        Some(Waiting { place: at, position: before + 1, ends_in: place.end.left(now) })
+        let position = self.position(place.rank());
+        Some(Waiting { place: at, position, ends_in: place.end.left(now) })
+    }
+
+    /// The position of a place that is in the queue. It counts those before it or those behind it,
+    /// whichever are fewer: a place that has just joined is mostly the last, or the first of a higher
+    /// level.
+    fn position(&self, rank: (Reverse<i64>, DecidedAt)) -> u64 {
+        let mut before = self.order.range(..rank);
+        let mut behind = self.order.range((Bound::Excluded(rank), Bound::Unbounded));
+        let mut counted = 0;
+        loop {
+            if before.next().is_none() {
+                return counted + 1;
+            }
+            if behind.next().is_none() {
+                return self.len() - counted;
+            }
+            counted += 1;
+        }
     }
 }
 

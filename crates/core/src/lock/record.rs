@@ -29,22 +29,29 @@ pub(super) struct Key(ThinArc<(), u8>);
 impl Key {
     /// `None` if one of the names contains a NUL: such a lock cannot exist.
     pub(super) fn new(table: &str, signature: &str) -> Option<Self> {
-        if table.contains('\0') || signature.contains('\0') {
-            return None;
-        }
-        let mut text = SmallVec::<[u8; 128]>::new();
-        for part in [table.as_bytes(), b"\0", signature.as_bytes()] {
-            text.extend_from_slice(part);
-        }
+        let text = Self::text(table, signature)?;
         Some(Self(ThinArc::from_header_and_slice((), &text)))
     }
 
+    /// The text of a key, by which a record is found without one.
+    pub(super) fn text(table: &str, signature: &str) -> Option<SmallVec<[u8; 128]>> {
+        let (table, signature) = (table.as_bytes(), signature.as_bytes());
+        if table.contains(&NUL) || signature.contains(&NUL) {
+            return None;
+        }
+        let mut text = SmallVec::with_capacity(table.len() + 1 + signature.len());
+        text.extend_from_slice(table);
+        text.push(NUL);
+        text.extend_from_slice(signature);
+        Some(text)
+    }
+
     pub(super) fn table(&self) -> &str {
-        self.split().0
+        name(&self.as_bytes()[..self.table_len()])
     }
 
     pub(super) fn signature(&self) -> &str {
-        self.split().1
+        name(&self.as_bytes()[self.table_len() + 1..])
     }
 
     /// Table and signature with a NUL between them.
@@ -52,10 +59,17 @@ impl Key {
         &self.0.slice
     }
 
-    fn split(&self) -> (&str, &str) {
-        let text = std::str::from_utf8(self.as_bytes()).expect("a key is made of two texts");
-        text.split_once('\0').expect("a key has a NUL between table and signature")
+    fn table_len(&self) -> usize {
+        let nul = self.as_bytes().iter().position(|byte| *byte == NUL);
+        nul.expect("a key has a NUL between table and signature")
     }
+}
+
+/// Stands between the two names of a key.
+const NUL: u8 = 0;
+
+fn name(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("a key is made of two texts")
 }
 
 impl Ord for Key {

@@ -187,12 +187,10 @@ impl State {
         let items = self.sessions.iter().flat_map(|(id, session)| {
             session.inbox.iter().map(move |item| (item_key(id, item.position), item_value(item)))
         });
-        let locks = self
-            .locks
-            .iter()
-            .filter_map(|(key, record)| Some((lock_key(key), lock_value(record)?)));
+        let locks = self.locks.all_entangled();
+        let locks = locks.filter_map(|(key, record)| Some((lock_key(key), lock_value(record)?)));
         let lanes = self.lanes.iter().map(|(id, lane)| (lane_key(id), lane_value(lane)));
-        let places = self.locks.iter().flat_map(|(key, record)| {
+        let places = self.locks.waited_for().flat_map(|(key, record)| {
             let places = record.queue.iter().flat_map(|queue| queue.iter());
             places.map(move |place| (place_key(key, place.at), place_value(place)))
         });

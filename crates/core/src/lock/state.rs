@@ -240,7 +240,7 @@ impl State {
 
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
-        let record = self.locks.get(&Key::new(table, signature)?)?;
+        let record = self.locks.find(table, signature)?;
         record.view(signature, self.clock, &self.sessions)
     }
 
@@ -402,19 +402,13 @@ impl State {
         match &request.operation {
             Operation::Lock(command) => {
                 let key = key(&command.table, &command.signature)?;
-                Ok(if !command.is_new() && self.settle_plain(&key) {
-                    self.lock(key, command)
-                } else {
-                    self.lock_in_turn(&key, request, command)
-                })
+                let plainly = if command.is_new() { None } else { self.lock(&key, command) };
+                Ok(plainly.unwrap_or_else(|| self.lock_in_turn(&key, request, command)))
             }
             Operation::Unlock(command) => {
                 let key = key(&command.table, &command.signature)?;
-                Ok(if !command.is_new() && self.settle_plain(&key) {
-                    self.unlock(&key, command)
-                } else {
-                    self.unlock_in_turn(&key, command)
-                })
+                let plainly = if command.is_new() { None } else { self.unlock(&key, command) };
+                Ok(plainly.unwrap_or_else(|| self.unlock_in_turn(&key, command)))
             }
             Operation::OpenSession(command) => self.open_session(request, command),
             Operation::CloseSession(session) => Ok(self.close_session(*session)),
@@ -435,31 +429,32 @@ impl State {
         }
     }
 
-    /// Works off what is due of a lock, if the first part of the contract decides a request for it that
-    /// has nothing of the second.
-    fn settle_plain(&mut self, key: &Key) -> bool {
-        let (is_plain, is_due) = self.locks.look(key, self.clock);
-        if self.feature_level >= 2 && !is_plain {
-            return false;
-        }
-        if is_due {
-            self.locks.settle(key, self.clock, &mut self.tracker);
-        }
-        true
+    /// Whether the first part of the contract decides a request that has nothing of the second.
+    fn is_decided_plainly(&self, defaults: Defaults, record: Option<&Record>) -> bool {
+        let is_plain = defaults.is_plain() && record.is_none_or(Record::is_plain);
+        is_plain || self.feature_level < 2
     }
 
-    fn lock(&mut self, key: Key, command: &LockCommand) -> Effect {
-        let defaults = self.locks.defaults(&command.table);
+    /// The effect by the first part of the contract; `None` if the second decides.
+    fn lock(&mut self, key: &Key, command: &LockCommand) -> Option<Effect> {
+        let (defaults, mut record) = self.locks.look(key);
+        if !self.is_decided_plainly(defaults, record) {
+            return None;
+        }
+        if record.is_some_and(|record| record.due().reached(self.clock)) {
+            self.locks.settle(key, self.clock, &mut self.tracker);
+            (_, record) = self.locks.look(key);
+        }
         let (duration_ms, time_to_live) =
             defaults.resolve(command.duration_ms, command.time_to_live);
         if let Keep::Ms(time_to_live_ms) = time_to_live
             && time_to_live_ms < duration_ms
         {
-            return Effect::TooShort { time_to_live_ms, duration_ms };
+            return Some(Effect::TooShort { time_to_live_ms, duration_ms });
         }
-        let holder = self.locks.get(&key).map(Record::holder);
+        let holder = record.map(Record::holder);
         let (how, kept) = match (judge_lock(holder, command), holder) {
-            (LockVerdict::Refuse(reason), _) => return Effect::LockRefused(reason),
+            (LockVerdict::Refuse(reason), _) => return Some(Effect::LockRefused(reason)),
             (LockVerdict::Renew, Some(holder)) => (Granted::Renewed, Some(holder)),
             (LockVerdict::RenewExpired, _) => (Granted::Renewed, None),
             (LockVerdict::Transfer(reason), Some(holder)) => {
@@ -479,7 +474,7 @@ impl State {
             Some(holder) => holder.token,
             None => match new_token(&mut self.next_token) {
                 Some(token) => token,
-                None => return Effect::TokensExhausted,
+                None => return Some(Effect::TokensExhausted),
             },
         };
         let removal = match time_to_live {
@@ -497,13 +492,22 @@ impl State {
             rare: Rare::of_instance(command.instance.as_deref()),
             expired: false,
         };
-        self.locks.put(key, Record::exclusive(grant), &mut self.tracker);
-        Effect::Granted { how, token, level }
+        self.locks.put(key.clone(), Record::exclusive(grant), &mut self.tracker);
+        Some(Effect::Granted { how, token, level })
     }
 
-    fn unlock(&mut self, key: &Key, command: &UnlockCommand) -> Effect {
-        let holder = self.locks.get(key).map(Record::holder);
-        match judge_unlock(holder, command) {
+    /// As [`State::lock`].
+    fn unlock(&mut self, key: &Key, command: &UnlockCommand) -> Option<Effect> {
+        let (defaults, mut record) = self.locks.look(key);
+        if !self.is_decided_plainly(defaults, record) {
+            return None;
+        }
+        if record.is_some_and(|record| record.due().reached(self.clock)) {
+            self.locks.settle(key, self.clock, &mut self.tracker);
+            (_, record) = self.locks.look(key);
+        }
+        let holder = record.map(Record::holder);
+        Some(match judge_unlock(holder, command) {
             UnlockVerdict::NoLock => Effect::NoLock,
             UnlockVerdict::Refuse(reason) => Effect::UnlockRefused(reason),
             UnlockVerdict::Release => {
@@ -513,7 +517,7 @@ impl State {
                 self.locks.remove(key, &mut self.tracker);
                 Effect::Released
             }
-        }
+        })
     }
 
     fn configure_table(&mut self, command: &TableCommand) -> Result<Effect, Refusal> {
@@ -532,9 +536,19 @@ impl State {
     /// Builds the answer from the effect of the request and from the locks as they are now, in the
     /// same way for a first and a repeated request.
     fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
-        let key = operation.record_key();
-        let record = key.as_ref().and_then(|key| self.locks.get(key));
+        let record = if effect.is_told_of_lock() { self.record_of(operation) } else { None };
         self.tell_with(record, effect, self.clock)
+    }
+
+    /// The record of the lock that the operation is about.
+    fn record_of(&self, operation: &Operation) -> Option<&Record> {
+        if let Operation::Lock(command) = operation {
+            self.locks.find(&command.table, &command.signature)
+        } else if let Operation::Unlock(command) = operation {
+            self.locks.find(&command.table, &command.signature)
+        } else {
+            None
+        }
     }
 
     /// Builds the answer to a request that was asked at this time from the record of its lock,
@@ -692,19 +706,6 @@ impl Judged<'_> {
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
         };
         Decision { outcome, decided_at: Some(self.at) }
-    }
-}
-
-impl Operation {
-    /// The key of the lock that the operation is about; `None` if it is about none.
-    fn record_key(&self) -> Option<Key> {
-        if let Self::Lock(command) = self {
-            Key::new(&command.table, &command.signature)
-        } else if let Self::Unlock(command) = self {
-            Key::new(&command.table, &command.signature)
-        } else {
-            None
-        }
     }
 }
 

@@ -105,6 +105,11 @@ impl Table {
         self.records.get(key).map(|record| &**record)
     }
 
+    /// The record of the key with this text.
+    pub(super) fn find(&self, text: &[u8]) -> Option<&Record> {
+        self.records.get(text).map(|record| &**record)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
         self.records.iter().map(|(key, record)| (key, &**record))
     }
