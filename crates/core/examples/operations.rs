@@ -8,16 +8,25 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use keyward_core::lock::{ClusterTime, Command, Proposal, Stamp, State};
-use keyward_core::types::{LockOptions, LockRequest, RequestId, UnlockOptions, UnlockRequest};
+use keyward_core::lock::{ClusterTime, Command, FEATURE_LEVEL, Operation, Proposal, Stamp, State};
+use keyward_core::types::{
+    LockOptions, LockRequest, Mode, RequestId, Seen, SessionId, SessionOptions, SessionRequest,
+    UnlockOptions, UnlockRequest,
+};
 
 /// The operations, in the order in which the script shows them.
-const OPERATIONS: [&str; 9] = [
+const OPERATIONS: [&str; 15] = [
     "lock-unlock",
     "renew",
     "renew-with-id",
     "refuse",
     "lock-expire",
+    "hand-over-of-10",
+    "hand-over-of-10000",
+    "share-with-10",
+    "share-with-10000",
+    "keep-alive",
+    "lock-unlock-in-session",
     "encode-entry",
     "decode-entry",
     "encode-snapshot",
@@ -40,7 +49,7 @@ fn main() {
         }
         return;
     }
-    let mut log = Log { state: State::new(), index: 0, now: ClusterTime(1) };
+    let mut log = Log { state: State::with_level(FEATURE_LEVEL), index: 0, now: ClusterTime(1) };
     let base = if operation == "lock-expire" { count } else { LOCKS };
     log.each(base, |number| vec![lock(number, "worker", None)]);
     match operation.as_str() {
@@ -58,6 +67,30 @@ fn main() {
             while log.state.has_unexpired() {
                 log.apply(vec![Command::advance()]);
             }
+        }
+        // One owner releases the lock, the next one has it, and the first one waits again.
+        "hand-over-of-10" => log.hand_over(10, count),
+        "hand-over-of-10000" => log.hand_over(10_000, count),
+        "share-with-10" => log.share(10, count),
+        "share-with-10000" => log.share(10_000, count),
+        "keep-alive" => {
+            log.each(LOCKS, |number| vec![open(number)]);
+            log.each(count, |number| {
+                let session = session(mixed(number));
+                vec![Command::keep_alive(vec![Seen { session, seen: None }], None)]
+            });
+        }
+        "lock-unlock-in-session" => {
+            log.each(LOCKS, |number| vec![open(number)]);
+            log.each(count, |number| {
+                let session = Some(session(mixed(number)));
+                let options = LockOptions { session, ..LockOptions::default() };
+                let own = UnlockOptions { instance: session.map(name), ..UnlockOptions::default() };
+                vec![
+                    lock_with(LOCKS + number, "worker", options),
+                    unlock_with(LOCKS + number, "worker", own),
+                ]
+            });
         }
         "encode-entry" => {
             let entry = entry(BATCH);
@@ -98,6 +131,29 @@ impl Log {
         self.apply(batch);
     }
 
+    /// Hands one lock over, with this number of places in its queue.
+    fn hand_over(&mut self, places: u64, count: u64) {
+        let waits =
+            || LockOptions { wait: Some(Duration::from_secs(60)), ..LockOptions::default() };
+        let ask = |number: u64| lock_with(0, &format!("w{}", number % (places + 1)), waits());
+        self.each(1, |_| vec![unlock(0)]);
+        self.each(places + 1, |number| vec![ask(number)]);
+        self.each(count, |number| {
+            let holder = format!("w{}", number % (places + 1));
+            vec![unlock_with(0, &holder, UnlockOptions::default()), ask(number)]
+        });
+    }
+
+    /// Has one owner more share a lock and leave it, beside this number of others.
+    fn share(&mut self, holders: u64, count: u64) {
+        let shared = || LockOptions { mode: Some(Mode::Shared), ..LockOptions::default() };
+        self.each(1, |_| vec![unlock(0)]);
+        self.each(holders, |number| vec![lock_with(0, &format!("w{number}"), shared())]);
+        self.each(count, |_| {
+            vec![lock_with(0, "one", shared()), unlock_with(0, "one", UnlockOptions::default())]
+        });
+    }
+
     fn apply(&mut self, commands: Vec<Command>) {
         self.index += 1;
         self.now = self.now.saturating_add(Duration::from_micros(100));
@@ -117,18 +173,40 @@ fn mixed(number: u64) -> u64 {
 }
 
 fn lock(number: u64, signee: &str, request_id: Option<RequestId>) -> Command {
+    let duration = Some(Duration::from_secs(600));
+    lock_with(number, signee, LockOptions { duration, request_id, ..LockOptions::default() })
+}
+
+fn lock_with(number: u64, signee: &str, options: LockOptions) -> Command {
     let signature = format!("jobs/lock-{number:010}");
     let request = LockRequest { signature, signee: signee.to_owned(), level: None };
-    let options = LockOptions {
-        duration: Some(Duration::from_secs(600)),
-        request_id,
-        ..LockOptions::default()
-    };
     Command::lock(request, options).expect("a good request")
 }
 
 fn unlock(number: u64) -> Command {
-    let request =
-        UnlockRequest { signature: format!("jobs/lock-{number:010}"), signee: "worker".to_owned() };
-    Command::unlock(request, UnlockOptions::default())
+    unlock_with(number, "worker", UnlockOptions::default())
+}
+
+fn unlock_with(number: u64, signee: &str, options: UnlockOptions) -> Command {
+    let signature = format!("jobs/lock-{number:010}");
+    Command::unlock(UnlockRequest { signature, signee: signee.to_owned() }, options)
+}
+
+fn session(number: u64) -> SessionId {
+    SessionId(u128::from(number) + 1)
+}
+
+fn name(session: SessionId) -> String {
+    session.to_string()
+}
+
+/// A session as its leader opens it, which draws the name.
+fn open(number: u64) -> Command {
+    let request = SessionRequest { signee: "worker".to_owned(), ttl: Duration::from_secs(3600) };
+    let mut command =
+        Command::open_session(request, SessionOptions::default()).expect("a good request");
+    if let Operation::OpenSession(opened) = &mut command.operation {
+        opened.id = Some(session(number));
+    }
+    command
 }
