@@ -38,7 +38,7 @@ use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
 use crate::raft::{Surroundings, absence, leader_watch};
 use crate::service::LockService;
-use crate::task::of_host;
+use crate::task::{self, of_host};
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
 pub(crate) use proposer::Traced;
 pub(crate) use waiting::Wait;
@@ -484,11 +484,17 @@ impl LockService for Node {
             // Its empty state is not even an old state of a cluster.
             return Err(Error::unavailable("this node does not know its cluster yet"));
         }
-        let look = move |machine: &Machine| {
+        let position = |machine: &Machine| {
             let applied = machine.applied.as_ref();
-            let at = applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX });
-            query.subject.view(&machine.state, at)
+            applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX })
         };
-        self.inner.member.replica.look(look).await
+        let (replica, subject) = (&self.inner.member.replica, query.subject);
+        if !subject.takes_long() {
+            return replica.look(|machine| subject.view(&machine.state, position(machine))).await;
+        }
+        // A copy costs next to nothing, and nothing is applied while the state is looked at.
+        let (state, at) = replica.look(|machine| (machine.state.clone(), position(machine))).await;
+        let viewed = task::blocking(move || subject.view(&state, at)).await;
+        viewed.unwrap_or_else(|error| Err(Error::unavailable(error.to_string())))
     }
 }

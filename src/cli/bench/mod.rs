@@ -53,6 +53,7 @@ const HELP: &str = "\
 Workloads:
   pairs      each client takes a lock of its own and releases it
   contended  all clients want one lock, and try again while they are refused
+  queue      all clients want one lock, and wait for their turn
   renew      each client renews a lock of its own
   check      each client reads a lock of its own, linearizably
   hold       takes --locks locks and keeps them: the time that takes, and the memory
@@ -120,7 +121,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "2s", value_parser = duration::parse)]
     warmup: Duration,
     /// Operations a second that are due whether or not the cluster keeps up, by all clients
-    /// together; for `pairs` and `contended` a lock and its release are one
+    /// together; for `pairs`, `contended` and `queue` a lock and its release are one
     /// [default: a closed loop]
     #[arg(long, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: Option<f64>,
@@ -156,6 +157,7 @@ pub(crate) struct BenchArgs {
 enum WorkloadWord {
     Pairs,
     Contended,
+    Queue,
     Renew,
     Check,
     Hold,
@@ -254,6 +256,7 @@ impl BenchArgs {
         let workload = match self.workload {
             WorkloadWord::Pairs => Workload::Pairs,
             WorkloadWord::Contended => Workload::Contended,
+            WorkloadWord::Queue => Workload::Queue,
             WorkloadWord::Renew => Workload::Renew,
             WorkloadWord::Check => Workload::Check,
             WorkloadWord::Hold => Workload::Hold { locks: self.locks },

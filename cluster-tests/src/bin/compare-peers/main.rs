@@ -291,7 +291,7 @@ impl Bench<'_> {
         let endpoints =
             if load.spread { servers.endpoints() } else { vec![servers.endpoint(leader)] };
         let mut watch = Watch { servers, leader, stop: &self.stop };
-        let contended = load.workload == Workload::Contended;
+        let queued = load.workload == Workload::Queue;
         let seen = match service {
             Service::Keyward | Service::KeywardFast if load.shared => {
                 let client = Client::builder().endpoints(endpoints).timeout(ANSWER).build();
@@ -306,14 +306,13 @@ impl Bench<'_> {
             Service::Etcd => {
                 // The lock service where callers queue; a transaction, which is faster, where none
                 // do.
-                let manner =
-                    if contended { EtcdManner::LockService } else { EtcdManner::Transaction };
+                let manner = if queued { EtcdManner::LockService } else { EtcdManner::Transaction };
                 let target = Etcd::new(endpoints, manner, LeaseOf::TheSession);
                 bench::run(&Arc::new(target), plan, &mut watch)
             }
             Service::ZooKeeper => {
                 let manner =
-                    if contended { ZooKeeperManner::Recipe } else { ZooKeeperManner::Ephemeral };
+                    if queued { ZooKeeperManner::Recipe } else { ZooKeeperManner::Ephemeral };
                 let target = ZooKeeper::new(endpoints, manner, SESSION);
                 bench::run(&Arc::new(target), plan, &mut watch)
             }

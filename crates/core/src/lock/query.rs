@@ -121,6 +121,11 @@ impl Subject {
         }
     }
 
+    /// Whether the view takes so long that it is better made of a copy of the state.
+    pub fn takes_long(&self) -> bool {
+        matches!(self, Self::Deadlocks)
+    }
+
     /// Reads the state as of the log position `decided_at`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lock::State;
-use crate::lock::record::{Key, Owner, Record};
+use crate::lock::record::{Grant, Key, Owner, Record};
 use crate::types::{
     DeadlockEdge, Holder, LockRecord, SessionId, SessionLock, SessionLocksRequest, Token,
 };
@@ -14,6 +14,12 @@ type TableAndSignature = (String, String);
 
 /// The number of waits that a search for deadlocks looks at.
 const MAX_EDGES: usize = 10_000;
+
+/// The most bytes of all cycles that are told: those of many cycles may share most of their owners.
+const MAX_TOLD_BYTES: usize = 4 * 1024 * 1024;
+
+/// The size of one step of a cycle without its names.
+const EDGE_BYTES: usize = 100;
 
 impl State {
     /// Like [`State::check`], with places of the queue after this number of them.
@@ -75,33 +81,26 @@ impl State {
         }
     }
 
-    /// The cycles of owners that hold and wait, and whether the search was cut short.
+    /// The cycles of owners that hold and wait, and whether some may be missing because there are
+    /// too many waits, or too many bytes to tell. It may take tens of milliseconds.
     pub fn deadlocks(&self) -> (Vec<Vec<DeadlockEdge>>, bool) {
-        let mut edges: BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>> = BTreeMap::new();
+        let mut waits = Waits::default();
         let (mut count, mut cut) = (0, false);
         'locks: for (key, record) in self.locks.waited_for() {
+            let is_live = |grant: &&Grant| !grant.end(&self.sessions).reached(self.clock);
             for place in record.queue.iter().flat_map(|queue| queue.in_order()) {
-                for grant in record
-                    .holders
-                    .iter()
-                    .filter(|grant| !grant.end(&self.sessions).reached(self.clock))
-                {
+                for grant in record.holders.iter().filter(is_live) {
                     if count == MAX_EDGES {
                         cut = true;
                         break 'locks;
                     }
                     count += 1;
-                    let edge = DeadlockEdge {
-                        signee: place.owner.signee.to_string(),
-                        instance: place.owner.instance.as_deref().map(str::to_owned),
-                        table: key.table().to_owned(),
-                        signature: key.signature().to_owned(),
-                    };
-                    edges.entry(place.owner.clone()).or_default().push((grant.owner(), edge));
+                    waits.entry(&place.owner).or_default().push((grant.owner(), key));
                 }
             }
         }
-        (cycles(&edges), cut)
+        let (cycles, told_all) = cycles(&waits);
+        (cycles, cut || !told_all)
     }
 }
 
@@ -110,41 +109,69 @@ impl SessionLocksRequest {
     pub const MAX_LIMIT: u32 = 1000;
 }
 
+/// The owners that wait, each with the holders of the locks that it waits for.
+type Waits<'a> = BTreeMap<&'a Owner, Vec<(Owner, &'a Key)>>;
+
+/// An owner that waits, and the number of one of its waits.
+type Wait<'a> = (&'a Owner, usize);
+
 /// One cycle through each owner that is in one, found depth first and told once, beginning with
-/// its smallest owner.
-fn cycles(edges: &BTreeMap<Owner, Vec<(Owner, DeadlockEdge)>>) -> Vec<Vec<DeadlockEdge>> {
-    let mut found: BTreeSet<Vec<DeadlockEdge>> = BTreeSet::new();
+/// its smallest owner; and whether all fit into [`MAX_TOLD_BYTES`].
+fn cycles(waits: &Waits<'_>) -> (Vec<Vec<DeadlockEdge>>, bool) {
+    let mut found: BTreeSet<Vec<Wait<'_>>> = BTreeSet::new();
     let mut done: BTreeSet<&Owner> = BTreeSet::new();
-    for start in edges.keys() {
-        let mut path: Vec<(&Owner, usize)> = vec![(start, 0)];
+    let mut room = MAX_TOLD_BYTES;
+    for start in waits.keys().copied() {
+        let mut path: Vec<Wait<'_>> = vec![(start, 0)];
         // The index of each owner of the path: a path may be as long as there are edges.
         let mut on_path = BTreeMap::from([(start, 0)]);
         while let Some((owner, next)) = path.last_mut() {
             let owner = *owner;
-            let step = edges.get(owner).and_then(|edges| edges.get(*next));
+            let step = waits.get(owner).and_then(|waits| waits.get(*next));
             *next += 1;
-            match step {
-                None => {
-                    done.insert(owner);
-                    on_path.remove(owner);
-                    path.pop();
-                }
-                Some((to, _)) => {
-                    if let Some(&from) = on_path.get(to) {
-                        let cycle = path[from..]
-                            .iter()
-                            .map(|(owner, next)| edges[*owner][*next - 1].1.clone());
-                        let mut cycle: Vec<DeadlockEdge> = cycle.collect();
-                        let first = (0..cycle.len()).min_by_key(|at| &cycle[*at]);
-                        cycle.rotate_left(first.unwrap_or(0));
-                        found.insert(cycle);
-                    } else if edges.contains_key(to) && !done.contains(to) {
-                        on_path.insert(to, path.len());
-                        path.push((to, 0));
-                    }
-                }
+            let Some((to, _)) = step else {
+                done.insert(owner);
+                on_path.remove(owner);
+                path.pop();
+                continue;
+            };
+            let known = waits.get_key_value(to).map(|(to, _)| *to);
+            if let Some(&from) = on_path.get(to) {
+                let cycle = &path[from..];
+                let left =
+                    cycle.iter().try_fold(room, |room, wait| room.checked_sub(bytes(waits, *wait)));
+                let Some(left) = left else { return (tell(waits, found), false) };
+                room = left;
+                let mut cycle: Vec<_> =
+                    cycle.iter().map(|(owner, next)| (*owner, next - 1)).collect();
+                let first = (0..cycle.len()).min_by_key(|at| cycle[*at]);
+                cycle.rotate_left(first.unwrap_or(0));
+                found.insert(cycle);
+            } else if let Some(to) = known.filter(|to| !done.contains(to)) {
+                on_path.insert(to, path.len());
+                path.push((to, 0));
             }
         }
     }
-    found.into_iter().collect()
+    (tell(waits, found), true)
+}
+
+fn tell(waits: &Waits<'_>, cycles: BTreeSet<Vec<Wait<'_>>>) -> Vec<Vec<DeadlockEdge>> {
+    let edge = |(owner, number): Wait<'_>| {
+        let (_, key) = &waits[owner][number];
+        DeadlockEdge {
+            signee: owner.signee.to_string(),
+            instance: owner.instance.as_deref().map(str::to_owned),
+            table: key.table().to_owned(),
+            signature: key.signature().to_owned(),
+        }
+    };
+    cycles.into_iter().map(|cycle| cycle.into_iter().map(edge).collect()).collect()
+}
+
+/// The size of what is told of the wait before this one.
+fn bytes(waits: &Waits<'_>, (owner, next): Wait<'_>) -> usize {
+    let (_, key) = &waits[owner][next - 1];
+    let instance = owner.instance.as_ref().map_or(0, |instance| instance.len());
+    EDGE_BYTES + owner.signee.len() + instance + key.as_bytes().len()
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use super::keyward::failure;
-use super::target::{Failure, Owner, Target};
+use super::target::{Failure, Owner, Target, WAIT};
 use keyward_client::CONNECT_TIMEOUT;
 use keyward_client::api::{
     CheckAnswer, CheckQuery, LockAnswer, LockBody, Problem, UnlockAnswer, UnlockBody,
@@ -161,6 +161,17 @@ impl Owner for HttpOwner {
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<u64, Failure> {
         let body = self.lock_body(signature, duration, None);
+        let answer: LockAnswer = parse(&self.write(routes::LOCK, &body).await?)?;
+        Ok(answer.token)
+    }
+
+    async fn acquire_in_turn(
+        &mut self,
+        signature: &str,
+        duration: Duration,
+    ) -> Result<u64, Failure> {
+        let body = self.lock_body(signature, duration, None);
+        let body = LockBody { wait_ms: Some(to_ms(WAIT)), ..body };
         let answer: LockAnswer = parse(&self.write(routes::LOCK, &body).await?)?;
         Ok(answer.token)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::target::{Failure, Owner, Target};
+use super::target::{Failure, Owner, Target, WAIT};
 use keyward_client::Client;
 use keyward_core::error::Error;
 use keyward_core::service::LockService;
@@ -103,6 +103,16 @@ impl<S: LockService> Owner for ServiceOwner<S> {
 
     async fn acquire(&mut self, signature: &str, duration: Duration) -> Result<Token, Failure> {
         let options = self.lock_options(duration, None);
+        granted(self.service.lock(self.lock_request(signature), options).await)
+    }
+
+    async fn acquire_in_turn(
+        &mut self,
+        signature: &str,
+        duration: Duration,
+    ) -> Result<Token, Failure> {
+        let options = self.lock_options(duration, None);
+        let options = LockOptions { wait: Some(WAIT), ..options };
         granted(self.service.lock(self.lock_request(signature), options).await)
     }
 

@@ -149,7 +149,7 @@ impl Measurement {
         let of = |operation| self.of(operation).map_or(0.0, |figures| figures.per_second);
         match self.workload {
             Workload::Pairs => of(Operation::Release),
-            Workload::Contended => self.handovers_per_second,
+            Workload::Contended | Workload::Queue => self.handovers_per_second,
             Workload::Renew => of(Operation::Renew),
             Workload::Check => of(Operation::Check),
             Workload::Hold { .. } => of(Operation::Acquire),
@@ -161,7 +161,7 @@ impl Measurement {
     pub fn unit(&self) -> &'static str {
         match self.workload {
             Workload::Pairs => "pairs",
-            Workload::Contended => "hand-offs",
+            Workload::Contended | Workload::Queue => "hand-offs",
             Workload::Renew => "renewals",
             Workload::Check => "checks",
             Workload::Hold { .. } => "locks taken",

@@ -15,6 +15,8 @@ pub enum Workload {
     Pairs,
     /// Takes the one lock that all clients want, retrying while it is refused, and releases it.
     Contended,
+    /// Waits in the queue of the one lock that all clients want, and releases it.
+    Queue,
     /// Renews a lock of its own.
     Renew,
     /// Reads a lock of its own, by the strongest read there is.
@@ -33,6 +35,7 @@ impl fmt::Display for Workload {
         f.write_str(match self {
             Self::Pairs => "pairs",
             Self::Contended => "contended",
+            Self::Queue => "queue",
             Self::Renew => "renew",
             Self::Check => "check",
             Self::Hold { .. } => "hold",

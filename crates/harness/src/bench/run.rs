@@ -141,6 +141,7 @@ fn schedule(plan: &Plan) -> Schedule {
         Workload::Hold { .. } => Window { open: start, close: Duration::MAX },
         Workload::Pairs
         | Workload::Contended
+        | Workload::Queue
         | Workload::Renew
         | Workload::Check
         | Workload::Mixed => {
@@ -373,9 +374,11 @@ impl Seen {
 /// The first operation of a turn of this workload.
 fn first_operation(workload: Workload) -> Operation {
     match workload {
-        Workload::Pairs | Workload::Contended | Workload::Hold { .. } | Workload::Mixed => {
-            Operation::Acquire
-        }
+        Workload::Pairs
+        | Workload::Contended
+        | Workload::Queue
+        | Workload::Hold { .. }
+        | Workload::Mixed => Operation::Acquire,
         Workload::Renew => Operation::Renew,
         Workload::Check => Operation::Check,
     }

@@ -4,6 +4,9 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
+/// The longest wait of [`Owner::acquire_in_turn`] in a queue of Keyward.
+pub(super) const WAIT: Duration = Duration::from_secs(5);
+
 /// A lock service. An adapter translates; it adds no retries, no caching and no waiting of its own
 /// beyond what the service's ordinary client does.
 pub trait Target: Send + Sync + 'static {
@@ -24,7 +27,7 @@ pub trait Owner: Send + 'static {
     /// The value that the service hands out to a holder and requires for renewal and release.
     type Held: Debug + Send + 'static;
 
-    /// Takes a lock if it is free, without waiting for it.
+    /// Takes a lock if it is free.
     ///
     /// # Errors
     /// `Refused` if another holds it; `Unavailable` if it was certainly not taken; `Unknown` if it
@@ -34,6 +37,19 @@ pub trait Owner: Send + 'static {
         signature: &str,
         duration: Duration,
     ) -> impl Future<Output = Result<Self::Held, Failure>> + Send;
+
+    /// Takes a lock when its turn comes, waiting for it in the service's own queue. A service that
+    /// has none, or whose [`Owner::acquire`] waits already, does the same as that.
+    ///
+    /// # Errors
+    /// As [`Owner::acquire`]; `Refused` if its turn did not come in time.
+    fn acquire_in_turn(
+        &mut self,
+        signature: &str,
+        duration: Duration,
+    ) -> impl Future<Output = Result<Self::Held, Failure>> + Send {
+        self.acquire(signature, duration)
+    }
 
     /// Renews a held lock for `duration` from now.
     ///

@@ -29,9 +29,10 @@ fn kinds(measurement: &Measurement) -> Vec<Operation> {
 #[test]
 fn each_workload_does_its_operations_and_leaves_no_lock() {
     use Operation::{Acquire, Check, Release, Renew};
-    let table: [(Workload, &[Operation]); 5] = [
+    let table: [(Workload, &[Operation]); 6] = [
         (Workload::Pairs, &[Acquire, Release]),
         (Workload::Contended, &[Acquire, Release]),
+        (Workload::Queue, &[Acquire, Release]),
         (Workload::Renew, &[Renew]),
         (Workload::Check, &[Check]),
         (Workload::Mixed, &[Acquire, Renew, Check, Release]),
@@ -57,9 +58,11 @@ fn held_locks_are_as_many_as_were_asked_for() {
 
 #[test]
 fn contended_hand_offs_are_counted_between_clients_only() {
-    let alone = measured(&MemoryLocks::new(), &plan(Workload::Contended, 1));
-    assert!(alone.handovers_per_second.abs() < f64::EPSILON, "{alone}");
-    assert!(alone.of(Operation::Acquire).is_some_and(|figures| figures.count > 100));
+    for workload in [Workload::Contended, Workload::Queue] {
+        let alone = measured(&MemoryLocks::new(), &plan(workload, 1));
+        assert!(alone.handovers_per_second.abs() < f64::EPSILON, "{alone}");
+        assert!(alone.of(Operation::Acquire).is_some_and(|figures| figures.count > 100));
+    }
 }
 
 /// A service that stalls once for a while, and answers at once otherwise.

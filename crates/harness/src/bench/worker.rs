@@ -164,7 +164,7 @@ impl<T: Target> Worker<T> {
                 self.acquire(from, window).await;
                 self.release(SystemClock.raw(), window).await;
             }
-            Workload::Contended => self.contend(from, window).await,
+            Workload::Contended | Workload::Queue => self.contend(from, window).await,
             Workload::Renew if self.held.is_none() => self.acquire(from, window).await,
             Workload::Renew => self.renew(from, window).await,
             Workload::Check => self.check(from, window).await,
@@ -214,13 +214,16 @@ impl<T: Target> Worker<T> {
         self.count(Operation::Release, from, window, failure).await;
     }
 
-    /// Retries until the lock is acquired. A refusal is counted and is no failure here; the time is
+    /// Retries until the lock is acquired, or waits for its turn. A refusal is counted and is no failure here; the time is
     /// from the first attempt to the success.
     async fn contend(&mut self, from: Duration, window: Window) {
         let signature = format!("{}/one", self.shared.plan.prefix);
         loop {
             let duration = self.shared.plan.lock_duration;
-            let answer = self.owner.acquire(&signature, duration).await;
+            let answer = match self.shared.plan.workload {
+                Workload::Queue => self.owner.acquire_in_turn(&signature, duration).await,
+                _ => self.owner.acquire(&signature, duration).await,
+            };
             let ended = SystemClock.raw();
             let sample = |failure| Sample { operation: Operation::Acquire, from, ended, failure };
             match answer {

@@ -228,19 +228,34 @@ fn the_sessions_of_a_keep_alive_share_the_room_of_its_answer() {
     assert_eq!(told.collect::<Vec<_>>(), [(600, false), (400, true)]);
 }
 
+/// A request of the owner with this number for the lock with this number.
+fn named(number: u32, owner: u32, wait_ms: u64) -> Command {
+    let (signature, signee) = (format!("{number:05}").into(), format!("o{owner:05}").into());
+    let duration_ms = Some(3_600_000);
+    let command = LockCommand { signature, signee, duration_ms, wait_ms, ..by("") };
+    Operation::Lock(Box::new(command)).into()
+}
+
 #[test]
 fn the_longest_ring_of_waits_is_found() {
     let mut machine = machine();
     let count = 10_000;
-    let named = |number: u32, owner: u32, wait_ms| {
-        let (signature, signee) = (format!("{number:05}").into(), format!("o{owner:05}").into());
-        let duration_ms = Some(3_600_000);
-        let command = LockCommand { signature, signee, duration_ms, wait_ms, ..by("") };
-        Command::from(Operation::Lock(Box::new(command)))
-    };
     machine.apply((0..count).map(|number| named(number, number, 0)).collect());
     machine.apply((0..count).map(|number| named((number + 1) % count, number, 60_000)).collect());
     let (cycles, cut) = machine.state.deadlocks();
     assert_eq!((cycles.len(), cut), (1, false));
     assert_eq!(cycles[0].len(), count as usize);
+}
+
+#[test]
+fn cycles_that_share_most_of_their_owners_are_told_as_far_as_there_is_room() {
+    let mut machine = machine();
+    let count = 2000;
+    machine.apply((0..count).map(|number| named(number, number, 0)).collect());
+    machine.apply((1..count).map(|number| named(number, number - 1, 60_000)).collect());
+    // The last one waits for all of them: as many cycles, of up to as many owners.
+    machine.apply((0..count - 1).map(|number| named(number, count - 1, 60_000)).collect());
+    let (cycles, cut) = machine.state.deadlocks();
+    assert!(cut && !cycles.is_empty());
+    assert!(cycles.iter().map(Vec::len).sum::<usize>() < 50_000);
 }
