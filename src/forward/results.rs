@@ -107,8 +107,9 @@ impl Form {
 
     fn of_records(records: &[LockRecord]) -> Self {
         let is_plain = |record: &LockRecord| {
-            let LockRecord { holders, limit, waiting, places, .. } = record;
-            let is_alone = limit.is_none() && *waiting == 0 && places.is_empty();
+            let LockRecord { signature: _, holders, more_holders, limit, waiting, places } = record;
+            let is_alone =
+                *more_holders == 0 && limit.is_none() && *waiting == 0 && places.is_empty();
             is_alone && Self::of_holders(holders) == Self::Plain
         };
         Self::of(records.iter().all(is_plain))
@@ -583,11 +584,12 @@ fn read_place(reader: &mut Reader<'_>) -> Result<Place, DecodeError> {
 }
 
 fn put_record(out: &mut Vec<u8>, record: &LockRecord, form: Form) {
-    let LockRecord { signature, holders, limit, waiting, places } = record;
+    let LockRecord { signature, holders, more_holders, limit, waiting, places } = record;
     put_str(out, signature);
     put_all(out, holders, |out, holder| put_holder(out, holder, form));
     if form == Form::Full {
         put_optional_numbers(out, [limit.map(u64::from)]);
+        put_u64(out, *more_holders);
         put_u64(out, *waiting);
         put_all(out, places, put_place);
     }
@@ -596,9 +598,17 @@ fn put_record(out: &mut Vec<u8>, record: &LockRecord, form: Form) {
 fn read_record(reader: &mut Reader<'_>, form: Form) -> Result<LockRecord, DecodeError> {
     let signature = reader.str()?.to_owned();
     let holders = read_all(reader, |reader| read_holder(reader, form))?;
-    let mut record = LockRecord { signature, holders, limit: None, waiting: 0, places: Vec::new() };
+    let mut record = LockRecord {
+        signature,
+        holders,
+        more_holders: 0,
+        limit: None,
+        waiting: 0,
+        places: Vec::new(),
+    };
     if form == Form::Full {
         record.limit = read_slot(reader)?;
+        record.more_holders = reader.u64()?;
         record.waiting = reader.u64()?;
         record.places = read_all(reader, read_place)?;
     }

@@ -762,7 +762,8 @@ impl ForbiddenReason {
 pub struct Forbidden {
     /// The reason.
     pub reason: ForbiddenReason,
-    /// The present holders of the lock; empty if it has none.
+    /// The present holders of the lock, first those that are live, in the order of their tokens: up
+    /// to [`Forbidden::MAX_HOLDERS`]; empty if it has none.
     pub holders: Vec<Holder>,
     /// The limit that the lock has, if the request named another.
     pub limit: Option<u32>,
@@ -771,6 +772,9 @@ pub struct Forbidden {
 }
 
 impl Forbidden {
+    /// The number of holders that a refusal names.
+    pub const MAX_HOLDERS: usize = 10;
+
     /// A refusal for this reason, naming these holders.
     pub fn new(reason: ForbiddenReason, holders: Vec<Holder>) -> Self {
         Self { reason, holders, limit: None, delay: None }
@@ -830,8 +834,12 @@ pub struct Place {
 pub struct LockRecord {
     /// The lock's name.
     pub signature: String,
-    /// Its holders; one, for an exclusive lock.
+    /// Its holders, first those that are live, in the order of their tokens; one, for an exclusive
+    /// lock. A check shows up to
+    /// [`LockRecord::MAX_HOLDERS`] of them, a list up to [`LockRecord::MAX_LISTED_HOLDERS`].
     pub holders: Vec<Holder>,
+    /// The number of holders that are not shown.
+    pub more_holders: u64,
     /// The limit of a lock in mode permits.
     pub limit: Option<u32>,
     /// The number of places in its queue.
@@ -843,6 +851,10 @@ pub struct LockRecord {
 impl LockRecord {
     /// The number of places that one check shows.
     pub const MAX_PLACES: usize = 100;
+    /// The number of holders that one check shows.
+    pub const MAX_HOLDERS: usize = 1000;
+    /// The number of holders of each lock in a list.
+    pub const MAX_LISTED_HOLDERS: usize = 10;
 
     /// Whether it is held.
     pub fn state(&self) -> RecordState {

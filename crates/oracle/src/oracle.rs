@@ -1115,7 +1115,8 @@ impl Oracle {
     fn lock_answer(&self, lock: Option<&Lock>, came_of_it: &CameOfIt, asked: u64) -> Outcome {
         let refusal = |reason| {
             let holders = lock.map(|lock| self.holders(lock)).unwrap_or_default();
-            let mut forbidden = Forbidden::new(reason, holders);
+            let named = holders.into_iter().take(Forbidden::MAX_HOLDERS).collect();
+            let mut forbidden = Forbidden::new(reason, named);
             if reason == ForbiddenReason::LimitDiffers {
                 forbidden.limit = lock.map(|lock| lock.limit).filter(|limit| *limit > 0);
             }
@@ -1220,10 +1221,18 @@ impl Oracle {
         };
         let mut grants: Vec<&Held> = lock.grants.iter().filter(|held| !is_gone(held)).collect();
         grants.sort_by_key(|held| held.token);
-        grants.into_iter().map(|held| self.seen(lock.mode, held)).collect()
+        let mut seen: Vec<Holder> =
+            grants.into_iter().map(|held| self.seen(lock.mode, held)).collect();
+        // Those that are live come first.
+        seen.sort_by_key(|holder| holder.expired);
+        seen
     }
 
     pub(crate) fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
+        self.shown(table, signature, LockRecord::MAX_HOLDERS)
+    }
+
+    fn shown(&self, table: &str, signature: &str, most: usize) -> Option<LockRecord> {
         let lock = self.locks.get(&(table.to_owned(), signature.to_owned()))?;
         let holders = self.holders(lock);
         if holders.is_empty() && lock.places.is_empty() {
@@ -1231,7 +1240,8 @@ impl Oracle {
         }
         Some(LockRecord {
             signature: signature.to_owned(),
-            holders,
+            more_holders: holders.len().saturating_sub(most) as u64,
+            holders: holders.into_iter().take(most).collect(),
             limit: (lock.limit > 0).then_some(lock.limit),
             waiting: lock.places.len() as u64,
             places: Vec::new(),
@@ -1265,7 +1275,7 @@ impl Oracle {
         for (of, signature) in self.locks.keys() {
             let after = request.after.as_ref().is_none_or(|after| signature > after);
             if of == table && after && signature.starts_with(&request.prefix) {
-                let record = self.check(table, signature);
+                let record = self.shown(table, signature, LockRecord::MAX_LISTED_HOLDERS);
                 let is_held =
                     |record: &LockRecord| record.holders.iter().any(|holder| !holder.expired);
                 all.extend(record.filter(|record| match request.state {

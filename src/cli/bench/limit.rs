@@ -131,6 +131,7 @@ async fn check(Query(query): Query<CheckQuery>) -> Json<CheckAnswer> {
         holders: Vec::new(),
         table: None,
         limit: None,
+        more_holders: 0,
         waiting: 0,
         places: Vec::new(),
     })

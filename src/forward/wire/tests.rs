@@ -108,6 +108,7 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
     let record = LockRecord {
         signature: "s".to_owned(),
         holders: vec![holder, forgetful],
+        more_holders: 0,
         limit: None,
         waiting: 0,
         places: Vec::new(),

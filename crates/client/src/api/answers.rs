@@ -424,8 +424,12 @@ impl From<HolderAnswer> for Holder {
 pub struct CheckAnswer {
     /// The lock's name.
     pub signature: String,
-    /// Its holders. They show the *past*: a lock is held by holding it, not by looking.
+    /// Its holders, in the order of their tokens: up to 1000, in a list up to ten. They show the
+    /// *past*: a lock is held by holding it, not by looking.
     pub holders: Vec<HolderAnswer>,
+    /// The number of holders that are not shown, if there are more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_holders: u64,
     /// The table, among the locks of a session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
@@ -506,6 +510,7 @@ impl From<&SessionLock> for CheckAnswer {
         Self {
             signature: lock.signature.clone(),
             holders: lock.holders.iter().map(HolderAnswer::from).collect(),
+            more_holders: 0,
             table: Some(lock.table.clone()),
             limit: None,
             waiting: 0,
@@ -519,6 +524,7 @@ impl From<&LockRecord> for CheckAnswer {
         Self {
             signature: record.signature.clone(),
             holders: record.holders.iter().map(HolderAnswer::from).collect(),
+            more_holders: record.more_holders,
             table: None,
             limit: record.limit,
             waiting: record.waiting,
@@ -531,8 +537,14 @@ impl From<CheckAnswer> for LockRecord {
     fn from(answer: CheckAnswer) -> Self {
         let holders = answer.holders.into_iter().map(Into::into).collect();
         let places = answer.places.into_iter().map(Into::into).collect();
-        let (limit, waiting) = (answer.limit, answer.waiting);
-        Self { signature: answer.signature, holders, limit, waiting, places }
+        Self {
+            signature: answer.signature,
+            holders,
+            more_holders: answer.more_holders,
+            limit: answer.limit,
+            waiting: answer.waiting,
+            places,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::lock::holders::Holders;
 use crate::lock::queue::Queue;
 use crate::lock::sessions::Sessions;
 use crate::lock::{ClusterTime, Keep};
-use crate::types::{DecidedAt, Holder, LockRecord, Mode, SessionId, Token};
+use crate::types::{DecidedAt, Forbidden, Holder, LockRecord, Mode, SessionId, Token};
 
 /// The key of a lock: (table, signature), in this order.
 ///
@@ -223,29 +223,47 @@ impl Record {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// The record as others see it at `now`, without its places; `None` if its removal is due,
-    /// worked off or not, and nobody waits.
+    /// The record as others see it at `now`, with this number of holders and without its places;
+    /// `None` if its removal is due, worked off or not, and nobody waits.
     pub(super) fn view(
         &self,
         signature: &str,
+        most: usize,
         now: ClusterTime,
         sessions: &Sessions,
     ) -> Option<LockRecord> {
-        let holders = self.holders(now, sessions);
+        let mut shown = self.shown(now, sessions);
+        let holders: Vec<Holder> =
+            shown.by_ref().take(most).map(|grant| grant.view(self.mode, now, sessions)).collect();
+        let more_holders = shown.count() as u64;
         let waiting = self.waiting();
         (!holders.is_empty() || waiting > 0).then(|| LockRecord {
             signature: signature.to_owned(),
             holders,
+            more_holders,
             limit: (self.limit > 0).then_some(self.limit),
             waiting,
             places: Vec::new(),
         })
     }
 
-    /// The holders as others see them at `now`: those that only wait to be worked off are left out.
-    pub(super) fn holders(&self, now: ClusterTime, sessions: &Sessions) -> Vec<Holder> {
-        let shown = self.holders.iter().filter(|grant| self.is_shown(grant, now, sessions));
-        shown.map(|grant| grant.view(self.mode, now, sessions)).collect()
+    /// The holders that a refusal at `now` names.
+    pub(super) fn refusers(&self, now: ClusterTime, sessions: &Sessions) -> Vec<Holder> {
+        let named = self.shown(now, sessions).take(Forbidden::MAX_HOLDERS);
+        named.map(|grant| grant.view(self.mode, now, sessions)).collect()
+    }
+
+    /// The grants that others see at `now`, first those that are live: those that only wait to be
+    /// worked off are left out.
+    fn shown<'a>(
+        &'a self,
+        now: ClusterTime,
+        sessions: &'a Sessions,
+    ) -> impl Iterator<Item = &'a Grant> {
+        let shown =
+            move || self.holders.iter().filter(move |grant| self.is_shown(grant, now, sessions));
+        let is_over = move |grant: &&Grant| grant.end(sessions).reached(now);
+        shown().filter(move |grant| !is_over(grant)).chain(shown().filter(is_over))
     }
 
     fn is_shown(&self, grant: &Grant, now: ClusterTime, sessions: &Sessions) -> bool {

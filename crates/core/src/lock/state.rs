@@ -241,7 +241,7 @@ impl State {
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let record = self.locks.find(table, signature)?;
-        record.view(signature, self.clock, &self.sessions)
+        record.view(signature, LockRecord::MAX_HOLDERS, self.clock, &self.sessions)
     }
 
     /// A page of a table in byte order, and the value of `after` for the next one. A limit out of
@@ -253,7 +253,8 @@ impl State {
         let mut page: Vec<LockRecord> = Vec::new();
         let mut passed = None;
         for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
-            let view = record.view(key.signature(), self.clock, &self.sessions);
+            let most = LockRecord::MAX_LISTED_HOLDERS;
+            let view = record.view(key.signature(), most, self.clock, &self.sessions);
             match view.filter(|record| request.shows(record)) {
                 Some(_) if page.len() == limit => {
                     let next = page.last().map(|last| last.signature.clone());
@@ -655,7 +656,7 @@ impl State {
     }
 
     fn tell_forbidden(&self, record: Option<&Record>, reason: ForbiddenReason) -> Forbidden {
-        let holders = record.map(|record| record.holders(self.clock, &self.sessions));
+        let holders = record.map(|record| record.refusers(self.clock, &self.sessions));
         let mut forbidden = Forbidden::new(reason, holders.unwrap_or_default());
         if reason == ForbiddenReason::LimitDiffers {
             forbidden.limit = record.map(|record| record.limit).filter(|limit| *limit > 0);

@@ -5,7 +5,9 @@ use super::{Machine, by, release};
 use crate::lock::{
     LimitCommand, LockCommand, Operation, Outcome, State, TableCommand, UnlockCommand,
 };
-use crate::types::{ForbiddenReason, LockStatus, Mode, Token, UnlockStatus};
+use crate::types::{
+    ForbiddenReason, Holder, ListRequest, LockStatus, Mode, RecordState, Token, UnlockStatus,
+};
 
 fn shared(signee: &str) -> LockCommand {
     LockCommand { mode: Some(Mode::Shared), ..by(signee) }
@@ -38,6 +40,27 @@ fn a_reader_does_not_overtake_a_writer_that_waits() {
     assert_eq!(machine.holders(), ["cy"]);
     machine.unlock(release("cy"));
     assert_eq!(machine.holders(), ["dan", "eve"]);
+}
+
+#[test]
+fn of_many_holders_some_are_named_and_the_others_counted() {
+    let mut machine = machine();
+    // One that has expired is in the way until its delay is over, and is named last.
+    let delayed =
+        LockCommand { duration_ms: Some(1000), lock_delay_ms: Some(60_000), ..shared("h000") };
+    machine.lock(delayed);
+    for number in 1..1003 {
+        machine.lock(LockCommand { duration_ms: Some(60_000), ..shared(&format!("h{number:03}")) });
+    }
+    machine.pass(2000);
+    let LockStatus::Failed(refused) = machine.lock(by("writer")) else { panic!("it is shared") };
+    let tokens = |holders: &[Holder]| holders.iter().map(|it| it.token.0).collect::<Vec<_>>();
+    assert_eq!(tokens(&refused.holders), (2..12).collect::<Vec<_>>());
+    let seen = machine.state.check("default", "s").unwrap();
+    assert_eq!(tokens(&seen.holders), (2..1002).collect::<Vec<_>>());
+    assert_eq!((seen.more_holders, seen.state()), (3, RecordState::Held));
+    let (listed, _) = machine.state.list("default", &ListRequest::default());
+    assert_eq!((tokens(&listed[0].holders), listed[0].more_holders), ((2..12).collect(), 993));
 }
 
 #[test]
