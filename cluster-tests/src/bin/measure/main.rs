@@ -1,5 +1,6 @@
 //! Measures three nodes on this machine. Without a name: memory with many locks held, the time to be
-//! ready after a restart, and what an idle cluster uses. With one: `failover`, `tasks` or `guards`.
+//! ready after a restart, and what an idle cluster uses. With one: `failover`, `tasks`, `guards`
+//! or `waiting`.
 //!
 //! The figures are this machine's: its clients and its three nodes share the same cores and disk.
 
@@ -7,6 +8,7 @@ mod direct;
 mod failover;
 mod guards;
 mod tasks;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -35,7 +37,8 @@ struct Arguments {
 const USAGE: &str = "usage: measure [--locks N[,N...]] [--idle SECONDS]
        measure failover [--kills N] [--profile stable|fast]
        measure tasks [--tasks N] [--seconds N]
-       measure guards [--locks N] [--duration SECONDS] [--seconds N]";
+       measure guards [--locks N] [--duration SECONDS] [--seconds N]
+       measure waiting [--sessions N] [--places N] [--queues N] [--locks N] [--readers N] [--seconds N]";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -94,6 +97,21 @@ async fn named(name: &str) -> ExitCode {
             let (Some(duration), Some(time)) = (duration, time) else { return ExitCode::from(2) };
             guards::run(locks, duration, time).await;
         }
+        ("waiting", _, _, Some(locks)) => {
+            let sizes = (|| {
+                Some(waiting::Sizes {
+                    sessions: number("--sessions", 100_000)?,
+                    places: number("--places", 100_000)?,
+                    queues: number("--queues", 10_000)?,
+                    locks,
+                    readers: number("--readers", 10_000)?,
+                })
+            })();
+            let (Some(sizes), Some(time)) = (sizes, seconds("--seconds", 30)) else {
+                return ExitCode::from(2);
+            };
+            waiting::run(sizes, time).await;
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -104,8 +122,18 @@ async fn named(name: &str) -> ExitCode {
 
 /// The options after the name, each with its value.
 fn options() -> Option<BTreeMap<String, String>> {
-    const KNOWN: [&str; 6] =
-        ["--kills", "--profile", "--tasks", "--seconds", "--locks", "--duration"];
+    const KNOWN: [&str; 10] = [
+        "--kills",
+        "--profile",
+        "--tasks",
+        "--seconds",
+        "--locks",
+        "--duration",
+        "--sessions",
+        "--places",
+        "--queues",
+        "--readers",
+    ];
     let mut words = std::env::args().skip(2);
     let mut options = BTreeMap::new();
     while let Some(word) = words.next() {
