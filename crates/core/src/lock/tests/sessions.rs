@@ -2,10 +2,10 @@
 
 use super::queue::{machine, reason, waits};
 use super::{Machine, by, release};
-use crate::lock::{Command, LockCommand, Operation, Outcome, SessionCommand, State};
+use crate::lock::{Command, LockCommand, Operation, Outcome, SessionCommand, State, UnlockCommand};
 use crate::types::{
-    CloseStatus, DecidedAt, ForbiddenReason, InboxItem, Liveness, LockStatus, Loss, News, Seen,
-    SessionId, Token,
+    CloseStatus, DecidedAt, ForbiddenReason, InboxItem, Liveness, LockStatus, Loss, Mode, News,
+    Seen, SessionId, Token, UnlockStatus,
 };
 
 const ONE: SessionId = SessionId(1);
@@ -151,6 +151,40 @@ fn many_locks_of_a_session_end_in_portions_those_that_are_waited_for_first() {
         entries += 1;
     }
     assert_eq!((machine.state.counts().records, entries), (1, 2));
+}
+
+#[test]
+fn a_lock_of_many_holders_is_settled_before_its_ended_session_is_worked_off() {
+    let mut machine = machine();
+    machine.open(ONE, "ann");
+    let share = |number: u32, command: LockCommand| {
+        let (signature, mode) = (format!("l{number:05}").into(), Some(Mode::Shared));
+        Command::from(Operation::from(LockCommand { signature, mode, ..command }))
+    };
+    for owner in [within(ONE), by("bob")] {
+        machine.apply((0..5000).map(|number| share(number, owner.clone())).collect());
+    }
+    machine.outcome(Operation::CloseSession(ONE));
+    assert_eq!(machine.state.counts().sessions, 1, "some of its work is left");
+    let last = "l04999";
+    let leave = UnlockCommand { signature: last.into(), ..release("bob") };
+    assert_eq!(machine.unlock(leave), UnlockStatus::Ok);
+    let taken = machine.lock(LockCommand { signature: last.into(), ..by("cy") });
+    assert!(matches!(taken, LockStatus::Ok(_)), "{taken:?}");
+}
+
+#[test]
+fn a_deleted_table_is_told_to_each_session_of_a_shared_lock() {
+    let mut machine = machine();
+    for (session, owner) in [(ONE, "ann"), (TWO, "bob")] {
+        machine.open(session, owner);
+        machine.lock(LockCommand { mode: Some(Mode::Shared), ..within(session) });
+    }
+    machine.outcome(Operation::DeleteTable { table: "default".into() });
+    for (session, token) in [(ONE, Token(1)), (TWO, Token(2))] {
+        let lost = News::Lost { token: Some(token), reason: Loss::TableDeleted };
+        assert_eq!(machine.keep(session, None).unwrap()[0].news, lost);
+    }
 }
 
 #[test]
