@@ -66,7 +66,7 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
     resident(&nodes, "resident MiB, nothing held");
 
     let watch = Stopwatch::start();
-    let sessions = open(&client, sizes.sessions).await;
+    let mut sessions = open(&client, sizes.sessions).await;
     println!(
         "| {} sessions opened in s | {:.1} | | |",
         sizes.sessions,
@@ -110,6 +110,10 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
         },
     )
     .await;
+    // There may be as many sessions as there can be: two make room for others.
+    for _ in 0..2 {
+        close(&client, sessions.pop().expect("there are more")).await;
+    }
     let one = open(&client, 1).await[0];
     take(&client, one, sizes.locks).await;
     disturbed(&client, &format!("a session of {} locks is closed", sizes.locks), async {
@@ -137,11 +141,14 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
         },
     )
     .await;
-    let ttl = Duration::from_secs(2);
-    let last = open_for(&client, 1, ttl).await[0];
+    // Long enough to take the locks in.
+    let ttl = Duration::from_secs(60);
+    let (last, watch) = (open_for(&client, 1, ttl).await[0], Stopwatch::start());
     take(&client, last, sizes.locks).await;
+    let before = Duration::from_secs(2);
+    tokio::time::sleep(ttl.saturating_sub(before + watch.elapsed())).await;
     disturbed(&client, &format!("a session of {} locks expires", sizes.locks), async {
-        tokio::time::sleep(ttl).await;
+        tokio::time::sleep(before).await;
         gone(&client, "held").await;
     })
     .await;

@@ -7,10 +7,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
-
 use crate::lock::ClusterTime;
 use crate::lock::record::{Grant, Owner};
+use crate::lock::small::{SmallMap, SmallSet};
 use crate::types::{SessionId, Token};
 
 /// The grants of a lock.
@@ -25,12 +24,12 @@ pub(super) enum Holders {
 /// Two grants or more.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Many {
-    by_token: OrdMap<Token, Arc<Grant>>,
-    by_owner: OrdMap<Owner, Token>,
+    by_token: SmallMap<Token, Arc<Grant>>,
+    by_owner: SmallMap<Owner, Token>,
     /// The live grants, those to be preempted first in front: the lowest level, then the newest.
-    by_level: OrdSet<(i64, Reverse<Token>)>,
-    dues: OrdSet<(ClusterTime, Token)>,
-    by_session: OrdSet<(SessionId, Token)>,
+    by_level: SmallSet<(i64, Reverse<Token>)>,
+    dues: SmallSet<(ClusterTime, Token)>,
+    by_session: SmallSet<(SessionId, Token)>,
     slots: Slots,
 }
 
@@ -38,7 +37,7 @@ pub(super) struct Many {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Slots {
     next: u32,
-    free: OrdSet<u32>,
+    free: SmallSet<u32>,
 }
 
 impl Slots {
@@ -58,7 +57,7 @@ impl Slots {
 
     fn give(&mut self, slot: u32) {
         self.free.insert(slot);
-        while self.next > 0 && self.free.remove(&(self.next - 1)).is_some() {
+        while self.next > 0 && self.free.remove(&(self.next - 1)) {
             self.next -= 1;
         }
     }

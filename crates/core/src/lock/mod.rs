@@ -27,6 +27,7 @@ mod record;
 mod requests;
 mod rules;
 mod sessions;
+mod small;
 mod snapshot;
 mod state;
 mod table;

@@ -7,10 +7,11 @@ use std::cmp::Reverse;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use crate::limits;
 use crate::lock::record::Owner;
+use crate::lock::small::{SmallMap, SmallSet};
 use crate::lock::{ClusterTime, Keep};
 use crate::types::{self, DecidedAt, Mode, RequestId, SessionId, Waiting};
 
@@ -103,11 +104,11 @@ impl Place {
 /// The places of one lock: at least one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Queue {
-    places: OrdMap<DecidedAt, Arc<Place>>,
-    order: OrdSet<(Reverse<i64>, DecidedAt)>,
-    by_owner: OrdMap<Owner, DecidedAt>,
-    ends: OrdSet<(ClusterTime, DecidedAt)>,
-    by_session: OrdSet<(SessionId, DecidedAt)>,
+    places: SmallMap<DecidedAt, Arc<Place>>,
+    order: SmallSet<(Reverse<i64>, DecidedAt)>,
+    by_owner: SmallMap<Owner, DecidedAt>,
+    ends: SmallSet<(ClusterTime, DecidedAt)>,
+    by_session: SmallSet<(SessionId, DecidedAt)>,
     /// The number of places in mode permits.
     permits: u64,
 }

@@ -440,7 +440,7 @@ impl State {
             grants.filter(|grant| has_limit || grant.session().is_some()).cloned().collect();
         for grant in grants {
             let position = self.tracker.work.step();
-            self.tracker.work.spend();
+            self.tracker.work.spend_step();
             self.tracker.ends.add_deleted(u64::from(!grant.expired));
             self.forget_grant(edit, grant.token);
             if let Some(session) = grant.session() {

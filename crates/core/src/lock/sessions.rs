@@ -12,6 +12,7 @@ use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::queue::Place;
 use crate::lock::record::{Grant, Key, Record};
+use crate::lock::small::SmallMap;
 use crate::types::{DecidedAt, InboxItem, News, SessionId};
 
 /// The largest number of items that an inbox keeps; beyond it the oldest go.
@@ -30,7 +31,7 @@ pub(super) struct Session {
     pub(super) ended: Option<Ended>,
     /// The locks in which it has grants or places, with their number; those that somebody may wait
     /// for in front.
-    members: OrdMap<(Calm, Key), u32>,
+    members: SmallMap<(Calm, Key), u32>,
     pub(super) inbox: Inbox,
 }
 
@@ -58,7 +59,7 @@ impl Session {
             instance: instance.into(),
             actor,
             ended: None,
-            members: OrdMap::new(),
+            members: SmallMap::default(),
             inbox: Inbox::default(),
         }
     }
@@ -274,8 +275,8 @@ impl Sessions {
 /// The facts that a session is yet to see: the latest of each lock and owner.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Inbox {
-    items: OrdMap<DecidedAt, Arc<Item>>,
-    by_lock: OrdMap<(Key, Box<str>), DecidedAt>,
+    items: SmallMap<DecidedAt, Arc<Item>>,
+    by_lock: SmallMap<(Key, Box<str>), DecidedAt>,
     /// The position of the last item that had to go because there were too many.
     pub(super) overflowed: Option<DecidedAt>,
 }

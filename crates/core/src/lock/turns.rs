@@ -27,6 +27,10 @@ use crate::types::{
     TransferReason,
 };
 
+/// The work of a step, in deadlines of the first part of the contract: it tells a lane, a session and
+/// the callers that wait, and changes the queue's indexes.
+const STEP: usize = 4;
+
 /// The steps that one lock makes at a time.
 const STEPS_PER_LOCK: usize = 256;
 
@@ -79,8 +83,14 @@ impl Work {
         self.left == 0
     }
 
+    /// Spends the work of one deadline of the first part of the contract.
     pub(super) fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
+    }
+
+    /// Spends the work of one step.
+    pub(super) fn spend_step(&mut self) {
+        self.left = self.left.saturating_sub(STEP);
     }
 }
 
@@ -261,7 +271,7 @@ impl State {
     /// A step: its position in the log. It uses up some of the work of the entry and of the lock.
     fn step(&mut self, edit: &mut Edit) -> DecidedAt {
         edit.left = edit.left.saturating_sub(1);
-        self.tracker.work.spend();
+        self.tracker.work.spend_step();
         self.tracker.work.step()
     }
 
@@ -412,7 +422,7 @@ impl State {
         let first = session.first_member().cloned();
         match (ended, first) {
             (None, _) => {
-                self.tracker.work.spend();
+                self.tracker.work.spend_step();
                 self.tracker.work.step();
                 let mark = |session: &mut crate::lock::sessions::Session| {
                     session.ended = Some(Ended::Expired);
