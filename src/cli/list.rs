@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::api::ListAnswer;
 use crate::cli::client::{self, ClientArgs, Ended};
-use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
@@ -116,24 +115,26 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
         };
         return format!("no {which} in table {}\n", output::visible(&args.read.table.table));
     }
-    let mut table =
-        Table::new(&["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);
+    let mut table = Table::new(&[
+        "LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "MODE", "EXPIRES", "REMOVED", "WAITING",
+    ]);
     for record in &found.locks {
+        let name = output::visible(&record.signature);
+        // The places of a lock are counted once.
+        let mut waiting = output::cell((record.waiting > 0).then_some(record.waiting));
+        if record.holders.is_empty() {
+            let missing = || output::cell(None::<String>);
+            let [holder, instance, level, token, mode, expires, removed] =
+                std::array::from_fn(|_| missing());
+            table.row(&[name, holder, instance, level, token, mode, expires, removed, waiting]);
+            continue;
+        }
         for holder in &record.holders {
-            let expires = if holder.expired {
-                "expired".to_owned()
-            } else {
-                duration::format_short(holder.expires_in)
-            };
-            table.row(&[
-                output::visible(&record.signature),
-                output::visible(&holder.signee),
-                output::cell(holder.instance.as_deref().map(output::visible)),
-                holder.level.to_string(),
-                holder.token.to_string(),
-                expires,
-                output::cell(holder.removed_in.map(duration::format_short)),
-            ]);
+            let waiting = std::mem::replace(&mut waiting, output::cell(None::<String>));
+            let [owner, instance, level, token, mode, expires, removed] =
+                output::holder_cells(holder);
+            let name = name.clone();
+            table.row(&[name, owner, instance, level, token, mode, expires, removed, waiting]);
         }
     }
     let mut text = table.render();
