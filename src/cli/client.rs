@@ -27,7 +27,7 @@ pub(crate) struct ReachArgs {
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     #[arg(default_value = "http://127.0.0.1:7420")]
     endpoints: Vec<EndpointList>,
-    /// How long to try before giving up
+    /// How long to try before giving up; with --wait, from its end on
     #[arg(long, value_name = "DURATION", env = "KEYWARD_TIMEOUT", hide_env_values = true)]
     #[arg(value_parser = duration::parse_positive, default_value = "5s")]
     pub(crate) timeout: Duration,
@@ -142,6 +142,7 @@ impl ReachArgs {
 
 /// Names the reason of a write.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cluster")]
 pub(crate) struct CauseArg {
     /// Why, for the logs of the cluster: up to 256 bytes
     #[arg(long, value_name = "TEXT", value_parser = parse_cause)]

@@ -51,14 +51,14 @@ pub(crate) fn of_signal(signal: i32) -> u8 {
 /// The table of exit codes that the help of client commands ends with.
 pub(crate) const CLIENT_HELP: &str = "\
 Exit codes:
-  0  done
-  1  refused (another holds the lock, or the wait is over), or there is no such lock, table or session
-  2  the command line or the request is wrong
-  3  unavailable: certainly not done, trying again later is safe
-  4  unknown: may have been done; look with `keyward check`, or repeat
-  5  unauthorized
-  128+n a wait was ended by signal n, and the queue was left
-  74 done, but the answer could not be written to standard output
+  0      done
+  1      refused (another holds the lock, the wait is over), or there is no such lock or table
+  2      the command line or the request is wrong
+  3      unavailable: certainly not done, trying again later is safe
+  4      unknown: may have been done; look with `keyward check`, or repeat
+  5      unauthorized
+  74     done, but the answer could not be written to standard output
+  128+n  a wait was ended by signal n: its place in the queue was left
 
 Environment:
   KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";
