@@ -627,7 +627,7 @@ pub(super) struct Turn<S: LockService + Clone> {
 
 impl<S: LockService + Clone> Turn<S> {
     /// Waits for its turn: asks again under its id before its place would end, for as long as the
-    /// wait lasts. The timeout of the call is the time for an answer after that.
+    /// wait lasts. A place that ended earlier, because nobody could ask for it, is taken anew. The timeout of the call is the time for an answer after that.
     pub(super) async fn come(
         service: &S,
         common: &Common,
@@ -673,7 +673,17 @@ impl<S: LockService + Clone> Turn<S> {
                     if let Some(lane) = lane.take() {
                         lane.give_back();
                     }
-                    return Ok(Self { answer, sent, leaving });
+                    let left = deadline.remaining();
+                    let reason = answer.forbidden().map(|forbidden| forbidden.reason);
+                    if reason != Some(ForbiddenReason::Timeout) || left.is_zero() {
+                        return Ok(Self { answer, sent, leaving });
+                    }
+                    // It was asked again too late, after a sleep of the machine for instance, so
+                    // its place has ended before the wait has: it takes another.
+                    (given, open) = (None, false);
+                    lane = Some(lanes.take());
+                    tokio::time::sleep(FIRST_PAUSE.min(left)).await;
+                    continue;
                 }
                 Err(error) => error,
             };

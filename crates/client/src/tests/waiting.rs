@@ -164,6 +164,14 @@ async fn a_lock_may_be_waited_for_and_left_to_its_duration() {
     assert_eq!(asked.len(), 2, "neither a renewal nor a release: {asked:?}");
     assert!(number(&asked[0], "wait_ms") <= 60_000, "{}", asked[0]);
 
+    // A place that ended before the wait, because it was not asked for in time, is taken anew.
+    let over = Step::problem(423, "forbidden", r#","reason":"timeout","holders":[]"#);
+    let node = Node::start([waiting(), over, waiting(), Step::json(granted)]).await;
+    let answer = client(vec![node.url()]).lock_in_turn(wait(120_000)).await.unwrap();
+    assert!(answer.ok(), "{answer:?}");
+    let ids = node.request_ids();
+    assert!(ids[0] == ids[1] && ids[1] != ids[2] && ids[2] == ids[3], "{ids:?}");
+
     // A refusal is an answer.
     let node = Node::start([Step::problem(423, "forbidden", r#","reason":"held","holders":[]"#)]);
     let answer = client(vec![node.await.url()]).lock_in_turn(wait(0)).await.unwrap();
