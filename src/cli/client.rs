@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::api::Problem;
+use crate::api::{ClusterStatus, Problem};
 use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
@@ -173,7 +173,12 @@ const LEVEL_READ: Duration = Duration::from_millis(500);
 /// for modes.
 pub(crate) async fn too_old(client: &Client) -> Option<Error> {
     // Locks that belong to no cluster have no level.
-    let level = client.cluster(CallOptions::within(LEVEL_READ)).await.ok()?.feature_level;
+    too_old_at(&client.cluster(CallOptions::within(LEVEL_READ)).await.ok()?)
+}
+
+/// The same, of what a node has told.
+pub(crate) fn too_old_at(status: &ClusterStatus) -> Option<Error> {
+    let level = status.feature_level;
     (level < FEATURE_LEVEL).then(|| {
         Error::unavailable(format!(
             "the cluster has feature level {level}, and this needs {FEATURE_LEVEL}"

@@ -26,8 +26,11 @@ use crate::types::{
 /// The time before the first look: a lock that is free needs no line.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
 
-/// The time from one look to the next, on a terminal and in a pipe.
-const LOOK_EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// The time from one look to the next on a terminal.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// The time from one look to the next in a pipe: thousands may wait there.
+const LISTEN_EVERY: Duration = Duration::from_secs(30);
 
 /// The longest time for one look.
 const LOOK: Duration = Duration::from_secs(1);
@@ -84,42 +87,87 @@ async fn interrupted(signals: &mut Signals) -> Signal {
     }
 }
 
-/// Shows the wait until it is over; ends only if the cluster does not let requests wait.
+/// Watches the wait until it is over; ends only if the cluster does not let requests wait.
 async fn watch(client: &Client, request: &Acquire, line: &mut Line) -> Error {
-    let begun = SystemClock.boottime();
-    let every = LOOK_EVERY[usize::from(!line.live)];
-    let (mut too_old_since, mut is_told) = (None, false);
-    let mut position = 0;
+    if request.options.wait.is_none() {
+        // A try is over soon.
+        return std::future::pending().await;
+    }
     tokio::time::sleep(FIRST_LOOK).await;
+    if line.live { show(client, request, line).await } else { listen(client, request).await }
+}
+
+/// Rewrites the line on the terminal.
+async fn show(client: &Client, request: &Acquire, line: &mut Line) -> Error {
+    let begun = SystemClock.boottime().saturating_sub(FIRST_LOOK);
+    let mut too_old = TooOld::default();
+    let mut position = 0;
     loop {
         let waits = SystemClock.boottime().saturating_sub(begun);
         match look(client, request, position).await {
             Ok((record, place)) => {
-                is_told = false;
                 position = place.as_ref().map_or(0, |place| place.position);
                 line.show(&describe(request, record.as_ref(), place.as_ref(), waits));
             }
-            Err(error) => {
-                let name = output::visible(&request.request.signature);
-                let text = format!("{name} is waited for, but {error}");
-                line.show(&text);
-                if !line.live && !std::mem::replace(&mut is_told, true) {
-                    output::say(&format!("{text}; it is asked for again until the wait is over"));
-                }
-            }
+            Err(error) => line.show(&trouble(request, &error.to_string())),
         }
         // A place is only given where requests may wait.
-        let too_old = if position == 0 { client::too_old(client).await } else { None };
-        let Some(error) = too_old else {
-            too_old_since = None;
-            tokio::time::sleep(every).await;
-            continue;
-        };
-        let since = *too_old_since.get_or_insert(waits);
-        if waits.saturating_sub(since) >= TOO_OLD_AFTER {
+        let level = if position == 0 { client::too_old(client).await } else { None };
+        if let Some(error) = too_old.for_long(level) {
             return error;
         }
-        tokio::time::sleep(FIRST_LOOK).await;
+        tokio::time::sleep(SHOW_EVERY).await;
+    }
+}
+
+/// Says once on standard error that something is wrong, and again after it was right.
+async fn listen(client: &Client, request: &Acquire) -> Error {
+    let mut too_old = TooOld::default();
+    let mut is_told = false;
+    loop {
+        let status = client.cluster(CallOptions::within(LOOK)).await;
+        let level = status.as_ref().ok().and_then(client::too_old_at);
+        let pause = if level.is_some() { TOO_OLD_AFTER } else { LISTEN_EVERY };
+        if let Some(error) = too_old.for_long(level) {
+            return error;
+        }
+        let wrong = match status {
+            Ok(status) => status.not_ready,
+            // Locks that belong to no cluster.
+            Err(Error::BadRequest { .. }) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(wrong) = &wrong
+            && !is_told
+        {
+            let trouble = trouble(request, wrong);
+            output::say(&format!("{trouble}; it is asked for again until the wait is over"));
+        }
+        is_told = wrong.is_some();
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn trouble(request: &Acquire, wrong: &str) -> String {
+    format!("{} is waited for, but {wrong}", output::visible(&request.request.signature))
+}
+
+/// The time since a cluster was first seen to be too old.
+#[derive(Default)]
+struct TooOld {
+    since: Option<Duration>,
+}
+
+impl TooOld {
+    /// The error, once it has been seen at each look for [`TOO_OLD_AFTER`].
+    fn for_long(&mut self, level: Option<Error>) -> Option<Error> {
+        let now = SystemClock.boottime();
+        if level.is_none() {
+            self.since = None;
+        }
+        let error = level?;
+        let since = *self.since.get_or_insert(now);
+        (now.saturating_sub(since) >= TOO_OLD_AFTER).then_some(error)
     }
 }
 

@@ -402,6 +402,9 @@ fn trouble_is_told_once_while_a_run_waits_in_a_pipe() {
     assert_code(&waited, 117);
     let told = stderr(&waited).matches("it is asked for again until the wait is over").count();
     assert_eq!(told, 1, "{}", stderr(&waited));
+    let tried = output(server.keyward("run a --timeout 2s -- true"));
+    assert_code(&tried, 117);
+    assert!(!stderr(&tried).contains("waited for"), "{}", stderr(&tried));
 }
 
 /// A service of a cluster whose members do not all know requests that wait.
