@@ -145,3 +145,49 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::types::{Holder, LockRecord, Mode, Token};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ListArgs,
+    }
+
+    #[test]
+    fn a_lock_has_a_row_for_each_holder_and_one_if_it_has_none() {
+        let permit = |slot| Holder {
+            signee: format!("w{slot}"),
+            token: Token(7),
+            mode: Mode::Permits,
+            slot: Some(slot),
+            expired: true,
+            ..Holder::default()
+        };
+        let record = |signature: &str, holders, waiting| LockRecord {
+            signature: signature.to_owned(),
+            holders,
+            limit: None,
+            waiting,
+            places: Vec::new(),
+        };
+        let found = ListResponse {
+            locks: vec![record("a", vec![permit(0), permit(1)], 3), record("b", Vec::new(), 2)],
+            next: None,
+            decided_at: None,
+        };
+        let args = Line::parse_from(["list"]).args;
+        let text = describe(&found, &args);
+        let rows: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["a", "w0", "-", "0", "7", "slot", "0", "expired", "-", "3"]);
+        assert_eq!(rows[2], ["a", "w1", "-", "0", "7", "slot", "1", "expired", "-", "-"]);
+        assert_eq!(rows[3], ["b", "-", "-", "-", "-", "-", "-", "-", "2"]);
+        assert_eq!(rows.len(), 4);
+    }
+}

@@ -43,6 +43,9 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// seconds.
 const TOO_OLD_AFTER: Duration = Duration::from_secs(5);
 
+/// The width of a lock's name on the line, at most.
+const NAME_WIDTH: usize = 40;
+
 /// The width of a terminal that does not say it.
 const USUAL_WIDTH: usize = 80;
 
@@ -109,7 +112,7 @@ async fn show(client: &Client, request: &Acquire, line: &mut Line) -> Error {
                 position = place.as_ref().map_or(0, |place| place.position);
                 line.show(&describe(request, record.as_ref(), place.as_ref(), waits));
             }
-            Err(error) => line.show(&trouble(request, &error.to_string())),
+            Err(error) => line.show(&trouble(&short_name(request), &error.to_string())),
         }
         // A place is only given where requests may wait.
         let level = if position == 0 { client::too_old(client).await } else { None };
@@ -140,7 +143,8 @@ async fn listen(client: &Client, request: &Acquire) -> Error {
         if let Some(wrong) = &wrong
             && !is_told
         {
-            let trouble = trouble(request, wrong);
+            let name = output::visible(&request.request.signature);
+            let trouble = trouble(&name, wrong);
             output::say(&format!("{trouble}; it is asked for again until the wait is over"));
         }
         is_told = wrong.is_some();
@@ -148,8 +152,13 @@ async fn listen(client: &Client, request: &Acquire) -> Error {
     }
 }
 
-fn trouble(request: &Acquire, wrong: &str) -> String {
-    format!("{} is waited for, but {wrong}", output::visible(&request.request.signature))
+fn trouble(name: &str, wrong: &str) -> String {
+    format!("{name} is waited for, but {wrong}")
+}
+
+/// The beginning of the lock's name, which leaves room on the line.
+fn short_name(request: &Acquire) -> String {
+    cut(&output::visible(&request.request.signature), NAME_WIDTH)
 }
 
 /// The time since a cluster was first seen to be too old.
@@ -226,7 +235,7 @@ fn describe(
     place: Option<&Place>,
     waits: Duration,
 ) -> String {
-    let mut text = output::visible(&request.request.signature) + ": ";
+    let mut text = short_name(request) + ": ";
     // Writing to a string does not fail.
     if let (Some(record), Some(place)) = (record, place) {
         let _ = write!(text, "position {} of {}, ", place.position, record.waiting);
@@ -430,6 +439,9 @@ mod tests {
             "a: position 2 of 5, waiting 3.0s of 10m; \
              held by other, 9.0s left"
         );
+        let long = Acquire::new("n".repeat(1024), "me");
+        let line = describe(&long, None, None, waits);
+        assert_eq!(line, format!("{}…: waiting 3.0s", "n".repeat(37)));
         request.options.wait = Some(Duration::MAX);
         assert_eq!(describe(&request, None, None, waits), "a: waiting 3.0s");
         assert!(is_own(&request, &place));
