@@ -20,10 +20,10 @@ Examples:
 
 /// Show owners that wait for each other
 ///
-/// Each owner of a cycle holds a lock that the one before it waits for, so none of them goes on until
-/// a wait ends, a grant expires or `keyward release` ends one of them. Only owners of the same name are
-/// the same: a program that names a new --instance for each lock is not found. Exit code 0 says that there
-/// is no deadlock, and 1 that there is.
+/// Each owner of a cycle holds a lock that the one before it waits for, so none of them goes on
+/// until a wait ends, a grant expires or `keyward release` ends one of them. Only owners of the
+/// same name are the same: a program that names a new --instance for each lock is not found. Exit
+/// code 0 says that there is no deadlock, and 1 that there is.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct DeadlocksArgs {

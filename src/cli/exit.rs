@@ -11,8 +11,8 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const REFUSED: u8 = 1;
 /// The command line, the configuration or the request is wrong: trying again never mends it.
 pub(crate) const USAGE: u8 = 2;
-/// Certainly not done; trying again later is safe, and may help. `serve`, `dev`: a port, an address,
-/// the folder or the disk cannot be used now.
+/// Certainly not done; trying again later is safe, and may help. `serve`, `dev`: a port, an
+/// address, the folder or the disk cannot be used now.
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// May have been done.
 pub(crate) const UNKNOWN: u8 = 4;
@@ -40,7 +40,8 @@ pub(crate) const LOST_UNSEEN: u8 = 124;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// `run`, `dev`: there is no such command.
 pub(crate) const NOT_FOUND: u8 = 127;
-/// Added to the number of the signal that ended the command of `run` or `dev`, or the wait of `lock`.
+/// Added to the number of the signal that ended the command of `run` or `dev`, or the wait of
+/// `lock`.
 pub(crate) const SIGNAL_BASE: u8 = 128;
 
 /// The exit code of a program that a signal has ended, as shells give it.

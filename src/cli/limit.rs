@@ -18,9 +18,10 @@ Examples:
 
 /// Change the number of permits of a lock
 ///
-/// A lock has the limit that its holders and waiters named with `--limit`, until none of them is left. A
-/// larger one lets those in that wait; with a smaller one all holders stay until they go. Whoever asks
-/// later must name the new one. Exit code 1 says that nobody holds the lock or waits for it with a limit.
+/// A lock has the limit that its holders and waiters named with `--limit`, until none of them is
+/// left. A larger one lets those in that wait; with a smaller one all holders stay until they go.
+/// Whoever asks later must name the new one. Exit code 1 says that nobody holds the lock or waits
+/// for it with a limit.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct LimitArgs {

@@ -41,11 +41,11 @@ Examples:
 /// command runs, use `keyward run`.
 ///
 /// Two runs under one signee are one owner: the second one renews what the first one has, and both
-/// exit codes are 0. Where a lock is to keep two runs apart, give each an --instance, or --new. Of two
-/// runs of one owner that wait, the later has the place, and the earlier is refused.
+/// exit codes are 0. Where a lock is to keep two runs apart, give each an --instance, or --new. Of
+/// two runs of one owner that wait, the later has the place, and the earlier is refused.
 ///
-/// With --wait the request stands in the queue: higher levels first, then in the order of arrival. On a
-/// terminal one line shows the position, the holders and the time. A signal leaves the queue.
+/// With --wait the request stands in the queue: higher levels first, then in the order of arrival.
+/// On a terminal one line shows the position, the holders and the time. A signal leaves the queue.
 ///
 /// The token grows with every grant. Hand it to what the lock protects, and let that refuse a token
 /// smaller than one it has seen.
@@ -103,8 +103,8 @@ struct SessionArg {
     /// Hold it for as long as this session lives: see `keyward session`
     #[arg(long, value_name = "ID", value_parser = client::parse_session)]
     session: Option<SessionId>,
-    /// With --session and --wait: stand in the queue and do not wait here; the session's inbox tells
-    /// what becomes of it
+    /// With --session and --wait: stand in the queue and do not wait here; the session's inbox
+    /// tells what becomes of it
     #[arg(long, requires = "session", requires = "wait")]
     queued: bool,
 }

@@ -20,10 +20,11 @@ Examples:
 
 /// End one grant or one place, whoever has it
 ///
-/// For operators: it ends exactly the grant with this token, or the place of this name, and nothing that
-/// came after it. `keyward show` has both. The owner learns of it at its next renewal, or in the inbox of
-/// its session, and goes on working until then: only the token fences it off. The lock goes to the next
-/// in the queue at once, without a lock-delay. Exit code 1 says that there is no such grant or place.
+/// For operators: it ends exactly the grant with this token, or the place of this name, and nothing
+/// that came after it. `keyward show` has both. The owner learns of it at its next renewal, or in
+/// the inbox of its session, and goes on working until then: only the token fences it off. The lock
+/// goes to the next in the queue at once, without a lock-delay. Exit code 1 says that there is no
+/// such grant or place.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 #[command(group(ArgGroup::new("what").required(true).args(["token", "place"])))]

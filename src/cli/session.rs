@@ -34,9 +34,9 @@ Examples:
 
 /// Hold many locks on one keep-alive
 ///
-/// A session lives for its time to live after each keep-alive, and with it all grants and places that
-/// were asked for with --session. When it is closed they are released; when it is not kept alive they
-/// expire. A lock request does not keep it alive. Its id is a name, not a secret.
+/// A session lives for its time to live after each keep-alive, and with it all grants and places
+/// that were asked for with --session. When it is closed they are released; when it is not kept
+/// alive they expire. A lock request does not keep it alive. Its id is a name, not a secret.
 ///
 /// A program does better with the Rust client, which keeps its session alive by itself.
 #[derive(Debug, Args)]
@@ -78,8 +78,8 @@ struct OpenArgs {
 /// Keep sessions alive, and show their inboxes
 ///
 /// An inbox says what became of the session's places, and which of its grants were lost without a
-/// release: the latest fact of each lock and signee, until --seen says that it was read. Exit code 1 says
-/// that a session is unknown or has ended; the others were kept alive.
+/// release: the latest fact of each lock and signee, until --seen says that it was read. Exit code
+/// 1 says that a session is unknown or has ended; the others were kept alive.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 struct KeepaliveArgs {

@@ -25,9 +25,9 @@ Examples:
 /// Show one lock: its holders and its queue
 ///
 /// For each holder the level, the token, the mode or the slot of its permit, and the time until it
-/// expires; for each place its position, how long it has waited, and its name, which `keyward release`
-/// takes. It tells what was when the cluster answered. Exit code 1 says that nobody holds the lock, has
-/// let it expire, or waits for it.
+/// expires; for each place its position, how long it has waited, and its name, which `keyward
+/// release` takes. It tells what was when the cluster answered. Exit code 1 says that nobody holds
+/// the lock, has let it expire, or waits for it.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct ShowArgs {

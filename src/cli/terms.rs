@@ -13,8 +13,8 @@ use crate::types::{MAX_DURATION, MAX_PERMITS, Mode};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Waiting and sharing")]
 pub(crate) struct TermArgs {
-    /// Wait in the queue for as long as this, up to 366d; without a duration for as long as it takes
-    /// [default: not at all]
+    /// Wait in the queue for as long as this, up to 366d; without a duration for as long as it
+    /// takes [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = parse_wait, conflicts_with = "force")]
     #[arg(num_args = 0..=1, default_missing_value = FOR_EVER)]
     pub(crate) wait: Option<Duration>,
@@ -25,8 +25,8 @@ pub(crate) struct TermArgs {
     #[arg(long, value_name = "PERMITS", conflicts_with = "shared")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PERMITS)))]
     limit: Option<u32>,
-    /// How long nobody else has the lock after it expired, up to 60s; a release ends that [default: the
-    /// table's, or else 0s]
+    /// How long nobody else has the lock after it expired, up to 60s; a release ends that [default:
+    /// the table's, or else 0s]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     lock_delay: Option<Duration>,
 }

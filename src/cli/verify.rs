@@ -18,10 +18,10 @@ Examples:
 
 /// Ask whether a token is live
 ///
-/// Exit code 0 says that the grant with this token held the lock when the cluster answered, and 1 that
-/// it did not: it was released, has expired, was taken, or never was. The answer holds everything that
-/// was acknowledged before the question, and is old when it is read: a resource that can compare tokens
-/// itself, and refuses smaller ones, is safer.
+/// Exit code 0 says that the grant with this token held the lock when the cluster answered, and 1
+/// that it did not: it was released, has expired, was taken, or never was. The answer holds
+/// everything that was acknowledged before the question, and is old when it is read: a resource
+/// that can compare tokens itself, and refuses smaller ones, is safer.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct VerifyArgs {

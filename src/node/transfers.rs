@@ -2,15 +2,16 @@
 //!
 //! A holder whose lock is gone asks who took it, and why. So the node that proposed a transfer logs
 //! it when it is decided: once in the cluster, and not again when entries are applied at a start. A
-//! repeated request that is answered as before is no transfer and leaves no line. A line is lost with a
-//! node that dies before it is written: the log is for people, the state decides.
+//! repeated request that is answered as before is no transfer and leaves no line. A line is lost
+//! with a node that dies before it is written: the log is for people, the state decides.
 //!
 //! A lock that is forced or preempted always leaves a line. Locks that are taken over because they
-//! expired may come in thousands, so of these the first few in each window leave a line of their own,
-//! and the others are counted. Names are written as quoted text, with control characters escaped.
+//! expired may come in thousands, so of these the first few in each window leave a line of their
+//! own, and the others are counted. Names are written as quoted text, with control characters
+//! escaped.
 //!
-//! A release by an operator, who ends the grant or the place of another, leaves a line, too: on the node
-//! that proposed it, and once more if the request is repeated.
+//! A release by an operator, who ends the grant or the place of another, leaves a line, too: on the
+//! node that proposed it, and once more if the request is repeated.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -428,8 +428,9 @@ impl<S: LockService + Clone> Guard<S> {
         Ok(response)
     }
 
-    /// Stops the renewals and lets the lock expire this long from now, rounded down to milliseconds,
-    /// instead of releasing it: for work that may be done once in a period, by any owner.
+    /// Stops the renewals and lets the lock expire this long from now, rounded down to
+    /// milliseconds, instead of releasing it: for work that may be done once in a period, by any
+    /// owner.
     ///
     /// # Errors
     /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then expires
@@ -627,7 +628,8 @@ pub(super) struct Turn<S: LockService + Clone> {
 
 impl<S: LockService + Clone> Turn<S> {
     /// Waits for its turn: asks again under its id before its place would end, for as long as the
-    /// wait lasts. A place that ended earlier, because nobody could ask for it, is taken anew. The timeout of the call is the time for an answer after that.
+    /// wait lasts. A place that ended earlier, because nobody could ask for it, is taken anew. The
+    /// timeout of the call is the time for an answer after that.
     pub(super) async fn come(
         service: &S,
         common: &Common,

@@ -1,4 +1,5 @@
-//! The acquisition of the lock: a single request, or a place in the queue for as long as `--wait` says.
+//! The acquisition of the lock: a single request, or a place in the queue for as long as `--wait`
+//! says.
 
 use rustix::process::Signal;
 

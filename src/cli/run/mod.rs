@@ -33,19 +33,19 @@ pub(crate) use group::{Ending, cannot_execute};
 const HELP: &str = "\
 Examples:
   keyward run jobs/nightly -- ./nightly.sh
-  keyward run jobs/nightly --wait 10m -- ./nightly.sh       wait in the queue for up to ten minutes
-  keyward run jobs/nightly --wait -- ./nightly.sh           wait for the lock for as long as it takes
-  keyward run cron/report --at-least 50s -- ./report.sh     once a minute, on whichever machine is first
-  keyward run gpus --limit 4 --wait -- ./train.sh           one of four permits; $KEYWARD_LOCK_SLOT is 0 to 3
-  keyward run schema --shared --wait -- ./query.sh          beside others that share it
+  keyward run jobs/nightly --wait 10m -- ./nightly.sh     wait in the queue for up to ten minutes
+  keyward run jobs/nightly --wait -- ./nightly.sh         wait for as long as it takes
+  keyward run cron/report --at-least 50s -- ./report.sh   once a minute, on the first machine
+  keyward run gpus --limit 4 --wait -- ./train.sh         one of four, in $KEYWARD_LOCK_SLOT
+  keyward run schema --shared --wait -- ./query.sh        beside others that share it
   keyward run deploy --level 10 --duration 2m -- make deploy
   keyward run backup -- sh -c 'pg_dump db | store --fencing-token \"$KEYWARD_LOCK_TOKEN\"'
 
 How it waits:
-  With --wait the request stands in the queue: higher levels first, then in the order of arrival. Its
-  place survives a change of leader, and nodes that cannot be reached are asked again until the wait is
-  over. On a terminal one line shows the position, the holders and the time; in a pipe it is quiet unless
-  something is wrong. A signal leaves the queue, and the exit code is 128+n.
+  With --wait the request stands in the queue: higher levels first, then in the order of arrival.
+  Its place survives a change of leader, and nodes that cannot be reached are asked again until the
+  wait is over. On a terminal one line shows the position, the holders and the time; in a pipe it is
+  quiet unless something is wrong. A signal leaves the queue, and the exit code is 128+n.
 
 How it holds:
   The lock is renewed at a third of its duration, and only renewed: once it is gone, it is not taken
@@ -56,9 +56,9 @@ How it holds:
   command ends before that, it is noticed at the release, and the exit code is 124.
   Processes that the command leaves behind in its group are killed before the lock is released.
   Processes that leave the group (setsid, daemons) are not reached: the token fences them off.
-  With --at-least the lock is not released before that time, counted from when it was acquired: it is
-  left to run out by then, while this program ends with its command, also by a signal. A --lock-delay
-  comes after it.
+  With --at-least the lock is not released before that time, counted from when it was acquired: it
+  is left to run out by then, while this program ends with its command, also by a signal. A
+  --lock-delay comes after it.
   Started in the foreground of a terminal, the command has the terminal; Ctrl-Z stops the renewals
   too, so a command that is stopped for longer than the lock holds is killed.
 
@@ -78,7 +78,8 @@ Exit codes:
 Environment set for the command:
   KEYWARD_LOCK_SIGNATURE, KEYWARD_LOCK_TOKEN, KEYWARD_LOCK_SIGNEE, KEYWARD_LOCK_INSTANCE,
   KEYWARD_LOCK_TABLE and KEYWARD_LOCK_ENDPOINTS say which lock is held, with --limit also
-  KEYWARD_LOCK_SLOT, the number of the permit from 0. None of them is a setting of this program: a `keyward` that the command starts locks where it would without `run`.
+  KEYWARD_LOCK_SLOT, the number of the permit from 0. None of them is a setting of this program: a
+  `keyward` that the command starts locks where it would without `run`.
 
 Signals:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's group. The
