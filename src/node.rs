@@ -355,10 +355,13 @@ impl Node {
     ) -> Vec<Result<Decision, Error>> {
         let trace_id: Option<Arc<str>> = trace_id.map(Into::into);
         let traced = |command| Traced { command, trace_id: trace_id.clone() };
+        let forced = transfers::forced_releases(&commands);
         let commands = commands.into_iter().map(traced).collect();
         let decided = self.propose(commands, deadline).await;
         let accept = |decided: Result<Decision, Error>| decided.and_then(Decision::accepted);
-        decided.into_iter().map(accept).collect()
+        let decided: Vec<_> = decided.into_iter().map(accept).collect();
+        transfers::tell_releases(&forced, &decided, trace_id.as_deref());
+        decided
     }
 
     /// Refuses a request of a feature level that the cluster does not have yet: an older program

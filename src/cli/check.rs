@@ -23,7 +23,7 @@ Examples:
 ///
 /// It tells what was when the cluster answered. A lock is held by holding it, not by looking: to
 /// act under a lock, take it and use its token. Exit code 0 says that the lock has a record, which
-/// may be expired; 1 that it has none.
+/// may be expired; 1 that it has none. `keyward show` has its queue, too.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct CheckArgs {
@@ -60,8 +60,8 @@ async fn execute(service: &impl LockService, args: CheckArgs) -> Result<u8, Ende
     Ok(exit::OK)
 }
 
-/// Adds the name of the lock to "not found".
-fn explain(error: Error, signature: &str, json: bool) -> Ended {
+/// The end of a read: "not found" names the lock.
+pub(crate) fn explain(error: Error, signature: &str, json: bool) -> Ended {
     if let Error::NotFound { .. } = error {
         if json {
             output::print_json(&Problem::from(&error));
@@ -83,6 +83,13 @@ fn describe(record: &LockRecord) -> String {
             let _ = write!(text, ", removed in {}", duration::format_short(removed_in));
         }
         text.push('\n');
+    }
+    match record.waiting {
+        0 => {}
+        1 => text.push_str("1 waits for it: see `keyward show`\n"),
+        many => {
+            let _ = writeln!(text, "{many} wait for it: see `keyward show`");
+        }
     }
     text
 }

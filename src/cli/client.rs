@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::api::Problem;
+use crate::api::{ClusterStatus, Problem};
 use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
 use crate::client::{Client, with_port};
 use crate::error::Error;
-use crate::types::{CallOptions, ReadOptions};
+use crate::limits::MAX_CAUSE_BYTES;
+use crate::lock::FEATURE_LEVEL;
+use crate::types::{
+    CallOptions, DecidedAt, InvalidPosition, InvalidSessionId, ReadOptions, SessionId,
+};
 
 /// The way to a cluster.
 #[derive(Clone, Debug, Args)]
@@ -23,7 +27,7 @@ pub(crate) struct ReachArgs {
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     #[arg(default_value = "http://127.0.0.1:7420")]
     endpoints: Vec<EndpointList>,
-    /// How long to try before giving up
+    /// How long to try before giving up; with --wait, from its end on
     #[arg(long, value_name = "DURATION", env = "KEYWARD_TIMEOUT", hide_env_values = true)]
     #[arg(value_parser = duration::parse_positive, default_value = "5s")]
     pub(crate) timeout: Duration,
@@ -136,6 +140,67 @@ impl ReachArgs {
     }
 }
 
+/// Names the reason of a write.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct CauseArg {
+    /// Why, for the logs of the cluster: up to 256 bytes
+    #[arg(long, value_name = "TEXT", value_parser = parse_cause)]
+    pub(crate) cause: Option<String>,
+}
+
+impl CauseArg {
+    /// The options of a call for this reason.
+    pub(crate) fn call(&self, reach: &ReachArgs) -> CallOptions {
+        CallOptions { cause: self.cause.clone(), ..reach.call() }
+    }
+}
+
+/// The name of an owner that gave none: the host's and the process id.
+pub(crate) fn usual_signee() -> String {
+    let host = rustix::system::uname();
+    format!("{}:{}", host.nodename().to_string_lossy(), std::process::id())
+}
+
+/// The advice to somebody whose cluster is [`too_old`].
+pub(crate) const TOO_OLD: &str = "A member still runs an older program: `keyward cluster status` \
+     shows their versions. Upgrade it; the leader then raises the level by itself.";
+
+/// The longest time to read the level of a cluster, which only makes an error clearer.
+const LEVEL_READ: Duration = Duration::from_millis(500);
+
+/// The error that says so if a member's program is too old for requests that wait, for sessions and
+/// for modes.
+pub(crate) async fn too_old(client: &Client) -> Option<Error> {
+    // Locks that belong to no cluster have no level.
+    too_old_at(&client.cluster(CallOptions::within(LEVEL_READ)).await.ok()?)
+}
+
+/// The same, of what a node has told.
+pub(crate) fn too_old_at(status: &ClusterStatus) -> Option<Error> {
+    let level = status.feature_level;
+    (level < FEATURE_LEVEL).then(|| {
+        Error::unavailable(format!(
+            "the cluster has feature level {level}, and this needs {FEATURE_LEVEL}"
+        ))
+    })
+}
+
+/// The answer; an error that comes from a member that is too old says that.
+///
+/// # Errors
+/// That of the answer.
+pub(crate) async fn explained<T>(client: &Client, answer: Result<T, Error>) -> Result<T, Ended> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(error @ Error::Unavailable { .. }) => match too_old(client).await {
+            Some(error) => Err(Ended::TooOld(error)),
+            None => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Runs a command that sends requests to a cluster, from start to exit code. An error of the
 /// contract is printed as a problem document if a program reads the output.
 pub(crate) fn ask<F>(json: bool, logging: &LogArgs, command: F) -> Outcome
@@ -156,6 +221,12 @@ where
             }
             Err(error.into())
         }
+        Err(Ended::TooOld(error)) => {
+            if json {
+                output::print_json(&Problem::from(&error));
+            }
+            Err(Failure::new(exit::code_of(&error), error.to_string()).advise(TOO_OLD))
+        }
     }
 }
 
@@ -164,6 +235,8 @@ where
 pub(crate) enum Ended {
     /// The service answered with an error of the contract.
     Refused(Error),
+    /// The cluster does not know this kind of request yet.
+    TooOld(Error),
     /// Anything else.
     Failed(Failure),
 }
@@ -190,6 +263,33 @@ pub(crate) fn parse_level(text: &str) -> Result<i64, String> {
         Ok(level) if (-limit..=limit).contains(&level) => Ok(level),
         _ => Err(format!("a level is an integer from -{limit} to {limit}")),
     }
+}
+
+/// Reads the reason of a write.
+///
+/// # Errors
+/// It is longer than HTTP accepts, or has line breaks or other control characters.
+pub(crate) fn parse_cause(text: &str) -> Result<String, String> {
+    if text.len() > MAX_CAUSE_BYTES || text.chars().any(char::is_control) {
+        return Err(format!("a cause is one line of up to {MAX_CAUSE_BYTES} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the name of a session.
+///
+/// # Errors
+/// It is not one.
+pub(crate) fn parse_session(text: &str) -> Result<SessionId, String> {
+    text.parse().map_err(|error: InvalidSessionId| error.to_string())
+}
+
+/// Reads a log position, which names a place in a queue.
+///
+/// # Errors
+/// It is not one.
+pub(crate) fn parse_position(text: &str) -> Result<DecidedAt, String> {
+    text.parse().map_err(|error: InvalidPosition| error.to_string())
 }
 
 /// Reads a fencing token.

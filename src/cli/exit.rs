@@ -11,8 +11,8 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const REFUSED: u8 = 1;
 /// The command line, the configuration or the request is wrong: trying again never mends it.
 pub(crate) const USAGE: u8 = 2;
-/// Certainly not done; trying again later is safe, and may help. `serve`, `dev`: a port, an address,
-/// the folder or the disk cannot be used now.
+/// Certainly not done; trying again later is safe, and may help. `serve`, `dev`: a port, an
+/// address, the folder or the disk cannot be used now.
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// May have been done.
 pub(crate) const UNKNOWN: u8 = 4;
@@ -40,19 +40,26 @@ pub(crate) const LOST_UNSEEN: u8 = 124;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// `run`, `dev`: there is no such command.
 pub(crate) const NOT_FOUND: u8 = 127;
-/// `run`, `dev`: added to the number of the signal that ended the command.
+/// Added to the number of the signal that ended the command of `run` or `dev`, or the wait of
+/// `lock`.
 pub(crate) const SIGNAL_BASE: u8 = 128;
+
+/// The exit code of a program that a signal has ended, as shells give it.
+pub(crate) fn of_signal(signal: i32) -> u8 {
+    SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
+}
 
 /// The table of exit codes that the help of client commands ends with.
 pub(crate) const CLIENT_HELP: &str = "\
 Exit codes:
-  0  done
-  1  refused (another holds the lock), or there is no such lock or table
-  2  the command line or the request is wrong
-  3  unavailable: certainly not done, trying again later is safe
-  4  unknown: may have been done; look with `keyward check`, or repeat
-  5  unauthorized
-  74 done, but the answer could not be written to standard output
+  0      done
+  1      refused (another holds the lock, the wait is over), or there is no such lock or table
+  2      the command line or the request is wrong
+  3      unavailable: certainly not done, trying again later is safe
+  4      unknown: may have been done; look with `keyward check`, or repeat
+  5      unauthorized
+  74     done, but the answer could not be written to standard output
+  128+n  a wait was ended by signal n: its place in the queue was left
 
 Environment:
   KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";

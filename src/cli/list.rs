@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::api::ListAnswer;
 use crate::cli::client::{self, ClientArgs, Ended};
-use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
@@ -116,24 +115,26 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
         };
         return format!("no {which} in table {}\n", output::visible(&args.read.table.table));
     }
-    let mut table =
-        Table::new(&["LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "EXPIRES", "REMOVED"]);
+    let mut table = Table::new(&[
+        "LOCK", "HOLDER", "INSTANCE", "LEVEL", "TOKEN", "MODE", "EXPIRES", "REMOVED", "WAITING",
+    ]);
     for record in &found.locks {
+        let name = output::visible(&record.signature);
+        // The places of a lock are counted once.
+        let mut waiting = output::cell((record.waiting > 0).then_some(record.waiting));
+        if record.holders.is_empty() {
+            let missing = || output::cell(None::<String>);
+            let [holder, instance, level, token, mode, expires, removed] =
+                std::array::from_fn(|_| missing());
+            table.row(&[name, holder, instance, level, token, mode, expires, removed, waiting]);
+            continue;
+        }
         for holder in &record.holders {
-            let expires = if holder.expired {
-                "expired".to_owned()
-            } else {
-                duration::format_short(holder.expires_in)
-            };
-            table.row(&[
-                output::visible(&record.signature),
-                output::visible(&holder.signee),
-                output::cell(holder.instance.as_deref().map(output::visible)),
-                holder.level.to_string(),
-                holder.token.to_string(),
-                expires,
-                output::cell(holder.removed_in.map(duration::format_short)),
-            ]);
+            let waiting = std::mem::replace(&mut waiting, output::cell(None::<String>));
+            let [owner, instance, level, token, mode, expires, removed] =
+                output::holder_cells(holder);
+            let name = name.clone();
+            table.row(&[name, owner, instance, level, token, mode, expires, removed, waiting]);
         }
     }
     let mut text = table.render();
@@ -143,4 +144,50 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
         let _ = writeln!(text, "more follow: --after '{next}' for the next page, --all for all");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::types::{Holder, LockRecord, Mode, Token};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ListArgs,
+    }
+
+    #[test]
+    fn a_lock_has_a_row_for_each_holder_and_one_if_it_has_none() {
+        let permit = |slot| Holder {
+            signee: format!("w{slot}"),
+            token: Token(7),
+            mode: Mode::Permits,
+            slot: Some(slot),
+            expired: true,
+            ..Holder::default()
+        };
+        let record = |signature: &str, holders, waiting| LockRecord {
+            signature: signature.to_owned(),
+            holders,
+            limit: None,
+            waiting,
+            places: Vec::new(),
+        };
+        let found = ListResponse {
+            locks: vec![record("a", vec![permit(0), permit(1)], 3), record("b", Vec::new(), 2)],
+            next: None,
+            decided_at: None,
+        };
+        let args = Line::parse_from(["list"]).args;
+        let text = describe(&found, &args);
+        let rows: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["a", "w0", "-", "0", "7", "slot", "0", "expired", "-", "3"]);
+        assert_eq!(rows[2], ["a", "w1", "-", "0", "7", "slot", "1", "expired", "-", "-"]);
+        assert_eq!(rows[3], ["b", "-", "-", "-", "-", "-", "-", "-", "2"]);
+        assert_eq!(rows.len(), 4);
+    }
 }

@@ -14,11 +14,13 @@ mod client;
 mod cluster;
 mod completion;
 mod conformance;
+mod deadlocks;
 mod dev;
 mod duration;
 mod exit;
 mod health;
 mod inspect;
+mod limit;
 mod list;
 mod lock;
 mod log_writer;
@@ -26,12 +28,19 @@ mod logging;
 mod man;
 mod member;
 mod output;
+mod refusal;
+mod release;
 mod run;
 mod serve;
+mod session;
 mod settings;
+mod show;
 mod signals;
 mod table;
+mod terms;
 mod unlock;
+mod verify;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -53,6 +62,7 @@ Try it:
   keyward lock jobs/nightly --signee worker-1      take a lock for 30 seconds
   keyward check jobs/nightly                       who holds it
   keyward run jobs/nightly -- ./nightly.sh         hold it while a command runs
+  keyward show jobs/nightly                        who holds it, and who waits for it
 
 `keyward COMMAND --help` explains each command, with its exit codes and variables.";
 
@@ -79,6 +89,12 @@ enum Command {
     Unlock(unlock::UnlockArgs),
     Check(check::CheckArgs),
     List(list::ListArgs),
+    Show(show::ShowArgs),
+    Verify(verify::VerifyArgs),
+    Session(session::SessionArgs),
+    Limit(limit::LimitArgs),
+    Release(release::ReleaseArgs),
+    Deadlocks(deadlocks::DeadlocksArgs),
     Tables(table::TablesArgs),
     Table(table::TableArgs),
     Run(run::RunArgs),
@@ -122,6 +138,12 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Unlock(args) => unlock::run(args, &logging),
         Command::Check(args) => check::run(args, &logging),
         Command::List(args) => list::run(args, &logging),
+        Command::Show(args) => show::run(args, &logging),
+        Command::Verify(args) => verify::run(args, &logging),
+        Command::Session(args) => session::run(args, &logging),
+        Command::Limit(args) => limit::run(args, &logging),
+        Command::Release(args) => release::run(args, &logging),
+        Command::Deadlocks(args) => deadlocks::run(&args, &logging),
         Command::Tables(args) => table::run_list(args, &logging),
         Command::Table(args) => table::run(args, &logging),
         Command::Run(args) => run::run(args, &logging),

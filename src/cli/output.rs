@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::duration::format_short;
 use crate::cli::exit;
 pub(crate) use crate::report::visible;
-use crate::types::Holder;
+use crate::types::{Holder, Mode};
 
 /// Whether anything was printed to standard output.
 static PRINTED: AtomicBool = AtomicBool::new(false);
@@ -74,18 +74,45 @@ pub(crate) fn print_json(document: &impl Serialize) {
     print(&text);
 }
 
+/// An owner in a sentence: `worker-2 (instance 7)`.
+pub(crate) fn owner(signee: &str, instance: Option<&str>) -> String {
+    match instance {
+        Some(instance) => format!("{} (instance {})", visible(signee), visible(instance)),
+        None => visible(signee),
+    }
+}
+
 /// One holder in a sentence: `worker-2 at level 0 with token 17, 12.0s left`.
 pub(crate) fn holder(holder: &Holder) -> String {
-    let mut text = visible(&holder.signee);
+    let mut text = owner(&holder.signee, holder.instance.as_deref());
     // Writing to a string does not fail.
-    if let Some(instance) = &holder.instance {
-        let _ = write!(text, " (instance {})", visible(instance));
+    let _ = write!(text, " at level {} with token {}", holder.level, holder.token);
+    match (holder.mode, holder.slot) {
+        (Mode::Shared, _) => text.push_str(", shared"),
+        (Mode::Permits, Some(slot)) => {
+            let _ = write!(text, " in slot {slot}");
+        }
+        (Mode::Exclusive | Mode::Permits, _) => {}
     }
-    let _ = write!(text, " at level {} with token {}, ", holder.level, holder.token);
+    text.push_str(", ");
     if holder.expired {
         text.push_str("expired");
     } else {
         let _ = write!(text, "{} left", format_short(holder.expires_in));
+    }
+    text
+}
+
+/// The number of holders that a sentence names; the others are counted.
+const NAMED: usize = 3;
+
+/// Several holders in a sentence; empty if there is none.
+pub(crate) fn holders(holders: &[Holder]) -> String {
+    let named: Vec<String> = holders.iter().take(NAMED).map(holder).collect();
+    let mut text = named.join(", and by ");
+    if holders.len() > NAMED {
+        // Writing to a string does not fail.
+        let _ = write!(text, ", and by {} more", holders.len() - NAMED);
     }
     text
 }
@@ -128,6 +155,26 @@ impl Table {
     }
 }
 
+/// A holder as cells: owner, instance, level, token, mode with the slot, time until it expires and
+/// until its record is removed.
+pub(crate) fn holder_cells(holder: &Holder) -> [String; 7] {
+    let mode = match holder.slot {
+        Some(slot) => format!("slot {slot}"),
+        None => holder.mode.word().to_owned(),
+    };
+    let expires =
+        if holder.expired { "expired".to_owned() } else { format_short(holder.expires_in) };
+    [
+        visible(&holder.signee),
+        cell(holder.instance.as_deref().map(visible)),
+        holder.level.to_string(),
+        holder.token.to_string(),
+        mode,
+        expires,
+        cell(holder.removed_in.map(format_short)),
+    ]
+}
+
 /// A value that may be missing, as a cell.
 pub(crate) fn cell(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -143,6 +190,20 @@ mod tests {
         table.row(&["a long name".to_owned(), "1".to_owned()]);
         table.row(&["b".to_owned(), String::new()]);
         assert_eq!(table.render(), "NAME         N\na long name  1\nb\n");
+    }
+
+    #[test]
+    fn many_holders_are_counted() {
+        let holder = Holder { signee: "a".to_owned(), expired: true, ..Holder::default() };
+        let one = "a at level 0 with token 0, expired";
+        assert_eq!(holders(&[]), "");
+        assert_eq!(holders(&[holder.clone(), holder.clone()]), format!("{one}, and by {one}"));
+        let many = format!("{one}, and by {one}, and by {one}, and by 2 more");
+        assert_eq!(holders(&vec![holder.clone(); 5]), many);
+        let permit = Holder { mode: Mode::Permits, slot: Some(4), ..holder.clone() };
+        assert_eq!(holders(&[permit]), "a at level 0 with token 0 in slot 4, expired");
+        let shared = Holder { mode: Mode::Shared, ..holder };
+        assert_eq!(holders(&[shared]), "a at level 0 with token 0, shared, expired");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::cli::duration;
 use crate::cli::exit::{self, CLIENT_HELP, Failure, Outcome};
 use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Table};
+use crate::client::Client;
 use crate::service::{LockService, all_tables};
 use crate::types::{
     DEFAULT_DURATION, DeleteStatus, KEPT_AFTER_EXPIRY, ReadOptions, TableDefaults, TableOptions,
@@ -46,9 +47,9 @@ enum TableCommand {
 
 /// Set what a table gives to later requests that leave it out
 ///
-/// Both defaults are set together: one that is left out goes back to what the service gives, 30s
-/// and removal a day after a lock expired. Locks that are held keep what they have until they are
-/// renewed.
+/// All defaults are set together: one that is left out goes back to what the service gives, 30s,
+/// removal a day after a lock expired, no lock-delay and no longest hold. Locks that are held keep what
+/// they have until they are renewed; a longest hold holds for them, too.
 #[derive(Debug, Args)]
 #[command(after_help = CLIENT_HELP)]
 struct ConfigureArgs {
@@ -60,6 +61,15 @@ struct ConfigureArgs {
     /// The least time until a record is removed; none is never [default: a day after it expired]
     #[arg(long, value_name = "DURATION|none", value_parser = duration::parse_time_to_live)]
     time_to_live: Option<TimeToLive>,
+    /// How long nobody else has a lock after it expired, up to 60s [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    lock_delay: Option<Duration>,
+    /// How long renewals keep a lock at most, so that a holder that hangs and still renews does not
+    /// keep it for ever [default: no bound]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
+    max_hold: Option<Duration>,
+    #[command(flatten)]
+    cause: client::CauseArg,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -75,6 +85,8 @@ struct DeleteArgs {
     /// Do it: without this, nothing is deleted
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    cause: client::CauseArg,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -96,7 +108,14 @@ async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended>
     } else if tables.is_empty() {
         output::print("no tables: the first lock makes one\n");
     } else {
-        let mut rows = Table::new(&["TABLE", "LOCKS", "DURATION", "TIME TO LIVE"]);
+        let mut rows = Table::new(&[
+            "TABLE",
+            "LOCKS",
+            "DURATION",
+            "TIME TO LIVE",
+            "LOCK-DELAY",
+            "LONGEST HOLD",
+        ]);
         for info in tables {
             let defaults = info.defaults;
             rows.row(&[
@@ -104,6 +123,8 @@ async fn list(service: &impl LockService, args: TablesArgs) -> Result<u8, Ended>
                 info.locks.to_string(),
                 duration::format(defaults.duration.unwrap_or(DEFAULT_DURATION)),
                 time_to_live(defaults.time_to_live),
+                output::cell(defaults.lock_delay.map(duration::format)),
+                output::cell(defaults.max_hold.map(duration::format)),
             ]);
         }
         output::print(&rows.render());
@@ -124,8 +145,8 @@ fn time_to_live(time_to_live: Option<TimeToLive>) -> String {
 pub(crate) fn run(args: TableArgs, logging: &LogArgs) -> Outcome {
     match args.command {
         TableCommand::Configure(args) => client::ask(args.client.json, logging, async {
-            let service = args.client.connect()?;
-            configure(&service, args).await
+            let client = args.client.connect()?;
+            configure(&client, args).await
         }),
         TableCommand::Delete(args) => client::ask(args.client.json, logging, async {
             if !args.yes {
@@ -139,18 +160,19 @@ pub(crate) fn run(args: TableArgs, logging: &LogArgs) -> Outcome {
     }
 }
 
-async fn configure(service: &impl LockService, args: ConfigureArgs) -> Result<u8, Ended> {
+async fn configure(client: &Client, args: ConfigureArgs) -> Result<u8, Ended> {
     let defaults = TableDefaults {
         duration: args.duration,
         time_to_live: args.time_to_live,
-        ..TableDefaults::default()
+        lock_delay: args.lock_delay,
+        max_hold: args.max_hold,
     };
     let options = TableOptions {
         table: Some(args.table.clone()),
         request_id: None,
-        call: args.client.call(),
+        call: args.cause.call(&args.client.reach),
     };
-    service.configure_table(defaults, options).await?;
+    client::explained(client, client.configure_table(defaults, options).await).await?;
     done(&args.client, &format!("table {} is configured\n", output::visible(&args.table)));
     Ok(exit::OK)
 }
@@ -159,7 +181,7 @@ async fn delete(service: &impl LockService, args: DeleteArgs) -> Result<u8, Ende
     let options = TableOptions {
         table: Some(args.table.clone()),
         request_id: None,
-        call: args.client.call(),
+        call: args.cause.call(&args.client.reach),
     };
     let status = service.delete_table(options).await?;
     let name = output::visible(&args.table);

@@ -19,7 +19,8 @@ Examples:
 /// Release a lock
 ///
 /// A lock that does not exist is a success: it says `no_lock`. A lock that another holds, or that
-/// has another token than the one given, stays as it is.
+/// has another token than the one given, stays as it is. Without a token an owner that waits leaves
+/// the queue.
 #[derive(Debug, Args)]
 #[command(after_help = help())]
 pub(crate) struct UnlockArgs {
@@ -34,6 +35,8 @@ pub(crate) struct UnlockArgs {
     /// Release only the grant with this token
     #[arg(long, value_parser = client::parse_token)]
     token: Option<Token>,
+    #[command(flatten)]
+    cause: client::CauseArg,
     #[command(flatten)]
     table: client::TableArg,
     #[command(flatten)]
@@ -57,7 +60,7 @@ async fn execute(service: &impl LockService, args: UnlockArgs) -> Result<u8, End
         table: Some(args.table.table),
         token: args.token,
         instance: args.instance,
-        call: args.client.call(),
+        call: args.cause.call(&args.client.reach),
         ..UnlockOptions::default()
     };
     let response = service.unlock(request, options).await?;
@@ -83,8 +86,7 @@ fn refused(signature: &str, forbidden: &Forbidden, json: bool) -> Ended {
     if json {
         output::print_json(&Problem::forbidden(forbidden));
     }
-    let holders =
-        forbidden.holders.iter().map(output::holder).collect::<Vec<_>>().join(", and by ");
+    let holders = output::holders(&forbidden.holders);
     let name = output::visible(signature);
     Ended::Failed(
         Failure::new(exit::REFUSED, format!("{name} stays as it is: it is held by {holders}"))

@@ -2,23 +2,28 @@
 //!
 //! A holder whose lock is gone asks who took it, and why. So the node that proposed a transfer logs
 //! it when it is decided: once in the cluster, and not again when entries are applied at a start. A
-//! repeated request that is answered as before is no transfer and leaves no line. A line is lost with a
-//! node that dies before it is written: the log is for people, the state decides.
+//! repeated request that is answered as before is no transfer and leaves no line. A line is lost
+//! with a node that dies before it is written: the log is for people, the state decides.
 //!
 //! A lock that is forced or preempted always leaves a line. Locks that are taken over because they
-//! expired may come in thousands, so of these the first few in each window leave a line of their own,
-//! and the others are counted. Names are written as quoted text, with control characters escaped.
+//! expired may come in thousands, so of these the first few in each window leave a line of their
+//! own, and the others are counted. Names are written as quoted text, with control characters
+//! escaped.
+//!
+//! A release by an operator, who ends the grant or the place of another, leaves a line, too: on the
+//! node that proposed it, and once more if the request is repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::raft::ClientWriteResponse;
 
+use crate::error::Error;
 use crate::flood::{Flood, WINDOW};
 use crate::lock::{Command, Decision, LockCommand, Operation, Outcome};
 use crate::raft::codec;
 use crate::raft::types::{Data, TypeConfig};
-use crate::types::{DecidedAt, LockStatus, Token, TransferReason};
+use crate::types::{DecidedAt, LockStatus, Token, TransferReason, UnlockStatus};
 
 /// Logs transfers, and limits those of expired locks.
 #[derive(Default)]
@@ -146,6 +151,50 @@ fn log(transfer: &Transfer, command: &Command, trace_id: Option<&str>) {
         position,
         "{message}"
     );
+}
+
+/// The releases by operators among commands, with their numbers: hardly ever is there one.
+pub(super) fn forced_releases(commands: &[Command]) -> Vec<(usize, Command)> {
+    let is_forced =
+        |command: &Command| matches!(&command.operation, Operation::Unlock(it) if it.force);
+    let numbered = commands.iter().enumerate().filter(|(_, command)| is_forced(command));
+    numbered.map(|(number, command)| (number, command.clone())).collect()
+}
+
+/// Logs those releases by operators that ended something.
+pub(super) fn tell_releases(
+    forced: &[(usize, Command)],
+    decided: &[Result<Decision, Error>],
+    trace_id: Option<&str>,
+) {
+    for (number, command) in forced {
+        let Operation::Unlock(release) = &command.operation else { continue };
+        let Some(Ok(decision)) = decided.get(*number) else { continue };
+        let message = if decision.outcome == Outcome::Unlock(UnlockStatus::Ok) {
+            "a grant was ended by an operator"
+        } else if decision.outcome == Outcome::Unlock(UnlockStatus::Left) {
+            "a place was ended by an operator"
+        } else {
+            continue;
+        };
+        let (table, signature, by) = (&*release.table, &*release.signature, &*release.signee);
+        let (token, place) = (release.token.map(|token| token.0), release.place);
+        let place = place.map(tracing::field::display);
+        let position = decision.decided_at.map(tracing::field::display);
+        let (cause, actor) = (command.cause.as_deref(), command.actor.as_deref());
+        tracing::info!(
+            table,
+            signature,
+            by,
+            token,
+            place,
+            cause,
+            actor,
+            trace_id,
+            position,
+            "{message}"
+        );
+    }
 }
 
 #[cfg(test)]

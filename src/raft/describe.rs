@@ -83,12 +83,14 @@ fn operation(operation: &Operation) -> String {
             some("wait", Some(lock.wait_ms).filter(|ms| *ms > 0).map(|ms| format!("{ms} ms"))),
         ),
         Operation::Unlock(unlock) => format!(
-            "unlock {:?}/{:?} for {:?}{}{}",
+            "unlock {:?}/{:?} for {:?}{}{}{}{}",
             unlock.table,
             unlock.signature,
             unlock.signee,
             some("instance", unlock.instance.as_ref().map(|instance| format!("{instance:?}"))),
             some("token", unlock.token.map(|token| token.to_string())),
+            some("place", unlock.place.map(|place| place.to_string())),
+            if unlock.force { " by force" } else { "" },
         ),
         Operation::OpenSession(session) => {
             format!("open a session of {:?} for {} ms", session.signee, session.ttl_ms)

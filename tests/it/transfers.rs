@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyward::LockService;
-use keyward::types::{CallOptions, LockOptions, LockRequest, LockResponse, LockStatus, RequestId};
+use keyward::types::{
+    CallOptions, LockOptions, LockRequest, LockResponse, LockStatus, RequestId, Token,
+    UnlockOptions, UnlockRequest,
+};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, eventually};
@@ -156,4 +159,39 @@ async fn of_many_expired_locks_that_are_taken_over_the_first_leave_lines_and_for
     let lines = logged.transfers();
     let told = lines.iter().find(|line| more(line)).unwrap();
     assert_eq!(told["locks"].as_u64().unwrap() + count as u64, 50);
+}
+
+#[tokio::test]
+async fn a_release_by_an_operator_leaves_a_line_that_says_why() {
+    let logged = Logged::start();
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    eventually("the level is raised", async || {
+        cluster.nodes.values().all(|running| running.node().status().feature_level == 2)
+    })
+    .await;
+    let granted = lock(&cluster, follower, "ann", LockOptions::default()).await;
+    let token = granted.grant().unwrap().token;
+    let release = async |token: Token| {
+        let request = UnlockRequest { signature: "s".into(), signee: "op".into() };
+        let options = UnlockOptions {
+            force: true,
+            token: Some(token),
+            call: CallOptions { cause: Some("host 7 is gone".into()), ..CallOptions::default() },
+            ..UnlockOptions::default()
+        };
+        cluster.service(follower).unlock(request, options).await.unwrap()
+    };
+    assert!(release(token).await.ok());
+    // Nothing is ended by this one.
+    assert!(release(token).await.ok());
+    eventually("a line", async || !logged.transfers().is_empty()).await;
+    let lines = logged.transfers();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["message"], "a grant was ended by an operator");
+    assert_eq!((&lines[0]["signature"], &lines[0]["by"]), (&"s".into(), &"op".into()));
+    assert_eq!(
+        (&lines[0]["token"], &lines[0]["cause"]),
+        (&token.0.into(), &"host 7 is gone".into())
+    );
 }

@@ -135,6 +135,8 @@ impl Acquire {
     /// Waits for its turn for this long, in whole milliseconds: at most 366 days. The order is that
     /// of the levels, then that in which requests came. Without it the request is a try.
     ///
+    /// The timeout of the call is the time for an answer after the wait is over.
+    ///
     /// An owner that waits must not hold the lock by another guard: if the wait ends early, because
     /// its future is dropped for instance, the owner's place *and* grant are given up.
     #[must_use]
@@ -259,87 +261,18 @@ impl<S: LockService + Clone> Guard<S> {
         Self::hold(service, common, request, grant, sent)
     }
 
-    /// Waits for its turn: asks again under its id before its place would end, for as long as the
-    /// wait lasts.
+    /// Waits for its turn, and holds the grant.
     async fn acquire_in_turn(
         service: S,
         common: Common,
         request: Acquire,
         wait: Duration,
     ) -> Result<Self, Error> {
-        let Acquire { request: asked, options, .. } = &request;
-        let deadline = Deadline::after(wait);
-        let owner = Owner::asking(asked, options);
-        let released = common.releases.ended(&owner);
-        // As for a try, this is bounded.
-        let _ = tokio::time::timeout(wait.min(RELEASE_TIMEOUT), released).await;
-        let lanes = Arc::clone(&common.lanes);
-        let mut lane = Some(lanes.take());
-        let mut given = options.request_id;
-        let mut leaving = Leaving::of(&service, &common.releases, &request);
-        let mut pause = FIRST_PAUSE;
-        // Whether an earlier ask may have a place, or a grant.
-        let mut open = false;
-        loop {
-            let left = deadline.remaining();
-            let longest = options.call.timeout.unwrap_or(LONGEST_ASK);
-            let mut options = LockOptions {
-                wait: Some(whole_ms(left.min(MAX_WAIT))),
-                request_id: given.or(lane.as_ref().map(Lane::id)),
-                queued: false,
-                ..options.clone()
-            };
-            options.call.timeout = Some(left.saturating_add(AFTER_WAIT).min(longest));
-            let sent = common.clock.boottime();
-            let error = match service.lock(asked.clone(), options).await {
-                Ok(answer) if answer.waiting().is_some() => {
-                    if left.is_zero() {
-                        let over = Forbidden::new(ForbiddenReason::Timeout, Vec::new());
-                        return Err(Error::Forbidden(over));
-                    }
-                    open = true;
-                    // A service that answers at once is not asked in a circle.
-                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
-                    continue;
-                }
-                Ok(answer) => {
-                    if let Some(lane) = lane.take() {
-                        lane.give_back();
-                    }
-                    let grant = granted(answer).inspect_err(|_| leaving.nothing_to_leave())?;
-                    let guard = Self::hold(service, common, request, grant, sent)?;
-                    leaving.nothing_to_leave();
-                    return Ok(guard);
-                }
-                Err(error) => error,
-            };
-            match &error {
-                Error::Unknown { .. } | Error::Unavailable { .. } if !left.is_zero() => {
-                    open |= matches!(error, Error::Unknown { .. });
-                    tracing::debug!(%error, "a request that waits is asked again");
-                    let bounded = pause.mul_f64(random::factor(0.75..=1.0));
-                    tokio::time::sleep(bounded.min(deadline.remaining())).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                // Under another id the owner has the same place, or the grant that it became.
-                Error::LaneForgotten { .. } if !left.is_zero() => {
-                    given = None;
-                    lane = Some(lanes.begin());
-                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
-                }
-                Error::Unavailable { reason, .. } if open => {
-                    return Err(Error::unknown(reason.clone()));
-                }
-                Error::Unknown { .. }
-                | Error::Unavailable { .. }
-                | Error::LaneForgotten { .. }
-                | Error::Forbidden(_) => return Err(error),
-                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
-                    leaving.nothing_to_leave();
-                    return Err(error);
-                }
-            }
-        }
+        let mut turn = Turn::come(&service, &common, &request, wait).await?;
+        let grant = granted(turn.answer).inspect_err(|_| turn.leaving.nothing_to_leave())?;
+        let guard = Self::hold(service, common, request, grant, turn.sent)?;
+        turn.leaving.nothing_to_leave();
+        Ok(guard)
     }
 
     /// Retries until the lock is acquired, for this long, and once more at the end. There is no
@@ -495,8 +428,9 @@ impl<S: LockService + Clone> Guard<S> {
         Ok(response)
     }
 
-    /// Stops the renewals and lets the lock expire this long from now, rounded down to milliseconds,
-    /// instead of releasing it: for work that may be done once in a period, by any owner.
+    /// Stops the renewals and lets the lock expire this long from now, rounded down to
+    /// milliseconds, instead of releasing it: for work that may be done once in a period, by any
+    /// owner.
     ///
     /// # Errors
     /// `Forbidden` if the lock has been lost; otherwise as [`LockService::lock`]: it then expires
@@ -679,6 +613,108 @@ impl<S: LockService + Clone> Drop for Leaving<S> {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
             release_behind(&self.runtime, self.service.clone(), &self.releases, release);
+        }
+    }
+}
+
+/// The answer to a request that waited for its turn.
+pub(super) struct Turn<S: LockService + Clone> {
+    pub(super) answer: LockResponse,
+    /// The time at which the request was asked for the last time.
+    sent: Duration,
+    /// The grant, which is released when this is dropped.
+    pub(super) leaving: Leaving<S>,
+}
+
+impl<S: LockService + Clone> Turn<S> {
+    /// Waits for its turn: asks again under its id before its place would end, for as long as the
+    /// wait lasts. A place that ended earlier, because nobody could ask for it, is taken anew. The
+    /// timeout of the call is the time for an answer after that.
+    pub(super) async fn come(
+        service: &S,
+        common: &Common,
+        request: &Acquire,
+        wait: Duration,
+    ) -> Result<Self, Error> {
+        let Acquire { request: asked, options, .. } = request;
+        let deadline = Deadline::after(wait);
+        let owner = Owner::asking(asked, options);
+        let released = common.releases.ended(&owner);
+        // As for a try, this is bounded.
+        let _ = tokio::time::timeout(wait.min(RELEASE_TIMEOUT), released).await;
+        let lanes = Arc::clone(&common.lanes);
+        let mut lane = Some(lanes.take());
+        let mut given = options.request_id;
+        let mut leaving = Leaving::of(service, &common.releases, request);
+        let after = options.call.timeout.unwrap_or(AFTER_WAIT);
+        let mut pause = FIRST_PAUSE;
+        // Whether an earlier ask may have a place, or a grant.
+        let mut open = false;
+        loop {
+            let left = deadline.remaining();
+            let mut options = LockOptions {
+                wait: Some(whole_ms(left.min(MAX_WAIT))),
+                request_id: given.or(lane.as_ref().map(Lane::id)),
+                queued: false,
+                ..options.clone()
+            };
+            options.call.timeout = Some(left.saturating_add(after).min(LONGEST_ASK));
+            let sent = common.clock.boottime();
+            let error = match service.lock(asked.clone(), options).await {
+                Ok(answer) if answer.waiting().is_some() => {
+                    if left.is_zero() {
+                        let over = Forbidden::new(ForbiddenReason::Timeout, Vec::new());
+                        return Err(Error::Forbidden(over));
+                    }
+                    open = true;
+                    // A service that answers at once is not asked in a circle.
+                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
+                    continue;
+                }
+                Ok(answer) => {
+                    if let Some(lane) = lane.take() {
+                        lane.give_back();
+                    }
+                    let left = deadline.remaining();
+                    let reason = answer.forbidden().map(|forbidden| forbidden.reason);
+                    if reason != Some(ForbiddenReason::Timeout) || left.is_zero() {
+                        return Ok(Self { answer, sent, leaving });
+                    }
+                    // It was asked again too late, after a sleep of the machine for instance, so
+                    // its place has ended before the wait has: it takes another.
+                    (given, open) = (None, false);
+                    lane = Some(lanes.take());
+                    tokio::time::sleep(FIRST_PAUSE.min(left)).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match &error {
+                Error::Unknown { .. } | Error::Unavailable { .. } if !left.is_zero() => {
+                    open |= matches!(error, Error::Unknown { .. });
+                    tracing::debug!(%error, "a request that waits is asked again");
+                    let bounded = pause.mul_f64(random::factor(0.75..=1.0));
+                    tokio::time::sleep(bounded.min(deadline.remaining())).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                // Under another id the owner has the same place, or the grant that it became.
+                Error::LaneForgotten { .. } if !left.is_zero() => {
+                    given = None;
+                    lane = Some(lanes.begin());
+                    tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
+                }
+                Error::Unavailable { reason, .. } if open => {
+                    return Err(Error::unknown(reason.clone()));
+                }
+                Error::Unknown { .. }
+                | Error::Unavailable { .. }
+                | Error::LaneForgotten { .. }
+                | Error::Forbidden(_) => return Err(error),
+                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+                    leaving.nothing_to_leave();
+                    return Err(error);
+                }
+            }
         }
     }
 }

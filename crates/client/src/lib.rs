@@ -65,14 +65,14 @@ use crate::api::{
     UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, routes,
 };
 use crate::carrier::{Carrier, Carry};
-use guard::Common;
+use guard::{Common, Turn};
 use keyward_core::clock::{Clock, Deadline, SystemClock};
 use keyward_core::lock::{
     Command, Decision, LockCommand, Operation, Outcome, Query, Subject, View,
 };
 use keyward_core::service::{DebugLockService, LockService, ServiceOptions};
 use keyward_core::types::{
-    CallOptions, CloseStatus, DeleteStatus, Forbidden, RequestId, SessionStatus,
+    CallOptions, CloseStatus, DeleteStatus, Forbidden, LockResponse, RequestId, SessionStatus,
 };
 use lanes::Lane;
 use transport::{Reply, Request, Settings, Transport};
@@ -243,6 +243,26 @@ impl Client {
     pub async fn acquire(&self, request: Acquire) -> Result<LockGuard, Error> {
         let request = self.complete(request);
         Guard::acquire_with(self.clone(), self.common.clone(), request, None).await
+    }
+
+    /// Acquires a lock as [`Client::acquire`] does, waiting for its turn if the request says so, and
+    /// leaves the grant as it is: it is not renewed, and ends with its duration or its session.
+    ///
+    /// If the future is dropped while it waits, its place is left in the background.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`]. A refusal is an answer, except that of a wait that was over before
+    /// its answer came: `Forbidden`.
+    pub async fn lock_in_turn(&self, request: Acquire) -> Result<LockResponse, Error> {
+        let request = self.complete(request);
+        match request.options.wait.filter(|wait| !wait.is_zero()) {
+            Some(wait) => {
+                let mut turn = Turn::come(self, &self.common, &request, wait).await?;
+                turn.leaving.nothing_to_leave();
+                Ok(turn.answer)
+            }
+            None => self.lock(request.request, request.options).await,
+        }
     }
 
     /// Retries until the lock is acquired, for this long, and once more at the end. There is no

@@ -58,9 +58,7 @@ impl Ending {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Exited(code) => code,
-            Self::Killed(signal) => {
-                exit::SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
-            }
+            Self::Killed(signal) => exit::of_signal(signal),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::cli::client::{self, ReachArgs};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
+use crate::cli::terms::TermArgs;
 use crate::cli::{duration, output};
 use crate::client::LockGuard;
 use crate::clock::{Clock as _, SystemClock};
@@ -32,11 +33,19 @@ pub(crate) use group::{Ending, cannot_execute};
 const HELP: &str = "\
 Examples:
   keyward run jobs/nightly -- ./nightly.sh
-  keyward run jobs/nightly --wait 10m -- ./nightly.sh       wait up to ten minutes for the lock
-  keyward run jobs/nightly --wait -- ./nightly.sh           wait for the lock for as long as it takes
-  keyward run cron/report --at-least 50s -- ./report.sh     once a minute, on whichever machine is first
+  keyward run jobs/nightly --wait 10m -- ./nightly.sh     wait in the queue for up to ten minutes
+  keyward run jobs/nightly --wait -- ./nightly.sh         wait for as long as it takes
+  keyward run cron/report --at-least 50s -- ./report.sh   once a minute, on the first machine
+  keyward run gpus --limit 4 --wait -- ./train.sh         one of four, in $KEYWARD_LOCK_SLOT
+  keyward run schema --shared --wait -- ./query.sh        beside others that share it
   keyward run deploy --level 10 --duration 2m -- make deploy
   keyward run backup -- sh -c 'pg_dump db | store --fencing-token \"$KEYWARD_LOCK_TOKEN\"'
+
+How it waits:
+  With --wait the request stands in the queue: higher levels first, then in the order of arrival.
+  Its place survives a change of leader, and nodes that cannot be reached are asked again until the
+  wait is over. On a terminal one line shows the position, the holders and the time; in a pipe it is
+  quiet unless something is wrong. A signal leaves the queue, and the exit code is 128+n.
 
 How it holds:
   The lock is renewed at a third of its duration, and only renewed: once it is gone, it is not taken
@@ -47,8 +56,9 @@ How it holds:
   command ends before that, it is noticed at the release, and the exit code is 124.
   Processes that the command leaves behind in its group are killed before the lock is released.
   Processes that leave the group (setsid, daemons) are not reached: the token fences them off.
-  With --at-least the lock is not released before that time, counted from when it was acquired: it is
-  left to run out by then, while this program ends with its command.
+  With --at-least the lock is not released before that time, counted from when it was acquired: it
+  is left to run out by then, while this program ends with its command, also by a signal. A
+  --lock-delay comes after it.
   Started in the foreground of a terminal, the command has the terminal; Ctrl-Z stops the renewals
   too, so a command that is stopped for longer than the lock holds is killed.
 
@@ -56,7 +66,7 @@ Exit codes:
   the command's own, if it ended by itself and had the lock until then
   117      not started: no node could be reached, or none could take requests
   118      not started: the lock may have been acquired, but no node said so; it runs out by itself
-  120      not started: another holds the lock
+  120      not started: refused (another holds the lock, or the wait was over)
   121      ended: no node could be reached in time to renew the lock
   122      ended: the lock was lost (it was released, removed, or taken by force)
   123      ended: the lock was taken by a request of a higher level
@@ -67,8 +77,9 @@ Exit codes:
 
 Environment set for the command:
   KEYWARD_LOCK_SIGNATURE, KEYWARD_LOCK_TOKEN, KEYWARD_LOCK_SIGNEE, KEYWARD_LOCK_INSTANCE,
-  KEYWARD_LOCK_TABLE and KEYWARD_LOCK_ENDPOINTS say which lock is held. None of them is a setting of
-  this program: a `keyward` that the command starts locks where it would without `run`.
+  KEYWARD_LOCK_TABLE and KEYWARD_LOCK_ENDPOINTS say which lock is held, with --limit also
+  KEYWARD_LOCK_SLOT, the number of the permit from 0. None of them is a setting of this program: a
+  `keyward` that the command starts locks where it would without `run`.
 
 Signals:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's group. The
@@ -104,11 +115,6 @@ pub(crate) struct RunArgs {
     /// How long the lock outlives a machine that dies: it is renewed at a third of this
     #[arg(long, default_value = "30s", value_parser = duration::parse_positive)]
     duration: Duration,
-    /// How long to wait for the lock, asking again and again; without a duration for as long as it
-    /// takes [default: not at all]
-    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
-    #[arg(num_args = 0..=1, default_missing_value = FOR_EVER)]
-    wait: Option<Duration>,
     /// Do not let another have the lock before this time has passed since it was acquired, also if
     /// the command ends earlier: for jobs that run once in a period on several machines
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_positive)]
@@ -121,20 +127,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     margin: Option<Duration>,
     #[command(flatten)]
+    terms: TermArgs,
+    #[command(flatten)]
+    cause: client::CauseArg,
+    #[command(flatten)]
     table: client::TableArg,
     #[command(flatten)]
     reach: ReachArgs,
-}
-
-/// The value of a `--wait` without a duration.
-const FOR_EVER: &str = "forever";
-
-fn parse_wait(text: &str) -> Result<Duration, String> {
-    if text == FOR_EVER {
-        return Ok(Duration::MAX);
-    }
-    duration::parse(text)
-        .map_err(|wrong| format!("{wrong}; put --wait without a duration before --"))
 }
 
 /// Runs the command under the lock.
@@ -171,6 +170,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
     };
     let keep_until = args.at_least.map(|time| SystemClock.boottime().saturating_add(time));
     // None of these is a variable that this program reads: see the help.
+    let slot = guard.slot().map(|slot| ("KEYWARD_LOCK_SLOT", slot.to_string()));
     let environment = [
         ("KEYWARD_LOCK_SIGNATURE", args.signature.clone()),
         ("KEYWARD_LOCK_TOKEN", guard.token().to_string()),
@@ -179,6 +179,7 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         ("KEYWARD_LOCK_TABLE", args.table.table.clone()),
         ("KEYWARD_LOCK_ENDPOINTS", args.reach.endpoints().join(",")),
     ];
+    let environment = environment.into_iter().chain(slot);
     let holding = Holding::start(guard, &args.command, environment, limits).await;
     match holding {
         Ok(holding) => holding.keep(&mut signals, keep_until).await,
@@ -198,10 +199,7 @@ struct Owner {
 
 impl Owner {
     fn of(args: &RunArgs) -> Self {
-        let signee = args.signee.clone().unwrap_or_else(|| {
-            let host = rustix::system::uname();
-            format!("{}:{}", host.nodename().to_string_lossy(), std::process::id())
-        });
+        let signee = args.signee.clone().unwrap_or_else(client::usual_signee);
         let random = || format!("{:016x}", rand::random::<u64>());
         Self { signee, instance: args.instance.clone().unwrap_or_else(random) }
     }

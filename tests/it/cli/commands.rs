@@ -85,15 +85,16 @@ fn tables_are_configured_shown_and_deleted_only_on_purpose() {
     let shown = run("tables");
     assert_eq!(
         stdout(&shown),
-        "TABLE  LOCKS  DURATION  TIME TO LIVE\njobs   1      1h        7d\n"
+        "TABLE  LOCKS  DURATION  TIME TO LIVE  LOCK-DELAY  LONGEST HOLD\n\
+         jobs   1      1h        7d            -           -\n"
     );
-    assert_code(&run("table configure jobs --time-to-live none"), 0);
+    assert_code(&run("table configure jobs --time-to-live none --lock-delay 5s --max-hold 1d"), 0);
     assert_code(&run("lock b --signee one"), 0);
     assert_eq!(
         stdout(&run("tables")),
-        "TABLE    LOCKS  DURATION  TIME TO LIVE\n\
-         default  1      30s       1d after expiry\n\
-         jobs     1      30s       none\n"
+        "TABLE    LOCKS  DURATION  TIME TO LIVE     LOCK-DELAY  LONGEST HOLD\n\
+         default  1      30s       1d after expiry  -           -\n\
+         jobs     1      30s       none             5s          1d\n"
     );
     assert_eq!(document(&run("tables --json"))["tables"][1]["time_to_live_ms"], "none");
     assert_code(&run("unlock b --signee one"), 0);
@@ -165,6 +166,23 @@ fn mistakes_are_told_before_anything_is_sent() {
         ("lock a --signee b --log =", "KEYWARD_LOG"),
         ("lock a --signee b --log inof", "`inof` is neither a level (error, warn, info"),
         ("serve --id 1 --members 1=a:1 --data-dir x --log keywrd=info", "`keywrd` is neither"),
+        ("lock a --signee b --wait 1", "`1` has no unit"),
+        ("lock a --signee b --wait 367d", "at most 366d"),
+        ("lock a --signee b --wait 1s --force", "cannot be used with"),
+        ("lock a --signee b --wait 1s --token 1", "cannot be used with"),
+        ("lock a --signee b --limit 0", "1..=65535"),
+        ("lock a --signee b --limit 2 --shared", "cannot be used with"),
+        ("lock a --signee b --session x", "32 hexadecimal digits"),
+        ("lock a --signee b --wait --queued", "--session"),
+        ("lock --wait a --signee b", "after the lock's name"),
+        ("limit a 65536", "1..=65535"),
+        ("verify a 0", "a token is an integer"),
+        ("session keepalive x", "32 hexadecimal digits"),
+        ("release a --cause c", "--token <TOKEN>|--place <PLACE>"),
+        ("release a --token 1", "--cause"),
+        ("release a --token 1 --place 1.0 --cause c", "cannot be used with"),
+        ("release a --place 1 --cause c", "two decimal numbers"),
+        ("unlock a --signee b --cause '\n'", "one line of up to 256 bytes"),
         ("list --limit 0", "1..=1000"),
     ] {
         let refused = output(keyward(line));
@@ -253,6 +271,7 @@ fn every_command_has_a_manual_page() {
         .collect();
     assert!(commands.len() > 12, "{commands:?}");
     commands.extend(["cluster-status", "table-configure", "table-delete"]);
+    commands.extend(["session-open", "session-keepalive", "session-show", "session-close"]);
     let names = commands.iter().map(|command| format!("keyward-{command}"));
     for name in names.chain(["keyward".to_owned()]) {
         let path = pages.join(format!("{name}.1"));
@@ -302,6 +321,10 @@ fn what_cannot_be_written_is_an_error() {
         "check a",
         "list",
         "tables",
+        "show a",
+        "verify a 1 --json",
+        "deadlocks",
+        "session open --signee one",
         "unlock a --signee one",
         "conformance locks --json",
         "completion bash",

@@ -6,6 +6,7 @@ mod bench;
 mod commands;
 mod nodes;
 mod run;
+mod waiting;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -15,9 +16,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keyward::clock::{Clock as _, SystemClock};
-use keyward::http::{self, ListenerSettings};
+use keyward::http::{self, ListenerSettings, LocalNode};
 use keyward::types::{
-    LockOptions, LockRequest, ReadOptions, UnlockOptions, UnlockRequest, UnlockStatus,
+    LockOptions, LockRecord, LockRequest, ReadOptions, UnlockOptions, UnlockRequest, UnlockStatus,
 };
 use keyward::{LockService, MemoryLocks};
 use tokio::sync::oneshot;
@@ -37,11 +38,16 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let locks = MemoryLocks::new();
+        Self::serving(locks.clone(), locks, ())
+    }
+
+    /// A server of another service and node; the locks are what the test looks at.
+    fn serving(locks: MemoryLocks, service: impl LockService, node: impl LocalNode) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let service = Arc::new(locks.clone());
+        let (service, node) = (Arc::new(service), Arc::new(node));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = { runtime }.enable_all().build().unwrap();
@@ -50,7 +56,6 @@ impl Server {
                 let mut settings = ListenerSettings::default();
                 settings.limits.shutdown_grace = Duration::ZERO;
                 let stopped = async { drop(stopped.await) };
-                let node = Arc::new(());
                 http::serve(listener, service, node, settings, stopped).await.unwrap();
             });
         });
@@ -92,10 +97,24 @@ impl Server {
         assert_eq!(response.status, UnlockStatus::Ok);
     }
 
+    /// The record of a lock, if it has one.
+    fn record(&self, signature: &str) -> Option<LockRecord> {
+        let checked = block_on(self.locks.check(signature.to_owned(), ReadOptions::default()));
+        checked.ok().map(|response| response.record)
+    }
+
     /// The holder of a lock, if it has a record.
     fn holder(&self, signature: &str) -> Option<String> {
-        let checked = block_on(self.locks.check(signature.to_owned(), ReadOptions::default()));
-        checked.ok().map(|response| response.record.holders[0].signee.clone())
+        self.record(signature).map(|record| record.holders[0].signee.clone())
+    }
+
+    /// Waits until this number of requests stand in the queue of a lock.
+    #[track_caller]
+    fn queue_of(&self, signature: &str, count: u64) {
+        eventually("they stand in the queue", || {
+            let waiting = self.record(signature).map_or(0, |record| record.waiting);
+            (waiting == count).then_some(())
+        });
     }
 }
 

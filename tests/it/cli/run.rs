@@ -60,25 +60,6 @@ fn waiting_ends_when_the_lock_is_free() {
 }
 
 #[test]
-fn a_signal_ends_the_wait_and_leaves_nothing() {
-    let server = Server::start();
-    server.take("a", "other", 0, false);
-    let waiting = Running::start(server.keyward("run a --wait 1m -- true"));
-    // It reports that it waits only on standard error, which is read at the end.
-    eventually("it catches signals", || catches(waiting.child.id(), Signal::TERM).then_some(()));
-    waiting.signal(Signal::TERM);
-    assert_eq!(waiting.end().0, Some(128 + 15));
-    assert_eq!(server.holder("a").as_deref(), Some("other"));
-}
-
-fn catches(pid: u32, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    caught & (1 << (signal.as_raw() - 1)) != 0
-}
-
-#[test]
 fn commands_that_do_not_start_have_the_codes_that_shells_give() {
     let server = Server::start();
     let run = output(server.keyward("run a -- no-such-command"));
@@ -327,6 +308,13 @@ fn a_lock_may_be_kept_for_a_period_though_the_command_ends_sooner() {
     let left = checked.record.holders[0].expires_in.as_secs();
     assert!((3500..=3600).contains(&left), "{left} s are left");
     assert_code(&output(server.keyward("run a --at-least 1h -- true")), 120);
+    // Nor does a signal shorten it.
+    let line = "run d --at-least 1h -- sh -c 'echo in; exec sleep 100'";
+    let mut run = Running::start(server.keyward(line));
+    assert_eq!(run.line(), "in");
+    run.signal(Signal::TERM);
+    assert_eq!(run.end().0, Some(128 + 15));
+    assert!(server.record("d").unwrap().holders[0].expires_in.as_secs() >= 3500);
     // A period that is over when the command ends, and a lock that was lost.
     assert_code(&output(server.keyward("run b --at-least 1ms -- sleep 0.05")), 0);
     assert_eq!(server.holder("b"), None);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{Node, Step, nobody};
-use crate::Client;
+use crate::{Acquire, Client};
+use keyward_core::clock::{Clock as _, SystemClock};
 use keyward_core::error::Error;
 use keyward_core::lock::{Command, Outcome, Query, View};
 use keyward_core::service::LockService;
@@ -150,4 +151,38 @@ async fn sessions_limits_and_reads_have_messages_of_their_own() {
     assert_eq!(heads, expected);
     assert!(asked[1].contains(r#""seen":"7.3""#), "{}", asked[1]);
     assert!(asked[2].contains(&format!("session={ONE}")), "{}", asked[2]);
+}
+
+#[tokio::test]
+async fn a_lock_may_be_waited_for_and_left_to_its_duration() {
+    let granted = r#"{"status":"ok","token":3,"level":0,"expires_in_ms":30000,"live":true}"#;
+    let node = Node::start([waiting(), Step::json(granted)]).await;
+    let wait = |ms| Acquire::new("a", "x").wait(Duration::from_millis(ms));
+    let answer = client(vec![node.url()]).lock_in_turn(wait(120_000)).await.unwrap();
+    assert_eq!(answer.grant().map(|grant| grant.token), Some(Token(3)));
+    let asked = node.asked();
+    assert_eq!(asked.len(), 2, "neither a renewal nor a release: {asked:?}");
+    assert!(number(&asked[0], "wait_ms") <= 60_000, "{}", asked[0]);
+
+    // A place that ended before the wait, because it was not asked for in time, is taken anew.
+    let over = Step::problem(423, "forbidden", r#","reason":"timeout","holders":[]"#);
+    let node = Node::start([waiting(), over, waiting(), Step::json(granted)]).await;
+    let answer = client(vec![node.url()]).lock_in_turn(wait(120_000)).await.unwrap();
+    assert!(answer.ok(), "{answer:?}");
+    let ids = node.request_ids();
+    assert!(ids[0] == ids[1] && ids[1] != ids[2] && ids[2] == ids[3], "{ids:?}");
+
+    // A refusal is an answer.
+    let node = Node::start([Step::problem(423, "forbidden", r#","reason":"held","holders":[]"#)]);
+    let answer = client(vec![node.await.url()]).lock_in_turn(wait(0)).await.unwrap();
+    assert_eq!(answer.forbidden().map(|refusal| refusal.reason), Some(ForbiddenReason::Held));
+
+    // After the wait, the time for an answer is the timeout of the call.
+    let node = Node::start([Step::Hang]).await;
+    let mut request = wait(50);
+    request.options.call.timeout = Some(Duration::from_millis(100));
+    let begun = SystemClock.raw();
+    let error = client(vec![node.url()]).lock_in_turn(request).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error}");
+    assert!(SystemClock.raw().saturating_sub(begun) < Duration::from_secs(3));
 }
