@@ -84,6 +84,9 @@ fn describe(record: &LockRecord) -> String {
         }
         text.push('\n');
     }
+    if record.more_holders > 0 {
+        let _ = writeln!(text, "{name} is held by {} more", record.more_holders);
+    }
     match record.waiting {
         0 => {}
         1 => text.push_str("1 waits for it: see `keyward show`\n"),

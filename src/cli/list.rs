@@ -136,6 +136,12 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
             let name = name.clone();
             table.row(&[name, owner, instance, level, token, mode, expires, removed, waiting]);
         }
+        if record.more_holders > 0 {
+            let more = format!("and {} more", record.more_holders);
+            let [instance, level, token, mode, expires, removed, waiting] =
+                std::array::from_fn(|_| output::cell(None::<String>));
+            table.row(&[name, more, instance, level, token, mode, expires, removed, waiting]);
+        }
     }
     let mut text = table.render();
     if let Some(next) = &found.next {
@@ -169,15 +175,19 @@ mod tests {
             expired: true,
             ..Holder::default()
         };
-        let record = |signature: &str, holders, waiting| LockRecord {
+        let record = |signature: &str, holders, more_holders, waiting| LockRecord {
             signature: signature.to_owned(),
             holders,
+            more_holders,
             limit: None,
             waiting,
             places: Vec::new(),
         };
         let found = ListResponse {
-            locks: vec![record("a", vec![permit(0), permit(1)], 3), record("b", Vec::new(), 2)],
+            locks: vec![
+                record("a", vec![permit(0), permit(1)], 7, 3),
+                record("b", Vec::new(), 0, 2),
+            ],
             next: None,
             decided_at: None,
         };
@@ -187,7 +197,8 @@ mod tests {
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1], ["a", "w0", "-", "0", "7", "slot", "0", "expired", "-", "3"]);
         assert_eq!(rows[2], ["a", "w1", "-", "0", "7", "slot", "1", "expired", "-", "-"]);
-        assert_eq!(rows[3], ["b", "-", "-", "-", "-", "-", "-", "-", "2"]);
-        assert_eq!(rows.len(), 4);
+        assert_eq!(rows[3][..4], ["a", "and", "7", "more"]);
+        assert_eq!(rows[4], ["b", "-", "-", "-", "-", "-", "-", "-", "2"]);
+        assert_eq!(rows.len(), 5);
     }
 }

@@ -98,7 +98,9 @@ fn describe(record: &LockRecord, args: &ShowArgs) -> String {
     let mut text = name.clone();
     // Writing to a string does not fail.
     if let Some(limit) = record.limit {
-        let held = record.holders.iter().filter(|holder| !holder.expired).count();
+        // Those that are not shown come behind a thousand live ones.
+        let shown = record.holders.iter().filter(|holder| !holder.expired).count();
+        let held = shown as u64 + record.more_holders;
         let _ = write!(text, ": {held} of {limit} permits held");
     } else {
         let held =
@@ -109,6 +111,9 @@ fn describe(record: &LockRecord, args: &ShowArgs) -> String {
     if !record.holders.is_empty() {
         text.push('\n');
         text.push_str(&holders(record));
+    }
+    if record.more_holders > 0 {
+        let _ = writeln!(text, "and {} more hold it", record.more_holders);
     }
     if !record.places.is_empty() {
         text.push('\n');

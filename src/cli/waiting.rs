@@ -249,8 +249,9 @@ fn describe(
         let owner = output::owner(&first.signee, first.instance.as_deref());
         let left = duration::format_short(first.expires_in);
         let _ = write!(text, "; held by {owner}, {left} left");
-        if holders.len() > 1 {
-            let _ = write!(text, ", and by {} more", holders.len() - 1);
+        let more = record.map_or(0, |record| record.more_holders) + holders.len() as u64 - 1;
+        if more > 0 {
+            let _ = write!(text, ", and by {more} more");
         }
     }
     text
@@ -429,6 +430,7 @@ mod tests {
         let record = LockRecord {
             signature: "a".into(),
             holders: vec![holder],
+            more_holders: 0,
             limit: None,
             waiting: 5,
             places: vec![place.clone()],
