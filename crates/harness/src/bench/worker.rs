@@ -220,9 +220,10 @@ impl<T: Target> Worker<T> {
         let signature = format!("{}/one", self.shared.plan.prefix);
         loop {
             let duration = self.shared.plan.lock_duration;
-            let answer = match self.shared.plan.workload {
-                Workload::Queue => self.owner.acquire_in_turn(&signature, duration).await,
-                _ => self.owner.acquire(&signature, duration).await,
+            let answer = if self.shared.plan.workload == Workload::Queue {
+                self.owner.acquire_in_turn(&signature, duration).await
+            } else {
+                self.owner.acquire(&signature, duration).await
             };
             let ended = SystemClock.raw();
             let sample = |failure| Sample { operation: Operation::Acquire, from, ended, failure };
