@@ -137,10 +137,10 @@ fn describe(found: &ListResponse, args: &ListArgs) -> String {
             table.row(&[name, owner, instance, level, token, mode, expires, removed, waiting]);
         }
         if record.more_holders > 0 {
-            let more = format!("and {} more", record.more_holders);
+            let others = format!("and {} more", record.more_holders);
             let [instance, level, token, mode, expires, removed, waiting] =
                 std::array::from_fn(|_| output::cell(None::<String>));
-            table.row(&[name, more, instance, level, token, mode, expires, removed, waiting]);
+            table.row(&[name, others, instance, level, token, mode, expires, removed, waiting]);
         }
     }
     let mut text = table.render();
