@@ -68,6 +68,21 @@ const SCRIPTS: &[(&str, &str)] = embed![
     "24-lock-delay",
     "25-sessions",
     "26-operators",
+    "27-owners-and-places",
+    "28-answers-that-are-held",
+    "29-hand-over",
+    "30-no-barging",
+    "31-force-and-the-queue",
+    "32-ends-of-waits",
+    "33-readers-and-writers",
+    "34-permits-and-slots",
+    "35-lock-delay-in-all-modes",
+    "36-rules-of-sessions",
+    "37-moving",
+    "38-inboxes",
+    "39-reads-of-queues",
+    "40-verify-and-release",
+    "41-refusals",
 ];
 
 /// The scripts of the contract, in their order of reading.
