@@ -7,7 +7,8 @@ use std::time::Duration;
 use keyward_core::service::ServiceOptions;
 use keyward_core::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId,
-    SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
+    SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive,
+    Token, UnlockOptions, UnlockRequest,
 };
 
 use super::command::{Command, Id, Kept, Length, Name, TokenWord};
