@@ -30,13 +30,13 @@ use super::words::{Asked, Words};
 type BoxError = Box<dyn StdError>;
 
 /// The time between two looks at the queue that a request is on its way to, and the number of
-/// looks: ten seconds, far more than it needs.
+/// looks: five seconds, as long as any other request may take.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-const LOOKS: u32 = 2000;
+const LOOKS: u32 = 1000;
 
-/// The longest real time until a call is answered that a script asks about: longer than any script
-/// lets a request wait.
-const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+/// The longest real time until a call is answered that a script asks about. The script has done by
+/// then what ends the wait.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
 
 /// The output line of a command, or the error that ends the script.
 type Line = Result<String, BoxError>;
