@@ -379,6 +379,7 @@ impl State {
             session.ended = Some(Ended::Closed);
             session.deadline = clock;
         });
+        self.tracker.ends.add_session(true);
         self.tracker.work.step();
         self.work_off_whole_session(id);
         if self.sessions.get(id).is_some_and(|session| session.first_member().is_none()) {
