@@ -78,6 +78,9 @@ pub struct InboxAnswer {
     pub signature: String,
     /// The owner within the session.
     pub signee: String,
+    /// The run of the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// The fact.
     pub kind: NewsWord,
     /// Of a grant that was given or lost: its token.
@@ -123,6 +126,7 @@ impl From<&InboxItem> for InboxAnswer {
             table: item.table.clone(),
             signature: item.signature.clone(),
             signee: item.signee.clone(),
+            instance: item.instance.clone(),
             kind: NewsWord::Lost,
             token: None,
             level: None,
@@ -170,6 +174,7 @@ impl InboxAnswer {
             table: self.table,
             signature: self.signature,
             signee: self.signee,
+            instance: self.instance,
             news,
         })
     }

@@ -274,8 +274,7 @@ impl State {
     ) {
         if let Some(session) = session {
             let (position, news) = item;
-            let signee = owner.signee.as_str().into();
-            let item = Item { position, key: edit.key.clone(), signee, news };
+            let item = Item { position, key: edit.key.clone(), owner: owner.clone(), news };
             self.sessions.tell(session, item, &mut self.tracker);
         }
     }

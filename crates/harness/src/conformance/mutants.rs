@@ -1266,14 +1266,12 @@ const QUEUE_BUGS: &[Bug] = &[
         decide: |broken, command| {
             let again = command.clone();
             let decision = (RIGHT.decide)(broken, command)?;
-            match &decision.outcome {
-                Outcome::Lock(LockStatus::Failed(forbidden))
-                    if forbidden.reason == ForbiddenReason::Superseded =>
-                {
-                    (RIGHT.decide)(broken, Command { request_id: None, ..again })
-                }
-                _ => Ok(decision),
+            if let Outcome::Lock(LockStatus::Failed(forbidden)) = &decision.outcome
+                && forbidden.reason == ForbiddenReason::Superseded
+            {
+                return (RIGHT.decide)(broken, Command { request_id: None, ..again });
             }
+            Ok(decision)
         },
         ..RIGHT
     },
@@ -1730,6 +1728,23 @@ const SESSION_BUGS: &[Bug] = &[
                     News::Lost { reason: Loss::TableDeleted, .. }
                         | News::Ended(ForbiddenReason::TableDeleted)
                 )
+            })
+        },
+        ..RIGHT
+    },
+    Bug {
+        name: "an inbox knows no instances",
+        decide: |broken, command| {
+            decided(broken, command, |outcome| {
+                inbox_changed(outcome, |inbox| {
+                    let mut latest = BTreeMap::new();
+                    for item in inbox.drain(..) {
+                        let owner = (item.signature.clone(), item.signee.clone());
+                        latest.insert(owner, item);
+                    }
+                    inbox.extend(latest.into_values());
+                    inbox.sort_by_key(|item| item.position);
+                });
             })
         },
         ..RIGHT

@@ -159,6 +159,10 @@ pub(crate) fn liveness(state: &Liveness, names: &mut impl NameTokens) -> String 
     for item in inbox {
         let _ = write!(text, "\n{}", name(&item.signature));
         push_table(&mut text, &item.table, names);
+        let _ = write!(text, " signee={}", name(&item.signee));
+        if let Some(instance) = &item.instance {
+            let _ = write!(text, " instance={}", name(instance));
+        }
         let mut names = names.of_table(&item.table);
         match item.news {
             News::Granted { token, level, mode, slot } => {

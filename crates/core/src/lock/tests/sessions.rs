@@ -244,3 +244,25 @@ fn the_longest_ring_of_waits_is_found() {
     assert_eq!((cycles.len(), cut), (1, false));
     assert_eq!(cycles[0].len(), count as usize);
 }
+
+#[test]
+fn two_runs_of_a_signee_in_one_session_are_told_each_its_own() {
+    let mut machine = machine();
+    machine.open(ONE, "eve");
+    machine.lock(by("bob"));
+    let run = |instance: &str| LockCommand {
+        wait_ms: 60_000,
+        queued: true,
+        instance: Some(instance.into()),
+        ..within(ONE)
+    };
+    machine.lock(run("1"));
+    machine.lock(LockCommand { wait_ms: 1000, ..run("2") });
+    machine.pass(1000);
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    let told = machine.keep(ONE, None).unwrap();
+    let told: Vec<_> = told.iter().map(|item| (item.instance.as_deref(), item.news)).collect();
+    let granted = |(instance, news)| instance == Some("1") && matches!(news, News::Granted { .. });
+    assert!(told.len() == 2 && told.iter().copied().any(granted), "{told:?}");
+    assert!(told.contains(&(Some("2"), News::Ended(ForbiddenReason::Timeout))), "{told:?}");
+}
