@@ -270,3 +270,30 @@ async fn in_a_session_the_signee_may_be_left_out_and_each_owner_has_its_own_news
     let gone = server.send("POST", "/v1/verify", r#"{"signature":"b","token":7}"#).await.json();
     assert_eq!(gone, json!({"live": false, "valid_ms": 0}));
 }
+
+#[tokio::test]
+async fn an_answer_is_held_until_the_turn_has_come_or_the_time_of_the_call_is_over() {
+    let (server, _) = Server::memory().await;
+    let mine = r#"{"signature":"a","signee":"worker-1"}"#;
+    assert_eq!(server.send("POST", LOCK, mine).await.status, 200);
+    let theirs = format!(
+        r#"{{"signature":"a","signee":"worker-2","wait_ms":20000,"request_id":"{}-1"}}"#,
+        "7".repeat(32)
+    );
+    let waits = async |timeout_ms: &str| {
+        let headers = &[("content-type", "application/json"), ("Keyward-Timeout-Ms", timeout_ms)];
+        let body = Some(theirs.as_bytes());
+        server.ask(Ask { method: "POST", path: LOCK, headers, body }).await
+    };
+    let told = waits("100").await;
+    assert_eq!((told.status, &told.json()["status"]), (202, &json!("waiting")), "{told:?}");
+    let unlock = async { server.send("POST", "/v1/unlock", mine).await };
+    let (told, released) = tokio::join!(waits("9000"), unlock);
+    assert_eq!(released.json()["status"], "ok");
+    assert_eq!((told.status, &told.json()["status"]), (200, &json!("ok")), "{told:?}");
+
+    let wait = r#"{"lock":{"signature":"a","signee":"worker-3","wait_ms":1}}"#;
+    let batch = format!(r#"{{"requests":[{wait}]}}"#);
+    let answers = server.send("POST", "/v1/batch", &batch).await.json();
+    assert_eq!(answers["answers"][0]["problem"]["code"], "bad_request", "{answers}");
+}
