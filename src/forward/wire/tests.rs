@@ -61,7 +61,7 @@ pub(crate) fn commands() -> Vec<Command> {
 fn turn_commands() -> Vec<(&'static str, Command)> {
     let table = || Some("jobs".to_owned());
     let tables = TableOptions { table: table(), ..TableOptions::default() };
-    let session = SessionId(0x0123_4567_89ab_cdef);
+    let session = SESSION;
     let place = DecidedAt { index: 300, position: 2 };
     let request_id = Some(RequestId { lane: 7, seq: 1 });
     let lock = LockRequest { signature: "s".into(), signee: "w".into(), level: None };
@@ -125,7 +125,7 @@ fn turn_commands() -> Vec<(&'static str, Command)> {
 /// One read of each kind of feature level 2.
 fn turn_queries() -> Vec<(&'static str, Query)> {
     let options = ReadOptions { table: Some("jobs".to_owned()), ..ReadOptions::default() };
-    let session = SessionId(0x0123_4567_89ab_cdef);
+    let session = SESSION;
     let after = Some(("jobs".to_owned(), "s".to_owned()));
     let page = |after| SessionLocksRequest { session, after, limit: 1000 };
     vec![
@@ -160,70 +160,64 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     first.into_iter().chain(commands).chain(queries).collect()
 }
 
-/// An answer of each kind of feature level 2, and the old kinds with every new field.
-fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
-    let at = DecidedAt { index: 300, position: 1 };
-    let place_name = DecidedAt { index: 299, position: 0 };
-    let session = SessionId(0x0123_4567_89ab_cdef);
-    let left = Duration::from_secs(5);
-    let grant = |mode, slot| Grant {
+const AT: DecidedAt = DecidedAt { index: 300, position: 1 };
+const SESSION: SessionId = SessionId(0x0123_4567_89ab_cdef);
+const LEFT: Duration = Duration::from_secs(5);
+
+/// A grant that was waited for.
+fn turn_grant(mode: Mode, slot: Option<u32>) -> Grant {
+    Grant {
         token: Token(130),
         level: 3,
-        expires_in: left,
-        removed_in: Some(left),
+        expires_in: LEFT,
+        removed_in: Some(LEFT),
         live: true,
         mode,
         slot,
-        valid: left + Duration::from_millis(1500),
-    };
-    let holder = Holder {
+        valid: LEFT + Duration::from_millis(1500),
+    }
+}
+
+/// A holder with every field.
+fn turn_holder() -> Holder {
+    Holder {
         signee: "w".to_owned(),
         instance: Some("i".to_owned()),
         level: 3,
         token: Token(130),
-        expires_in: left,
+        expires_in: LEFT,
         expired: false,
-        removed_in: Some(left),
+        removed_in: Some(LEFT),
         mode: Mode::Permits,
         slot: Some(200),
-        session: Some(session),
-    };
-    let place = Place {
-        place: place_name,
+        session: Some(SESSION),
+    }
+}
+
+/// A place with every field.
+fn turn_place() -> Place {
+    Place {
+        place: DecidedAt { index: 299, position: 0 },
         signee: "v".to_owned(),
         instance: Some("j".to_owned()),
-        session: Some(session),
+        session: Some(SESSION),
         level: -3,
         mode: Mode::Shared,
-        since: left,
+        since: LEFT,
         position: 128,
-    };
-    let plain = Place { instance: None, session: None, ..place.clone() };
-    let refused = |reason| Forbidden::new(reason, vec![holder.clone()]);
-    let differs = Forbidden { limit: Some(300), ..refused(ForbiddenReason::LimitDiffers) };
-    let delayed = Forbidden { delay: Some(left), ..refused(ForbiddenReason::Delay) };
-    let record = LockRecord {
-        signature: "s".to_owned(),
-        holders: vec![holder.clone()],
-        limit: Some(300),
-        waiting: 129,
-        places: vec![place.clone(), plain.clone()],
-    };
-    let page = ListResponse {
-        locks: vec![LockRecord { places: Vec::new(), ..record.clone() }],
-        next: None,
-        decided_at: Some(at),
-    };
-    let defaults = TableDefaults {
-        lock_delay: Some(Duration::from_secs(1)),
-        max_hold: Some(Duration::from_secs(3600)),
-        ..TableDefaults::default()
-    };
-    let tables = TablesResponse {
-        tables: vec![TableInfo { table: "jobs".to_owned(), defaults, locks: 1 }],
-        next: None,
-        decided_at: Some(at),
-    };
+    }
+}
+
+fn refused(reason: ForbiddenReason) -> Forbidden {
+    Forbidden::new(reason, vec![turn_holder()])
+}
+
+fn decided(outcome: Outcome) -> Result<Answer, Error> {
+    Ok(Answer::Decision(Decision { outcome, decided_at: Some(AT) }))
+}
+
+/// The state of sessions: with a fact of each kind, lost, and with facts that are gone.
+fn kept_alive() -> Vec<Liveness> {
     let item = |position, instance: Option<&str>, news| InboxItem {
         position: DecidedAt { index: 300, position },
         table: "jobs".to_owned(),
@@ -241,23 +235,76 @@ fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
     inbox.extend(ForbiddenReason::ALL.map(|reason| item(5, Some("i"), News::Ended(reason))));
     let lost = |reason| item(6, Some("i"), News::Lost { token: Some(token), reason });
     inbox.extend(Loss::ALL.map(lost));
-    let alive = |inbox, more, overflow| Liveness::Alive { valid: left, inbox, more, overflow };
-    let kept = vec![alive(inbox, true, false), Liveness::Lost, alive(Vec::new(), false, true)];
-    let verified = |live, holder| {
-        Ok(Answer::View(View::Verify(VerifyResponse { live, holder, decided_at: Some(at) })))
+    let alive = |inbox, more, overflow| Liveness::Alive { valid: LEFT, inbox, more, overflow };
+    vec![alive(inbox, true, false), Liveness::Lost, alive(Vec::new(), false, true)]
+}
+
+/// A decision of each kind of feature level 2, and the old kinds with every new field.
+fn turn_decisions() -> Vec<(&'static str, Result<Answer, Error>)> {
+    let differs = Forbidden { limit: Some(300), ..refused(ForbiddenReason::LimitDiffers) };
+    let delayed = Forbidden { delay: Some(LEFT), ..refused(ForbiddenReason::Delay) };
+    let not_left = UnlockStatus::Failed(refused(ForbiddenReason::Lost));
+    let opened = Session { id: SESSION, ttl: Duration::from_secs(10), valid: LEFT };
+    let not_opened = SessionStatus::Failed(refused(ForbiddenReason::QueueFull));
+    let transferred = LockStatus::Transferred {
+        grant: turn_grant(Mode::Shared, None),
+        previous_signee: "v".to_owned(),
+        reason: TransferReason::Preempted,
     };
-    let opened = Session { id: session, ttl: Duration::from_secs(10), valid: left };
+    let waiting = Waiting { place: turn_place().place, position: 128, ends_in: LEFT };
+    let permit = |slot| turn_grant(Mode::Permits, Some(slot));
+    let lock = |status| decided(Outcome::Lock(status));
+    let mut answers = vec![
+        ("granted-permit", lock(LockStatus::Ok(permit(200)))),
+        ("renewed-permit", lock(LockStatus::Renewed(permit(0)))),
+        ("transferred-shared", lock(transferred)),
+        ("granted-after-a-wait", lock(LockStatus::Ok(turn_grant(Mode::Exclusive, None)))),
+        ("waiting", lock(LockStatus::Waiting(waiting))),
+        ("refused-limit", lock(LockStatus::Failed(differs))),
+        ("refused-delay", lock(LockStatus::Failed(delayed))),
+        ("left", decided(Outcome::Unlock(UnlockStatus::Left))),
+        ("not-left-by-unlock", decided(Outcome::Unlock(not_left))),
+        ("session", decided(Outcome::Session(SessionStatus::Open(opened)))),
+        ("session-refused", decided(Outcome::Session(not_opened))),
+        ("kept-alive", decided(Outcome::KeptAlive(kept_alive()))),
+        ("closed", decided(Outcome::Closed(CloseStatus::Ok))),
+        ("no-session", decided(Outcome::Closed(CloseStatus::NoSession))),
+        ("place-left", decided(Outcome::Left)),
+        ("nothing-to-leave", decided(Outcome::NotLeft)),
+        ("limit", decided(Outcome::Limit)),
+        ("no-limit", decided(Outcome::NoLimit)),
+    ];
+    let reasons = ForbiddenReason::ALL.into_iter();
+    answers
+        .extend(reasons.map(|reason| (reason.word(), lock(LockStatus::Failed(refused(reason))))));
+    answers
+}
+
+/// A view of each kind of feature level 2, and the old kinds with every new field.
+fn turn_views() -> Vec<(&'static str, View)> {
+    let decided_at = Some(AT);
+    let record = LockRecord {
+        signature: "s".to_owned(),
+        holders: vec![turn_holder()],
+        limit: Some(300),
+        waiting: 129,
+        places: vec![turn_place(), Place { instance: None, session: None, ..turn_place() }],
+    };
+    let listed = LockRecord { places: Vec::new(), ..record.clone() };
+    let page = ListResponse { locks: vec![listed], next: None, decided_at };
+    let defaults = TableDefaults {
+        lock_delay: Some(Duration::from_secs(1)),
+        max_hold: Some(Duration::from_secs(3600)),
+        ..TableDefaults::default()
+    };
+    let table = TableInfo { table: "jobs".to_owned(), defaults, locks: 1 };
     let locks = SessionLock {
         table: "jobs".to_owned(),
         signature: "s".to_owned(),
-        holders: vec![holder.clone()],
-        places: vec![place],
+        holders: vec![turn_holder()],
+        places: vec![turn_place()],
     };
-    let locks = SessionLocksResponse {
-        locks: vec![locks],
-        next: Some(("jobs".to_owned(), "s".to_owned())),
-        decided_at: Some(at),
-    };
+    let next = Some(("jobs".to_owned(), "s".to_owned()));
     let edge = |instance: Option<&str>| DeadlockEdge {
         signee: "w".to_owned(),
         instance: instance.map(str::to_owned),
@@ -265,55 +312,29 @@ fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         signature: "s".to_owned(),
     };
     let cycles = vec![vec![edge(Some("i")), edge(None)]];
-    let deadlocks = DeadlocksResponse { cycles, cut: true, decided_at: Some(at) };
-    let transferred = LockStatus::Transferred {
-        grant: grant(Mode::Shared, None),
-        previous_signee: "v".to_owned(),
-        reason: TransferReason::Preempted,
-    };
-    let waiting = Waiting { place: place_name, position: 128, ends_in: left };
-    let decided = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: Some(at) }));
-    let lock = |status| decided(Outcome::Lock(status));
-    let mut answers = vec![
-        ("granted-permit", lock(LockStatus::Ok(grant(Mode::Permits, Some(200))))),
-        ("renewed-permit", lock(LockStatus::Renewed(grant(Mode::Permits, Some(0))))),
-        ("transferred-shared", lock(transferred)),
-        ("granted-after-a-wait", lock(LockStatus::Ok(grant(Mode::Exclusive, None)))),
-        ("waiting", lock(LockStatus::Waiting(waiting))),
-        ("refused-limit", lock(LockStatus::Failed(differs))),
-        ("refused-delay", lock(LockStatus::Failed(delayed))),
-        ("left", decided(Outcome::Unlock(UnlockStatus::Left))),
+    let verified = |live, holder| View::Verify(VerifyResponse { live, holder, decided_at });
+    vec![
+        ("record-of-a-queue", View::Lock(CheckResponse { record, decided_at })),
+        ("page-of-queues", View::Locks(page)),
         (
-            "not-left-by-unlock",
-            decided(Outcome::Unlock(UnlockStatus::Failed(refused(ForbiddenReason::Lost)))),
+            "tables-with-holds",
+            View::Tables(TablesResponse { tables: vec![table], next: None, decided_at }),
         ),
-        ("session", decided(Outcome::Session(SessionStatus::Open(opened)))),
-        (
-            "session-refused",
-            decided(Outcome::Session(SessionStatus::Failed(refused(ForbiddenReason::QueueFull)))),
-        ),
-        ("kept-alive", decided(Outcome::KeptAlive(kept))),
-        ("closed", decided(Outcome::Closed(CloseStatus::Ok))),
-        ("no-session", decided(Outcome::Closed(CloseStatus::NoSession))),
-        ("place-left", decided(Outcome::Left)),
-        ("nothing-to-leave", decided(Outcome::NotLeft)),
-        ("limit", decided(Outcome::Limit)),
-        ("no-limit", decided(Outcome::NoLimit)),
-        (
-            "record-of-a-queue",
-            Ok(Answer::View(View::Lock(CheckResponse { record, decided_at: Some(at) }))),
-        ),
-        ("page-of-queues", Ok(Answer::View(View::Locks(page)))),
-        ("tables-with-holds", Ok(Answer::View(View::Tables(tables)))),
-        ("verified", verified(true, Some(holder.clone()))),
+        ("verified", verified(true, Some(turn_holder()))),
         ("not-verified", verified(false, None)),
-        ("session-locks", Ok(Answer::View(View::SessionLocks(locks)))),
-        ("deadlocks", Ok(Answer::View(View::Deadlocks(deadlocks)))),
-        ("forbidden-queued", Err(Error::Forbidden(refused(ForbiddenReason::Queued)))),
-    ];
-    let reasons = ForbiddenReason::ALL.into_iter();
-    answers
-        .extend(reasons.map(|reason| (reason.word(), lock(LockStatus::Failed(refused(reason))))));
+        (
+            "session-locks",
+            View::SessionLocks(SessionLocksResponse { locks: vec![locks], next, decided_at }),
+        ),
+        ("deadlocks", View::Deadlocks(DeadlocksResponse { cycles, cut: true, decided_at })),
+    ]
+}
+
+/// An answer of each kind of feature level 2, and the old kinds with every new field.
+fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
+    let views = turn_views().into_iter().map(|(name, view)| (name, Ok(Answer::View(view))));
+    let mut answers: Vec<_> = turn_decisions().into_iter().chain(views).collect();
+    answers.push(("forbidden-queued", Err(Error::Forbidden(refused(ForbiddenReason::Queued)))));
     answers
 }
 
