@@ -212,8 +212,8 @@ fn refused(reason: ForbiddenReason) -> Forbidden {
     Forbidden::new(reason, vec![turn_holder()])
 }
 
-fn decided(outcome: Outcome) -> Result<Answer, Error> {
-    Ok(Answer::Decision(Decision { outcome, decided_at: Some(AT) }))
+fn decided(outcome: Outcome) -> Answer {
+    Answer::Decision(Decision { outcome, decided_at: Some(AT) })
 }
 
 /// The state of sessions: with a fact of each kind, lost, and with facts that are gone.
@@ -240,7 +240,7 @@ fn kept_alive() -> Vec<Liveness> {
 }
 
 /// A decision of each kind of feature level 2, and the old kinds with every new field.
-fn turn_decisions() -> Vec<(&'static str, Result<Answer, Error>)> {
+fn turn_decisions() -> Vec<(&'static str, Answer)> {
     let differs = Forbidden { limit: Some(300), ..refused(ForbiddenReason::LimitDiffers) };
     let delayed = Forbidden { delay: Some(LEFT), ..refused(ForbiddenReason::Delay) };
     let not_left = UnlockStatus::Failed(refused(ForbiddenReason::Lost));
@@ -332,8 +332,9 @@ fn turn_views() -> Vec<(&'static str, View)> {
 
 /// An answer of each kind of feature level 2, and the old kinds with every new field.
 fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
-    let views = turn_views().into_iter().map(|(name, view)| (name, Ok(Answer::View(view))));
-    let mut answers: Vec<_> = turn_decisions().into_iter().chain(views).collect();
+    let views = turn_views().into_iter().map(|(name, view)| (name, Answer::View(view)));
+    let answers = turn_decisions().into_iter().chain(views);
+    let mut answers: Vec<_> = answers.map(|(name, answer)| (name, Ok(answer))).collect();
     answers.push(("forbidden-queued", Err(Error::Forbidden(refused(ForbiddenReason::Queued)))));
     answers
 }
