@@ -34,6 +34,9 @@ type BoxError = Box<dyn StdError>;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 1000;
 
+/// The name of the sessions among the tables whose grants are timed.
+const SESSION: &str = "a session";
+
 /// The longest real time until a call is answered that a script asks about. The script has done by
 /// then what ends the wait.
 const LONGEST_ANSWER: Duration = Duration::from_secs(5);
@@ -233,6 +236,9 @@ impl<B: Bootstrap> Runner<B> {
         let (service, table) = self.at(handle, options.table.as_ref())?;
         let repeated = self.facts.ask(options.request_id);
         let (signature, signee) = (request.signature.clone(), request.signee.clone());
+        if let Some(session) = options.session {
+            self.pace.tell(SESSION, &session.to_string());
+        }
         let asked_at = self.pace.now();
         let response = match self.runtime.block_on(service.lock(request, options)) {
             Ok(response) => response,
@@ -348,6 +354,9 @@ impl<B: Bootstrap> Runner<B> {
             Ok(response) => {
                 self.pace.tell(&table, signature);
                 self.facts.decided(response.decided_at, Asks::ToLook)?;
+                for session in response.record.holders.iter().filter_map(|holder| holder.session) {
+                    self.pace.tell(SESSION, &session.to_string());
+                }
                 for place in &response.record.places {
                     self.facts.placed(signature, &place.signee, place.place);
                 }
@@ -365,8 +374,10 @@ impl<B: Bootstrap> Runner<B> {
         options: SessionOptions,
     ) -> Line {
         let (service, table) = self.at(handle, None)?;
+        let asked_at = self.pace.now();
         match self.runtime.block_on(service.open_session(request, options)) {
             Ok(SessionStatus::Open(session)) => {
+                self.pace.granted(SESSION, &session.id.to_string(), asked_at);
                 let known = self.words.opened(name, session.id);
                 Ok(print::session(session.valid, known.as_deref()))
             }
@@ -435,9 +446,12 @@ impl<B: Bootstrap> Runner<B> {
         let (service, table) = self.at(handle, None)?;
         let seen = self.seen.get(&session).copied();
         let asked = vec![Seen { session, seen }];
+        let asked_at = self.pace.now();
         match self.runtime.block_on(service.keep_alive(asked, CallOptions::default())) {
             Ok(states) => {
                 let state = states.into_iter().next().ok_or("the service gave no answer")?;
+                self.pace.tell(SESSION, &session.to_string());
+                self.pace.granted(SESSION, &session.to_string(), asked_at);
                 if let Liveness::Alive { inbox, .. } = &state
                     && let Some(last) = inbox.last()
                 {
