@@ -685,9 +685,10 @@ fn read_liveness(reader: &mut Reader<'_>) -> Result<Liveness, DecodeError> {
 }
 
 fn put_item(out: &mut Vec<u8>, item: &InboxItem) {
-    let InboxItem { position, table, signature, signee, news } = item;
+    let InboxItem { position, table, signature, signee, instance, news } = item;
     put_positions(out, [*position]);
-    for text in [table, signature, signee] {
+    out.push(flags([instance.is_some()]));
+    for text in [table, signature, signee].into_iter().chain(instance) {
         put_str(out, text);
     }
     match news {
@@ -713,8 +714,10 @@ fn put_item(out: &mut Vec<u8>, item: &InboxItem) {
 
 fn read_item(reader: &mut Reader<'_>) -> Result<InboxItem, DecodeError> {
     let position = read_position(reader)?;
+    let [has_instance] = reader.flags()?;
     let mut text = || reader.str().map(str::to_owned);
     let (table, signature, signee) = (text()?, text()?, text()?);
+    let instance = has_instance.then(text).transpose()?;
     let news = match reader.u8()? {
         1 => News::Granted {
             token: Token(reader.u64()?),
@@ -731,7 +734,7 @@ fn read_item(reader: &mut Reader<'_>) -> Result<InboxItem, DecodeError> {
         }
         _ => return Err(reader.invalid()),
     };
-    Ok(InboxItem { position, table, signature, signee, news })
+    Ok(InboxItem { position, table, signature, signee, instance, news })
 }
 
 fn put_table(out: &mut Vec<u8>, info: &TableInfo, form: Form) {

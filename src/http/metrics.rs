@@ -261,6 +261,7 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
     let help = "Records removed by their time_to_live.";
     counter(page, "keyward_removals_total", help, figures.removals);
     render_ends(page, figures);
+    render_waits(page, figures);
     gauge(page, "keyward_raft_term", "The Raft term.", figures.term);
     let help = "The id of the node believed to lead; 0 is none.";
     gauge(page, "keyward_raft_leader_id", help, figures.leader.unwrap_or(0));
@@ -286,19 +287,52 @@ fn render_node(page: &mut String, figures: &NodeFigures) {
 /// Renders how grants ended. The node that proposed the entry counts it, so that the figures of all
 /// nodes may be added.
 fn render_ends(page: &mut String, figures: &NodeFigures) {
-    let name = "keyward_hold_seconds";
     let help = "How long grants were held, in cluster time, by how they ended; counted by the node \
                 that led then.";
-    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} histogram"));
-    for (end, held) in &figures.held_seconds {
-        buckets(page, name, &format!("end=\"{end}\""), held);
-    }
-    let name = "keyward_locks_lost_total";
+    histograms_by_end(page, "keyward_hold_seconds", help, &figures.held_seconds);
     let help =
         "Grants that ended without being released, by reason; counted by the node that led then.";
+    counters_by(page, ("keyward_locks_lost_total", "reason"), help, &figures.locks_lost);
+}
+
+/// Renders who waits, who lives in sessions, and how waits and sessions ended. The node that
+/// proposed the entry counts an end.
+fn render_waits(page: &mut String, figures: &NodeFigures) {
+    gauge(page, "keyward_places", "Requests that wait in queues.", figures.places);
+    let help = "Requests that may wait at most; more are refused.";
+    gauge(page, "keyward_places_max", help, figures.places_max);
+    let help = "How long places stood in queues, in cluster time, by how they ended; counted by \
+                the node that led then.";
+    histograms_by_end(page, "keyward_wait_seconds", help, &figures.wait_seconds);
+    gauge(page, "keyward_sessions", "Open sessions.", figures.sessions);
+    let help = "Sessions that may be open at most; more are refused.";
+    gauge(page, "keyward_sessions_max", help, figures.sessions_max);
+    let help = "Sessions that ended, by how; counted by the node that led then.";
+    counters_by(page, ("keyward_sessions_ended_total", "end"), help, &figures.sessions_ended);
+}
+
+fn histograms_by_end(
+    page: &mut String,
+    name: &str,
+    help: &str,
+    figures: &[(&'static str, HistogramFigures)],
+) {
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} histogram"));
+    for (end, figures) in figures {
+        buckets(page, name, &format!("end=\"{end}\""), figures);
+    }
+}
+
+/// Counters of one name, by the value of a label.
+fn counters_by(
+    page: &mut String,
+    (name, label): (&str, &str),
+    help: &str,
+    figures: &[(&'static str, u64)],
+) {
     line(page, format_args!("# HELP {name} {help}\n# TYPE {name} counter"));
-    for (reason, lost) in &figures.locks_lost {
-        line(page, format_args!("{name}{{reason=\"{reason}\"}} {lost}"));
+    for (value, count) in figures {
+        line(page, format_args!("{name}{{{label}=\"{value}\"}} {count}"));
     }
 }
 

@@ -9,6 +9,7 @@ use openraft::{Instant, RaftMetrics};
 use crate::api::{
     ClusterStatus, HistogramFigures, MemberStatus, NodeFigures, NodeRole, PeerFigures,
 };
+use crate::limits::{MAX_PLACES, MAX_SESSIONS};
 use crate::lock::{End, Ends, Held};
 use crate::raft::compaction;
 use crate::raft::member::{Member, Phase};
@@ -108,6 +109,12 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
         removals: counts.removals,
         held_seconds: held_seconds(&ends),
         locks_lost: locks_lost(&ends),
+        places: counts.waiting,
+        places_max: MAX_PLACES,
+        sessions: counts.sessions,
+        sessions_max: MAX_SESSIONS,
+        wait_seconds: wait_seconds(&ends),
+        sessions_ended: sessions_ended(&ends),
         lanes: counts.lanes,
         lanes_evicted_young: counts.lanes_evicted_young,
         term: metrics.current_term,
@@ -133,12 +140,24 @@ pub(super) fn figures(member: &Member) -> NodeFigures {
 }
 
 fn held_seconds(ends: &Ends) -> Vec<(&'static str, HistogramFigures)> {
-    let figures = |held: &Held| HistogramFigures {
+    ends.by_end().map(|(end, held)| (end.word(), times(held))).collect()
+}
+
+fn wait_seconds(ends: &Ends) -> Vec<(&'static str, HistogramFigures)> {
+    ends.by_wait_end().map(|(end, waited)| (end.word(), times(waited))).collect()
+}
+
+fn times(held: &Held) -> HistogramFigures {
+    HistogramFigures {
         buckets: held.at_most().map(|(bound, count)| (bound.as_secs_f64(), count)).collect(),
         sum: held.seconds(),
         count: held.count(),
-    };
-    ends.by_end().map(|(end, held)| (end.word(), figures(held))).collect()
+    }
+}
+
+fn sessions_ended(ends: &Ends) -> Vec<(&'static str, u64)> {
+    let (closed, expired) = ends.sessions();
+    vec![("closed", closed), ("expired", expired)]
 }
 
 fn locks_lost(ends: &Ends) -> Vec<(&'static str, u64)> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keyward::clock::{Deadline, OffsetClock};
 use keyward::forward::Forwarding;
+use keyward::lock::FEATURE_LEVEL;
 use keyward::node::{Member, Node, NodeConfig, Profile};
 use keyward::types::{
     LockOptions, LockRequest, LockResponse, ReadOptions, UnlockOptions, UnlockRequest,
@@ -72,6 +73,16 @@ impl Cluster {
         }
         cluster.ready().await;
         cluster
+    }
+
+    /// Waits until every node that runs knows that all members have this version's level.
+    pub(crate) async fn level_raised(&self) {
+        eventually("the level is raised", async || {
+            self.nodes
+                .values()
+                .all(|running| running.node().status().feature_level == FEATURE_LEVEL)
+        })
+        .await;
     }
 
     /// Prepares a cluster without starting a node.

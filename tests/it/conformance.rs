@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 
 /// Runs every script through one node, which moves the leader's clock.
 async fn assert_passes(cluster: &Cluster, id: u64) {
+    cluster.level_raised().await;
     let service = Arc::clone(&cluster.nodes[&id].service);
     let mover = Arc::clone(&service);
     let time = Time::moving(move |by| {
@@ -45,6 +46,8 @@ async fn every_script_passes_while_snapshots_are_made_and_the_log_is_purged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_script_passes_with_one_node_of_three_down_and_after_a_restart() {
     let mut cluster = Cluster::start(3).await;
+    // It is raised when all members say that they know it.
+    cluster.level_raised().await;
     let gone = cluster.leader().await;
     cluster.kill(gone).await;
     let follower = cluster.follower().await;

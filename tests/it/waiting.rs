@@ -20,10 +20,7 @@ use crate::cluster::{Cluster, eventually};
 /// A cluster whose level allows requests that wait.
 async fn cluster() -> Cluster {
     let cluster = Cluster::start(3).await;
-    eventually("the level is raised", async || {
-        cluster.nodes.values().all(|running| running.node().status().feature_level == 2)
-    })
-    .await;
+    cluster.level_raised().await;
     cluster
 }
 

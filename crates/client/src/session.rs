@@ -619,8 +619,11 @@ impl<S> Shared<S> {
     /// Passes on the items of an inbox.
     fn deliver(&self, items: Vec<InboxItem>) {
         let members = self.members();
-        for InboxItem { position, table, signature, signee, news } in items {
-            if let Some(member) = members.get(&(table, signature, signee)) {
+        for InboxItem { position, table, signature, signee, instance, news } in items {
+            // Another run of the same signee is another owner, even in the same session.
+            if let Some(member) = members.get(&(table, signature, signee))
+                && instance.as_deref() == Some(&*member.instance)
+            {
                 member.tell(position, news);
             }
         }

@@ -1014,6 +1014,8 @@ pub struct InboxItem {
     pub signature: String,
     /// The owner within the session.
     pub signee: String,
+    /// The run of the owner.
+    pub instance: Option<String>,
     /// The fact.
     pub news: News,
 }

@@ -30,8 +30,8 @@ pub(crate) enum Said {
 /// The entry, and the command in it unless a step has decided.
 pub(crate) type Where = (u64, Option<u32>);
 
-/// A fact of an inbox: its position if it was told, the lock, the signee and the news.
-type Fact = (Option<DecidedAt>, Name, String, News);
+/// A fact of an inbox: its position if it was told, the lock, the owner and the news.
+type Fact = (Option<DecidedAt>, Name, Owner, News);
 
 /// What became of a place: its name, the last ask, its id, the result.
 pub(crate) type Became = (DecidedAt, DecidedAt, Option<RequestId>, Outcome);
@@ -287,8 +287,9 @@ impl Oracle {
     pub(crate) fn learn(&mut self, id: SessionId, told: &[InboxItem]) {
         let Some(life) = self.sessions.get_mut(&id) else { return };
         for item in told {
-            let is_it = |(_, (table, signature), signee, news): &&mut Fact| {
+            let is_it = |(_, (table, signature), (signee, instance), news): &&mut Fact| {
                 (&item.table, &item.signature, &item.signee) == (table, signature, signee)
+                    && item.instance == *instance
                     && item.news == *news
             };
             if let Some(fact) = life.inbox.iter_mut().find(is_it) {
@@ -472,8 +473,8 @@ impl Oracle {
     fn tell(&mut self, session: Option<SessionId>, name: &Name, owner: &Owner, news: News) {
         let Some(life) = session.and_then(|id| self.sessions.get_mut(&id)) else { return };
         if life.ended.is_none() {
-            life.inbox.retain(|(_, of, signee, _)| of != name || *signee != owner.0);
-            life.inbox.push((None, name.clone(), owner.0.clone(), news));
+            life.inbox.retain(|(_, of, told, _)| of != name || told != owner);
+            life.inbox.push((None, name.clone(), owner.clone(), news));
         }
     }
 
@@ -822,14 +823,14 @@ impl Oracle {
         life.inbox.retain(|(position, ..)| {
             seen.seen.is_none_or(|seen| position.is_none_or(|at| at > seen))
         });
-        let told =
-            life.inbox.iter().map(|(position, (table, signature), signee, news)| InboxItem {
-                position: position.unwrap_or_default(),
-                table: table.clone(),
-                signature: signature.clone(),
-                signee: signee.clone(),
-                news: *news,
-            });
+        let told = life.inbox.iter().map(|(position, (table, signature), owner, news)| InboxItem {
+            position: position.unwrap_or_default(),
+            table: table.clone(),
+            signature: signature.clone(),
+            signee: owner.0.clone(),
+            instance: owner.1.clone(),
+            news: *news,
+        });
         let valid = left(life.end, now);
         Liveness::Alive { valid, inbox: told.collect(), more: false, overflow: false }
     }

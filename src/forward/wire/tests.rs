@@ -2,13 +2,16 @@ use std::fmt::Write as _;
 
 use super::*;
 use crate::forward::results;
-use crate::lock::{Outcome, Refusal};
+use crate::lock::{LeaveCommand, Operation, Outcome, Refusal};
 use crate::raft::codec::tests::hex;
 use crate::types::{
-    CheckResponse, DecidedAt, Forbidden, ForbiddenReason, Grant, Holder, ListResponse, LockOptions,
-    LockRecord, LockRequest, LockStatus, Mode, ReadOptions, RequestId, TableDefaults, TableInfo,
-    TableOptions, TablesResponse, TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest,
-    UnlockStatus,
+    CheckResponse, CloseStatus, DeadlockEdge, DeadlocksResponse, DecidedAt, Forbidden,
+    ForbiddenReason, Grant, Holder, InboxItem, ListResponse, Liveness, LockOptions, LockRecord,
+    LockRequest, LockStatus, Loss, Mode, News, Place, ReadOptions, RequestId, Seen, Session,
+    SessionId, SessionLock, SessionLocksRequest, SessionLocksResponse, SessionOptions,
+    SessionRequest, SessionStatus, TableDefaults, TableInfo, TableOptions, TablesResponse,
+    TimeToLive, Token, TransferReason, UnlockOptions, UnlockRequest, UnlockStatus, VerifyResponse,
+    Waiting,
 };
 
 pub(crate) fn call() -> CallOptions {
@@ -54,6 +57,86 @@ pub(crate) fn commands() -> Vec<Command> {
     ]
 }
 
+/// One command of each verb of feature level 2, and the old verbs with every new field.
+fn turn_commands() -> Vec<(&'static str, Command)> {
+    let table = || Some("jobs".to_owned());
+    let tables = TableOptions { table: table(), ..TableOptions::default() };
+    let session = SESSION;
+    let place = DecidedAt { index: 300, position: 2 };
+    let request_id = Some(RequestId { lane: 7, seq: 1 });
+    let lock = LockRequest { signature: "s".into(), signee: "w".into(), level: None };
+    let permit = LockOptions {
+        table: table(),
+        mode: Some(Mode::Permits),
+        limit: Some(300),
+        wait: Some(Duration::from_secs(60)),
+        queued: true,
+        session: Some(session),
+        lock_delay: Some(Duration::from_secs(1)),
+        request_id,
+        ..LockOptions::default()
+    };
+    let shared = LockOptions {
+        mode: Some(Mode::Shared),
+        wait: Some(Duration::from_millis(1)),
+        ..LockOptions::default()
+    };
+    let unlock = UnlockRequest { signature: "s".into(), signee: "w".into() };
+    let of_place = UnlockOptions { force: true, place: Some(place), ..UnlockOptions::default() };
+    let of_token = UnlockOptions { force: true, token: Some(Token(9)), ..UnlockOptions::default() };
+    let defaults = TableDefaults {
+        lock_delay: Some(Duration::from_secs(1)),
+        max_hold: Some(Duration::from_secs(3600)),
+        ..TableDefaults::default()
+    };
+    let opened = SessionRequest { signee: "w".into(), ttl: Duration::from_secs(10) };
+    let named = SessionOptions {
+        instance: Some("i".to_owned()),
+        request_id,
+        call: CallOptions {
+            actor: Some("a".to_owned()),
+            cause: Some("c".to_owned()),
+            ..CallOptions::default()
+        },
+    };
+    let seen = |seen| Seen { session, seen };
+    let leave = LeaveCommand {
+        table: "jobs".into(),
+        signature: "s".into(),
+        place,
+        ask: DecidedAt { index: 301, position: 0 },
+    };
+    let open = |options| Command::open_session(opened.clone(), options).unwrap();
+    vec![
+        ("lock-permit", Command::lock(lock.clone(), permit).unwrap()),
+        ("lock-shared", Command::lock(lock, shared).unwrap()),
+        ("unlock-place", Command::unlock(unlock.clone(), of_place)),
+        ("unlock-token", Command::unlock(unlock, of_token)),
+        ("configure-table", Command::configure_table(defaults, tables.clone()).unwrap()),
+        ("open-session", open(named)),
+        ("open-session-plain", open(SessionOptions::default())),
+        ("keep-alive", Command::keep_alive(vec![seen(Some(place)), seen(None)], Some("a".into()))),
+        ("close-session", Command::close_session(session, SessionOptions::default())),
+        ("leave", Operation::Leave(Box::new(leave)).into()),
+        ("set-limit", Command::set_limit("s".to_owned(), 65_535, tables)),
+    ]
+}
+
+/// One read of each kind of feature level 2.
+fn turn_queries() -> Vec<(&'static str, Query)> {
+    let options = ReadOptions { table: Some("jobs".to_owned()), ..ReadOptions::default() };
+    let session = SESSION;
+    let after = Some(("jobs".to_owned(), "s".to_owned()));
+    let page = |after| SessionLocksRequest { session, after, limit: 1000 };
+    vec![
+        ("check-places", Query::check_places("s".to_owned(), 300, &options)),
+        ("verify", Query::verify("s".to_owned(), Token(130), &options)),
+        ("session-locks", Query::session_locks(page(None), &options)),
+        ("session-locks-after", Query::session_locks(page(after), &options)),
+        ("deadlocks", Query::deadlocks(&options)),
+    ]
+}
+
 pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     let options = ReadOptions { table: Some("jobs".to_owned()), ..ReadOptions::default() };
     let page = ListRequest {
@@ -63,14 +146,198 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         state: Some(RecordState::Held),
     };
     let tables = TablesRequest { after: Some("jobs".to_owned()), limit: 1000 };
-    vec![
+    let first = vec![
         ("commands", Request::Decide(commands())),
         ("check", Request::Read(Query::check("s".to_owned(), &options))),
         ("list", Request::Read(Query::list(page, &options))),
         ("list-all", Request::Read(Query::list(ListRequest::default(), &options))),
         ("tables", Request::Read(Query::tables(tables, &options))),
         ("advance", Request::Advance(Duration::from_secs(1))),
+    ];
+    let commands = turn_commands().into_iter();
+    let commands = commands.map(|(name, command)| (name, Request::Decide(vec![command])));
+    let queries = turn_queries().into_iter().map(|(name, query)| (name, Request::Read(query)));
+    first.into_iter().chain(commands).chain(queries).collect()
+}
+
+const AT: DecidedAt = DecidedAt { index: 300, position: 1 };
+const SESSION: SessionId = SessionId(0x0123_4567_89ab_cdef);
+const LEFT: Duration = Duration::from_secs(5);
+
+/// A grant that was waited for.
+fn turn_grant(mode: Mode, slot: Option<u32>) -> Grant {
+    Grant {
+        token: Token(130),
+        level: 3,
+        expires_in: LEFT,
+        removed_in: Some(LEFT),
+        live: true,
+        mode,
+        slot,
+        valid: LEFT + Duration::from_millis(1500),
+    }
+}
+
+/// A holder with every field.
+fn turn_holder() -> Holder {
+    Holder {
+        signee: "w".to_owned(),
+        instance: Some("i".to_owned()),
+        level: 3,
+        token: Token(130),
+        expires_in: LEFT,
+        expired: false,
+        removed_in: Some(LEFT),
+        mode: Mode::Permits,
+        slot: Some(200),
+        session: Some(SESSION),
+    }
+}
+
+/// A place with every field.
+fn turn_place() -> Place {
+    Place {
+        place: DecidedAt { index: 299, position: 0 },
+        signee: "v".to_owned(),
+        instance: Some("j".to_owned()),
+        session: Some(SESSION),
+        level: -3,
+        mode: Mode::Shared,
+        since: LEFT,
+        position: 128,
+    }
+}
+
+fn refused(reason: ForbiddenReason) -> Forbidden {
+    Forbidden::new(reason, vec![turn_holder()])
+}
+
+fn decided(outcome: Outcome) -> Answer {
+    Answer::Decision(Decision { outcome, decided_at: Some(AT) })
+}
+
+/// The state of sessions: with a fact of each kind, lost, and with facts that are gone.
+fn kept_alive() -> Vec<Liveness> {
+    let item = |position, instance: Option<&str>, news| InboxItem {
+        position: DecidedAt { index: 300, position },
+        table: "jobs".to_owned(),
+        signature: "s".to_owned(),
+        signee: "w".to_owned(),
+        instance: instance.map(str::to_owned),
+        news,
+    };
+    let (token, level) = (Token(130), -3);
+    let mut inbox = vec![
+        item(2, Some("i"), News::Granted { token, level, mode: Mode::Permits, slot: Some(200) }),
+        item(3, None, News::Granted { token, level, mode: Mode::Exclusive, slot: None }),
+        item(4, Some("i"), News::Lost { token: None, reason: Loss::Moved }),
+    ];
+    inbox.extend(ForbiddenReason::ALL.map(|reason| item(5, Some("i"), News::Ended(reason))));
+    let lost = |reason| item(6, Some("i"), News::Lost { token: Some(token), reason });
+    inbox.extend(Loss::ALL.map(lost));
+    let alive = |inbox, more, overflow| Liveness::Alive { valid: LEFT, inbox, more, overflow };
+    vec![alive(inbox, true, false), Liveness::Lost, alive(Vec::new(), false, true)]
+}
+
+/// A decision of each kind of feature level 2, and the old kinds with every new field.
+fn turn_decisions() -> Vec<(&'static str, Answer)> {
+    let differs = Forbidden { limit: Some(300), ..refused(ForbiddenReason::LimitDiffers) };
+    let delayed = Forbidden { delay: Some(LEFT), ..refused(ForbiddenReason::Delay) };
+    let not_left = UnlockStatus::Failed(refused(ForbiddenReason::Lost));
+    let opened = Session { id: SESSION, ttl: Duration::from_secs(10), valid: LEFT };
+    let not_opened = SessionStatus::Failed(refused(ForbiddenReason::QueueFull));
+    let transferred = LockStatus::Transferred {
+        grant: turn_grant(Mode::Shared, None),
+        previous_signee: "v".to_owned(),
+        reason: TransferReason::Preempted,
+    };
+    let waiting = Waiting { place: turn_place().place, position: 128, ends_in: LEFT };
+    let permit = |slot| turn_grant(Mode::Permits, Some(slot));
+    let lock = |status| decided(Outcome::Lock(status));
+    let mut answers = vec![
+        ("granted-permit", lock(LockStatus::Ok(permit(200)))),
+        ("renewed-permit", lock(LockStatus::Renewed(permit(0)))),
+        ("transferred-shared", lock(transferred)),
+        ("granted-after-a-wait", lock(LockStatus::Ok(turn_grant(Mode::Exclusive, None)))),
+        ("waiting", lock(LockStatus::Waiting(waiting))),
+        ("refused-limit", lock(LockStatus::Failed(differs))),
+        ("refused-delay", lock(LockStatus::Failed(delayed))),
+        ("left", decided(Outcome::Unlock(UnlockStatus::Left))),
+        ("not-left-by-unlock", decided(Outcome::Unlock(not_left))),
+        ("session", decided(Outcome::Session(SessionStatus::Open(opened)))),
+        ("session-refused", decided(Outcome::Session(not_opened))),
+        ("kept-alive", decided(Outcome::KeptAlive(kept_alive()))),
+        ("closed", decided(Outcome::Closed(CloseStatus::Ok))),
+        ("no-session", decided(Outcome::Closed(CloseStatus::NoSession))),
+        ("place-left", decided(Outcome::Left)),
+        ("nothing-to-leave", decided(Outcome::NotLeft)),
+        ("limit", decided(Outcome::Limit)),
+        ("no-limit", decided(Outcome::NoLimit)),
+    ];
+    let reasons = ForbiddenReason::ALL.into_iter();
+    answers
+        .extend(reasons.map(|reason| (reason.word(), lock(LockStatus::Failed(refused(reason))))));
+    answers
+}
+
+/// A view of each kind of feature level 2, and the old kinds with every new field.
+fn turn_views() -> Vec<(&'static str, View)> {
+    let decided_at = Some(AT);
+    let record = LockRecord {
+        signature: "s".to_owned(),
+        holders: vec![turn_holder()],
+        more_holders: 200,
+        limit: Some(300),
+        waiting: 129,
+        places: vec![turn_place(), Place { instance: None, session: None, ..turn_place() }],
+    };
+    let listed = LockRecord { places: Vec::new(), ..record.clone() };
+    let page = ListResponse { locks: vec![listed], next: None, decided_at };
+    let defaults = TableDefaults {
+        lock_delay: Some(Duration::from_secs(1)),
+        max_hold: Some(Duration::from_secs(3600)),
+        ..TableDefaults::default()
+    };
+    let table = TableInfo { table: "jobs".to_owned(), defaults, locks: 1 };
+    let locks = SessionLock {
+        table: "jobs".to_owned(),
+        signature: "s".to_owned(),
+        holders: vec![turn_holder()],
+        places: vec![turn_place()],
+    };
+    let next = Some(("jobs".to_owned(), "s".to_owned()));
+    let edge = |instance: Option<&str>| DeadlockEdge {
+        signee: "w".to_owned(),
+        instance: instance.map(str::to_owned),
+        table: "jobs".to_owned(),
+        signature: "s".to_owned(),
+    };
+    let cycles = vec![vec![edge(Some("i")), edge(None)]];
+    let verified = |live, holder| View::Verify(VerifyResponse { live, holder, decided_at });
+    vec![
+        ("record-of-a-queue", View::Lock(CheckResponse { record, decided_at })),
+        ("page-of-queues", View::Locks(page)),
+        (
+            "tables-with-holds",
+            View::Tables(TablesResponse { tables: vec![table], next: None, decided_at }),
+        ),
+        ("verified", verified(true, Some(turn_holder()))),
+        ("not-verified", verified(false, None)),
+        (
+            "session-locks",
+            View::SessionLocks(SessionLocksResponse { locks: vec![locks], next, decided_at }),
+        ),
+        ("deadlocks", View::Deadlocks(DeadlocksResponse { cycles, cut: true, decided_at })),
     ]
+}
+
+/// An answer of each kind of feature level 2, and the old kinds with every new field.
+fn turn_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
+    let views = turn_views().into_iter().map(|(name, view)| (name, Answer::View(view)));
+    let answers = turn_decisions().into_iter().chain(views);
+    let mut answers: Vec<_> = answers.map(|(name, answer)| (name, Ok(answer))).collect();
+    answers.push(("forbidden-queued", Err(Error::Forbidden(refused(ForbiddenReason::Queued)))));
+    answers
 }
 
 /// An answer of each kind.
@@ -130,7 +397,7 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
     let decided = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: at }));
     let nowhere = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: None }));
     let reason = || "r".to_owned();
-    vec![
+    let first = vec![
         ("granted", decided(Outcome::Lock(LockStatus::Ok(grant(Some(left)))))),
         ("renewed", nowhere(Outcome::Lock(LockStatus::Renewed(grant(None))))),
         ("expired", decided(Outcome::Lock(transferred(TransferReason::Expired)))),
@@ -159,7 +426,8 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         ("unknown", Err(Error::Unknown { reason: reason() })),
         ("unauthorized", Err(Error::Unauthorized { reason: reason() })),
         ("lane-forgotten", Err(Error::LaneForgotten { reason: reason() })),
-    ]
+    ];
+    first.into_iter().chain(turn_answers()).collect()
 }
 
 /// Compares lines of names and bytes with the golden file; `UPDATE_GOLDENFILES=1` writes it.

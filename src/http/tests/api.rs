@@ -21,7 +21,7 @@ async fn a_lock_is_granted_renewed_refused_and_released() {
     let token = granted["token"].as_u64().unwrap();
     let expected = json!({
         "status": "ok", "token": token, "level": 0, "expires_in_ms": 30000,
-        "removed_in_ms": 86_430_000, "live": true
+        "removed_in_ms": 86_430_000, "live": true, "mode": "exclusive", "valid_ms": 30000
     });
     assert_eq!(granted, expected);
 
@@ -231,4 +231,69 @@ async fn numbers_and_nulls_are_read_as_json_means_them() {
         "token":null,"time_to_live_ms":null,"instance":null,"table":null,"request_id":null}"#;
     let told = server.send("POST", LOCK, body).await;
     assert_eq!((told.status, &told.json()["level"]), (200, &json!(10)), "{told:?}");
+}
+
+#[tokio::test]
+async fn in_a_session_the_signee_may_be_left_out_and_each_owner_has_its_own_news() {
+    let (server, clock) = Server::memory().await;
+    let open = r#"{"ttl_ms":10000,"signee":"worker-1"}"#;
+    let session = server.send("POST", "/v1/sessions", open).await.json()["session"].clone();
+    let lock = |rest: &str| format!(r#"{{"signature":"a","session":{session}{rest}}}"#);
+    let told = server.send("POST", LOCK, &lock("")).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    let granted = told.json();
+    assert_eq!((&granted["mode"], &granted["valid_ms"]), (&json!("exclusive"), &json!(10_000)));
+    let verify = format!(r#"{{"signature":"a","token":{}}}"#, granted["token"]);
+    let verified = server.send("POST", "/v1/verify", &verify).await.json();
+    assert_eq!((&verified["live"], &verified["valid_ms"]), (&json!(true), &json!(10_000)));
+    assert_eq!(verified["holder"]["signee"], "worker-1");
+    assert_eq!(verified["holder"]["mode"], "exclusive");
+
+    for (instance, wait_ms) in [("1", 9000), ("2", 1000)] {
+        let waits = format!(
+            r#","signee":"w","instance":"{instance}","wait_ms":{wait_ms},"respond":"queued""#
+        );
+        assert_eq!(server.send("POST", LOCK, &lock(&waits)).await.status, 202);
+    }
+    clock.advance(Duration::from_secs(1));
+    let mine = format!(r#"{{"signature":"a","signee":"worker-1","instance":{session}}}"#);
+    assert_eq!(server.send("POST", "/v1/unlock", &mine).await.json()["status"], "ok");
+    let keep = format!(r#"{{"sessions":[{{"session":{session}}}]}}"#);
+    let kept = server.send("POST", "/v1/sessions/keepalive", &keep).await.json();
+    let news = kept["sessions"][0]["inbox"].as_array().unwrap().iter();
+    let news = news.map(|item| [&item["signee"], &item["instance"], &item["kind"]]);
+    let (ended, granted) = (["w", "2", "ended"], ["w", "1", "granted"]);
+    assert!(news.eq([ended, granted]), "{kept}");
+
+    let without = server.send("POST", LOCK, r#"{"signature":"b"}"#).await;
+    without.assert_problem(400, "bad_request", "signee");
+    let gone = server.send("POST", "/v1/verify", r#"{"signature":"b","token":7}"#).await.json();
+    assert_eq!(gone, json!({"live": false, "valid_ms": 0}));
+}
+
+#[tokio::test]
+async fn an_answer_is_held_until_the_turn_has_come_or_the_time_of_the_call_is_over() {
+    let (server, _) = Server::memory().await;
+    let mine = r#"{"signature":"a","signee":"worker-1"}"#;
+    assert_eq!(server.send("POST", LOCK, mine).await.status, 200);
+    let theirs = format!(
+        r#"{{"signature":"a","signee":"worker-2","wait_ms":20000,"request_id":"{}-1"}}"#,
+        "7".repeat(32)
+    );
+    let waits = async |timeout_ms: &str| {
+        let headers = &[("content-type", "application/json"), ("Keyward-Timeout-Ms", timeout_ms)];
+        let body = Some(theirs.as_bytes());
+        server.ask(Ask { method: "POST", path: LOCK, headers, body }).await
+    };
+    let told = waits("100").await;
+    assert_eq!((told.status, &told.json()["status"]), (202, &json!("waiting")), "{told:?}");
+    let unlock = async { server.send("POST", "/v1/unlock", mine).await };
+    let (told, released) = tokio::join!(waits("9000"), unlock);
+    assert_eq!(released.json()["status"], "ok");
+    assert_eq!((told.status, &told.json()["status"]), (200, &json!("ok")), "{told:?}");
+
+    let wait = r#"{"lock":{"signature":"a","signee":"worker-3","wait_ms":1}}"#;
+    let batch = format!(r#"{{"requests":[{wait}]}}"#);
+    let answers = server.send("POST", "/v1/batch", &batch).await.json();
+    assert_eq!(answers["answers"][0]["problem"]["code"], "bad_request", "{answers}");
 }

@@ -35,7 +35,7 @@ async fn each_request_is_answered_by_itself_and_in_order() {
     )
     .await;
     let granted = json!({"status": "ok", "token": 1, "level": 0, "expires_in_ms": 30000,
-            "removed_in_ms": 86_430_000, "live": true});
+            "removed_in_ms": 86_430_000, "live": true, "mode": "exclusive", "valid_ms": 30000});
     assert_eq!(answers[0], json!({"lock": granted, "log_position": "1.0"}));
     assert_eq!(answers[1]["problem"]["code"], "forbidden");
     assert_eq!(answers[1]["problem"]["status"], 423);
@@ -55,7 +55,7 @@ async fn each_request_is_answered_by_itself_and_in_order() {
 async fn a_batch_that_is_none_is_refused_whole() {
     let (server, _) = Server::memory().await;
     let wrong = [
-        (r#"{"lock":{"signature":"a"}}"#, "bad_request", "requests[1].lock: missing field"),
+        (r#"{"lock":{"signee":"x"}}"#, "bad_request", "requests[1].lock: missing field"),
         (r#"{"lock":{"signature":"a","signee":"x","nam":1}}"#, "unknown_field", "requests[1]"),
         (r#"{"lock":["a","x"]}"#, "bad_request", "requests[1].lock"),
         (r#"["lock",{"signature":"a","signee":"x"}]"#, "bad_request", "requests[1]"),

@@ -20,7 +20,8 @@ const BODIES: &[(&[u8], &str, &str)] = &[
     (b"\"text\"", "bad_request", "JSON object"),
     (b"{", "bad_request", "the body ends within an object"),
     (b"{}", "bad_request", "missing field `signature`"),
-    (b"{\"signature\":\"a\"}", "bad_request", "missing field `signee`"),
+    (b"{\"signature\":\"a\"}", "bad_request", "signee"),
+    (b"{\"signee\":\"a\"}", "bad_request", "missing field `signature`"),
     (b"{\"signature\":\"a\",\"signee\":\"b\"} x", "bad_request", "trailing characters"),
     (b"{\"signature\":\"a\",\"signee\":\"b\"}{}", "bad_request", "trailing characters"),
     (

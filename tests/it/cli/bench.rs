@@ -56,7 +56,7 @@ fn mistakes_are_told_before_anything_is_begun() {
         ("", "there is no cluster to measure"),
         ("--dev --endpoints http://a:1", "--dev starts a cluster, and --endpoints names another"),
         ("hold --rate 5 --dev", "`hold` takes its locks as fast as it can: it has no --rate"),
-        ("sideways --dev", "possible values: pairs, contended, renew, check, hold, mixed"),
+        ("sideways --dev", "possible values: pairs, contended, queue, renew, check, hold, mixed"),
         ("--dev --clients 0", "'0' for '--clients <CLIENTS>': 0 is not in 1..=4000"),
         ("--dev --clients 4001", "4001 is not in 1..=4000"),
         ("--dev --threads 257", "257 is not in 1..=256"),

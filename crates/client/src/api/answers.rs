@@ -54,16 +54,18 @@ pub struct LockAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub reason: Option<TransferReason>,
-    /// The mode of the grant, if it is not exclusive.
+    /// The mode of the grant. A reader takes an answer without one for exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schemas::Mode>)]
+    #[schema(value_type = schemas::Mode, required = true)]
     pub mode: Option<Mode>,
     /// The number of the permit, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
     /// The time from when the lock was last asked for until the grant expires; count it from before
-    /// that request was sent. Left out, it is `expires_in_ms`: nobody waited.
+    /// that request was sent. It is `expires_in_ms` if nobody waited, and a reader takes an answer
+    /// without it for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u64, required = true)]
     pub valid_ms: Option<u64>,
 }
 
@@ -150,9 +152,9 @@ impl LockAnswer {
             live: grant.live,
             previous_signee,
             reason,
-            mode: Some(grant.mode).filter(|mode| *mode != Mode::Exclusive),
+            mode: Some(grant.mode),
             slot: grant.slot,
-            valid_ms: Some(grant.valid).filter(|valid| *valid != grant.expires_in).map(to_ms),
+            valid_ms: Some(to_ms(grant.valid)),
         })
     }
 
@@ -372,9 +374,9 @@ pub struct HolderAnswer {
     /// The time until the record is removed; absent if it never is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_in_ms: Option<u64>,
-    /// The mode of its grant, if it is not exclusive.
+    /// The mode of its grant. A reader takes an answer without one for exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schemas::Mode>)]
+    #[schema(value_type = schemas::Mode, required = true)]
     pub mode: Option<Mode>,
     /// The number of its permit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -395,7 +397,7 @@ impl From<&Holder> for HolderAnswer {
             expires_in_ms: to_ms(holder.expires_in),
             expired: holder.expired,
             removed_in_ms: holder.removed_in.map(to_ms),
-            mode: Some(holder.mode).filter(|mode| *mode != Mode::Exclusive),
+            mode: Some(holder.mode),
             slot: holder.slot,
             session: holder.session,
         }

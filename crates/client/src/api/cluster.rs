@@ -128,6 +128,20 @@ pub struct NodeFigures {
     /// Grants that their owners lost by entries of this node since the process began, by the label
     /// of the reason.
     pub locks_lost: Vec<(&'static str, u64)>,
+    /// Places in queues.
+    pub places: u64,
+    /// The largest number of places that there may be.
+    pub places_max: u64,
+    /// Sessions that are open, and those whose end is not worked off yet.
+    pub sessions: u64,
+    /// The largest number of sessions that there may be.
+    pub sessions_max: u64,
+    /// The times for which places stood that ended by entries of this node since the process began,
+    /// by the label of their end.
+    pub wait_seconds: Vec<(&'static str, HistogramFigures)>,
+    /// Sessions that ended by entries of this node since the process began, by the label of their
+    /// end.
+    pub sessions_ended: Vec<(&'static str, u64)>,
     /// The Raft term.
     pub term: u64,
     /// The node believed to be the leader.

@@ -30,8 +30,9 @@ pub struct LockBody {
     #[schema(value_type = schemas::Name, example = "jobs/nightly")]
     pub signature: String,
     /// The owner that requests it, same limits. A name, never an authorisation.
-    /// In a session it may be empty: then it is the session's.
-    #[schema(value_type = schemas::Name, example = "worker-1")]
+    /// In a session it may be left out: then it is the session's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Option<schemas::Name>, example = "worker-1")]
     pub signee: String,
     /// Priority within ±(2^53 − 1), 0 if left out; a higher level takes the lock from a lower one.
     /// If it is left out of a renewal with a token, the level stays as it was.

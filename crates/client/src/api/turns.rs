@@ -78,6 +78,9 @@ pub struct InboxAnswer {
     pub signature: String,
     /// The owner within the session.
     pub signee: String,
+    /// The run of the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// The fact.
     pub kind: NewsWord,
     /// Of a grant that was given or lost: its token.
@@ -123,6 +126,7 @@ impl From<&InboxItem> for InboxAnswer {
             table: item.table.clone(),
             signature: item.signature.clone(),
             signee: item.signee.clone(),
+            instance: item.instance.clone(),
             kind: NewsWord::Lost,
             token: None,
             level: None,
@@ -170,6 +174,7 @@ impl InboxAnswer {
             table: self.table,
             signature: self.signature,
             signee: self.signee,
+            instance: self.instance,
             news,
         })
     }
@@ -259,12 +264,18 @@ pub struct VerifyAnswer {
     /// Its holder, if there is such a grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<HolderAnswer>,
+    /// The time until the grant expires; 0 if it is not live.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub valid_ms: u64,
 }
 
 impl From<&VerifyResponse> for VerifyAnswer {
     fn from(response: &VerifyResponse) -> Self {
         let holder = response.holder.as_ref().map(HolderAnswer::from);
-        Self { live: response.live, holder }
+        let valid = response.holder.as_ref().filter(|_| response.live);
+        let valid_ms = valid.map_or(0, |holder| to_ms(holder.expires_in));
+        Self { live: response.live, holder, valid_ms }
     }
 }
 

@@ -1,18 +1,20 @@
-//! How grants ended and how long they were held, counted for metrics.
+//! How grants, places and sessions ended, how long grants were held and how long places stood,
+//! counted for metrics.
 //!
 //! A grant is held from the moment its token is given, through every renewal, until it is released,
 //! expires or is taken by another owner; all of it in cluster time. An owner that takes its own
-//! expired lock again gets a new token, and so another grant.
+//! expired lock again gets a new token, and so another grant. A place stands from the request that
+//! took it, through every request that asks for it again, until it is granted or ends without.
 //!
 //! The counts are not part of a state's value: they are not in its bytes, two states that differ in
 //! them alone are equal, and a clone begins with none. Each end costs a few additions.
 
 use std::time::Duration;
 
-use crate::types::TransferReason;
+use crate::types::{ForbiddenReason, TransferReason};
 
-/// The upper bounds of the histogram of hold times: from a section that is guarded for a moment to
-/// a leader that holds its lock for a week.
+/// The upper bounds of the histograms of hold and wait times: from a section that is guarded for a
+/// moment to a leader that holds its lock for a week, and one that waits to take its place.
 pub const HELD_BOUNDS: [Duration; 13] = [
     Duration::from_millis(10),
     Duration::from_millis(100),
@@ -67,10 +69,69 @@ impl End {
     }
 }
 
-/// The hold times of the grants that ended in the same way.
+/// How a place ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitEnd {
+    /// It was granted.
+    Granted,
+    /// Its wait was over.
+    Timeout,
+    /// Its owner left it, or an operator ended it.
+    Left,
+    /// Its owner did not need it any more, or stands in the queue anew.
+    Superseded,
+    /// Its session had ended.
+    SessionLost,
+    /// Its table was deleted.
+    TableDeleted,
+}
+
+impl WaitEnd {
+    /// Every end, in the order of [`Ends::by_wait_end`].
+    pub const ALL: [Self; 6] = [
+        Self::Granted,
+        Self::Timeout,
+        Self::Left,
+        Self::Superseded,
+        Self::SessionLost,
+        Self::TableDeleted,
+    ];
+
+    /// The label of this end in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Timeout => "timeout",
+            Self::Left => "left",
+            Self::Superseded => "superseded",
+            Self::SessionLost => "session_lost",
+            Self::TableDeleted => "table_deleted",
+        }
+    }
+
+    /// The end that a refusal of the request gives to its place.
+    pub(super) fn of_refusal(reason: ForbiddenReason) -> Self {
+        match reason {
+            ForbiddenReason::Timeout => Self::Timeout,
+            ForbiddenReason::Superseded => Self::Superseded,
+            ForbiddenReason::SessionLost => Self::SessionLost,
+            ForbiddenReason::TableDeleted => Self::TableDeleted,
+            ForbiddenReason::Lost
+            | ForbiddenReason::Held
+            | ForbiddenReason::Queued
+            | ForbiddenReason::Delay
+            | ForbiddenReason::Shared
+            | ForbiddenReason::ModeDiffers
+            | ForbiddenReason::LimitDiffers
+            | ForbiddenReason::QueueFull => Self::Left,
+        }
+    }
+}
+
+/// The hold times of the grants, or the wait times of the places, that ended in the same way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Held {
-    /// The numbers of grants held for at most each of [`HELD_BOUNDS`] and longer than the bound
+    /// The numbers of those that lasted for at most each of [`HELD_BOUNDS`] and longer than the bound
     /// before it.
     within: [u64; HELD_BOUNDS.len()],
     count: u64,
@@ -78,18 +139,18 @@ pub struct Held {
 }
 
 impl Held {
-    /// The number of grants.
+    /// The number of grants or places.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The sum of their hold times, in seconds.
+    /// The sum of their times, in seconds.
     #[allow(clippy::cast_precision_loss, reason = "a figure to look at")]
     pub fn seconds(&self) -> f64 {
         self.micros as f64 / 1e6
     }
 
-    /// Each bound, with the number of grants held for at most that long.
+    /// Each bound, with the number of those that lasted for at most that long.
     pub fn at_most(&self) -> impl Iterator<Item = (Duration, u64)> {
         HELD_BOUNDS.into_iter().zip(self.within).scan(0, |sum, (bound, count)| {
             *sum += count;
@@ -115,10 +176,14 @@ impl Held {
     }
 }
 
-/// The number of grants by the way they ended, and their hold times.
+/// The numbers of grants, places and sessions by the way they ended, with the times that grants were
+/// held and places stood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ends {
     held: [Held; End::ALL.len()],
+    waited: [Held; WaitEnd::ALL.len()],
+    sessions_closed: u64,
+    sessions_expired: u64,
     deleted: u64,
     some: bool,
 }
@@ -127,6 +192,16 @@ impl Ends {
     /// The hold times by their end.
     pub fn by_end(&self) -> impl Iterator<Item = (End, &Held)> {
         End::ALL.into_iter().zip(&self.held)
+    }
+
+    /// The wait times by their end.
+    pub fn by_wait_end(&self) -> impl Iterator<Item = (WaitEnd, &Held)> {
+        WaitEnd::ALL.into_iter().zip(&self.waited)
+    }
+
+    /// The numbers of sessions that were closed and that expired.
+    pub fn sessions(&self) -> (u64, u64) {
+        (self.sessions_closed, self.sessions_expired)
     }
 
     /// The number of unexpired grants that were deleted with their tables. Their hold times are not
@@ -140,12 +215,31 @@ impl Ends {
         for (sum, held) in self.held.iter_mut().zip(&other.held) {
             sum.merge(held);
         }
+        for (sum, waited) in self.waited.iter_mut().zip(&other.waited) {
+            sum.merge(waited);
+        }
+        self.sessions_closed += other.sessions_closed;
+        self.sessions_expired += other.sessions_expired;
         self.deleted += other.deleted;
         self.some |= other.some;
     }
 
     pub(super) fn add(&mut self, end: End, held: Duration) {
         self.held[end as usize].add(held);
+        self.some = true;
+    }
+
+    pub(super) fn add_wait(&mut self, end: WaitEnd, waited: Duration) {
+        self.waited[end as usize].add(waited);
+        self.some = true;
+    }
+
+    pub(super) fn add_session(&mut self, is_closed: bool) {
+        if is_closed {
+            self.sessions_closed += 1;
+        } else {
+            self.sessions_expired += 1;
+        }
         self.some = true;
     }
 

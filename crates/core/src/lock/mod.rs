@@ -46,7 +46,7 @@ pub use command::{
     SessionCommand, Stamp, TableCommand, UnlockCommand,
 };
 pub use decision::{Decision, Outcome, Refusal, Step};
-pub use ends::{End, Ends, HELD_BOUNDS, Held};
+pub use ends::{End, Ends, HELD_BOUNDS, Held, WaitEnd};
 pub use locks::Deleted;
 pub use query::{Query, Subject, View};
 pub use snapshot::Loader;

@@ -379,6 +379,7 @@ impl State {
             session.ended = Some(Ended::Closed);
             session.deadline = clock;
         });
+        self.tracker.ends.add_session(true);
         self.tracker.work.step();
         self.work_off_whole_session(id);
         if self.sessions.get(id).is_some_and(|session| session.first_member().is_none()) {
@@ -444,9 +445,8 @@ impl State {
             self.tracker.ends.add_deleted(u64::from(!grant.expired));
             self.forget_grant(edit, grant.token);
             if let Some(session) = grant.session() {
-                let signee = grant.signee.as_str().into();
                 let news = News::Lost { token: Some(grant.token), reason: Loss::TableDeleted };
-                let item = Item { position, key: key.clone(), signee, news };
+                let item = Item { position, key: key.clone(), owner: grant.owner(), news };
                 self.sessions.tell(session, item, &mut self.tracker);
             }
         }

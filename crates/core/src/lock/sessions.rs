@@ -11,7 +11,7 @@ use imbl::{OrdMap, OrdSet};
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::queue::Place;
-use crate::lock::record::{Grant, Key, Record};
+use crate::lock::record::{Grant, Key, Owner, Record};
 use crate::lock::small::SmallMap;
 use crate::types::{DecidedAt, InboxItem, News, SessionId};
 
@@ -276,7 +276,7 @@ impl Sessions {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Inbox {
     items: SmallMap<DecidedAt, Arc<Item>>,
-    by_lock: SmallMap<(Key, Box<str>), DecidedAt>,
+    by_lock: SmallMap<(Key, Owner), DecidedAt>,
     /// The position of the last item that had to go because there were too many.
     pub(super) overflowed: Option<DecidedAt>,
 }
@@ -286,7 +286,7 @@ pub(super) struct Inbox {
 pub(super) struct Item {
     pub(super) position: DecidedAt,
     pub(super) key: Key,
-    pub(super) signee: Box<str>,
+    pub(super) owner: Owner,
     pub(super) news: News,
 }
 
@@ -304,7 +304,7 @@ impl Inbox {
     }
 
     fn add(&mut self, id: SessionId, item: Item, tracker: &mut Tracker) {
-        let lock = (item.key.clone(), item.signee.clone());
+        let lock = (item.key.clone(), item.owner.clone());
         if let Some(old) = self.by_lock.insert(lock, item.position) {
             self.items.remove(&old);
             tracker.gone(|| RecordKey::Item(id, old));
@@ -320,14 +320,14 @@ impl Inbox {
     }
 
     fn load(&mut self, item: Item) -> bool {
-        let lock = (item.key.clone(), item.signee.clone());
+        let lock = (item.key.clone(), item.owner.clone());
         let is_new = self.by_lock.insert(lock, item.position).is_none();
         self.items.insert(item.position, Arc::new(item)).is_none() && is_new
     }
 
     fn remove(&mut self, id: SessionId, position: DecidedAt, tracker: &mut Tracker) {
         let item = self.items.remove(&position).expect("only an item that exists is dropped");
-        self.by_lock.remove(&(item.key.clone(), item.signee.clone()));
+        self.by_lock.remove(&(item.key.clone(), item.owner.clone()));
         tracker.gone(|| RecordKey::Item(id, position));
     }
 
@@ -352,7 +352,8 @@ impl Inbox {
             position: item.position,
             table: item.key.table().to_owned(),
             signature: item.key.signature().to_owned(),
-            signee: item.signee.to_string(),
+            signee: item.owner.signee.to_string(),
+            instance: item.owner.instance.as_deref().map(str::to_owned),
             news: item.news,
         });
         let told: Vec<_> = items.by_ref().take(most).collect();

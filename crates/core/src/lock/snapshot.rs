@@ -585,8 +585,12 @@ const NEWS_ENDED: u8 = 2;
 const NEWS_LOST: u8 = 3;
 
 fn item_value(item: &Item) -> Vec<u8> {
-    let mut out = vec![ITEM_VERSION];
-    for text in [item.key.table(), item.key.signature(), &item.signee] {
+    let Owner { signee, instance } = &item.owner;
+    let mut out = vec![ITEM_VERSION, flags([instance.is_some()])];
+    for text in [item.key.table(), item.key.signature(), signee.as_str()]
+        .into_iter()
+        .chain(instance.as_deref())
+    {
         put_str(&mut out, text);
     }
     match item.news {
@@ -609,9 +613,11 @@ fn item_value(item: &Item) -> Vec<u8> {
 fn read_item(position: DecidedAt, value: &[u8]) -> Result<Item, DecodeError> {
     let mut reader = Reader::new(value, "an item of an inbox");
     reader.version(ITEM_VERSION)?;
+    let [has_instance] = reader.flags()?;
     let (table, signature) = (reader.str()?, reader.str()?);
     let key = Key::new(table, signature).ok_or(reader.invalid())?;
-    let signee = reader.str()?.into();
+    let signee = reader.str()?;
+    let owner = Owner::new(signee, has_instance.then(|| reader.str()).transpose()?);
     let news = match reader.u8()? {
         NEWS_GRANTED => {
             let mode = read_mode(&mut reader)?;
@@ -629,7 +635,7 @@ fn read_item(position: DecidedAt, value: &[u8]) -> Result<Item, DecodeError> {
         _ => return Err(reader.invalid()),
     };
     reader.end()?;
-    Ok(Item { position, key, signee, news })
+    Ok(Item { position, key, owner, news })
 }
 
 /// The code of a reason: its number in the list, from 1.

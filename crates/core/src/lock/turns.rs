@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 use crate::limits;
 use crate::lock::changes::RecordKey;
 use crate::lock::decision::Step;
-use crate::lock::ends::End;
+use crate::lock::ends::{End, WaitEnd};
 use crate::lock::lanes::{Effect, Granted};
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner, Rare, Record};
@@ -284,8 +284,7 @@ impl State {
     ) {
         if let Some(session) = session {
             let (position, news) = item;
-            let signee = owner.signee.as_str().into();
-            let item = Item { position, key: edit.key.clone(), signee, news };
+            let item = Item { position, key: edit.key.clone(), owner: owner.clone(), news };
             self.sessions.tell(session, item, &mut self.tracker);
         }
     }
@@ -347,8 +346,15 @@ impl State {
     pub(super) fn end_place(&mut self, edit: &mut Edit, at: DecidedAt, reason: ForbiddenReason) {
         let position = self.step(edit);
         let place = self.drop_place(edit, at);
+        self.waited(&place, WaitEnd::of_refusal(reason));
         self.tell_session_of(place.session(), edit, &place.owner, (position, News::Ended(reason)));
         self.became(edit, &place, (Effect::LockRefused(reason), position));
+    }
+
+    /// Counts the time that a place stood.
+    fn waited(&mut self, place: &Place, end: WaitEnd) {
+        let until = self.clock.min(place.end);
+        self.tracker.ends.add_wait(end, until.since(place.since));
     }
 
     /// Passes on what became of the last ask of a place: to its lane, to its command if that is
@@ -428,6 +434,7 @@ impl State {
                     session.ended = Some(Ended::Expired);
                 };
                 self.sessions.change(id, &mut self.tracker, mark);
+                self.tracker.ends.add_session(false);
             }
             (Some(_), Some(key)) => {
                 let mut edit = self.edit(&key);
@@ -603,6 +610,7 @@ impl State {
 
     fn grant_place(&mut self, edit: &mut Edit, at: DecidedAt, victims: &[Token]) {
         let place = self.drop_place(edit, at);
+        self.waited(&place, WaitEnd::Granted);
         let asked = place.session().is_none().then_some((place.at, place.ask));
         let request = Wanted {
             owner: place.owner.clone(),
@@ -803,6 +811,7 @@ impl State {
     pub(super) fn drop_superseded(&mut self, edit: &mut Edit, old: &Place) {
         let position = self.step(edit);
         self.drop_place(edit, old.at);
+        self.waited(old, WaitEnd::Superseded);
         let refused = Effect::LockRefused(ForbiddenReason::Superseded);
         self.became(edit, old, (refused, position));
     }

@@ -55,15 +55,27 @@ pub(crate) enum Command {
         session: Option<Name>,
         #[arg(key)]
         delay: Option<Length>,
+        /// Waits beside the script, which goes on when the place is there. `answer NAME` shows the
+        /// answer.
+        #[arg(key)]
+        call: Option<Name>,
+        /// The longest real time of the call: it is answered with the place if that still stands.
+        #[arg(key)]
+        timeout: Option<Length>,
     },
+    /// Waits for the answer to the call of this name, and shows it: `answer one`.
+    Answer(Name),
     /// Releases a lock: `unlock jobs/nightly worker-1 token=t1`; with the word `force` at the end,
-    /// the grant with this token, whoever has it.
+    /// the grant with this token, whoever has it, or with `place=worker-2` that signee's place.
     Unlock {
         signature: Name,
         signee: Name,
         force: Option<Force>,
         #[arg(key)]
         token: Option<TokenWord>,
+        /// The place that the script last saw of this signee.
+        #[arg(key)]
+        place: Option<Name>,
         #[arg(key)]
         instance: Option<Name>,
         #[arg(key)]
@@ -71,9 +83,11 @@ pub(crate) enum Command {
         #[arg(key)]
         id: Option<Id>,
     },
-    /// Reads one record: `check jobs/nightly`.
+    /// Reads one record: `check jobs/nightly`; with `places_after=2`, without the first two places.
     Check {
         signature: Name,
+        #[arg(key)]
+        places_after: Option<u64>,
         #[arg(key)]
         table: Option<Name>,
     },
@@ -109,7 +123,8 @@ pub(crate) enum Command {
         #[arg(key)]
         max_hold: Option<Length>,
     },
-    /// Opens a session that the script calls by this name: `open-session s worker-1 ttl=10s`.
+    /// Opens a session that the script calls by this name: `open-session s worker-1 ttl=10s`. If
+    /// the service answers with a session that the script knows, its name is shown.
     #[command(name = "open-session")]
     OpenSession {
         name: Name,
@@ -118,6 +133,8 @@ pub(crate) enum Command {
         ttl: Option<Length>,
         #[arg(key)]
         instance: Option<Name>,
+        #[arg(key)]
+        id: Option<Id>,
     },
     /// Keeps a session alive and reads its inbox; what it shows was seen: `keep-alive s`.
     #[command(name = "keep-alive")]
@@ -125,6 +142,18 @@ pub(crate) enum Command {
     /// Closes a session: `close-session s`.
     #[command(name = "close-session")]
     CloseSession(Name),
+    /// Reads the grants and the places of a session: `list-session s`; with `after=jobs/a limit=2`
+    /// a page of them, of locks in the handle's table.
+    #[command(name = "list-session")]
+    ListSession {
+        name: Name,
+        #[arg(key)]
+        after: Option<Name>,
+        #[arg(key)]
+        limit: Option<u32>,
+    },
+    /// Shows the cycles of owners that hold and wait, of locks of this script.
+    Deadlocks,
     /// Changes the limit of a lock: `set-limit jobs/pool 3`.
     #[command(name = "set-limit")]
     SetLimit { signature: Name, limit: u32 },

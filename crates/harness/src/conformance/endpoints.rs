@@ -7,16 +7,23 @@ use keyward_client::Client;
 use keyward_client::Resolver;
 use keyward_client::api::{AdvanceBody, routes};
 use keyward_core::error::Error;
-use keyward_core::service::{DebugLockService as _, ServiceOptions};
+use keyward_core::service::{DebugLockService as _, LockService as _, ServiceOptions};
+use keyward_core::types::ReadOptions;
 
 use super::{Bootstrap, LiveService, Options, Time};
 
 /// The timeout of the request that detects whether a node's clock can be advanced.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The time that a new cluster has to raise its feature level, which takes it a second or two.
+const RAISED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The time between two questions whether it is raised.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// The number of scripts that wait for their locks to expire at the same time: all of them, and
 /// some to spare.
-const WAITING_SCRIPTS: usize = 32;
+const WAITING_SCRIPTS: usize = 48;
 
 /// Opens handles to a cluster through the nodes at these addresses.
 ///
@@ -29,7 +36,8 @@ pub struct EndpointBootstrap {
 }
 
 impl EndpointBootstrap {
-    /// Detects whether the clock of the nodes can be advanced.
+    /// Detects whether the clock of the nodes can be advanced, and gives a cluster that has just
+    /// started the time to raise its feature level.
     ///
     /// # Errors
     /// `BadRequest` if an endpoint is not of the form `http://host:port`; `Unavailable` if no node
@@ -47,6 +55,7 @@ impl EndpointBootstrap {
         } else {
             Time::Wait
         };
+        wait_for_level(&client).await;
         Ok(Self { client, time })
     }
 
@@ -74,6 +83,18 @@ impl Bootstrap for EndpointBootstrap {
         drop(service);
         Ok(())
     }
+}
+
+/// Waits until the members of a cluster know of each other that they have sessions, for at most
+/// [`RAISED_WITHIN`]. The scripts say what a cluster of a lower level refuses.
+async fn wait_for_level(client: &Client) {
+    let raised = async {
+        while let Err(Error::Unavailable { .. }) = client.deadlocks(ReadOptions::default()).await {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    // Not in time is no error here.
+    let _ = tokio::time::timeout(RAISED_WITHIN, raised).await;
 }
 
 /// Requests to advance the clock by nothing, which changes nothing, and which only a node that was

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyward_core::types::{DecidedAt, RequestId, Token};
+use keyward_core::types::{DecidedAt, Grant, Mode, RequestId, Token};
 
 use super::print::NameTokens;
 
@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     /// place.
     asked: BTreeSet<RequestId>,
     last_decided: Option<DecidedAt>,
+    /// The place that was last shown of each signee, by signature and signee.
+    places: BTreeMap<(String, String), DecidedAt>,
 }
 
 /// A table and a signature.
@@ -32,11 +34,41 @@ pub(crate) enum Asks {
     ToLook,
 }
 
+/// The kind of a grant: whether its token is new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Granted {
+    Anew,
+    Renewed,
+    /// The renewal of a grant that may have others beside it, with larger tokens.
+    RenewedBesideOthers,
+}
+
+impl Granted {
+    pub(crate) fn of(grant: &Grant, is_new: bool) -> Self {
+        match grant.mode {
+            _ if is_new => Self::Anew,
+            Mode::Exclusive => Self::Renewed,
+            Mode::Shared | Mode::Permits => Self::RenewedBesideOthers,
+        }
+    }
+}
+
 impl Facts {
     /// The value of a token that the script has seen, by its number.
     pub(crate) fn token(&self, number: usize) -> Option<Token> {
         let index = number.checked_sub(1)?;
         self.shown.get(index).map(|(_, token)| *token)
+    }
+
+    /// Remembers a place.
+    pub(crate) fn placed(&mut self, signature: &str, signee: &str, place: DecidedAt) {
+        self.places.insert((signature.to_owned(), signee.to_owned()), place);
+    }
+
+    /// The place of a signee that the script has seen.
+    pub(crate) fn place(&self, signature: &str, signee: &str) -> Result<DecidedAt, String> {
+        let place = self.places.get(&(signature.to_owned(), signee.to_owned()));
+        place.copied().ok_or_else(|| format!("the script has not shown a place of {signee} yet"))
     }
 
     /// Remembers an id; returns whether it was sent before.
@@ -45,13 +77,14 @@ impl Facts {
     }
 
     /// Checks a token that a request was granted. It must not be smaller than any earlier token of
-    /// the lock; that of a new grant, not a renewal, must be larger.
+    /// the lock, unless it is the renewal of one of several holders; that of a new grant, not a
+    /// renewal, must be larger.
     pub(crate) fn granted(
         &mut self,
         table: &str,
         signature: &str,
         token: Token,
-        created: bool,
+        kind: Granted,
     ) -> Result<(), String> {
         let lock = (table.to_owned(), signature.to_owned());
         let largest = self.largest.get(&lock).copied();
@@ -59,10 +92,11 @@ impl Facts {
             return Err(format!("the token {token} is not between 1 and 2^53-1"));
         }
         match largest {
+            Some(largest) if token < largest && kind == Granted::RenewedBesideOthers => Ok(()),
             Some(largest) if token < largest => Err(format!(
                 "the token {token} is smaller than {largest}, which the same lock had before"
             )),
-            Some(largest) if token == largest && created => {
+            Some(largest) if token == largest && kind == Granted::Anew => {
                 Err(format!("a new grant has the token {token} of the grant before"))
             }
             Some(_) | None => {
@@ -117,6 +151,14 @@ impl NameTokens for Names<'_> {
         });
         format!("t{}", index + 1)
     }
+
+    fn of_table<'a>(&'a mut self, table: &'a str) -> impl NameTokens {
+        Names { shown: self.shown, table }
+    }
+
+    fn is_own(&self, table: &str) -> bool {
+        table == self.table
+    }
 }
 
 #[cfg(test)]
@@ -126,12 +168,13 @@ mod tests {
     #[test]
     fn a_token_that_shrinks_or_is_given_twice_is_an_error() {
         let mut facts = Facts::default();
-        assert!(facts.granted("t", "a", Token(5), true).is_ok());
-        assert!(facts.granted("t", "a", Token(5), false).is_ok());
-        assert!(facts.granted("t", "a", Token(5), true).is_err());
-        assert!(facts.granted("t", "a", Token(4), false).is_err());
-        assert!(facts.granted("t", "b", Token(1), true).is_ok());
-        assert!(facts.granted("t", "c", Token(0), true).is_err());
+        assert!(facts.granted("t", "a", Token(5), Granted::Anew).is_ok());
+        assert!(facts.granted("t", "a", Token(5), Granted::Renewed).is_ok());
+        assert!(facts.granted("t", "a", Token(5), Granted::Anew).is_err());
+        assert!(facts.granted("t", "a", Token(4), Granted::Renewed).is_err());
+        assert!(facts.granted("t", "a", Token(4), Granted::RenewedBesideOthers).is_ok());
+        assert!(facts.granted("t", "b", Token(1), Granted::Anew).is_ok());
+        assert!(facts.granted("t", "c", Token(0), Granted::Anew).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{MemoryBootstrap, Options, Outcome, Script, generate, run, scripts, turn_scripts};
+use super::{MemoryBootstrap, Options, Outcome, Script, generate, run, scripts};
 
 /// If it is set to 1, the scripts' expected answers are regenerated from memory.
 const UPDATE: &str = "UPDATE_GOLDENFILES";
@@ -15,17 +15,12 @@ async fn memory_passes_every_script() {
     }
     let report = run(MemoryBootstrap::new(), Options::default()).await;
     assert!(report.passed(), "{report}");
-    let options = Options { scripts: turn_scripts(), parallel: 1 };
-    let report = run(MemoryBootstrap::new(), options).await;
-    assert!(report.passed(), "{report}");
 }
 
 async fn update() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance");
-    let first = scripts().into_iter().map(|script| ("scripts", script));
-    let second = turn_scripts().into_iter().map(|script| ("turns", script));
-    for (part, script) in first.chain(second) {
-        let path = folder.join(part).join(script.name.as_ref());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance/scripts");
+    for script in scripts() {
+        let path = folder.join(script.name.as_ref());
         let text = std::fs::read_to_string(&path).unwrap().into();
         let bootstrap = Arc::new(MemoryBootstrap::new());
         let found = generate(bootstrap, Script { text, ..script }).await;

@@ -69,7 +69,7 @@ pub use endpoints::EndpointBootstrap;
 pub use live::{LiveBootstrap, LiveService, MoveClock, Time};
 pub use memory::MemoryBootstrap;
 pub use report::{Outcome, Report, ScriptResult};
-pub use scripts::{Script, scripts, turn_scripts};
+pub use scripts::{Script, scripts};
 
 use keyward_core::error::Error;
 use keyward_core::service::{DebugLockService, ServiceOptions};

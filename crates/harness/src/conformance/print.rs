@@ -9,15 +9,21 @@ use std::time::Duration;
 
 use keyward_core::error::Error;
 use keyward_core::types::{
-    DeleteStatus, Forbidden, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse, Liveness, LockRecord,
-    LockStatus, Mode, News, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus,
-    VerifyResponse,
+    DeadlocksResponse, DeleteStatus, Forbidden, Grant, Holder, KEPT_AFTER_EXPIRY, ListResponse,
+    Liveness, LockRecord, LockStatus, Mode, News, Place, SessionLock, SessionLocksResponse,
+    TableDefaults, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus, VerifyResponse,
 };
 
 /// Names tokens: `t1` for the first one shown, and so on.
 pub(crate) trait NameTokens {
-    /// The name of a token of this lock.
+    /// The name of a token of this lock in the table of the answer.
     fn name(&mut self, signature: &str, token: Token) -> String;
+
+    /// Names tokens of another table.
+    fn of_table<'a>(&'a mut self, table: &'a str) -> impl NameTokens;
+
+    /// Whether this is the table of the answer.
+    fn is_own(&self, table: &str) -> bool;
 }
 
 pub(crate) fn lock(status: &LockStatus, signature: &str, names: &mut impl NameTokens) -> String {
@@ -73,13 +79,76 @@ pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String
         let _ = write!(line, " waiting={}", record.waiting);
     }
     for place in &record.places {
-        let _ = write!(line, " place={}", name(&place.signee));
+        line.push_str(&self::place(place));
+        let _ = write!(line, " position={}", place.position);
     }
     line
 }
 
-pub(crate) fn session(valid: Duration) -> String {
-    format!("open valid={}", seconds(valid))
+pub(crate) fn session(valid: Duration, known: Option<&str>) -> String {
+    let known = known.map(|known| format!(" known={}", name(known)));
+    format!("open valid={}{}", seconds(valid), known.unwrap_or_default())
+}
+
+/// The locks of a session: its grants and places in each.
+pub(crate) fn session_locks(page: &SessionLocksResponse, names: &mut impl NameTokens) -> String {
+    let mut lines = Vec::new();
+    for SessionLock { table, signature, holders, places } in &page.locks {
+        let mut line = name(signature);
+        push_table(&mut line, table, names);
+        for holder in holders {
+            line.push_str(&self::holder(holder, signature, &mut names.of_table(table)));
+        }
+        for place in places {
+            line.push_str(&self::place(place));
+        }
+        lines.push(line);
+    }
+    if lines.is_empty() {
+        lines.push(String::from("no locks"));
+    }
+    if let Some((_, next)) = &page.next {
+        lines.push(format!("next={}", name(next)));
+    }
+    lines.join("\n")
+}
+
+/// The cycles of locks in tables with this prefix: each owner and the lock that it waits for, a
+/// line a cycle. A cycle begins with the owner whose name is the smallest.
+pub(crate) fn deadlocks(response: &DeadlocksResponse, prefix: &str) -> String {
+    let mut lines = Vec::new();
+    for cycle in &response.cycles {
+        if !cycle.iter().all(|edge| edge.table.starts_with(prefix)) {
+            continue;
+        }
+        let first = cycle.iter().enumerate().min_by_key(|(_, edge)| &edge.signee);
+        let first = first.map_or(0, |(index, _)| index);
+        let edges = cycle[first..].iter().chain(&cycle[..first]);
+        let edges = edges.map(|edge| format!("{} waits for {}", edge.signee, edge.signature));
+        lines.push(edges.collect::<Vec<_>>().join(", "));
+    }
+    lines.sort();
+    if lines.is_empty() { String::from("no deadlocks") } else { lines.join("\n") }
+}
+
+fn push_table(text: &mut String, table: &str, names: &impl NameTokens) {
+    if !names.is_own(table) {
+        let _ = write!(text, " table={}", name(table));
+    }
+}
+
+/// A place. Its age is rounded down, so that a service may be late.
+fn place(place: &Place) -> String {
+    let mut text = format!(" place={}", name(&place.signee));
+    if let Some(instance) = &place.instance {
+        let _ = write!(text, " instance={}", name(instance));
+    }
+    push_mode(&mut text, place.mode, None);
+    if place.level != 0 {
+        let _ = write!(text, " level={}", place.level);
+    }
+    let _ = write!(text, " since={}s", place.since.as_secs());
+    text
 }
 
 pub(crate) fn liveness(state: &Liveness, names: &mut impl NameTokens) -> String {
@@ -89,6 +158,12 @@ pub(crate) fn liveness(state: &Liveness, names: &mut impl NameTokens) -> String 
     let mut text = format!("alive valid={}", seconds(*valid));
     for item in inbox {
         let _ = write!(text, "\n{}", name(&item.signature));
+        push_table(&mut text, &item.table, names);
+        let _ = write!(text, " signee={}", name(&item.signee));
+        if let Some(instance) = &item.instance {
+            let _ = write!(text, " instance={}", name(instance));
+        }
+        let mut names = names.of_table(&item.table);
         match item.news {
             News::Granted { token, level, mode, slot } => {
                 let token = names.name(&item.signature, token);
@@ -163,6 +238,12 @@ pub(crate) fn tables(tables: &[TableInfo], prefix: &str) -> String {
                 let kept = kept.as_deref().unwrap_or(TimeToLive::NEVER_WORD);
                 let _ = write!(line, " time_to_live={kept}");
             }
+            let TableDefaults { lock_delay, max_hold, .. } = info.defaults;
+            for (word, time) in [("delay", lock_delay), ("max_hold", max_hold)] {
+                if let Some(time) = time {
+                    let _ = write!(line, " {word}={}", seconds(time));
+                }
+            }
             Some(line)
         })
         .collect();
@@ -192,6 +273,11 @@ fn grant(grant: &Grant, signature: &str, names: &mut impl NameTokens) -> String 
     }
     push_mode(&mut text, grant.mode, grant.slot);
     let _ = write!(text, " expires_in={}", seconds(grant.expires_in));
+    // Counted from the ask, and so longer by the wait, which is rounded down: late is forgiven.
+    let waited = grant.valid.saturating_sub(grant.expires_in).as_secs();
+    if waited > 0 {
+        let _ = write!(text, " waited={waited}s");
+    }
     push_removal(&mut text, Some(grant.expires_in), grant.removed_in);
     text
 }

@@ -9,23 +9,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use keyward_core::error::Error;
+use keyward_core::lock::{Query, View};
 use keyward_core::service::{DebugLockService as _, LockService as _, ServiceOptions, all_tables};
 use keyward_core::types::{
     CallOptions, CloseStatus, DecidedAt, ListRequest, Liveness, LockOptions, LockRequest,
-    LockResponse, ReadOptions, Seen, SessionId, SessionOptions, SessionStatus, TableDefaults,
-    TableOptions, UnlockOptions, UnlockRequest,
+    LockResponse, LockStatus, ReadOptions, Seen, SessionId, SessionLocksRequest, SessionOptions,
+    SessionRequest, SessionStatus, TableDefaults, TableOptions, UnlockOptions, UnlockRequest,
 };
 
 use super::Bootstrap;
 use super::command::Command;
-use super::facts::{Asks, Facts};
+use super::facts::{Asks, Facts, Granted};
 use super::pace::Pace;
 use super::print;
 use super::words::{Asked, Words};
 
 type BoxError = Box<dyn StdError>;
+
+/// The time between two looks at the queue that a request is on its way to, and the number of
+/// looks: five seconds, as long as any other request may take.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 1000;
+
+/// The name of the sessions among the tables whose grants are timed.
+const SESSION: &str = "a session";
+
+/// The longest real time until a call is answered that a script asks about. The script has done by
+/// then what ends the wait.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
 
 /// The output line of a command, or the error that ends the script.
 type Line = Result<String, BoxError>;
@@ -47,6 +61,15 @@ pub(crate) struct Runner<B: Bootstrap> {
     advanced: Duration,
     /// The last fact that each session was told.
     seen: BTreeMap<SessionId, DecidedAt>,
+    /// The requests that wait beside the script.
+    calls: BTreeMap<String, Call>,
+}
+
+/// A lock request that waits beside the script.
+struct Call {
+    answer: JoinHandle<Result<LockResponse, Error>>,
+    table: String,
+    signature: String,
 }
 
 struct Opened<S> {
@@ -65,6 +88,7 @@ impl<B: Bootstrap> Runner<B> {
             facts: Facts::default(),
             pace: Pace::new(),
             seen: BTreeMap::new(),
+            calls: BTreeMap::new(),
             advanced: Duration::ZERO,
         }
     }
@@ -83,6 +107,11 @@ impl<B: Bootstrap> Runner<B> {
     /// was tried.
     pub(crate) fn clean_up(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
+        for call in std::mem::take(&mut self.calls).into_values() {
+            call.answer.abort();
+            // A call that was ended has no answer, and nobody asks for it any more.
+            let _ = self.runtime.block_on(call.answer);
+        }
         if let Some(opened) = self.handles.values().next() {
             let service = Arc::clone(&opened.service);
             for session in self.words.sessions() {
@@ -113,7 +142,11 @@ impl<B: Bootstrap> Runner<B> {
             Asked::Open(options) => self.open(handle, options),
             Asked::Lock(request, options) => self.lock(handle, request, options),
             Asked::Unlock(request, options) => self.unlock(handle, request, options),
-            Asked::Check(signature, options) => self.check(handle, &signature, options),
+            Asked::Call(name, request, options) => self.call(handle, name, request, options),
+            Asked::Answer(name) => self.answer(&name),
+            Asked::Check(signature, after, options) => {
+                self.check(handle, &signature, after, options)
+            }
             Asked::List(request, options) => self.list(handle, request, options),
             Asked::Tables => self.list_tables(handle),
             Asked::ConfigureTable(defaults, options) => {
@@ -122,17 +155,7 @@ impl<B: Bootstrap> Runner<B> {
             Asked::DeleteTable(options) => self.delete_table(handle, options),
             Asked::Advance(by) => self.advance(handle, by),
             Asked::OpenSession(name, request, options) => {
-                let (service, table) = self.at(handle, None)?;
-                match self.runtime.block_on(service.open_session(request, options)) {
-                    Ok(SessionStatus::Open(session)) => {
-                        self.words.opened(&name, session.id);
-                        Ok(print::session(session.valid))
-                    }
-                    Ok(SessionStatus::Failed(forbidden)) => {
-                        self.refused(Error::Forbidden(forbidden), &table, "")
-                    }
-                    Err(error) => self.refused(error, &table, ""),
-                }
+                self.open_session(handle, &name, request, options)
             }
             Asked::KeepAlive(session) => self.keep_alive(handle, session),
             Asked::CloseSession(session) => {
@@ -143,6 +166,12 @@ impl<B: Bootstrap> Runner<B> {
                     Ok(CloseStatus::NoSession) => Ok(String::from("no_session")),
                     Err(error) => self.refused(error, &table, ""),
                 }
+            }
+            Asked::ListSession(page) => self.list_session(handle, page),
+            Asked::Deadlocks => {
+                let (service, _) = self.at(handle, None)?;
+                let found = self.runtime.block_on(service.deadlocks(ReadOptions::default()))?;
+                Ok(print::deadlocks(&found, &self.words.prefix))
             }
             Asked::SetLimit(signature, limit) => {
                 let (service, table) = self.at(handle, None)?;
@@ -176,6 +205,9 @@ impl<B: Bootstrap> Runner<B> {
     }
 
     fn open(&mut self, handle: HandleName, options: ServiceOptions) -> Line {
+        if !self.calls.is_empty() {
+            return Err("a handle is opened while calls wait".into());
+        }
         if let Some(old) = self.handles.remove(&handle.cloned()) {
             self.close(old)?;
         }
@@ -203,7 +235,10 @@ impl<B: Bootstrap> Runner<B> {
     fn lock(&mut self, handle: HandleName, request: LockRequest, options: LockOptions) -> Line {
         let (service, table) = self.at(handle, options.table.as_ref())?;
         let repeated = self.facts.ask(options.request_id);
-        let signature = request.signature.clone();
+        let (signature, signee) = (request.signature.clone(), request.signee.clone());
+        if let Some(session) = options.session {
+            self.pace.tell(SESSION, &session.to_string());
+        }
         let asked_at = self.pace.now();
         let response = match self.runtime.block_on(service.lock(request, options)) {
             Ok(response) => response,
@@ -211,12 +246,18 @@ impl<B: Bootstrap> Runner<B> {
         };
         self.tables.insert(table.clone());
         self.decided_by_write(repeated, response.decided_at)?;
+        if let LockStatus::Waiting(waiting) = &response.status {
+            self.facts.placed(&signature, &signee, waiting.place);
+            self.pace.granted(&table, &signature, asked_at);
+        }
         if !repeated && let Some(grant) = response.grant() {
             self.pace.granted(&table, &signature, asked_at);
-            if !grant.live {
+            // A holder that lowers its level may lose the lock by its own renewal.
+            if !grant.live && response.created() {
                 return Err("a grant that was just given is not live".into());
             }
-            self.facts.granted(&table, &signature, grant.token, response.created())?;
+            let kind = Granted::of(grant, response.created());
+            self.facts.granted(&table, &signature, grant.token, kind)?;
         }
         Ok(self.lock_line(&response, &table, &signature))
     }
@@ -245,15 +286,116 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    fn check(&mut self, handle: HandleName, signature: &str, options: ReadOptions) -> Line {
+    /// Begins a lock request that waits beside the script, and goes on when its place is there or
+    /// its answer.
+    fn call(
+        &mut self,
+        handle: HandleName,
+        name: String,
+        request: LockRequest,
+        options: LockOptions,
+    ) -> Line {
         let (service, table) = self.at(handle, options.table.as_ref())?;
-        match self.runtime.block_on(service.check(signature.to_owned(), options)) {
+        self.facts.ask(options.request_id);
+        let (signature, signee) = (request.signature.clone(), request.signee.clone());
+        let instance = options.instance.clone();
+        let asking = Arc::clone(&service);
+        let answer = self.runtime.spawn(async move { asking.lock(request, options).await });
+        self.tables.insert(table.clone());
+        let call = Call { answer, table: table.clone(), signature: signature.clone() };
+        if self.calls.contains_key(&name) {
+            return Err(format!("the call {name:?} was not answered yet").into());
+        }
+        let call = self.calls.entry(name).or_insert(call);
+        let seen = ReadOptions { table: Some(table), ..ReadOptions::default() };
+        for _ in 0..LOOKS {
+            if call.answer.is_finished() {
+                return Ok(String::new());
+            }
+            let check = service.check(signature.clone(), seen.clone());
+            if let Ok(response) = self.runtime.block_on(check)
+                && let Some(place) = response.record.places.iter().find(|place| {
+                    place.signee == signee && (instance.is_none() || place.instance == instance)
+                })
+            {
+                self.facts.placed(&signature, &signee, place.place);
+                return Ok(String::new());
+            }
+            self.runtime.block_on(tokio::time::sleep(LOOK_EVERY));
+        }
+        Err("a request that waits has neither a place nor an answer".into())
+    }
+
+    /// The answer to a call. It was decided at any time since, so it is not held against the
+    /// answers before it.
+    fn answer(&mut self, name: &str) -> Line {
+        let call = self.calls.remove(name).ok_or_else(|| format!("no call {name:?} waits"))?;
+        let Call { answer, table, signature } = call;
+        let answered = self.runtime.block_on(tokio::time::timeout(LONGEST_ANSWER, answer));
+        let answered = answered.map_err(|_| format!("the call {name:?} is not answered"))?;
+        match answered? {
+            Ok(response) => Ok(self.lock_line(&response, &table, &signature)),
+            Err(error) => self.refused(error, &table, &signature),
+        }
+    }
+
+    fn check(
+        &mut self,
+        handle: HandleName,
+        signature: &str,
+        places_after: u64,
+        options: ReadOptions,
+    ) -> Line {
+        let (service, table) = self.at(handle, options.table.as_ref())?;
+        let options = ReadOptions { table: Some(table.clone()), ..options };
+        let query = Query::check_places(signature.to_owned(), places_after, &options);
+        let view = self.runtime.block_on(service.read(query, options.call));
+        match view.and_then(View::into_check) {
             Ok(response) => {
                 self.pace.tell(&table, signature);
                 self.facts.decided(response.decided_at, Asks::ToLook)?;
+                for session in response.record.holders.iter().filter_map(|holder| holder.session) {
+                    self.pace.tell(SESSION, &session.to_string());
+                }
+                for place in &response.record.places {
+                    self.facts.placed(signature, &place.signee, place.place);
+                }
                 Ok(print::record(&response.record, &mut self.facts.names(&table)))
             }
             Err(error) => self.refused(error, &table, signature),
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        handle: HandleName,
+        name: &str,
+        request: SessionRequest,
+        options: SessionOptions,
+    ) -> Line {
+        let (service, table) = self.at(handle, None)?;
+        let asked_at = self.pace.now();
+        match self.runtime.block_on(service.open_session(request, options)) {
+            Ok(SessionStatus::Open(session)) => {
+                self.pace.granted(SESSION, &session.id.to_string(), asked_at);
+                let known = self.words.opened(name, session.id);
+                Ok(print::session(session.valid, known.as_deref()))
+            }
+            Ok(SessionStatus::Failed(forbidden)) => {
+                self.refused(Error::Forbidden(forbidden), &table, "")
+            }
+            Err(error) => self.refused(error, &table, ""),
+        }
+    }
+
+    fn list_session(&mut self, handle: HandleName, page: SessionLocksRequest) -> Line {
+        let (service, table) = self.at(handle, None)?;
+        match self.runtime.block_on(service.session_locks(page, ReadOptions::default())) {
+            Ok(response) => {
+                self.facts.decided(response.decided_at, Asks::ToLook)?;
+                Ok(print::session_locks(&response, &mut self.facts.names(&table)))
+            }
+            Err(error) => self.refused(error, &table, ""),
         }
     }
 
@@ -304,9 +446,12 @@ impl<B: Bootstrap> Runner<B> {
         let (service, table) = self.at(handle, None)?;
         let seen = self.seen.get(&session).copied();
         let asked = vec![Seen { session, seen }];
+        let asked_at = self.pace.now();
         match self.runtime.block_on(service.keep_alive(asked, CallOptions::default())) {
             Ok(states) => {
                 let state = states.into_iter().next().ok_or("the service gave no answer")?;
+                self.pace.tell(SESSION, &session.to_string());
+                self.pace.granted(SESSION, &session.to_string(), asked_at);
                 if let Liveness::Alive { inbox, .. } = &state
                     && let Some(last) = inbox.last()
                 {
@@ -339,7 +484,7 @@ impl<B: Bootstrap> Runner<B> {
             self.facts.decided(*decided_at, Asks::ToLook)?;
         }
         let line = print::error(&error, &mut self.facts.names(table), signature);
-        line.map_or_else(|| Err(error.into()), |line| Ok(self.words.as_written(line)))
+        line.ok_or_else(|| error.into())
     }
 
     fn decided_by_write(
@@ -362,7 +507,7 @@ impl<B: Bootstrap> goldenscript::Runner for Runner<B> {
     fn run(&mut self, command: &Command, context: &goldenscript::Context) -> Line {
         let handle = context.prefix.as_ref();
         self.pace.begin();
-        let line = self.perform(command, handle);
+        let line = self.perform(command, handle).map(|line| self.words.as_written(line));
         if let Command::Advance(by) = command {
             self.pace.end_of_advance(by.0);
         } else {

@@ -35,32 +35,13 @@ impl Script {
 }
 
 macro_rules! embed {
-    ($folder:literal, $($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!($folder, "/", $name)))),*]
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("scripts/", $name)))),*]
     };
-}
-
-/// The scripts of the second part of the contract.
-const TURNS: &[(&str, &str)] = embed![
-    "turns",
-    "01-queue",
-    "02-asked-again",
-    "03-modes",
-    "04-permits",
-    "05-lock-delay",
-    "06-sessions",
-    "07-operators",
-];
-
-/// The scripts of waiting, modes and sessions, in their order of reading. They are no part of
-/// [`scripts`] while only locks in memory answer them.
-pub fn turn_scripts() -> Vec<Script> {
-    of(TURNS)
 }
 
 /// Every file of the folder; a test compares the two.
 const SCRIPTS: &[(&str, &str)] = embed![
-    "scripts",
     "01-a-free-lock",
     "02-mine-is-renewed",
     "03-levels",
@@ -80,15 +61,33 @@ const SCRIPTS: &[(&str, &str)] = embed![
     "17-names",
     "18-bad-requests",
     "19-take-over-chains",
+    "20-queue",
+    "21-asked-again",
+    "22-modes",
+    "23-permits",
+    "24-lock-delay",
+    "25-sessions",
+    "26-operators",
+    "27-owners-and-places",
+    "28-answers-that-are-held",
+    "29-hand-over",
+    "30-no-barging",
+    "31-force-and-the-queue",
+    "32-ends-of-waits",
+    "33-readers-and-writers",
+    "34-permits-and-slots",
+    "35-lock-delay-in-all-modes",
+    "36-rules-of-sessions",
+    "37-moving",
+    "38-inboxes",
+    "39-reads-of-queues",
+    "40-verify-and-release",
+    "41-refusals",
 ];
 
 /// The scripts of the contract, in their order of reading.
 pub fn scripts() -> Vec<Script> {
-    of(SCRIPTS)
-}
-
-fn of(scripts: &'static [(&'static str, &'static str)]) -> Vec<Script> {
-    scripts
+    SCRIPTS
         .iter()
         .map(|(name, text)| Script { name: Cow::Borrowed(name), text: Cow::Borrowed(text) })
         .collect()
@@ -102,7 +101,5 @@ mod tests {
     fn every_file_of_the_folder_is_carried() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance/scripts");
         assert_eq!(Script::read_folder(&folder).unwrap(), scripts());
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance/turns");
-        assert_eq!(Script::read_folder(&folder).unwrap(), turn_scripts());
     }
 }

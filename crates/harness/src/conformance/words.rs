@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use keyward_core::service::ServiceOptions;
 use keyward_core::types::{
-    ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId, SessionOptions,
-    SessionRequest, TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
+    CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId,
+    SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive,
+    Token, UnlockOptions, UnlockRequest,
 };
 
 use super::command::{Command, Id, Kept, Length, Name, TokenWord};
@@ -29,7 +30,8 @@ pub(crate) enum Asked {
     Open(ServiceOptions),
     Lock(LockRequest, LockOptions),
     Unlock(UnlockRequest, UnlockOptions),
-    Check(String, ReadOptions),
+    /// A check, and the number of places that it passes over.
+    Check(String, u64, ReadOptions),
     List(ListRequest, ReadOptions),
     Tables,
     ConfigureTable(TableDefaults, TableOptions),
@@ -39,8 +41,13 @@ pub(crate) enum Asked {
     OpenSession(String, SessionRequest, SessionOptions),
     KeepAlive(SessionId),
     CloseSession(SessionId),
+    ListSession(SessionLocksRequest),
+    Deadlocks,
     SetLimit(String, u32),
     Verify(String, Token),
+    /// A lock request that waits beside the script, by this name.
+    Call(String, LockRequest, LockOptions),
+    Answer(String),
 }
 
 impl Words {
@@ -61,9 +68,11 @@ impl Words {
             Command::Open { .. } => self.open(command),
             Command::Lock { .. } => return self.lock(command, facts),
             Command::Unlock { .. } => return self.unlock(command, facts),
-            Command::Check { signature, table } => {
-                Asked::Check(signature.text.clone(), self.read(table.as_ref()))
+            Command::Check { signature, places_after, table } => {
+                let after = places_after.unwrap_or_default();
+                Asked::Check(signature.text.clone(), after, self.read(table.as_ref()))
             }
+            Command::Answer(name) => Asked::Answer(name.text.clone()),
             Command::List { prefix, after, limit, state, table } => {
                 let request = ListRequest {
                     prefix: text(prefix.as_ref()).unwrap_or_default(),
@@ -74,15 +83,27 @@ impl Words {
                 Asked::List(request, self.read(table.as_ref()))
             }
             Command::Tables => Asked::Tables,
-            Command::OpenSession { name, signee, ttl, instance } => {
+            Command::OpenSession { name, signee, ttl, instance, id } => {
                 let ttl = length(*ttl).unwrap_or(Duration::from_secs(10));
                 let request = SessionRequest { signee: signee.text.clone(), ttl };
-                let instance = text(instance.as_ref());
-                let options = SessionOptions { instance, ..SessionOptions::default() };
+                let options = SessionOptions {
+                    instance: text(instance.as_ref()),
+                    request_id: self.id(id.as_ref()),
+                    ..SessionOptions::default()
+                };
                 Asked::OpenSession(name.text.clone(), request, options)
             }
             Command::KeepAlive(name) => Asked::KeepAlive(self.session(&name.text)),
             Command::CloseSession(name) => Asked::CloseSession(self.session(&name.text)),
+            Command::ListSession { name, after, limit } => {
+                let table = self.first_handle().table;
+                Asked::ListSession(SessionLocksRequest {
+                    session: self.session(&name.text),
+                    after: after.as_ref().map(|after| (table, after.text.clone())),
+                    limit: limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
+                })
+            }
+            Command::Deadlocks => Asked::Deadlocks,
             Command::SetLimit { signature, limit } => {
                 Asked::SetLimit(signature.text.clone(), *limit)
             }
@@ -113,9 +134,13 @@ impl Words {
         *self.sessions.entry(name.to_owned()).or_insert_with(|| SessionId(rand::random()))
     }
 
-    /// Remembers the name of a session that was opened.
-    pub(crate) fn opened(&mut self, name: &str, id: SessionId) {
+    /// Remembers the name of a session that was opened. Returns the name by which the script knew
+    /// it already.
+    pub(crate) fn opened(&mut self, name: &str, id: SessionId) -> Option<String> {
+        let known = self.sessions.iter().find(|(_, known)| **known == id);
+        let known = known.map(|(known, _)| known.clone());
         self.sessions.insert(name.to_owned(), id);
+        known
     }
 
     /// All sessions of the run.
@@ -127,6 +152,9 @@ impl Words {
     pub(crate) fn as_written(&self, mut line: String) -> String {
         for (name, lane) in &self.lanes {
             line = line.replace(&format!("{lane:032x}-"), &format!("{name}@"));
+        }
+        for (name, session) in &self.sessions {
+            line = line.replace(&session.to_string(), &format!("session:{name}"));
         }
         line.replace(&self.prefix, "")
     }
@@ -160,6 +188,8 @@ impl Words {
             wait,
             session,
             delay,
+            call,
+            timeout,
         } = command
         else {
             unreachable!("only asked to lock")
@@ -180,16 +210,20 @@ impl Words {
             mode: mode.map(|mode| mode.0),
             limit: *limit,
             wait: length(*wait),
-            queued: wait.is_some(),
+            queued: wait.is_some() && call.is_none(),
             session: session.as_ref().map(|name| self.session(&name.text)),
             lock_delay: length(*delay),
-            ..LockOptions::default()
+            call: CallOptions::within(length(*timeout)),
         };
-        Ok(Asked::Lock(request, options))
+        Ok(match call {
+            Some(name) => Asked::Call(name.text.clone(), request, options),
+            None => Asked::Lock(request, options),
+        })
     }
 
     fn unlock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
-        let Command::Unlock { signature, signee, force, token, instance, table, id } = command
+        let Command::Unlock { signature, signee, force, token, place, instance, table, id } =
+            command
         else {
             unreachable!("only asked to unlock")
         };
@@ -200,6 +234,7 @@ impl Words {
             token: self::token(*token, facts)?,
             instance: text(instance.as_ref()),
             force: force.is_some(),
+            place: place.as_ref().map(|of| facts.place(&signature.text, &of.text)).transpose()?,
             request_id: self.id(id.as_ref()),
             ..UnlockOptions::default()
         };

@@ -1,6 +1,6 @@
 //! How grants end, and how long they were held.
 
-use super::{Machine, by, release};
+use super::{Machine, by, queue, release};
 use crate::lock::ends::{End, Ends, HELD_BOUNDS};
 use crate::lock::{LockCommand, Operation, State};
 use crate::types::{LockStatus, Token};
@@ -120,4 +120,41 @@ fn holds_are_counted_up_to_each_bound_and_add_up() {
     let counts: Vec<u64> = released.at_most().map(|(_, count)| count).collect();
     assert_eq!(counts, (1..=13).collect::<Vec<u64>>());
     assert_eq!(released.count(), 14);
+}
+
+/// The places that ended in each way and the sum of their wait times in seconds, for the ways that
+/// occurred.
+fn waits(machine: &mut Machine) -> Vec<(&'static str, u64, f64)> {
+    let ends = machine.state.take_ends().unwrap_or_default();
+    let told =
+        ends.by_wait_end().map(|(end, waited)| (end.word(), waited.count(), waited.seconds()));
+    told.filter(|(_, count, _)| *count > 0).collect()
+}
+
+fn waiting(signee: &str, wait_ms: u64) -> LockCommand {
+    LockCommand { wait_ms, queued: true, ..by(signee) }
+}
+
+#[test]
+fn a_wait_lasts_from_the_first_ask_to_the_end_of_its_place() {
+    let mut machine = queue::machine();
+    machine.lock(LockCommand { duration_ms: Some(60_000), ..by("ann") });
+    machine.lock(waiting("bob", 5000));
+    machine.lock(waiting("cy", 1000));
+    machine.lock(waiting("dan", 9000));
+    machine.lock(waiting("eve", 9000));
+    machine.pass(500);
+    machine.lock(waiting("bob", 5000));
+    assert_eq!(waits(&mut machine), [], "asked again is no end");
+    machine.unlock(release("dan"));
+    machine.pass(700);
+    machine.unlock(release("ann"));
+    let expected = [("granted", 1, 1.2), ("timeout", 1, 1.0), ("left", 1, 0.5)];
+    assert_eq!(waits(&mut machine), expected);
+    machine.lock(LockCommand { level: Some(9), ..waiting("eve", 9000) });
+    assert_eq!(waits(&mut machine), [("superseded", 1, 1.2)]);
+    machine.lock(waiting("fay", 9000));
+    machine.pass(100);
+    machine.outcome(Operation::DeleteTable { table: "default".into() });
+    assert_eq!(waits(&mut machine), [("table_deleted", 1, 0.1)]);
 }

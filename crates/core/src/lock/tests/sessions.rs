@@ -293,3 +293,25 @@ fn cycles_that_share_most_of_their_owners_are_told_as_far_as_there_is_room() {
     assert!(cut && !cycles.is_empty());
     assert!(cycles.iter().map(Vec::len).sum::<usize>() < 50_000);
 }
+
+#[test]
+fn two_runs_of_a_signee_in_one_session_are_told_each_its_own() {
+    let mut machine = machine();
+    machine.open(ONE, "eve");
+    machine.lock(by("bob"));
+    let run = |instance: &str| LockCommand {
+        wait_ms: 60_000,
+        queued: true,
+        instance: Some(instance.into()),
+        ..within(ONE)
+    };
+    machine.lock(run("1"));
+    machine.lock(LockCommand { wait_ms: 1000, ..run("2") });
+    machine.pass(1000);
+    machine.state = State::decode(&machine.state.encode()).unwrap();
+    let told = machine.keep(ONE, None).unwrap();
+    let told: Vec<_> = told.iter().map(|item| (item.instance.as_deref(), item.news)).collect();
+    let granted = |(instance, news)| instance == Some("1") && matches!(news, News::Granted { .. });
+    assert!(told.len() == 2 && told.iter().copied().any(granted), "{told:?}");
+    assert!(told.contains(&(Some("2"), News::Ended(ForbiddenReason::Timeout))), "{told:?}");
+}
