@@ -105,9 +105,14 @@ impl<'a> Passes<'a> {
         let within = self.survey.header.plan.alive_within_ms.saturating_mul(1_000_000);
         self.alive.feed(&operation, within);
         self.registers.feed(&operation, self.survey.latency);
-        self.holders.feed(&operation);
+        let has_turns = self.survey.turns.contains(operation.lock());
+        if !has_turns {
+            self.holders.feed(&operation);
+        }
         let operation = Arc::new(operation);
-        self.search(&operation);
+        if !has_turns {
+            self.search(&operation);
+        }
         self.witnessed.feed(operation);
     }
 
