@@ -12,7 +12,7 @@ use keyward::LockService;
 use keyward::client::Client;
 use keyward::types::{
     CallOptions, DecidedAt, Liveness, LockOptions, LockRequest, LockResponse, Mode, ReadOptions,
-    Seen, SessionId, SessionLocksRequest, SessionOptions, SessionRequest, SessionStatus,
+    RequestId, Seen, SessionId, SessionLocksRequest, SessionOptions, SessionRequest, SessionStatus,
     TableDefaults, TableOptions, Token, UnlockOptions, UnlockRequest,
 };
 
@@ -138,6 +138,7 @@ impl Worker {
         let limit = u32::try_from(usual).ok().filter(|_| is_permits);
         let session = if self.dice.hits(500_000) { self.some_session() } else { None };
         let waits = self.dice.hits(750_000);
+        let lane = u128::from(self.dice.number()) << 64 | u128::from(self.dice.number());
         let options = LockOptions {
             mode,
             limit,
@@ -148,6 +149,7 @@ impl Worker {
             queued: waits && (session.is_some() || self.dice.hits(200_000)),
             lock_delay: self.dice.hits(200_000).then(|| self.length(&[100, 2_000])),
             instance: self.instance.clone(),
+            request_id: Some(RequestId { lane, seq: 1 }),
             ..LockOptions::default()
         };
         (LockRequest { signature, signee: self.signee.clone(), level }, options)
@@ -291,18 +293,19 @@ impl Worker {
 
     /// Repeats the last request under its id, or as a new one: its place passes to that.
     async fn repeat(&mut self) {
-        let Some((request, options)) = self.last.clone() else { return };
+        let Some((request, mut options)) = self.last.clone() else { return };
+        if self.dice.hits(300_000) {
+            options.request_id = None;
+        } else if options.wait.is_some() {
+            // How long it waits is not part of what was asked.
+            options.wait = Some(self.length(&[300, 8_000]));
+        }
         self.ask(request, options).await;
     }
 
-    /// Releases exactly one grant or place, or changes a limit.
+    /// Releases exactly one grant or place.
     async fn operate(&mut self) {
-        let Some(held) = self.some_held().filter(|_| self.dice.hits(600_000)) else {
-            let signature = self.some_lock();
-            let limit = u32::try_from(self.dice.within(1..=PERMITS)).expect("it is small");
-            let _ = self.service.set_limit(signature, limit, TableOptions::default()).await;
-            return;
-        };
+        let Some(held) = self.some_held() else { return };
         let request = UnlockRequest { signature: held.signature, signee: "operator".to_owned() };
         let place = held.place.filter(|_| held.token.is_none());
         let options =
@@ -326,7 +329,11 @@ impl Worker {
                 };
                 let _ = self.service.service().configure_table(settings, named).await;
             }
-            4..=8 => {
+            4 => {
+                let limit = u32::try_from(self.dice.within(1..=PERMITS)).expect("it is small");
+                let _ = self.service.service().set_limit(signature, limit, named).await;
+            }
+            5..=8 => {
                 let (request, options) = self.request(signature);
                 let options = LockOptions { table, ..options };
                 let _ = self.service.service().lock(request, options).await;

@@ -459,7 +459,8 @@ fn queue(answer: &mut Line<'_>) -> QueueSeen {
     };
     let holders = parts(answer.take("holders")).into_iter().map(|parts| HolderSeen {
         signee: parts[0].as_str().into(),
-        instance: None,
+        // The run of an owner in a session that names none.
+        instance: parts.get(4).map(|text| session(text).to_string().into()),
         level: 0,
         token: parts[1].parse().expect("a token"),
         expires_in_ms: 5_000,
