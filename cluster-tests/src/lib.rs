@@ -8,7 +8,7 @@
 //! running process, [`proxy`] is one link of the network, [`cluster`] is nodes, links and data
 //! folders together, [`load`] makes work, [`history`] records
 //! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`register`]
-//! is what locks guard, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
+//! is what locks guard, [`turns`] waits and shares, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
 //! unsynced data, [`damage`] damages files, [`trace`] reads the output of `strace`, [`walltime`]
 //! steps a process's wall clock, [`wait`] polls with a deadline.
 //!
@@ -35,5 +35,6 @@ pub mod register;
 pub mod seed;
 pub mod sim;
 pub mod trace;
+pub mod turns;
 pub mod wait;
 pub mod walltime;

@@ -10,10 +10,10 @@ use clap::{Parser, Subcommand};
 use cluster_tests::check::{Conclusion, Options, Source, check, write_report};
 use cluster_tests::history::{
     Action, Answer, Granted, Header, HolderSeen, LockAction, LockName, Outcome, Recorder, Refusal,
-    Status, UnlockAction,
+    Status, Turn, UnlockAction,
 };
 use keyward::clock::{Clock, SystemClock};
-use keyward::types::{DecidedAt, ForbiddenReason};
+use keyward::types::{DecidedAt, ForbiddenReason, Mode};
 
 /// Judges histories of lock services.
 #[derive(Parser)]
@@ -119,7 +119,14 @@ fn make(
             _ => {
                 let signee = owner.as_str().into();
                 let token = Some(tokens);
-                let action = Action::Unlock(UnlockAction { lock, signee, instance: None, token });
+                let action = Action::Unlock(UnlockAction {
+                    lock,
+                    signee,
+                    instance: None,
+                    token,
+                    force: false,
+                    place: None,
+                });
                 (action, Outcome::Ok(Answer::Released))
             }
         };
@@ -140,6 +147,7 @@ fn ask(lock: LockName, signee: &str) -> Action {
         time_to_live_ms: None,
         force: false,
         token: None,
+        turn: Turn::default(),
     })
 }
 
@@ -150,6 +158,9 @@ fn given(token: u64) -> Outcome {
         level: 0,
         expires_in_ms: 10_000,
         live: true,
+        mode: Mode::Exclusive,
+        slot: None,
+        valid_ms: None,
     }))
 }
 
@@ -161,6 +172,9 @@ fn refused(signee: &str, token: u64) -> Outcome {
         token,
         expires_in_ms: 9_999,
         expired: false,
+        mode: Mode::Exclusive,
+        slot: None,
+        session: None,
     };
     Outcome::Refused(Refusal::Forbidden { reason: ForbiddenReason::Held, holder: Some(holder) })
 }

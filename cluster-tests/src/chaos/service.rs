@@ -16,7 +16,7 @@ use keyward::client::Client;
 use keyward::clock::{Clock, SystemClock};
 use keyward::service::LockService;
 use keyward::types::{
-    CallOptions, ForbiddenReason, LockOptions, LockRequest, LockStatus, ReadOptions, Token,
+    CallOptions, ForbiddenReason, LockOptions, LockRequest, LockStatus, Mode, ReadOptions, Token,
     UnlockOptions, UnlockRequest, UnlockStatus,
 };
 
@@ -25,7 +25,7 @@ use smol_str::SmolStr;
 use super::progress::{Ended, Progress};
 use crate::history::{
     Action, Answer, Granted, LockAction, LockName, OpenWrites, Outcome, Recorded, Recorder,
-    Refusal, Status, UnlockAction,
+    Refusal, Status, Turn, UnlockAction,
 };
 
 /// The timeout of one call, retries included. Longer than an election of the fast profile, so that
@@ -331,6 +331,7 @@ impl<S: Owner> WatchedOwner<S> {
             time_to_live_ms: Some(duration_ms),
             force: false,
             token,
+            turn: Turn::default(),
         })
     }
 
@@ -341,6 +342,9 @@ impl<S: Owner> WatchedOwner<S> {
             level: 0,
             expires_in_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             live: true,
+            mode: Mode::Exclusive,
+            slot: None,
+            valid_ms: None,
         }))
     }
 }
@@ -400,6 +404,8 @@ impl<S: Owner> Owner for WatchedOwner<S> {
             signee: self.signee.as_str().into(),
             instance: Some(held.owner.instance()),
             token: Some(held.token),
+            force: false,
+            place: None,
         });
         let call = self.recorder.begin(self.signee.clone(), action);
         let answer = self.owner.release(signature, held.held).await;

@@ -100,7 +100,13 @@ impl Figures {
                 self.preemptions += u64::from(transferred);
             }
             Answer::Written(_) => self.register_writes += 1,
-            Answer::Released | Answer::NoLock | Answer::Record(_) | Answer::Value(_) => {}
+            Answer::Released
+            | Answer::NoLock
+            | Answer::Left
+            | Answer::Waiting(_)
+            | Answer::Record(_)
+            | Answer::Queue(_)
+            | Answer::Value(_) => {}
         }
     }
 

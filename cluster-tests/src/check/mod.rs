@@ -1,12 +1,13 @@
 //! Judges a history: was the service a lock service?
 //!
-//! Seven checks, each in a module of its own, that do not rely on one another:
+//! Eight checks, each in a module of its own, that do not rely on one another:
 //!
 //! | check | module | what it needs |
 //! |---|---|---|
 //! | witnessed linearizability, time included | [`witnessed`] | answers that name their place in the log |
 //! | linearizability without a witness | [`search`] | a budget |
 //! | holders never overlap, tokens only grow | [`holders`] | nothing |
+//! | turns: permitted holders, no overtaking, sessions and their inboxes | [`turns`], [`sessions`] | answers that name their place in the log |
 //! | the guarded register loses no update | [`register`] | reads and writes of registers |
 //! | nothing acknowledged is lost, nodes are equal | [`witnessed`], [`nodes`] | observations of nodes |
 //! | the run shows something | [`plan`] | the plan in the header |
@@ -32,12 +33,14 @@ mod replay;
 mod report;
 mod run;
 mod search;
+mod sessions;
 mod source;
 mod step;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod time;
+mod turns;
 mod verdict;
 mod violation;
 mod witnessed;

@@ -11,6 +11,7 @@ use super::search::{Search, Searched};
 use super::source::Source;
 use super::step::Rules;
 use super::survey::{Survey, is_judged, survey};
+use super::turns::{Counts, Turns};
 use super::verdict::{Conclusion, State, Verdict};
 use super::violation::{Broken, Violation};
 use super::witnessed::Witnessed;
@@ -38,6 +39,7 @@ impl Default for Options {
 const WITNESSED: &str = "witnessed linearizability";
 const SEARCHED: &str = "linearizability without a witness";
 const HOLDERS: &str = "holders and tokens";
+const TURNS: &str = "turns and sessions";
 const REGISTER: &str = "guarded register";
 const LASTING: &str = "nothing acknowledged is lost";
 const ALIVE: &str = "alive after healing";
@@ -67,6 +69,7 @@ struct Passes<'a> {
     options: Options,
     witnessed: Witnessed,
     holders: Holders<'a>,
+    turns: Turns<'a>,
     registers: Registers,
     alive: Alive,
     searched: HashMap<LockName, Search>,
@@ -95,6 +98,7 @@ impl<'a> Passes<'a> {
             options,
             witnessed: Witnessed::new(survey),
             holders: Holders::new(survey),
+            turns: Turns::new(survey),
             registers: Registers::default(),
             alive: Alive::new(survey),
             searched,
@@ -105,9 +109,16 @@ impl<'a> Passes<'a> {
         let within = self.survey.header.plan.alive_within_ms.saturating_mul(1_000_000);
         self.alive.feed(&operation, within);
         self.registers.feed(&operation, self.survey.latency);
-        self.holders.feed(&operation);
+        let has_turns = self.survey.turns.contains(operation.lock());
+        if has_turns {
+            self.turns.feed(&operation);
+        } else {
+            self.holders.feed(&operation);
+        }
         let operation = Arc::new(operation);
-        self.search(&operation);
+        if !has_turns {
+            self.search(&operation);
+        }
         self.witnessed.feed(operation);
     }
 
@@ -134,11 +145,12 @@ impl<'a> Passes<'a> {
             figures: survey.figures.clone(),
         };
         verdict.figures.finish();
-        verdict.figures.locks = survey.locks.len() as u64;
+        verdict.figures.locks = (survey.locks.len() + survey.turns.len()) as u64;
         plan::count(survey, &mut verdict.figures);
         verdict.witnessed(survey, self.witnessed);
         verdict.searched(survey, self.searched, self.options);
         let holders = self.holders.finish();
+        let (turns, counts) = self.turns.finish();
         let registers = self.registers.finish();
         let (late, missing) = self.alive.finish(survey, &mut verdict.figures);
         let state = |found: &[Found], what: String| {
@@ -147,6 +159,10 @@ impl<'a> Passes<'a> {
         let figures = &verdict.figures;
         let tokens = format!("{} grants of {} locks", figures.grants, figures.locks);
         verdict.checks.push((HOLDERS, state(&holders, tokens)));
+        if counts.locks > 0 {
+            verdict.checks.push((TURNS, turns_state(survey, &turns, &counts)));
+        }
+        let figures = &verdict.figures;
         if figures.register_writes + figures.stale_writes_refused > 0 {
             let writes = format!(
                 "{} updates, {} stale writes refused",
@@ -169,6 +185,7 @@ impl<'a> Passes<'a> {
         verdict.missing.extend(plan::missing(survey, &verdict.figures));
         let found = holders
             .into_iter()
+            .chain(turns)
             .chain(registers)
             .map(|found| (Violation::new(found.broken, found.what, Vec::new()), found.ids));
         (verdict, found.collect())
@@ -261,7 +278,8 @@ impl Verdict {
     }
 
     /// Concludes. A violation is one, whatever else the run shows. Without one, a pass needs a run
-    /// that contains what was planned, and one of the two checks of linearizability complete.
+    /// that contains what was planned, and one of the two checks of linearizability complete; with
+    /// turns, their check too.
     fn conclude(&mut self) {
         let passed = |name| {
             let is = |(other, state): &(&str, State)| {
@@ -269,14 +287,26 @@ impl Verdict {
             };
             self.checks.iter().any(is)
         };
+        let turns = !self.checks.iter().any(|(name, _)| *name == TURNS) || passed(TURNS);
         self.conclusion = if !self.violations.is_empty() {
             Conclusion::Violation
-        } else if self.missing.is_empty() && (passed(WITNESSED) || passed(SEARCHED)) {
+        } else if self.missing.is_empty() && turns && (passed(WITNESSED) || passed(SEARCHED)) {
             Conclusion::Pass
         } else {
             Conclusion::NothingShown
         };
     }
+}
+
+fn turns_state(survey: &Survey, found: &[Found], counts: &Counts) -> State {
+    if !found.is_empty() {
+        return State::Violated;
+    }
+    if survey.without_place > 0 {
+        return State::NotChecked(format!("{} answers name no place", survey.without_place));
+    }
+    let Counts { locks, grants, places, sessions } = counts;
+    State::Passed(format!("{grants} grants of {locks} locks, {places} places, {sessions} sessions"))
 }
 
 /// Reads the operations that violations name by their ids.

@@ -8,7 +8,7 @@ use super::figures::Figures;
 use super::source::Source;
 use crate::history::{
     Action, Applied, Entry, Event, Fault, Footer, Header, HistoryError, LockName, Observation,
-    Operation, Outcome, Refusal,
+    Operation, Outcome, Refusal, SessionOperation,
 };
 
 /// The results of the first pass.
@@ -23,6 +23,15 @@ pub(super) struct Survey {
     pub(super) unknown: Vec<Operation>,
     /// Such writes whose place is known from the service's log.
     pub(super) applied: Vec<(DecidedAt, Operation)>,
+    /// The locks that have turns: they are shared, waited for or held in sessions. Their operations
+    /// are in none of the lists above.
+    pub(super) turns: HashSet<LockName>,
+    /// Writes on locks with turns that may have been done.
+    pub(super) unknown_turns: Vec<Operation>,
+    /// The operations on sessions.
+    pub(super) sessions: Vec<SessionOperation>,
+    /// The places in the log of requests, as far as they are known.
+    pub(super) places: HashMap<RequestId, DecidedAt>,
     /// Requests that were sent more than once, as operations of their own.
     pub(super) repeated: HashMap<RequestId, Repeated>,
     /// The number of operations of each lock.
@@ -55,7 +64,6 @@ struct Last {
 struct Pass {
     survey: Survey,
     lanes: HashMap<u128, Last>,
-    places: HashMap<RequestId, DecidedAt>,
 }
 
 pub(super) fn survey(source: &Source<'_>) -> Result<Survey, HistoryError> {
@@ -67,6 +75,10 @@ pub(super) fn survey(source: &Source<'_>) -> Result<Survey, HistoryError> {
         observations: Vec::new(),
         unknown: Vec::new(),
         applied: Vec::new(),
+        turns: HashSet::new(),
+        unknown_turns: Vec::new(),
+        sessions: Vec::new(),
+        places: HashMap::new(),
         repeated: HashMap::new(),
         locks: BTreeMap::new(),
         latency: 0,
@@ -74,7 +86,7 @@ pub(super) fn survey(source: &Source<'_>) -> Result<Survey, HistoryError> {
         with_place: 0,
         figures: Figures::default(),
     };
-    let mut pass = Pass { survey, lanes: HashMap::new(), places: HashMap::new() };
+    let mut pass = Pass { survey, lanes: HashMap::new() };
     let footer = source.pass(|entry| pass.note(entry))?;
     Ok(pass.finish(footer))
 }
@@ -83,11 +95,12 @@ impl Pass {
     fn note(&mut self, entry: Entry) {
         match entry {
             Entry::Operation(operation) => self.operation(operation),
+            Entry::Session(operation) => self.survey.sessions.push(operation),
             Entry::Fault(fault) => self.survey.faults.push(fault),
             Entry::Event(event) => self.survey.events.push(event),
             Entry::Observation(observation) => self.survey.observations.push(observation),
             Entry::Applied(Applied { request_id, decided_at }) => {
-                self.places.insert(request_id, decided_at);
+                self.survey.places.insert(request_id, decided_at);
             }
         }
     }
@@ -102,6 +115,9 @@ impl Pass {
         }
         self.request_id(&operation);
         let survey = &mut self.survey;
+        if operation.has_turns() {
+            survey.turns.insert(operation.lock().clone());
+        }
         if let Some(returned) = operation.returned {
             survey.latency = survey.latency.max(returned - operation.invoked);
         }
@@ -140,7 +156,13 @@ impl Pass {
         self.survey.footer = footer;
         let unknown = std::mem::take(&mut self.survey.unknown);
         let mut known: HashSet<RequestId> = HashSet::new();
+        let turns = std::mem::take(&mut self.survey.turns);
+        self.survey.locks.retain(|lock, _| !turns.contains(lock));
         for mut operation in unknown {
+            if turns.contains(operation.lock()) {
+                self.survey.unknown_turns.push(operation);
+                continue;
+            }
             let Some(id) = operation.request_id else {
                 self.survey.unknown.push(operation);
                 continue;
@@ -151,12 +173,13 @@ impl Pass {
                     continue;
                 }
             }
-            match self.places.get(&id) {
+            match self.survey.places.get(&id) {
                 Some(place) => self.survey.applied.push((*place, operation)),
                 None if footer.log_complete => {}
                 None => self.survey.unknown.push(operation),
             }
         }
+        self.survey.turns = turns;
         self.survey.unknown.sort_by_key(|operation| operation.invoked);
         self.survey
     }

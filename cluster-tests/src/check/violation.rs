@@ -66,7 +66,7 @@ pub enum Broken {
     RepeatedDifferently,
     /// No order of the operations explains their answers.
     NotLinearizable,
-    /// Two owners held the lock at once.
+    /// More owners held the lock at once than may.
     TwoHolders,
     /// One token was given to two grants.
     TokenReused,
@@ -78,6 +78,14 @@ pub enum Broken {
     StaleWriteAccepted,
     /// A read of the guarded register did not show what was written to it.
     RegisterRead,
+    /// Somebody was granted past a place of the same or a higher level.
+    Overtaken,
+    /// Something was granted, held or waited for in a session that has ended, or it came back.
+    SessionEnded,
+    /// The inbox of a session does not tell what became of a place, or is out of order.
+    InboxLost,
+    /// A grant that moved to another session or became exclusive has its old token.
+    TokenKept,
     /// An acknowledged write is missing from a node's final state.
     AcknowledgedLost,
     /// Two nodes that applied the same log differ.
@@ -103,12 +111,16 @@ impl Broken {
             }
             Self::RepeatedDifferently => "a repeated request is answered the same",
             Self::NotLinearizable => "some order within real time explains every answer",
-            Self::TwoHolders => "a lock has at most one holder",
+            Self::TwoHolders => "a lock has at most the permitted holders",
             Self::TokenReused => "each grant has a token of its own",
             Self::TokenDecreased => "tokens grow in the order of real time",
             Self::LostUpdate => "no update made under the lock is lost",
             Self::StaleWriteAccepted => "the register refuses tokens smaller than it has seen",
             Self::RegisterRead => "a read of the register shows the last write before it",
+            Self::Overtaken => "nobody overtakes a place of the same or a higher level",
+            Self::SessionEnded => "nothing lives in a session that has ended, and none comes back",
+            Self::InboxLost => "an inbox tells the end of each place, in order, until it was seen",
+            Self::TokenKept => "a grant that is moved or becomes exclusive gets a new token",
             Self::AcknowledgedLost => "nothing acknowledged is lost",
             Self::NodesDiffer => "nodes that applied the same log are equal",
             Self::NotAlive => "once the faults are gone, a fresh lock is given in time",

@@ -43,6 +43,8 @@ pub(super) struct Witnessed {
     unanswered: HashMap<LockName, Vec<Arc<Operation>>>,
     repeated: HashMap<RequestId, (u64, Option<Arc<Operation>>)>,
     lanes: Lanes,
+    /// Locks of which only the order in the log is judged here: another check knows their rules.
+    turns: HashSet<LockName>,
     /// The latest invocation so far in the order of the log, and those at the same place as the last.
     latest: Option<Arc<Operation>>,
     last: Option<(DecidedAt, Arc<Operation>)>,
@@ -90,6 +92,7 @@ impl Witnessed {
             unanswered,
             repeated: repeated.map(|(id, repeated)| (*id, (repeated.invoked, None))).collect(),
             lanes: Lanes::default(),
+            turns: survey.turns.clone(),
             latest: None,
             last: None,
             same_place: None,
@@ -109,7 +112,10 @@ impl Witnessed {
             && let Some((invoked, first)) = self.repeated.get_mut(&id)
         {
             Arc::make_mut(&mut operation).invoked = *invoked;
-            if let Some(first) = first {
+            // A request for a turn has several answers, each with a place of its own.
+            if let Some(first) = first
+                && !self.turns.contains(operation.lock())
+            {
                 let first = Arc::clone(first);
                 self.compare_repeated(&first, &operation);
                 return;
@@ -140,6 +146,9 @@ impl Witnessed {
     fn judge(&mut self, place: DecidedAt, operation: &Arc<Operation>) {
         self.results.checked += 1;
         self.judge_order(place, operation);
+        if self.turns.contains(operation.lock()) {
+            return;
+        }
         if !self.locks.contains_key(operation.lock()) {
             self.locks.insert(operation.lock().clone(), Replay::default());
         }
@@ -179,6 +188,9 @@ impl Witnessed {
         if let Some((last, other)) = &self.last
             && *last == place
             && is_write
+            && !(other.request_id.is_some()
+                && other.request_id == operation.request_id
+                && self.turns.contains(operation.lock()))
         {
             let found = format!("operations {} and {} at {place}", other.id, operation.id);
             let both = vec![(**other).clone(), (**operation).clone()];
@@ -250,6 +262,7 @@ impl Witnessed {
                 records.iter().map(|record| (&record.lock, record)).collect();
             let tables: HashSet<_> = survey.locks.keys().map(|lock| &lock.table).collect();
             let names = survey.locks.keys().chain(seen.keys().copied());
+            let names = names.filter(|lock| !survey.turns.contains(*lock));
             let names: HashSet<_> = names.filter(|lock| tables.contains(&lock.table)).collect();
             for lock in names {
                 let replay = self.locks.get(lock).unwrap_or(&empty);

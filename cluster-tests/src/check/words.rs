@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use keyward::types::TransferReason;
+use keyward::types::{Mode, TransferReason};
 
 use super::model::{Lock, Told};
 use super::step::{Rules, right_answers};
 use crate::history::{
-    Action, Answer, Granted, HolderSeen, LockAction, Operation, Outcome, Refusal, Status,
+    Action, Answer, Granted, HolderSeen, LockAction, Operation, Outcome, Refusal, Status, Turn,
 };
 
 /// An operation on one line, such as `#7 c1 lock worker-1 level 2: transferred, token 9`.
@@ -49,7 +49,13 @@ fn lock(f: &mut fmt::Formatter<'_>, asked: &LockAction) -> fmt::Result {
     if asked.force {
         f.write_str(" by force")?;
     }
-    option(f, "token", asked.token)
+    option(f, "token", asked.token)?;
+    let Turn { mode, limit, wait_ms, queued: _, session, lock_delay_ms } = asked.turn;
+    option(f, "mode", mode.map(Mode::word))?;
+    option(f, "limit", limit)?;
+    option(f, "wait", (wait_ms > 0).then_some(wait_ms))?;
+    option(f, "session", session)?;
+    option(f, "delay", lock_delay_ms)
 }
 
 fn option(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
@@ -58,13 +64,28 @@ fn option(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Displa
 
 fn outcome_in_words(f: &mut fmt::Formatter<'_>, outcome: &Outcome) -> fmt::Result {
     match outcome {
-        Outcome::Ok(Answer::Granted(Granted { status, token, level, expires_in_ms, live })) => {
+        Outcome::Ok(Answer::Granted(granted)) => {
+            let Granted { status, token, level, expires_in_ms, live, mode, slot, .. } = granted;
             status_in_words(f, status)?;
             write!(f, ", token {token}, level {level}, {expires_in_ms} ms")?;
+            if *mode != Mode::Exclusive {
+                write!(f, ", {}", mode.word())?;
+            }
+            option(f, "slot", *slot)?;
             if *live { Ok(()) } else { f.write_str(", not live") }
         }
         Outcome::Ok(Answer::Released) => f.write_str("released"),
         Outcome::Ok(Answer::NoLock) => f.write_str("no lock"),
+        Outcome::Ok(Answer::Left) => f.write_str("left"),
+        Outcome::Ok(Answer::Waiting(waiting)) => {
+            write!(f, "waits at {}, number {}", waiting.place, waiting.position)
+        }
+        Outcome::Ok(Answer::Queue(queue)) => {
+            let holders = queue.holders.iter();
+            let holders = holders.map(|holder| format!("{} ({})", holder.signee, holder.token));
+            let holders = holders.collect::<Vec<_>>().join(", ");
+            write!(f, "{holders} have it, {} wait", queue.waiting)
+        }
         Outcome::Ok(Answer::Record(None)) => f.write_str("not found"),
         Outcome::Ok(Answer::Record(Some(holder))) => holder_in_words(f, holder),
         Outcome::Ok(Answer::Value(version)) => write!(f, "version {version}"),

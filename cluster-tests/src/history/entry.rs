@@ -4,7 +4,7 @@ use keyward::types::{DecidedAt, RequestId};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::{LockName, Operation};
+use super::{LockName, Operation, SessionOperation};
 
 /// One line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ use super::{LockName, Operation};
 pub enum Entry {
     /// A request of a client.
     Operation(Operation),
+    /// A request of a client about a session.
+    Session(SessionOperation),
     /// A fault of the service.
     Fault(Fault),
     /// An event.
@@ -21,6 +23,13 @@ pub enum Entry {
     Observation(Observation),
     /// The place of a request in the service's own log.
     Applied(Applied),
+}
+
+impl Entry {
+    /// Whether it is a request of a client: the footer counts these.
+    pub fn is_operation(&self) -> bool {
+        matches!(self, Self::Operation(_) | Self::Session(_))
+    }
 }
 
 /// A fault, from its installation to its removal.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Entry, FORMAT, Footer, Header, Operation, VERSION};
+use super::{Entry, FORMAT, Footer, Header, OLDEST, Operation, VERSION};
 
 /// The longest line that is read: an observation of a node with a million records fits.
 const MAX_LINE_BYTES: usize = 512 * 1024 * 1024;
@@ -40,7 +40,7 @@ pub enum HistoryError {
         source: serde_json::Error,
     },
     /// The file has another format, or a newer version.
-    #[error("this is {format} {version}; this program reads {FORMAT} up to {VERSION}")]
+    #[error("this is {format} {version}; this program reads {FORMAT} {OLDEST} to {VERSION}")]
     Format {
         /// The format that it names.
         format: String,
@@ -99,7 +99,11 @@ impl History {
     pub fn operations(&self) -> impl Iterator<Item = &Operation> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Operation(operation) => Some(operation),
-            Entry::Fault(_) | Entry::Event(_) | Entry::Observation(_) | Entry::Applied(_) => None,
+            Entry::Session(_)
+            | Entry::Fault(_)
+            | Entry::Event(_)
+            | Entry::Observation(_)
+            | Entry::Applied(_) => None,
         })
     }
 }
@@ -141,7 +145,7 @@ impl<R: BufRead> Reader<R> {
         read_line(&mut source, &mut buffer)?;
         let header: Header = serde_json::from_slice(&buffer)
             .map_err(|source| HistoryError::Line { line: 1, what: "header", source })?;
-        if header.format != FORMAT || header.version != VERSION {
+        if header.format != FORMAT || !(OLDEST..=VERSION).contains(&header.version) {
             return Err(HistoryError::Format { format: header.format, version: header.version });
         }
         Ok(Self { source, header, footer: None, buffer, line: 1, operations: 0, ended: false })
@@ -174,8 +178,8 @@ impl<R: BufRead> Reader<R> {
                 HistoryError::Cut { line: line - 1 }
             }
         })?;
+        self.operations += u64::from(entry.is_operation());
         if let Entry::Operation(operation) = &entry {
-            self.operations += 1;
             validate(operation)?;
         }
         Ok(Some(entry))

@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 /// The mark that distinguishes a history from other files of JSON lines.
 pub const FORMAT: &str = "keyward-history";
 
-/// The version of the format that this module writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+/// The version of the format that this module writes, and the newest that it reads. Version 2 has
+/// turns: waiting, sharing and sessions.
+pub const VERSION: u32 = 2;
+
+/// The oldest version that it reads.
+pub const OLDEST: u32 = 1;
 
 /// The first line.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -20,16 +20,18 @@ mod open_writes;
 mod operation;
 mod recorded;
 mod recorder;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{Applied, Entry, Event, Fault, FaultState, Observation, RecordSeen};
 pub use file::{History, HistoryError, Reader};
-pub use header::{Clocks, FORMAT, Footer, Header, Plan, PlannedFault, VERSION};
+pub use header::{Clocks, FORMAT, Footer, Header, OLDEST, Plan, PlannedFault, VERSION};
 pub use open_writes::OpenWrites;
 pub use operation::{
-    Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, Refusal,
-    RegisterRead, RegisterWrite, Status, UnlockAction,
+    Action, Answer, Granted, HolderSeen, LockAction, LockName, Operation, Outcome, PlaceSeen,
+    QueueSeen, Refusal, RegisterRead, RegisterWrite, Status, Turn, UnlockAction, WaitingSeen,
 };
-pub use recorded::{Recorded, answered_check};
-pub use recorder::{Call, OpenFault, Recorder};
+pub use recorded::{Recorded, answered_check, decided, decided_session};
+pub use recorder::{Call, OpenFault, Recorder, SessionCall};
+pub use sessions::{ItemSeen, NewsSeen, SessionAction, SessionOperation, SessionOutcome};

@@ -214,9 +214,11 @@ mod tests {
             let history = self.recorder.into_history(Header::new(1, "", ""), complete);
             let applied = history.entries.iter().filter_map(|entry| match entry {
                 Entry::Applied(applied) => Some((applied.request_id, applied.decided_at)),
-                Entry::Operation(_) | Entry::Fault(_) | Entry::Event(_) | Entry::Observation(_) => {
-                    None
-                }
+                Entry::Operation(_)
+                | Entry::Session(_)
+                | Entry::Fault(_)
+                | Entry::Event(_)
+                | Entry::Observation(_) => None,
             });
             (complete, applied.collect())
         }

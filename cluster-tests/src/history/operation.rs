@@ -1,6 +1,6 @@
 //! One operation: the request, its times, and its outcome.
 
-use keyward::types::{DecidedAt, ForbiddenReason, RequestId, TransferReason};
+use keyward::types::{DecidedAt, ForbiddenReason, Mode, RequestId, SessionId, TransferReason};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
@@ -104,6 +104,51 @@ pub struct LockAction {
     /// Renews only the grant with this token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
+    /// The terms of waiting, sharing and sessions, if it has any.
+    #[serde(default, skip_serializing_if = "Turn::is_plain")]
+    pub turn: Turn,
+}
+
+/// The part of a lock request that is about others: how it waits, what it shares, which session its
+/// grant lives in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Turn {
+    /// The mode, if one is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The limit of a lock in mode permits, if one is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The time that it waits for its turn.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub wait_ms: u64,
+    /// Whether it is answered with its place at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
+    /// The session, in place of a duration, which is then 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// The lock-delay, if one is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_delay_ms: Option<u64>,
+}
+
+impl Turn {
+    /// Whether it is an ordinary request for an exclusive lock, tried once.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_exclusive(mode: &Mode) -> bool {
+    *mode == Mode::Exclusive
 }
 
 /// An unlock request; see the contract for each field.
@@ -120,6 +165,12 @@ pub struct UnlockAction {
     /// Releases only the grant with this token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
+    /// An operator's release: of the grant with the token or of the place, whoever has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// The place to be ended by force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<DecidedAt>,
 }
 
 /// The first half of a read-modify-write on the register that a lock guards.
@@ -170,8 +221,14 @@ pub enum Answer {
     Released,
     /// The answer to an unlock request: there was no record.
     NoLock,
+    /// The answer to an unlock request: a place was left.
+    Left,
+    /// The answer to a lock request: it has a place in the queue.
+    Waiting(WaitingSeen),
     /// The answer to a check: the holder, or `None` where there is no record.
     Record(Option<HolderSeen>),
+    /// The answer to a check of a lock that several hold, or that somebody waits for.
+    Queue(QueueSeen),
     /// The answer to a read of a register: its version. A new register has version 0.
     Value(u64),
     /// The answer to a write of a register: the version that it created. The register counts them
@@ -193,6 +250,57 @@ pub struct Granted {
     pub expires_in_ms: u64,
     /// `false` only in a repeated answer whose grant has ended since.
     pub live: bool,
+    /// The mode of the grant.
+    #[serde(default, skip_serializing_if = "is_exclusive")]
+    pub mode: Mode,
+    /// The number of the permit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// The time from the last ask to the end of the grant; `None` is the same as the remaining time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_ms: Option<u64>,
+}
+
+/// A place in the queue of a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitingSeen {
+    /// Its name: the place in the log at which it joined the end of its level.
+    pub place: DecidedAt,
+    /// The number of places before it, and itself.
+    pub position: u64,
+    /// The time until the wait is over.
+    pub ends_in_ms: u64,
+}
+
+/// The holders and the queue of a lock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueSeen {
+    /// The holders.
+    pub holders: Vec<HolderSeen>,
+    /// The number of places.
+    pub waiting: u64,
+    /// The first of the places, in their order.
+    pub places: Vec<PlaceSeen>,
+}
+
+/// A place as a check shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlaceSeen {
+    /// Its name.
+    pub place: DecidedAt,
+    /// The owner.
+    pub signee: SmolStr,
+    /// The run of the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<SmolStr>,
+    /// Its level.
+    pub level: i64,
+    /// Its mode.
+    #[serde(default, skip_serializing_if = "is_exclusive")]
+    pub mode: Mode,
 }
 
 /// The way in which a lock was granted.
@@ -218,7 +326,7 @@ pub enum Status {
 pub enum Refusal {
     /// Another owner holds it, or the grant is lost.
     Forbidden {
-        /// The reason: one of the two.
+        /// The reason.
         reason: ForbiddenReason,
         /// The holder, or `None` where there is no record.
         holder: Option<HolderSeen>,
@@ -246,6 +354,15 @@ pub struct HolderSeen {
     pub expires_in_ms: u64,
     /// Whether another may take it.
     pub expired: bool,
+    /// The mode of its grant.
+    #[serde(default, skip_serializing_if = "is_exclusive")]
+    pub mode: Mode,
+    /// The number of its permit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// The session that its grant lives in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
 }
 
 impl Operation {
@@ -265,6 +382,27 @@ impl Operation {
     pub fn may_have_changed(&self) -> bool {
         let asks = matches!(self.action, Action::Lock(_) | Action::Unlock(_));
         asks && matches!(self.outcome, Outcome::Ok(_) | Outcome::Unknown)
+    }
+
+    /// Whether it shows that its lock has turns: it names their terms, or its answer does.
+    pub fn has_turns(&self) -> bool {
+        let asks = match &self.action {
+            Action::Lock(asked) => !asked.turn.is_plain(),
+            Action::Unlock(asked) => asked.force,
+            Action::Check(_) | Action::StaleCheck(_) | Action::Read(_) | Action::Write(_) => false,
+        };
+        let shows = match &self.outcome {
+            Outcome::Ok(Answer::Left | Answer::Waiting(_) | Answer::Queue(_)) => true,
+            Outcome::Ok(Answer::Granted(granted)) => granted.mode != Mode::Exclusive,
+            Outcome::Ok(Answer::Record(Some(holder))) => {
+                holder.mode != Mode::Exclusive || holder.session.is_some()
+            }
+            Outcome::Refused(Refusal::Forbidden { reason, .. }) => {
+                !matches!(reason, ForbiddenReason::Held | ForbiddenReason::Lost)
+            }
+            Outcome::Ok(_) | Outcome::Refused(_) | Outcome::Unavailable | Outcome::Unknown => false,
+        };
+        asks || shows
     }
 
     /// The grant in its answer.

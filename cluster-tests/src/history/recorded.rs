@@ -9,19 +9,22 @@ use keyward::lock::{
 };
 use keyward::service::{LockService, ServiceOptions};
 use keyward::types::{
-    CallOptions, CheckResponse, DEFAULT_DURATION, DecidedAt, Forbidden, Holder, KEPT_AFTER_EXPIRY,
-    LockStatus, RequestId, Token, UnlockStatus,
+    CallOptions, CheckResponse, CloseStatus, DEFAULT_DURATION, DecidedAt, Forbidden, Holder,
+    InboxItem, KEPT_AFTER_EXPIRY, Liveness, LockStatus, News, Place, RequestId, SessionStatus,
+    Token, UnlockStatus,
 };
 use smol_str::SmolStr;
 
 use crate::limits;
 
 use super::{
-    Action, Answer, Call, Granted, HolderSeen, LockAction, LockName, OpenWrites, Outcome, Recorder,
-    Refusal, Status, UnlockAction,
+    Action, Answer, Call, Granted, HolderSeen, ItemSeen, LockAction, LockName, NewsSeen,
+    OpenWrites, Outcome, PlaceSeen, QueueSeen, Recorder, Refusal, SessionAction, SessionCall,
+    SessionOutcome, Status, Turn, UnlockAction, WaitingSeen,
 };
 
-/// One client of a service, with every lock, unlock and check recorded. Retries that the service
+/// One client of a service, with every lock, unlock and check recorded, and all that it does with
+/// sessions. Retries that the service
 /// makes by itself are part of one operation.
 ///
 /// Use one for each task: a client has one request (or batch) in flight at a time, except for those
@@ -126,21 +129,31 @@ impl<S> Recorded<S> {
         }
     }
 
-    fn begin_write(&self, command: &Command) -> Option<Write<'_>> {
-        let action = if let Operation::Lock(command) = &command.operation {
-            Action::Lock(asked_lock(command))
-        } else if let Operation::Unlock(command) = &command.operation {
-            Action::Unlock(asked_unlock(command))
-        } else {
-            // Not in the history.
-            return None;
+    fn begin_write(&self, command: &Command) -> Begun<'_> {
+        let action = match &command.operation {
+            Operation::Lock(command) => Action::Lock(asked_lock(command)),
+            Operation::Unlock(command) => Action::Unlock(asked_unlock(command)),
+            Operation::OpenSession(_) | Operation::KeepAlive(_) | Operation::CloseSession(_) => {
+                let begin = |action| {
+                    let client = self.client.clone();
+                    self.recorder.begin_session(client, action, command.request_id)
+                };
+                let actions = asked_sessions(&command.operation);
+                return Begun::Sessions(actions.into_iter().map(begin).collect());
+            }
+            Operation::ConfigureTable(_)
+            | Operation::DeleteTable { .. }
+            | Operation::Leave(_)
+            | Operation::SetLimit(_)
+            | Operation::Advance
+            | Operation::RaiseFeatureLevel(_) => return Begun::Unrecorded,
         };
         let id = command.request_id;
         let open = self.open.as_ref().zip(id).map(|(writes, id)| {
             let is_first = writes.asked(id, command.clone());
             Open { writes, id, is_first }
         });
-        Some(Write { call: self.begin(action, id), id, open })
+        Begun::Write(Box::new(Write { call: self.begin(action, id), open }))
     }
 
     fn name(&self, id: &mut Option<RequestId>) {
@@ -173,10 +186,18 @@ impl<S> Recorded<S> {
     }
 }
 
+/// A command that has begun.
+enum Begun<'a> {
+    Write(Box<Write<'a>>),
+    /// One operation for each session that it names.
+    Sessions(Vec<SessionCall>),
+    /// Not in the history.
+    Unrecorded,
+}
+
 /// A write that has begun.
 struct Write<'a> {
     call: Call,
-    id: Option<RequestId>,
     open: Option<Open<'a>>,
 }
 
@@ -209,13 +230,12 @@ impl<S: LockService> LockService for Recorded<S> {
         mut commands: Vec<Command>,
         call: CallOptions,
     ) -> Vec<Result<Decision, Error>> {
-        let is_write =
-            |operation: &Operation| matches!(operation, Operation::Lock(_) | Operation::Unlock(_));
         for command in &mut commands {
-            if is_write(&command.operation) {
+            if is_named(&command.operation) {
                 self.name(&mut command.request_id);
             }
         }
+        let ids: Vec<_> = commands.iter().map(|command| command.request_id).collect();
         let writes: Vec<_> = commands.iter().map(|command| self.begin_write(command)).collect();
         let of_call = limits::of_call(&call);
         let values = |command| [limits::of_command(command), of_call.clone()].concat();
@@ -225,16 +245,31 @@ impl<S: LockService> LockService for Recorded<S> {
         let reach = self.recorder.reach();
         let mut answered = 0;
         // If a service returns too few answers, the others are unknown.
-        for ((write, values), answer) in writes.into_iter().zip(values).zip(&answers) {
+        for (((begun, id), values), answer) in writes.into_iter().zip(ids).zip(values).zip(&answers)
+        {
             answered += usize::from(answer.is_ok());
-            let Some(write) = write else { continue };
             let (outcome, decided_at) = match answer {
                 Ok(Decision { outcome, decided_at }) => (decided(outcome), *decided_at),
                 Err(error) => (failed(error), None),
             };
-            self.ended(write.id, answer);
-            reach.note(&values, &outcome);
-            write.finish(outcome, decided_at);
+            self.ended(id, answer);
+            match begun {
+                Begun::Write(write) => {
+                    reach.note(&values, &outcome);
+                    write.finish(outcome, decided_at);
+                }
+                Begun::Sessions(calls) => {
+                    reach.note(&values, &outcome);
+                    for (number, call) in calls.into_iter().enumerate() {
+                        let outcome = match answer {
+                            Ok(decision) => decided_session(&decision.outcome, number),
+                            Err(error) => failed_session(error),
+                        };
+                        call.finish(outcome, decided_at);
+                    }
+                }
+                Begun::Unrecorded => {}
+            }
         }
         if answered == size && size > 0 {
             let size = i128::try_from(size).unwrap_or(i128::MAX);
@@ -297,7 +332,10 @@ fn bytes_of(command: &Command) -> usize {
 }
 
 fn asked_lock(command: &LockCommand) -> LockAction {
-    let duration_ms = command.duration_ms.unwrap_or(to_ms(DEFAULT_DURATION));
+    let duration_ms = match command.session {
+        Some(_) => 0,
+        None => command.duration_ms.unwrap_or(to_ms(DEFAULT_DURATION)),
+    };
     let time_to_live_ms = match command.time_to_live {
         Some(Keep::Ms(ms)) => Some(ms),
         Some(Keep::ForEver) => None,
@@ -312,6 +350,52 @@ fn asked_lock(command: &LockCommand) -> LockAction {
         time_to_live_ms,
         force: command.force,
         token: command.token.map(|Token(token)| token),
+        turn: Turn {
+            mode: command.mode,
+            limit: command.limit,
+            wait_ms: command.wait_ms,
+            queued: command.queued,
+            session: command.session,
+            lock_delay_ms: command.lock_delay_ms,
+        },
+    }
+}
+
+/// Whether a command gets an id of the lane: a keep-alive needs none.
+fn is_named(operation: &Operation) -> bool {
+    match operation {
+        Operation::Lock(_)
+        | Operation::Unlock(_)
+        | Operation::OpenSession(_)
+        | Operation::CloseSession(_) => true,
+        Operation::KeepAlive(_)
+        | Operation::ConfigureTable(_)
+        | Operation::DeleteTable { .. }
+        | Operation::Leave(_)
+        | Operation::SetLimit(_)
+        | Operation::Advance
+        | Operation::RaiseFeatureLevel(_) => false,
+    }
+}
+
+/// The requests about sessions in a command.
+fn asked_sessions(operation: &Operation) -> Vec<SessionAction> {
+    if let Operation::KeepAlive(sessions) = operation {
+        let keep = |seen: &keyward::types::Seen| SessionAction::KeepAlive {
+            session: seen.session,
+            seen: seen.seen,
+        };
+        sessions.iter().map(keep).collect()
+    } else if let Operation::OpenSession(command) = operation {
+        vec![SessionAction::Open {
+            ttl_ms: command.ttl_ms,
+            signee: command.signee.as_ref().into(),
+            instance: command.instance.as_deref().map(SmolStr::new),
+        }]
+    } else if let Operation::CloseSession(session) = operation {
+        vec![SessionAction::Close { session: *session }]
+    } else {
+        Vec::new()
     }
 }
 
@@ -321,11 +405,13 @@ fn asked_unlock(command: &UnlockCommand) -> UnlockAction {
         signee: command.signee.as_ref().into(),
         instance: command.instance.as_deref().map(SmolStr::new),
         token: command.token.map(|Token(token)| token),
+        force: command.force,
+        place: command.place,
     }
 }
 
 /// Translates a decision about a lock or unlock command.
-fn decided(outcome: &lock::Outcome) -> Outcome {
+pub fn decided(outcome: &lock::Outcome) -> Outcome {
     if let lock::Outcome::Lock(status) = outcome {
         answered_lock(status)
     } else if let lock::Outcome::Unlock(status) = outcome {
@@ -333,6 +419,53 @@ fn decided(outcome: &lock::Outcome) -> Outcome {
     } else {
         // Another answer than was asked for: nothing is known.
         Outcome::Unknown
+    }
+}
+
+/// Translates a decision about a session, the `number`th that the command names.
+pub fn decided_session(outcome: &lock::Outcome, number: usize) -> SessionOutcome {
+    if let lock::Outcome::KeptAlive(sessions) = outcome {
+        sessions.get(number).map_or(SessionOutcome::Unknown, kept_alive)
+    } else if let lock::Outcome::Session(SessionStatus::Open(session)) = outcome {
+        SessionOutcome::Opened { session: session.id }
+    } else if let lock::Outcome::Session(SessionStatus::Failed(_)) = outcome {
+        SessionOutcome::Refused
+    } else if let lock::Outcome::Closed(status) = outcome {
+        match status {
+            CloseStatus::Ok => SessionOutcome::Closed,
+            CloseStatus::NoSession => SessionOutcome::NoSession,
+        }
+    } else {
+        SessionOutcome::Unknown
+    }
+}
+
+fn kept_alive(state: &Liveness) -> SessionOutcome {
+    match state {
+        Liveness::Alive { valid, inbox, more, overflow } => SessionOutcome::Alive {
+            valid_ms: to_ms(*valid),
+            inbox: inbox.iter().map(item).collect(),
+            cut: *more || *overflow,
+        },
+        Liveness::Lost => SessionOutcome::Lost,
+    }
+}
+
+fn item(item: &InboxItem) -> ItemSeen {
+    let news = match item.news {
+        News::Granted { token, level, mode, slot } => {
+            NewsSeen::Granted { token: token.0, level, mode, slot }
+        }
+        News::Ended(reason) => NewsSeen::Ended(reason),
+        News::Lost { token, reason } => {
+            NewsSeen::Lost { token: token.map(|token| token.0), reason }
+        }
+    };
+    ItemSeen {
+        position: item.position,
+        lock: LockName::new(item.table.as_str(), item.signature.as_str()),
+        signee: item.signee.as_str().into(),
+        news,
     }
 }
 
@@ -345,8 +478,13 @@ fn answered_lock(status: &LockStatus) -> Outcome {
             let previous_signee = previous_signee.as_str().into();
             (grant, Status::Transferred { previous_signee, reason: *reason })
         }
-        // Whether it is granted later is not known from this answer.
-        LockStatus::Waiting(_) => return Outcome::Unknown,
+        LockStatus::Waiting(waiting) => {
+            return Outcome::Ok(Answer::Waiting(WaitingSeen {
+                place: waiting.place,
+                position: waiting.position,
+                ends_in_ms: to_ms(waiting.ends_in),
+            }));
+        }
         LockStatus::Failed(forbidden) => return Outcome::Refused(refused(forbidden)),
     };
     Outcome::Ok(Answer::Granted(Granted {
@@ -355,6 +493,9 @@ fn answered_lock(status: &LockStatus) -> Outcome {
         level: grant.level,
         expires_in_ms: to_ms(grant.expires_in),
         live: grant.live,
+        mode: grant.mode,
+        slot: grant.slot,
+        valid_ms: (grant.valid != grant.expires_in).then(|| to_ms(grant.valid)),
     }))
 }
 
@@ -362,8 +503,8 @@ fn answered_lock(status: &LockStatus) -> Outcome {
 fn answered_unlock(status: &UnlockStatus) -> Outcome {
     match status {
         UnlockStatus::Ok => Outcome::Ok(Answer::Released),
-        // A place is no lock: leaving it releases none.
-        UnlockStatus::NoLock | UnlockStatus::Left => Outcome::Ok(Answer::NoLock),
+        UnlockStatus::NoLock => Outcome::Ok(Answer::NoLock),
+        UnlockStatus::Left => Outcome::Ok(Answer::Left),
         UnlockStatus::Failed(forbidden) => Outcome::Refused(refused(forbidden)),
     }
 }
@@ -377,7 +518,15 @@ pub fn answered_check(result: &Result<CheckResponse, Error>) -> (Outcome, Option
 }
 
 fn seen_by_check(response: &CheckResponse) -> Outcome {
-    Outcome::Ok(Answer::Record(response.record.holders.first().map(seen)))
+    let record = &response.record;
+    if record.holders.len() < 2 && record.waiting == 0 {
+        return Outcome::Ok(Answer::Record(record.holders.first().map(seen)));
+    }
+    Outcome::Ok(Answer::Queue(QueueSeen {
+        holders: record.holders.iter().map(seen).collect(),
+        waiting: record.waiting,
+        places: record.places.iter().map(place).collect(),
+    }))
 }
 
 fn failed_check(error: &Error) -> (Outcome, Option<DecidedAt>) {
@@ -400,6 +549,15 @@ pub(super) fn failed(error: &Error) -> Outcome {
     }
 }
 
+/// Translates an error of an operation on sessions.
+fn failed_session(error: &Error) -> SessionOutcome {
+    match failed(error) {
+        Outcome::Unavailable => SessionOutcome::Unavailable,
+        Outcome::Refused(_) => SessionOutcome::Refused,
+        Outcome::Ok(_) | Outcome::Unknown => SessionOutcome::Unknown,
+    }
+}
+
 fn refused(forbidden: &Forbidden) -> Refusal {
     Refusal::Forbidden { reason: forbidden.reason, holder: forbidden.holders.first().map(seen) }
 }
@@ -412,6 +570,19 @@ fn seen(holder: &Holder) -> HolderSeen {
         token: holder.token.0,
         expires_in_ms: to_ms(holder.expires_in),
         expired: holder.expired,
+        mode: holder.mode,
+        slot: holder.slot,
+        session: holder.session,
+    }
+}
+
+fn place(place: &Place) -> PlaceSeen {
+    PlaceSeen {
+        place: place.place,
+        signee: place.signee.as_str().into(),
+        instance: place.instance.as_deref().map(SmolStr::new),
+        level: place.level,
+        mode: place.mode,
     }
 }
 

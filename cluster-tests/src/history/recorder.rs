@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use super::file::write_line;
 use super::{
     Action, Applied, Entry, Event, Fault, FaultState, Footer, Header, History, Observation,
-    Operation, Outcome,
+    Operation, Outcome, SessionAction, SessionOperation, SessionOutcome,
 };
 use crate::limits::Reach;
 
@@ -124,6 +124,27 @@ impl Recorder {
         Call { recorder: self.clone(), operation: Some(operation) }
     }
 
+    /// Begins an operation on a session, as [`Recorder::begin`] does.
+    pub fn begin_session(
+        &self,
+        client: impl Into<SmolStr>,
+        action: SessionAction,
+        request_id: Option<RequestId>,
+    ) -> SessionCall {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let operation = SessionOperation {
+            id,
+            client: client.into(),
+            action,
+            request_id,
+            invoked: self.now(),
+            returned: None,
+            outcome: SessionOutcome::Unknown,
+            decided_at: None,
+        };
+        SessionCall { recorder: self.clone(), operation: Some(operation) }
+    }
+
     /// Begins the installation of a fault.
     pub fn begin_fault(&self, name: impl Into<SmolStr>, target: impl Into<SmolStr>) -> OpenFault {
         let fault = Fault {
@@ -204,7 +225,7 @@ impl Recorder {
 
     fn write(&self, entry: Entry) {
         let mut sink = self.sink();
-        sink.operations += u64::from(matches!(entry, Entry::Operation(_)));
+        sink.operations += u64::from(entry.is_operation());
         match &mut sink.out {
             Out::Memory(entries) => entries.push(entry),
             Out::File(file) => {
@@ -212,7 +233,7 @@ impl Recorder {
                     sink.failed.get_or_insert(error);
                 }
             }
-            Out::Closed => sink.operations -= u64::from(matches!(entry, Entry::Operation(_))),
+            Out::Closed => sink.operations -= u64::from(entry.is_operation()),
         }
     }
 }
@@ -277,6 +298,35 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.end(Outcome::Unknown, None);
+    }
+}
+
+/// An operation on a session that has begun; dropped without an end, its outcome is unknown.
+#[derive(Debug)]
+#[must_use = "what is dropped is recorded as unknown"]
+pub struct SessionCall {
+    recorder: Recorder,
+    operation: Option<SessionOperation>,
+}
+
+impl SessionCall {
+    /// Ends the operation.
+    pub fn finish(mut self, outcome: SessionOutcome, decided_at: Option<DecidedAt>) {
+        self.end(outcome, decided_at);
+    }
+
+    fn end(&mut self, outcome: SessionOutcome, decided_at: Option<DecidedAt>) {
+        let Some(mut operation) = self.operation.take() else { return };
+        let is_known = outcome != SessionOutcome::Unknown;
+        operation.returned = is_known.then(|| self.recorder.now());
+        (operation.outcome, operation.decided_at) = (outcome, decided_at);
+        self.recorder.write(Entry::Session(operation));
+    }
+}
+
+impl Drop for SessionCall {
+    fn drop(&mut self) {
+        self.end(SessionOutcome::Unknown, None);
     }
 }
 

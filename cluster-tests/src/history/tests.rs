@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use keyward::MemoryLocks;
 use keyward::service::LockService;
-use keyward::types::{LockOptions, LockRequest, ReadOptions, UnlockOptions, UnlockRequest};
+use keyward::types::{
+    CallOptions, LockOptions, LockRequest, Mode, ReadOptions, Seen, SessionOptions, SessionRequest,
+    SessionStatus, UnlockOptions, UnlockRequest,
+};
 
 use super::recorded::failed;
 use super::*;
@@ -121,6 +124,63 @@ async fn an_unknown_operation_that_returned_is_refused() {
     let mut bytes = Vec::new();
     history.write(&mut bytes).unwrap();
     assert!(matches!(read(&bytes), Err(HistoryError::Operation { id: 0, .. })));
+}
+
+#[test]
+fn the_first_version_is_still_read() {
+    let lines = br#"{"format":"keyward-history","version":1,"seed":7,"command":"c","service":"s"}
+{"operation":{"id":0,"client":"c1","action":{"lock":{"lock":{"table":"default","signature":"x"},"signee":"a","duration_ms":10000}},"invoked":1000,"returned":900000,"outcome":{"ok":{"granted":{"status":"ok","token":1,"level":0,"expires_in_ms":10000,"live":true}}},"decided_at":{"index":12,"position":0}}}
+{"operations":1}
+"#;
+    let history = read(lines).unwrap();
+    let operation = history.operations().next().expect("it is there");
+    assert!(!operation.has_turns());
+    assert_eq!(operation.granted().map(|granted| granted.token), Some(1));
+}
+
+#[tokio::test]
+async fn turns_and_sessions_are_read_as_they_were_written() {
+    let recorder = Recorder::in_memory();
+    let locks = MemoryLocks::new();
+    let client = Recorded::new(locks, recorder.clone(), "c1").with_lanes(7);
+    let owner = SessionRequest { signee: "x".into(), ttl: Duration::from_secs(10) };
+    let opened = client.open_session(owner, SessionOptions::default()).await.unwrap();
+    let SessionStatus::Open(session) = opened else { panic!("{opened:?}") };
+    let id = session.id;
+    let shared =
+        LockOptions { session: Some(id), mode: Some(Mode::Shared), ..LockOptions::default() };
+    client.lock(request(""), shared).await.unwrap();
+    let wait = Some(Duration::from_secs(5));
+    let waits = LockOptions { wait, queued: true, ..LockOptions::default() };
+    client.lock(request("y"), waits).await.unwrap();
+    client.check("a".into(), ReadOptions::default()).await.unwrap();
+    let seen = Seen { session: id, seen: None };
+    client.keep_alive(vec![seen], CallOptions::default()).await.unwrap();
+    let history = recorder.into_history(Header::new(1, "", ""), false);
+    let mut bytes = Vec::new();
+    history.write(&mut bytes).unwrap();
+    assert_eq!(read(&bytes).unwrap(), history);
+    let outcomes: Vec<_> = history.operations().map(|operation| &operation.outcome).collect();
+    assert!(
+        matches!(outcomes[..], [
+            Outcome::Ok(Answer::Granted(granted)),
+            Outcome::Ok(Answer::Waiting(_)),
+            Outcome::Ok(Answer::Queue(queue)),
+        ] if granted.mode == Mode::Shared && queue.holders[0].session == Some(id)),
+        "{outcomes:?}"
+    );
+    let sessions = history.entries.iter().filter_map(|entry| match entry {
+        Entry::Session(operation) => Some(&operation.outcome),
+        Entry::Operation(_)
+        | Entry::Fault(_)
+        | Entry::Event(_)
+        | Entry::Observation(_)
+        | Entry::Applied(_) => None,
+    });
+    let sessions: Vec<_> = sessions.collect();
+    let [SessionOutcome::Opened { .. }, SessionOutcome::Alive { .. }] = sessions[..] else {
+        panic!("{history:?}")
+    };
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::world::{FIRST_CLIENT, World};
 use keyward::LockService;
-use keyward::types::{DecidedAt, LockOptions, LockRequest, RequestId};
+use keyward::types::{LockOptions, LockRequest};
 
 use super::schedule::{Fault, Schedule};
 use crate::check::{self, Conclusion, Source};
-use crate::history::{Entry, History, Observation, Outcome, Recorded, Recorder};
+use crate::history::{History, Observation, Recorded, Recorder};
 
 /// The time within which a healed cluster grants a fresh lock.
 const ALIVE: Duration = Duration::from_secs(10);
@@ -151,33 +151,9 @@ fn is_explained(reason: &str, schedule: &Schedule) -> bool {
 
 /// Judges the clients' history.
 pub(super) fn history(history: &History, failures: &mut Vec<String>) {
-    acknowledged(history, failures);
     match check::check(Source::Memory(history), check::Options::default()) {
         Ok(verdict) if verdict.conclusion == Conclusion::Pass => {}
         Ok(verdict) => failures.push(verdict.to_string()),
         Err(error) => failures.push(format!("the history cannot be checked: {error}")),
-    }
-}
-
-/// Checks that everything that was answered from a place in the log is there, among the entries
-/// that nodes applied.
-fn acknowledged(history: &History, failures: &mut Vec<String>) {
-    let mut places: BTreeMap<RequestId, DecidedAt> = BTreeMap::new();
-    for entry in &history.entries {
-        if let Entry::Applied(applied) = entry {
-            places.insert(applied.request_id, applied.decided_at);
-        }
-    }
-    for operation in history.operations() {
-        let (Some(id), Some(place)) = (operation.request_id, operation.decided_at) else {
-            continue;
-        };
-        let answered = matches!(operation.outcome, Outcome::Ok(_) | Outcome::Refused(_));
-        if answered && places.get(&id) != Some(&place) {
-            failures.push(format!(
-                "operation {} of {} was answered from {place}, and no node has applied it there",
-                operation.id, operation.client
-            ));
-        }
     }
 }

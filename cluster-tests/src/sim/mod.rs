@@ -1,18 +1,22 @@
 //! Runs of a simulated cluster: faults and work from a seed, recorded and judged.
 //!
-//! [`schedule`] draws the faults, [`nemesis`] installs them, [`workload`] requests locks meanwhile
-//! and [`keeper`] keeps some by guards, [`judge`] checks whether the observations are allowed,
-//! [`mod@shrink`] removes the faults that a failure does not need, and [`many`] does all that for any
-//! number of seeds. [`failover`] measures elections alone. The cluster itself is [`world`].
+//! [`schedule`] draws the faults, [`nemesis`] installs them, [`workload`] requests locks meanwhile,
+//! [`turns`] waits for some in queues and sessions, and [`keeper`] keeps some by guards. [`judge`]
+//! checks whether the observations are allowed, and [`logged`] whether the log is what an
+//! independent machine makes of it and every answer came from there. [`mod@shrink`] removes the
+//! faults that a failure does not need, and [`many`] does all that for any number of seeds.
+//! [`failover`] measures elections alone. The cluster itself is [`world`].
 //! The same schedule gives the same run, byte for byte.
 
 pub mod failover;
 mod judge;
 mod keeper;
+mod logged;
 pub mod many;
 mod nemesis;
 mod schedule;
 mod shrink;
+mod turns;
 mod workload;
 pub mod world;
 
@@ -80,17 +84,20 @@ pub fn run(schedule: &Schedule, keep_trace: bool) -> Report {
         }
         nemesis::set_up(&world, schedule);
         workload::start(&world, schedule, &recorder);
+        turns::start(&world, schedule, &recorder);
         let kept = keeper::Kept::default();
         keeper::start(&world, schedule, &recorder, &kept);
         nemesis::run(&world, schedule, &recorder).await;
         let mut failures = judge::settle(&world, schedule, &recorder).await;
+        let log = world.log();
         failures.extend(kept.failures());
         let reach = recorder.reach().clone();
         failures.extend(reach.broken());
         worked(&reach, world.amounts(), schedule);
-        (recorder.into_history(header(schedule), true), failures, reach.reached())
+        (recorder.into_history(header(schedule), true), log, failures, reach.reached())
     });
-    let (history, mut failures, reached) = run.result;
+    let (history, log, mut failures, reached) = run.result;
+    logged::judge(&log, &history, &mut failures);
     judge::history(&history, &mut failures);
     Report {
         schedule: schedule.clone(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::world::{Dice, FIRST_CLIENT, World};
 use keyward::client::Client;
 use keyward::types::{
-    CallOptions, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, TableDefaults,
-    TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
+    CallOptions, ListRequest, LockOptions, LockRequest, LockStatus, ReadOptions, RequestId,
+    TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 use keyward::{Error, LockService};
 
@@ -130,9 +130,16 @@ impl Worker {
             duration: Some(duration),
             time_to_live,
             instance: self.instance.clone(),
+            request_id: self.own_id(),
             ..LockOptions::default()
         };
         self.ask(request, options).await;
+    }
+
+    /// An id on a lane of its own for some requests, which can be repeated long after.
+    fn own_id(&mut self) -> Option<RequestId> {
+        let lane = u128::from(self.dice.number()) << 64 | u128::from(self.dice.number());
+        self.dice.hits(300_000).then_some(RequestId { lane, seq: 1 })
     }
 
     async fn ask(&mut self, request: LockRequest, options: LockOptions) {
@@ -186,7 +193,7 @@ impl Worker {
         let _ = self.service.list(request, ReadOptions::default()).await;
     }
 
-    /// Repeats the last lock request, under the same id.
+    /// Repeats the last lock request: under its id, if it has one, or else as a new request.
     async fn repeat(&mut self) {
         let Some((request, options)) = self.last.clone() else { return };
         let _ = self.service.lock(request, options).await;

@@ -6,10 +6,11 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
 
-use crate::oracle::{Oracle, Said};
+use crate::follow::{Follower, as_said};
+use crate::oracle::{Became, Oracle, Said};
 use keyward_core::lock::{
-    ClusterTime, Command, Decision, Keep, LeaveCommand, LimitCommand, LockCommand, Operation,
-    Outcome, Proposal, Refusal, SessionCommand, Stamp, State, TableCommand, UnlockCommand,
+    ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Outcome,
+    Proposal, SessionCommand, Stamp, State, TableCommand, UnlockCommand,
 };
 use keyward_core::types::{
     DecidedAt, Grant, ListRequest, Liveness, LockStatus, Mode, RecordState, RequestId, Seen,
@@ -30,77 +31,26 @@ pub fn play<R: RngCore>(
 ) {
     let mut state = State::new();
     state.tell_steps(true);
-    let mut oracle = Oracle::default();
+    let mut follower = Follower::default();
     while more(&history.random) {
         let (term, index, proposal) = history.entry();
         let decisions = state.apply(term, index, &proposal);
-        let expected = oracle.apply(term, index, &proposal);
-        let steps = state.take_steps().into_iter();
-        let steps: Vec<_> =
-            steps.map(|step| (step.place, step.ask, step.request_id, step.outcome)).collect();
-        assert_eq!(steps, oracle.became, "entry {index}: {:?}", proposal.commands);
-        assert_eq!(decisions.len(), expected.len());
-        let judged = decisions.into_iter().zip(expected).zip(&proposal.commands);
-        for ((decision, said), command) in judged {
-            let given = as_said(decision, proposal.commands.len());
-            history.note(command, &given);
-            learn(&mut oracle, command, &given);
-            if let Some(known) = position(&said) {
-                assert_eq!(position(&given), Some(known), "entry {index}: {command:?}");
-            }
-            assert_eq!(
-                without_positions(given),
-                without_positions(said),
-                "entry {index}: {command:?}"
-            );
+        if let Err(difference) = follower.entry((term, index), &proposal, &decisions) {
+            panic!("{difference}");
         }
-        assert_same_reads(history, &state, &oracle);
+        let steps = state.take_steps().into_iter().map(|step| Became {
+            place: step.place,
+            ask: step.ask,
+            request_id: step.request_id,
+            outcome: step.outcome,
+        });
+        let steps: Vec<_> = steps.collect();
+        assert_eq!(steps, follower.became(), "entry {index}: {:?}", proposal.commands);
+        for (command, decision) in proposal.commands.iter().zip(decisions) {
+            history.note(command, &as_said(decision));
+        }
+        assert_same_reads(history, &state, &follower.oracle);
         then(&state);
-    }
-}
-
-/// A decision as the oracle gives it.
-fn as_said(decision: Decision, _commands: usize) -> Said {
-    if let Outcome::Refused(Refusal::BadRequest(_)) = decision.outcome {
-        return Said::BadRequest;
-    }
-    let at = decision.decided_at.expect("the machine has a log");
-    Said::Outcome(decision.outcome, (at.index, Some(at.position)))
-}
-
-/// The position within the entry; the oracle knows none if a step brought the result.
-fn position(said: &Said) -> Option<u32> {
-    if let Said::Outcome(_, (_, position)) = said { *position } else { None }
-}
-
-/// Removes the positions that the oracle does not know: those of steps.
-fn without_positions(said: Said) -> Said {
-    match said {
-        Said::Outcome(Outcome::KeptAlive(mut sessions), at) => {
-            for session in &mut sessions {
-                if let Liveness::Alive { inbox, .. } = session {
-                    for item in inbox {
-                        item.position = DecidedAt::default();
-                    }
-                }
-            }
-            Said::Outcome(Outcome::KeptAlive(sessions), at)
-        }
-        Said::Outcome(outcome, (index, _)) => Said::Outcome(outcome, (index, None)),
-        Said::BadRequest => Said::BadRequest,
-    }
-}
-
-/// Tells the oracle the positions of the facts that sessions were told.
-fn learn(oracle: &mut Oracle, command: &Command, given: &Said) {
-    if let (Operation::KeepAlive(asked), Said::Outcome(Outcome::KeptAlive(told), _)) =
-        (&command.operation, given)
-    {
-        for (seen, state) in asked.iter().zip(told) {
-            if let Liveness::Alive { inbox, .. } = state {
-                oracle.learn(seen.session, inbox);
-            }
-        }
     }
 }
 

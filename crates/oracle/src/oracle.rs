@@ -33,8 +33,18 @@ pub(crate) type Where = (u64, Option<u32>);
 /// A fact of an inbox: its position if it was told, the lock, the owner and the news.
 type Fact = (Option<DecidedAt>, Name, Owner, News);
 
-/// What became of a place: its name, the last ask, its id, the result.
-pub(crate) type Became = (DecidedAt, DecidedAt, Option<RequestId>, Outcome);
+/// The end of a place.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Became {
+    /// Its name.
+    pub place: DecidedAt,
+    /// The position of its last ask.
+    pub ask: DecidedAt,
+    /// The id of the last ask.
+    pub request_id: Option<RequestId>,
+    /// The answer to the request.
+    pub outcome: Outcome,
+}
 
 #[derive(Default, Debug)]
 pub(crate) struct Oracle {
@@ -490,7 +500,7 @@ impl Oracle {
     /// Tells the last ask of a place what came of it.
     fn came(&mut self, name: &Name, place: &Wait, came_of_it: CameOfIt) {
         let outcome = self.lock_answer(self.locks.get(name), &came_of_it, place.asked);
-        self.became.push((place.at, place.ask, place.id, outcome));
+        self.became.push(Became { place: place.at, ask: place.ask, request_id: place.id, outcome });
         if place.ask == self.at {
             self.own = Some(came_of_it.clone());
         }

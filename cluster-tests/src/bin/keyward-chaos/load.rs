@@ -27,7 +27,8 @@ pub(crate) struct LoadArguments {
     /// The mean time between two faults of one kind of thing: processes, links, disks
     #[arg(long, default_value = "3s", value_parser = arguments::duration)]
     pub(crate) every: Duration,
-    /// The workloads of the clients, separated by commas: mix, register, freeze, handoff, expiry
+    /// The workloads of the clients, separated by commas: mix, register, freeze, handoff, expiry,
+    /// turns
     #[arg(long, value_delimiter = ',', value_name = "WORKLOAD,…", default_value = "mix,register")]
     pub(crate) workload: Vec<Workload>,
     /// Clients of each workload

@@ -197,7 +197,7 @@ impl Item {
             | Self::Network
             | Self::Disks
             | Self::Upgrades
-            | Self::IoSweep => vec![Workload::Mix, Workload::Register],
+            | Self::IoSweep => vec![Workload::Mix, Workload::Register, Workload::Turns],
         }
     }
 

@@ -65,7 +65,7 @@ pub fn page(results: &Results, docs: &Path) -> io::Result<String> {
 const HEAD: &str = "# Proof\n
 This page is written by `scripts/prove` from the results of its runs; nobody typed a figure into it.
 Each run starts three real nodes, lets clients work, breaks things by a schedule that its seed
-draws, heals, and judges the history of every request with the seven checks that
+draws, heals, and judges the history of every request with the eight checks that
 [chaos.md](chaos.md) tells of. The command behind each line runs it again. The summary of every round is in
 [proof/](proof/), whose README names the one that stands for runs of which only the sums are left;
 `scripts/prove --results docs/proof` goes on where it ends.\n

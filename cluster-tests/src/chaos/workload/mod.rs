@@ -1,12 +1,13 @@
 //! The workloads of the clients of a run, each client in a loop of its own until the run ends.
 //!
-//! A workload is written for any service ([`super::service::Subject`]); only `mix` also uses
-//! Keyward's own requests, where there are any. A client that is refused or gets no answer waits a
+//! A workload is written for any service ([`super::service::Subject`]); only `mix` and `turns`
+//! use Keyward's own requests, where there are any. A client that is refused or gets no answer waits a
 //! moment and goes on: only the checks decide what was wrong.
 
 mod expiry;
 mod mix;
 mod register;
+mod turns;
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,12 +41,15 @@ pub enum Workload {
     Handoff,
     /// No client renews or releases: every lock changes hands because it expires.
     Expiry,
+    /// Queues whose holders and waiters die, readers and writers, permits, sessions; on Keyward
+    /// alone.
+    Turns,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Mix, Self::Register, Self::Freeze, Self::Handoff, Self::Expiry];
+    pub const ALL: [Self; 6] =
+        [Self::Mix, Self::Register, Self::Freeze, Self::Handoff, Self::Expiry, Self::Turns];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -55,6 +59,7 @@ impl Workload {
             Self::Freeze => "freeze",
             Self::Handoff => "handoff",
             Self::Expiry => "expiry",
+            Self::Turns => "turns",
         }
     }
 }
@@ -155,6 +160,7 @@ async fn run<S: Subject>(workload: Workload, hand: Hand<S>) {
         Workload::Freeze => register::run(hand, register::Plan::many_freeze()).await,
         Workload::Handoff => register::run(hand, register::Plan::hand_off()).await,
         Workload::Expiry => expiry::run(hand).await,
+        Workload::Turns => turns::run(hand).await,
     }
 }
 

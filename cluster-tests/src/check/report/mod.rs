@@ -86,7 +86,7 @@ fn drawn(source: Source<'_>, verdict: &Verdict) -> Result<Drawn, HistoryError> {
         }
         Entry::Fault(fault) => faults.push(fault),
         Entry::Event(event) => events.push(event),
-        Entry::Observation(_) | Entry::Applied(_) => {}
+        Entry::Session(_) | Entry::Observation(_) | Entry::Applied(_) => {}
     })?;
     let mut timelines = Vec::new();
     for (lock, operations) in violated {

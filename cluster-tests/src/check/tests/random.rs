@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyward::types::{DecidedAt, ForbiddenReason};
+use keyward::types::{DecidedAt, ForbiddenReason, Mode};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -93,8 +93,16 @@ impl Service {
                     .then(|| self.random.random_range(200..400)),
                 force: self.random.random_bool(0.05),
                 token,
+                turn: Turn::default(),
             }),
-            6..=7 => Action::Unlock(UnlockAction { lock, signee, instance: None, token }),
+            6..=7 => Action::Unlock(UnlockAction {
+                lock,
+                signee,
+                instance: None,
+                token,
+                force: false,
+                place: None,
+            }),
             _ => Action::Check(lock),
         };
         let is_lost = self.unknown && self.random.random_bool(0.08);
@@ -155,6 +163,9 @@ impl Service {
                     level,
                     expires_in_ms: asked.duration_ms,
                     live: true,
+                    mode: Mode::Exclusive,
+                    slot: None,
+                    valid_ms: None,
                 }))
             }
             (Told::Refused(reason), _) => {
@@ -197,6 +208,9 @@ fn seen(lock: &Lock, life: Life, left: u64) -> Option<HolderSeen> {
         token: grant.token.expect("every token is known here"),
         expires_in_ms: if life == Life::Expired { 0 } else { left },
         expired: life == Life::Expired,
+        mode: Mode::Exclusive,
+        slot: None,
+        session: None,
     })
 }
 
@@ -312,6 +326,9 @@ const MUTATIONS: &[(&str, Mutation)] = &[
                 level: 0,
                 expires_in_ms: 5,
                 live: true,
+                mode: Mode::Exclusive,
+                slot: None,
+                valid_ms: None,
             }))
         })
     }),

@@ -10,12 +10,18 @@
 //!
 //! Answers name their place in the log by `@3` or `@3.1`. If it is left out, each write comes one
 //! after the line above, and a check reads the state after that. Remaining times are correct by
-//! default, or given by `left=`. `places none`, `plan`, `clocks`, `fault`, `event`, `node`,
+//! default, or given by `left=`. A lock request may have `mode=`, `limit=`, `wait=`, `session=`,
+//! `delay=` and `queued`; its grant a `slot=` and a `mode=`, and it may be answered `waiting PLACE`.
+//! `queue holders=a/1/shared/SLOT/SESSION,… places=b/4.0/LEVEL/MODE,…` answers a check. `open s a
+//! ttl=10s -> opened`, `keepalive s seen=4.0 -> alive granted/x/a/3@7.1 …` and `close s -> closed` are
+//! about sessions. `places none`, `plan`, `clocks`, `fault`, `event`, `node`,
 //! `applied` and `log complete` are lines of their own.
 
 use std::collections::HashMap;
 
-use keyward::types::{DecidedAt, ForbiddenReason, RequestId, TransferReason};
+use keyward::types::{
+    DecidedAt, ForbiddenReason, Loss, Mode, RequestId, SessionId, TransferReason,
+};
 use smol_str::SmolStr;
 
 use crate::history::*;
@@ -32,6 +38,7 @@ pub(super) fn parse(text: &str) -> History {
             footer: Footer { operations: 0, log_complete: false },
         },
         operations: Vec::new(),
+        sessions: Vec::new(),
         places: true,
         index: 0,
         given: HashMap::new(),
@@ -48,6 +55,7 @@ pub(super) fn parse(text: &str) -> History {
 struct Script {
     history: History,
     operations: Vec<Operation>,
+    sessions: Vec<SessionOperation>,
     places: bool,
     index: u64,
     /// The time of the last renewal of each token, and its duration.
@@ -110,6 +118,37 @@ fn request_id(text: &str) -> RequestId {
     let (lane, seq) = text.split_once('@').expect("lane@seq");
     let lane = lane.bytes().fold(0, |lane, byte| (lane << 8) | u128::from(byte));
     RequestId { lane, seq: seq.parse().expect("a number") }
+}
+
+/// A session's name from a short text.
+fn session(text: &str) -> SessionId {
+    SessionId(text.bytes().fold(0, |id, byte| (id << 8) | u128::from(byte)))
+}
+
+fn position(text: &str) -> DecidedAt {
+    text.parse().expect("a place such as 4.0")
+}
+
+fn mode(text: &str) -> Mode {
+    [Mode::Exclusive, Mode::Shared, Mode::Permits]
+        .into_iter()
+        .find(|mode| mode.word() == text)
+        .expect("a mode")
+}
+
+fn reason(text: &str) -> Option<ForbiddenReason> {
+    ForbiddenReason::ALL.into_iter().find(|reason| reason.word() == text)
+}
+
+fn turn(line: &mut Line<'_>) -> Turn {
+    Turn {
+        mode: line.take::<String>("mode").map(|word| mode(&word)),
+        limit: line.take("limit"),
+        wait_ms: line.length("wait").unwrap_or(0),
+        queued: line.take("queued").unwrap_or(false),
+        session: line.take::<String>("session").map(|text| session(&text)),
+        lock_delay_ms: line.length("delay"),
+    }
 }
 
 fn name(signature: &str) -> LockName {
@@ -202,8 +241,13 @@ impl Script {
         let (asked, answer) = text.split_once("->").expect("an operation has an answer");
         let mut asked = Line::new(asked);
         let (invoked, returned) = times(asked.word());
-        let client = asked.word().into();
+        let client: SmolStr = asked.word().into();
         let request_id = asked.named.remove("id").map(request_id);
+        if let Some(action) = session_action(&mut asked) {
+            asked.end();
+            self.session(action, answer, (client, request_id), (invoked, returned));
+            return;
+        }
         let action = action(&mut asked);
         asked.end();
         let (answer, place) = match answer.split_once('@') {
@@ -227,6 +271,42 @@ impl Script {
             decided_at,
             action,
             outcome,
+        });
+    }
+
+    fn session(
+        &mut self,
+        action: SessionAction,
+        answer: &str,
+        (client, request_id): (SmolStr, Option<RequestId>),
+        (invoked, returned): (u64, Option<u64>),
+    ) {
+        let (answer, place) = match answer.rsplit_once(" @") {
+            Some((answer, place)) => (answer, Some(place.trim())),
+            None => (answer, None),
+        };
+        let mut answer = Line::new(answer);
+        let outcome = session_outcome(&action, &mut answer);
+        answer.end();
+        let answered = outcome != SessionOutcome::Unknown;
+        let decided_at = answered.then(|| match place {
+            Some(place) if place.contains('.') => position(place),
+            Some(place) => {
+                let index = place.parse().expect("an index");
+                DecidedAt { index, position: 0 }
+            }
+            None => DecidedAt { index: self.index + 1, position: 0 },
+        });
+        self.index = decided_at.map_or(self.index, |at| at.index);
+        self.sessions.push(SessionOperation {
+            id: self.operations.len() as u64 + 1000,
+            client,
+            action,
+            request_id,
+            invoked,
+            returned: returned.filter(|_| answered),
+            outcome,
+            decided_at,
         });
     }
 
@@ -276,9 +356,19 @@ impl Script {
             (_, Action::Write(_)) => {
                 return Outcome::Ok(Answer::Written(word.parse().expect("a version")));
             }
-            ("held" | "lost", _) => {
-                let reason =
-                    if word == "held" { ForbiddenReason::Held } else { ForbiddenReason::Lost };
+            ("waiting", _) => {
+                let place = position(answer.word());
+                let ends_in_ms = answer.length("left").unwrap_or(10_000);
+                return Outcome::Ok(Answer::Waiting(WaitingSeen {
+                    place,
+                    position: 1,
+                    ends_in_ms,
+                }));
+            }
+            ("left", _) => return Outcome::Ok(Answer::Left),
+            ("queue", _) => return Outcome::Ok(Answer::Queue(queue(answer))),
+            (word, Action::Lock(_) | Action::Unlock(_)) if reason(word).is_some() => {
+                let reason = reason(word).expect("it was just found");
                 let signee = answer.words.next();
                 let holder = signee.map(|signee| self.holder(signee, answer, end));
                 return Outcome::Refused(Refusal::Forbidden { reason, holder });
@@ -314,6 +404,11 @@ impl Script {
             level: answer.take("level").unwrap_or(asked.level.unwrap_or(0)),
             expires_in_ms: answer.length("left").unwrap_or(asked.duration_ms),
             live: answer.take("live").unwrap_or(true),
+            mode: answer
+                .take::<String>("mode")
+                .map_or(asked.turn.mode.unwrap_or_default(), |word| mode(&word)),
+            slot: answer.take("slot"),
+            valid_ms: None,
         }))
     }
 
@@ -330,6 +425,9 @@ impl Script {
             token,
             expires_in_ms: answer.length("left").unwrap_or(left),
             expired,
+            mode: answer.take::<String>("mode").map(|word| mode(&word)).unwrap_or_default(),
+            slot: answer.take("slot"),
+            session: answer.take::<String>("session").map(|text| session(&text)),
         }
     }
 
@@ -337,9 +435,10 @@ impl Script {
         self.operations.sort_by_key(|operation| {
             (operation.returned.or(operation.gave_up).unwrap_or(operation.invoked), operation.id)
         });
-        self.history.footer.operations = self.operations.len() as u64;
+        self.history.footer.operations = (self.operations.len() + self.sessions.len()) as u64;
         let operations = self.operations.into_iter().map(Entry::Operation);
-        self.history.entries = operations.chain(self.history.entries).collect();
+        let sessions = self.sessions.into_iter().map(Entry::Session);
+        self.history.entries = operations.chain(sessions).chain(self.history.entries).collect();
         self.history
     }
 }
@@ -349,6 +448,95 @@ fn times(word: &str) -> (u64, Option<u64>) {
     let (begin, end) = word.split_once('-').expect("begin-end");
     let number = |text: &str| ms(text.parse().expect("a time"));
     (number(begin), (!end.is_empty()).then(|| number(end)))
+}
+
+/// The holders and places of a check.
+fn queue(answer: &mut Line<'_>) -> QueueSeen {
+    let parts = |list: Option<String>| -> Vec<Vec<String>> {
+        let list = list.unwrap_or_default();
+        let all = list.split(',').filter(|item| !item.is_empty());
+        all.map(|item| item.split('/').map(str::to_owned).collect()).collect()
+    };
+    let holders = parts(answer.take("holders")).into_iter().map(|parts| HolderSeen {
+        signee: parts[0].as_str().into(),
+        // The run of an owner in a session that names none.
+        instance: parts.get(4).map(|text| session(text).to_string().into()),
+        level: 0,
+        token: parts[1].parse().expect("a token"),
+        expires_in_ms: 5_000,
+        expired: false,
+        mode: mode(&parts[2]),
+        slot: parts.get(3).and_then(|slot| slot.parse().ok()),
+        session: parts.get(4).map(|text| session(text)),
+    });
+    let places = parts(answer.take("places")).into_iter().map(|parts| PlaceSeen {
+        place: position(&parts[1]),
+        signee: parts[0].as_str().into(),
+        instance: None,
+        level: parts.get(2).map_or(0, |level| level.parse().expect("a level")),
+        mode: parts.get(3).map(|word| mode(word)).unwrap_or_default(),
+    });
+    let (holders, places): (Vec<_>, Vec<_>) = (holders.collect(), places.collect());
+    QueueSeen { waiting: places.len() as u64, holders, places }
+}
+
+/// The request of a line, if it is one about a session.
+fn session_action(line: &mut Line<'_>) -> Option<SessionAction> {
+    let verb = *line.words.as_slice().first().expect("a line has all its words");
+    if !["open", "keepalive", "close"].contains(&verb) {
+        return None;
+    }
+    line.word();
+    let name = session(line.word());
+    Some(match verb {
+        "open" => SessionAction::Open {
+            ttl_ms: line.length("ttl").unwrap_or(10_000),
+            signee: line.word().into(),
+            instance: None,
+        },
+        "keepalive" => SessionAction::KeepAlive {
+            session: name,
+            seen: line.take::<String>("seen").map(|text| position(&text)),
+        },
+        _ => SessionAction::Close { session: name },
+    })
+}
+
+fn session_outcome(action: &SessionAction, answer: &mut Line<'_>) -> SessionOutcome {
+    match answer.word() {
+        "unknown" => SessionOutcome::Unknown,
+        "lost" => SessionOutcome::Lost,
+        "closed" => SessionOutcome::Closed,
+        "no_session" => SessionOutcome::NoSession,
+        "opened" => {
+            let SessionAction::Open { .. } = action else { panic!("only an open session opens") };
+            SessionOutcome::Opened { session: session(answer.word()) }
+        }
+        "alive" => {
+            let inbox = answer.words.by_ref().map(item).collect();
+            SessionOutcome::Alive {
+                valid_ms: 10_000,
+                inbox,
+                cut: answer.named.remove("cut").is_some(),
+            }
+        }
+        word => panic!("no answer: {word}"),
+    }
+}
+
+/// `granted/LOCK/SIGNEE/TOKEN@PLACE`, `lost/…/TOKEN@…` or `REASON/LOCK/SIGNEE@PLACE`.
+fn item(text: &str) -> ItemSeen {
+    let (fact, at) = text.split_once('@').expect("fact@place");
+    let parts: Vec<_> = fact.split('/').collect();
+    let token = || parts[3].parse().expect("a token");
+    let news = match parts[0] {
+        "granted" => {
+            NewsSeen::Granted { token: token(), level: 0, mode: Mode::Exclusive, slot: None }
+        }
+        "lost" => NewsSeen::Lost { token: Some(token()), reason: Loss::Preempted },
+        word => NewsSeen::Ended(reason(word).expect("a reason")),
+    };
+    ItemSeen { position: position(at), lock: name(parts[1]), signee: parts[2].into(), news }
 }
 
 fn action(line: &mut Line<'_>) -> Action {
@@ -367,6 +555,7 @@ fn action(line: &mut Line<'_>) -> Action {
                 time_to_live_ms: line.length("ttl"),
                 force,
                 token: line.take("token"),
+                turn: turn(line),
             })
         }
         "unlock" => Action::Unlock(UnlockAction {
@@ -374,6 +563,8 @@ fn action(line: &mut Line<'_>) -> Action {
             signee: line.word().into(),
             instance: line.take::<String>("instance").map(SmolStr::from),
             token: line.take("token"),
+            force: line.take("force").unwrap_or(false),
+            place: line.take::<String>("place").map(|text| position(&text)),
         }),
         "check" => Action::Check(lock),
         "stale-check" => Action::StaleCheck(lock),

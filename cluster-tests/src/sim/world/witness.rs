@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keyward::limits::REAPPLIED_ENTRIES;
-use keyward::lock::{Outcome, State as Locks};
+use keyward::lock::{Decision, Outcome, Proposal, State as Locks};
 use keyward::raft::{AppliedEntry, Observer};
 use keyward::types::{DecidedAt, RequestId};
 
@@ -54,6 +54,7 @@ struct Seen {
     by: String,
     at: Duration,
     requests: Vec<Option<RequestId>>,
+    decided: Option<(Proposal, Vec<Decision>)>,
 }
 
 /// An entry that was applied.
@@ -67,6 +68,8 @@ pub struct Witnessed {
     pub at: Duration,
     /// The ids of its commands, and where each was decided.
     pub requests: Vec<(RequestId, DecidedAt)>,
+    /// Its commands, and the decision on each; `None` of an entry without commands.
+    pub decided: Option<(Proposal, Vec<Decision>)>,
 }
 
 impl Witness {
@@ -111,6 +114,7 @@ impl Witness {
             term: seen.term,
             at: seen.at,
             requests: requests(*index, &seen.requests),
+            decided: seen.decided.clone(),
         };
         state.entries.iter().map(entry).collect()
     }
@@ -135,13 +139,15 @@ impl Witness {
                 })
                 .collect()
             }),
+            decided: None,
         };
         let mut state = self.lock();
         let amounts = &mut state.amounts;
         amounts.entry_commands = amounts.entry_commands.max(seen.requests.len() as u64);
         amounts.entry_bytes = amounts.entry_bytes.max(payload.len() as u64);
         let Some(known) = state.entries.get(&index) else {
-            state.entries.insert(index, seen);
+            let decided = proposal.map(|proposal| (proposal.clone(), decisions.to_vec()));
+            state.entries.insert(index, Seen { decided, ..seen });
             return;
         };
         let same = known.term == seen.term

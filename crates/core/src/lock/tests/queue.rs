@@ -186,6 +186,22 @@ fn force_takes_the_lock_and_leaves_the_queue_and_no_earlier_place_preempts_it() 
 }
 
 #[test]
+fn a_reader_does_not_overtake_a_writer_that_waits() {
+    let mut machine = machine();
+    let reads =
+        |command: LockCommand| LockCommand { mode: Some(crate::types::Mode::Shared), ..command };
+    machine.lock(reads(by("ann")));
+    machine.lock(waits("writer"));
+    assert_eq!(reason(&machine.lock(reads(by("bob")))), Some(ForbiddenReason::Queued));
+    machine.lock(reads(waits("bob")));
+    assert_eq!(machine.holders(), ["ann"]);
+    assert_eq!(machine.queue(), ["writer", "bob"]);
+    machine.unlock(release("ann"));
+    assert_eq!(machine.holders(), ["writer"]);
+    assert_eq!(machine.queue(), ["bob"]);
+}
+
+#[test]
 fn ten_thousand_places_are_allowed_on_a_lock_and_handed_over_in_portions() {
     let mut machine = machine();
     machine.lock(by("ann"));

@@ -217,6 +217,33 @@ fn owners_that_wait_for_each_other_are_shown() {
     assert_eq!(names, [("ann", "t"), ("bob", "s")]);
 }
 
+#[test]
+fn the_locks_of_a_session_are_handed_over_in_the_order_of_their_keys() {
+    for closed in [false, true] {
+        let mut machine = machine();
+        machine.open(ONE, "ann");
+        let lock = |number: u64, command: LockCommand| LockCommand {
+            signature: format!("l{number:02}").into(),
+            ..command
+        };
+        // Asked for in another order.
+        for number in (0..20).rev() {
+            machine.lock(lock(number, within(ONE)));
+            machine.lock(lock(number, waits("bob")));
+        }
+        if closed {
+            machine.outcome(Operation::CloseSession(ONE));
+        } else {
+            machine.pass(10_000);
+        }
+        for number in 0..20 {
+            let record = machine.state.check("default", &format!("l{number:02}")).unwrap();
+            let holder = &record.holders[0];
+            assert_eq!((&*holder.signee, holder.token), ("bob", Token(21 + number)));
+        }
+    }
+}
+
 /// Takes this many locks in a session and loses all of them with their table.
 fn lose_locks(machine: &mut Machine, session: SessionId, count: u32) {
     machine.open(session, "ann");
