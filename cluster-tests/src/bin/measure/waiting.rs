@@ -11,7 +11,7 @@ use cluster_tests::wait::{Stopwatch, eventually};
 use futures::stream::{self, StreamExt as _};
 use keyward::LockService as _;
 use keyward::client::Client;
-use keyward::lock::Command;
+use keyward::lock::{Command, Decision};
 use keyward::types::{
     CallOptions, ListRequest, LockOptions, LockRecord, LockRequest, LockStatus, Mode, ReadOptions,
     RecordState, Seen, SessionId, SessionOptions, SessionRequest, SessionStatus, TableOptions,
@@ -66,7 +66,7 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
     resident(&nodes, "resident MiB, nothing held");
 
     let watch = Stopwatch::start();
-    let mut sessions = open(&client, sizes.sessions).await;
+    let sessions = open(&client, sizes.sessions).await;
     println!(
         "| {} sessions opened in s | {:.1} | | |",
         sizes.sessions,
@@ -96,6 +96,13 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
         after.iter().zip(&before).map(|(after, before)| format!("{:.0}", after - before)).collect();
     println!("| resident MiB more | {} |", more.join(" | "));
 
+    much_ends(&client, sessions, sizes).await;
+    let (_, after) = nodes.leader(&all).await;
+    println!("\nchanges of term: {}", after - term);
+}
+
+/// Ends much at once, again and again.
+async fn much_ends(client: &Client, mut sessions: Vec<SessionId>, sizes: Sizes) {
     println!(
         "\n| what ends at once | done in s | longest gap of another client in ms |\n|---|---|---|"
     );
@@ -103,7 +110,7 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
         |name: &str| TableOptions { table: Some(name.to_owned()), ..TableOptions::default() };
     let names = (sizes.queues, sizes.places);
     disturbed(
-        &client,
+        client,
         &format!("a table of {} locks with {} places is deleted", names.0, names.1),
         async {
             client.delete_table(table("queues")).await.expect("it is deleted");
@@ -112,18 +119,18 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
     .await;
     // There may be as many sessions as there can be: two make room for others.
     for _ in 0..2 {
-        close(&client, sessions.pop().expect("there are more")).await;
+        close(client, sessions.pop().expect("there are more")).await;
     }
-    let one = open(&client, 1).await[0];
-    take(&client, one, sizes.locks).await;
-    disturbed(&client, &format!("a session of {} locks is closed", sizes.locks), async {
-        close(&client, one).await;
-        gone(&client, "held").await;
+    let one = open(client, 1).await[0];
+    take(client, one, sizes.locks).await;
+    disturbed(client, &format!("a session of {} locks is closed", sizes.locks), async {
+        close(client, one).await;
+        gone(client, "held").await;
     })
     .await;
-    readers_wait(&client, &sessions, sizes.readers).await;
+    readers_wait(client, &sessions, sizes.readers).await;
     disturbed(
-        &client,
+        client,
         &format!("a writer releases, {} readers are granted", sizes.readers),
         async {
             let request =
@@ -132,8 +139,7 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
                 UnlockOptions { table: Some("shared".to_owned()), ..UnlockOptions::default() };
             assert!(client.unlock(request, of_table).await.expect("it is released").ok());
             eventually("all readers hold the lock", PATIENCE, || async {
-                let record =
-                    one_of(&client, "shared").await.ok_or("there is no lock".to_owned())?;
+                let record = one_of(client, "shared").await.ok_or("there is no lock".to_owned())?;
                 let holders = record.holders.len() as u64 + record.more_holders;
                 if holders == sizes.readers { Ok(()) } else { Err(format!("{holders} hold it")) }
             })
@@ -143,21 +149,19 @@ pub(crate) async fn run(sizes: Sizes, time: Duration) {
     .await;
     // Long enough to take the locks in.
     let ttl = Duration::from_secs(60);
-    let (last, watch) = (open_for(&client, 1, ttl).await[0], Stopwatch::start());
-    take(&client, last, sizes.locks).await;
+    let (last, watch) = (open_for(client, 1, ttl).await[0], Stopwatch::start());
+    take(client, last, sizes.locks).await;
     let before = Duration::from_secs(2);
     tokio::time::sleep(ttl.saturating_sub(before + watch.elapsed())).await;
-    disturbed(&client, &format!("a session of {} locks expires", sizes.locks), async {
+    disturbed(client, &format!("a session of {} locks expires", sizes.locks), async {
         tokio::time::sleep(before).await;
-        gone(&client, "held").await;
+        gone(client, "held").await;
     })
     .await;
-    disturbed(&client, &format!("{} sessions are closed", sizes.sessions), async {
-        in_turn(sessions, |session| close(&client, session)).await;
+    disturbed(client, &format!("{} sessions are closed", sizes.sessions), async {
+        in_turn(sessions, |session| close(client, session)).await;
     })
     .await;
-    let (_, after) = nodes.leader(&all).await;
-    println!("\nchanges of term: {}", after - term);
 }
 
 /// Does something with each, some at a time.
@@ -179,7 +183,7 @@ async fn decide(
     }
     let each = |part| async move {
         for decided in client.decide(part, CallOptions::default()).await {
-            let status = decided.and_then(|decision| decision.into_lock_response());
+            let status = decided.and_then(Decision::into_lock_response);
             let status = status.expect("it is decided").status;
             assert!(is_good(&status), "{status:?}");
         }
@@ -196,7 +200,7 @@ async fn open_for(client: &Client, count: u64, ttl: Duration) -> Vec<SessionId> 
         let request = SessionRequest { signee: format!("worker-{number}"), ttl };
         let command = Command::open_session(request, SessionOptions::default());
         let decided = client.decide_one(command.expect("it is valid"), CallOptions::default());
-        match decided.await.and_then(|decision| decision.into_session()) {
+        match decided.await.and_then(Decision::into_session) {
             Ok(SessionStatus::Open(session)) => session.id,
             other => panic!("no session is opened: {other:?}"),
         }
