@@ -92,6 +92,8 @@ pub fn run<T, F: Future<Output = T>>(
         let inner = &world.inner;
         // The teardown afterwards is not part of the run.
         let (digest, trace) = (inner.trace.digest(), inner.trace.take());
+        // A process that was killed may be kept by what it waited for, and keeps the witness.
+        inner.witness.forget();
         Run { result, digest, trace, simulated: inner.time.now() }
     })
 }
