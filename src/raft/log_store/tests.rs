@@ -82,3 +82,12 @@ async fn whoever_wants_all_gets_all_and_a_follower_gets_a_messageful() {
     // Three entries of a little more than 256 KiB are below 1 MiB, four are not.
     assert_eq!(log.limited_get_log_entries(0, 100).await.unwrap().len(), 3);
 }
+
+#[tokio::test]
+async fn a_message_that_would_have_a_gap_has_no_entries() {
+    let (mut log, ..) = storage(&vec![large(); 20], 20);
+    log.purge(raft_log_id(storage::LogId { term: 1, index: 9 })).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(5, 20).await.unwrap(), []);
+    let entries = log.limited_get_log_entries(10, 20).await.unwrap();
+    assert_eq!(entries.first().map(|first| first.log_id.index()), Some(10));
+}
