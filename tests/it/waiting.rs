@@ -170,6 +170,10 @@ async fn the_places_of_callers_that_have_gone_are_left_unless_they_are_asked_for
     // Asked again through another node, the place stays where it was.
     let bob = wait_through(&cluster, leader, "bob", 9);
     queue_of(&cluster, leader, 1).await;
+    // Who comes back too late is told that its time is over, and may take another place.
+    let late = wait_through(&cluster, leader, &format!("w{leader}"), leader.into());
+    let late = late.await.unwrap().unwrap();
+    assert_eq!(late.forbidden().unwrap().reason, ForbiddenReason::Timeout);
     release(&cluster, leader, "ann").await;
     assert!(bob.await.unwrap().unwrap().ok());
 }

@@ -741,7 +741,7 @@ impl Oracle {
                 let both = (leave.place, leave.ask);
                 let place = lock.places.iter().find(|place| (place.at, place.ask) == both);
                 if place.is_some_and(|place| place.terms.session.is_none()) {
-                    self.end_place(&name, leave.place, ForbiddenReason::Lost);
+                    self.end_place(&name, leave.place, ForbiddenReason::Timeout);
                     return CameOfIt::Plain(Outcome::Left);
                 }
                 match lock.grants.iter().find(|held| held.asked == Some(both)) {

@@ -4,6 +4,7 @@
 //! follows once the command is remembered by its lane.
 
 use crate::limits;
+use crate::lock::ends::WaitEnd;
 use crate::lock::lanes::Effect;
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner};
@@ -317,7 +318,9 @@ impl State {
         let is_place = place.is_some();
         let token = edit.record.holders.iter().find(asked).map(|grant| grant.token);
         let effect = if is_place {
-            self.end_place(&mut edit, command.place, ForbiddenReason::Lost);
+            // Its caller had its time to ask again. If it comes back, it may take another place.
+            let reason = ForbiddenReason::Timeout;
+            self.end_place_by(&mut edit, command.place, (reason, WaitEnd::Left));
             Effect::Left
         } else if let Some(token) = token {
             self.release(&mut edit, token, false);

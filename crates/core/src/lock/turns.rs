@@ -344,9 +344,19 @@ impl State {
 
     /// Ends a place without a grant.
     pub(super) fn end_place(&mut self, edit: &mut Edit, at: DecidedAt, reason: ForbiddenReason) {
+        self.end_place_by(edit, at, (reason, WaitEnd::of_refusal(reason)));
+    }
+
+    /// As [`State::end_place`], counted as this end.
+    pub(super) fn end_place_by(
+        &mut self,
+        edit: &mut Edit,
+        at: DecidedAt,
+        (reason, end): (ForbiddenReason, WaitEnd),
+    ) {
         let position = self.step(edit);
         let place = self.drop_place(edit, at);
-        self.waited(&place, WaitEnd::of_refusal(reason));
+        self.waited(&place, end);
         self.tell_session_of(place.session(), edit, &place.owner, (position, News::Ended(reason)));
         self.became(edit, &place, (Effect::LockRefused(reason), position));
     }
