@@ -677,11 +677,14 @@ impl<S: LockService + Clone> Turn<S> {
                     }
                     let left = deadline.remaining();
                     let reason = answer.forbidden().map(|forbidden| forbidden.reason);
-                    if reason != Some(ForbiddenReason::Timeout) || left.is_zero() {
+                    let has_timed_out = reason == Some(ForbiddenReason::Timeout);
+                    let is_over = answer.grant().is_some_and(|grant| !grant.live);
+                    if left.is_zero() || !(has_timed_out || is_over) {
                         return Ok(Self { answer, sent, leaving });
                     }
                     // It was asked again too late, after a sleep of the machine for instance, so
-                    // its place has ended before the wait has: it takes another.
+                    // its place, or the grant it became, has ended before the wait has: it takes
+                    // another.
                     (given, open) = (None, false);
                     lane = Some(lanes.take());
                     tokio::time::sleep(FIRST_PAUSE.min(left)).await;

@@ -88,6 +88,22 @@ async fn a_wait_that_is_refused_ends_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_turn_that_was_over_before_it_was_heard_of_is_waited_for_again() {
+    let granted = |token: u64, live: bool| {
+        let valid = if live { 30_000 } else { 0 };
+        Step::json(&format!(
+            r#"{{"status":"ok","token":{token},"level":0,"expires_in_ms":{valid},"live":{live},"valid_ms":{valid}}}"#
+        ))
+    };
+    let node = Node::start([granted(3, false), granted(4, true)]).await;
+    let request = Acquire::new("a", "x").wait(Duration::from_secs(60));
+    let answer = client(vec![node.url()]).lock_in_turn(request).await.unwrap();
+    assert_eq!(answer.grant().map(|grant| (grant.token, grant.live)), Some((Token(4), true)));
+    let ids = node.request_ids();
+    assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
+}
+
+#[tokio::test]
 async fn sessions_limits_and_reads_have_messages_of_their_own() {
     let open = format!(r#"{{"session":"{ONE}","ttl_ms":10000,"valid_ms":9000}}"#);
     let item = r#"{"position":"8.2","table":"t","signature":"a","signee":"x","kind":"lost","token":5,"loss":"moved"}"#;
