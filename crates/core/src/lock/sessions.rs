@@ -10,8 +10,7 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
-use crate::lock::queue::Place;
-use crate::lock::record::{Grant, Key, Owner, Record};
+use crate::lock::record::{Key, Owner, Record};
 use crate::lock::small::SmallMap;
 use crate::types::{DecidedAt, InboxItem, News, SessionId};
 
@@ -243,12 +242,14 @@ impl Sessions {
     }
 
     /// Counts the grants and places of a loaded lock in their sessions; `false` if one of these
-    /// does not exist.
+    /// does not exist, or had ended before it got one of them.
     pub(super) fn load_members(&mut self, key: &Key, record: &Record) -> bool {
-        let grants = record.holders.iter().filter_map(Grant::session);
+        let grants = record.holders.iter();
+        let grants = grants.filter_map(|grant| Some((grant.session()?, grant.since)));
         let places = record.queue.iter().flat_map(|queue| queue.iter());
-        for id in grants.chain(places.filter_map(Place::session)) {
-            if self.get(id).is_none() {
+        let places = places.filter_map(|place| Some((place.session()?, place.since)));
+        for (id, since) in grants.chain(places) {
+            if self.get(id).is_none_or(|session| session.deadline < since) {
                 return false;
             }
             self.count(id, !record.is_urgent(), key, 1);
