@@ -775,13 +775,16 @@ impl Oracle {
             let lock = self.locks[&name].clone();
             let mut places = lock.places.clone();
             places.sort_by_key(|place| (Reverse(place.level), place.at));
+            let mut grants = lock.grants.clone();
+            grants.sort_by_key(|held| held.token);
+            // Whoever waits is not told of holders that have gone with the table.
+            for held in &grants {
+                self.drop_grant(&name, held.token);
+            }
             for place in places {
                 self.end_place(&name, place.at, ForbiddenReason::TableDeleted);
             }
-            let mut grants = lock.grants.clone();
-            grants.sort_by_key(|held| held.token);
             for held in grants {
-                self.drop_grant(&name, held.token);
                 let token = Some(Token(held.token));
                 let news = News::Lost { token, reason: Loss::TableDeleted };
                 self.tell(held.session, &name, &held.owner, news);

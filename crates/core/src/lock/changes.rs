@@ -109,7 +109,7 @@ pub(super) enum RecordKey {
     Place(Key, DecidedAt),
     /// One session.
     Session(SessionId),
-    /// One table's defaults.
+    /// One table's value.
     Table(Arc<str>),
 }
 

@@ -9,9 +9,10 @@
 //! time_to_live, without its mark. [`Locks::settle`] works off one record's own deadlines before a
 //! command is judged, and reads judge by the clock, so the progress of that work is not observable.
 //!
-//! Deleting a table takes it out as one value, however many records it has: nothing is left in the
-//! state to be hidden or worked off, and a lock that is acquired in it right afterwards is in
-//! another table of the same name. The caller frees the deleted table, see [`Deleted`].
+//! Deleting a table takes its plain records out as one value, however many they are: nothing of them
+//! is left in the state to be hidden or worked off, and the caller frees them, see [`Deleted`].
+//! Locks with places or with grants in sessions are *dying* until these are ended, in portions, see
+//! `table.rs`, and due without a deadline.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::record::{Key, Record};
-use crate::lock::table::{Passed, Table, Tally};
+use crate::lock::table::{Deletion, Passed, Shelf, Table, Tally, Value};
 use crate::lock::{ClusterTime, Keep};
-use crate::types::{DEFAULT_DURATION, KEPT_AFTER_EXPIRY, TableDefaults, TableInfo, TimeToLive};
+use crate::types::{
+    DEFAULT_DURATION, KEPT_AFTER_EXPIRY, TableDefaults, TableInfo, TimeToLive, Token,
+};
 
 /// All locks of all tables.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -32,6 +35,8 @@ pub(super) struct Locks {
     tables: OrdMap<Arc<str>, Table>,
     /// The first deadline of each table that has one.
     first_deadlines: OrdSet<(ClusterTime, Arc<str>)>,
+    /// The tables with locks that are dying.
+    dying: OrdSet<Arc<str>>,
     sums: Tally,
     /// Grants that expired since the cluster began.
     pub(super) expiries: u64,
@@ -40,10 +45,10 @@ pub(super) struct Locks {
     pub(super) deleted: Deleted,
 }
 
-/// Deleted tables that are not freed yet. Freeing takes about a microsecond per record: drop it
-/// where nobody waits.
+/// Records of deleted tables that are not freed yet. Freeing takes about a microsecond per record:
+/// drop it where nobody waits.
 #[derive(Debug, Default)]
-pub struct Deleted(Vec<Table>);
+pub struct Deleted(Vec<Shelf>);
 
 impl Deleted {
     /// Whether there is nothing to free.
@@ -52,14 +57,14 @@ impl Deleted {
     }
 }
 
-/// A clone has no tables to free.
+/// A clone has nothing to free.
 impl Clone for Deleted {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// Tables to be freed are not part of a state's value.
+/// Records to be freed are not part of a state's value.
 impl PartialEq for Deleted {
     fn eq(&self, _other: &Self) -> bool {
         true
@@ -135,7 +140,7 @@ impl Locks {
         self.sums.noted
     }
 
-    /// The number of tables that have defaults.
+    /// The number of tables that have a value.
     pub(super) fn configured(&self) -> u64 {
         self.sums.configured
     }
@@ -152,7 +157,7 @@ impl Locks {
     /// The defaults of the lock's table, and its record.
     pub(super) fn look(&self, key: &Key) -> (Defaults, Option<&Record>) {
         let table = self.tables.get(key.table());
-        table.map_or_else(Default::default, |table| (table.defaults, table.get(key)))
+        table.map_or_else(Default::default, |table| (table.value().defaults, table.get(key)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
@@ -204,11 +209,10 @@ impl Locks {
         }
     }
 
-    /// The locks with a queue, with grants in sessions, or with a limit, in the order of their keys.
+    /// The locks with a queue, with grants in sessions or with a limit, and those that are dying, in
+    /// the order of their keys.
     pub(super) fn all_entangled(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        self.tables.values().flat_map(|table| {
-            table.entangled().iter().filter_map(|key| Some((key, table.get(key)?)))
-        })
+        self.tables.values().flat_map(Table::entangled)
     }
 
     /// The locks with a queue.
@@ -216,19 +220,29 @@ impl Locks {
         self.all_entangled().filter(|(_, record)| record.queue.is_some())
     }
 
-    /// The locks of a table with a queue, or with grants in sessions.
-    pub(super) fn entangled(&self, table: &str) -> Vec<Key> {
-        let table = self.tables.get(table);
-        table.map(|table| table.entangled().iter().cloned().collect()).unwrap_or_default()
+    /// The first lock that is dying.
+    pub(super) fn first_dying(&self) -> Option<&Key> {
+        self.first_dying_of(self.dying.get_min()?)
+    }
+
+    /// The first lock of a table that is dying.
+    pub(super) fn first_dying_of(&self, table: &str) -> Option<&Key> {
+        self.tables.get(table)?.first_dying()
+    }
+
+    /// The deletion of a table, if it is not worked off yet.
+    pub(super) fn deletion(&self, table: &str) -> Option<Deletion> {
+        if self.dying.is_empty() { None } else { self.value(table).deletion }
     }
 
     /// Creates, replaces or removes a record, whose grants and places are tracked elsewhere.
-    pub(super) fn store(&mut self, key: Key, record: Record) {
+    pub(super) fn store(&mut self, key: Key, record: Record, tracker: &mut Tracker) {
         let exists = self.get(&key).is_some();
+        let name = key.clone();
         if !record.is_empty() {
-            self.change(key.clone().table(), |table| table.store(key, record));
+            self.change_value(name.table(), tracker, |table| table.store(key, record));
         } else if exists {
-            self.change(key.table(), |table| table.take_out(&key));
+            self.change_value(name.table(), tracker, |table| table.take_out(&key));
         }
     }
 
@@ -243,34 +257,39 @@ impl Locks {
     }
 
     /// Changes a record while a snapshot is loaded. Its deadline is not in the indexes before
-    /// [`Locks::load_deadlines`].
+    /// [`Locks::load_shelves`].
     pub(super) fn load<T>(&mut self, key: Key, change: impl FnOnce(&mut Record) -> T) -> T {
         self.change(key.clone().table(), |table| table.load(key, change))
     }
 
-    /// Builds the deadline indexes of the records that were loaded.
-    pub(super) fn load_deadlines(&mut self) {
+    /// Builds the shelves and the deadline indexes of the records that were loaded; `false` if a
+    /// table's deletion contradicts them.
+    pub(super) fn load_shelves(&mut self, next_token: Token) -> bool {
         let names: Vec<_> = self.tables.keys().cloned().collect();
         for name in names {
-            self.change(&name, Table::load_deadlines);
+            self.change(&name, Table::load_shelves);
         }
+        self.tables.values().all(|table| table.is_sound(next_token))
     }
 
-    /// Adds a table's defaults from a snapshot; `false` if it has some, or these are empty.
-    pub(super) fn load_defaults(&mut self, table: &str, defaults: Defaults) -> bool {
-        let is_new = self.defaults(table) == Defaults::default();
-        self.configure(table, defaults, &mut Tracker::default());
-        is_new && defaults != Defaults::default()
+    /// Adds a table's value from a snapshot; `false` if it has one, or this is empty.
+    pub(super) fn load_value(&mut self, table: &str, value: Value) -> bool {
+        let old = self.change(table, |table| table.set_value(value));
+        old == Value::default() && value != Value::default()
+    }
+
+    pub(super) fn value(&self, table: &str) -> Value {
+        self.tables.get(table).map(Table::value).unwrap_or_default()
     }
 
     pub(super) fn defaults(&self, table: &str) -> Defaults {
-        self.tables.get(table).map(|table| table.defaults).unwrap_or_default()
+        self.value(table).defaults
     }
 
-    /// The tables that have defaults, in byte order.
-    pub(super) fn all_defaults(&self) -> impl Iterator<Item = (&Arc<str>, Defaults)> {
-        let tables = self.tables.iter().filter(|(_, table)| table.has_defaults());
-        tables.map(|(name, table)| (name, table.defaults))
+    /// The tables that have a value, in byte order.
+    pub(super) fn all_values(&self) -> impl Iterator<Item = (&Arc<str>, Value)> {
+        let values = self.tables.iter().map(|(name, table)| (name, table.value()));
+        values.filter(|(_, value)| *value != Value::default())
     }
 
     /// The tables whose names come after `after`, in byte order.
@@ -279,15 +298,17 @@ impl Locks {
         after: Option<&str>,
     ) -> impl Iterator<Item = TableInfo> + use<'a> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tables.range::<_, str>((from, Bound::Unbounded)).map(|(name, table)| TableInfo {
+        let tables = self.tables.range::<_, str>((from, Bound::Unbounded));
+        tables.filter(|(_, table)| !table.is_deleted()).map(|(name, table)| TableInfo {
             table: name.to_string(),
-            defaults: table.defaults.into(),
+            defaults: table.value().defaults.into(),
             locks: table.tally().records,
         })
     }
 
+    /// Whether a table exists: it is more than what its deletion has yet to end.
     pub(super) fn has_table(&self, name: &str) -> bool {
-        self.tables.contains_key(name)
+        self.tables.get(name).is_some_and(|table| !table.is_deleted())
     }
 
     pub(super) fn table_count(&self) -> usize {
@@ -295,30 +316,43 @@ impl Locks {
     }
 
     pub(super) fn configure(&mut self, name: &str, defaults: Defaults, tracker: &mut Tracker) {
-        let old = self.change(name, |table| std::mem::replace(&mut table.defaults, defaults));
-        let key = || RecordKey::Table(name.into());
-        match (old != Defaults::default(), defaults != Defaults::default()) {
-            (false, true) => tracker.come(key),
-            (true, true) => tracker.note(key),
-            (true, false) => tracker.gone(key),
-            (false, false) => {}
-        }
+        self.change_value(name, tracker, |table| {
+            table.set_value(Value { defaults, ..table.value() });
+        });
     }
 
-    /// Deletes a table in one step, however many records it has. A table whose last records are due
-    /// for removal and not worked off yet still exists.
-    pub(super) fn delete_table(&mut self, name: &str, tracker: &mut Tracker) {
-        let Some((name, table)) = self.tables.remove_with_key(name) else { return };
-        self.sums = self.sums.with(table.tally(), Tally::default());
-        if let Some(first) = table.first_deadline() {
-            self.first_deadlines.remove(&(first, Arc::clone(&name)));
+    /// Deletes a table, however many records it has. A table whose last records are due for removal
+    /// and not worked off yet still exists.
+    pub(super) fn delete_table(&mut self, name: &str, deletion: Deletion, tracker: &mut Tracker) {
+        if !self.tables.contains_key(name) {
+            return;
         }
-        if table.has_defaults() {
-            tracker.gone(|| RecordKey::Table(name));
+        let plain = self.change_value(name, tracker, |table| table.delete(deletion));
+        tracker.deleted(plain.records());
+        tracker.ends.add_deleted(plain.tally().unexpired);
+        self.deleted.0.push(plain);
+    }
+
+    /// As [`Locks::change`], and tracks the table's value.
+    fn change_value<T>(
+        &mut self,
+        name: &str,
+        tracker: &mut Tracker,
+        change: impl FnOnce(&mut Table) -> T,
+    ) -> T {
+        let (result, old, new) = self.change(name, |table| {
+            let old = table.value();
+            let result = change(table);
+            (result, old, table.value())
+        });
+        let key = || RecordKey::Table(name.into());
+        match (old != Value::default(), new != Value::default()) {
+            (false, true) => tracker.come(key),
+            (true, true) if old != new => tracker.note(key),
+            (true, false) => tracker.gone(key),
+            (true, true) | (false, false) => {}
         }
-        tracker.deleted(table.records());
-        tracker.ends.add_deleted(table.tally().unexpired);
-        self.deleted.0.push(table);
+        result
     }
 
     /// Changes a table, which need not exist before or afterwards, and updates the sums and the
@@ -330,8 +364,14 @@ impl Locks {
         let entry = self.tables.get_key_value_mut(name);
         let (shared, table) = entry.expect("the table was put there");
         let (tally, first) = (table.tally(), table.first_deadline());
+        let was_dying = table.first_dying().is_some();
         let result = change(table);
         self.sums = self.sums.with(tally, table.tally());
+        match (was_dying, table.first_dying().is_some()) {
+            (false, true) => drop(self.dying.insert(Arc::clone(shared))),
+            (true, false) => drop(self.dying.remove(shared)),
+            (true, true) | (false, false) => {}
+        }
         let now_first = table.first_deadline();
         if first != now_first {
             if let Some(first) = first {
@@ -350,12 +390,15 @@ impl Locks {
     pub(super) fn assert_indexes_equal_records(&self) {
         let mut sums = Tally::default();
         let mut first_deadlines = OrdSet::new();
+        let mut dying = OrdSet::new();
         for (name, table) in &self.tables {
             table.assert_index_equals_records(name);
             sums = sums.with(Tally::default(), table.tally());
             first_deadlines.extend(table.first_deadline().map(|first| (first, Arc::clone(name))));
+            dying.extend(table.first_dying().map(|_| Arc::clone(name)));
         }
         assert_eq!(sums, self.sums);
         assert_eq!(first_deadlines, self.first_deadlines);
+        assert_eq!(dying, self.dying);
     }
 }

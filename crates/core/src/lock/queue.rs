@@ -135,6 +135,16 @@ impl Queue {
         self.ends.get_min().copied()
     }
 
+    /// The first place in order that joined before this position.
+    pub(super) fn first_before(&self, at: DecidedAt) -> Option<DecidedAt> {
+        let (first, _) = self.places.get_min()?;
+        if *first >= at {
+            return None;
+        }
+        let mut order = self.order.iter().map(|(_, place)| *place);
+        order.find(|place| *place < at)
+    }
+
     pub(super) fn get(&self, at: DecidedAt) -> Option<&Place> {
         self.places.get(&at).map(|place| &**place)
     }

@@ -15,6 +15,7 @@ use triomphe::ThinArc;
 use crate::lock::holders::Holders;
 use crate::lock::queue::Queue;
 use crate::lock::sessions::Sessions;
+use crate::lock::table::Deletion;
 use crate::lock::{ClusterTime, Keep};
 use crate::types::{DecidedAt, Forbidden, Holder, LockRecord, Mode, SessionId, Token};
 
@@ -223,18 +224,17 @@ impl Record {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// The record as others see it at `now`, with this number of holders and without its places;
-    /// `None` if its removal is due, worked off or not, and nobody waits.
+    /// The record as others see it, with this number of holders and without its places; `None` if
+    /// its removal is due, worked off or not, and nobody waits.
     pub(super) fn view(
         &self,
         signature: &str,
         most: usize,
-        now: ClusterTime,
-        sessions: &Sessions,
+        moment: Moment<'_>,
     ) -> Option<LockRecord> {
-        let mut shown = self.shown(now, sessions);
-        let holders: Vec<Holder> =
-            shown.by_ref().take(most).map(|grant| grant.view(self.mode, now, sessions)).collect();
+        let mut shown = self.shown(moment);
+        let view = |grant: &Grant| grant.view(self.mode, moment.now, moment.sessions);
+        let holders: Vec<Holder> = shown.by_ref().take(most).map(view).collect();
         let more_holders = shown.count() as u64;
         let waiting = self.waiting();
         (!holders.is_empty() || waiting > 0).then(|| LockRecord {
@@ -247,27 +247,25 @@ impl Record {
         })
     }
 
-    /// The holders that a refusal at `now` names.
-    pub(super) fn refusers(&self, now: ClusterTime, sessions: &Sessions) -> Vec<Holder> {
-        let named = self.shown(now, sessions).take(Forbidden::MAX_HOLDERS);
-        named.map(|grant| grant.view(self.mode, now, sessions)).collect()
+    /// The holders that a refusal names.
+    pub(super) fn refusers(&self, moment: Moment<'_>) -> Vec<Holder> {
+        let named = self.shown(moment).take(Forbidden::MAX_HOLDERS);
+        named.map(|grant| grant.view(self.mode, moment.now, moment.sessions)).collect()
     }
 
-    /// The grants that others see at `now`, first those that are live: those that only wait to be
-    /// worked off are left out.
-    fn shown<'a>(
-        &'a self,
-        now: ClusterTime,
-        sessions: &'a Sessions,
-    ) -> impl Iterator<Item = &'a Grant> {
-        let shown =
-            move || self.holders.iter().filter(move |grant| self.is_shown(grant, now, sessions));
-        let is_over = move |grant: &&Grant| grant.end(sessions).reached(now);
+    /// The grants that others see, first those that are live: those that only wait to be worked off
+    /// are left out.
+    fn shown<'a>(&'a self, moment: Moment<'a>) -> impl Iterator<Item = &'a Grant> {
+        let shown = move || self.holders.iter().filter(move |grant| self.is_shown(grant, moment));
+        let is_over = move |grant: &&Grant| grant.end(moment.sessions).reached(moment.now);
         shown().filter(move |grant| !is_over(grant)).chain(shown().filter(is_over))
     }
 
-    fn is_shown(&self, grant: &Grant, now: ClusterTime, sessions: &Sessions) -> bool {
-        if grant.session().is_some_and(|session| sessions.is_closed(session)) {
+    fn is_shown(&self, grant: &Grant, moment: Moment<'_>) -> bool {
+        let Moment { now, sessions, .. } = moment;
+        if moment.has_deleted(grant)
+            || grant.session().is_some_and(|session| sessions.is_closed(session))
+        {
             return false;
         }
         let end = grant.end(sessions);
@@ -277,6 +275,27 @@ impl Record {
         // Only an exclusive lock keeps its expired grant beyond the lock-delay.
         !end.after_ms(grant.lock_delay_ms()).reached(now)
             || (self.mode == Mode::Exclusive && !grant.removed_at(sessions).reached(now))
+    }
+}
+
+/// The moment at which a record is looked at. What has ended by then is not all worked off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment<'a> {
+    pub(super) now: ClusterTime,
+    pub(super) sessions: &'a Sessions,
+    /// The deletion of the record's table that is not worked off yet.
+    pub(super) deletion: Option<Deletion>,
+}
+
+impl Moment<'_> {
+    /// Whether the deletion of the table has ended a grant.
+    pub(super) fn has_deleted(self, grant: &Grant) -> bool {
+        self.deletion.is_some_and(|deletion| deletion.ends_grant(grant.token))
+    }
+
+    /// Whether a grant has ended.
+    pub(super) fn is_over(self, grant: &Grant) -> bool {
+        self.has_deleted(grant) || grant.end(self.sessions).reached(self.now)
     }
 }
 

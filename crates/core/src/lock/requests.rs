@@ -9,15 +9,13 @@ use crate::lock::lanes::Effect;
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner};
 use crate::lock::rules::Asker;
-use crate::lock::sessions::{Ended, Item, Session};
+use crate::lock::sessions::{Ended, Session};
 use crate::lock::state::key;
 use crate::lock::turns::{Edit, Wanted};
 use crate::lock::{
     Command, LeaveCommand, LimitCommand, LockCommand, Refusal, SessionCommand, State, UnlockCommand,
 };
-use crate::types::{
-    DecidedAt, ForbiddenReason, Liveness, Loss, Mode, News, Seen, SessionId, TransferReason,
-};
+use crate::types::{ForbiddenReason, Liveness, Mode, Seen, SessionId, TransferReason};
 
 /// A lock request whose options are resolved.
 struct Ask<'a> {
@@ -413,45 +411,5 @@ impl State {
         let valid = session.deadline.left(self.clock);
         self.sessions.put(id, session, &mut self.tracker);
         Liveness::Alive { valid, inbox, more, overflow }
-    }
-}
-
-/// Tables.
-impl State {
-    /// Ends what others must learn of before a table is deleted: its places, and its grants in
-    /// sessions.
-    pub(super) fn disentangle(&mut self, table: &str) {
-        for key in self.locks.entangled(table) {
-            let mut edit = self.edit(&key);
-            self.tell_deleted(&mut edit);
-            self.commit(edit);
-        }
-    }
-
-    fn tell_deleted(&mut self, edit: &mut Edit) {
-        let key: Key = edit.key.clone();
-        let places = edit.record.queue.as_ref();
-        let places: Vec<DecidedAt> = places
-            .map(|queue| queue.in_order().map(|place| place.at).collect())
-            .unwrap_or_default();
-        for at in places {
-            self.end_place(edit, at, ForbiddenReason::TableDeleted);
-        }
-        // With its last permit, the limit of a lock is gone, too.
-        let has_limit = edit.record.limit > 0;
-        let grants = edit.record.holders.iter();
-        let grants: Vec<Grant> =
-            grants.filter(|grant| has_limit || grant.session().is_some()).cloned().collect();
-        for grant in grants {
-            let position = self.tracker.work.step();
-            self.tracker.work.spend_step();
-            self.tracker.ends.add_deleted(u64::from(!grant.expired));
-            self.forget_grant(edit, grant.token);
-            if let Some(session) = grant.session() {
-                let news = News::Lost { token: Some(grant.token), reason: Loss::TableDeleted };
-                let item = Item { position, key: key.clone(), owner: grant.owner(), news };
-                self.sessions.tell(session, item, &mut self.tracker);
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@
 //! a checkpoint are read like those of a snapshot.
 //!
 //! The deadline indexes, the ages of lanes and the sums over tables are not written: they follow
-//! from the records. Nothing is written of a deleted table. Names are not validated again, see
+//! from the records. Nothing is written of a deleted table but what is yet to be told of its end. Names are not validated again, see
 //! `codec.rs`.
 
 use std::io::{self, Read, Write};
@@ -26,6 +26,7 @@ use crate::lock::locks::Defaults;
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner, Rare, Record};
 use crate::lock::sessions::{Ended, Item, Session};
+use crate::lock::table::{Deletion, Value};
 use crate::lock::{ClusterTime, State};
 use crate::types::{
     DecidedAt, ForbiddenReason, Loss, MAX_PERMITS, MAX_SAFE_INTEGER, Mode, News, RequestId,
@@ -42,7 +43,7 @@ const META_VERSION: u8 = 1;
 /// version 1.
 const GRANT_VERSION: u8 = 2;
 const LANE_VERSION: u8 = 2;
-const TABLE_VERSION: u8 = 2;
+const TABLE_VERSION: u8 = 3;
 const PLACE_VERSION: u8 = 1;
 const SESSION_VERSION: u8 = 1;
 const ITEM_VERSION: u8 = 1;
@@ -196,8 +197,8 @@ impl State {
         });
         let sessions = self.sessions.iter();
         let sessions = sessions.map(|(id, session)| (session_key(id), session_value(session)));
-        let tables = self.locks.all_defaults();
-        let tables = tables.map(|(name, defaults)| (table_key(name), table_value(defaults)));
+        let tables = self.locks.all_values();
+        let tables = tables.map(|(name, value)| (table_key(name), table_value(value)));
         grants.chain(items).chain(locks).chain(lanes).chain(places).chain(sessions).chain(tables)
     }
 
@@ -218,8 +219,8 @@ impl State {
             }
             RecordKey::Session(id) => self.sessions.get(*id).map(session_value),
             RecordKey::Table(name) => {
-                let defaults = self.locks.defaults(name);
-                (defaults != Defaults::default()).then(|| table_value(defaults))
+                let value = self.locks.value(name);
+                (value != Value::default()).then(|| table_value(value))
             }
         }
     }
@@ -371,7 +372,7 @@ impl Loader {
                 })
             }
             RecordKey::Session(id) => state.sessions.load(id, read_session(value)?),
-            RecordKey::Table(name) => state.locks.load_defaults(&name, read_table(value)?),
+            RecordKey::Table(name) => state.locks.load_value(&name, read_table(value)?),
         };
         if is_new { Ok(()) } else { Err(DecodeError::Invalid("records: two for one key")) }
     }
@@ -389,7 +390,9 @@ impl Loader {
                 return Err(DecodeError::Invalid("an item of an inbox"));
             }
         }
-        self.state.locks.load_deadlines();
+        if !self.state.locks.load_shelves(Token(self.state.next_token)) {
+            return Err(DecodeError::Invalid("the deletion of a table"));
+        }
         let State { locks, sessions, clock, .. } = &mut self.state;
         for (key, record) in locks.iter() {
             if !record.is_sound() || !sessions.load_members(key, record) {
@@ -993,35 +996,61 @@ fn read_effect(reader: &mut Reader<'_>) -> Result<Effect, DecodeError> {
     Ok(Effect::Granted { how, token, level })
 }
 
-fn table_value(defaults: Defaults) -> Vec<u8> {
+/// The second version of a table's value, with lock-delay and longest hold. The third has a
+/// deletion, too.
+const SECOND_TABLE_VERSION: u8 = 2;
+
+fn table_version(value: Value) -> u8 {
+    match value {
+        Value { deletion: Some(_), .. } => TABLE_VERSION,
+        Value { defaults, .. } if defaults.is_plain() => FIRST_VERSION,
+        _ => SECOND_TABLE_VERSION,
+    }
+}
+
+fn table_value(value: Value) -> Vec<u8> {
+    let Value { defaults, deletion } = value;
     let Defaults { duration_ms, time_to_live, lock_delay_ms, max_hold_ms } = defaults;
-    let mut out = vec![if defaults.is_plain() { FIRST_VERSION } else { TABLE_VERSION }];
+    let version = table_version(value);
+    let mut out = vec![version];
     let [is_ms, is_for_ever] = keep_flags(time_to_live);
     out.push(flags([duration_ms.is_some(), is_ms, is_for_ever]));
     for value in [duration_ms, keep_ms(time_to_live)].into_iter().flatten() {
         put_u64(&mut out, value);
     }
-    if !defaults.is_plain() {
+    if version > FIRST_VERSION {
         put_optional_numbers(&mut out, [lock_delay_ms, max_hold_ms]);
+    }
+    if let Some(Deletion { at, next_token }) = deletion {
+        put_positions(&mut out, [at]);
+        put_u64(&mut out, next_token.0);
     }
     out
 }
 
-fn read_table(value: &[u8]) -> Result<Defaults, DecodeError> {
-    let mut reader = Reader::new(value, "the defaults of a table");
+fn read_table(value: &[u8]) -> Result<Value, DecodeError> {
+    let version = value.first().copied();
+    let mut reader = Reader::new(value, "the value of a table");
     reader.version(TABLE_VERSION)?;
     let [has_duration, is_ms, is_for_ever] = reader.flags()?;
     let duration_ms = has_duration.then(|| reader.u64()).transpose()?;
     let time_to_live = read_keep(&mut reader, [is_ms, is_for_ever])?;
-    let is_first = value.first() == Some(&FIRST_VERSION);
+    let is_first = version == Some(FIRST_VERSION);
     let [lock_delay_ms, max_hold_ms] =
         if is_first { [None; 2] } else { read_optional_numbers(&mut reader)? };
+    let deletion = if version == Some(TABLE_VERSION) {
+        let at = read_position(&mut reader)?;
+        Some(Deletion { at, next_token: Token(reader.u64()?) })
+    } else {
+        None
+    };
     let defaults = Defaults { duration_ms, time_to_live, lock_delay_ms, max_hold_ms };
-    if defaults.is_plain() != is_first {
+    let value = Value { defaults, deletion };
+    if Some(table_version(value)) != version {
         return Err(reader.invalid());
     }
     reader.end()?;
-    Ok(defaults)
+    Ok(value)
 }
 
 /// Reads a length and that many bytes. The length is not trusted: the buffer grows with the bytes

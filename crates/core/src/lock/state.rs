@@ -59,9 +59,10 @@ use crate::lock::ends::{End, Ends};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Deleted, Locks};
 use crate::lock::queue::Totals;
-use crate::lock::record::{Grant, Key, Rare, Record};
+use crate::lock::record::{Grant, Key, Moment, Rare, Record};
 use crate::lock::rules::{LockVerdict, UnlockVerdict, judge_lock, judge_unlock};
 use crate::lock::sessions::Sessions;
+use crate::lock::table::Deletion;
 use crate::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, Step,
     TableCommand, UnlockCommand, validate,
@@ -208,9 +209,12 @@ impl State {
     }
 
     /// The earliest deadline of any kind that is not worked off yet. It may lie in the past, when
-    /// more was due than one apply works off, or when a hand-over was broken off: then the leader
-    /// proposes an advance at once.
+    /// more was due than one apply works off, when a hand-over was broken off, or when the deletion of
+    /// a table is not worked off: then the leader proposes an advance at once.
     pub fn next_deadline(&self) -> Option<ClusterTime> {
+        if self.locks.first_dying().is_some() {
+            return Some(ClusterTime(0));
+        }
         let session = self.sessions.first_due().map(|(due, _)| due);
         self.locks.next_deadline().into_iter().chain(session).min()
     }
@@ -241,7 +245,7 @@ impl State {
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let record = self.locks.find(table, signature)?;
-        record.view(signature, LockRecord::MAX_HOLDERS, self.clock, &self.sessions)
+        record.view(signature, LockRecord::MAX_HOLDERS, self.moment(table))
     }
 
     /// A page of a table in byte order, and the value of `after` for the next one. A limit out of
@@ -249,12 +253,13 @@ impl State {
     /// follows: the number of records looked at is bounded.
     pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
         let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
+        let moment = self.moment(table);
         let mut range = self.locks.range(table, &request.prefix, request.after.as_deref());
         let mut page: Vec<LockRecord> = Vec::new();
         let mut passed = None;
         for (key, record) in range.by_ref().take(limit + MAX_PASSED_OVER) {
             let most = LockRecord::MAX_LISTED_HOLDERS;
-            let view = record.view(key.signature(), most, self.clock, &self.sessions);
+            let view = record.view(key.signature(), most, moment);
             match view.filter(|record| request.shows(record)) {
                 Some(_) if page.len() == limit => {
                     let next = page.last().map(|last| last.signature.clone());
@@ -418,8 +423,10 @@ impl State {
             Operation::ConfigureTable(command) => self.configure_table(command),
             Operation::DeleteTable { table } => {
                 let existed = self.locks.has_table(table);
-                self.disentangle(table);
-                self.locks.delete_table(table, &mut self.tracker);
+                let next_token = Token(self.next_token);
+                let deletion = Deletion { at: self.tracker.work.current, next_token };
+                self.locks.delete_table(table, deletion, &mut self.tracker);
+                self.work_off_deletion(table);
                 Ok(if existed { Effect::Table } else { Effect::NoTable })
             }
             operation @ (Operation::Advance
@@ -537,19 +544,27 @@ impl State {
     /// Builds the answer from the effect of the request and from the locks as they are now, in the
     /// same way for a first and a repeated request.
     fn tell(&self, operation: &Operation, effect: Effect) -> Outcome {
-        let record = if effect.is_told_of_lock() { self.record_of(operation) } else { None };
-        self.tell_with(record, effect, self.clock)
+        let seen = if effect.is_told_of_lock() { self.seen(operation) } else { None };
+        self.tell_with(seen, effect, self.clock)
     }
 
-    /// The record of the lock that the operation is about.
-    fn record_of(&self, operation: &Operation) -> Option<&Record> {
-        if let Operation::Lock(command) = operation {
-            self.locks.find(&command.table, &command.signature)
+    /// The lock that the operation is about.
+    fn seen(&self, operation: &Operation) -> Option<Seen<'_>> {
+        let (table, signature) = if let Operation::Lock(command) = operation {
+            (&command.table, &command.signature)
         } else if let Operation::Unlock(command) = operation {
-            self.locks.find(&command.table, &command.signature)
+            (&command.table, &command.signature)
         } else {
-            None
-        }
+            return None;
+        };
+        let record = self.locks.find(table, signature)?;
+        Some(Seen { record, moment: self.moment(table) })
+    }
+
+    /// This moment for the locks of a table.
+    pub(super) fn moment(&self, table: &str) -> Moment<'_> {
+        let deletion = self.locks.deletion(table);
+        Moment { now: self.clock, sessions: &self.sessions, deletion }
     }
 
     /// Builds the answer to a request that was asked at this time from the record of its lock,
@@ -562,13 +577,14 @@ impl State {
         asked: ClusterTime,
     ) -> Outcome {
         let record = record.or_else(|| self.locks.get(key));
-        self.tell_with(record, effect, asked)
+        let seen = record.map(|record| Seen { record, moment: self.moment(key.table()) });
+        self.tell_with(seen, effect, asked)
     }
 
-    fn tell_with(&self, record: Option<&Record>, effect: Effect, asked: ClusterTime) -> Outcome {
+    fn tell_with(&self, seen: Option<Seen<'_>>, effect: Effect, asked: ClusterTime) -> Outcome {
         match effect {
             Effect::Granted { how, token, level } => {
-                let grant = self.tell_grant(record, token, level, asked);
+                let grant = self.tell_grant(seen, token, level, asked);
                 Outcome::Lock(match how {
                     Granted::Ok => LockStatus::Ok(grant),
                     Granted::Renewed => LockStatus::Renewed(grant),
@@ -580,16 +596,15 @@ impl State {
                 })
             }
             Effect::LockRefused(reason) => {
-                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(record, reason)))
+                Outcome::Lock(LockStatus::Failed(self.tell_forbidden(seen, reason)))
             }
             Effect::UnlockRefused(reason) => {
-                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(record, reason)))
+                Outcome::Unlock(UnlockStatus::Failed(self.tell_forbidden(seen, reason)))
             }
             Effect::Waiting(place) => {
-                let queue = record.and_then(|record| record.queue.as_ref());
+                let queue = seen.and_then(|seen| seen.record.queue.as_ref());
                 let waiting = queue.and_then(|queue| queue.waiting(place, self.clock));
-                let gone =
-                    || LockStatus::Failed(self.tell_forbidden(record, ForbiddenReason::Lost));
+                let gone = || LockStatus::Failed(self.tell_forbidden(seen, ForbiddenReason::Lost));
                 Outcome::Lock(waiting.map_or_else(gone, LockStatus::Waiting))
             }
             Effect::Released => Outcome::Unlock(UnlockStatus::Ok),
@@ -621,12 +636,15 @@ impl State {
     /// has expired, was replaced or is gone is not live.
     fn tell_grant(
         &self,
-        record: Option<&Record>,
+        seen: Option<Seen<'_>>,
         token: Token,
         level: i64,
         asked: ClusterTime,
     ) -> types::Grant {
-        let found = record.and_then(|record| Some((record, record.holders.get(token)?)));
+        let found = seen.and_then(|Seen { record, moment }| {
+            let grant = record.holders.get(token)?;
+            (!moment.has_deleted(grant)).then_some((record, grant))
+        });
         found.map_or(
             types::Grant {
                 token,
@@ -655,8 +673,9 @@ impl State {
         )
     }
 
-    fn tell_forbidden(&self, record: Option<&Record>, reason: ForbiddenReason) -> Forbidden {
-        let holders = record.map(|record| record.refusers(self.clock, &self.sessions));
+    fn tell_forbidden(&self, seen: Option<Seen<'_>>, reason: ForbiddenReason) -> Forbidden {
+        let holders = seen.map(|seen| seen.record.refusers(seen.moment));
+        let record = seen.map(|seen| seen.record);
         let mut forbidden = Forbidden::new(reason, holders.unwrap_or_default());
         if reason == ForbiddenReason::LimitDiffers {
             forbidden.limit = record.map(|record| record.limit).filter(|limit| *limit > 0);
@@ -678,6 +697,13 @@ impl State {
             valid: live.map_or(Duration::ZERO, |session| session.deadline.left(self.clock)),
         }
     }
+}
+
+/// A lock that an answer tells of.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    record: &'a Record,
+    moment: Moment<'a>,
 }
 
 /// The result of a command, before the answer is built.

@@ -1,13 +1,17 @@
 //! One table: its records, the index of their deadlines, and its defaults.
 //!
-//! Every change of a record goes through [`Table::put`] or [`Table::remove`], which keep the index
-//! and the number of unexpired grants consistent with the records. Each record has at most one
-//! entry in the index, for its next deadline: its expiry until that is worked off, then its
-//! removal.
+//! The records stand on three shelves: the plain ones, those with which more goes than the record,
+//! and those that are *dying*. Every change of a record goes through [`Table::put`],
+//! [`Table::store`] or [`Table::take_out`], which keep it on the shelf where it belongs, and a shelf
+//! keeps the index and the sums consistent with its records. Each record has at most one entry in
+//! the index, for its next deadline.
 //!
-//! A table is a value of its own, so that it can be taken out of the state as a whole, see
-//! [`super::locks::Locks::delete_table`].
+//! A table that is deleted gives its plain records away as one value, however many they are, see
+//! [`super::locks::Locks::delete_table`]. The others have places or grants of which somebody else
+//! must hear: they are dying until these are ended, one by one and in portions. A request that comes
+//! meanwhile finds the same lock, and [`Deletion`] tells what was there before.
 
+use std::iter;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -18,6 +22,7 @@ use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::ends::End;
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Key, Record};
+use crate::types::{DecidedAt, Token};
 
 /// Records in the order of their keys.
 pub(super) type Records = OrdMap<Key, Arc<Record>>;
@@ -25,34 +30,82 @@ pub(super) type Records = OrdMap<Key, Arc<Record>>;
 /// A table that has defaults or records.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Table {
-    pub(super) defaults: Defaults,
-    records: Records,
-    deadlines: OrdSet<(ClusterTime, Key)>,
-    /// The locks with a queue, with grants in sessions, or with a limit: more goes with them than
-    /// their records.
-    entangled: OrdSet<Key>,
-    unexpired: u64,
-    /// The number of grants, and of locks with a limit or a hand-over that was broken off.
-    grants: u64,
-    noted: u64,
+    value: Value,
+    plain: Shelf,
+    /// The locks with a queue, with grants in sessions, or with a limit.
+    entangled: Shelf,
+    /// The locks with a grant or a place that the deletion ends. They are due at once.
+    dying: Shelf,
 }
 
-/// The contribution of a table to the sums over all tables.
+/// The part of a table that is none of its records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Value {
+    pub(super) defaults: Defaults,
+    /// The last deletion, until all that it ends is worked off.
+    pub(super) deletion: Option<Deletion>,
+}
+
+/// The deletion of a table: it ends the grants with smaller tokens and the places of earlier
+/// positions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Deletion {
+    pub(super) at: DecidedAt,
+    pub(super) next_token: Token,
+}
+
+impl Deletion {
+    pub(super) fn ends_grant(self, token: Token) -> bool {
+        token < self.next_token
+    }
+
+    pub(super) fn ends_place(self, at: DecidedAt) -> bool {
+        at < self.at
+    }
+
+    /// Whether it ends a grant or a place of this lock.
+    pub(super) fn ends_any(self, record: &Record) -> bool {
+        let first_grant = record.holders.iter().next();
+        let first_place = record.queue.as_ref().and_then(|queue| queue.iter().next());
+        first_grant.is_some_and(|grant| self.ends_grant(grant.token))
+            || first_place.is_some_and(|place| self.ends_place(place.at))
+    }
+}
+
+/// The shelf of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Plain,
+    Entangled,
+    Dying,
+}
+
+/// The contribution of a record or a table to the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tally {
     pub(super) records: u64,
     pub(super) unexpired: u64,
     pub(super) grants: u64,
     pub(super) noted: u64,
-    /// 1 if it has defaults.
+    /// 1 if it has defaults, or a deletion that is not worked off.
     pub(super) configured: u64,
 }
 
 impl Tally {
-    /// The sums after one table's contribution has changed.
+    fn plus(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            unexpired: self.unexpired + other.unexpired,
+            grants: self.grants + other.grants,
+            noted: self.noted + other.noted,
+            configured: self.configured + other.configured,
+        }
+    }
+
+    /// The sums after one contribution has changed.
     pub(super) fn with(self, before: Self, after: Self) -> Self {
         let sum = |sum: u64, before, after| {
-            let rest = sum.checked_sub(before).expect("a sum holds what each table adds to it");
+            let rest = sum.checked_sub(before).expect("a sum holds what each adds to it");
             rest + after
         };
         Self {
@@ -75,43 +128,52 @@ pub(super) enum Passed {
 impl Table {
     /// Whether it has neither defaults nor records, and so does not exist.
     pub(super) fn is_nothing(&self) -> bool {
-        self.records.is_empty() && !self.has_defaults()
+        self.shelves().iter().all(|shelf| shelf.is_empty()) && self.value == Value::default()
     }
 
-    pub(super) fn has_defaults(&self) -> bool {
-        self.defaults != Defaults::default()
+    /// Whether all that it has is what its deletion has yet to end.
+    pub(super) fn is_deleted(&self) -> bool {
+        let has_more = !self.plain.is_empty() || !self.entangled.is_empty();
+        !has_more && self.value.defaults == Defaults::default()
+    }
+
+    pub(super) fn value(&self) -> Value {
+        self.value
+    }
+
+    /// Replaces the value, which may be read before the records of a snapshot. Returns the old one.
+    pub(super) fn set_value(&mut self, value: Value) -> Value {
+        std::mem::replace(&mut self.value, value)
     }
 
     pub(super) fn tally(&self) -> Tally {
-        Tally {
-            records: self.records.len() as u64,
-            unexpired: self.unexpired,
-            grants: self.grants,
-            noted: self.noted,
-            configured: u64::from(self.has_defaults()),
-        }
+        let configured = u64::from(self.value != Value::default());
+        let shelves = self.shelves().map(|shelf| shelf.tally);
+        shelves.into_iter().fold(Tally { configured, ..Tally::default() }, Tally::plus)
     }
 
-    /// The first deadline that is not worked off yet.
+    /// The first deadline that is not worked off yet. Dying locks are due without one.
     pub(super) fn first_deadline(&self) -> Option<ClusterTime> {
-        self.deadlines.get_min().map(|(deadline, _)| *deadline)
-    }
-
-    pub(super) fn records(&self) -> &Records {
-        &self.records
+        let dues = [self.plain.first_deadline(), self.entangled.first_deadline()];
+        dues.into_iter().flatten().min()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key).map(|record| &**record)
+        self.find(key.as_bytes())
     }
 
     /// The record of the key with this text.
     pub(super) fn find(&self, text: &[u8]) -> Option<&Record> {
-        self.records.get(text).map(|record| &**record)
+        self.shelves().into_iter().find_map(|shelf| shelf.find(text))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        self.records.iter().map(|(key, record)| (key, &**record))
+        merged(self.plain.iter(), self.entangled())
+    }
+
+    /// The locks with a queue, with grants in sessions or with a limit, and those that are dying.
+    pub(super) fn entangled(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        merged(self.entangled.iter(), self.dying.iter())
     }
 
     /// The records whose keys begin with the bytes `first` and come after the bytes `after`.
@@ -125,20 +187,39 @@ impl Table {
             Some(after) => Bound::Excluded(after.as_slice()),
             None => Bound::Included(first.as_slice()),
         };
-        let range = self.records.range::<_, [u8]>((from, Bound::Unbounded));
-        let within = range.take_while(move |(key, _)| key.as_bytes().starts_with(&first));
-        within.map(|(key, record)| (key, &**record))
+        let [plain, entangled, dying] = self.shelves().map(|shelf| shelf.range(from));
+        let range = merged(plain, merged(entangled, dying));
+        range.take_while(move |(key, _)| key.as_bytes().starts_with(&first))
     }
 
-    /// The record with the first deadline.
+    /// The record that is due first, of those that are not dying.
     pub(super) fn first_due(&self) -> Option<(&Key, &Record)> {
-        let (_, key) = self.deadlines.get_min()?;
-        Some((key, self.records.get(key).expect("a deadline has a record")))
+        let dues = [&self.plain, &self.entangled].map(Shelf::first_due);
+        let first = dues.into_iter().flatten().min_by_key(|(due, key, _)| (*due, *key));
+        first.map(|(_, key, record)| (key, record))
     }
 
-    /// The locks with a queue, or with grants in sessions.
-    pub(super) fn entangled(&self) -> &OrdSet<Key> {
-        &self.entangled
+    /// The first lock that is dying.
+    pub(super) fn first_dying(&self) -> Option<&Key> {
+        self.dying.records.keys().next()
+    }
+
+    /// Deletes everything. Returns the plain records; the others are dying from now on.
+    pub(super) fn delete(&mut self, deletion: Deletion) -> Shelf {
+        let mut dying = std::mem::take(&mut self.entangled);
+        let mut earlier = std::mem::take(&mut self.dying);
+        if earlier.len() > dying.len() {
+            std::mem::swap(&mut dying, &mut earlier);
+        }
+        // Few: both an earlier deletion that is not worked off, and much that came after it, are
+        // rare.
+        for (key, record) in &earlier.records {
+            dying.add(key.clone(), Arc::clone(record));
+        }
+        self.dying = dying;
+        let deletion = Some(deletion).filter(|_| !self.dying.is_empty());
+        self.value = Value { defaults: Defaults::default(), deletion };
+        std::mem::take(&mut self.plain)
     }
 
     /// Works off one deadline of a plain record: the first due grant of the record expires, or else is removed with
@@ -149,7 +230,7 @@ impl Table {
         now: ClusterTime,
         tracker: &mut Tracker,
     ) -> Passed {
-        let record = self.records.get(key).expect("a deadline has a record");
+        let record = self.get(key).expect("a deadline has a record");
         let holder = record.holder();
         assert!(holder.due().reached(now), "{key:?} is not due at {now}: {holder:?}");
         if holder.expired {
@@ -183,35 +264,15 @@ impl Table {
 
     /// Creates or replaces a record, whose grants and places are tracked elsewhere. Returns the one
     /// that was replaced.
-    pub(super) fn store(&mut self, mut key: Key, record: Record) -> Option<Arc<Record>> {
-        self.count_in(&record);
-        let (due, is_entangled) = (record.due(), record.is_entangled());
-        let old = if let Some((shared, slot)) = self.records.get_key_value_mut(&key) {
-            let old = std::mem::replace(slot, Arc::new(record));
-            // The index must share the key's text with the records, not hold a second one.
-            key = shared.clone();
-            self.count_out(&old);
-            Some(old)
-        } else {
-            self.records.insert(key.clone(), Arc::new(record));
-            None
+    pub(super) fn store(&mut self, key: Key, record: Record) -> Option<Arc<Record>> {
+        let place = self.place(&record);
+        let record = match self.shelf_mut(place).replace(&key, record) {
+            Ok(old) => return Some(old),
+            Err(record) => record,
         };
-        let was_entangled = old.as_ref().is_some_and(|old| old.is_entangled());
-        let old_due = old.as_ref().map_or(ClusterTime::NEVER, |old| old.due());
-        if is_entangled && !was_entangled {
-            self.entangled.insert(key.clone());
-        } else if was_entangled && !is_entangled {
-            self.entangled.remove(&key);
-        }
-        if old_due == due {
-            return old;
-        }
-        if old_due != ClusterTime::NEVER {
-            self.deadlines.remove(&(old_due, key.clone()));
-        }
-        if due != ClusterTime::NEVER {
-            self.deadlines.insert((due, key));
-        }
+        let old = self.take(&key);
+        self.shelf_mut(place).add(key, Arc::new(record));
+        self.end_deletion();
         old
     }
 
@@ -223,67 +284,225 @@ impl Table {
 
     /// Removes a record that exists, whose grants and places are tracked elsewhere.
     pub(super) fn take_out(&mut self, key: &Key) -> Arc<Record> {
-        let (key, record) =
-            self.records.remove_with_key(key).expect("only a record that exists is removed");
-        self.count_out(&record);
-        if record.is_entangled() {
-            self.entangled.remove(&key);
+        let record = self.take(key).expect("only a record that exists is removed");
+        self.end_deletion();
+        record
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Arc<Record>> {
+        let shelves = [&mut self.plain, &mut self.entangled, &mut self.dying];
+        shelves.into_iter().find_map(|shelf| shelf.take(key))
+    }
+
+    /// Forgets the deletion once all that it ends is worked off.
+    fn end_deletion(&mut self) {
+        if self.dying.is_empty() {
+            self.value.deletion = None;
         }
+    }
+
+    /// Changes a record while a snapshot is loaded. It comes to its shelf, and its deadline into
+    /// the index, with [`Table::load_shelves`].
+    pub(super) fn load<T>(&mut self, key: Key, change: impl FnOnce(&mut Record) -> T) -> T {
+        let mut record = self.plain.records.get(&key).map(|record| Record::clone(record));
+        let record = record.get_or_insert_default();
+        let old = Tally::of(record);
+        let result = change(record);
+        self.plain.tally = self.plain.tally.with(old, Tally::of(record));
+        self.plain.records.insert(key, Arc::new(std::mem::take(record)));
+        result
+    }
+
+    /// Puts the loaded records onto their shelves and builds the indexes of their deadlines.
+    pub(super) fn load_shelves(&mut self) {
+        let loaded = std::mem::take(&mut self.plain).records;
+        let mut shelves: [Vec<_>; 3] = Default::default();
+        for (key, record) in &loaded {
+            let number = match self.place(record) {
+                Place::Plain => 0,
+                Place::Entangled => 1,
+                Place::Dying => 2,
+            };
+            shelves[number].push((key.clone(), Arc::clone(record)));
+        }
+        let [plain, entangled, dying] = shelves;
+        self.plain =
+            if plain.len() == loaded.len() { Shelf::of(loaded) } else { Shelf::of(plain.into()) };
+        self.entangled = Shelf::of(entangled.into());
+        self.dying = Shelf::of(dying.into());
+    }
+
+    /// Whether there is a deletion just if something is dying, and it ends nothing of the future.
+    pub(super) fn is_sound(&self, next_token: Token) -> bool {
+        let deletion = self.value.deletion;
+        deletion.is_some() != self.dying.is_empty()
+            && deletion.is_none_or(|deletion| deletion.next_token <= next_token)
+    }
+
+    fn place(&self, record: &Record) -> Place {
+        if self.value.deletion.is_some_and(|deletion| deletion.ends_any(record)) {
+            Place::Dying
+        } else if record.is_entangled() {
+            Place::Entangled
+        } else {
+            Place::Plain
+        }
+    }
+
+    fn shelves(&self) -> [&Shelf; 3] {
+        [&self.plain, &self.entangled, &self.dying]
+    }
+
+    fn shelf_mut(&mut self, place: Place) -> &mut Shelf {
+        match place {
+            Place::Plain => &mut self.plain,
+            Place::Entangled => &mut self.entangled,
+            Place::Dying => &mut self.dying,
+        }
+    }
+
+    pub(super) fn assert_index_equals_records(&self, name: &str) {
+        assert!(!self.is_nothing(), "{name:?} is no table");
+        assert!(self.is_sound(Token(u64::MAX)), "{name:?}: {:?}", self.value);
+        for (place, shelf) in
+            [Place::Plain, Place::Entangled, Place::Dying].into_iter().zip(self.shelves())
+        {
+            assert_eq!(*shelf, Shelf::of(shelf.records.clone()), "{name:?}");
+            for (key, record) in shelf.iter() {
+                assert_eq!(key.table(), name);
+                assert!(!record.is_empty(), "{key:?}");
+                assert_eq!(self.place(record), place, "{key:?}");
+                assert!(place == Place::Plain || !record.is_plain(), "{key:?}");
+                record.assert_sound(key);
+            }
+        }
+    }
+}
+
+/// Records, the index of their deadlines, and sums over them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Shelf {
+    records: Records,
+    deadlines: OrdSet<(ClusterTime, Key)>,
+    tally: Tally,
+}
+
+impl Tally {
+    fn of(record: &Record) -> Self {
+        Self {
+            records: u64::from(!record.is_empty()),
+            unexpired: record.unexpired(),
+            grants: record.holders.len() as u64,
+            noted: u64::from(record.is_noted()),
+            configured: 0,
+        }
+    }
+}
+
+impl Shelf {
+    /// The shelf of these records, whose deadlines are sorted first: that is much faster than to add
+    /// them in key order.
+    fn of(records: Records) -> Self {
+        let dues = records.iter().map(|(key, record)| (record.due(), key.clone()));
+        let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();
+        dues.sort_unstable();
+        let tallies = records.values().map(|record| Tally::of(record));
+        let tally = tallies.fold(Tally::default(), Tally::plus);
+        Self { records, deadlines: dues.into_iter().collect(), tally }
+    }
+
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn find(&self, text: &[u8]) -> Option<&Record> {
+        self.records.get(text).map(|record| &**record)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        self.records.iter().map(|(key, record)| (key, &**record))
+    }
+
+    fn range<'a>(
+        &'a self,
+        from: Bound<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
+        let range = self.records.range::<_, [u8]>((from, Bound::Unbounded));
+        range.map(|(key, record)| (key, &**record))
+    }
+
+    fn first_deadline(&self) -> Option<ClusterTime> {
+        self.deadlines.get_min().map(|(deadline, _)| *deadline)
+    }
+
+    fn first_due(&self) -> Option<(ClusterTime, &Key, &Record)> {
+        let (due, key) = self.deadlines.get_min()?;
+        Some((*due, key, self.records.get(key).expect("a deadline has a record")))
+    }
+
+    /// Adds a record of which there is none.
+    fn add(&mut self, key: Key, record: Arc<Record>) {
+        self.tally = self.tally.plus(Tally::of(&record));
+        let due = record.due();
+        if due != ClusterTime::NEVER {
+            self.deadlines.insert((due, key.clone()));
+        }
+        self.records.insert(key, record);
+    }
+
+    /// Replaces a record. Returns the old one; the new one, if there is none.
+    fn replace(&mut self, key: &Key, record: Record) -> Result<Arc<Record>, Record> {
+        let Some((shared, slot)) = self.records.get_key_value_mut(key) else { return Err(record) };
+        let (tally, due) = (Tally::of(&record), record.due());
+        let old = std::mem::replace(slot, Arc::new(record));
+        self.tally = self.tally.with(Tally::of(&old), tally);
+        let old_due = old.due();
+        if old_due == due {
+            return Ok(old);
+        }
+        // The index must share the key's text with the records, not hold a second one.
+        let shared = shared.clone();
+        if old_due != ClusterTime::NEVER {
+            self.deadlines.remove(&(old_due, shared.clone()));
+        }
+        if due != ClusterTime::NEVER {
+            self.deadlines.insert((due, shared));
+        }
+        Ok(old)
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Arc<Record>> {
+        let (key, record) = self.records.remove_with_key(key)?;
+        self.tally = self.tally.with(Tally::of(&record), Tally::default());
         let due = record.due();
         if due != ClusterTime::NEVER {
             self.deadlines.remove(&(due, key));
         }
-        record
+        Some(record)
     }
+}
 
-    /// Changes a record while a snapshot is loaded. Its deadline is not in the index before
-    /// [`Table::load_deadlines`].
-    pub(super) fn load<T>(&mut self, key: Key, change: impl FnOnce(&mut Record) -> T) -> T {
-        let mut record = self.records.get(&key).map(|record| Record::clone(record));
-        let record = record.get_or_insert_default();
-        self.count_out(record);
-        let result = change(record);
-        self.count_in(record);
-        self.records.insert(key, Arc::new(std::mem::take(record)));
-        result
-    }
-
-    fn count_in(&mut self, record: &Record) {
-        self.unexpired += record.unexpired();
-        self.grants += record.holders.len() as u64;
-        self.noted += u64::from(record.is_noted());
-    }
-
-    fn count_out(&mut self, record: &Record) {
-        self.unexpired -= record.unexpired();
-        self.grants -= record.holders.len() as u64;
-        self.noted -= u64::from(record.is_noted());
-    }
-
-    /// Builds the deadline index of the loaded records, in the order of the deadlines, which is
-    /// much faster than in key order.
-    pub(super) fn load_deadlines(&mut self) {
-        let dues = self.records.iter().map(|(key, record)| (record.due(), key.clone()));
-        let mut dues: Vec<_> = dues.filter(|(due, _)| *due != ClusterTime::NEVER).collect();
-        dues.sort_unstable();
-        self.deadlines = dues.into_iter().collect();
-        let entangled = self.records.iter().filter(|(_, record)| record.is_entangled());
-        self.entangled = entangled.map(|(key, _)| key.clone()).collect();
-    }
-
-    pub(super) fn assert_index_equals_records(&self, name: &str) {
-        let due = self.iter().map(|(key, record)| (record.due(), key.clone()));
-        let due = due.filter(|(due, _)| *due != ClusterTime::NEVER);
-        assert_eq!(due.collect::<OrdSet<_>>(), self.deadlines);
-        assert_eq!(self.iter().map(|(_, record)| record.unexpired()).sum::<u64>(), self.unexpired);
-        assert!(!self.is_nothing(), "{name:?} is no table");
-        for (key, record) in self.iter() {
-            assert_eq!(key.table(), name);
-            assert!(!record.is_empty(), "{key:?}");
-            assert_eq!(record.is_entangled(), self.entangled.contains(key), "{key:?}");
-            record.assert_sound(key);
-        }
-        let entangled = self.iter().filter(|(_, record)| record.is_entangled()).count();
-        assert_eq!(entangled, self.entangled.len());
-    }
+/// The entries of both in the order of their keys, of which they share none.
+fn merged<'a>(
+    one: impl Iterator<Item = (&'a Key, &'a Record)>,
+    other: impl Iterator<Item = (&'a Key, &'a Record)>,
+) -> impl Iterator<Item = (&'a Key, &'a Record)> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some((first, _)), Some((second, _))) if second < first => other.next(),
+        (Some(_), _) => one.next(),
+        (None, _) => other.next(),
+    })
 }

@@ -21,6 +21,7 @@ use crate::lock::record::{Grant, Key, Owner, Rare, Record};
 use crate::lock::rules::{Asker, is_behind, judge_turn};
 use crate::lock::sessions::{Ended, Item};
 use crate::lock::state::new_token;
+use crate::lock::table::Deletion;
 use crate::lock::{ClusterTime, State};
 use crate::types::{
     DecidedAt, ForbiddenReason, Loss, MAX_SAFE_INTEGER, Mode, News, SessionId, Token,
@@ -43,9 +44,9 @@ pub(super) struct Work {
     /// commands, so that a command's number is its place in the entry.
     next_command: u32,
     next_step: u32,
-    /// The steps left in this entry, and those of them left for the ends of sessions.
+    /// The work left in this entry, and that of it left for the ends of sessions and of tables.
     left: usize,
-    left_for_sessions: usize,
+    left_for_many: usize,
     /// The position of the command that is being decided.
     pub(super) current: DecidedAt,
     /// The lock that the command has changed, to be handed over once the command is remembered.
@@ -60,7 +61,7 @@ impl Work {
             index,
             next_step: u32::try_from(commands).unwrap_or(u32::MAX),
             left: steps,
-            left_for_sessions: steps / 2,
+            left_for_many: steps / 2,
             ..Self::default()
         };
     }
@@ -81,6 +82,16 @@ impl Work {
 
     pub(super) fn is_done(&self) -> bool {
         self.left == 0
+    }
+
+    /// Whether nothing is left for the ends of sessions and of tables.
+    fn is_done_for_many(&self) -> bool {
+        self.left == 0 || self.left_for_many == 0
+    }
+
+    /// Spends of the work for many what was spent since this much was left.
+    fn spend_for_many(&mut self, left: usize) {
+        self.left_for_many = self.left_for_many.saturating_sub((left - self.left).max(1));
     }
 
     /// Spends the work of one deadline of the first part of the contract.
@@ -104,6 +115,8 @@ pub(super) struct Edit {
     /// The session of the one grant that it had.
     was_in: Option<SessionId>,
     was_noted: bool,
+    /// The deletion of its table, if that may have left something of the lock.
+    deletion: Option<Deletion>,
     before: (u32, Option<ClusterTime>),
     /// The numbers of grants and places that sessions have more or less.
     counts: SmallVec<[(SessionId, i32); 4]>,
@@ -118,6 +131,11 @@ impl Edit {
         self.counts.extend(session.map(|session| (session, change)));
     }
 
+    /// The deletion of its table, while that has yet to end something of the lock.
+    fn is_dying(&self) -> Option<Deletion> {
+        self.deletion.filter(|deletion| deletion.ends_any(&self.record))
+    }
+
     fn pend(&mut self, at: ClusterTime) {
         let pending = self.record.pending.map_or(at, |pending| pending.min(at));
         self.record.pending = Some(pending);
@@ -127,6 +145,7 @@ impl Edit {
 /// Something of a lock that is due.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Due {
+    Deletion,
     Grant(Token),
     Session(SessionId),
     HandOver,
@@ -146,6 +165,7 @@ impl State {
             was_urgent,
             was_in,
             was_noted: false,
+            deletion: self.locks.deletion(key.table()),
             before: (0, None),
             counts: SmallVec::new(),
             record,
@@ -179,7 +199,7 @@ impl State {
             (true, true) | (false, false) => {}
         }
         self.commit_sessions(&edit);
-        self.locks.store(edit.key, edit.record);
+        self.locks.store(edit.key, edit.record, &mut self.tracker);
     }
 
     /// Brings the sessions up to date. The lock is among their urgent ones while it is changed, if
@@ -252,11 +272,6 @@ impl State {
 
 /// Edits of other files.
 impl State {
-    /// Removes a grant without a word.
-    pub(super) fn forget_grant(&mut self, edit: &mut Edit, token: Token) {
-        self.drop_grant(edit, token);
-    }
-
     /// Notes that a grant was asked for since it was a place.
     pub(super) fn forget_ask(&mut self, edit: &mut Edit, token: Token) {
         if let Some(mut grant) = edit.record.holders.get(token).cloned() {
@@ -402,8 +417,12 @@ impl State {
             return false;
         }
         let lock = self.locks.first_due().filter(|(due, ..)| due.reached(self.clock));
-        let session = Some(()).filter(|()| self.tracker.work.left_for_sessions > 0);
-        let session = session.and_then(|()| self.sessions.first_due());
+        let may_do_many = Some(()).filter(|()| !self.tracker.work.is_done_for_many());
+        if let Some(key) = may_do_many.and_then(|()| self.locks.first_dying()).cloned() {
+            self.work_off_dying(&key);
+            return true;
+        }
+        let session = may_do_many.and_then(|()| self.sessions.first_due());
         let session = session.filter(|(due, _)| due.reached(self.clock));
         match (lock, session) {
             (Some((due, ..)), Some((end, id))) if end < due => self.work_off_session(id),
@@ -428,6 +447,21 @@ impl State {
             self.pass(&mut edit, time, due);
         }
         self.commit(edit);
+    }
+
+    /// Works off what the deletion of a table ends, as far as this entry may.
+    pub(super) fn work_off_deletion(&mut self, table: &str) {
+        while let Some(key) = self.locks.first_dying_of(table).cloned()
+            && !self.tracker.work.is_done_for_many()
+        {
+            self.work_off_dying(&key);
+        }
+    }
+
+    fn work_off_dying(&mut self, key: &Key) {
+        let left = self.tracker.work.left;
+        self.work_off_lock(key, false);
+        self.tracker.work.spend_for_many(left);
     }
 
     /// Marks a session as ended, or works off the next of its locks.
@@ -460,17 +494,12 @@ impl State {
         {
             self.sessions.remove(id, &mut self.tracker);
         }
-        let spent = left - self.tracker.work.left;
-        let for_sessions = &mut self.tracker.work.left_for_sessions;
-        *for_sessions = for_sessions.saturating_sub(spent.max(1));
+        self.tracker.work.spend_for_many(left);
     }
 
     /// Works off an ended session's locks, as far as this entry may.
     pub(super) fn work_off_whole_session(&mut self, id: SessionId) {
-        while self.sessions.get(id).is_some()
-            && !self.tracker.work.is_done()
-            && self.tracker.work.left_for_sessions > 0
-        {
+        while self.sessions.get(id).is_some() && !self.tracker.work.is_done_for_many() {
             self.work_off_session(id);
         }
     }
@@ -478,6 +507,9 @@ impl State {
     /// The thing of a lock that is due first, worked off or not in the order of their times.
     fn next_due(&self, edit: &Edit) -> Option<(ClusterTime, Due)> {
         let record = &edit.record;
+        if edit.is_dying().is_some() {
+            return Some((self.clock, Due::Deletion));
+        }
         let grant = record.holders.first_due().map(|(due, token)| (due, Due::Grant(token)));
         let queue = record.queue.as_ref();
         let hand_over = record.pending.map(|at| (at, Due::HandOver));
@@ -503,6 +535,7 @@ impl State {
     /// Works off a due thing of a lock, and hands it over.
     fn pass(&mut self, edit: &mut Edit, time: ClusterTime, due: Due) {
         match due {
+            Due::Deletion => self.pass_deletion(edit),
             Due::Grant(token) => self.pass_grant(edit, token),
             Due::Session(id) => {
                 let closed = self.sessions.is_closed(id);
@@ -518,6 +551,38 @@ impl State {
             Due::Place(at) => self.end_place(edit, at, ForbiddenReason::Timeout),
         }
         self.hand_over(edit, time);
+    }
+
+    /// Ends what the deletion of the table ends, as far as the lock and the entry may: first the
+    /// places, so that nobody who was there before is granted the lock.
+    fn pass_deletion(&mut self, edit: &mut Edit) {
+        let deletion = edit.is_dying().expect("only what is dying is due to be deleted");
+        let may_go_on = |state: &Self, edit: &Edit| edit.left > 0 && !state.tracker.work.is_done();
+        while may_go_on(self, edit) {
+            let first =
+                edit.record.queue.as_ref().and_then(|queue| queue.first_before(deletion.at));
+            let Some(at) = first else { break };
+            self.end_place(edit, at, ForbiddenReason::TableDeleted);
+        }
+        // With its last permit, the limit of a lock is gone, too.
+        let has_limit = edit.record.limit > 0;
+        while edit.record.holders.len() == 1 || may_go_on(self, edit) {
+            let first = edit.record.holders.iter().next();
+            let first = first.filter(|grant| deletion.ends_grant(grant.token)).cloned();
+            let Some(grant) = first else { break };
+            self.delete_grant(edit, &grant, has_limit);
+        }
+    }
+
+    fn delete_grant(&mut self, edit: &mut Edit, grant: &Grant, has_limit: bool) {
+        let is_told = has_limit || grant.session().is_some();
+        let position = if is_told { Some(self.step(edit)) } else { None };
+        self.tracker.ends.add_deleted(u64::from(!grant.expired));
+        self.drop_grant(edit, grant.token);
+        if let Some(position) = position {
+            let news = News::Lost { token: Some(grant.token), reason: Loss::TableDeleted };
+            self.tell_session_of(grant.session(), edit, &grant.owner(), (position, news));
+        }
     }
 
     fn pass_grant(&mut self, edit: &mut Edit, token: Token) {
@@ -547,6 +612,11 @@ impl State {
         }
         while edit.record.holders.len() == 1 {
             let grant = edit.record.holders.iter().next().expect("there is one");
+            if edit.deletion.is_some_and(|deletion| deletion.ends_grant(grant.token)) {
+                let has_limit = edit.record.limit > 0;
+                self.delete_grant(edit, &grant.clone(), has_limit);
+                break;
+            }
             let (token, session) = (grant.token, grant.session());
             let end = grant.end(&self.sessions);
             if !grant.expired && end.reached(self.clock) {
@@ -563,8 +633,19 @@ impl State {
         }
     }
 
-    /// Ends the owner's own grant if its end has come and was not worked off yet.
+    /// Ends the owner's own grant or place if its end has come and was not worked off yet.
     pub(super) fn settle_own(&mut self, edit: &mut Edit, owner: &Owner) {
+        if let Some(deletion) = edit.is_dying() {
+            let place = edit.record.queue.as_ref().and_then(|queue| queue.of(owner));
+            if let Some(at) = place.map(|place| place.at).filter(|at| deletion.ends_place(*at)) {
+                self.end_place(edit, at, ForbiddenReason::TableDeleted);
+            }
+            let own = edit.record.holders.of(owner);
+            if let Some(own) = own.filter(|own| deletion.ends_grant(own.token)).cloned() {
+                let has_limit = edit.record.limit > 0;
+                self.delete_grant(edit, &own, has_limit);
+            }
+        }
         let Some(own) = edit.record.holders.of(owner).filter(|own| !own.expired) else { return };
         let (token, end) = (own.token, own.end(&self.sessions));
         let closed = own.session().is_some_and(|session| self.sessions.is_closed(session));
@@ -588,8 +669,12 @@ impl State {
         }
     }
 
-    /// Grants the places at the head of the queue, for as long as they can be granted.
+    /// Grants the places at the head of the queue, for as long as they can be granted. A lock that
+    /// is dying is handed over once it is not.
     fn hand_over(&mut self, edit: &mut Edit, at: ClusterTime) {
+        if edit.is_dying().is_some() {
+            return;
+        }
         while let Some(head) = edit.record.queue.as_ref().and_then(|queue| queue.in_order().next())
         {
             let is_dead = head

@@ -67,7 +67,9 @@ impl State {
 
     fn session_lock(&self, key: &Key, record: &Record, session: SessionId) -> SessionLock {
         let tokens = record.holders.in_session(session);
+        let moment = self.moment(key.table());
         let holders = tokens.iter().filter_map(|token| record.holders.get(*token));
+        let holders = holders.filter(|grant| !moment.has_deleted(grant));
         let holders = holders.map(|grant| grant.view(record.mode, self.clock, &self.sessions));
         let mine = |place: &&crate::lock::queue::Place| place.session() == Some(session);
         let places = record.queue.iter().flat_map(|queue| {
@@ -87,7 +89,8 @@ impl State {
         let mut waits = Waits::default();
         let (mut count, mut cut) = (0, false);
         'locks: for (key, record) in self.locks.waited_for() {
-            let is_live = |grant: &&Grant| !grant.end(&self.sessions).reached(self.clock);
+            let moment = self.moment(key.table());
+            let is_live = |grant: &&Grant| !moment.is_over(grant);
             for place in record.queue.iter().flat_map(|queue| queue.in_order()) {
                 for grant in record.holders.iter().filter(is_live) {
                     if count == MAX_EDGES {

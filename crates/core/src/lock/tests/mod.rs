@@ -3,11 +3,12 @@
 //! A second lock machine, slow and simple, is in `crates/oracle/src/oracle.rs`; `histories.rs` there checks
 //! on random logs that the two agree, and the properties of design and contract. `rows.rs` has each row of
 //! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
-//! `tables.rs` the tables, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
+//! `tables.rs` the tables, `deletion.rs` their end in portions, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
 //! end, `bounds.rs` the behaviour at the limits.
 
 mod bounds;
 mod bytes;
+mod deletion;
 mod ends;
 mod modes;
 mod queue;
@@ -67,6 +68,17 @@ impl Machine {
     fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
         self.decide(Command::advance());
+    }
+
+    /// Works off all that is due. Returns the number of entries that it took.
+    fn work_off(&mut self) -> usize {
+        let now = ClusterTime(self.now_ms * 1000);
+        let mut entries = 0;
+        while self.state.next_deadline().is_some_and(|due| due.reached(now)) {
+            self.pass(0);
+            entries += 1;
+        }
+        entries
     }
 
     fn outcome(&mut self, operation: impl Into<Operation>) -> Outcome {

@@ -254,6 +254,7 @@ fn lose_locks(machine: &mut Machine, session: SessionId, count: u32) {
     };
     machine.apply((0..count).map(lock).collect());
     machine.outcome(Operation::DeleteTable { table: "t".into() });
+    machine.work_off();
 }
 
 #[test]
