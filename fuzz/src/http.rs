@@ -19,7 +19,8 @@ use keyward::api::{
     BatchAnswers, BatchBody, BatchItem, BatchItemAnswer, CheckAnswer, CheckQuery, Code,
     DeleteAnswer, DoneAnswer, ListAnswer, ListQuery, LockAnswer, LockBody, LockStatusWord,
     PROBLEM_MEDIA_TYPE, Problem, TableAnswer, TableBody, TableQuery, TablesAnswer, TablesQuery,
-    UnlockAnswer, UnlockBody, UnlockStatusWord, headers, parse_log_position, routes, to_ms,
+    UnlockAnswer, UnlockBody, UnlockStatusWord, WaitingAnswer, headers, parse_log_position, routes,
+    to_ms,
 };
 use keyward::clock::ManualClock;
 use keyward::error::Error;
@@ -151,7 +152,7 @@ impl Told {
             let position = position.to_str().ok().and_then(parse_log_position);
             assert!(position.is_some(), "{:?}", self.fields);
         }
-        if self.status != 200 {
+        if !matches!(self.status, 200 | 202) {
             let media_type = self.fields.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             assert_eq!(media_type, Some(PROBLEM_MEDIA_TYPE.as_bytes()), "{}", shown());
             self.problem();
@@ -177,11 +178,15 @@ pub fn http_lock(body: &[u8]) {
     let api = Api::new();
     let before = api.everything();
     let told = api.post(routes::LOCK, body);
-    if told.status != 200 {
+    if !matches!(told.status, 200 | 202) {
         assert_eq!(api.everything(), before, "what is refused changes nothing");
         return;
     }
     let asked: LockBody = serde_json::from_slice(body).expect("what was granted is a request");
+    if told.status == 202 {
+        assert_waits(&api, &before, &asked, &told.json());
+        return;
+    }
     let answer: LockAnswer = told.json();
     if asked.request_id.is_none_or(|id| id.lane != USED_LANE) {
         assert_grant_is_new(&before, &asked, &answer);
@@ -199,6 +204,18 @@ pub fn http_lock(body: &[u8]) {
     let status = if repeated { answer.status } else { LockStatusWord::Renewed };
     assert_eq!((again.status, again.token), (status, answer.token), "mine is renewed");
     assert_eq!(again.expires_in_ms, answer.expires_in_ms);
+}
+
+/// Asserts that the request has the only place, and that the holders are as they were.
+fn assert_waits(api: &Api, before: &Everything, asked: &LockBody, answer: &WaitingAnswer) {
+    let table = asked.table.as_deref().unwrap_or(DEFAULT_TABLE);
+    let found = before.iter().find(|(info, _)| info.table == table);
+    let mut locks = found.into_iter().flat_map(|(_, locks)| locks);
+    let held = locks.find(|lock| lock.signature == asked.signature).expect("a free lock is given");
+    let now = api.check(asked.table.clone(), &asked.signature).expect("it has a place");
+    assert_eq!((now.waiting, answer.position), (1, 1));
+    assert_eq!(now.holders, held.holders, "who waits changes nothing for the holders");
+    assert!(Some(answer.ends_in_ms) <= asked.wait_ms, "{answer:?}");
 }
 
 /// Asserts that the answer is the one that the contract demands, given the state before.
