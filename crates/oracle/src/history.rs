@@ -8,6 +8,7 @@ use rand::{Rng, RngCore};
 
 use crate::follow::{Follower, as_said};
 use crate::oracle::{Became, Oracle, Said};
+use crate::watcher::Watcher;
 use keyward_core::lock::{
     ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Outcome,
     Proposal, SessionCommand, Stamp, State, TableCommand, UnlockCommand,
@@ -22,8 +23,8 @@ const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
 const SIGNEES: [&str; 3] = ["ann", "bob", "cy"];
 
 /// Applies a history to the machine and to the oracle for as long as `more` returns true, and
-/// asserts that both give the same result for every command and the same reads afterwards. `then`
-/// sees the state after each entry.
+/// asserts that both give the same result for every command and the same reads afterwards, and that
+/// the events tell of every grant and place. `then` sees the state after each entry.
 pub fn play<R: RngCore>(
     history: &mut History<R>,
     mut more: impl FnMut(&R) -> bool,
@@ -31,6 +32,8 @@ pub fn play<R: RngCore>(
 ) {
     let mut state = State::new();
     state.tell_steps(true);
+    state.tell_events(true);
+    let mut watcher = Watcher::default();
     let mut follower = Follower::default();
     while more(&history.random) {
         let (term, index, proposal) = history.entry();
@@ -46,10 +49,14 @@ pub fn play<R: RngCore>(
         });
         let steps: Vec<_> = steps.collect();
         assert_eq!(steps, follower.became(), "entry {index}: {:?}", proposal.commands);
+        watcher.hear(state.take_events(), proposal.commands.len());
         for (command, decision) in proposal.commands.iter().zip(decisions) {
             history.note(command, &as_said(decision));
         }
         assert_same_reads(history, &state, &follower.oracle);
+        for (table, signature) in TABLES.iter().flat_map(|it| SIGNATURES.map(|name| (*it, name))) {
+            watcher.assert_sees(&state, table, signature);
+        }
         then(&state);
     }
 }

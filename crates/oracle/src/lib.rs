@@ -12,5 +12,6 @@ pub mod follow;
 mod histories;
 pub mod history;
 mod oracle;
+mod watcher;
 
 pub use oracle::Became;

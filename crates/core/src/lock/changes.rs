@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::lock::State;
 use crate::lock::decision::Step;
 use crate::lock::ends::Ends;
+use crate::lock::events::Event;
 use crate::lock::record::Key;
 use crate::lock::table::Records;
 use crate::lock::turns::Work;
@@ -129,6 +130,8 @@ pub(super) struct Tracker {
     pub(super) ends: Ends,
     /// The steps since the last take, if somebody wants to hear of them.
     pub(super) steps: Option<Vec<Step>>,
+    /// The events since the last take, if somebody wants to hear of them.
+    pub(super) events: Option<Vec<Event>>,
     pub(super) work: Work,
 }
 

@@ -18,6 +18,7 @@ mod command;
 mod decision;
 pub mod encoding;
 mod ends;
+mod events;
 mod holders;
 mod lanes;
 mod locks;
@@ -47,6 +48,7 @@ pub use command::{
 };
 pub use decision::{Decision, Outcome, Refusal, Step};
 pub use ends::{End, Ends, HELD_BOUNDS, Held, WaitEnd};
+pub use events::{Change, Event, GrantEnd, HowLock, LockChange, SessionChange};
 pub use locks::Deleted;
 pub use query::{Query, Subject, View};
 pub use snapshot::Loader;

@@ -5,6 +5,7 @@
 
 use crate::limits;
 use crate::lock::ends::WaitEnd;
+use crate::lock::events::{Change, SessionChange};
 use crate::lock::lanes::Effect;
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner};
@@ -337,6 +338,11 @@ impl State {
         let had_one = edit.record.limit > 0;
         if had_one {
             edit.record.limit = command.limit;
+            self.tracker.event(|| Change::LimitSet {
+                table: command.table.clone(),
+                signature: command.signature.clone(),
+                limit: command.limit,
+            });
         }
         self.put_back(edit);
         Ok(if had_one { Effect::Limit } else { Effect::NoLimit })
@@ -368,6 +374,10 @@ impl State {
         let names = (&*command.signee, instance);
         let session = Session::new(command.ttl_ms, deadline, names, request.actor.clone());
         self.sessions.put(id, session, &mut self.tracker);
+        self.tracker.event(|| {
+            let how = SessionChange::Opened { signee: command.signee.clone() };
+            Change::Session { session: id, how }
+        });
         Ok(Effect::Opened(id))
     }
 
@@ -381,6 +391,7 @@ impl State {
             session.deadline = clock;
         });
         self.tracker.ends.add_session(true);
+        self.tracker.event(|| Change::Session { session: id, how: SessionChange::Closed });
         self.tracker.work.step();
         self.work_off_whole_session(id);
         if self.sessions.get(id).is_some_and(|session| session.first_member().is_none()) {

@@ -56,6 +56,7 @@ use smol_str::SmolStr;
 
 use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::ends::{End, Ends};
+use crate::lock::events::{Change, Event, GrantEnd};
 use crate::lock::lanes::{Effect, Granted, Lane, Lanes, Recall};
 use crate::lock::locks::{Defaults, Deleted, Locks};
 use crate::lock::queue::Totals;
@@ -234,6 +235,17 @@ impl State {
     /// wait for them. Nothing unless it is switched on. Not part of a state's value.
     pub fn take_steps(&mut self) -> Vec<Step> {
         self.tracker.steps.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Switches the telling of events on or off, see [`State::take_events`]. A clone tells none.
+    pub fn tell_events(&mut self, on: bool) {
+        self.tracker.events = on.then(Vec::new);
+    }
+
+    /// The events since the last take, in the order of the log. Nothing unless it is switched on.
+    /// Not part of a state's value.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.tracker.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The level of commands that may be proposed. A node whose [`FEATURE_LEVEL`] is lower must
@@ -426,6 +438,9 @@ impl State {
                 let next_token = Token(self.next_token);
                 let deletion = Deletion { at: self.tracker.work.current, next_token };
                 self.locks.delete_table(table, deletion, &mut self.tracker);
+                if existed {
+                    self.tracker.event(|| Change::TableDeleted { table: table.clone() });
+                }
                 self.work_off_deletion(table);
                 Ok(if existed { Effect::Table } else { Effect::NoTable })
             }
@@ -468,6 +483,7 @@ impl State {
             (LockVerdict::Transfer(reason), Some(holder)) => {
                 if let Some(end) = End::of_transfer(reason) {
                     self.tracker.ends.add(end, self.clock.since(holder.since));
+                    self.tracker.ended(key, holder, GrantEnd::of_transfer(reason));
                 }
                 let previous_signee = holder.signee.as_str().into();
                 (Granted::Transferred { previous_signee, reason }, None)
@@ -500,6 +516,9 @@ impl State {
             rare: Rare::of_instance(command.instance.as_deref()),
             expired: false,
         };
+        if kept.is_none() {
+            self.tracker.granted(key, &grant, Mode::Exclusive);
+        }
         self.locks.put(key.clone(), Record::exclusive(grant), &mut self.tracker);
         Some(Effect::Granted { how, token, level })
     }
@@ -521,6 +540,7 @@ impl State {
             UnlockVerdict::Release => {
                 if let Some(holder) = holder.filter(|holder| !holder.expired) {
                     self.tracker.ends.add(End::Released, self.clock.since(holder.since));
+                    self.tracker.ended(key, holder, GrantEnd::Released);
                 }
                 self.locks.remove(key, &mut self.tracker);
                 Effect::Released
@@ -538,6 +558,7 @@ impl State {
             max_hold_ms: command.max_hold_ms,
         };
         self.locks.configure(&command.table, defaults, &mut self.tracker);
+        self.tracker.event(|| Change::TableConfigured { table: command.table.clone() });
         Ok(Effect::Table)
     }
 

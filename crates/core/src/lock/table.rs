@@ -20,6 +20,7 @@ use imbl::{OrdMap, OrdSet};
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::ends::End;
+use crate::lock::events::GrantEnd;
 use crate::lock::locks::Defaults;
 use crate::lock::record::{Key, Record};
 use crate::types::{DecidedAt, Token};
@@ -238,6 +239,7 @@ impl Table {
             Passed::Removed
         } else {
             tracker.ends.add(End::Expired, holder.deadline.since(holder.since));
+            tracker.ended(key, holder, GrantEnd::Expired);
             let mut grant = holder.clone();
             grant.expired = true;
             self.put(key.clone(), Record::exclusive(grant), tracker);

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::lock::changes::RecordKey;
 use crate::lock::decision::Step;
 use crate::lock::ends::{End, WaitEnd};
+use crate::lock::events::{Change, GrantEnd, SessionChange};
 use crate::lock::lanes::{Effect, Granted};
 use crate::lock::queue::{Lasts, Place, Terms};
 use crate::lock::record::{Grant, Key, Owner, Rare, Record};
@@ -49,6 +50,7 @@ pub(super) struct Work {
     left_for_many: usize,
     /// The position of the command that is being decided.
     pub(super) current: DecidedAt,
+    is_deciding: bool,
     /// The lock that the command has changed, to be handed over once the command is remembered.
     pub(super) changed: Option<Key>,
     /// What became of the command's own place, if it is gone already.
@@ -69,8 +71,14 @@ impl Work {
     /// The position of the next command.
     pub(super) fn command(&mut self) -> DecidedAt {
         self.current = DecidedAt { index: self.index, position: self.next_command };
+        self.is_deciding = true;
         self.next_command += 1;
         self.current
+    }
+
+    /// The position within the entry of the command that is being decided.
+    pub(super) fn deciding(&self) -> Option<u32> {
+        self.is_deciding.then_some(self.current.position)
     }
 
     /// The position of the next step.
@@ -310,6 +318,8 @@ impl State {
         let grant = edit.record.holders.get(token).expect("a grant that ends exists").clone();
         let end = if closed { End::Released } else { End::Expired };
         self.tracker.ends.add(end, at.since(grant.since));
+        let end = if closed { GrantEnd::SessionClosed } else { GrantEnd::Expired };
+        self.tracker.ended(&edit.key, &grant, end);
         if closed {
             self.drop_grant(edit, token);
             return;
@@ -339,6 +349,7 @@ impl State {
         if !grant.expired {
             self.tracker.ends.add(end, self.clock.since(grant.since));
         }
+        self.tracker.ended(&edit.key, &grant, GrantEnd::of_transfer(reason));
         let news = News::Lost { token: Some(token), reason: loss };
         self.tell_session_of(grant.session(), edit, &grant.owner(), (position, news));
         grant
@@ -351,6 +362,7 @@ impl State {
         if !grant.expired {
             self.tracker.ends.add(End::Released, self.clock.since(grant.since));
         }
+        self.tracker.ended(&edit.key, &grant, GrantEnd::Released);
         if by_operator {
             let news = News::Lost { token: Some(token), reason: Loss::Released };
             self.tell_session_of(grant.session(), edit, &grant.owner(), (position, news));
@@ -371,13 +383,14 @@ impl State {
     ) {
         let position = self.step(edit);
         let place = self.drop_place(edit, at);
-        self.waited(&place, end);
+        self.waited(edit, &place, end);
         self.tell_session_of(place.session(), edit, &place.owner, (position, News::Ended(reason)));
         self.became(edit, &place, (Effect::LockRefused(reason), position));
     }
 
-    /// Counts the time that a place stood.
-    fn waited(&mut self, place: &Place, end: WaitEnd) {
+    /// Counts the time that a place stood, and tells of its end.
+    fn waited(&mut self, edit: &Edit, place: &Place, end: WaitEnd) {
+        self.tracker.left(&edit.key, place, end);
         let until = self.clock.min(place.end);
         self.tracker.ends.add_wait(end, until.since(place.since));
     }
@@ -479,6 +492,8 @@ impl State {
                 };
                 self.sessions.change(id, &mut self.tracker, mark);
                 self.tracker.ends.add_session(false);
+                let how = SessionChange::Expired;
+                self.tracker.event(|| Change::Session { session: id, how });
             }
             (Some(_), Some(key)) => {
                 let mut edit = self.edit(&key);
@@ -578,6 +593,7 @@ impl State {
         let is_told = has_limit || grant.session().is_some();
         let position = if is_told { Some(self.step(edit)) } else { None };
         self.tracker.ends.add_deleted(u64::from(!grant.expired));
+        self.tracker.ended(&edit.key, grant, GrantEnd::TableDeleted);
         self.drop_grant(edit, grant.token);
         if let Some(position) = position {
             let news = News::Lost { token: Some(grant.token), reason: Loss::TableDeleted };
@@ -705,7 +721,7 @@ impl State {
 
     fn grant_place(&mut self, edit: &mut Edit, at: DecidedAt, victims: &[Token]) {
         let place = self.drop_place(edit, at);
-        self.waited(&place, WaitEnd::Granted);
+        self.waited(edit, &place, WaitEnd::Granted);
         let asked = place.session().is_none().then_some((place.at, place.ask));
         let request = Wanted {
             owner: place.owner.clone(),
@@ -769,6 +785,7 @@ impl State {
         edit.record.mode = wanted.mode;
         edit.record.limit = wanted.limit;
         let grant = self.new_grant(&wanted.owner, (given, level, self.clock), wanted.terms, &rare);
+        self.tracker.granted(&edit.key, &grant, wanted.mode);
         self.add_grant(edit, grant);
         Effect::Granted { how, token: given, level }
     }
@@ -864,6 +881,8 @@ impl State {
         let level = wanted.level;
         let grant = self.new_grant(&wanted.owner, (token, level, own.since), wanted.terms, &rare);
         if needs_token {
+            self.tracker.ended(&edit.key, own, GrantEnd::Replaced);
+            self.tracker.granted(&edit.key, &grant, wanted.mode);
             self.drop_grant(edit, own.token);
             self.add_grant(edit, grant);
         } else {
@@ -880,6 +899,7 @@ impl State {
             return Effect::LockRefused(ForbiddenReason::QueueFull);
         }
         let at = place.at;
+        self.tracker.queued(&edit.key, &place);
         self.add_place(edit, place);
         Effect::Waiting(at)
     }
@@ -906,7 +926,7 @@ impl State {
     pub(super) fn drop_superseded(&mut self, edit: &mut Edit, old: &Place) {
         let position = self.step(edit);
         self.drop_place(edit, old.at);
-        self.waited(old, WaitEnd::Superseded);
+        self.waited(edit, old, WaitEnd::Superseded);
         let refused = Effect::LockRefused(ForbiddenReason::Superseded);
         self.became(edit, old, (refused, position));
     }
