@@ -10,7 +10,7 @@ use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output;
-use crate::cli::settings::{DurationText, Members, Profile, Rho, Settings};
+use crate::cli::settings::{Declared, Profile, Settings};
 use crate::cli::signals::Signals;
 use crate::node;
 
@@ -59,63 +59,19 @@ Environment:
 pub(crate) struct ServeArgs {
     /// A TOML file with any of these settings
     #[arg(long, value_name = "FILE", env = "KEYWARD_CONFIG", hide_env_values = true)]
-    pub(crate) config: Option<PathBuf>,
-    /// This node's number in the cluster, from 1; never given to another machine later
-    #[arg(long, env = "KEYWARD_ID", hide_env_values = true, value_parser = parse_id)]
-    pub(crate) id: Option<u64>,
-    /// Every node of the cluster, this one too: its id and where its peers reach it
-    #[arg(long, value_name = "ID=HOST:PORT,…", env = "KEYWARD_MEMBERS", hide_env_values = true)]
-    pub(crate) members: Option<Members>,
-    /// The node's folder, on a disk of its own machine; made if it is not there
-    #[arg(long, value_name = "DIR", env = "KEYWARD_DATA_DIR", hide_env_values = true)]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Where clients connect [default: port 7420 of all interfaces, or of 127.0.0.1 if this node's
-    /// own member address is on it]
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        env = "KEYWARD_CLIENT_LISTEN",
-        hide_env_values = true
-    )]
-    pub(crate) client_listen: Option<String>,
-    /// Where the other nodes connect [default: the port of this node's own member address, on the
-    /// interfaces as for clients]
-    #[arg(long, value_name = "ADDRESS:PORT", env = "KEYWARD_PEER_LISTEN", hide_env_values = true)]
-    pub(crate) peer_listen: Option<String>,
-    /// Where clients are told to find this node when it leads [default: http://, the host of its
-    /// own member address and the client port]
-    #[arg(long, value_name = "URL", env = "KEYWARD_ADVERTISE_CLIENT", hide_env_values = true)]
-    pub(crate) advertise_client: Option<String>,
-    /// Names by which browsers may call this node, besides IP addresses, localhost and the hosts of
-    /// all members and of --advertise-client; programs may call it by any name
-    #[arg(long, value_name = "NAME,…", env = "KEYWARD_ALLOWED_HOSTS", hide_env_values = true)]
-    #[arg(value_delimiter = ',')]
-    pub(crate) allowed_hosts: Option<Vec<String>>,
-    /// How long a client's connection may be idle; let it be longer than what a balancer in front
-    /// keeps unused connections for [default: 75s]
-    #[arg(long, value_name = "DURATION", env = "KEYWARD_IDLE_TIMEOUT", hide_env_values = true)]
-    pub(crate) idle_timeout: Option<DurationText>,
-    /// Memory for large requests, and for large answers until they are read, in MiB [default: 64]
-    #[arg(long, value_name = "MIB", env = "KEYWARD_BUFFER_MIB", hide_env_values = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    pub(crate) buffer_mib: Option<u64>,
-    /// How soon a dead leader is replaced: `stable` waits longer and suits busy or distant
-    /// machines, `fast` suits one quiet network [default: stable]
-    #[arg(long, value_name = "PROFILE", env = "KEYWARD_PROFILE", hide_env_values = true)]
-    pub(crate) profile: Option<Profile>,
-    /// By how much the clocks of two machines may differ in speed, such as 1% [default: 1%]
-    #[arg(long, value_name = "PERCENT", env = "KEYWARD_RHO", hide_env_values = true)]
-    pub(crate) rho: Option<Rho>,
-    /// Entries of the log after which a snapshot is written [default: 50000]
-    #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", hide_env_values = true)]
-    #[arg(value_parser = parse_count)]
-    pub(crate) snapshot_every: Option<u64>,
-    /// How long a stop may take before it is forced [default: 10s]
-    #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT", hide_env_values = true)]
-    pub(crate) shutdown_timeout: Option<DurationText>,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Declared,
+    #[command(flatten)]
+    debug: DebugArgs,
+}
+
+/// The options for tests, which are no settings of a node.
+#[derive(Clone, Debug, Default, Args)]
+struct DebugArgs {
     /// For tests: clients may move the clock with POST /debug/advance, and so end every lock
     #[arg(long)]
-    pub(crate) debug_clock: bool,
+    debug_clock: bool,
     /// For tests: this node's clock goes so many millionths faster; slower, if it is negative
     #[arg(
         long,
@@ -126,7 +82,7 @@ pub(crate) struct ServeArgs {
         value_name = "PPM",
         value_parser = clap::value_parser!(i64).range(-500_000..=500_000)
     )]
-    pub(crate) debug_clock_rate: i64,
+    debug_clock_rate: i64,
     /// For tests: a segment of the log has so many bytes
     #[arg(
         long,
@@ -134,43 +90,32 @@ pub(crate) struct ServeArgs {
         value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(16_384..=1 << 30)
     )]
-    pub(crate) debug_segment_bytes: Option<u64>,
-}
-
-fn parse_id(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(id @ 1..) => Ok(id),
-        _ => Err("a node's id is a whole number from 1 on".to_owned()),
-    }
-}
-
-fn parse_count(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| "it must be a whole number of entries, such as 50000".to_owned())
+    debug_segment_bytes: Option<u64>,
 }
 
 /// Runs the node until a signal stops it, or until it stops itself.
 pub(crate) fn run(args: ServeArgs, logging: &LogArgs) -> Outcome {
-    let settings = Settings::resolve(args, logging)?;
+    let settings = Settings::resolve(args.settings, args.config.as_deref())?;
     log_writer::start();
-    logging::start(&settings.log, "info")?;
+    logging::start(&settings.log(logging), "info")?;
     member::end_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
-    let outcome = runtime.block_on(serve(settings));
+    let outcome = runtime.block_on(serve(&settings, &args.debug));
     // Tasks that still run after the stop are past its timeout.
     runtime.shutdown_background();
     log_writer::flush();
     outcome
 }
 
-async fn serve(settings: Settings) -> Outcome {
+async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
     let mut signals = Signals::to_stop()?;
     let listeners = Listeners::bind(settings.client_listen, settings.peer_listen)?;
     let (clients, peers) = listeners.addresses()?;
-    warn_of_strangers(&settings, clients, peers);
-    let plan = plan(&settings, clients.port());
+    warn_of_strangers(debug, clients, peers);
+    let plan = plan(settings, debug, clients.port());
     let mut running = Running::start(plan, listeners).await?;
     output::announce(&format!(
         "keyward {} node {}: clients on http://{clients}, peers on {peers}\n",
@@ -192,43 +137,39 @@ async fn serve(settings: Settings) -> Outcome {
     };
     tracing::info!(?signal, "stopping; a second signal stops at once");
     tokio::select! {
-        () = running.stop(settings.shutdown_timeout) => tracing::info!("stopped"),
+        () = running.stop(settings.shutdown_timeout()) => tracing::info!("stopped"),
         signal = signals.next() => tracing::warn!(?signal, "stopped at once"),
     }
     Ok(exit::OK)
 }
 
-fn plan(settings: &Settings, client_port: u16) -> Plan {
+fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Plan {
+    let Settings { declared, .. } = settings;
     let mut plan = Plan::new(settings.id, &settings.members, &settings.data_dir);
     let own = || format!("http://{}:{client_port}", settings.own_host);
-    plan.config.client_addr = Some(settings.advertise_client.clone().unwrap_or_else(own));
-    plan.config.profile = match settings.profile {
+    plan.config.client_addr = Some(declared.advertise_client().cloned().unwrap_or_else(own));
+    plan.config.profile = match declared.profile() {
         Profile::Stable => node::Profile::Stable,
         Profile::Fast => node::Profile::Fast,
     };
-    plan.config.rho_ppm = settings.rho.parts_per_million;
-    if let Some(entries) = settings.snapshot_every {
-        plan.config.snapshot_every = entries;
-        // A setting for frequent snapshots asks for a short log, too.
-        plan.config.log_kept = plan.config.log_kept.min(entries);
-    }
-    if let Some(mib) = settings.buffer_mib {
-        plan.config.buffer_bytes = usize::try_from(mib << 20).unwrap_or(usize::MAX);
-    }
-    if let Some(idle) = settings.idle_timeout {
-        plan.limits.head_timeout = idle;
-    }
+    plan.config.rho_ppm = settings.rho_ppm();
+    plan.config.snapshot_every = settings.snapshot_every();
+    // A setting for frequent snapshots asks for a short log, too.
+    plan.config.log_kept = plan.config.log_kept.min(settings.snapshot_every());
+    let buffer_bytes = declared.buffer_mib().saturating_mul(1 << 20);
+    plan.config.buffer_bytes = usize::try_from(buffer_bytes).unwrap_or(usize::MAX);
+    plan.limits.head_timeout = declared.idle_timeout().0;
     plan.hosts = settings.hosts();
-    if let Some(bytes) = settings.debug_segment_bytes {
+    if let Some(bytes) = debug.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
     }
-    plan.debug_clock = settings.debug_clock;
-    plan.debug_clock_rate = settings.debug_clock_rate;
+    plan.debug_clock = debug.debug_clock;
+    plan.debug_clock_rate = debug.debug_clock_rate;
     plan
 }
 
 /// Warns about ports that are open to others, and about a clock that can be moved.
-fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr) {
+fn warn_of_strangers(args: &DebugArgs, clients: SocketAddr, peers: SocketAddr) {
     if !(clients.ip().is_loopback() && peers.ip().is_loopback()) {
         tracing::warn!(
             %clients,
@@ -236,10 +177,10 @@ fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr
             "nobody has to prove who they are: keep both ports in a network that you trust"
         );
     }
-    if settings.debug_clock {
+    if args.debug_clock {
         tracing::warn!("--debug-clock: any client can move the clock and so end every lock");
     }
-    if settings.debug_clock_rate != 0 {
-        tracing::warn!(ppm = settings.debug_clock_rate, "--debug-clock-rate: the clock is wrong");
+    if args.debug_clock_rate != 0 {
+        tracing::warn!(ppm = args.debug_clock_rate, "--debug-clock-rate: the clock is wrong");
     }
 }

@@ -4,7 +4,11 @@
 //! for a wrong configuration. A flag overrides a variable (clap does that), and a variable
 //! overrides the file. Unknown keys in the file are refused, because a misspelt key is a setting
 //! that silently has its default.
+//!
+//! Each setting is declared once, in [`declared`]. [`Settings`] has those that were checked against
+//! others beside the rest, which is used as it was declared.
 
+mod declared;
 mod values;
 
 use std::collections::BTreeMap;
@@ -12,41 +16,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::cli::exit::Failure;
-use crate::cli::logging::{LogArgs, LogFormat};
-use crate::cli::serve::ServeArgs;
+use crate::cli::logging::LogArgs;
 
-pub(crate) use values::{DurationText, Members, Profile, Rho};
+pub(crate) use declared::Declared;
+pub(crate) use values::{Members, Profile};
 
 /// The default port for clients.
 pub(crate) const CLIENT_PORT: u16 = 7420;
-
-/// The default timeout of a graceful stop: a leader transfer takes well under a second, requests in
-/// flight at most five.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The content of the file: the options of `serve`, with `_` for `-`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileSettings {
-    id: Option<u64>,
-    members: Option<Members>,
-    data_dir: Option<PathBuf>,
-    client_listen: Option<String>,
-    peer_listen: Option<String>,
-    advertise_client: Option<String>,
-    allowed_hosts: Option<Vec<String>>,
-    idle_timeout: Option<DurationText>,
-    buffer_mib: Option<u64>,
-    profile: Option<Profile>,
-    rho: Option<Rho>,
-    snapshot_every: Option<u64>,
-    shutdown_timeout: Option<DurationText>,
-    log: Option<String>,
-    log_format: Option<LogFormat>,
-}
 
 /// The settings of a node, complete and consistent.
 #[derive(Clone, Debug)]
@@ -63,79 +40,68 @@ pub struct Settings {
     pub peer_listen: SocketAddr,
     /// The host of this node's own member address.
     pub(crate) own_host: String,
-    pub(crate) advertise_client: Option<String>,
-    pub(crate) allowed_hosts: Vec<String>,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) buffer_mib: Option<u64>,
-    pub(crate) profile: Profile,
-    pub(crate) rho: Rho,
-    /// The number of log entries after which a snapshot is written, if it is set.
-    pub snapshot_every: Option<u64>,
-    /// The timeout of a graceful stop.
-    pub shutdown_timeout: Duration,
-    pub(crate) debug_clock: bool,
-    pub(crate) debug_clock_rate: i64,
-    pub(crate) debug_segment_bytes: Option<u64>,
-    pub(crate) log: LogArgs,
+    /// The settings that depend on no other.
+    pub(crate) declared: Declared,
 }
 
 impl Settings {
     /// The bound on clock drift, in parts per million.
     pub fn rho_ppm(&self) -> u32 {
-        self.rho.parts_per_million
+        self.declared.rho().parts_per_million
+    }
+
+    /// The number of log entries after which a snapshot is written.
+    pub fn snapshot_every(&self) -> u64 {
+        self.declared.snapshot_every()
+    }
+
+    /// The timeout of a graceful stop.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.declared.shutdown_timeout().0
+    }
+
+    /// The options of the log: those of the command line, then those of the file.
+    pub(crate) fn log(&self, given: &LogArgs) -> LogArgs {
+        LogArgs {
+            log: given.log.clone().or_else(|| self.declared.log.clone()),
+            log_format: given.log_format.or(self.declared.log_format),
+        }
     }
 
     /// Reads the file if one is named, fills in what flags and variables left out, and checks all.
     ///
     /// # Errors
     /// Everything that is wrong, not only the first.
-    pub(crate) fn resolve(args: ServeArgs, log: &LogArgs) -> Result<Self, Failure> {
-        let file = match &args.config {
+    pub(crate) fn resolve(given: Declared, file: Option<&Path>) -> Result<Self, Failure> {
+        let file = match file {
             Some(path) => read_file(path)?,
-            None => FileSettings::default(),
+            None => Declared::default(),
         };
-        Self::merge(args, log, file).map_err(|problems| {
+        Self::check(given.or(file)).map_err(|problems| {
             Failure::usage(problems.join("\n  "))
                 .advise("See `keyward serve --help` for the settings; nothing was started.")
         })
     }
 
-    fn merge(args: ServeArgs, log: &LogArgs, file: FileSettings) -> Result<Self, Vec<String>> {
+    fn check(declared: Declared) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
-        let id = required(args.id.or(file.id), "id", "--id 1", &mut problems);
-        let members = args.members.or(file.members);
+        let id = required(declared.id(), "id", "--id 1", &mut problems);
         let example = "--members 1=a:7421,2=b:7421,3=c:7421";
-        let members = required(members, "members", example, &mut problems);
-        let data_dir = args.data_dir.or(file.data_dir);
+        let members = required(declared.members(), "members", example, &mut problems);
         let example = "--data-dir /var/lib/keyward";
-        let data_dir = required(data_dir, "data_dir", example, &mut problems);
+        let data_dir = required(declared.data_dir(), "data_dir", example, &mut problems);
 
-        let own = own_address(id, members.as_ref(), &mut problems);
+        let own = own_address(id.copied(), members, &mut problems);
         let (host, port) = own.as_ref().map_or(("", 0), |(host, port)| (host.as_str(), *port));
-        let interfaces = interfaces(host);
-        let client_listen = args.client_listen.or(file.client_listen);
-        let default = SocketAddr::from((interfaces, CLIENT_PORT));
-        let client_listen = listen_address("client_listen", client_listen, default, &mut problems);
-        let peer_listen = args.peer_listen.or(file.peer_listen);
-        let default = SocketAddr::from((interfaces, port));
-        let peer_listen = listen_address("peer_listen", peer_listen, default, &mut problems);
-        if client_listen == peer_listen && client_listen.port() != 0 {
-            problems.push(format!(
-                "clients and peers cannot share {client_listen}: give them different ports"
-            ));
-        }
-        let advertise_client = args.advertise_client.or(file.advertise_client);
-        check_url(advertise_client.as_deref(), &mut problems);
-        let snapshot_every = args.snapshot_every.or(file.snapshot_every);
-        if snapshot_every == Some(0) {
+        let (client_listen, peer_listen) = listen_addresses(&declared, host, port, &mut problems);
+        check_url(declared.advertise_client(), &mut problems);
+        if declared.snapshot_every() == 0 {
             problems.push("snapshot_every must be at least 1".to_owned());
         }
-        let buffer_mib = args.buffer_mib.or(file.buffer_mib);
-        if buffer_mib == Some(0) {
-            problems.push("buffer_mib must be at least 1".to_owned());
+        if !(1..=MAX_BUFFER_MIB).contains(&declared.buffer_mib()) {
+            problems.push(format!("buffer_mib must be at least 1 and at most {MAX_BUFFER_MIB}"));
         }
-        let idle_timeout = args.idle_timeout.or(file.idle_timeout);
-        if let Some(data_dir) = &data_dir {
+        if let Some(data_dir) = data_dir {
             problems.extend(check_folder(data_dir).err());
         }
         let (Some(id), Some(Members(members)), Some(data_dir), true) =
@@ -143,45 +109,51 @@ impl Settings {
         else {
             return Err(problems);
         };
-        let shutdown_timeout = args.shutdown_timeout.or(file.shutdown_timeout);
         Ok(Self {
-            id,
-            members,
-            data_dir,
+            id: *id,
+            members: members.clone(),
+            data_dir: data_dir.clone(),
             client_listen,
             peer_listen,
             own_host: host.to_owned(),
-            advertise_client,
-            allowed_hosts: args.allowed_hosts.or(file.allowed_hosts).unwrap_or_default(),
-            idle_timeout: idle_timeout.map(|timeout| timeout.0),
-            buffer_mib: buffer_mib.map(|mib| mib.min(1 << 20)),
-            profile: args.profile.or(file.profile).unwrap_or_default(),
-            rho: args.rho.or(file.rho).unwrap_or_default(),
-            snapshot_every,
-            shutdown_timeout: shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
-            debug_clock: args.debug_clock,
-            debug_clock_rate: args.debug_clock_rate,
-            debug_segment_bytes: args.debug_segment_bytes,
-            log: LogArgs {
-                log: log.log.clone().or(file.log),
-                log_format: log.log_format.or(file.log_format),
-            },
+            declared,
         })
     }
-}
 
-impl Settings {
     /// The names of this node: those of the setting, of all members, and of the advertised client
     /// address.
     pub(crate) fn hosts(&self) -> Vec<String> {
-        let advertised = self.advertise_client.iter().filter_map(|url| {
+        let advertised = self.declared.advertise_client().into_iter().filter_map(|url| {
             let (_, rest) = url.split_once("://")?;
             Some(rest.split('/').next().unwrap_or(rest))
         });
         let named = self.members.values().map(String::as_str).chain(advertised);
         let named = named.map(|address| address.rsplit_once(':').map_or(address, |(host, _)| host));
-        self.allowed_hosts.iter().map(String::as_str).chain(named).map(str::to_owned).collect()
+        let allowed = self.declared.allowed_hosts().into_iter().flatten();
+        allowed.map(String::as_str).chain(named).map(str::to_owned).collect()
     }
+}
+
+/// The most memory for large requests and answers, in MiB.
+const MAX_BUFFER_MIB: u64 = 1 << 20;
+
+/// The addresses to listen at, for clients and for peers.
+fn listen_addresses(
+    declared: &Declared,
+    host: &str,
+    port: u16,
+    problems: &mut Vec<String>,
+) -> (SocketAddr, SocketAddr) {
+    let interfaces = interfaces(host);
+    let default = SocketAddr::from((interfaces, CLIENT_PORT));
+    let clients = listen_address("client_listen", declared.client_listen(), default, problems);
+    let default = SocketAddr::from((interfaces, port));
+    let peers = listen_address("peer_listen", declared.peer_listen(), default, problems);
+    if clients == peers && clients.port() != 0 {
+        problems
+            .push(format!("clients and peers cannot share {clients}: give them different ports"));
+    }
+    (clients, peers)
 }
 
 /// Records that a setting is missing, and how to set it.
@@ -216,7 +188,7 @@ fn own_address(
     Some((host.to_owned(), port))
 }
 
-fn check_url(url: Option<&str>, problems: &mut Vec<String>) {
+fn check_url(url: Option<&String>, problems: &mut Vec<String>) {
     if let Some(url) = url
         && !(url.starts_with("http://") || url.starts_with("https://"))
     {
@@ -275,7 +247,7 @@ fn interfaces(host: &str) -> IpAddr {
 /// default, so that the rest can still be checked.
 fn listen_address(
     name: &str,
-    text: Option<String>,
+    text: Option<&String>,
     default: SocketAddr,
     problems: &mut Vec<String>,
 ) -> SocketAddr {
@@ -290,7 +262,7 @@ fn listen_address(
 }
 
 /// Reads the file; an error names its line.
-fn read_file(path: &Path) -> Result<FileSettings, Failure> {
+fn read_file(path: &Path) -> Result<Declared, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::usage(format!(
             "cannot read the configuration {} (--config, KEYWARD_CONFIG): {error}",
@@ -309,11 +281,11 @@ fn read_file(path: &Path) -> Result<FileSettings, Failure> {
 /// Everything that is wrong, or the line that is no setting.
 pub fn read_settings(text: &str) -> Result<Settings, Vec<String>> {
     let file = parse_file(text).map_err(|(line, what)| vec![format!("{line}: {what}")])?;
-    Settings::merge(ServeArgs::default(), &LogArgs::default(), file)
+    Settings::check(file)
 }
 
 /// Parses the settings, or returns the line of the error and its text.
-fn parse_file(text: &str) -> Result<FileSettings, (usize, String)> {
+fn parse_file(text: &str) -> Result<Declared, (usize, String)> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let before = text.get(..start).unwrap_or(text);
@@ -327,14 +299,15 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::logging::LogFormat;
 
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        serve: ServeArgs,
+        serve: Declared,
     }
 
-    fn args(line: &str) -> ServeArgs {
+    fn args(line: &str) -> Declared {
         Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()))
             .unwrap_or_else(|error| panic!("{line}: {error}"))
             .serve
@@ -342,7 +315,7 @@ mod tests {
 
     fn merge(line: &str, file: &str) -> Result<Settings, Vec<String>> {
         let file = parse_file(file).unwrap_or_else(|(line, what)| panic!("{line}: {what}"));
-        Settings::merge(args(line), &LogArgs::default(), file)
+        Settings::check(args(line).or(file))
     }
 
     const MEMBERS: &str = "--members 1=a:7421,2=b:7431,3=localhost:7441 --data-dir /tmp";
@@ -392,15 +365,16 @@ mod tests {
         ";
         let settings = merge("--id 2 --profile stable", file).unwrap();
         assert_eq!(settings.id, 2);
-        assert_eq!(settings.profile, Profile::Stable);
-        assert_eq!(settings.rho.parts_per_million, 20_000);
+        assert_eq!(settings.declared.profile(), Profile::Stable);
+        assert_eq!(settings.rho_ppm(), 20_000);
         assert_eq!(settings.client_listen.to_string(), "127.0.0.1:1");
-        assert_eq!(settings.shutdown_timeout, Duration::from_secs(3));
-        assert_eq!(settings.idle_timeout, Some(Duration::from_secs(90)));
-        assert_eq!(settings.buffer_mib, Some(7));
+        assert_eq!(settings.shutdown_timeout(), Duration::from_secs(3));
+        assert_eq!(settings.declared.idle_timeout().0, Duration::from_secs(90));
+        assert_eq!(settings.declared.buffer_mib(), 7);
         assert_eq!(settings.hosts(), ["locks.example", "a", "b"]);
-        assert_eq!(settings.log.log.as_deref(), Some("debug"));
-        assert_eq!(settings.log.log_format, Some(LogFormat::Json));
+        let log = settings.log(&LogArgs::default());
+        assert_eq!(log.log.as_deref(), Some("debug"));
+        assert_eq!(log.log_format, Some(LogFormat::Json));
     }
 
     #[test]

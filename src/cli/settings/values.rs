@@ -14,14 +14,21 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use crate::cli::duration;
 
 /// How soon a dead leader is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Profile {
     /// Waits longer; suits busy or distant machines.
-    #[default]
     Stable,
     /// Suits one quiet network.
     Fast,
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, false)
+    }
 }
 
 /// A duration as people write it.
@@ -46,12 +53,6 @@ impl<'de> Deserialize<'de> for DurationText {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rho {
     pub(crate) parts_per_million: u32,
-}
-
-impl Default for Rho {
-    fn default() -> Self {
-        Self { parts_per_million: 10_000 }
-    }
 }
 
 impl FromStr for Rho {

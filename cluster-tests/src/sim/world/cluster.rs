@@ -74,7 +74,8 @@ pub struct Stop {
 /// Runs `body` in a world of its own, on this thread.
 ///
 /// # Panics
-/// If the runtime cannot be built.
+/// If the runtime cannot be built, or if a node outlives the run: with thousands of runs in one
+/// process, that takes all memory.
 pub fn run<T, F: Future<Output = T>>(
     options: WorldOptions,
     body: impl FnOnce(World) -> F,
@@ -86,16 +87,20 @@ pub fn run<T, F: Future<Output = T>>(
         .rng_seed(RngSeed::from_bytes(&options.seed.to_le_bytes()))
         .build()
         .expect("a runtime without input and output needs nothing of the system");
-    runtime.block_on(async {
+    let (run, witness) = runtime.block_on(async {
         let world = World::new(options);
         let result = body(world.clone()).await;
         let inner = &world.inner;
         // The teardown afterwards is not part of the run.
         let (digest, trace) = (inner.trace.digest(), inner.trace.take());
-        // A process that was killed may be kept by what it waited for, and keeps the witness.
-        inner.witness.forget();
-        Run { result, digest, trace, simulated: inner.time.now() }
-    })
+        inner.network.close();
+        let run = Run { result, digest, trace, simulated: inner.time.now() };
+        (run, Arc::downgrade(&inner.witness))
+    });
+    drop(runtime);
+    // Each node holds it, as do the tasks that start nodes.
+    assert_eq!(witness.strong_count(), 0, "something outlives the run and holds the witness");
+    run
 }
 
 /// A cluster and its clients. Clones are handles to the same one.
@@ -475,5 +480,54 @@ impl World {
         F: Future<Output = ()> + Send + 'static,
     {
         self.inner.clients[&machine].host.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward::LockService as _;
+    use keyward::types::{LockOptions, LockRequest};
+
+    use super::*;
+
+    fn options() -> WorldOptions {
+        WorldOptions {
+            seed: 1,
+            nodes: 3,
+            clients: 1,
+            rho_ppm: 10_000,
+            snapshot_every: 10,
+            log_kept: 5,
+            apply_bytes: 64 << 10,
+            send_bytes: 64 << 10,
+            profile: Profile::Fast,
+            keep_trace: false,
+        }
+    }
+
+    /// Locks and loses a node, and leaves requests in flight.
+    async fn work(world: World) {
+        world.node_ids().into_iter().for_each(|node| world.start(node));
+        let client = world.client(FIRST_CLIENT, 1, Duration::from_secs(20));
+        let lock = |signature: &str| {
+            let (signature, signee) = (signature.to_owned(), "one".to_owned());
+            client.lock(LockRequest { signature, signee, level: None }, LockOptions::default())
+        };
+        for number in 0..30 {
+            lock(&format!("lock {number}")).await.expect("nothing is wrong yet");
+        }
+        world.kill(1, Death::Killed);
+        world.kill(2, Death::PowerCut);
+        world.start(1);
+        lock("another").await.expect("two of three are a majority");
+        world.freeze(3);
+        let held_up = lock("held up");
+        tokio::time::timeout(Duration::from_secs(1), held_up).await.expect_err("no majority runs");
+    }
+
+    /// The run itself looks.
+    #[test]
+    fn no_node_outlives_its_run() {
+        run(options(), work);
     }
 }

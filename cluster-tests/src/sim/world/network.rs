@@ -154,6 +154,14 @@ impl Network {
         self.lock().listeners.insert(address, listener);
     }
 
+    /// Drops all listeners, at the end of a run: their routers hold nodes, and each node holds this
+    /// network, so that nothing else would ever drop them.
+    pub(crate) fn close(&self) {
+        // What is dropped with them may still look for a listener.
+        let listeners = std::mem::take(&mut self.lock().listeners);
+        drop(listeners);
+    }
+
     /// The delay of a message that is sent now; `None` if it does not arrive.
     fn leg(&self, route: Route) -> Option<Duration> {
         let mut state = self.lock();

@@ -81,11 +81,6 @@ impl Witness {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything, which is several megabytes.
-    pub(crate) fn forget(&self) {
-        *self.lock() = State::default();
-    }
-
     /// The largest amounts that occurred in nodes.
     pub(crate) fn amounts(&self) -> Amounts {
         self.lock().amounts
