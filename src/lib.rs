@@ -6,6 +6,7 @@
 //! pointed at any lock service.
 
 pub mod advance;
+pub mod audit;
 pub mod budget;
 pub mod cli;
 mod flood;

@@ -10,6 +10,7 @@
 //! A node forwards nothing; see [`crate::forward`]. It lets no time pass by itself; see
 //! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
+mod audited;
 mod config;
 mod confirm;
 mod proposer;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 pub use config::{Member, NodeConfig, Profile, StartError};
 
 use crate::api::{ClusterStatus, NodeFigures};
+use crate::audit::AuditFigures;
 use crate::budget::Budget;
 use crate::clock::{Clock, Deadline, OffsetClock};
 use crate::error::Error;
@@ -36,13 +38,14 @@ use crate::raft::leadership::{self, is_beginning};
 use crate::raft::member::{self, Home, Phase};
 use crate::raft::stamper::{Stamper, real_time_for};
 use crate::raft::state_machine::Machine;
-use crate::raft::{Surroundings, absence, leader_watch};
+use crate::raft::{Observer, Surroundings, absence, leader_watch};
 use crate::service::LockService;
 use crate::task::{self, of_host};
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
 pub(crate) use proposer::Traced;
 pub(crate) use waiting::Wait;
 
+use audited::Audited;
 use proposer::Proposer;
 use reader::Reader;
 
@@ -77,6 +80,7 @@ struct Inner {
     budget: Budget,
     debug_clock: Option<OffsetClock>,
     rho_ppm: u32,
+    audited: Option<Arc<Audited>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -111,12 +115,17 @@ impl Node {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let mut options = config.options(clock);
-        options.observer = surroundings.observer.take();
+        options.observers.extend(surroundings.observer.take());
         options.home = Home::Given(surroundings);
         Self::start_at(config, options).await
     }
 
-    async fn start_at(config: NodeConfig, options: member::Options) -> Result<Self, StartError> {
+    async fn start_at(
+        config: NodeConfig,
+        mut options: member::Options,
+    ) -> Result<Self, StartError> {
+        let audited = config.audit.map(|audit| Arc::new(Audited::new(audit, config.id)));
+        options.observers.extend(audited.clone().map(|it| it as Arc<dyn Observer>));
         let member = Arc::new(member::Member::open(options).await?);
         let mut tasks = JoinSet::new();
         let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
@@ -146,6 +155,7 @@ impl Node {
                 budget: Budget::new(config.buffer_bytes),
                 debug_clock: config.debug_clock,
                 rho_ppm: config.rho_ppm,
+                audited,
                 tasks: Mutex::new(tasks),
             }),
         };
@@ -167,6 +177,11 @@ impl Node {
     /// Figures for `/metrics`; forwarded requests are counted elsewhere.
     pub fn figures(&self) -> NodeFigures {
         status::figures(&self.inner.member)
+    }
+
+    /// The counters of the audit, if one is written.
+    pub(crate) fn audit_figures(&self) -> Option<AuditFigures> {
+        self.inner.audited.as_ref().map(|audited| audited.figures())
     }
 
     /// The reason why this node cannot serve requests now; `None` when it can.
@@ -219,6 +234,9 @@ impl Node {
         member.replica.waiters.close();
         member.close().await;
         self.inner.tasks.lock().await.shutdown().await;
+        if let Some(audited) = self.inner.audited.clone() {
+            audited.stop().await;
+        }
     }
 
     /// Moves the cluster clock forward by at least `by`; only on a node that leads and was started
@@ -354,6 +372,9 @@ impl Node {
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let trace_id: Option<Arc<str>> = trace_id.map(Into::into);
+        if let Some(reason) = self.inner.audited.as_ref().and_then(|audited| audited.refusal()) {
+            return commands.iter().map(|_| Err(Error::unavailable(reason.clone()))).collect();
+        }
         let traced = |command| Traced { command, trace_id: trace_id.clone() };
         let forced = transfers::forced_releases(&commands);
         let commands = commands.into_iter().map(traced).collect();

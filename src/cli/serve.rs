@@ -2,15 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
+use crate::audit::{Audit, OnFailure, Target};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output;
-use crate::cli::settings::{Declared, Profile, Settings};
+use crate::cli::settings::{AuditFailure, Declared, Profile, Settings};
 use crate::cli::signals::Signals;
 use crate::node;
 
@@ -26,7 +28,8 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   data_dir = \"/var/lib/keyward\"
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
-  # profile, rho, snapshot_every, shutdown_timeout, log, log_format: as the options, with _ for -
+  # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
+  # shutdown_timeout, log, log_format: as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
@@ -68,6 +71,7 @@ pub(crate) struct ServeArgs {
 
 /// The options for tests, which are no settings of a node.
 #[derive(Clone, Debug, Default, Args)]
+#[allow(clippy::struct_field_names, reason = "the names of the options")]
 struct DebugArgs {
     /// For tests: clients may move the clock with POST /debug/advance, and so end every lock
     #[arg(long)]
@@ -115,7 +119,8 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
     let listeners = Listeners::bind(settings.client_listen, settings.peer_listen)?;
     let (clients, peers) = listeners.addresses()?;
     warn_of_strangers(debug, clients, peers);
-    let plan = plan(settings, debug, clients.port());
+    let mut plan = plan(settings, debug, clients.port());
+    plan.config.audit = open_audit(settings)?;
     let mut running = Running::start(plan, listeners).await?;
     output::announce(&format!(
         "keyward {} node {}: clients on http://{clients}, peers on {peers}\n",
@@ -141,6 +146,29 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
         signal = signals.next() => tracing::warn!(?signal, "stopped at once"),
     }
     Ok(exit::OK)
+}
+
+/// Opens the audit, if one is to be written.
+fn open_audit(settings: &Settings) -> Result<Option<Arc<Audit>>, Failure> {
+    let declared = &settings.declared;
+    let Some(path) = declared.audit() else { return Ok(None) };
+    let target = if path.as_os_str() == "-" {
+        Target::Stdout
+    } else {
+        let max_bytes = declared.audit_max_mib() << 20;
+        Target::File { path: path.clone(), max_bytes, kept: declared.audit_kept() }
+    };
+    let on_failure = match declared.audit_failure() {
+        AuditFailure::Refuse => OnFailure::Refuse,
+        AuditFailure::Drop => OnFailure::Drop,
+    };
+    let audit = Audit::open(target, on_failure).map_err(|error| {
+        let why = format!("cannot open the audit {}: {error}", path.display());
+        Failure::new(exit::UNAVAILABLE, why).advise(
+            "Choose a file that this user may write with --audit, or - for standard output.",
+        )
+    })?;
+    Ok(Some(audit))
 }
 
 fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Plan {

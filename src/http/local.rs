@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::api::{ClusterStatus, NodeFigures};
+use crate::audit::AuditFigures;
 use crate::error::Error;
 use crate::forward::Forwarding;
 use crate::service::DebugLockService as _;
@@ -36,6 +37,11 @@ pub trait LocalNode: Send + Sync + 'static {
 
     /// The node's figures, each time `/metrics` is read.
     fn figures(&self) -> Option<NodeFigures> {
+        None
+    }
+
+    /// The counters of the audit, if one is written.
+    fn audit(&self) -> Option<AuditFigures> {
         None
     }
 
@@ -84,6 +90,10 @@ impl LocalNode for ServedNode {
 
     fn figures(&self) -> Option<NodeFigures> {
         Some(self.service.figures())
+    }
+
+    fn audit(&self) -> Option<AuditFigures> {
+        self.service.node().audit_figures()
     }
 
     fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {

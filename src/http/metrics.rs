@@ -18,6 +18,7 @@ use super::Context;
 use super::flood::Flood;
 use super::slots::{SlotFigures, Slots};
 use crate::api::{Code, HistogramFigures, NodeFigures};
+use crate::audit::AuditFigures;
 use crate::budget::Budget;
 use crate::processes;
 
@@ -182,7 +183,11 @@ impl Metrics {
     }
 
     /// The page.
-    pub(crate) fn render(&self, figures: Option<&NodeFigures>) -> String {
+    pub(crate) fn render(
+        &self,
+        figures: Option<&NodeFigures>,
+        audit: Option<&AuditFigures>,
+    ) -> String {
         let mut page = self.handle.render();
         let help = "The version of the program, as a label.";
         let version = env!("CARGO_PKG_VERSION");
@@ -205,6 +210,7 @@ impl Metrics {
         }
         if let Some(figures) = figures {
             render_node(&mut page, figures);
+            render_audit(&mut page, audit.copied().unwrap_or_default());
         }
         page
     }
@@ -249,6 +255,13 @@ fn render_process(page: &mut String, figures: &processes::Figures) {
     let help = "When the process began, in seconds since 1970.";
     one(page, "process_start_time_seconds", "gauge", help, figures.started_seconds);
     gauge(page, "process_threads", "Threads of the process.", figures.threads);
+}
+
+fn render_audit(page: &mut String, figures: AuditFigures) {
+    counter(page, "keyward_audit_lines_total", "Lines of the audit written.", figures.lines);
+    counter(page, "keyward_audit_dropped_total", "Lines of the audit dropped.", figures.dropped);
+    let help = "Whether the audit cannot be written now.";
+    gauge(page, "keyward_audit_failing", help, u64::from(figures.is_failing));
 }
 
 fn render_node(page: &mut String, figures: &NodeFigures) {

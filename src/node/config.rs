@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Audit;
 use crate::budget::DEFAULT_BUFFER_BYTES;
 use crate::clock::{Clock, OffsetClock};
 use crate::lock::FEATURE_LEVEL;
@@ -96,6 +97,8 @@ pub struct NodeConfig {
     pub max_requests: usize,
     /// The bytes that large bodies and answers may take together; more are refused as `Unavailable`.
     pub buffer_bytes: usize,
+    /// The audit that is written of what this node applies.
+    pub audit: Option<Arc<Audit>>,
     /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
     /// the node is started with.
     pub debug_clock: Option<OffsetClock>,
@@ -124,6 +127,7 @@ impl NodeConfig {
             // About twenty times the number that saturates two cores.
             max_requests: 4096,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
+            audit: None,
             debug_clock: None,
         }
     }
@@ -181,7 +185,7 @@ impl NodeConfig {
             rho_ppm: self.rho_ppm,
             level: self.feature_level,
             clock,
-            observer: None,
+            observers: Vec::new(),
         }
     }
 }

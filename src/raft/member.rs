@@ -60,8 +60,8 @@ pub(crate) struct Options {
     /// The feature level of this program.
     pub(crate) level: u32,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Sees what is applied, if there is one.
-    pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Each sees what is applied.
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 /// The storage of a member, and its connections to the others.
@@ -235,7 +235,7 @@ impl Member {
         }
         let (clock, level) = (options.clock.clone(), options.level);
         let replica = Replica::new(machine, clock, options.rho_ppm, level);
-        let replica = Arc::new(replica.observed_by(options.observer));
+        let replica = Arc::new(replica.observed_by(options.observers));
         let (bell, rung) = checkpoint::bell();
         let checkpoint = copy.map(|Copy { checkpoint, written }| {
             CheckpointWriter::start(replica.clone(), checkpoint, (bell.clone(), rung), written)

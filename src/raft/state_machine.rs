@@ -119,8 +119,8 @@ pub(crate) struct Replica {
     rho_ppm: u32,
     /// The feature level of this program.
     level: u32,
-    /// Sees every entry, if there is one.
-    observer: Option<Arc<dyn Observer>>,
+    /// Each sees every entry.
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl Replica {
@@ -146,14 +146,22 @@ impl Replica {
             clock,
             rho_ppm,
             level,
-            observer: None,
+            observers: Vec::new(),
         }
     }
 
-    /// Lets an observer see every entry from now on.
+    /// Lets these observers see every entry from now on.
     #[must_use]
-    pub(crate) fn observed_by(self, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { observer, ..self }
+    pub(crate) fn observed_by(self, observers: Vec<Arc<dyn Observer>>) -> Self {
+        let replica = Self { observers, ..self };
+        replica.tell(&mut replica.write().state);
+        replica
+    }
+
+    /// Lets a state tell what others wait to hear.
+    fn tell(&self, state: &mut State) {
+        state.tell_steps(true);
+        state.tell_events(self.observers.iter().any(|observer| observer.hears_events()));
     }
 
     /// The frequently read figures, without waiting for an entry that is being applied.
@@ -243,7 +251,7 @@ impl Replica {
             EntryPayload::Normal(data) => {
                 let proposal = proposal.insert(decode(data, index)?);
                 understood(machine.state.level_after(term, proposal), self.level)?;
-                if wanted || self.observer.is_some() {
+                if wanted || !self.observers.is_empty() {
                     machine.state.apply(term, index, proposal)
                 } else {
                     machine.state.apply_quietly(term, index, proposal);
@@ -262,11 +270,16 @@ impl Replica {
             self.ends.lock().expect("ends are added up, and nothing else").merge(&ends);
         }
         self.publish(&machine);
-        if let Some(observer) = &self.observer {
-            let payload = codec::encode_payload(&entry.payload);
-            let (proposal, decisions) = (proposal.as_ref(), decisions.as_slice());
-            observer.applied(&AppliedEntry { index, term, payload, proposal, decisions });
-        }
+        let events = machine.state.take_events();
+        let applied = AppliedEntry {
+            index,
+            term,
+            proposal: proposal.as_ref(),
+            decisions: &decisions,
+            events: &events,
+            payload: &entry.payload,
+        };
+        self.observers.iter().for_each(|observer| observer.applied(&applied));
         Ok((decisions, machine.state.take_deleted()))
     }
 
@@ -465,7 +478,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             machine.applied = meta.last_log_id;
             machine.membership = meta.last_membership.clone();
             machine.generation += 1;
-            machine.state.tell_steps(true);
+            self.replica.tell(&mut machine.state);
             let applied = machine.applied.as_ref().map(LogId::index);
             self.replica.waiters.replaced(&machine.state, applied);
             self.replica.publish(&machine);
@@ -526,9 +539,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let meta = self.stored_meta();
         let state = std::mem::take(&mut self.state);
         let snapshots = self.snapshots.clone();
-        let observer = self.replica.observer.clone();
+        let observers = self.replica.observers.clone();
         let written = blocking(move || {
-            if let Some(observer) = observer {
+            for observer in observers {
                 observer.snapshot(meta.last.map(|last| last.index), &state);
             }
             snapshots.write(meta, |mut out| state.encode_into(&mut out))

@@ -40,7 +40,13 @@ const FLOORS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("crates/harness/src", &["processes", "report", "bench", "conformance"]),
-    ("src", &["budget", "flood", "storage", "raft", "node", "forward", "advance", "http", "cli"]),
+    (
+        "src",
+        &[
+            "budget", "flood", "audit", "storage", "raft", "node", "forward", "advance", "http",
+            "cli",
+        ],
+    ),
 ];
 
 fn root() -> &'static Path {

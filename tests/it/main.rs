@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic, in its helpers too")]
 
+mod audit;
 mod cli;
 mod clocks;
 mod cluster;

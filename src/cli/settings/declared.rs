@@ -11,7 +11,7 @@ use std::str::FromStr;
 use clap::Args;
 use serde::Deserialize;
 
-use super::values::{DurationText, Members, Profile, Rho};
+use super::values::{AuditFailure, DurationText, Members, Profile, Rho};
 use crate::cli::logging::LogFormat;
 
 /// Declares the settings. Fields without a default are methods that return an `Option`; those with
@@ -124,6 +124,22 @@ declare! {
         /// Entries of the log after which a snapshot is written
         #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", value_parser = parse_count)]
         snapshot_every: u64 = "50000",
+        /// Where this node writes its audit, a line of JSON for each change: a file, or - for
+        /// standard output
+        #[arg(long, value_name = "FILE", env = "KEYWARD_AUDIT")]
+        audit: PathBuf,
+        /// The size from which the file of the audit is renamed and a new one begun, in MiB
+        #[arg(long, value_name = "MIB", env = "KEYWARD_AUDIT_MAX_MIB")]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+        audit_max_mib: u64 = "100",
+        /// How many renamed files of the audit are kept
+        #[arg(long, value_name = "N", env = "KEYWARD_AUDIT_KEPT")]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+        audit_kept: u32 = "10",
+        /// What to do while the audit cannot be written: `refuse` the requests that this node would
+        /// propose, or `drop` lines and count them
+        #[arg(long, value_name = "WHAT", env = "KEYWARD_AUDIT_FAILURE")]
+        audit_failure: AuditFailure = "refuse",
         /// How long a stop may take before it is forced
         #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT")]
         shutdown_timeout: DurationText = "10s",

@@ -20,7 +20,7 @@ use crate::cli::exit::Failure;
 use crate::cli::logging::LogArgs;
 
 pub(crate) use declared::Declared;
-pub(crate) use values::{Members, Profile};
+pub(crate) use values::{AuditFailure, Members, Profile};
 
 /// The default port for clients.
 pub(crate) const CLIENT_PORT: u16 = 7420;
@@ -101,6 +101,12 @@ impl Settings {
         if !(1..=MAX_BUFFER_MIB).contains(&declared.buffer_mib()) {
             problems.push(format!("buffer_mib must be at least 1 and at most {MAX_BUFFER_MIB}"));
         }
+        if !(1..=MAX_AUDIT_MIB).contains(&declared.audit_max_mib()) {
+            problems.push(format!("audit_max_mib must be at least 1 and at most {MAX_AUDIT_MIB}"));
+        }
+        if declared.audit_kept() > MAX_AUDIT_KEPT {
+            problems.push(format!("audit_kept must be at most {MAX_AUDIT_KEPT}"));
+        }
         if let Some(data_dir) = data_dir {
             problems.extend(check_folder(data_dir).err());
         }
@@ -136,6 +142,10 @@ impl Settings {
 
 /// The most memory for large requests and answers, in MiB.
 const MAX_BUFFER_MIB: u64 = 1 << 20;
+/// The largest file of an audit, in MiB.
+const MAX_AUDIT_MIB: u64 = 1 << 20;
+/// The most renamed files of an audit.
+const MAX_AUDIT_KEPT: u32 = 1000;
 
 /// The addresses to listen at, for clients and for peers.
 fn listen_addresses(

@@ -31,6 +31,24 @@ impl FromStr for Profile {
     }
 }
 
+/// What a node does while its audit cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AuditFailure {
+    /// It refuses the requests that it would propose.
+    Refuse,
+    /// It goes on, and counts the lines that it drops.
+    Drop,
+}
+
+impl FromStr for AuditFailure {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, false)
+    }
+}
+
 /// A duration as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DurationText(pub(crate) Duration);

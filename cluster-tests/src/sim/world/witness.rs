@@ -120,10 +120,11 @@ impl Witness {
     }
 
     fn applied(&self, node: &str, entry: &AppliedEntry<'_>) {
-        let AppliedEntry { index, term, ref payload, proposal, decisions } = *entry;
+        let AppliedEntry { index, term, proposal, decisions, .. } = *entry;
+        let payload = entry.payload();
         let seen = Seen {
             term,
-            payload: crc32fast::hash(payload),
+            payload: crc32fast::hash(&payload),
             decisions: crc32fast::hash(format!("{decisions:?}").as_bytes()),
             by: node.to_owned(),
             at: self.time.now(),

@@ -1,0 +1,188 @@
+//! The lines of an audit.
+//!
+//! A line has the fields that it needs, in this order: `time` (of this node's wall clock, when the
+//! line was made), `node`, `index` and `n` (the entry of the log, and the number of the change in
+//! it), `term`, `event`, then what changed, and at last who asked for it. No line has a secret.
+
+use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use crate::lock::{Change, Command, Event, HowLock, LockChange, Proposal, SessionChange};
+use crate::types::RequestId;
+
+/// An entry of the log that was applied here.
+pub(crate) struct Applied<'a> {
+    pub(crate) node: u64,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) proposal: Option<&'a Proposal>,
+    pub(crate) events: &'a [Event],
+}
+
+/// Entries of the log whose lines may be missing here: they were applied as part of a snapshot, or
+/// written by a run that did not end well.
+#[derive(Serialize)]
+pub(crate) struct Gap {
+    time: String,
+    node: u64,
+    event: &'static str,
+    /// The first of the entries.
+    from: u64,
+    /// The last of the entries.
+    index: u64,
+}
+
+impl Gap {
+    pub(crate) fn new(node: u64, from: u64, index: u64) -> Self {
+        Self { time: now(), node, event: "gap", from, index }
+    }
+}
+
+/// The end of a run: the next one goes on after this entry.
+#[derive(Serialize)]
+pub(crate) struct Stopped {
+    time: String,
+    node: u64,
+    event: &'static str,
+    /// The last entry that was applied.
+    index: u64,
+}
+
+impl Stopped {
+    pub(crate) fn new(node: u64, index: u64) -> Self {
+        Self { time: now(), node, event: "stopped", index }
+    }
+}
+
+/// A change.
+#[derive(Serialize, Default)]
+pub(crate) struct Line<'a> {
+    time: &'a str,
+    node: u64,
+    index: u64,
+    n: usize,
+    term: u64,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signee: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+}
+
+/// Passes each line of an entry to `write`.
+pub(crate) fn lines_of(entry: &Applied<'_>, mut write: impl FnMut(&Line<'_>)) {
+    if entry.events.is_empty() {
+        return;
+    }
+    let time = now();
+    let commands = entry.proposal.map(|proposal| &*proposal.commands).unwrap_or_default();
+    for (n, event) in entry.events.iter().enumerate() {
+        let command = event.command.and_then(|number| commands.get(number as usize));
+        let mut line = Line {
+            time: &time,
+            node: entry.node,
+            index: entry.index,
+            n,
+            term: entry.term,
+            ..Line::default()
+        };
+        line.tell(&event.change);
+        if let Some(command) = command {
+            line.asked_by(command);
+        }
+        write(&line);
+    }
+}
+
+impl<'a> Line<'a> {
+    fn tell(&mut self, change: &'a Change) {
+        match change {
+            Change::Lock(change) => self.tell_lock(change),
+            Change::Session { session, how } => {
+                self.session = Some(session.to_string());
+                self.event = match how {
+                    SessionChange::Opened { signee } => {
+                        self.signee = Some(signee);
+                        "session_opened"
+                    }
+                    SessionChange::Closed => "session_closed",
+                    SessionChange::Expired => "session_expired",
+                };
+            }
+            Change::TableConfigured { table } => {
+                (self.event, self.table) = ("table_configured", Some(&**table));
+            }
+            Change::TableDeleted { table } => {
+                (self.event, self.table) = ("table_deleted", Some(&**table));
+            }
+            Change::LimitSet { table, signature, limit } => {
+                (self.event, self.limit) = ("limit_set", Some(*limit));
+                (self.table, self.signature) = (Some(&**table), Some(&**signature));
+            }
+        }
+    }
+
+    fn tell_lock(&mut self, change: &'a LockChange) {
+        let LockChange { table, signature, signee, instance, session, level, how } = change;
+        (self.table, self.signature) = (Some(&**table), Some(&**signature));
+        (self.signee, self.instance) = (Some(&**signee), instance.as_deref());
+        self.session = session.map(|session| session.to_string());
+        self.level = Some(*level);
+        match how {
+            HowLock::Granted { token, mode } => {
+                self.event = "granted";
+                (self.token, self.mode) = (Some(token.0), Some(mode.word()));
+            }
+            HowLock::Ended { token, end } => {
+                self.event = "ended";
+                (self.token, self.reason) = (Some(token.0), Some(end.word()));
+            }
+            HowLock::Queued { place } => {
+                (self.event, self.place) = ("queued", Some(place.to_string()));
+            }
+            HowLock::Left { place, end } => {
+                self.event = "left";
+                (self.place, self.reason) = (Some(place.to_string()), Some(end.word()));
+            }
+        }
+    }
+
+    fn asked_by(&mut self, command: &'a Command) {
+        self.request_id = command.request_id.as_ref().map(RequestId::to_string);
+        self.actor = command.actor.as_deref();
+        self.cause = command.cause.as_deref();
+    }
+}
+
+/// The time of the wall clock, written as in the log.
+fn now() -> String {
+    let mut time = String::new();
+    // A text takes whatever is written to it.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    time
+}

@@ -1,0 +1,67 @@
+//! The audit as an observer of the state machine.
+
+use std::sync::{Arc, Mutex};
+
+use crate::audit::{Applied, Audit, AuditFigures, Gap, Stopped, lines_of};
+use crate::lock::State;
+use crate::raft::{AppliedEntry, Observer};
+use crate::task;
+
+/// Passes the changes of each applied entry to the audit, once.
+pub(super) struct Audited {
+    audit: Arc<Audit>,
+    node: u64,
+    /// The index of the last entry that the audit knows of.
+    last: Mutex<Option<u64>>,
+}
+
+impl Audited {
+    pub(super) fn new(audit: Arc<Audit>, node: u64) -> Self {
+        let last = Mutex::new(audit.written_before());
+        Self { audit, node, last }
+    }
+
+    /// As [`Audit::refusal`].
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.audit.refusal()
+    }
+
+    pub(super) fn figures(&self) -> AuditFigures {
+        self.audit.figures()
+    }
+
+    /// Writes how far this node has come, once it applies nothing more, and what is still queued.
+    pub(super) async fn stop(&self) {
+        let last = *self.last.lock().expect("an index is replaced, nothing else");
+        if let Some(last) = last {
+            self.audit.write(&Stopped::new(self.node, last));
+        }
+        let audit = Arc::clone(&self.audit);
+        // It fails only with the runtime, which has no more time then.
+        let _ = task::blocking(move || audit.flush()).await;
+    }
+}
+
+impl Observer for Audited {
+    fn hears_events(&self) -> bool {
+        true
+    }
+
+    fn applied(&self, entry: &AppliedEntry<'_>) {
+        let AppliedEntry { index, term, proposal, events, .. } = *entry;
+        let mut last = self.last.lock().expect("an index is replaced, nothing else");
+        if last.is_some_and(|last| index <= last) {
+            // Applied again after a start: an earlier run has written of it.
+            return;
+        }
+        let from = last.map_or(1, |last| last + 1);
+        if from < index {
+            self.audit.write(&Gap::new(self.node, from, index - 1));
+        }
+        *last = Some(index);
+        let applied = Applied { node: self.node, index, term, proposal, events };
+        lines_of(&applied, |line| self.audit.write(line));
+    }
+
+    fn snapshot(&self, _index: Option<u64>, _state: &State) {}
+}
