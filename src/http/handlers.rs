@@ -320,7 +320,8 @@ pub(crate) async fn readyz<S: LockService>(context: &Context<S>) -> Answer {
     responses((status = 200, description = "The figures", body = String,
         content_type = "text/plain; version=0.0.4")))]
 pub(crate) async fn metrics<S: LockService>(context: &Context<S>) -> Answer {
-    let text = context.metrics.render(context.node.figures().as_ref());
+    let text =
+        context.metrics.render(context.node.figures().as_ref(), &context.settings.certificates);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

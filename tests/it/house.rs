@@ -19,8 +19,9 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "crates/client/src",
         &[
-            "carrier",
             "resolve",
+            "tls",
+            "carrier",
             "api",
             "endpoints",
             "lanes",
@@ -40,7 +41,10 @@ const FLOORS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("crates/harness/src", &["processes", "report", "bench", "conformance"]),
-    ("src", &["budget", "flood", "storage", "raft", "node", "forward", "advance", "http", "cli"]),
+    (
+        "src",
+        &["budget", "flood", "tls", "storage", "raft", "node", "forward", "advance", "http", "cli"],
+    ),
 ];
 
 fn root() -> &'static Path {
