@@ -11,6 +11,8 @@ ENV KEYWARD_DATA_DIR=/data \
     KEYWARD_PEER_LISTEN=0.0.0.0:7421
 EXPOSE 7420 7421
 USER 65532:65532
+# Both ports can be reached from outside of the container, so `serve` asks for certificates (docs/tls.md), or for
+# KEYWARD_INSECURE=yes. With certificates for clients the health check needs its https:// endpoint and KEYWARD_CACERT.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/keyward", "health", "--endpoints", "http://127.0.0.1:7420"]
 ENTRYPOINT ["/keyward"]

@@ -15,6 +15,7 @@ pub mod http;
 pub mod node;
 pub mod raft;
 pub mod storage;
+pub mod tls;
 
 pub use keyward_client::{self as client, Client, api};
 pub use keyward_core::{

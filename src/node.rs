@@ -41,6 +41,7 @@ use crate::raft::state_machine::Machine;
 use crate::raft::{Observer, Surroundings, absence, leader_watch};
 use crate::service::LockService;
 use crate::task::{self, of_host};
+use crate::tls::Tls;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, DecidedAt};
 pub(crate) use proposer::Traced;
 pub(crate) use waiting::Wait;
@@ -397,6 +398,11 @@ impl Node {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let admission = &self.inner.admission;
         admit_up_to(admission, 1).ok_or_else(|| not_admitted(admission))
+    }
+
+    /// The TLS between members, if there is one.
+    pub(crate) fn peer_tls(&self) -> Option<&Arc<Tls>> {
+        self.inner.member.peers.tls()
     }
 
     /// The budget of bytes that large bodies and answers of this node share.

@@ -13,15 +13,18 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::api::{ClusterStatus, routes};
 use keyward::client::Client;
+use keyward::client::tls::{self, Tls};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::binary;
+use crate::certificates::Certificates;
 use crate::process::{Output, Process, Usage};
 use crate::proxy::{Condition, Fault, Link};
 use crate::wait::{Stopwatch, eventually};
@@ -51,11 +54,13 @@ pub struct ClusterOptions {
     pub arguments: Vec<String>,
     /// The program; `None` is the one that [`binary::keyward`] finds.
     pub program: Option<PathBuf>,
+    /// Whether both ports speak TLS, and clients need a certificate.
+    pub tls: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, arguments: Vec::new(), program: None }
+        Self { nodes: 3, arguments: Vec::new(), program: None, tls: false }
     }
 }
 
@@ -98,6 +103,7 @@ pub struct Cluster {
     links: BTreeMap<(NodeId, NodeId), Link>,
     options: ClusterOptions,
     http: reqwest::Client,
+    certificates: Option<Arc<Certificates>>,
     /// Last, so that it is removed after the processes are gone.
     folder: Option<TempDir>,
 }
@@ -135,12 +141,14 @@ impl Cluster {
             }
         }
         // A timeout of its own: the tests time answers, and must never wait for ever themselves.
-        let http = reqwest::Client::builder()
+        let certificates =
+            options.tls.then(|| Arc::new(Certificates::make(folder.path(), options.nodes)));
+        let tls = certificates.as_ref().map(|of| of.client()).unwrap_or_default();
+        let http = tls::http(tls.config().expect("the certificates were just made"))
             .timeout(Duration::from_secs(15))
-            .no_proxy()
             .build()
-            .expect("a client without TLS needs nothing");
-        Self { nodes, links, options, http, folder: Some(folder) }
+            .expect("a client needs nothing more");
+        Self { nodes, links, options, http, certificates, folder: Some(folder) }
     }
 
     /// The ids of all nodes.
@@ -195,6 +203,7 @@ impl Cluster {
             .args(["--peer-listen", "127.0.0.1:0"])
             .args(["--members", &members.join(",")])
             .args(["--advertise-client", &self.endpoint(id)])
+            .args(self.certificates.iter().flat_map(|of| of.arguments(id)))
             .args(&self.options.arguments)
             .args(&own.arguments);
         command
@@ -395,7 +404,7 @@ impl Cluster {
 
     /// The endpoint of a node for clients, which stays the same across restarts.
     pub fn endpoint(&self, id: NodeId) -> String {
-        format!("http://{}", self.nodes[&id].clients.address())
+        format!("{}://{}", self.scheme(), self.nodes[&id].clients.address())
     }
 
     /// The address at which a node listens for clients in this run, bypassing the link: for
@@ -405,7 +414,24 @@ impl Cluster {
     /// If it does not listen.
     pub fn direct_endpoint(&self, id: NodeId) -> String {
         let (clients, _) = announced(&self.process(id).output().printed()).expect("it listens");
-        format!("http://{clients}")
+        format!("{}://{clients}", self.scheme())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.certificates.is_some() { "https" } else { "http" }
+    }
+
+    /// The certificates of a cluster with TLS.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn certificates(&self) -> Arc<Certificates> {
+        Arc::clone(self.certificates.as_ref().expect("the cluster has TLS"))
+    }
+
+    /// The TLS of its clients.
+    pub fn tls(&self) -> Tls {
+        self.certificates.as_ref().map(|of| of.client()).unwrap_or_default()
     }
 
     /// The endpoints of all nodes for clients.
@@ -418,7 +444,7 @@ impl Cluster {
     /// # Panics
     /// If there is no such node.
     pub fn client(&self, id: NodeId) -> Client {
-        client(&[self.endpoint(id)])
+        client_with(&[self.endpoint(id)], self.tls())
     }
 
     /// A client of all nodes.
@@ -426,7 +452,7 @@ impl Cluster {
     /// # Panics
     /// Never: the endpoints are well formed.
     pub fn clients(&self) -> Client {
-        client(&self.endpoints())
+        client_with(&self.endpoints(), self.tls())
     }
 
     /// The HTTP client that tests send their own requests with.
@@ -599,13 +625,22 @@ impl Drop for Cluster {
 /// # Panics
 /// If an address is malformed.
 pub fn client(endpoints: &[String]) -> Client {
-    Client::builder().endpoints(endpoints).build().expect("the endpoints are well formed")
+    client_with(endpoints, Tls::default())
+}
+
+/// As [`client`], with these certificates.
+///
+/// # Panics
+/// If an address or a certificate is malformed.
+pub fn client_with(endpoints: &[String], tls: Tls) -> Client {
+    let client = Client::builder().endpoints(endpoints).tls(tls).build();
+    client.expect("the endpoints are well formed")
 }
 
 /// The addresses in the line that a node prints when it listens: for clients, then for peers.
 fn announced(printed: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let line = printed.lines().find(|line| line.contains("clients on http://"))?;
-    let (_, rest) = line.split_once("clients on http://")?;
+    let line = printed.lines().find(|line| line.contains("clients on http"))?;
+    let (_, rest) = line.split_once("clients on http")?.1.split_once("://")?;
     let (clients, peers) = rest.split_once(", peers on ")?;
     Some((clients.trim().parse().ok()?, peers.trim().parse().ok()?))
 }

@@ -17,6 +17,7 @@
 
 pub mod ask;
 pub mod binary;
+pub mod certificates;
 pub mod chaos;
 pub mod check;
 pub mod cluster;

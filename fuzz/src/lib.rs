@@ -11,6 +11,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a target panics where something does not hold")]
 
+mod certificates;
 #[cfg(test)]
 mod corpus;
 mod http;
@@ -24,6 +25,7 @@ mod state;
 mod tests;
 mod texts;
 
+pub use certificates::certificate;
 pub use http::{http, http_batch, http_check, http_list, http_lock, http_tables, http_unlock};
 pub use log::log;
 pub use machine::machine;
@@ -35,7 +37,8 @@ pub use texts::{script, settings};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its program and of its file in the corpus.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
+    ("certificate", certificate),
     ("checkpoint", checkpoint),
     ("forward", forward),
     ("http", http),

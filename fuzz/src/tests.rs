@@ -96,7 +96,7 @@ macro_rules! tests_of {
 }
 
 tests_of! {
-    checkpoint forward http http_batch http_check http_list http_lock http_tables http_unlock log
+    certificate checkpoint forward http http_batch http_check http_list http_lock http_tables http_unlock log
     machine peer_messages proposal script settings snapshot
 }
 

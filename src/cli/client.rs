@@ -1,6 +1,7 @@
 //! The common parts of the client commands: their options, their connection and their exit.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
+use crate::client::tls::Tls;
 use crate::client::{Client, with_port};
 use crate::error::Error;
 use crate::limits::MAX_CAUSE_BYTES;
@@ -31,6 +33,63 @@ pub(crate) struct ReachArgs {
     #[arg(long, value_name = "DURATION", env = "KEYWARD_TIMEOUT", hide_env_values = true)]
     #[arg(value_parser = duration::parse_positive, default_value = "5s")]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+/// The certificates of a client.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct TlsArgs {
+    /// The CAs that nodes' certificates are checked with (PEM), for https:// [default: those of the
+    /// system]
+    #[arg(long, value_name = "FILE", env = "KEYWARD_CACERT", hide_env_values = true)]
+    cacert: Option<PathBuf>,
+    /// The certificate (PEM) that is shown to nodes that ask for one
+    #[arg(long, value_name = "FILE", env = "KEYWARD_CERT", hide_env_values = true)]
+    cert: Option<PathBuf>,
+    /// The private key of --cert (PEM)
+    #[arg(long, value_name = "FILE", env = "KEYWARD_KEY", hide_env_values = true)]
+    key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The TLS of connections, from the files.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or one of a pair is missing.
+    pub(crate) fn read(&self) -> Result<Tls, Failure> {
+        let mut tls = Tls::default();
+        if let Some(path) = &self.cacert {
+            tls = tls.ca_certificates(read_file("--cacert (KEYWARD_CACERT)", path)?);
+        }
+        match (&self.cert, &self.key) {
+            (None, None) => {}
+            (Some(cert), Some(key)) => {
+                let cert = read_file("--cert (KEYWARD_CERT)", cert)?;
+                tls = tls.identity(cert, read_file("--key (KEYWARD_KEY)", key)?);
+            }
+            (Some(_), None) => {
+                return Err(Failure::usage("--cert (KEYWARD_CERT) needs --key (KEYWARD_KEY)"));
+            }
+            (None, Some(_)) => {
+                return Err(Failure::usage("--key (KEYWARD_KEY) needs --cert (KEYWARD_CERT)"));
+            }
+        }
+        tls.config().map_err(|error| {
+            let why = error.to_string();
+            let why = why.strip_prefix("bad request: ").unwrap_or(&why);
+            Failure::usage(format!("--cacert, --cert and --key: {why}"))
+                .advise("Each is a PEM file; docs/tls.md says more.")
+        })?;
+        Ok(tls)
+    }
+}
+
+fn read_file(option: &str, path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| {
+        Failure::usage(format!("{option}: cannot read {}: {error}", path.display()))
+    })
 }
 
 /// Endpoints in one argument, separated by commas; a trailing comma is allowed, and a missing port
@@ -128,7 +187,7 @@ impl ReachArgs {
     /// An endpoint is not a URL.
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
         let client = Client::builder().endpoints(self.endpoints()).timeout(self.timeout);
-        client.build().map_err(|error| {
+        client.tls(self.tls.read()?).build().map_err(|error| {
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420; port 7420 may be left out.")
         })

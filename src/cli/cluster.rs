@@ -183,7 +183,7 @@ impl NodeView {
 
 /// The process that listens at this address, if it can be seen from here.
 fn process_at(address: &str) -> Option<u32> {
-    let authority = address.strip_prefix("http://")?.trim_end_matches('/');
+    let authority = address.split_once("://")?.1.trim_end_matches('/');
     let authority = authority.replace("localhost:", "127.0.0.1:");
     let pid = processes::listener_of(authority.parse().ok()?)?;
     // It may be a proxy, such as that of a container's port.

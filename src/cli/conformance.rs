@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::client::EndpointList;
+use crate::cli::client::{EndpointList, TlsArgs};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
+use crate::client::tls::Tls;
 use crate::conformance::{self, EndpointBootstrap, MemoryBootstrap, Options, Report, Script};
 
 const HELP: &str = "\
@@ -38,6 +39,8 @@ pub(crate) struct ConformanceArgs {
     /// The cluster to run on; left out, the embedded service in memory
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     endpoints: Vec<EndpointList>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Only scripts whose names contain one of these words
     #[arg(value_name = "WORD")]
     words: Vec<String>,
@@ -73,7 +76,7 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
     let report = if endpoints.is_empty() {
         runtime.block_on(conformance::run(MemoryBootstrap::new(), options))
     } else {
-        runtime.block_on(run_on_cluster(&endpoints, options))?
+        runtime.block_on(run_on_cluster(&endpoints, args.tls.read()?, options))?
     };
     if args.json {
         output::print_json(&document(&report));
@@ -83,8 +86,12 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
     Ok(if report.passed() { exit::OK } else { exit::REFUSED })
 }
 
-async fn run_on_cluster(endpoints: &[String], options: Options) -> Result<Report, Failure> {
-    let bootstrap = EndpointBootstrap::connect(endpoints).await?;
+async fn run_on_cluster(
+    endpoints: &[String],
+    tls: Tls,
+    options: Options,
+) -> Result<Report, Failure> {
+    let bootstrap = EndpointBootstrap::connect_with(endpoints, tls).await?;
     if bootstrap.waits() {
         let cluster = endpoints.join(", ");
         let wait = "runs by itself: waiting for locks to expire";

@@ -6,6 +6,7 @@
 
 mod cluster;
 pub(crate) mod node;
+mod secured;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ Examples:
   kill -9 PID                              of a node, from the table that it prints: the others go on
   keyward dev -- cargo test                three nodes while the tests run
   keyward dev --data-dir ./data            keep the locks for the next time
+  keyward dev --tls -- ./test.sh           both ports with TLS, by certificates made for this
   keyward dev -- sh -c 'keyward lock a --signee me && keyward check a'
 
 Exit codes:
@@ -43,7 +45,8 @@ Exit codes:
   other    the command's own exit code
 
 Environment set for the command:
-  KEYWARD_ENDPOINTS  the client addresses of all nodes, separated by commas";
+  KEYWARD_ENDPOINTS  the client addresses of all nodes, separated by commas
+  KEYWARD_CACERT     with --tls: the CA of the nodes' certificates";
 
 /// Run a whole cluster on this machine, for a laptop or a test
 ///
@@ -67,6 +70,10 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "PORT")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_PORT_BASE))]
     port_base: Option<u16>,
+    /// Let the nodes speak TLS, to clients and to each other, with certificates that are made for
+    /// this
+    #[arg(long)]
+    tls: bool,
     /// A command to run against the cluster
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -137,6 +144,7 @@ async fn run_command(
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .env("KEYWARD_ENDPOINTS", cluster.endpoints())
+        .envs(cluster.certificates().map(|made| ("KEYWARD_CACERT", made.ca())))
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| cannot_execute(program, &error))?;

@@ -51,7 +51,10 @@ pub(crate) enum LogFormat {
 /// single failed messages, in the terms of its source, and it reports an orderly stop as an error.
 /// The node itself logs what an operator needs to know: a member that is lost, and a core that has
 /// stopped.
-const QUIET: &str = "openraft=off";
+///
+/// The check of certificates against the system's CAs logs each failure, which the client reports
+/// anyway.
+const QUIET: &str = "openraft=off,rustls_platform_verifier=off";
 
 /// The levels of a filter.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::advance;
@@ -17,8 +17,10 @@ use crate::cli::exit::{self, Failure};
 use crate::cli::log_writer;
 use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
 use crate::forward::Forwarding;
-use crate::http::{self, Limits, ListenerSettings, ServedNode};
+use crate::http::{self, ListenerSettings, ServedNode, Terms};
 use crate::node::{Member, Node, NodeConfig};
+use crate::tls::Tls;
+use crate::tls::follow::follow;
 
 /// Two bound listeners. They are bound first, so that a port that is in use is known before a
 /// folder is opened or a vote granted.
@@ -107,8 +109,8 @@ fn bind(address: SocketAddr, what: &str, option: &str) -> Result<TcpListener, Fa
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) config: NodeConfig,
-    /// Limits of the client listener.
-    pub(crate) limits: Limits,
+    /// Limits of the client listener, and its TLS.
+    pub(crate) terms: Terms,
     /// The names by which browsers may call the node.
     pub(crate) hosts: Vec<String>,
     /// Whether clients may move the clock.
@@ -125,8 +127,8 @@ impl Plan {
             .map(|(id, address)| (*id, Member { peer_addr: address.clone() }))
             .collect();
         let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
-        let limits = Limits::default();
-        Self { config, limits, hosts: Vec::new(), debug_clock: false, debug_clock_rate: 0 }
+        let terms = Terms::default();
+        Self { config, terms, hosts: Vec::new(), debug_clock: false, debug_clock_rate: 0 }
     }
 }
 
@@ -139,6 +141,9 @@ pub(crate) struct Running {
     clients: JoinHandle<std::io::Result<()>>,
     peers: JoinHandle<std::io::Result<()>>,
     advance: JoinHandle<()>,
+    /// Looks at the files of TLS now and then.
+    following: JoinHandle<()>,
+    look: Arc<Notify>,
 }
 
 impl Running {
@@ -166,8 +171,13 @@ impl Running {
         })?;
         let service = Arc::new(Forwarding::new(node.clone()));
         let served = Arc::new(ServedNode::new(Arc::clone(&service)));
+        let tls: Vec<Arc<Tls>> =
+            plan.terms.tls.iter().chain(node.peer_tls()).map(Arc::clone).collect();
+        let look = Arc::<Notify>::default();
+        let following = tokio::spawn(follow(tls.clone(), Arc::clone(&look)));
         let settings = ListenerSettings {
-            limits: plan.limits,
+            terms: plan.terms,
+            certificates: tls,
             budget: node.budget().clone(),
             hosts: plan.hosts,
             debug_clock: plan.debug_clock,
@@ -183,12 +193,27 @@ impl Running {
         let (stop_peers, stopping) = watch::channel(false);
         let peers = tokio::spawn(http::peers::serve(listeners.peers, service, told(stopping)));
         let advance = tokio::spawn(advance::run(node.clone()));
-        Ok(Self { node, served, stop_clients, stop_peers, clients, peers, advance })
+        Ok(Self {
+            node,
+            served,
+            stop_clients,
+            stop_peers,
+            clients,
+            peers,
+            advance,
+            following,
+            look,
+        })
     }
 
     /// The node.
     pub(crate) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Looks at the files of TLS now, in the background.
+    pub(crate) fn look_at_files(&self) {
+        self.look.notify_one();
     }
 
     /// Resolves when the node, or one of its listeners, has stopped by itself. May be cancelled.
@@ -211,6 +236,7 @@ impl Running {
             let _ = self.stop_clients.send(true);
             report("client", self.clients).await;
             self.advance.abort();
+            self.following.abort();
             self.node.shutdown().await;
             let _ = self.stop_peers.send(true);
             report("peer", self.peers).await;

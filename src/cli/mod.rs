@@ -9,6 +9,7 @@
 
 mod arguments;
 mod bench;
+mod cert;
 mod check;
 mod client;
 mod cluster;
@@ -103,6 +104,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Conformance(conformance::ConformanceArgs),
     Inspect(inspect::InspectArgs),
+    Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
     Man(man::ManArgs),
     #[command(name = run::starter::COMMAND, hide = true)]
@@ -152,6 +154,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Bench(args) => bench::run(&args, &logging),
         Command::Conformance(args) => conformance::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args, &logging),
+        Command::Cert(args) => cert::run(&args),
         Command::Completion(args) => Ok(completion::run(&args)),
         Command::Man(args) => man::run(&args),
         Command::Start(args) => run::starter::run(&args),

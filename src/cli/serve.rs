@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use rustix::process::Signal;
 
 use crate::audit::{Audit, OnFailure, Target};
 use crate::cli::exit::{self, Failure, Outcome};
@@ -12,14 +13,17 @@ use crate::cli::log_writer;
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output;
-use crate::cli::settings::{AuditFailure, Declared, Profile, Settings};
+use crate::cli::settings::{AuditFailure, ClientCertificates, Declared, Profile, Settings};
 use crate::cli::signals::Signals;
 use crate::node;
+use crate::tls::{ClientAuth, Files, NodeName, Tls, Unusable};
 
 const HELP: &str = "\
 Examples:
   Three machines a, b and c; the same members everywhere, each with its own id:
-    keyward serve --id 1 --members 1=a:7421,2=b:7421,3=c:7421 --data-dir /var/lib/keyward
+    keyward serve --id 1 --members 1=a:7421,2=b:7421,3=c:7421 --data-dir /var/lib/keyward \\
+      --tls-cert node-1.pem --tls-key node-1.key \\
+      --peer-cert node-1.pem --peer-key node-1.key --peer-ca ca.pem
   The same from a file:
     keyward serve --config /etc/keyward.toml
 
@@ -29,20 +33,23 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
   # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
-  # shutdown_timeout, log, log_format: as the options, with _ for -
+  # shutdown_timeout, tls_cert, tls_key, tls_client_ca, tls_client_auth, peer_cert, peer_key,
+  # peer_ca, insecure, log, log_format: as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
 
-Nobody has to prove who they are to this version: whoever reaches the client port can take and
-release any lock, whoever reaches the peer port can damage the cluster. Keep both in a network that
-you trust.
+Addresses that other machines can reach need TLS, or --insecure: without it, whoever reaches the
+client port can take and release any lock, and whoever reaches the peer port can damage the cluster.
+`keyward cert --help` makes certificates to try out. The files of TLS are read again when they have
+changed; connections go on, and files that cannot be used change nothing.
 
 Prints one line when it listens and one when it is ready; logs go to standard error.
 
 Signals:
-  SIGTERM, SIGINT, SIGHUP   stop: /readyz fails, requests under way are answered, leadership moves on
-  again                     stop at once
+  SIGTERM, SIGINT   stop: /readyz fails, requests under way are answered, leadership moves on
+  again             stop at once
+  SIGHUP            read the files of TLS again now; without TLS, stop
   One that is ignored at the start, as SIGHUP under nohup, stays ignored.
 
 Exit codes:
@@ -118,14 +125,15 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
     let mut signals = Signals::to_stop()?;
     let listeners = Listeners::bind(settings.client_listen, settings.peer_listen)?;
     let (clients, peers) = listeners.addresses()?;
-    warn_of_strangers(debug, clients, peers);
-    let mut plan = plan(settings, debug, clients.port());
+    warn_of_strangers(settings, debug, clients, peers);
+    let mut plan = plan(settings, debug, clients.port())?;
     plan.config.audit = open_audit(settings)?;
     let mut running = Running::start(plan, listeners).await?;
     output::announce(&format!(
-        "keyward {} node {}: clients on http://{clients}, peers on {peers}\n",
+        "keyward {} node {}: clients on {}://{clients}, peers on {peers}\n",
         env!("CARGO_PKG_VERSION"),
-        settings.id
+        settings.id,
+        scheme(settings),
     ));
     let node = running.node().clone();
     let ready = async {
@@ -135,10 +143,17 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
         output::announce(&format!("ready: term {}, leader {leader}\n", status.term));
         std::future::pending::<()>().await;
     };
-    let signal = tokio::select! {
-        () = ready => unreachable!("it never ends"),
-        failure = running.broken() => return Err(failure),
-        signal = signals.next() => signal,
+    tokio::pin!(ready);
+    let has_files = settings.client_tls.is_some() || settings.peer_tls.is_some();
+    let signal = loop {
+        tokio::select! {
+            () = &mut ready => unreachable!("it never ends"),
+            failure = running.broken() => return Err(failure),
+            signal = signals.next() => match signal {
+                Signal::HUP if has_files => running.look_at_files(),
+                signal => break signal,
+            }
+        }
     };
     tracing::info!(?signal, "stopping; a second signal stops at once");
     tokio::select! {
@@ -171,10 +186,17 @@ fn open_audit(settings: &Settings) -> Result<Option<Arc<Audit>>, Failure> {
     Ok(Some(audit))
 }
 
-fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Plan {
+/// The scheme of the client port's URLs.
+fn scheme(settings: &Settings) -> &'static str {
+    if settings.client_tls.is_some() { "https" } else { "http" }
+}
+
+fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Result<Plan, Failure> {
     let Settings { declared, .. } = settings;
     let mut plan = Plan::new(settings.id, &settings.members, &settings.data_dir);
-    let own = || format!("http://{}:{client_port}", settings.own_host);
+    plan.terms.tls = client_tls(settings)?;
+    plan.config.peer_tls = peer_tls(settings)?;
+    let own = || format!("{}://{}:{client_port}", scheme(settings), settings.own_host);
     plan.config.client_addr = Some(declared.advertise_client().cloned().unwrap_or_else(own));
     plan.config.profile = match declared.profile() {
         Profile::Stable => node::Profile::Stable,
@@ -186,23 +208,56 @@ fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Plan {
     plan.config.log_kept = plan.config.log_kept.min(settings.snapshot_every());
     let buffer_bytes = declared.buffer_mib().saturating_mul(1 << 20);
     plan.config.buffer_bytes = usize::try_from(buffer_bytes).unwrap_or(usize::MAX);
-    plan.limits.head_timeout = declared.idle_timeout().0;
+    plan.terms.limits.head_timeout = declared.idle_timeout().0;
     plan.hosts = settings.hosts();
     if let Some(bytes) = debug.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
     }
     plan.debug_clock = debug.debug_clock;
     plan.debug_clock_rate = debug.debug_clock_rate;
-    plan
+    Ok(plan)
+}
+
+/// The TLS for clients, from its files.
+fn client_tls(settings: &Settings) -> Result<Option<Arc<Tls>>, Failure> {
+    let auth = match settings.declared.tls_client_auth().copied().unwrap_or_default() {
+        ClientCertificates::Optional => ClientAuth::Optional,
+        ClientCertificates::Required => ClientAuth::Required,
+    };
+    let files = settings.client_tls.clone();
+    files.map(|files| Tls::for_clients(files, auth)).transpose().map_err(Failure::from)
+}
+
+/// The TLS between nodes, from its files.
+fn peer_tls(settings: &Settings) -> Result<Option<Arc<Tls>>, Failure> {
+    let own = NodeName::new(settings.id, &settings.members, None);
+    let files = settings.peer_tls.clone();
+    files.map(|files| Tls::for_peers(files, own)).transpose().map_err(Failure::from)
+}
+
+impl From<Unusable> for Failure {
+    fn from(error: Unusable) -> Self {
+        Self::usage(format!("the TLS files cannot be used: {error}"))
+            .advise("Nothing was started. docs/tls.md says what each file must be.")
+    }
 }
 
 /// Warns about ports that are open to others, and about a clock that can be moved.
-fn warn_of_strangers(args: &DebugArgs, clients: SocketAddr, peers: SocketAddr) {
-    if !(clients.ip().is_loopback() && peers.ip().is_loopback()) {
+fn warn_of_strangers(
+    settings: &Settings,
+    args: &DebugArgs,
+    clients: SocketAddr,
+    peers: SocketAddr,
+) {
+    let is_open = |address: SocketAddr, tls: &Option<Files>| {
+        tls.is_none() && !address.ip().to_canonical().is_loopback()
+    };
+    if is_open(clients, &settings.client_tls) || is_open(peers, &settings.peer_tls) {
         tracing::warn!(
             %clients,
             %peers,
-            "nobody has to prove who they are: keep both ports in a network that you trust"
+            "--insecure: a port without TLS can be reached by others, and nobody has to prove who \
+             they are: keep it in a network that you trust"
         );
     }
     if args.debug_clock {

@@ -321,7 +321,8 @@ pub(crate) async fn readyz<S: LockService>(context: &Context<S>) -> Answer {
         content_type = "text/plain; version=0.0.4")))]
 pub(crate) async fn metrics<S: LockService>(context: &Context<S>) -> Answer {
     let (figures, audit) = (context.node.figures(), context.node.audit());
-    let text = context.metrics.render(figures.as_ref(), audit.as_ref());
+    let figures = figures.as_ref().map(|figures| (figures, audit.unwrap_or_default()));
+    let text = context.metrics.render(figures, &context.settings.certificates);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

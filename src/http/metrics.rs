@@ -4,6 +4,7 @@
 //! nodes in one process do not mix. Requests are recorded as they end; the node's figures are read
 //! each time the page is.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use crate::api::{Code, HistogramFigures, NodeFigures};
 use crate::audit::AuditFigures;
 use crate::budget::Budget;
 use crate::processes;
+use crate::tls::Tls;
 
 /// Upper bounds in seconds. A commit takes from half a millisecond on a good disk to a few
 /// election times; finer or wider bounds would not help an operator.
@@ -185,8 +187,8 @@ impl Metrics {
     /// The page.
     pub(crate) fn render(
         &self,
-        figures: Option<&NodeFigures>,
-        audit: Option<&AuditFigures>,
+        figures: Option<(&NodeFigures, AuditFigures)>,
+        certificates: &[Arc<Tls>],
     ) -> String {
         let mut page = self.handle.render();
         let help = "The version of the program, as a label.";
@@ -201,6 +203,7 @@ impl Metrics {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
         render_slots(&mut page, self.slots.figures());
+        render_certificates(&mut page, certificates);
         let help = "Bytes of large requests being read and answers being written.";
         gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
         let help = "Large requests and answers refused because too many bytes were buffered.";
@@ -208,9 +211,9 @@ impl Metrics {
         if let Some(figures) = processes::own_figures() {
             render_process(&mut page, &figures);
         }
-        if let Some(figures) = figures {
+        if let Some((figures, audit)) = figures {
             render_node(&mut page, figures);
-            render_audit(&mut page, audit.copied().unwrap_or_default());
+            render_audit(&mut page, audit);
         }
         page
     }
@@ -241,6 +244,24 @@ fn render_slots(page: &mut String, figures: &SlotFigures) {
     counter(page, "keyward_connections_evicted_total", help, value(&figures.evicted));
     let help = "Client connections refused because every slot was at work.";
     counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
+}
+
+fn render_certificates(page: &mut String, all: &[Arc<Tls>]) {
+    let loaded: Vec<_> = all.iter().flat_map(|tls| tls.loaded()).collect();
+    if loaded.is_empty() {
+        return;
+    }
+    let name = "keyward_certificate_expiry_timestamp_seconds";
+    let help = "When the first certificate of each use expires, in seconds since 1970.";
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} gauge"));
+    let mut first = BTreeMap::new();
+    for certificate in loaded {
+        let end = first.entry(certificate.purpose).or_insert(certificate.expires);
+        *end = certificate.expires.min(*end);
+    }
+    for (purpose, end) in first {
+        line(page, format_args!("{name}{{use=\"{purpose}\"}} {end}"));
+    }
 }
 
 /// Renders the process's figures, under the names of Prometheus' own client libraries.

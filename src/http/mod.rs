@@ -18,6 +18,7 @@ mod batch;
 mod dispatch;
 mod flood;
 mod handlers;
+mod handshake;
 mod head;
 mod local;
 mod metrics;
@@ -44,20 +45,23 @@ use tokio::net::TcpListener;
 
 pub use local::{LocalNode, ServedNode};
 pub use openapi::document as openapi_document;
-pub use server::{Limits, raise_descriptor_limit, serve_connections};
+pub use server::{Limits, Terms, raise_descriptor_limit, serve_connections};
 
 use crate::api::headers;
 use crate::budget::Budget;
 use crate::error::Error;
 use crate::service::LockService;
+use crate::tls::Tls;
 use metrics::Metrics;
 use slots::Slots;
 
 /// The settings of the client listener.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerSettings {
-    /// The limits on what clients may use.
-    pub limits: Limits,
+    /// The limits on what clients may use, and their TLS.
+    pub terms: Terms,
+    /// The certificates whose ends are among the metrics.
+    pub certificates: Vec<Arc<Tls>>,
     /// The bytes that large bodies and answers may take together.
     pub budget: Budget,
     /// The names by which browsers may call this listener, besides `localhost` and IP addresses.
@@ -82,11 +86,11 @@ pub async fn serve<S: LockService>(
     settings: ListenerSettings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let limits = settings.limits.clone();
+    let terms = settings.terms.clone();
     let slots = Arc::<Slots>::default();
     let context = Context::new(service, node, settings, Arc::clone(&slots));
     let upkeep = metrics::upkeep(&context);
-    let served = server::serve_slots(listener, Arc::clone(&context), limits, slots, shutdown);
+    let served = server::serve_slots(listener, Arc::clone(&context), terms, slots, shutdown);
     tokio::pin!(upkeep);
     tokio::select! {
         result = served => result,
@@ -110,10 +114,11 @@ pub async fn serve_one<S: LockService>(
 ) {
     let slots = Arc::<Slots>::default();
     let settings = ListenerSettings::default();
-    let limits = Arc::new(settings.limits.clone());
-    let context = Context::new(service, Arc::new(()), settings, Arc::clone(&slots));
+    let limits = Arc::new(settings.terms.limits.clone());
+    let answerer = Context::new(service, Arc::new(()), settings, Arc::clone(&slots));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
-    server::connection(stream, context, limits, slots.take(), stopping).await;
+    let serving = server::Serving { answerer, limits, slot: slots.take(), stopping };
+    server::connection(stream, serving, None).await;
 }
 
 /// The state that all handlers share.

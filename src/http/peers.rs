@@ -12,7 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::api::Code;
 use crate::forward::{Forwarding, answer_forwarded};
-use crate::http::server::{Limits, serve_connections};
+use crate::http::server::{Limits, Terms, serve_connections};
 use crate::node::Node;
 use crate::raft::handshake::{
     HANDSHAKE_HEADER, Handshake, NotAHandshake, REFUSAL_HEADER, Refusal, Signature,
@@ -30,6 +31,7 @@ use crate::raft::handshake::{
 use crate::raft::inbound::{Call, Caller, InboundError};
 use crate::raft::network::{Frames, frame};
 use crate::raft::peer::{MAX_MESSAGE_BYTES, paths};
+use crate::tls::PeerCertificate;
 
 /// The longest time from the beginning of a message to its end.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,6 +45,7 @@ pub async fn serve(
     service: Arc<Forwarding>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
+    let tls = service.node().peer_tls().cloned();
     let limits = Limits {
         // Members are few and each keeps some connections; the rest is room for mistakes.
         connections: 1024,
@@ -54,7 +57,8 @@ pub async fn serve(
         shutdown_grace: Duration::from_millis(200),
         ..Limits::default()
     };
-    serve_connections(listener, router(service.node().clone()), limits, shutdown).await
+    let terms = Terms { limits, tls };
+    serve_connections(listener, router(service.node().clone()), terms, shutdown).await
 }
 
 /// The router of [`serve`], without a listener.
@@ -144,12 +148,16 @@ async fn sign(State(node): State<Node>, mut response: Response) -> Response {
     response
 }
 
-async fn greet(node: &Node, headers: &HeaderMap, call: Option<Call>) -> Result<Caller, PeerError> {
-    let text =
-        headers.get(HANDSHAKE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+async fn greet(node: &Node, head: &Parts, call: Option<Call>) -> Result<Caller, PeerError> {
+    let text = head
+        .headers
+        .get(HANDSHAKE_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let handshake: Handshake =
         text.parse().map_err(|error: NotAHandshake| InboundError::from(Refusal::from(error)))?;
-    Ok(node.member().greet(&handshake, call).await?)
+    let certificate = head.extensions.get::<Arc<PeerCertificate>>().map(|shown| &**shown);
+    Ok(node.member().greet(&handshake, certificate, call).await?)
 }
 
 /// Receives a whole message.
@@ -162,21 +170,24 @@ async fn whole(body: Body) -> Result<Bytes, PeerError> {
 }
 
 async fn small_call(node: Node, call: Call, request: Request) -> Result<Bytes, PeerError> {
-    let caller = greet(&node, request.headers(), Some(call)).await?;
-    let message = whole(request.into_body()).await?;
+    let (head, body) = request.into_parts();
+    let caller = greet(&node, &head, Some(call)).await?;
+    let message = whole(body).await?;
     Ok(node.member().answer(caller, call, message).await?)
 }
 
 async fn append_stream(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers(), None).await?;
-    let requests = Box::pin(messages(request.into_body()));
+    let (head, body) = request.into_parts();
+    greet(&node, &head, None).await?;
+    let requests = Box::pin(messages(body));
     let answers = node.member().append_stream(requests).await?;
     Ok(Body::from_stream(answers.map(|answer| answer.map(|message| frame(&message)))))
 }
 
 async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers(), None).await?;
-    let messages = Box::pin(messages(request.into_body()));
+    let (head, body) = request.into_parts();
+    greet(&node, &head, None).await?;
+    let messages = Box::pin(messages(body));
     let answers = node.member().take_snapshot(messages).await?;
     Ok(Body::from_stream(answers.map(|answer| match answer {
         Ok(message) => Ok(frame(&message)),
@@ -188,8 +199,9 @@ async fn snapshot(State(node): State<Node>, request: Request) -> Result<Body, Pe
 }
 
 async fn forward(State(node): State<Node>, request: Request) -> Result<Body, PeerError> {
-    greet(&node, request.headers(), None).await?;
-    let message = whole(request.into_body()).await?;
+    let (head, body) = request.into_parts();
+    greet(&node, &head, None).await?;
+    let message = whole(body).await?;
     // It does not decode, so nothing was done, and the sender may answer so.
     let answers = answer_forwarded(&node, &message)
         .ok_or_else(|| InboundError::from(Refusal::NotAHandshake(NotAHandshake::forwarded())))?;

@@ -58,7 +58,8 @@ impl<B: Arriving> ClientRequest<B> {
         settings: &ListenerSettings,
     ) -> Result<(Call, T), Refusal> {
         let call = self.call_without_query()?;
-        let (body, _) = self.json(settings, settings.limits.body_bytes, call.deadline).await?;
+        let (body, _) =
+            self.json(settings, settings.terms.limits.body_bytes, call.deadline).await?;
         Ok((call, body))
     }
 
@@ -113,7 +114,7 @@ impl<B: Arriving> ClientRequest<B> {
         } else {
             // Until its body has arrived, nothing is done for the request, so it may be evicted.
             let _pause = self.slot.as_ref().map(|slot| slot.pause());
-            let timeout = settings.limits.body_timeout.min(deadline.remaining());
+            let timeout = settings.terms.limits.body_timeout.min(deadline.remaining());
             tokio::time::timeout(timeout, body).await
         };
         match read {

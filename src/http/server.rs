@@ -10,6 +10,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,15 +32,19 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tower_service::Service;
 
+use super::handshake::Handshakes;
 use super::slots::{Slot, Slots, Working};
 use super::watched::Watched;
 use super::write_timeout::WriteTimeout;
 use super::written::Written;
 use crate::api::{Code, PROBLEM_MEDIA_TYPE, Problem};
+use crate::tls::{PeerCertificate, Tls};
 
 /// The limits on what the other side of a listener may use.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
+    /// The longest time for a TLS handshake.
+    pub handshake_timeout: Duration,
     /// Open connections; never more than half of the descriptors that the process may have.
     pub connections: usize,
     /// The longest time for a request's head, and for idleness between requests.
@@ -62,6 +67,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            // Two round trips and a signature. A connection in its handshake may be evicted, too.
+            handshake_timeout: Duration::from_secs(10),
             connections: 4096,
             // Longer than balancers and proxies keep an idle connection by default (60 seconds): if
             // the node closed it first, a request already sent would get no answer.
@@ -102,6 +109,21 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// noticed once descriptors are free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The terms on which a listener accepts connections.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The limits on what the other side may use.
+    pub limits: Limits,
+    /// The TLS of all connections; without it they have none.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl From<Limits> for Terms {
+    fn from(limits: Limits) -> Self {
+        Self { limits, tls: None }
+    }
+}
+
 /// Serves the router on this listener until `shutdown` resolves, then finishes the requests in
 /// flight within [`Limits::shutdown_grace`].
 ///
@@ -113,23 +135,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
-    limits: Limits,
+    terms: Terms,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    serve_slots(listener, router, limits, Arc::default(), shutdown).await
+    serve_slots(listener, router, terms, Arc::default(), shutdown).await
 }
 
 /// As [`serve_connections`], with slots that the caller shares.
 pub(crate) async fn serve_slots(
     listener: TcpListener,
     answerer: impl Answerer,
-    limits: Limits,
+    Terms { limits, tls }: Terms,
     slots: Arc<Slots>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     let most = limits.connections.min(descriptors() / 2).max(1);
     let limits = Arc::new(limits);
+    let handshakes = tls.map(|tls| Arc::new(Handshakes::new(tls, limits.handshake_timeout)));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -138,17 +161,28 @@ pub(crate) async fn serve_slots(
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => pass_panic_on(ended),
-            stream = accept(&listener, &slots) => {
+            (stream, from) = accept(&listener, &slots) => {
                 if connections.len() >= most && !slots.evict_one() {
                     slots.figures().refused.fetch_add(1, Ordering::Relaxed);
-                    refuse(stream);
+                    refuse(stream, handshakes.is_some());
                     continue;
                 }
                 // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);
                 let slot = slots.take();
-                let (answerer, limits) = (answerer.clone(), Arc::clone(&limits));
-                connections.spawn(connection(stream, answerer, limits, slot, stopping.clone()));
+                let serving = Serving {
+                    answerer: answerer.clone(),
+                    limits: Arc::clone(&limits),
+                    slot,
+                    stopping: stopping.clone(),
+                };
+                match &handshakes {
+                    None => drop(connections.spawn(connection(stream, serving, None))),
+                    Some(handshakes) => {
+                        let handshakes = Arc::clone(handshakes);
+                        connections.spawn(secured(stream, from, handshakes, serving));
+                    }
+                }
             }
         }
     }
@@ -183,10 +217,10 @@ fn descriptors() -> usize {
 }
 
 /// Accepts the next connection. When the system has no descriptor left, a waiting one is evicted.
-async fn accept(listener: &TcpListener, slots: &Slots) -> TcpStream {
+async fn accept(listener: &TcpListener, slots: &Slots) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 let evicted = slots.evict_one();
@@ -212,8 +246,12 @@ fn pass_panic_on(ended: Result<(), JoinError>) {
 }
 
 /// Refuses a connection for lack of a slot, without waiting: the answer fits into the buffer of a
-/// new connection, and one that cannot take it is closed without an answer.
-fn refuse(stream: TcpStream) {
+/// new connection, and one that cannot take it is closed without an answer. So is one with TLS, for
+/// which an answer would take a handshake.
+fn refuse(stream: TcpStream, has_tls: bool) {
+    if has_tls {
+        return;
+    }
     let problem = Problem::new(Code::Unavailable, "too many connections");
     let body = serde_json::to_string(&problem).expect("our documents have string keys only");
     let head = format!(
@@ -225,14 +263,42 @@ fn refuse(stream: TcpStream) {
     let _ = stream.into_std().and_then(|mut stream| stream.write_all((head + &body).as_bytes()));
 }
 
-/// Serves one connection until it ends.
+/// The parts of a listener that one connection uses.
+pub(super) struct Serving<A> {
+    pub(super) answerer: A,
+    pub(super) limits: Arc<Limits>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+/// Serves one connection with TLS until it ends. In its handshake it may be evicted, as one that is
+/// idle, and a listener that shuts down does not wait for it.
+async fn secured(
+    stream: TcpStream,
+    from: SocketAddr,
+    handshakes: Arc<Handshakes>,
+    mut serving: Serving<impl Answerer>,
+) {
+    let accepted = tokio::select! {
+        biased;
+        () = serving.slot.evicted() => return,
+        accepted = handshakes.accept(stream, from) => accepted,
+        // A sender that is gone has stopped too.
+        _ = serving.stopping.wait_for(|stopping| *stopping) => return,
+    };
+    if let Some((stream, certificate)) = accepted {
+        connection(stream, serving, certificate).await;
+    }
+}
+
+/// Serves one connection until it ends. Each of its requests has the certificate that the other side
+/// has shown among its extensions.
 pub(super) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    answerer: impl Answerer,
-    limits: Arc<Limits>,
-    slot: Arc<Slot>,
-    mut stopping: watch::Receiver<bool>,
+    serving: Serving<impl Answerer>,
+    certificate: Option<Arc<PeerCertificate>>,
 ) {
+    let Serving { answerer, limits, slot, mut stopping } = serving;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -242,7 +308,12 @@ pub(super) async fn connection(
         .max_header_size(limits.head_bytes)
         .max_headers(limits.header_fields);
     let keep_alive = keep_alive(&limits);
-    let requests = service_fn(|request| handle(&answerer, &slot, keep_alive.as_ref(), request));
+    let requests = service_fn(|mut request: hyper::Request<Incoming>| {
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(Arc::clone(certificate));
+        }
+        handle(&answerer, &slot, keep_alive.as_ref(), request)
+    });
     let (stream, watch) = Watched::new(stream);
     let io = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
     let mut served = pin!(builder.serve_connection(io, requests));

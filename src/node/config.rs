@@ -12,6 +12,7 @@ use crate::lock::FEATURE_LEVEL;
 use crate::raft::config::{Settings, Timing};
 use crate::raft::member::{Home, OpenError, Options};
 use crate::storage::LogOptions;
+use crate::tls::Tls;
 
 /// A trade-off: how fast a cluster notices a dead leader, against how much delay it tolerates in a
 /// living one.
@@ -102,6 +103,8 @@ pub struct NodeConfig {
     /// The clock that [`super::Node::debug_advance`] moves; for tests alone. It must be the one
     /// the node is started with.
     pub debug_clock: Option<OffsetClock>,
+    /// The TLS between members; without it they speak plain HTTP. The same on all of them.
+    pub peer_tls: Option<Arc<Tls>>,
 }
 
 impl NodeConfig {
@@ -129,6 +132,7 @@ impl NodeConfig {
             buffer_bytes: DEFAULT_BUFFER_BYTES,
             audit: None,
             debug_clock: None,
+            peer_tls: None,
         }
     }
 
@@ -176,7 +180,11 @@ impl NodeConfig {
             id: self.id,
             addrs: self.members.iter().map(|(id, m)| (*id, m.peer_addr.clone())).collect(),
             client_addr: self.client_addr.clone(),
-            home: Home::Folder { path: self.data_dir.clone(), segment_bytes: self.segment_bytes },
+            home: Home::Folder {
+                path: self.data_dir.clone(),
+                segment_bytes: self.segment_bytes,
+                tls: self.peer_tls.clone(),
+            },
             settings: Settings {
                 timing: self.timing(),
                 snapshot_every: self.snapshot_every,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 
+use crate::client::carrier::is_of_a_certificate;
 use crate::raft::leader_watch::is_refused;
 use crate::raft::member::Member;
 use crate::raft::peer::CallError;
@@ -48,6 +49,9 @@ fn in_words(error: &CallError) -> String {
     match error {
         CallError::Connect { addr, .. } if is_refused(error) => {
             format!("nothing listens at {addr}: its process does not run")
+        }
+        CallError::Connect { source, .. } if is_of_a_certificate(source.as_ref()) => {
+            error.to_string()
         }
         CallError::Connect { addr, .. } => format!("{addr} cannot be reached"),
         CallError::Broken { addr, .. } => format!("the connection to {addr} breaks off"),

@@ -19,6 +19,7 @@ use crate::raft::fields::{self, Fields, Line};
 use crate::storage::identity::{Seen, StaleFolder, Start};
 use crate::storage::{Identity, StorageError, Uuid};
 use crate::task::blocking;
+use crate::tls::{NodeName, PeerCertificate};
 
 /// The version of the protocol between members.
 const PROTOCOL: u32 = 1;
@@ -177,6 +178,8 @@ pub(crate) enum Refusal {
          nodes", percent(*.theirs), percent(*.here)
     )]
     OtherRho { node: u64, here: u32, from: u64, theirs: u32 },
+    #[error("the certificate of a caller that says it is node {from} is not accepted: {why}")]
+    OtherCertificate { from: u64, why: String },
     #[error("this node has not joined the cluster yet")]
     NotJoined,
     #[error("this node is shutting down")]
@@ -205,6 +208,9 @@ pub(crate) const STALE_BOOT: &str = "stale_boot";
 /// The code of the refusal of a node with another bound on clock drift.
 pub(crate) const OTHER_RHO: &str = "other_rho";
 
+/// The code of the refusal of a caller whose certificate is not that of its node.
+pub(crate) const OTHER_CERTIFICATE: &str = "other_certificate";
+
 impl Refusal {
     /// The stable code.
     pub(crate) fn code(&self) -> &'static str {
@@ -216,6 +222,7 @@ impl Refusal {
             Self::UnknownSender { .. } => "unknown_sender",
             Self::StaleBoot(_) => STALE_BOOT,
             Self::OtherRho { .. } => OTHER_RHO,
+            Self::OtherCertificate { .. } => OTHER_CERTIFICATE,
             Self::NotJoined => "not_joined",
             Self::Stopping => "stopping",
         }
@@ -223,6 +230,21 @@ impl Refusal {
 }
 
 impl Handshake {
+    /// Checks that the certificate that the sender has shown is that of the node that it says it is.
+    pub(crate) fn judge_certificate(
+        &self,
+        certificate: Option<&PeerCertificate>,
+        addresses: &BTreeMap<u64, String>,
+    ) -> Result<(), Refusal> {
+        let judged = match certificate {
+            None => Err("none was shown".to_owned()),
+            Some(certificate) => NodeName::new(self.from, addresses, None)
+                .judge(certificate)
+                .map_err(|error| error.to_string()),
+        };
+        judged.map_err(|why| Refusal::OtherCertificate { from: self.from, why })
+    }
+
     /// Checks that the call is for this node. Any caller may ask for an introduction.
     pub(crate) fn judge_target(&self, id: u64, identity: &Identity) -> Result<(), Refusal> {
         if self.to != id {
@@ -443,6 +465,23 @@ mod tests {
         assert!(identity.remembered().is_empty());
         assert_eq!(handshake().judge_sender(&identity).await.unwrap(), Ok(()));
         assert_eq!(identity.remembered().len(), 1);
+    }
+
+    #[test]
+    fn a_certificate_is_that_of_the_node_that_calls_or_refused() {
+        let named = |name: &str| PeerCertificate {
+            subject: "CN=x".to_owned(),
+            names: vec![name.to_owned()],
+        };
+        let judged = |certificate: Option<&PeerCertificate>| {
+            let refused = handshake().judge_certificate(certificate, &BTreeMap::new());
+            refused.map_err(|refusal| (refusal.code(), refusal.to_string()))
+        };
+        assert_eq!(judged(Some(&named("keyward-node-1"))), Ok(()));
+        let (code, why) = judged(Some(&named("keyward-node-2"))).unwrap_err();
+        assert_eq!(code, "other_certificate");
+        assert!(why.contains("says it is node 1 is not accepted: it is not for node 1"), "{why}");
+        assert!(judged(None).unwrap_err().1.contains("none was shown"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
+use crate::tls::PeerCertificate;
 
 /// The timeout for the next piece of a snapshot. After it the snapshot is abandoned with all
 /// received pieces: the leader is gone, and another one will send its own.
@@ -74,14 +75,20 @@ pub(crate) enum Call {
 }
 
 impl Member {
-    /// Checks whether the caller may call this node at all; every call does this first. A node that
+    /// Checks whether the caller may call this node at all; every call does this first. `certificate`
+    /// is the one that the caller has shown; with TLS it must be that of the node that it says it is. A node that
     /// has no cluster yet may ask for this node's identity, and nothing else: such a caller changes
     /// no state that is reported to others.
     pub(crate) async fn greet(
         &self,
         handshake: &Handshake,
+        certificate: Option<&PeerCertificate>,
         call: Option<Call>,
     ) -> Result<Caller, InboundError> {
+        if self.peers.tls().is_some() {
+            let judged = handshake.judge_certificate(certificate, &self.addrs);
+            judged.inspect_err(|refusal| self.peers.say_once(refusal))?;
+        }
         handshake.judge_target(self.id, &self.identity)?;
         // A node of another cluster may, too: it learns from the answer that its folder belongs
         // there.

@@ -549,7 +549,7 @@ mod tests {
     async fn asked(addr: SocketAddr) -> Option<bool> {
         let url = format!("http://{addr}/").parse().unwrap();
         let request = reqwest::Request::new(reqwest::Method::POST, url);
-        let way = Carrier::Http(reqwest::Client::builder().no_proxy().build().unwrap());
+        let way = Carrier::Http(crate::client::tls::plain().build().unwrap());
         let sent = tokio::time::timeout(PROBE_TIMEOUT, way.send(request)).await.ok()?;
         let addr = addr.to_string();
         let error = match sent.err()? {

@@ -27,12 +27,13 @@ use crate::raft::leadership;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::observer::Observer;
-use crate::raft::peer::{Channel, Own, Peers, Ways};
+use crate::raft::peer::{Channel, Own, Peers};
 use crate::raft::state_machine::{
     Machine, Replica, StateMachine, read_state, snapshot_meta, understood,
 };
 use crate::raft::stop::StopSignal;
 use crate::raft::types::{LogId, MemberNode, SnapshotMeta, TypeConfig};
+use crate::raft::ways::Ways;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::io_may_pass;
 use crate::storage::log::Fatal;
@@ -41,6 +42,7 @@ use crate::storage::{
     Vote,
 };
 use crate::task::blocking;
+use crate::tls::Tls;
 
 /// The interval at which the identity file is written while the node makes promises. A node that is
 /// killed forgets the promises of others from up to this interval.
@@ -71,6 +73,8 @@ pub(crate) enum Home {
         path: PathBuf,
         /// The size of a segment of the log.
         segment_bytes: u64,
+        /// The TLS between members, if there is one.
+        tls: Option<Arc<Tls>>,
     },
     /// A disk and a network that are handed in.
     Given(Surroundings),
@@ -107,7 +111,7 @@ struct Entered {
 impl Home {
     fn enter(&self) -> Result<Entered, OpenError> {
         match self {
-            &Self::Folder { path: ref folder, segment_bytes } => {
+            &Self::Folder { path: ref folder, segment_bytes, ref tls } => {
                 let lock = Arc::new(FolderLock::acquire(folder)?);
                 let disk = RealDisk::new(folder)
                     .map_err(|source| OpenError::Folder { folder: folder.clone(), source })?;
@@ -116,7 +120,7 @@ impl Home {
                     folder: Some(lock),
                     checkpoint: Some(folder.join("checkpoint")),
                     log: LogOptions { segment_bytes, ..LogOptions::default() },
-                    ways: Ways::http()?,
+                    ways: Ways::http(tls.clone())?,
                 })
             }
             Self::Given(given) => Ok(Entered {

@@ -44,6 +44,7 @@ pub(crate) mod state_machine;
 pub(crate) mod stop;
 pub mod types;
 pub(crate) mod waiters;
+pub(crate) mod ways;
 
 pub use member::{Surroundings, load};
 pub use observer::{AppliedEntry, Observer};

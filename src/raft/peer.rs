@@ -14,19 +14,20 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 
-use crate::client::Resolver;
-use crate::client::carrier::{Carrier, Carry, Cause, SendError, describe};
+use crate::client::carrier::{Cause, SendError, describe, is_of_a_certificate};
 use crate::lock::DecodeError;
 use crate::raft::handshake::{
-    HANDSHAKE_HEADER, Handshake, NotAHandshake, OTHER_RHO, REFUSAL_HEADER, Refusal, STALE_BOOT,
-    Signature,
+    HANDSHAKE_HEADER, Handshake, NotAHandshake, OTHER_CERTIFICATE, OTHER_RHO, REFUSAL_HEADER,
+    Refusal, STALE_BOOT, Signature,
 };
 use crate::raft::levels::Levels;
 use crate::raft::said::Said;
 use crate::raft::stop::StopSignal;
+use crate::raft::ways::Ways;
 use crate::storage::identity::Seen;
 use crate::storage::{Identity, Uuid};
 use crate::task::{blocking, of_host};
+use crate::tls::{NodeName, Tls};
 
 /// The path of each kind of call on the peer listener.
 pub mod paths {
@@ -159,6 +160,11 @@ impl Peers {
         debug_assert!(told.is_ok(), "there is one core");
     }
 
+    /// The TLS between members, if there is one.
+    pub(crate) fn tls(&self) -> Option<&Arc<Tls>> {
+        self.ways.tls()
+    }
+
     /// This node's description of itself.
     pub(crate) fn own(&self) -> &Own {
         &self.own
@@ -259,6 +265,14 @@ impl Peers {
         }
     }
 
+    /// Logs, at most once in a few seconds, that TLS with a member fails for a certificate.
+    fn say_of_tls(&self, node: u64, error: &CallError) {
+        let text = error.to_string();
+        if self.said.is_due(&text) {
+            tracing::error!("no TLS connection to node {node}: {text}");
+        }
+    }
+
     fn lock_client_addrs(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, String>> {
         self.client_addrs.lock().expect("nothing panics while it holds the addresses")
     }
@@ -273,7 +287,10 @@ impl Peers {
         body: reqwest::Body,
     ) -> Result<reqwest::Response, CallError> {
         let request = self.request(channel, target, path, body)?;
-        let response = self.ways.of(channel).send(request).await;
+        let (node, _, addr) = target;
+        let way = self.ways.of(channel, || NodeName::new(node, &self.own.addrs, Some(addr)));
+        let way = way.map_err(|error| unsendable(addr, error.into()))?;
+        let response = way.send(request).await;
         self.accepted(target, response).await
     }
 
@@ -284,8 +301,6 @@ impl Peers {
         path: &str,
         body: reqwest::Body,
     ) -> Result<reqwest::Request, CallError> {
-        // An invalid address or header means that nothing was sent.
-        let unsendable = |source: Cause| CallError::Connect { addr: addr.to_owned(), source };
         let own = &self.own;
         // A vote, too, uses this channel: heartbeats carry these fields to all members.
         let is_heartbeat = channel == Channel::Control;
@@ -301,10 +316,10 @@ impl Peers {
             majority_ms: is_heartbeat.then(|| self.majority_ms()).flatten(),
             known: if is_heartbeat { own.identity.remembered() } else { BTreeMap::new() },
         };
-        let url = reqwest::Url::parse(&format!("http://{addr}{path}"));
-        let url = url.map_err(|error| unsendable(error.into()))?;
+        let url = reqwest::Url::parse(&format!("{}://{addr}{path}", self.ways.scheme()));
+        let url = url.map_err(|error| unsendable(addr, error.into()))?;
         let handshake = HeaderValue::try_from(handshake.to_string());
-        let handshake = handshake.map_err(|error| unsendable(error.into()))?;
+        let handshake = handshake.map_err(|error| unsendable(addr, error.into()))?;
         let mut request = reqwest::Request::new(reqwest::Method::POST, url);
         request.headers_mut().insert(HANDSHAKE_HEADER, handshake);
         *request.body_mut() = Some(body);
@@ -345,7 +360,14 @@ impl Peers {
         let addr = addr.to_owned();
         let response = match response {
             Ok(response) => response,
-            Err(SendError::Connect(source)) => return Err(CallError::Connect { addr, source }),
+            Err(SendError::Connect(source)) => {
+                let is_refused = is_of_a_certificate(source.as_ref());
+                let error = CallError::Connect { addr, source };
+                if is_refused {
+                    self.say_of_tls(node, &error);
+                }
+                return Err(error);
+            }
             Err(SendError::Broken(source)) => return Err(CallError::Broken { addr, source }),
         };
         if response.status() == reqwest::StatusCode::OK {
@@ -373,7 +395,7 @@ impl Peers {
         if code == STALE_BOOT {
             self.retire(format!("node at {addr} refuses this data folder: {reason}")).await;
         }
-        if code == OTHER_RHO && self.said.is_due(&reason) {
+        if [OTHER_RHO, OTHER_CERTIFICATE].contains(&code.as_str()) && self.said.is_due(&reason) {
             tracing::error!(addr, "{reason}");
         }
         Err(CallError::Refused { addr, code, reason })
@@ -435,73 +457,9 @@ fn difference(
         .then(|| format!("node {node} was started with {}: check --members", parts.join("; with ")))
 }
 
-/// The carrier of each kind of call.
-pub(crate) struct Ways {
-    control: Carrier,
-    append: Carrier,
-    snapshot: Carrier,
-    forward: Carrier,
-}
-
-impl Ways {
-    /// Creates a pool of connections for each kind.
-    pub(crate) fn http() -> Result<Self, reqwest::Error> {
-        Ok(Self {
-            control: connections()?,
-            append: connections()?,
-            snapshot: connections()?,
-            // As many as are used at once. All idle connections may be dead without a sign; then
-            // the first messages stall, and later ones open new connections.
-            forward: connections_kept(2)?,
-        })
-    }
-
-    /// Takes the carrier of each kind from elsewhere.
-    pub(crate) fn given(carrier: &dyn Fn(Channel) -> Arc<dyn Carry>) -> Self {
-        let way = |channel| Carrier::Given(carrier(channel));
-        Self {
-            control: way(Channel::Control),
-            append: way(Channel::Append),
-            snapshot: way(Channel::Snapshot),
-            forward: way(Channel::Forward),
-        }
-    }
-
-    fn of(&self, channel: Channel) -> &Carrier {
-        match channel {
-            Channel::Control => &self.control,
-            Channel::Append => &self.append,
-            Channel::Snapshot => &self.snapshot,
-            Channel::Forward => &self.forward,
-        }
-    }
-}
-
-/// A pool of connections to peers.
-fn connections() -> Result<Carrier, reqwest::Error> {
-    connections_kept(usize::MAX)
-}
-
-/// Does the same as [`connections`], but keeps at most `idle` unused connections to a peer.
-fn connections_kept(idle: usize) -> Result<Carrier, reqwest::Error> {
-    let client = reqwest::Client::builder()
-        // Members connect directly, whatever proxies the environment names, and a peer never
-        // redirects a caller.
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        // A member's machine may get another address, or its name may be registered only later.
-        .dns_resolver(Resolver::default())
-        .http1_only()
-        // Messages are small and each is awaited: Nagle's algorithm would delay them.
-        .tcp_nodelay(true)
-        // Connect and call timeouts detect a peer that is gone without closing its connections;
-        // this bounds connecting for callers with a longer timeout of their own.
-        .connect_timeout(Duration::from_secs(1))
-        // Shorter than the other end's timeout; see http::peers.
-        .pool_idle_timeout(Duration::from_secs(20))
-        .pool_max_idle_per_host(idle)
-        .build()?;
-    Ok(Carrier::Http(client))
+/// The error for a call that cannot be sent, because of an invalid address or header for example.
+fn unsendable(addr: &str, source: Cause) -> CallError {
+    CallError::Connect { addr: addr.to_owned(), source }
 }
 
 #[cfg(test)]

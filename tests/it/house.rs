@@ -19,8 +19,9 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "crates/client/src",
         &[
-            "carrier",
             "resolve",
+            "tls",
+            "carrier",
             "api",
             "endpoints",
             "lanes",
@@ -43,8 +44,8 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "src",
         &[
-            "budget", "flood", "audit", "storage", "raft", "node", "forward", "advance", "http",
-            "cli",
+            "budget", "flood", "audit", "tls", "storage", "raft", "node", "forward", "advance",
+            "http", "cli",
         ],
     ),
 ];

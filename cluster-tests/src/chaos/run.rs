@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyward::api::{ClusterStatus, routes};
+use keyward::client::tls;
 use tokio::task::JoinHandle;
 
 use super::boundary;
@@ -140,7 +141,8 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let plan = draw(options)?;
     let run = Run::new(options, service, planned(&plan), plan, true, nodes.count)?;
     let mut cluster =
-        Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program }).await;
+        Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program, tls: false })
+            .await;
     for (id, rate) in (1..).zip(&nodes.clock_rates) {
         cluster.own(id).arguments = vec![format!("--debug-clock-rate={rate}")];
     }
@@ -525,7 +527,7 @@ impl Leaders {
 }
 
 async fn look(endpoints: Vec<String>, recorder: Recorder, changes: Arc<AtomicU64>) {
-    let http = reqwest::Client::builder().timeout(LOOK * 3).no_proxy().build();
+    let http = tls::plain().timeout(LOOK * 3).build();
     let http = http.expect("a client without TLS needs nothing");
     let mut known: Option<(u64, NodeId)> = None;
     loop {

@@ -16,5 +16,6 @@ mod partitions;
 mod readme;
 mod restarts;
 mod tables;
+mod tls;
 mod tour;
 mod wall_clock;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use reqwest::{Request, Response};
 
+use crate::tls;
+
 /// The underlying error of a carrier.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
@@ -48,7 +50,11 @@ impl Carrier {
     pub async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
             Self::Http(client) => client.execute(request).await.map_err(|error| {
-                let way = if error.is_connect() { SendError::Connect } else { SendError::Broken };
+                // A node that refuses a certificate ends the handshake, of which the client has
+                // done its part already: the request was sent and not processed.
+                let refused = tls_error(&error).is_some_and(tls::is_refusal);
+                let unsent = error.is_connect() || refused;
+                let way = if unsent { SendError::Connect } else { SendError::Broken };
                 way(error.into())
             }),
             Self::Given(carrier) => carrier.send(request).await,
@@ -76,6 +82,9 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
     if chain().any(timed_out) {
         return "timed out".to_owned();
     }
+    if let Some(error) = tls_error(error) {
+        return tls::words(error);
+    }
     if let Some(words) = chain().filter_map(|error| error.downcast_ref()).find_map(in_words) {
         return words.to_owned();
     }
@@ -95,12 +104,31 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
     without_number(&error.to_string()).to_owned()
 }
 
+/// Whether a connection was not established because one side did not accept the other's
+/// certificate, or speaks no TLS.
+pub fn is_of_a_certificate(error: &(dyn Error + 'static)) -> bool {
+    tls_error(error).is_some()
+}
+
+/// The failure of TLS among the causes of an error.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    // The source of such an I/O error is its content's source, not its content.
+    chain.filter_map(|error| error.downcast_ref::<io::Error>()).find_map(|error| {
+        let inner: &'a (dyn Error + Send + Sync + 'static) = error.get_ref()?;
+        inner.downcast_ref::<rustls::Error>().or_else(|| {
+            inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
+        })
+    })
+}
+
 /// The errors of the system that a person meets.
-const WORDS: [(ErrorKind, &str); 7] = [
+const WORDS: [(ErrorKind, &str); 8] = [
     (ErrorKind::ConnectionRefused, "connection refused"),
     (ErrorKind::ConnectionReset, "connection reset"),
     (ErrorKind::ConnectionAborted, "connection aborted"),
     (ErrorKind::BrokenPipe, "connection closed"),
+    (ErrorKind::UnexpectedEof, "connection closed"),
     (ErrorKind::HostUnreachable, "no route to host"),
     (ErrorKind::NetworkUnreachable, "network unreachable"),
     (ErrorKind::TimedOut, "timed out"),
@@ -157,10 +185,7 @@ mod tests {
             (silent.to_string(), "timed out"),
             ("nosuch.invalid:7420".to_owned(), "name"),
         ] {
-            let client = reqwest::Client::builder()
-                .no_proxy()
-                .dns_resolver(crate::Resolver::default())
-                .timeout(std::time::Duration::from_millis(300));
+            let client = tls::plain().timeout(std::time::Duration::from_millis(300));
             let sent = client.build().expect("a client").get(format!("http://{host}/")).send();
             let error = sent.await.expect_err("nobody answers");
             let text = describe(&error);

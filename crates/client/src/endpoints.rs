@@ -16,7 +16,7 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     /// # Errors
-    /// `BadRequest` if there is none, or one is no `http://host:port`.
+    /// `BadRequest` if there is none, or one is no `http://host:port` or `https://host:port`.
     pub(super) fn new(endpoints: &[String]) -> Result<Self, Error> {
         let known: Vec<Arc<str>> =
             endpoints.iter().map(|text| normalize(&with_port(text))).collect::<Result<_, _>>()?;
@@ -88,9 +88,8 @@ pub(super) fn normalize(text: &str) -> Result<Arc<str>, Error> {
         return wrong("not a URL such as http://host:7420");
     };
     match url.scheme() {
-        "http" => {}
-        "https" => return wrong("https is not supported, use http"),
-        _ => return wrong("the scheme must be http"),
+        "http" | "https" => {}
+        _ => return wrong("the scheme must be http or https"),
     }
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     if !bare || !url.username().is_empty() || url.password().is_some() || !url.has_host() {
@@ -112,11 +111,12 @@ mod tests {
             (" 127.0.0.1:1 ", "http://127.0.0.1:1"),
             ("http://[::1]:9", "http://[::1]:9"),
             ("localhost", "http://localhost"),
+            ("HTTPS://a:7420/", "https://a:7420"),
         ];
         for (text, expected) in good {
             assert_eq!(&*normalize(text).unwrap(), expected, "{text}");
         }
-        for text in ["", "http://", "https://a", "ftp://a", "http://a/v1", "http://u:p@a", "a b"] {
+        for text in ["", "http://", "ftp://a", "http://a/v1", "http://u:p@a", "a b"] {
             assert!(normalize(text).is_err(), "{text:?} was taken");
         }
     }

@@ -39,6 +39,7 @@ mod rwlock;
 mod semaphore;
 mod session;
 mod shared;
+pub mod tls;
 mod transport;
 mod wake;
 
@@ -75,6 +76,7 @@ use keyward_core::types::{
     CallOptions, CloseStatus, DeleteStatus, Forbidden, LockResponse, RequestId, SessionStatus,
 };
 use lanes::Lane;
+use tls::Tls;
 use transport::{Reply, Request, Settings, Transport};
 
 /// The default port where a node listens for clients.
@@ -103,10 +105,11 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     batching: bool,
     clock: Arc<dyn Clock>,
+    tls: Tls,
 }
 
 impl ClientBuilder {
-    /// The nodes of the cluster, as `http://host:port`. The default is [`DEFAULT_ENDPOINT`]; the
+    /// The nodes of the cluster, as `http://host:port` or `https://host:port`. The default is [`DEFAULT_ENDPOINT`]; the
     /// default port is [`DEFAULT_PORT`].
     #[must_use]
     pub fn endpoints<T: Into<String>>(mut self, endpoints: impl IntoIterator<Item = T>) -> Self {
@@ -165,11 +168,38 @@ impl ClientBuilder {
         self
     }
 
+    /// The CA certificates that the certificates of nodes are checked with (`https://`), as PEM. By
+    /// default they are those of the system.
+    #[must_use]
+    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls = self.tls.ca_certificates(pem);
+        self
+    }
+
+    /// The certificate that is shown to nodes that ask for one, followed by those between it and its
+    /// CA, and its private key; both as PEM.
+    #[must_use]
+    pub fn identity(
+        mut self,
+        certificates: impl Into<Vec<u8>>,
+        private_key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls = self.tls.identity(certificates, private_key);
+        self
+    }
+
+    /// All TLS settings at once.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Builds the client. Nothing is connected yet.
     ///
     /// # Errors
-    /// `BadRequest` if an endpoint is no `http://host:port`, or if a default is not a value that
-    /// requests may have.
+    /// `BadRequest` if an endpoint is no `http://host:port` or `https://host:port`, a certificate or a
+    /// key cannot be used, or a default is not a value that requests may have.
     pub fn build(self) -> Result<Client, Error> {
         self.options.validate()?;
         let transport = Transport::new(&self.endpoints, &self.settings())?;
@@ -192,6 +222,7 @@ impl ClientBuilder {
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
             batches: self.batching,
+            tls: self.tls.clone(),
         }
     }
 
@@ -222,6 +253,7 @@ impl Client {
             connect_timeout: CONNECT_TIMEOUT,
             batching: true,
             clock: Arc::new(SystemClock),
+            tls: Tls::default(),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::api::{
     headers, is_trace_id, parse_log_position, routes, to_ms,
 };
 use crate::carrier::{Carrier, Cause, SendError, describe};
-use crate::resolve::Resolver;
+use crate::tls::{self, Tls};
 use keyward_core::clock::Deadline;
 use keyward_core::error::Error;
 use keyward_core::types::{CallOptions, DecidedAt, Forbidden};
@@ -60,6 +60,7 @@ pub(super) struct Settings {
     pub(super) timeout: Duration,
     /// Whether writes that wait at the same time are coalesced.
     pub(super) batches: bool,
+    pub(super) tls: Tls,
 }
 
 /// A request that can be sent to one node once.
@@ -223,13 +224,9 @@ impl<T: DeserializeOwned + Send> Ask for Alone<'_, T> {
 
 impl Transport {
     pub(super) fn new(endpoints: &[String], settings: &Settings) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
+        let http = tls::http(settings.tls.config()?)
             // Retries are decided here, by the kind of the request, not below.
             .retry(reqwest::retry::never())
-            .dns_resolver(Resolver::default())
-            .tcp_nodelay(true)
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(KEEP_IDLE)
             .build()

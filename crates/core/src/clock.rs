@@ -3,6 +3,8 @@
 //! There are two clocks, both monotonic, neither of them the wall clock. A leader stamps by `raw`:
 //! it has the rate of the hardware, which no time daemon slews. A holder counts its grant by
 //! `boottime`: it goes on while the machine sleeps, as the grant does.
+//!
+//! The wall clock has one use, [`credential_time`]: certificates expire by it. No lock depends on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +43,13 @@ impl Clock for SystemClock {
     fn boottime(&self) -> Duration {
         since_origin(clock_gettime(ClockId::Boottime))
     }
+}
+
+/// The wall time since 1970, by which certificates and other credentials expire; zero if the clock is
+/// set to before that. It may step in both directions, so nothing about a lock may depend on it.
+pub fn credential_time() -> Duration {
+    let time = clock_gettime(ClockId::Realtime);
+    u64::try_from(time.tv_sec).map_or(Duration::ZERO, Duration::from_secs)
 }
 
 fn since_origin(time: Timespec) -> Duration {

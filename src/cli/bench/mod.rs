@@ -23,12 +23,13 @@ use serde::Serialize;
 use crate::bench::{
     self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Services, Workload,
 };
-use crate::cli::client::EndpointList;
+use crate::cli::client::{EndpointList, TlsArgs};
 use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
 use crate::client::Client;
+use crate::client::tls::Tls;
 use dev::DevCluster;
 use document::{Document, OfCluster};
 use limit::Limit;
@@ -99,6 +100,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "URL,…", env = "KEYWARD_ENDPOINTS", hide_env_values = true)]
     #[arg(help_heading = "Cluster")]
     endpoints: Vec<EndpointList>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Start three nodes on this machine for the run, each a process of its own, and stop them
     /// after it
     #[arg(long, help_heading = "Cluster")]
@@ -216,12 +219,13 @@ fn measure(args: &BenchArgs) -> Result<Document, Failure> {
     };
     let endpoints =
         own.as_ref().map_or_else(|| EndpointList::of(&args.endpoints), DevCluster::endpoints);
+    let tls = args.tls.read()?;
     let measured = if endpoints.is_empty() {
         None
     } else {
-        let cluster = runtime.block_on(Cluster::look(&endpoints))?;
+        let cluster = runtime.block_on(Cluster::look(&endpoints, &tls))?;
         let chosen = cluster.choose(args.node)?;
-        let measurement = measure_cluster(args, &runtime, &cluster, &chosen, &stop)?;
+        let measurement = measure_cluster(args, &runtime, &cluster, (&chosen, &tls), &stop)?;
         let elections = runtime.block_on(cluster.elections());
         Some(OfCluster { measurement, endpoints: chosen, elections })
     };
@@ -291,7 +295,7 @@ fn measure_cluster(
     args: &BenchArgs,
     runtime: &tokio::runtime::Runtime,
     cluster: &Cluster,
-    endpoints: &[String],
+    (endpoints, tls): (&[String], &Tls),
     stop: &Arc<AtomicBool>,
 ) -> Result<Measurement, Failure> {
     let table = format!("bench-{:08x}", rand::random::<u32>());
@@ -299,15 +303,16 @@ fn measure_cluster(
     let plan = args.plan();
     let measured = match args.via {
         Via::Http => {
-            let target = Http::new(endpoints, &*table, ANSWER)?;
+            let target = Http::new(endpoints, &*table, ANSWER)?.tls(tls)?;
             bench::run(&Arc::new(target), &plan, &mut progress)
         }
         Via::Client => {
-            let target = Clients::new(endpoints.to_vec(), &*table, ANSWER);
+            let target = Clients::new(endpoints.to_vec(), &*table, ANSWER).tls(tls.clone());
             bench::run(&Arc::new(target), &plan, &mut progress)
         }
         Via::Shared => {
-            let client = Client::builder().endpoints(endpoints.to_vec()).timeout(ANSWER).build()?;
+            let client = Client::builder().endpoints(endpoints.to_vec()).timeout(ANSWER);
+            let client = client.tls(tls.clone()).build()?;
             // One client's connections belong to one runtime.
             let plan = Plan { threads: 1, ..plan };
             let target = Services::new(vec![client], &*table);

@@ -9,6 +9,7 @@ use crate::bench::listener_of;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output;
 use crate::client::Client;
+use crate::client::tls::Tls;
 use crate::error::Error;
 use crate::service::LockService as _;
 use crate::types::{CallOptions, TableOptions};
@@ -70,8 +71,9 @@ impl Cluster {
     ///
     /// # Errors
     /// An endpoint is no URL, or none of them knows a leader.
-    pub(super) async fn look(endpoints: &[String]) -> Result<Self, Failure> {
-        let client = Client::builder().endpoints(endpoints.to_vec()).timeout(LOOK).build();
+    pub(super) async fn look(endpoints: &[String], tls: &Tls) -> Result<Self, Failure> {
+        let client = Client::builder().endpoints(endpoints.to_vec()).timeout(LOOK);
+        let client = client.tls(tls.clone()).build();
         let client = client.map_err(|error| {
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420.")
@@ -184,7 +186,7 @@ fn members(statuses: &[(String, ClusterStatus)]) -> Vec<(u64, String)> {
 
 /// The addresses behind an endpoint; none if its name is not known here.
 fn addresses_of(endpoint: &str) -> Vec<SocketAddr> {
-    let rest = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest).trim_end_matches('/');
     let named = if rest.contains(':') { rest.to_owned() } else { format!("{rest}:80") };
     named.to_socket_addrs().map(Iterator::collect).unwrap_or_default()
 }

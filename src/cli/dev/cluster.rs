@@ -1,6 +1,7 @@
 //! The processes of the nodes: started together, watched, and restarted when they are killed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use super::secured::Certificates;
 use super::{DevArgs, node};
 use crate::api::ClusterStatus;
 use crate::cli::exit::{self, Failure, Outcome};
@@ -43,6 +45,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// The nodes of the cluster.
 pub(super) struct Cluster {
     nodes: Vec<NodeProcess>,
+    certificates: Option<Certificates>,
 }
 
 /// One node, with the arguments of its process.
@@ -53,6 +56,7 @@ struct NodeProcess {
     members: String,
     folder: PathBuf,
     logging: LogArgs,
+    certificates: Option<Certificates>,
     state: State,
 }
 
@@ -70,6 +74,7 @@ impl Cluster {
     /// A port is taken, or a process cannot be started.
     pub(super) fn start(args: &DevArgs, logging: &LogArgs, folder: &Path) -> Result<Self, Failure> {
         let listeners = bind(args)?;
+        let certificates = args.tls.then(|| Certificates::make(folder, args.nodes)).transpose()?;
         let mut addresses = Vec::new();
         for listener in &listeners {
             addresses.push(listener.addresses()?);
@@ -87,12 +92,18 @@ impl Cluster {
                 members: members.join(","),
                 folder: folder.join(format!("node-{id}")),
                 logging: logging.clone(),
+                certificates: certificates.clone(),
                 state: State::Away(Deadline::after(Duration::ZERO)),
             };
             node.start(listeners)?;
             nodes.push(node);
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, certificates })
+    }
+
+    /// The certificates, if the nodes speak TLS.
+    pub(super) fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     /// The client addresses of all nodes, separated by commas.
@@ -108,7 +119,8 @@ impl Cluster {
         &self,
     ) -> Result<impl Future<Output = Vec<ClusterStatus>> + use<>, Failure> {
         let endpoints: Vec<String> = self.nodes.iter().map(NodeProcess::endpoint).collect();
-        let client = Client::builder().endpoints(endpoints.clone()).build()?;
+        let tls = self.certificates().map(Certificates::client).transpose()?.unwrap_or_default();
+        let client = Client::builder().endpoints(endpoints.clone()).tls(tls).build()?;
         Ok(async move {
             let mut statuses = Vec::new();
             for endpoint in endpoints {
@@ -161,11 +173,14 @@ impl Cluster {
             ),
             Some(_) | None => String::new(),
         };
+        let ca = self.certificates().map(|made| made.ca().display().to_string());
+        let curl_ca = ca.as_ref().map(|ca| format!("--cacert {ca} ")).unwrap_or_default();
+        let export_ca = ca.map(|ca| format!("export KEYWARD_CACERT={ca}\n  ")).unwrap_or_default();
         format!(
             "\nTry it, on any node:\n  \
-             curl {address}/v1/lock -H 'content-type: application/json' \\\n    \
+             curl {curl_ca}{address}/v1/lock -H 'content-type: application/json' \\\n    \
              -d '{{\"signature\":\"jobs/nightly\",\"signee\":\"me\"}}'\n  \
-             export KEYWARD_ENDPOINTS={}\n  \
+             {export_ca}export KEYWARD_ENDPOINTS={}\n  \
              keyward check jobs/nightly\n{lose}\nCtrl-C stops all nodes. {data}\n",
             self.endpoints()
         )
@@ -212,7 +227,8 @@ async fn ready_at(client: &Client, endpoint: &str) -> ClusterStatus {
 
 impl NodeProcess {
     fn endpoint(&self) -> String {
-        format!("http://{}", self.clients)
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.clients)
     }
 
     /// Its process, if it runs.
@@ -239,6 +255,9 @@ impl NodeProcess {
             .args(["--address", &self.endpoint(), "--parent", &std::process::id().to_string()])
             .arg("--data-dir")
             .arg(&self.folder)
+            .args(self.certificates.iter().flat_map(|made| {
+                [OsStr::new("--certificates").to_owned(), made.folder().as_os_str().to_owned()]
+            }))
             .args(self.logging.arguments())
             .stdin(Stdio::from(clients))
             .stdout(Stdio::from(peers))

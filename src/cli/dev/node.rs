@@ -19,6 +19,7 @@ use crate::cli::logging::{self, LogArgs};
 use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::settings::Members;
 use crate::cli::signals::Signals;
+use crate::tls::{ClientAuth, Files, NodeName, Tls};
 
 /// The name of the hidden command.
 pub(crate) const COMMAND: &str = "__node";
@@ -41,6 +42,9 @@ pub(crate) struct NodeArgs {
     address: String,
     #[arg(long)]
     data_dir: PathBuf,
+    /// The folder of its certificate and of the CA, with TLS.
+    #[arg(long)]
+    certificates: Option<PathBuf>,
     #[arg(long)]
     parent: i32,
 }
@@ -77,6 +81,14 @@ async fn node(args: &NodeArgs, listeners: Listeners) -> Outcome {
     let mut signals = Signals::to_stop()?;
     let mut plan = Plan::new(args.id, &args.members.0, &args.data_dir);
     plan.config.client_addr = Some(args.address.clone());
+    if let Some(folder) = &args.certificates {
+        let cannot = |error| Failure::new(exit::BROKEN, format!("node {}: {error}", args.id));
+        let files = Files::in_folder(folder, &format!("node-{}", args.id));
+        let own = NodeName::new(args.id, &args.members.0, None);
+        plan.config.peer_tls = Some(Tls::for_peers(files.clone(), own).map_err(cannot)?);
+        let files = Files { ca: None, ..files };
+        plan.terms.tls = Some(Tls::for_clients(files, ClientAuth::Optional).map_err(cannot)?);
+    }
     let mut running = Running::start(plan, listeners).await?;
     tokio::select! {
         failure = running.broken() => return Err(failure),

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use super::values::{AuditFailure, DurationText, Members, Profile, Rho};
+use super::values::{AuditFailure, ClientCertificates, DurationText, Members, Profile, Rho};
 use crate::cli::logging::LogFormat;
 
 /// Declares the settings. Fields without a default are methods that return an `Option`; those with
@@ -143,6 +144,37 @@ declare! {
         /// How long a stop may take before it is forced
         #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT")]
         shutdown_timeout: DurationText = "10s",
+        /// The certificate that clients see (PEM), followed by those between it and its CA. With it
+        /// clients connect with https://
+        #[arg(long, value_name = "FILE", env = "KEYWARD_TLS_CERT", help_heading = "TLS")]
+        tls_cert: PathBuf,
+        /// Its private key (PEM)
+        #[arg(long, value_name = "FILE", env = "KEYWARD_TLS_KEY", help_heading = "TLS")]
+        tls_key: PathBuf,
+        /// The CAs that clients' certificates are checked with (PEM): clients are asked for one
+        #[arg(long, value_name = "FILE", env = "KEYWARD_TLS_CLIENT_CA", help_heading = "TLS")]
+        tls_client_ca: PathBuf,
+        /// Whether a client without a certificate is refused, if there is --tls-client-ca
+        /// [default: required]
+        #[arg(long, value_name = "WHETHER", env = "KEYWARD_TLS_CLIENT_AUTH", help_heading = "TLS")]
+        tls_client_auth: ClientCertificates,
+        /// This node's certificate for the other nodes (PEM), with its name keyward-node-ID. With it
+        /// nodes speak TLS to each other, and each checks who the other is
+        #[arg(long, value_name = "FILE", env = "KEYWARD_PEER_CERT", help_heading = "TLS")]
+        peer_cert: PathBuf,
+        /// Its private key (PEM)
+        #[arg(long, value_name = "FILE", env = "KEYWARD_PEER_KEY", help_heading = "TLS")]
+        peer_key: PathBuf,
+        /// The CAs that the other nodes' certificates are checked with (PEM); best one of its own
+        #[arg(long, value_name = "FILE", env = "KEYWARD_PEER_CA", help_heading = "TLS")]
+        peer_ca: PathBuf,
+        /// Start without TLS on addresses that other machines can reach: whoever reaches the ports
+        /// can then take any lock, and damage the cluster
+        #[arg(long, env = "KEYWARD_INSECURE", help_heading = "TLS")]
+        #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        #[arg(value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+        #[arg(value_name = "true|false")]
+        insecure: bool = "false",
     }
 }
 

@@ -9,6 +9,7 @@
 //! others beside the rest, which is used as it was declared.
 
 mod declared;
+mod exposure;
 mod values;
 
 use std::collections::BTreeMap;
@@ -18,9 +19,11 @@ use std::time::Duration;
 
 use crate::cli::exit::Failure;
 use crate::cli::logging::LogArgs;
+use crate::tls::Files;
 
 pub(crate) use declared::Declared;
-pub(crate) use values::{AuditFailure, Members, Profile};
+use exposure::Listener;
+pub(crate) use values::{AuditFailure, ClientCertificates, Members, Profile};
 
 /// The default port for clients.
 pub(crate) const CLIENT_PORT: u16 = 7420;
@@ -40,6 +43,10 @@ pub struct Settings {
     pub peer_listen: SocketAddr,
     /// The host of this node's own member address.
     pub(crate) own_host: String,
+    /// The files of TLS for clients.
+    pub(crate) client_tls: Option<Files>,
+    /// The files of TLS between nodes.
+    pub(crate) peer_tls: Option<Files>,
     /// The settings that depend on no other.
     pub(crate) declared: Declared,
 }
@@ -95,6 +102,23 @@ impl Settings {
         let (host, port) = own.as_ref().map_or(("", 0), |(host, port)| (host.as_str(), *port));
         let (client_listen, peer_listen) = listen_addresses(&declared, host, port, &mut problems);
         check_url(declared.advertise_client(), &mut problems);
+        let client_tls = exposure::client_files(&declared, &mut problems);
+        let peer_tls = exposure::peer_files(&declared, &mut problems);
+        let clients = Listener {
+            who: "clients",
+            setting: "client_listen",
+            address: client_listen,
+            tls: "tls_cert and tls_key",
+            has_tls: client_tls.is_some(),
+        };
+        let peers = Listener {
+            who: "other nodes",
+            setting: "peer_listen",
+            address: peer_listen,
+            tls: "peer_cert, peer_key and peer_ca",
+            has_tls: peer_tls.is_some(),
+        };
+        exposure::check(&declared, &[clients, peers], &mut problems);
         if declared.snapshot_every() == 0 {
             problems.push("snapshot_every must be at least 1".to_owned());
         }
@@ -122,6 +146,8 @@ impl Settings {
             client_listen,
             peer_listen,
             own_host: host.to_owned(),
+            client_tls,
+            peer_tls,
             declared,
         })
     }
@@ -328,16 +354,21 @@ mod tests {
         Settings::check(args(line).or(file))
     }
 
+    /// As [`merge`], on ports that may be open.
+    fn open(line: &str, file: &str) -> Result<Settings, Vec<String>> {
+        merge(&format!("{line} --insecure"), file)
+    }
+
     const MEMBERS: &str = "--members 1=a:7421,2=b:7431,3=localhost:7441 --data-dir /tmp";
 
     #[test]
     fn three_machines_need_only_id_members_and_folder() {
-        let settings = merge(&format!("--id 2 {MEMBERS}"), "").unwrap();
+        let settings = open(&format!("--id 2 {MEMBERS}"), "").unwrap();
         assert_eq!(settings.client_listen.to_string(), "0.0.0.0:7420");
         assert_eq!(settings.peer_listen.to_string(), "0.0.0.0:7431");
         assert_eq!(settings.own_host, "b");
         // A node whose peers are on this machine listens on this machine.
-        let settings = merge(&format!("--id 3 {MEMBERS}"), "").unwrap();
+        let settings = open(&format!("--id 3 {MEMBERS}"), "").unwrap();
         assert_eq!(settings.client_listen.to_string(), "127.0.0.1:7420");
         assert_eq!(settings.peer_listen.to_string(), "127.0.0.1:7441");
     }
@@ -351,7 +382,7 @@ mod tests {
             (2, "[::]:7420", "[::]:7431"),
             (3, "127.0.0.2:7420", "127.0.0.2:7441"),
         ] {
-            let settings = merge(&format!("--id {id} {members}"), "").unwrap();
+            let settings = open(&format!("--id {id} {members}"), "").unwrap();
             assert_eq!(settings.client_listen.to_string(), clients);
             assert_eq!(settings.peer_listen.to_string(), peers);
         }
@@ -373,7 +404,7 @@ mod tests {
             log = 'debug'
             log_format = 'json'
         ";
-        let settings = merge("--id 2 --profile stable", file).unwrap();
+        let settings = open("--id 2 --profile stable", file).unwrap();
         assert_eq!(settings.id, 2);
         assert_eq!(settings.declared.profile(), Profile::Stable);
         assert_eq!(settings.rho_ppm(), 20_000);
@@ -406,11 +437,56 @@ mod tests {
             ("--id 1 --buffer-mib 1 --advertise-client x", "advertise_client `x` is not a URL"),
         ];
         for (line, wrong) in table {
-            let problems = merge(&format!("{line} {MEMBERS}"), "").unwrap_err();
+            let problems = open(&format!("{line} {MEMBERS}"), "").unwrap_err();
             assert!(problems.join("\n").starts_with(wrong), "{line}: {problems:?}");
         }
         let problems = merge("--id 1 --members 1=a:7421 --data-dir /dev/null/x", "").unwrap_err();
         assert!(problems.join("\n").contains("/dev/null is not a folder"), "{problems:?}");
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_tls_or_a_word() {
+        let peer = "--peer-cert c --peer-key k --peer-ca a";
+        let table = [
+            (
+                "",
+                vec!["clients would be answered without TLS at 0.0.0.0:7420", "other nodes would"],
+            ),
+            ("--client-listen 127.0.0.1:1", vec!["other nodes would"]),
+            ("--client-listen [::ffff:127.0.0.1]:1 --peer-listen [::1]:2", vec![]),
+            ("--tls-cert c --tls-key k", vec!["other nodes would be answered without TLS"]),
+            (peer, vec!["clients would"]),
+            (&format!("--tls-cert c --tls-key k {peer}"), vec![]),
+            ("--insecure", vec![]),
+            ("--insecure=yes", vec![]),
+            ("--insecure=no", vec!["clients would", "other nodes would"]),
+        ];
+        for (line, wrong) in table {
+            let problems = merge(&format!("--id 1 {MEMBERS} {line}"), "").err().unwrap_or_default();
+            assert_eq!(problems.len(), wrong.len(), "{line}: {problems:?}");
+            for (problem, start) in problems.iter().zip(wrong) {
+                assert!(problem.starts_with(start), "{line}: {problem}");
+            }
+        }
+        let accepted = merge(&format!("--id 1 {MEMBERS}"), "insecure = true");
+        assert!(accepted.is_ok(), "{accepted:?}");
+    }
+
+    #[test]
+    fn the_files_of_tls_belong_together() {
+        let table = [
+            ("--tls-cert c", "tls_cert, tls_key belong together: tls_key is missing"),
+            ("--peer-ca a", "peer_cert, peer_key, peer_ca belong together: peer_cert and peer_key"),
+            ("--tls-client-ca a", "tls_client_ca needs tls_cert and tls_key"),
+            (
+                "--tls-cert c --tls-key k --tls-client-auth optional",
+                "tls_client_auth needs tls_client_ca",
+            ),
+        ];
+        for (line, wrong) in table {
+            let problems = open(&format!("--id 1 {MEMBERS} {line}"), "").unwrap_err();
+            assert!(problems[0].starts_with(wrong), "{line}: {problems:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,17 @@ impl FromStr for AuditFailure {
     }
 }
 
+/// Whether clients need a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClientCertificates {
+    /// One that is shown is checked.
+    Optional,
+    /// A client without one is refused.
+    #[default]
+    Required,
+}
+
 /// A duration as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DurationText(pub(crate) Duration);

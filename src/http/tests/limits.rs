@@ -17,8 +17,11 @@ const BOUND: Duration = Duration::from_secs(10);
 const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn with(limits: Limits) -> Server {
-    Server::start(MemoryLocks::new(), ListenerSettings { limits, ..ListenerSettings::default() })
-        .await
+    Server::start(
+        MemoryLocks::new(),
+        ListenerSettings { terms: limits.into(), ..ListenerSettings::default() },
+    )
+    .await
 }
 
 async fn connect(server: &Server) -> TcpStream {
@@ -162,9 +165,11 @@ async fn those_who_wait_longest_make_room_for_newcomers() {
 #[tokio::test]
 async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let server =
-        Server::start(Failing(None), ListenerSettings { limits, ..ListenerSettings::default() })
-            .await;
+    let server = Server::start(
+        Failing(None),
+        ListenerSettings { terms: limits.into(), ..ListenerSettings::default() },
+    )
+    .await;
     let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
     let mut working = Vec::new();
     for _ in 0..2 {
@@ -222,9 +227,11 @@ async fn a_listener_that_stops_finishes_requests_and_closes_idle_connections() {
 #[tokio::test]
 async fn a_listener_that_stops_does_not_wait_for_ever() {
     let limits = Limits { shutdown_grace: Duration::from_millis(50), ..Limits::default() };
-    let mut server =
-        Server::start(Failing(None), ListenerSettings { limits, ..ListenerSettings::default() })
-            .await;
+    let mut server = Server::start(
+        Failing(None),
+        ListenerSettings { terms: limits.into(), ..ListenerSettings::default() },
+    )
+    .await;
     let mut working = connect(&server).await;
     let hang = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nkeyward-timeout-ms: 60000\r\n\r\n";
     working.write_all(hang.as_bytes()).await.unwrap();
@@ -318,7 +325,7 @@ pub(super) async fn slow_reader(server: &Server) -> TcpStream {
 #[tokio::test]
 async fn an_answer_that_is_being_written_is_not_cut_off_to_make_room() {
     let limits = Limits { connections: 4, ..Limits::default() };
-    let settings = ListenerSettings { limits, ..ListenerSettings::default() };
+    let settings = ListenerSettings { terms: limits.into(), ..ListenerSettings::default() };
     let server = Server::start(long_names(1000).await, settings).await;
     let mut reading = slow_reader(&server).await;
     for _ in 0..8 {

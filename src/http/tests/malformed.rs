@@ -355,7 +355,7 @@ async fn random_damage_is_refused_and_harms_nobody() {
     let limits = Limits { body_timeout: Duration::from_millis(20), ..limits };
     let server = Server::start(
         MemoryLocks::new(),
-        ListenerSettings { limits, ..ListenerSettings::default() },
+        ListenerSettings { terms: limits.into(), ..ListenerSettings::default() },
     )
     .await;
     let body = r#"{"signature":"a","signee":"b","level":7,"duration_ms":30000,"token":1}"#;

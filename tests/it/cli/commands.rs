@@ -165,7 +165,7 @@ fn mistakes_are_told_before_anything_is_sent() {
         ("lock a --signee b --endpoints ftp://a", "KEYWARD_ENDPOINTS"),
         ("lock a --signee b --log =", "KEYWARD_LOG"),
         ("lock a --signee b --log inof", "`inof` is neither a level (error, warn, info"),
-        ("serve --id 1 --members 1=a:1 --data-dir x --log keywrd=info", "`keywrd` is neither"),
+        ("serve --id 1 --members 1=[::1]:1 --data-dir x --log keywrd=info", "`keywrd` is neither"),
         ("lock a --signee b --wait 1", "`1` has no unit"),
         ("lock a --signee b --wait 367d", "at most 366d"),
         ("lock a --signee b --wait 1s --force", "cannot be used with"),
@@ -272,6 +272,7 @@ fn every_command_has_a_manual_page() {
     assert!(commands.len() > 12, "{commands:?}");
     commands.extend(["cluster-status", "table-configure", "table-delete"]);
     commands.extend(["session-open", "session-keepalive", "session-show", "session-close"]);
+    commands.extend(["cert-ca", "cert-node", "cert-client"]);
     let names = commands.iter().map(|command| format!("keyward-{command}"));
     for name in names.chain(["keyward".to_owned()]) {
         let path = pages.join(format!("{name}.1"));

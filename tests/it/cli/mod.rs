@@ -54,7 +54,7 @@ impl Server {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let mut settings = ListenerSettings::default();
-                settings.limits.shutdown_grace = Duration::ZERO;
+                settings.terms.limits.shutdown_grace = Duration::ZERO;
                 let stopped = async { drop(stopped.await) };
                 http::serve(listener, service, node, settings, stopped).await.unwrap();
             });

@@ -151,7 +151,8 @@ fn a_client_at_the_port_for_nodes_is_told_where_to_go() {
                   http://locks.example:7420";
     assert!(stderr(&asked).contains(wanted), "{}", stderr(&asked));
     for path in ["/", "/v1/cluster", "/peer/v1/vote", "/peer/v9/new"] {
-        let response = super::block_on(reqwest::get(format!("http://127.0.0.1:{peers}{path}")));
+        let http = keyward::client::tls::plain().build().unwrap();
+        let response = super::block_on(http.get(format!("http://127.0.0.1:{peers}{path}")).send());
         let response = response.unwrap();
         assert_eq!(response.status(), 404, "{path}");
         assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
@@ -250,7 +251,7 @@ fn a_node_says_where_it_listens_and_when_it_is_ready() {
     assert_code(&refused, 3);
     assert!(stderr(&refused).contains("in use by another process"), "{}", stderr(&refused));
     // An address for documents (RFC 5737), which no machine has.
-    let refused = other(&format!("{data} --client-listen 192.0.2.1:7420"));
+    let refused = other(&format!("{data} --client-listen 192.0.2.1:7420 --insecure"));
     assert_code(&refused, 3);
     assert!(stderr(&refused).contains("no such address"), "{}", stderr(&refused));
 
@@ -263,6 +264,71 @@ fn a_node_says_where_it_listens_and_when_it_is_ready() {
     assert_code(&foreign, 2);
     assert!(stderr(&foreign).contains("belongs to node 1"), "{}", stderr(&foreign));
     assert_code(&ask("check a --timeout 200ms"), 3);
+}
+
+#[test]
+fn a_node_with_tls_reads_its_files_again_when_its_terminal_closes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let certs = path("certs");
+    let cert = |line: &str| output(keyward(&format!("cert {line} --dir {certs}")));
+    assert_code(&cert("ca"), 0);
+    assert_code(&cert("node --id 1"), 0);
+    let again = cert("node --id 1");
+    assert_code(&again, 2);
+    assert!(stderr(&again).contains("node-1.pem exists already"), "{}", stderr(&again));
+    assert_code(&output(keyward(&format!("cert client me --dir {}", path("none")))), 2);
+    for key in ["ca.key", "node-1.key"] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(format!("{certs}/{key}")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+
+    let peers = free_port();
+    let line = format!(
+        "serve --id 1 --members 1=127.0.0.1:{peers} --data-dir {} --client-listen 127.0.0.1:0 \
+         --tls-cert {certs}/node-1.pem --tls-key {certs}/node-1.key",
+        path("data")
+    );
+    let mut node = Running::start(keyward(&line));
+    let address = node.line();
+    let address =
+        address.split_once("clients on ").unwrap().1.split_once(',').unwrap().0.to_owned();
+    assert!(address.starts_with("https://127.0.0.1:"), "{address}");
+    assert_eq!(node.line(), "ready: term 1, leader 1");
+    let check = |more: &str| {
+        output(keyward(&format!("check a --timeout 300ms --endpoints {address} {more}")))
+    };
+    let trusted = format!("--cacert {certs}/ca.pem");
+    assert_code(&check(&trusted), 1);
+    let untrusted = check("");
+    assert_code(&untrusted, 3);
+    assert!(stderr(&untrusted).contains("no CA that is trusted here"), "{}", stderr(&untrusted));
+
+    for file in ["ca.pem", "ca.key", "node-1.pem", "node-1.key"] {
+        std::fs::remove_file(format!("{certs}/{file}")).unwrap();
+    }
+    assert_code(&cert("ca"), 0);
+    assert_code(&cert("node --id 1"), 0);
+    node.signal(Signal::HUP);
+    eventually("it shows its new certificate", || {
+        (check(&trusted).status.code() == Some(1)).then_some(())
+    });
+    node.signal(Signal::TERM);
+    let (code, log) = node.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("TLS files are read anew"), "{log}");
+}
+
+#[test]
+fn dev_with_tls_hands_its_ca_to_the_command() {
+    let mut command = keyward("dev --nodes 1 --tls -- sh -c");
+    command.arg("echo $KEYWARD_ENDPOINTS && exec \"$KEYWARD_PROGRAM\" lock a --signee me");
+    command.env("KEYWARD_PROGRAM", env!("CARGO_BIN_EXE_keyward"));
+    let run = output(command);
+    assert_code(&run, 0);
+    assert!(stdout(&run).starts_with("https://127.0.0.1:"), "{}", stdout(&run));
+    assert!(stdout(&run).contains("a is yours"), "{}", stdout(&run));
 }
 
 #[test]

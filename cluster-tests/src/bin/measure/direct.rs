@@ -8,7 +8,7 @@ use std::time::Duration;
 use cluster_tests::binary;
 use cluster_tests::process::{Output, Process, Usage};
 use cluster_tests::wait::eventually;
-use keyward::client::Client;
+use keyward::client::{Client, tls};
 use keyward::types::CallOptions;
 use tempfile::TempDir;
 
@@ -41,7 +41,7 @@ impl Direct {
             listener.local_addr().expect("a listener has an address").port()
         };
         let ports = (1..=NODES).map(|id| (id, (port(2 * id - 2), port(2 * id - 1)))).collect();
-        let http = reqwest::Client::new();
+        let http = tls::plain().build().expect("a client without TLS needs nothing");
         let processes = BTreeMap::new();
         let mut nodes = Self { folder, ports, processes, arguments, http, starts: 0 };
         drop(listeners);

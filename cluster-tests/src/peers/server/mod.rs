@@ -15,6 +15,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keyward::client::tls;
 use tempfile::TempDir;
 
 use super::{ports, until};
@@ -117,9 +118,8 @@ impl Servers {
                 ports: Ports { clients: ports[0], peers: ports[1], election: ports[2] },
             })
             .collect();
-        let http = reqwest::Client::builder()
+        let http = tls::plain()
             .timeout(Duration::from_secs(3))
-            .no_proxy()
             .build()
             .map_err(|error| format!("no HTTP client: {error}"))?;
         let mut servers = Self { kind, nodes, http, folder };

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::tls::Tls;
 use crate::transport::{Ask, Kind, Settings, Transport};
 use keyward_core::clock::Deadline;
 use keyward_core::error::Error;
@@ -85,7 +86,8 @@ impl Ask for Scripted {
 /// Makes the call; returns how it ended and how long it took.
 async fn call_of(nodes: &[&str], asking: &Scripted) -> (Result<&'static str, Error>, Duration) {
     let endpoints: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-    let settings = Settings { connect_timeout: MS, timeout: TIMEOUT, batches: false };
+    let settings =
+        Settings { connect_timeout: MS, timeout: TIMEOUT, batches: false, tls: Tls::default() };
     let transport = Transport::new(&endpoints, &settings).unwrap();
     let from = Deadline::after(Duration::from_secs(3600));
     let ended = transport.repeat(asking, &CallOptions::default()).await;

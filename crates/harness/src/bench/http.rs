@@ -4,6 +4,7 @@
 //! It does the same as a program without the client library: it talks to one node, sends no
 //! `request_id`, and retries nothing. The next request replaces a broken connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::keyward::failure;
 use super::target::{Failure, Owner, Target, WAIT};
@@ -22,18 +25,20 @@ use keyward_client::api::{
     CheckAnswer, CheckQuery, LockAnswer, LockBody, Problem, UnlockAnswer, UnlockBody,
     UnlockStatusWord, routes, to_ms,
 };
+use keyward_client::tls::Tls;
 use keyward_core::error::Error;
 
-/// Nodes that are reached over plain HTTP.
-#[derive(Clone, Debug)]
+/// Nodes that are reached over plain HTTP/1.1, with TLS if their endpoints say so.
+#[derive(Clone)]
 pub struct Http {
-    addresses: Vec<String>,
+    addresses: Vec<Address>,
+    connector: TlsConnector,
     table: String,
     timeout: Duration,
 }
 
 impl Http {
-    /// The nodes at these endpoints (`http://HOST:PORT`); clients are spread over them by their
+    /// The nodes at these endpoints (`http://HOST:PORT` or `https://HOST:PORT`); clients are spread over them by their
     /// number. A request without an answer after `timeout` is unknown.
     ///
     /// # Errors
@@ -48,18 +53,60 @@ impl Http {
         if addresses.is_empty() {
             return Err(Error::bad_request("there is no endpoint to ask"));
         }
-        Ok(Self { addresses, table: table.into(), timeout })
+        let http = Self {
+            addresses,
+            table: table.into(),
+            timeout,
+            connector: connector(&Tls::default())?,
+        };
+        Ok(http)
+    }
+
+    /// The same with these certificates.
+    ///
+    /// # Errors
+    /// `BadRequest` if one cannot be used.
+    pub fn tls(mut self, tls: &Tls) -> Result<Self, Error> {
+        self.connector = connector(tls)?;
+        Ok(self)
     }
 }
 
-/// `HOST:PORT` of an endpoint.
-fn address_of(endpoint: &str) -> Result<String, Error> {
-    let wrong = || Error::bad_request(format!("`{endpoint}` is no http://host:port"));
-    let uri: hyper::Uri = endpoint.parse().map_err(|_| wrong())?;
-    match (uri.scheme_str(), uri.host(), uri.path()) {
-        (Some("http"), Some(host), "/") => Ok(format!("{host}:{}", uri.port_u16().unwrap_or(80))),
-        _ => Err(wrong()),
+fn connector(tls: &Tls) -> Result<TlsConnector, Error> {
+    Ok(TlsConnector::from(Arc::new(tls.config()?)))
+}
+
+/// The address of a node.
+#[derive(Clone, Debug)]
+struct Address {
+    /// `HOST:PORT`.
+    authority: String,
+    /// The name of the node in its certificate, if it speaks TLS.
+    name: Option<ServerName<'static>>,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.authority)
     }
+}
+
+fn address_of(endpoint: &str) -> Result<Address, Error> {
+    let wrong =
+        || Error::bad_request(format!("`{endpoint}` is no http://host:port or https://host:port"));
+    let uri: hyper::Uri = endpoint.parse().map_err(|_| wrong())?;
+    let (Some(scheme), Some(host), "/") = (uri.scheme_str(), uri.host(), uri.path()) else {
+        return Err(wrong());
+    };
+    let (port, name) = match scheme {
+        "http" => (80, None),
+        "https" => {
+            let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            (443, Some(ServerName::try_from(bare).map_err(|_| wrong())?))
+        }
+        _ => return Err(wrong()),
+    };
+    Ok(Address { authority: format!("{host}:{}", uri.port_u16().unwrap_or(port)), name })
 }
 
 impl Target for Http {
@@ -72,6 +119,7 @@ impl Target for Http {
             table: self.table.clone(),
             timeout: self.timeout,
             address,
+            connector: self.connector.clone(),
             connection: None,
         };
         owner.connect().await?;
@@ -80,12 +128,12 @@ impl Target for Http {
 }
 
 /// A client with its own connection.
-#[derive(Debug)]
 pub struct HttpOwner {
     signee: String,
     table: String,
     timeout: Duration,
-    address: String,
+    address: Address,
+    connector: TlsConnector,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -93,14 +141,25 @@ impl HttpOwner {
     async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let not_done =
             |why: &dyn std::fmt::Display| Failure::Unavailable(format!("{}: {why}", self.address));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address));
+        let stream =
+            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address.authority));
         let stream = stream.await.map_err(|_| not_done(&"no connection in time"))?;
         let stream = stream.map_err(|error| not_done(&error))?;
         stream.set_nodelay(true).map_err(|error| not_done(&error))?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|error| not_done(&error))?;
         // The connection ends when its sender is dropped; if it fails before, the sender reports
         // it.
+        let Some(name) = &self.address.name else {
+            let (sender, connection) =
+                handshake(TokioIo::new(stream)).await.map_err(|error| not_done(&error))?;
+            tokio::spawn(connection);
+            return Ok(sender);
+        };
+        let secured = self.connector.connect(name.clone(), stream);
+        let secured = tokio::time::timeout(CONNECT_TIMEOUT, secured).await;
+        let secured = secured.map_err(|_| not_done(&"no TLS handshake in time"))?;
+        let secured = secured.map_err(|error| not_done(&error))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(secured)).await.map_err(|error| not_done(&error))?;
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -116,7 +175,8 @@ impl HttpOwner {
             Some(sender) if !sender.is_closed() => sender,
             _ => self.connect().await?,
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, &self.address.authority);
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::target::{Failure, Owner, Target, WAIT};
 use keyward_client::Client;
+use keyward_client::tls::Tls;
 use keyward_core::error::Error;
 use keyward_core::service::LockService;
 use keyward_core::types::{
@@ -45,13 +46,21 @@ pub struct Clients {
     endpoints: Vec<String>,
     table: String,
     timeout: Duration,
+    tls: Tls,
 }
 
 impl Clients {
     /// Clients of these nodes, each beginning with the one of its number. `timeout` bounds a
     /// request, retries included.
     pub fn new(endpoints: Vec<String>, table: impl Into<String>, timeout: Duration) -> Self {
-        Self { endpoints, table: table.into(), timeout }
+        Self { endpoints, table: table.into(), timeout, tls: Tls::default() }
+    }
+
+    /// The same with this TLS.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
     }
 }
 
@@ -62,7 +71,8 @@ impl Target for Clients {
         let mut endpoints = self.endpoints.clone();
         let first = client % endpoints.len().max(1);
         endpoints.rotate_left(first);
-        let service = Client::builder().endpoints(endpoints).timeout(self.timeout).build();
+        let service = Client::builder().endpoints(endpoints).timeout(self.timeout);
+        let service = service.tls(self.tls.clone()).build();
         let service = service.map_err(failure)?;
         // Connecting is lazy; this is the first request.
         service.cluster(CallOptions::default()).await.map_err(failure)?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_client::Client;
-use keyward_client::Resolver;
 use keyward_client::api::{AdvanceBody, routes};
+use keyward_client::tls::{self, Tls};
 use keyward_core::error::Error;
 use keyward_core::service::{DebugLockService as _, LockService as _, ServiceOptions};
 use keyward_core::types::ReadOptions;
@@ -45,8 +45,19 @@ impl EndpointBootstrap {
     pub async fn connect<T: Into<String>>(
         endpoints: impl IntoIterator<Item = T>,
     ) -> Result<Self, Error> {
-        let client = Client::builder().endpoints(endpoints).build()?;
-        let time = if moves_clock(&client.endpoints()).await? {
+        Self::connect_with(endpoints, Tls::default()).await
+    }
+
+    /// As [`EndpointBootstrap::connect`], with these certificates.
+    ///
+    /// # Errors
+    /// As [`EndpointBootstrap::connect`]; `BadRequest` if a certificate cannot be used.
+    pub async fn connect_with<T: Into<String>>(
+        endpoints: impl IntoIterator<Item = T>,
+        tls: Tls,
+    ) -> Result<Self, Error> {
+        let client = Client::builder().endpoints(endpoints).tls(tls.clone()).build()?;
+        let time = if moves_clock(&client.endpoints(), &tls).await? {
             let client = client.clone();
             Time::moving(move |by| {
                 let client = client.clone();
@@ -99,10 +110,8 @@ async fn wait_for_level(client: &Client) {
 
 /// Requests to advance the clock by nothing, which changes nothing, and which only a node that was
 /// started for tests supports.
-async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .dns_resolver(Resolver::default())
+async fn moves_clock(endpoints: &[String], tls: &Tls) -> Result<bool, Error> {
+    let http = tls::http(tls.config()?)
         .timeout(PROBE_TIMEOUT)
         .build()
         .map_err(|error| Error::unavailable(error.to_string()))?;
