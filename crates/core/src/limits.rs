@@ -19,8 +19,7 @@ use crate::types::{
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// The longest `actor` or `cause` that a program may pass on, in bytes: they travel in every log
-/// entry.
+/// The longest `cause` that a program may pass on, in bytes: it travels in every log entry.
 pub const MAX_AUDIT_BYTES: usize = 1024;
 
 /// The longest timeout of a request. Longer waits hold a connection and a place in the queue for
@@ -84,6 +83,21 @@ pub const MAX_SESSIONS: u64 = 100_000;
 
 /// The maximum number of sessions that one request keeps alive.
 pub const MAX_KEPT_ALIVE: usize = 1000;
+
+/// The longest name of an identity or a group, in bytes: it travels with each of its requests.
+pub const MAX_IDENTITY_BYTES: usize = 256;
+
+/// The maximum number of groups of a principal.
+pub const MAX_GROUPS: usize = 32;
+
+/// The maximum size of the names of all groups of a principal, in bytes.
+pub const MAX_GROUPS_BYTES: usize = 2048;
+
+/// The maximum number of access rules: a few thousand teams with several rules each.
+pub const MAX_RULES: usize = 20_000;
+
+/// The maximum number of access tokens.
+pub const MAX_ACCESS_TOKENS: usize = 20_000;
 
 /// A bound on a value of a request, or on a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -386,7 +386,7 @@ impl LockService for MemoryLocks {
 
     async fn read(&self, query: Query, _: CallOptions) -> Result<View, Error> {
         query.validate()?;
-        self.shared.read(|state, at| query.subject.view(state, Some(at)))
+        self.shared.read(|state, at| query.view(state, Some(at)))
     }
 }
 

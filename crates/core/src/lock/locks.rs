@@ -173,6 +173,31 @@ impl Locks {
         range.into_iter().flatten()
     }
 
+    /// The records of a table whose names begin with the prefix, from a name on.
+    pub(super) fn range_from<'a>(
+        &'a self,
+        table: &str,
+        prefix: &str,
+        from: Bound<&str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
+        let place = |name: &str| [table.as_bytes(), b"\0", name.as_bytes()].concat();
+        let (first, from) = (place(prefix), from.map(place));
+        let from = match from {
+            Bound::Included(name) | Bound::Excluded(name) if name < first => {
+                Bound::Included(first.clone())
+            }
+            Bound::Unbounded => Bound::Included(first.clone()),
+            from @ (Bound::Included(_) | Bound::Excluded(_)) => from,
+        };
+        let range = self.tables.get(table).map(|table| {
+            let from = from.as_ref().map(Vec::as_slice);
+            table.records().range::<_, [u8]>((from, Bound::Unbounded))
+        });
+        let range = range.into_iter().flatten();
+        let within = range.take_while(move |(key, _)| key.as_bytes().starts_with(&first));
+        within.map(|(key, record)| (key, &**record))
+    }
+
     /// The first deadline that is not worked off yet.
     pub(super) fn next_deadline(&self) -> Option<ClusterTime> {
         self.first_deadlines.get_min().map(|(deadline, _)| *deadline)
@@ -279,11 +304,12 @@ impl Locks {
         after: Option<&str>,
     ) -> impl Iterator<Item = TableInfo> + use<'a> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.tables.range::<_, str>((from, Bound::Unbounded)).map(|(name, table)| TableInfo {
-            table: name.to_string(),
-            defaults: table.defaults.into(),
-            locks: table.tally().records,
-        })
+        self.tables.range::<_, str>((from, Bound::Unbounded)).map(|(name, table)| info(name, table))
+    }
+
+    /// One table.
+    pub(super) fn table(&self, name: &str) -> Option<TableInfo> {
+        self.tables.get(name).map(|table| info(name, table))
     }
 
     pub(super) fn has_table(&self, name: &str) -> bool {
@@ -357,5 +383,13 @@ impl Locks {
         }
         assert_eq!(sums, self.sums);
         assert_eq!(first_deadlines, self.first_deadlines);
+    }
+}
+
+fn info(name: &str, table: &Table) -> TableInfo {
+    TableInfo {
+        table: name.to_owned(),
+        defaults: table.defaults.into(),
+        locks: table.tally().records,
     }
 }

@@ -71,7 +71,7 @@ impl State {
         let instance = command.instance.as_deref();
         let Some(id) = command.session else { return Some(Owner::new(&command.signee, instance)) };
         let session = self.sessions.live(id, self.clock)?;
-        if session.actor != request.actor {
+        if session.actor.as_deref() != request.actor() {
             return None;
         }
         let signee = if command.signee.is_empty() { &session.signee } else { &command.signee };
@@ -129,8 +129,8 @@ impl State {
                 let kept = own.rare.as_ref().and_then(|rare| rare.session);
                 terms.keep = kept.map_or(terms.keep, |(_, keep)| keep);
             }
-            let opened_by = self.sessions.get(session).map(|session| &session.actor);
-            if terms.lasts.session() != Some(session) && opened_by != Some(&request.actor) {
+            let opened_by = self.sessions.get(session).map(|session| session.actor.as_deref());
+            if terms.lasts.session() != Some(session) && opened_by != Some(request.actor()) {
                 return Effect::LockRefused(ForbiddenReason::Held);
             }
         }
@@ -171,8 +171,8 @@ impl State {
         if let Some(place) = &place
             && let Some(session) = place.session()
         {
-            let opened_by = self.sessions.get(session).map(|session| &session.actor);
-            if terms.lasts.session() != Some(session) && opened_by != Some(&request.actor) {
+            let opened_by = self.sessions.get(session).map(|session| session.actor.as_deref());
+            if terms.lasts.session() != Some(session) && opened_by != Some(request.actor()) {
                 return Effect::LockRefused(ForbiddenReason::Held);
             }
         }
@@ -208,7 +208,7 @@ impl State {
             ask: at,
             asked: self.clock,
             request: request.request_id,
-            actor: request.actor.clone(),
+            actor: request.actor().map(Into::into),
             terms,
         };
         let effect = match place {
@@ -368,7 +368,7 @@ impl State {
         let own_name = id.to_string();
         let instance = command.instance.as_deref().unwrap_or(&own_name);
         let names = (&*command.signee, instance);
-        let session = Session::new(command.ttl_ms, deadline, names, request.actor.clone());
+        let session = Session::new(command.ttl_ms, deadline, names, request.actor());
         self.sessions.put(id, session, &mut self.tracker);
         Ok(Effect::Opened(id))
     }
@@ -400,7 +400,8 @@ impl State {
     fn keep_one_alive(&mut self, request: &Command, seen: Seen, room: &mut usize) -> Liveness {
         let Seen { session: id, seen } = seen;
         let session = self.sessions.live(id, self.clock);
-        let Some(session) = session.filter(|session| session.actor == request.actor) else {
+        let Some(session) = session.filter(|session| session.actor.as_deref() == request.actor())
+        else {
             return Liveness::Lost;
         };
         let mut session = session.clone();
