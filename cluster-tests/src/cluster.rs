@@ -98,6 +98,7 @@ pub struct Cluster {
     links: BTreeMap<(NodeId, NodeId), Link>,
     options: ClusterOptions,
     http: reqwest::Client,
+    access_token: Option<String>,
     /// Last, so that it is removed after the processes are gone.
     folder: Option<TempDir>,
 }
@@ -134,13 +135,9 @@ impl Cluster {
                 links.insert((id, to), Link::start().await.expect("a free port"));
             }
         }
-        // A timeout of its own: the tests time answers, and must never wait for ever themselves.
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(15))
-            .no_proxy()
-            .build()
-            .expect("a client without TLS needs nothing");
-        Self { nodes, links, options, http, folder: Some(folder) }
+        let http = http_client(None);
+        let access_token = None;
+        Self { nodes, links, options, http, access_token, folder: Some(folder) }
     }
 
     /// The ids of all nodes.
@@ -426,7 +423,19 @@ impl Cluster {
     /// # Panics
     /// Never: the endpoints are well formed.
     pub fn clients(&self) -> Client {
-        client(&self.endpoints())
+        let client = Client::builder().endpoints(self.endpoints());
+        let client = match &self.access_token {
+            Some(token) => client.access_token(token),
+            None => client,
+        };
+        client.build().expect("the endpoints are well formed")
+    }
+
+    /// Sends each request of this cluster's own, and of its clients, with this access token from now
+    /// on.
+    pub fn use_access_token(&mut self, token: &str) {
+        self.http = http_client(Some(token));
+        self.access_token = Some(token.to_owned());
     }
 
     /// The HTTP client that tests send their own requests with.
@@ -600,6 +609,22 @@ impl Drop for Cluster {
 /// If an address is malformed.
 pub fn client(endpoints: &[String]) -> Client {
     Client::builder().endpoints(endpoints).build().expect("the endpoints are well formed")
+}
+
+/// The client of the tests' own requests.
+fn http_client(access_token: Option<&str>) -> reqwest::Client {
+    let mut headers = reqwest::header::HeaderMap::new();
+    if let Some(token) = access_token {
+        let value = format!("Bearer {token}").parse().expect("a token is a header's value");
+        headers.insert(reqwest::header::AUTHORIZATION, value);
+    }
+    // A timeout of its own: the tests time answers, and must never wait for ever themselves.
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(15))
+        .default_headers(headers)
+        .no_proxy()
+        .build()
+        .expect("a client without TLS needs nothing")
 }
 
 /// The addresses in the line that a node prints when it listens: for clients, then for peers.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::client::EndpointList;
+use crate::cli::client::{self, EndpointList};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
@@ -84,7 +84,8 @@ pub(crate) fn run(args: &ConformanceArgs, logging: &LogArgs) -> Outcome {
 }
 
 async fn run_on_cluster(endpoints: &[String], options: Options) -> Result<Report, Failure> {
-    let bootstrap = EndpointBootstrap::connect(endpoints).await?;
+    let bootstrap =
+        EndpointBootstrap::connect_with(endpoints, client::token_of_environment()?).await?;
     if bootstrap.waits() {
         let cluster = endpoints.join(", ");
         let wait = "runs by itself: waiting for locks to expire";

@@ -6,19 +6,26 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::{AccessToken, Change, Secret};
 use crate::advance;
+use crate::api::BootstrapBody;
 use crate::cli::exit::{self, Failure};
 use crate::cli::log_writer;
-use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
+use crate::clock::{Clock, CredentialClock, OffsetClock, SkewedClock, SystemClock};
+use crate::error::Error;
 use crate::forward::Forwarding;
 use crate::http::{self, Limits, ListenerSettings, ServedNode};
+use crate::lock::Command;
 use crate::node::{Member, Node, NodeConfig};
+use crate::service::LockService as _;
+use crate::types::CallOptions;
 
 /// Two bound listeners. They are bound first, so that a port that is in use is known before a
 /// folder is opened or a vote granted.
@@ -111,6 +118,10 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     /// The names by which browsers may call the node.
     pub(crate) hosts: Vec<String>,
+    /// The secret of the first administrator's access token, for the first start.
+    pub(crate) bootstrap: Option<Secret>,
+    /// Whether the figures are shown to whoever asks.
+    pub(crate) open_metrics: bool,
     /// Whether clients may move the clock.
     pub(crate) debug_clock: bool,
     /// The drift of the clock in parts per million; negative is slower; for tests.
@@ -126,7 +137,15 @@ impl Plan {
             .collect();
         let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
         let limits = Limits::default();
-        Self { config, limits, hosts: Vec::new(), debug_clock: false, debug_clock_rate: 0 }
+        Self {
+            config,
+            limits,
+            hosts: Vec::new(),
+            bootstrap: None,
+            open_metrics: false,
+            debug_clock: false,
+            debug_clock_rate: 0,
+        }
     }
 }
 
@@ -139,6 +158,8 @@ pub(crate) struct Running {
     clients: JoinHandle<std::io::Result<()>>,
     peers: JoinHandle<std::io::Result<()>>,
     advance: JoinHandle<()>,
+    /// Makes the first administrator.
+    bootstrap: Option<AbortOnDrop>,
 }
 
 impl Running {
@@ -166,10 +187,14 @@ impl Running {
         })?;
         let service = Arc::new(Forwarding::new(node.clone()));
         let served = Arc::new(ServedNode::new(Arc::clone(&service)));
+        let access_required = Arc::new(AtomicBool::new(plan.bootstrap.is_some()));
         let settings = ListenerSettings {
             limits: plan.limits,
             budget: node.budget().clone(),
             hosts: plan.hosts,
+            access_required: Arc::clone(&access_required),
+            open_metrics: plan.open_metrics,
+            credential_clock: CredentialClock::default(),
             debug_clock: plan.debug_clock,
         };
         let (stop_clients, stopping) = watch::channel(false);
@@ -181,9 +206,14 @@ impl Running {
             told(stopping),
         ));
         let (stop_peers, stopping) = watch::channel(false);
-        let peers = tokio::spawn(http::peers::serve(listeners.peers, service, told(stopping)));
+        let peers =
+            tokio::spawn(http::peers::serve(listeners.peers, Arc::clone(&service), told(stopping)));
         let advance = tokio::spawn(advance::run(node.clone()));
-        Ok(Self { node, served, stop_clients, stop_peers, clients, peers, advance })
+        let bootstrap = plan.bootstrap.map(|secret| {
+            let service = Arc::clone(&service);
+            AbortOnDrop(tokio::spawn(first_administrator(service, secret, access_required)))
+        });
+        Ok(Self { node, served, stop_clients, stop_peers, clients, peers, advance, bootstrap })
     }
 
     /// The node.
@@ -211,6 +241,7 @@ impl Running {
             let _ = self.stop_clients.send(true);
             report("client", self.clients).await;
             self.advance.abort();
+            drop(self.bootstrap);
             self.node.shutdown().await;
             let _ = self.stop_peers.send(true);
             report("peer", self.peers).await;
@@ -219,6 +250,49 @@ impl Running {
             tracing::warn!(?within, "the stop took too long and was forced");
         }
     }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The pause before it is tried again to make the first administrator.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes the first administrator with this secret and switches access control on, unless that was
+/// done before. Until it is known to be done, no client is answered.
+async fn first_administrator(service: Arc<Forwarding>, secret: Secret, required: Arc<AtomicBool>) {
+    let token = AccessToken {
+        hash: secret.hash(),
+        identity: BootstrapBody::DEFAULT_IDENTITY.into(),
+        groups: Vec::new(),
+        expires: None,
+    };
+    loop {
+        service.node().wait_ready().await;
+        let first = Change::Bootstrap { token: token.clone(), on: true };
+        let command = Command::access(first, CallOptions::default());
+        match service.decide_one(command, CallOptions::default()).await {
+            Ok(_) => {
+                tracing::info!(token = %token.id(), "the first administrator is made, and access control is on");
+                break;
+            }
+            // Another node was first, or an administrator has taken over since.
+            Err(Error::BadRequest { .. } | Error::Unauthorized { .. }) => break,
+            Err(error) => tracing::debug!(%error, "the first administrator is not made yet"),
+        }
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+    // This node may be behind the decision that it has heard of.
+    while service.node().access().is_none_or(|access| access.is_empty()) {
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+    required.store(false, Ordering::Release);
 }
 
 /// Waits for a listener to close. One that has ended before was reported by [`Running::broken`],

@@ -26,14 +26,15 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   data_dir = \"/var/lib/keyward\"
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
-  # profile, rho, snapshot_every, shutdown_timeout, log, log_format: as the options, with _ for -
+  # profile, rho, snapshot_every, shutdown_timeout, bootstrap_token_file, open_metrics, log,
+  # log_format: as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
 
-Nobody has to prove who they are to this version: whoever reaches the client port can take and
-release any lock, whoever reaches the peer port can damage the cluster. Keep both in a network that
-you trust.
+Without access control nobody has to prove who they are: whoever reaches the client port can take
+and release any lock. `keyward access --help` switches it on. Whoever reaches the peer port can
+damage the cluster: keep it in a network that you trust.
 
 Prints one line when it listens and one when it is ready; logs go to standard error.
 
@@ -110,6 +111,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", env = "KEYWARD_SNAPSHOT_EVERY", hide_env_values = true)]
     #[arg(value_parser = parse_count)]
     pub(crate) snapshot_every: Option<u64>,
+    /// A file with the access token of the first administrator, for the first start: access control
+    /// is switched on before any client is answered. The same file on each node
+    #[arg(long, value_name = "FILE", env = "KEYWARD_BOOTSTRAP_TOKEN_FILE", hide_env_values = true)]
+    pub(crate) bootstrap_token_file: Option<PathBuf>,
+    /// Show /metrics to whoever asks; otherwise, with access control on, it takes an access token
+    /// that may observe every lock
+    #[arg(long, env = "KEYWARD_OPEN_METRICS", hide_env_values = true)]
+    pub(crate) open_metrics: bool,
     /// How long a stop may take before it is forced [default: 10s]
     #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT", hide_env_values = true)]
     pub(crate) shutdown_timeout: Option<DurationText>,
@@ -219,6 +228,8 @@ fn plan(settings: &Settings, client_port: u16) -> Plan {
         plan.limits.head_timeout = idle;
     }
     plan.hosts = settings.hosts();
+    plan.bootstrap.clone_from(&settings.bootstrap);
+    plan.open_metrics = settings.open_metrics;
     if let Some(bytes) = settings.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
     }
@@ -233,7 +244,8 @@ fn warn_of_strangers(settings: &Settings, clients: SocketAddr, peers: SocketAddr
         tracing::warn!(
             %clients,
             %peers,
-            "nobody has to prove who they are: keep both ports in a network that you trust"
+            "without access control nobody has to prove who they are: keep both ports in a network that \
+             you trust"
         );
     }
     if settings.debug_clock {

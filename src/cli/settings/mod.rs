@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::access::Secret;
 use crate::cli::exit::Failure;
 use crate::cli::logging::{LogArgs, LogFormat};
 use crate::cli::serve::ServeArgs;
@@ -44,6 +45,8 @@ struct FileSettings {
     rho: Option<Rho>,
     snapshot_every: Option<u64>,
     shutdown_timeout: Option<DurationText>,
+    bootstrap_token_file: Option<PathBuf>,
+    open_metrics: Option<bool>,
     log: Option<String>,
     log_format: Option<LogFormat>,
 }
@@ -73,6 +76,9 @@ pub struct Settings {
     pub snapshot_every: Option<u64>,
     /// The timeout of a graceful stop.
     pub shutdown_timeout: Duration,
+    /// The secret of the first administrator's access token.
+    pub(crate) bootstrap: Option<Secret>,
+    pub(crate) open_metrics: bool,
     pub(crate) debug_clock: bool,
     pub(crate) debug_clock_rate: i64,
     pub(crate) debug_segment_bytes: Option<u64>,
@@ -135,6 +141,14 @@ impl Settings {
             problems.push("buffer_mib must be at least 1".to_owned());
         }
         let idle_timeout = args.idle_timeout.or(file.idle_timeout);
+        let bootstrap = args.bootstrap_token_file.or(file.bootstrap_token_file);
+        let bootstrap = bootstrap.and_then(|path| match read_secret(&path) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        });
         if let Some(data_dir) = &data_dir {
             problems.extend(check_folder(data_dir).err());
         }
@@ -159,6 +173,8 @@ impl Settings {
             rho: args.rho.or(file.rho).unwrap_or_default(),
             snapshot_every,
             shutdown_timeout: shutdown_timeout.map_or(SHUTDOWN_TIMEOUT, |timeout| timeout.0),
+            bootstrap,
+            open_metrics: args.open_metrics || file.open_metrics.unwrap_or(false),
             debug_clock: args.debug_clock,
             debug_clock_rate: args.debug_clock_rate,
             debug_segment_bytes: args.debug_segment_bytes,
@@ -222,6 +238,19 @@ fn check_url(url: Option<&str>, problems: &mut Vec<String>) {
     {
         problems.push(format!("advertise_client `{url}` is not a URL such as http://a:7420"));
     }
+}
+
+/// Reads the secret of an access token. Its text is in no message.
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("bootstrap_token_file {shown} cannot be read: {error}"))?;
+    text.trim().parse().map_err(|what| {
+        format!(
+            "bootstrap_token_file {shown} has no access token: {what}. Make one with \
+             `echo kw_$(openssl rand -hex 32)`"
+        )
+    })
 }
 
 /// Checks whether the data folder can be used or made, without making it: the nearest existing

@@ -75,7 +75,7 @@ async fn what_a_caller_asks_for_is_what_is_sent() {
     let call = CallOptions {
         timeout: Some(Duration::from_secs(1)),
         trace_id: Some("trace-1".into()),
-        actor: None,
+        principal: None,
         cause: Some("nightly é".into()),
     };
     let options = LockOptions { force: true, call, ..LockOptions::default() };
@@ -187,6 +187,7 @@ async fn what_is_wrong_is_not_repeated() {
         (Step::problem(400, "unknown_field", ""), Error::bad_request("d")),
         (Step::problem(413, "too_large", ""), Error::bad_request("d")),
         (Step::problem(401, "unauthorized", ""), Error::Unauthorized { reason: "d".into() }),
+        (Step::problem(403, "not_allowed", ""), Error::NotAllowed { reason: "d".into() }),
     ];
     for (step, error) in cases {
         let node = Node::start([step]).await;

@@ -45,8 +45,24 @@ impl EndpointBootstrap {
     pub async fn connect<T: Into<String>>(
         endpoints: impl IntoIterator<Item = T>,
     ) -> Result<Self, Error> {
-        let client = Client::builder().endpoints(endpoints).build()?;
-        let time = if moves_clock(&client.endpoints()).await? {
+        Self::connect_with(endpoints, None).await
+    }
+
+    /// Connects as [`EndpointBootstrap::connect`] does, with an access token: that of an
+    /// administrator, because the scripts do everything.
+    ///
+    /// # Errors
+    /// As [`EndpointBootstrap::connect`].
+    pub async fn connect_with<T: Into<String>>(
+        endpoints: impl IntoIterator<Item = T>,
+        access_token: Option<String>,
+    ) -> Result<Self, Error> {
+        let mut builder = Client::builder().endpoints(endpoints);
+        if let Some(token) = &access_token {
+            builder = builder.access_token(token);
+        }
+        let client = builder.build()?;
+        let time = if moves_clock(&client.endpoints(), access_token.as_deref()).await? {
             let client = client.clone();
             Time::moving(move |by| {
                 let client = client.clone();
@@ -99,7 +115,7 @@ async fn wait_for_level(client: &Client) {
 
 /// Requests to advance the clock by nothing, which changes nothing, and which only a node that was
 /// started for tests supports.
-async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
+async fn moves_clock(endpoints: &[String], access_token: Option<&str>) -> Result<bool, Error> {
     let http = reqwest::Client::builder()
         .no_proxy()
         .dns_resolver(Resolver::default())
@@ -109,7 +125,11 @@ async fn moves_clock(endpoints: &[String]) -> Result<bool, Error> {
     let mut reasons = Vec::new();
     for endpoint in endpoints {
         let url = format!("{}{}", endpoint.trim_end_matches('/'), routes::DEBUG_ADVANCE);
-        match http.post(url).json(&AdvanceBody { by_ms: 0 }).send().await {
+        let mut request = http.post(url).json(&AdvanceBody { by_ms: 0 });
+        if let Some(token) = access_token {
+            request = request.bearer_auth(token);
+        }
+        match request.send().await {
             Ok(answer) if answer.status() == reqwest::StatusCode::NOT_FOUND => return Ok(false),
             Ok(answer) if answer.status().is_success() => return Ok(true),
             Ok(answer) => reasons.push(format!("{endpoint}: status {}", answer.status())),
