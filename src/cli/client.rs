@@ -62,7 +62,7 @@ pub(crate) fn access_token(file: Option<&Path>) -> Result<Option<String>, Failur
         let shown = path.display();
         Failure::usage(format!("--token-file ({TOKEN_FILE_VARIABLE}) {shown}: {error}"))
     })?;
-    Ok(Some(text.trim().to_owned()))
+    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
 /// The access token of the environment alone, for commands that have no option for it.
@@ -184,6 +184,11 @@ impl ReachArgs {
             client = client.access_token(token);
         }
         client.build().map_err(|error| {
+            let text = error.to_string();
+            if text.contains("access token") {
+                return Failure::usage(format!("--token-file ({TOKEN_VARIABLE}): {text}"))
+                    .advise("It is kw_ and 64 hexadecimal digits, alone in its file or variable.");
+            }
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420; port 7420 may be left out.")
         })

@@ -6,11 +6,11 @@ use cluster_tests::binary;
 use cluster_tests::cluster::{Cluster, ClusterOptions, ELECTION, NodeId};
 use cluster_tests::process::{Output, Process};
 use cluster_tests::wait::eventually;
-use keyward::access::{Change, Right};
+use keyward::access::{Change, Question, Right};
 use keyward::api::{BootstrapBody, RuleBody, TokenAnswer, TokenBody};
 use keyward::client::Client;
 use keyward::error::Error;
-use keyward::lock::Command;
+use keyward::lock::{Command, Query};
 use keyward::service::LockService;
 use keyward::types::{
     CallOptions, ListRequest, LockOptions, LockRequest, LockResponse, ReadOptions, UnlockOptions,
@@ -217,4 +217,36 @@ async fn the_conformance_suite_passes_with_an_administrators_token() {
     let output = suite.output();
     assert!(status.success(), "{status}\n{}\n{}", output.printed(), output.logged());
     assert!(!output.printed().is_empty(), "a suite that says nothing ran nothing");
+}
+
+/// The first block of commands in `docs/access.md`, as it stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_documentation_set_it_up() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let stranger = cluster.clients();
+    eventually("every member knows of access control", ELECTION, || async {
+        let query = Query::access(Question::Status, &ReadOptions::default());
+        stranger.read(query, CallOptions::default()).await
+    })
+    .await;
+    let page = include_str!("../../../docs/access.md");
+    let block = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+    let commands = block.expect("a block of commands").lines().filter(|line| !line.is_empty());
+    let script: String = commands.map(|line| format!("{line}\necho \"exit $?\"\n")).collect();
+    let program = binary::keyward().parent().expect("the program is in a folder").to_owned();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("a path"));
+    let output = std::process::Command::new("sh")
+        .current_dir(cluster.folder())
+        .env_clear()
+        .env("PATH", path)
+        .env("KEYWARD_ENDPOINTS", cluster.endpoints().join(","))
+        .args(["-c", &script])
+        .output()
+        .expect("a shell");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let codes: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix("exit ")).collect();
+    assert_eq!(codes, ["0", "0", "0", "0", "0", "0", "0", "5", "0"], "{printed}\n{said}");
+    assert!(said.contains("the right `acquire` to \"jobsite\""), "{said}");
+    assert!(printed.trim_end().contains("\nyes\n"), "{printed}");
 }

@@ -103,6 +103,21 @@ async fn what_a_caller_asks_for_is_what_is_sent() {
 }
 
 #[tokio::test]
+async fn the_access_token_is_sent_with_each_request_and_is_in_no_error() {
+    let node = Node::start([Step::granted()]).await;
+    let build = |token: &str| {
+        let client = Client::builder().endpoints([node.url()]).access_token(token);
+        client.timeout(Duration::from_secs(2)).build()
+    };
+    lock(&build("kw_secret").unwrap()).await.unwrap();
+    assert!(node.asked()[0].contains("authorization: Bearer kw_secret\r\n"), "{:?}", node.asked());
+    for wrong in ["", "secret with blanks", "secret\n", "sécret"] {
+        let error = build(wrong).err().unwrap().to_string();
+        assert!(error.contains("access token") && !error.contains("cret"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn one_lane_carries_one_request_after_the_other() {
     let node = Node::start([Step::granted()]).await;
     let client = client(&[node.url()], 2000);
