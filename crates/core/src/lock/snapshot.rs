@@ -173,7 +173,8 @@ impl State {
     pub fn encoded_meta(&self) -> Vec<u8> {
         let waiting = self.totals.places + self.sessions.len() + self.sessions.items();
         let locks = self.locks.grants() + self.locks.noted() + self.locks.configured();
-        let records = locks + self.lanes.len() as u64 + waiting + self.access.records();
+        let records = locks + self.lanes.len() as u64 + waiting;
+        let records = records + self.access.records();
         let is_on = self.access.is_on();
         let mut out = vec![if is_on { META_VERSION } else { FIRST_VERSION }];
         put_u64(&mut out, u64::from(self.feature_level));
