@@ -398,6 +398,41 @@ pub const SNAPSHOT_CHUNK: Limit = Limit {
     )
 };
 
+/// The test of access control.
+const OF_ACCESS: Proof = Proof::Tested("crates/core/src/access/tests.rs");
+/// The name of an identity or a group.
+pub const IDENTITY: Limit = Limit {
+    largest: MAX_IDENTITY_BYTES as i128,
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..name("identity", "the name of an identity or a group")
+};
+/// The groups of a principal.
+pub const GROUPS: Limit = Limit {
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..number("groups", "the groups of a principal", 0, MAX_GROUPS as i128)
+};
+/// The bytes of the groups of a principal.
+pub const GROUPS_BYTES: Limit = Limit {
+    unit: Unit::Bytes,
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..number("groups_bytes", "the names of those groups together", 0, MAX_GROUPS_BYTES as i128)
+};
+/// The access rules.
+pub const RULES: Limit = Limit {
+    enforced_by: "crates/core/src/access/book.rs",
+    proof: OF_ACCESS,
+    ..number("rules", "the access rules of a cluster", 0, MAX_RULES as i128)
+};
+/// The access tokens.
+pub const ACCESS_TOKENS: Limit = Limit {
+    enforced_by: "crates/core/src/access/book.rs",
+    proof: OF_ACCESS,
+    ..number("access_tokens", "the access tokens of a cluster", 0, MAX_ACCESS_TOKENS as i128)
+};
+
 /// Every limit, in the order of `docs/limits.md`.
 pub const ALL: &[Limit] = &[
     SIGNATURE,
@@ -424,6 +459,11 @@ pub const ALL: &[Limit] = &[
     TIMEOUT,
     CAUSE,
     TRACE_ID,
+    IDENTITY,
+    GROUPS,
+    GROUPS_BYTES,
+    RULES,
+    ACCESS_TOKENS,
     ENTRY_COMMANDS,
     REAPPLIED,
     APPLIED_BYTES,
