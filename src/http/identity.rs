@@ -97,14 +97,17 @@ pub(super) fn judge<S>(
     door: Door,
     principal: Option<&Principal>,
 ) -> Result<(), Refusal> {
-    let Some(access) = context.node.access() else { return Ok(()) };
     if door == Door::Open {
         return Ok(());
     }
-    if !access.is_on() && context.settings.access_required.load(Ordering::Acquire) {
+    let access = context.node.access();
+    let is_on = access.as_ref().is_some_and(|access| access.is_on());
+    // Also while the cluster does not know of access control yet.
+    if !is_on && context.settings.access_required.load(Ordering::Acquire) {
         let why = "access control is being set up, and nothing is answered before";
         return Err(Refusal::new(Code::Unavailable, why));
     }
+    let Some(access) = access else { return Ok(()) };
     // Decided where the newest rules are.
     if door == Door::Decided && principal.is_some() {
         return Ok(());

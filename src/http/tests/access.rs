@@ -420,12 +420,17 @@ async fn access_control_is_set_up_over_http() {
 
 #[tokio::test]
 async fn nothing_is_answered_while_access_control_is_about_to_be_switched_on() {
+    let locks = MemoryLocks::new();
+    answers_nothing_yet(Arc::new(Guarded(locks.clone())), locks.clone()).await;
+    // A cluster whose members do not all know of access control yet.
+    answers_nothing_yet(Arc::new(()), locks).await;
+}
+
+async fn answers_nothing_yet(node: Arc<dyn LocalNode>, locks: MemoryLocks) {
     let required = Arc::new(AtomicBool::new(true));
     let settings =
         ListenerSettings { access_required: Arc::clone(&required), ..Default::default() };
-    let locks = MemoryLocks::new();
-    let node = Arc::new(Guarded(locks.clone()));
-    let server = Server::of(locks.clone(), node, settings).await;
+    let server = Server::of(locks, node, settings).await;
     let lock = r#"{"signature":"s","signee":"w"}"#;
     let held = server.send("POST", "/v1/lock", lock).await;
     held.assert_problem(503, "unavailable", "being set up");
