@@ -347,7 +347,7 @@ impl LockService for Forwarding {
         // Invalid commands are refused here, before anything is sent.
         let invalid = Invalid::remove_by(&mut commands, |command| {
             command.validate()?;
-            self.node().allows(command.operation.level())
+            self.node().allows(command.level())
         });
         // Of several commands none is waited for, because all are answered together.
         let alone = <&[Command; 1]>::try_from(&*commands).ok();
@@ -373,7 +373,7 @@ impl LockService for Forwarding {
                 router.node.read(query, call).await
             }
             Some(leader) => {
-                router.node.allows(query.subject.level())?;
+                router.node.allows(query.level())?;
                 let answers = router.send(leader, Request::Read(query), call.trace_id, deadline);
                 only(answers.await)?.into_view()
             }

@@ -19,7 +19,7 @@ pub mod tls;
 
 pub use keyward_client::{self as client, Client, api};
 pub use keyward_core::{
-    DebugLockService, Error, Handle, LockService, MemoryLocks, ServiceOptions, clock, codec, error,
-    limits, lock, memory, random, service, task, types,
+    DebugLockService, Error, Handle, LockService, MemoryLocks, ServiceOptions, access, clock,
+    codec, error, limits, lock, memory, principal, random, service, task, types,
 };
 pub use keyward_harness::{bench, conformance, processes, report};

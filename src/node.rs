@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub use config::{Member, NodeConfig, Profile, StartError};
 
+use crate::access::Access;
 use crate::api::{ClusterStatus, NodeFigures};
 use crate::audit::AuditFigures;
 use crate::budget::Budget;
@@ -188,6 +189,13 @@ impl Node {
     /// The reason why this node cannot serve requests now; `None` when it can.
     pub fn not_ready(&self) -> Option<String> {
         status::not_ready(&self.inner.member)
+    }
+
+    /// The rules and tokens as this node knows them; `None` until every member of the cluster knows
+    /// of access control.
+    pub fn access(&self) -> Option<Arc<Access>> {
+        let replica = &self.inner.member.replica;
+        (replica.figures().feature_level >= Command::ACCESS_LEVEL).then(|| replica.access())
     }
 
     /// Whether the cluster has formed and this node has caught up with what was committed before
@@ -498,7 +506,7 @@ impl LockService for Node {
         let deadline = deadline(&call);
         let invalid = Invalid::remove_by(&mut commands, |command| {
             command.validate()?;
-            self.allows(command.operation.level())
+            self.allows(command.level())
         });
         invalid.merge(self.decide_valid(commands, call.trace_id, deadline).await)
     }
@@ -518,13 +526,13 @@ impl LockService for Node {
             let applied = machine.applied.as_ref();
             applied.map(|id| DecidedAt { index: id.index(), position: u32::MAX })
         };
-        let (replica, subject) = (&self.inner.member.replica, query.subject);
-        if !subject.takes_long() {
-            return replica.look(|machine| subject.view(&machine.state, position(machine))).await;
+        let replica = &self.inner.member.replica;
+        if !query.subject.takes_long() {
+            return replica.look(|machine| query.view(&machine.state, position(machine))).await;
         }
         // A copy costs next to nothing, and nothing is applied while the state is looked at.
         let (state, at) = replica.look(|machine| (machine.state.clone(), position(machine))).await;
-        let viewed = task::blocking(move || subject.view(&state, at)).await;
+        let viewed = task::blocking(move || query.view(&state, at)).await;
         viewed.unwrap_or_else(|error| Err(Error::unavailable(error.to_string())))
     }
 }

@@ -104,6 +104,7 @@ pub struct Cluster {
     options: ClusterOptions,
     http: reqwest::Client,
     certificates: Option<Arc<Certificates>>,
+    access_token: Option<String>,
     /// Last, so that it is removed after the processes are gone.
     folder: Option<TempDir>,
 }
@@ -140,15 +141,12 @@ impl Cluster {
                 links.insert((id, to), Link::start().await.expect("a free port"));
             }
         }
-        // A timeout of its own: the tests time answers, and must never wait for ever themselves.
         let certificates =
             options.tls.then(|| Arc::new(Certificates::make(folder.path(), options.nodes)));
         let tls = certificates.as_ref().map(|of| of.client()).unwrap_or_default();
-        let http = tls::http(tls.config().expect("the certificates were just made"))
-            .timeout(Duration::from_secs(15))
-            .build()
-            .expect("a client needs nothing more");
-        Self { nodes, links, options, http, certificates, folder: Some(folder) }
+        let http = http_client(&tls, None);
+        let access_token = None;
+        Self { nodes, links, options, http, certificates, access_token, folder: Some(folder) }
     }
 
     /// The ids of all nodes.
@@ -452,7 +450,19 @@ impl Cluster {
     /// # Panics
     /// Never: the endpoints are well formed.
     pub fn clients(&self) -> Client {
-        client_with(&self.endpoints(), self.tls())
+        let client = Client::builder().endpoints(self.endpoints()).tls(self.tls());
+        let client = match &self.access_token {
+            Some(token) => client.access_token(token),
+            None => client,
+        };
+        client.build().expect("the endpoints are well formed")
+    }
+
+    /// Sends each request of this cluster's own, and of its clients, with this access token from now
+    /// on.
+    pub fn use_access_token(&mut self, token: &str) {
+        self.http = http_client(&self.tls(), Some(token));
+        self.access_token = Some(token.to_owned());
     }
 
     /// The HTTP client that tests send their own requests with.
@@ -635,6 +645,21 @@ pub fn client(endpoints: &[String]) -> Client {
 pub fn client_with(endpoints: &[String], tls: Tls) -> Client {
     let client = Client::builder().endpoints(endpoints).tls(tls).build();
     client.expect("the endpoints are well formed")
+}
+
+/// The client of the tests' own requests.
+fn http_client(tls: &Tls, access_token: Option<&str>) -> reqwest::Client {
+    let mut headers = reqwest::header::HeaderMap::new();
+    if let Some(token) = access_token {
+        let value = format!("Bearer {token}").parse().expect("a token is a header's value");
+        headers.insert(reqwest::header::AUTHORIZATION, value);
+    }
+    // A timeout of its own: the tests time answers, and must never wait for ever themselves.
+    tls::http(tls.config().expect("the certificates were just made"))
+        .timeout(Duration::from_secs(15))
+        .default_headers(headers)
+        .build()
+        .expect("a client needs nothing more")
 }
 
 /// The addresses in the line that a node prints when it listens: for clients, then for peers.

@@ -253,6 +253,7 @@ impl<S: LockService> Worker<S> {
                     | Error::BadRequest { .. }
                     | Error::NotFound { .. }
                     | Error::Unauthorized { .. }
+                    | Error::NotAllowed { .. }
                     | Error::LaneForgotten { .. }),
                 ) => panic!("{signature}: an operation ended with {error}"),
             }

@@ -13,7 +13,12 @@ const MOST_DRAWS: usize = 4096;
 /// indexes hold, and its bytes restore it.
 pub fn machine(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MOST_DRAWS)];
-    for mut history in [History::new(Drawn(bytes)), History::of_turns(Drawn(bytes))] {
+    let histories = [
+        History::new(Drawn(bytes)),
+        History::of_turns(Drawn(bytes)),
+        History::of_access(Drawn(bytes)),
+    ];
+    for mut history in histories {
         play(
             &mut history,
             |drawn| !drawn.0.is_empty(),

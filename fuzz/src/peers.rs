@@ -113,7 +113,8 @@ fn answer(requests: Vec<(Request, CallOptions)>) {
                     Error::Forbidden(_)
                     | Error::Unavailable { .. }
                     | Error::Unknown { .. }
-                    | Error::Unauthorized { .. },
+                    | Error::Unauthorized { .. }
+                    | Error::NotAllowed { .. },
                 ) => false,
             };
             assert!(settled, "{answer:?}");

@@ -129,7 +129,7 @@ pub(crate) fn example_proposal() -> Proposal {
     };
     let lock = Command {
         request_id: Some(RequestId { lane: 7, seq: 1 }),
-        actor: Some("actor".into()),
+        principal: Some(std::sync::Arc::new(keyward::principal::Principal::named("actor"))),
         cause: None,
         operation: Operation::Lock(Box::new(lock)),
     };
@@ -141,7 +141,7 @@ pub(crate) fn example_proposal() -> Proposal {
     };
     let table = Command {
         request_id: None,
-        actor: None,
+        principal: None,
         cause: None,
         operation: Operation::ConfigureTable(Box::new(table)),
     };

@@ -174,7 +174,7 @@ impl<'a> Line<'a> {
 
     fn asked_by(&mut self, command: &'a Command) {
         self.request_id = command.request_id.as_ref().map(RequestId::to_string);
-        self.actor = command.actor.as_deref();
+        self.actor = command.actor();
         self.cause = command.cause.as_deref();
     }
 }

@@ -13,10 +13,10 @@ use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
 use crate::client::tls::Tls;
-use crate::client::{Client, with_port};
+use crate::client::{Client, ClientBuilder, with_port};
 use crate::error::Error;
 use crate::limits::MAX_CAUSE_BYTES;
-use crate::lock::FEATURE_LEVEL;
+use crate::lock::Command;
 use crate::types::{
     CallOptions, DecidedAt, InvalidPosition, InvalidSessionId, ReadOptions, SessionId,
 };
@@ -35,6 +35,10 @@ pub(crate) struct ReachArgs {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     tls: TlsArgs,
+    /// A file with the access token, for a cluster with access control; left out, the token is that
+    /// of KEYWARD_ACCESS_TOKEN. It has nothing to do with the fencing token of a lock
+    #[arg(long, value_name = "FILE", env = TOKEN_FILE_VARIABLE, hide_env_values = true)]
+    token_file: Option<PathBuf>,
 }
 
 /// The certificates of a client.
@@ -89,6 +93,53 @@ impl TlsArgs {
 fn read_file(option: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
         Failure::usage(format!("{option}: cannot read {}: {error}", path.display()))
+    })
+}
+
+/// The variable that has an access token. `run` does not pass it on.
+pub(crate) const TOKEN_VARIABLE: &str = "KEYWARD_ACCESS_TOKEN";
+
+/// The variable that names the file of an access token.
+pub(crate) const TOKEN_FILE_VARIABLE: &str = "KEYWARD_TOKEN_FILE";
+
+/// The access token of the file, or else of the variable.
+///
+/// # Errors
+/// The file cannot be read, or the variable is no text. The token is in no message.
+pub(crate) fn access_token(file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let Some(path) = file else {
+        return match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) => Ok(Some(token.trim().to_owned()).filter(|token| !token.is_empty())),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(Failure::usage(format!("{TOKEN_VARIABLE} is no text")))
+            }
+        };
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let shown = path.display();
+        Failure::usage(format!("--token-file ({TOKEN_FILE_VARIABLE}) {shown}: {error}"))
+    })?;
+    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+}
+
+/// The access token of the environment alone, for commands that have no option for it.
+///
+/// # Errors
+/// As [`access_token`].
+pub(crate) fn token_of_environment() -> Result<Option<String>, Failure> {
+    access_token(std::env::var_os(TOKEN_FILE_VARIABLE).map(PathBuf::from).as_deref())
+}
+
+/// The builder of a client that sends the access token of the environment.
+///
+/// # Errors
+/// As [`access_token`].
+pub(crate) fn builder() -> Result<ClientBuilder, Failure> {
+    let builder = Client::builder();
+    Ok(match token_of_environment()? {
+        Some(token) => builder.access_token(token),
+        None => builder,
     })
 }
 
@@ -184,10 +235,19 @@ impl ReachArgs {
     /// A client of the cluster. Nothing is sent yet.
     ///
     /// # Errors
-    /// An endpoint is not a URL.
+    /// An endpoint is not a URL, or the access token cannot be read.
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
         let client = Client::builder().endpoints(self.endpoints()).timeout(self.timeout);
-        client.tls(self.tls.read()?).build().map_err(|error| {
+        let mut client = client.tls(self.tls.read()?);
+        if let Some(token) = access_token(self.token_file.as_deref())? {
+            client = client.access_token(token);
+        }
+        client.build().map_err(|error| {
+            let text = error.to_string();
+            if text.contains("access token") {
+                return Failure::usage(format!("--token-file ({TOKEN_VARIABLE}): {text}"))
+                    .advise("It is kw_ and 64 hexadecimal digits, alone in its file or variable.");
+            }
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420; port 7420 may be left out.")
         })
@@ -231,16 +291,25 @@ const LEVEL_READ: Duration = Duration::from_millis(500);
 /// The error that says so if a member's program is too old for requests that wait, for sessions and
 /// for modes.
 pub(crate) async fn too_old(client: &Client) -> Option<Error> {
-    // Locks that belong to no cluster have no level.
-    too_old_at(&client.cluster(CallOptions::within(LEVEL_READ)).await.ok()?)
+    too_old_for(client, Command::TURNS_LEVEL).await
 }
 
-/// The same, of what a node has told.
+/// The same, for requests of this level.
+async fn too_old_for(client: &Client, needed: u32) -> Option<Error> {
+    // Locks that belong to no cluster have no level.
+    below(&client.cluster(CallOptions::within(LEVEL_READ)).await.ok()?, needed)
+}
+
+/// As [`too_old`], of what a node has told.
 pub(crate) fn too_old_at(status: &ClusterStatus) -> Option<Error> {
+    below(status, Command::TURNS_LEVEL)
+}
+
+fn below(status: &ClusterStatus, needed: u32) -> Option<Error> {
     let level = status.feature_level;
-    (level < FEATURE_LEVEL).then(|| {
+    (level < needed).then(|| {
         Error::unavailable(format!(
-            "the cluster has feature level {level}, and this needs {FEATURE_LEVEL}"
+            "the cluster has feature level {level}, and this needs {needed}"
         ))
     })
 }
@@ -257,6 +326,25 @@ pub(crate) async fn explained<T>(client: &Client, answer: Result<T, Error>) -> R
             None => Err(error.into()),
         },
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The end of a command that needs this feature level; an error that comes from a member that is too
+/// old says that.
+///
+/// # Errors
+/// That of the command.
+pub(crate) async fn explained_at(
+    client: &Client,
+    needed: u32,
+    ended: Result<u8, Ended>,
+) -> Result<u8, Ended> {
+    match ended {
+        Err(Ended::Refused(error @ Error::Unavailable { .. })) => {
+            let old = too_old_for(client, needed).await;
+            Err(old.map_or(Ended::Refused(error), Ended::TooOld))
+        }
+        ended => ended,
     }
 }
 

@@ -347,6 +347,7 @@ pub(crate) fn reason(endpoint: &str, error: &Error) -> String {
         | Error::Unknown { reason }
         | Error::BadRequest { reason }
         | Error::Unauthorized { reason }
+        | Error::NotAllowed { reason }
         | Error::LaneForgotten { reason } => {
             let reason = reason.strip_prefix(endpoint).unwrap_or(reason);
             reason.trim_start_matches(": ").to_owned()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::client::{EndpointList, TlsArgs};
+use crate::cli::client::{self, EndpointList, TlsArgs};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
@@ -91,7 +91,8 @@ async fn run_on_cluster(
     tls: Tls,
     options: Options,
 ) -> Result<Report, Failure> {
-    let bootstrap = EndpointBootstrap::connect_with(endpoints, tls).await?;
+    let token = client::token_of_environment()?;
+    let bootstrap = EndpointBootstrap::connect_with(endpoints, tls, token).await?;
     if bootstrap.waits() {
         let cluster = endpoints.join(", ");
         let wait = "runs by itself: waiting for locks to expire";

@@ -16,7 +16,7 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// May have been done.
 pub(crate) const UNKNOWN: u8 = 4;
-/// The caller is not who it must be.
+/// The caller is not who it must be, or may not do this.
 pub(crate) const UNAUTHORIZED: u8 = 5;
 /// An invariant of the program itself is broken (`EX_SOFTWARE` of sysexits.h).
 pub(crate) const BROKEN: u8 = 70;
@@ -57,12 +57,13 @@ Exit codes:
   2      the command line or the request is wrong
   3      unavailable: certainly not done, trying again later is safe
   4      unknown: may have been done; look with `keyward check`, or repeat
-  5      unauthorized
+  5      unauthorized: no access token or a wrong one, or no access rule allows it
   74     done, but the answer could not be written to standard output
   128+n  a wait was ended by signal n: its place in the queue was left
 
 Environment:
-  KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_LOG: see the options.";
+  KEYWARD_ENDPOINTS, KEYWARD_TABLE, KEYWARD_TIMEOUT, KEYWARD_SIGNEE, KEYWARD_TOKEN_FILE, KEYWARD_LOG:
+  see the options. KEYWARD_ACCESS_TOKEN: the access token itself.";
 
 /// The result of a command: its exit code, or a failure.
 pub(crate) type Outcome = Result<u8, Failure>;
@@ -121,7 +122,7 @@ pub(crate) fn code_of(error: &Error) -> u8 {
         Error::BadRequest { .. } => USAGE,
         Error::Unavailable { .. } => UNAVAILABLE,
         Error::Unknown { .. } | Error::LaneForgotten { .. } => UNKNOWN,
-        Error::Unauthorized { .. } => UNAUTHORIZED,
+        Error::Unauthorized { .. } | Error::NotAllowed { .. } => UNAUTHORIZED,
     }
 }
 
@@ -137,10 +138,16 @@ impl From<Error> for Failure {
             ),
             Error::Unknown { .. } => failure
                 .advise("It may have been done. Look with `keyward check`, or repeat the command."),
+            Error::Unauthorized { .. } => failure.advise(
+                "Give an access token with --token-file, or in KEYWARD_ACCESS_TOKEN.",
+            ),
+            Error::NotAllowed { .. } => failure.advise(
+                "`keyward access whoami` says who you are; an administrator adds rules with `keyward \
+                 access rule add`.",
+            ),
             Error::Forbidden(_)
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
-            | Error::Unauthorized { .. }
             | Error::LaneForgotten { .. } => failure,
         }
     }

@@ -41,6 +41,13 @@ pub(crate) fn run(args: &HealthArgs, logging: &LogArgs) -> Outcome {
         let service = &args.client.connect()?;
         let asks = args.client.reach.endpoints().into_iter().map(|endpoint| async {
             let answer = service.cluster_at(&endpoint, args.client.call()).await;
+            let is_guarded =
+                matches!(answer, Err(Error::Unauthorized { .. } | Error::NotAllowed { .. }));
+            // Whether a node can serve is told to everybody.
+            if is_guarded {
+                let ready = service.ready_at(&endpoint, args.client.call()).await;
+                return NodeHealth::without_status(endpoint, ready);
+            }
             NodeHealth::new(endpoint, answer)
         });
         let nodes = futures::future::join_all(asks).await;
@@ -70,7 +77,7 @@ struct NodeHealth {
     /// The reason why it cannot serve, or did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Its answer to `GET /v1/cluster`.
+    /// Its answer to `GET /v1/cluster`, unless access control keeps it from the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<ClusterStatus>,
 }
@@ -89,11 +96,18 @@ impl NodeHealth {
         }
     }
 
+    /// The health of a node that tells strangers nothing else.
+    fn without_status(endpoint: String, ready: Result<(), Error>) -> Self {
+        let reason = ready.err().map(|error| cluster::reason(&endpoint, &error));
+        Self { endpoint, ready: reason.is_none(), reason, status: None }
+    }
+
     fn describe(&self) -> String {
         let reason = output::visible(self.reason.as_deref().unwrap_or_default());
         match &self.status {
             Some(status) if self.ready => format!("node {}: ready\n", status.id),
             Some(status) => format!("node {}: not ready: {reason}\n", status.id),
+            None if self.ready => format!("{}: ready\n", self.endpoint),
             None => format!("{}: no answer: {reason}\n", self.endpoint),
         }
     }

@@ -6,21 +6,28 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::{AccessToken, Change, Secret};
 use crate::advance;
+use crate::api::BootstrapBody;
 use crate::cli::exit::{self, Failure};
 use crate::cli::log_writer;
-use crate::clock::{Clock, OffsetClock, SkewedClock, SystemClock};
+use crate::clock::{Clock, CredentialClock, OffsetClock, SkewedClock, SystemClock};
+use crate::error::Error;
 use crate::forward::Forwarding;
 use crate::http::{self, ListenerSettings, ServedNode, Terms};
+use crate::lock::Command;
 use crate::node::{Member, Node, NodeConfig};
+use crate::service::LockService as _;
 use crate::tls::Tls;
 use crate::tls::follow::follow;
+use crate::types::CallOptions;
 
 /// Two bound listeners. They are bound first, so that a port that is in use is known before a
 /// folder is opened or a vote granted.
@@ -113,6 +120,10 @@ pub(crate) struct Plan {
     pub(crate) terms: Terms,
     /// The names by which browsers may call the node.
     pub(crate) hosts: Vec<String>,
+    /// The secret of the first administrator's access token, for the first start.
+    pub(crate) bootstrap: Option<Secret>,
+    /// Whether the figures are shown to whoever asks.
+    pub(crate) open_metrics: bool,
     /// Whether clients may move the clock.
     pub(crate) debug_clock: bool,
     /// The drift of the clock in parts per million; negative is slower; for tests.
@@ -128,7 +139,15 @@ impl Plan {
             .collect();
         let config = NodeConfig::new(id, members, PathBuf::from(data_dir));
         let terms = Terms::default();
-        Self { config, terms, hosts: Vec::new(), debug_clock: false, debug_clock_rate: 0 }
+        Self {
+            config,
+            terms,
+            hosts: Vec::new(),
+            bootstrap: None,
+            open_metrics: false,
+            debug_clock: false,
+            debug_clock_rate: 0,
+        }
     }
 }
 
@@ -144,6 +163,8 @@ pub(crate) struct Running {
     /// Looks at the files of TLS now and then.
     following: JoinHandle<()>,
     look: Arc<Notify>,
+    /// Makes the first administrator.
+    bootstrap: Option<AbortOnDrop>,
 }
 
 impl Running {
@@ -175,11 +196,15 @@ impl Running {
             plan.terms.tls.iter().chain(node.peer_tls()).map(Arc::clone).collect();
         let look = Arc::<Notify>::default();
         let following = tokio::spawn(follow(tls.clone(), Arc::clone(&look)));
+        let access_required = Arc::new(AtomicBool::new(plan.bootstrap.is_some()));
         let settings = ListenerSettings {
             terms: plan.terms,
             certificates: tls,
             budget: node.budget().clone(),
             hosts: plan.hosts,
+            access_required: Arc::clone(&access_required),
+            open_metrics: plan.open_metrics,
+            credential_clock: CredentialClock::default(),
             debug_clock: plan.debug_clock,
         };
         let (stop_clients, stopping) = watch::channel(false);
@@ -191,8 +216,13 @@ impl Running {
             told(stopping),
         ));
         let (stop_peers, stopping) = watch::channel(false);
-        let peers = tokio::spawn(http::peers::serve(listeners.peers, service, told(stopping)));
+        let peers =
+            tokio::spawn(http::peers::serve(listeners.peers, Arc::clone(&service), told(stopping)));
         let advance = tokio::spawn(advance::run(node.clone()));
+        let bootstrap = plan.bootstrap.map(|secret| {
+            let service = Arc::clone(&service);
+            AbortOnDrop(tokio::spawn(first_administrator(service, secret, access_required)))
+        });
         Ok(Self {
             node,
             served,
@@ -203,6 +233,7 @@ impl Running {
             advance,
             following,
             look,
+            bootstrap,
         })
     }
 
@@ -237,6 +268,7 @@ impl Running {
             report("client", self.clients).await;
             self.advance.abort();
             self.following.abort();
+            drop(self.bootstrap);
             self.node.shutdown().await;
             let _ = self.stop_peers.send(true);
             report("peer", self.peers).await;
@@ -245,6 +277,49 @@ impl Running {
             tracing::warn!(?within, "the stop took too long and was forced");
         }
     }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The pause before it is tried again to make the first administrator.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes the first administrator with this secret and switches access control on, unless that was
+/// done before. Until it is known to be done, no client is answered.
+async fn first_administrator(service: Arc<Forwarding>, secret: Secret, required: Arc<AtomicBool>) {
+    let token = AccessToken {
+        hash: secret.hash(),
+        identity: BootstrapBody::DEFAULT_IDENTITY.into(),
+        groups: Vec::new(),
+        expires: None,
+    };
+    loop {
+        service.node().wait_ready().await;
+        let first = Change::Bootstrap { token: token.clone(), on: true };
+        let command = Command::access(first, CallOptions::default());
+        match service.decide_one(command, CallOptions::default()).await {
+            Ok(_) => {
+                tracing::info!(token = %token.id(), "the first administrator is made, and access control is on");
+                break;
+            }
+            // Another node was first, or an administrator has taken over since.
+            Err(Error::BadRequest { .. } | Error::Unauthorized { .. }) => break,
+            Err(error) => tracing::debug!(%error, "the first administrator is not made yet"),
+        }
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+    // This node may be behind the decision that it has heard of.
+    while service.node().access().is_none_or(|access| access.is_empty()) {
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+    required.store(false, Ordering::Release);
 }
 
 /// Waits for a listener to close. One that has ended before was reported by [`Running::broken`],

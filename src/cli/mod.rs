@@ -7,6 +7,7 @@
 //! Start with [`Command`]; the longest parts are [`run`] (holding a lock while a command runs) and
 //! [`settings`] (the sources of a node's configuration).
 
+mod access;
 mod arguments;
 mod bench;
 mod cert;
@@ -99,6 +100,7 @@ enum Command {
     Tables(table::TablesArgs),
     Table(table::TableArgs),
     Run(run::RunArgs),
+    Access(access::AccessArgs),
     Cluster(cluster::ClusterArgs),
     Health(health::HealthArgs),
     Bench(bench::BenchArgs),
@@ -149,6 +151,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Tables(args) => table::run_list(args, &logging),
         Command::Table(args) => table::run(args, &logging),
         Command::Run(args) => run::run(args, &logging),
+        Command::Access(args) => access::run(args, &logging),
         Command::Cluster(args) => cluster::run(args, &logging),
         Command::Health(args) => health::run(&args, &logging),
         Command::Bench(args) => bench::run(&args, &logging),

@@ -33,16 +33,19 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
   # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
-  # shutdown_timeout, tls_cert, tls_key, tls_client_ca, tls_client_auth, peer_cert, peer_key,
-  # peer_ca, insecure, log, log_format: as the options, with _ for -
+  # shutdown_timeout, bootstrap_token_file, open_metrics, tls_cert, tls_key, tls_client_ca,
+  # tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format: as the options, with
+  # _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
 
 Addresses that other machines can reach need TLS, or --insecure: without it, whoever reaches the
-client port can take and release any lock, and whoever reaches the peer port can damage the cluster.
-`keyward cert --help` makes certificates to try out. The files of TLS are read again when they have
-changed; connections go on, and files that cannot be used change nothing.
+client port can overhear and take what is sent there, and whoever reaches the peer port can damage
+the cluster. `keyward cert --help` makes certificates to try out. The files of TLS are read again
+when they have changed; connections go on, and files that cannot be used change nothing.
+Without access control, whoever is let in can take and release any lock. `keyward access --help`
+switches it on.
 
 Prints one line when it listens and one when it is ready; logs go to standard error.
 
@@ -210,6 +213,8 @@ fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Result<Plan
     plan.config.buffer_bytes = usize::try_from(buffer_bytes).unwrap_or(usize::MAX);
     plan.terms.limits.head_timeout = declared.idle_timeout().0;
     plan.hosts = settings.hosts();
+    plan.bootstrap.clone_from(&settings.bootstrap);
+    plan.open_metrics = declared.open_metrics();
     if let Some(bytes) = debug.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
     }
@@ -256,8 +261,8 @@ fn warn_of_strangers(
         tracing::warn!(
             %clients,
             %peers,
-            "--insecure: a port without TLS can be reached by others, and nobody has to prove who \
-             they are: keep it in a network that you trust"
+            "--insecure: a port without TLS can be reached by others: keep it in a network that you \
+             trust"
         );
     }
     if args.debug_clock {

@@ -10,7 +10,8 @@
 use std::time::Duration;
 
 use super::wire::{Answer, put_ms, read_ms};
-use crate::codec::{DecodeError, Reader, flags, put_i64, put_str, put_u64};
+use crate::access::Changed;
+use crate::codec::{DecodeError, Encoding, Reader, flags, put_i64, put_str, put_u64};
 use crate::error::Error;
 use crate::lock::encoding::{
     keep_flags, keep_ms, mode_code, put_optional_numbers, put_positions, read_keep, read_mode,
@@ -72,6 +73,11 @@ mod answer_tag {
     pub(super) const SESSION_LOCKS: u8 = 39;
     pub(super) const DEADLOCKS: u8 = 40;
     pub(super) const FORBIDDEN_FULL: u8 = 71;
+    // Of feature level 3.
+    pub(super) const ACCESS_DONE: u8 = 28;
+    pub(super) const ACCESS_NOTHING: u8 = 29;
+    pub(super) const ACCESS: u8 = 41;
+    pub(super) const NOT_ALLOWED: u8 = 72;
 }
 
 /// The form of a part: as it was at feature level 1, or with all fields.
@@ -199,6 +205,8 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         Outcome::NotLeft => out.push(answer_tag::NOT_LEFT),
         Outcome::Limit => out.push(answer_tag::LIMIT),
         Outcome::NoLimit => out.push(answer_tag::NO_LIMIT),
+        Outcome::Access(Changed::Done) => out.push(answer_tag::ACCESS_DONE),
+        Outcome::Access(Changed::Nothing) => out.push(answer_tag::ACCESS_NOTHING),
         Outcome::Refused(_) => unreachable!("told as an error: {outcome:?}"),
     }
 }
@@ -289,6 +297,8 @@ fn read_outcome(tag: u8, reader: &mut Reader<'_>) -> Result<Outcome, DecodeError
         answer_tag::NOT_LEFT => Outcome::NotLeft,
         answer_tag::LIMIT => Outcome::Limit,
         answer_tag::NO_LIMIT => Outcome::NoLimit,
+        answer_tag::ACCESS_DONE => Outcome::Access(Changed::Done),
+        answer_tag::ACCESS_NOTHING => Outcome::Access(Changed::Nothing),
         _ => return Err(reader.invalid()),
     })
 }
@@ -351,6 +361,10 @@ fn put_view(out: &mut Vec<u8>, view: &View) {
             put_all(out, cycles, |out, cycle| put_all(out, cycle, put_edge));
             put_decided_at(out, *decided_at);
         }
+        View::Access(answer) => {
+            out.push(answer_tag::ACCESS);
+            answer.put(out);
+        }
     }
 }
 
@@ -391,6 +405,7 @@ fn read_view(tag: u8, reader: &mut Reader<'_>) -> Result<View, DecodeError> {
             let decided_at = read_decided_at(reader)?;
             View::Deadlocks(DeadlocksResponse { cycles, cut, decided_at })
         }
+        answer_tag::ACCESS => View::Access(Encoding::read(reader)?),
         _ => return Err(reader.invalid()),
     })
 }
@@ -414,6 +429,7 @@ fn put_error(out: &mut Vec<u8>, error: &Error) {
         Error::BadRequest { reason } => (answer_tag::BAD_REQUEST, reason),
         Error::Unknown { reason } => (answer_tag::UNKNOWN, reason),
         Error::Unauthorized { reason } => (answer_tag::UNAUTHORIZED, reason),
+        Error::NotAllowed { reason } => (answer_tag::NOT_ALLOWED, reason),
         Error::LaneForgotten { reason } => (answer_tag::LANE_FORGOTTEN, reason),
     };
     out.push(tag);
@@ -433,6 +449,7 @@ fn read_error(tag: u8, reader: &mut Reader<'_>) -> Result<Error, DecodeError> {
         answer_tag::BAD_REQUEST => Error::BadRequest { reason: text(reader)? },
         answer_tag::UNKNOWN => Error::Unknown { reason: text(reader)? },
         answer_tag::UNAUTHORIZED => Error::Unauthorized { reason: text(reader)? },
+        answer_tag::NOT_ALLOWED => Error::NotAllowed { reason: text(reader)? },
         answer_tag::LANE_FORGOTTEN => Error::LaneForgotten { reason: text(reader)? },
         _ => return Err(reader.invalid()),
     })

@@ -10,15 +10,17 @@
 
 #![allow(clippy::missing_errors_doc, reason = "each fails on bytes that are no such message")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::results::{put_answer, read_answer};
-use crate::codec::{DecodeError, Reader, flags, put_str, put_u64};
+use crate::codec::{DecodeError, Encoding, Reader, flags, put_str, put_u64};
 use crate::error::Error;
 use crate::lock::encoding::{put_commands, read_commands, read_session_id};
 use crate::lock::{Command, Decision, Query, Subject, View};
+use crate::principal::Principal;
 use crate::raft::peer::MAX_MESSAGE_BYTES;
 use crate::types::{
     CallOptions, ListRequest, RecordState, SessionLocksRequest, TablesRequest, Token,
@@ -40,6 +42,9 @@ mod body_tag {
     pub(super) const VERIFY: u8 = 7;
     pub(super) const SESSION_LOCKS: u8 = 8;
     pub(super) const DEADLOCKS: u8 = 9;
+    // Of feature level 3. The first one stands before a read: the principal that reads.
+    pub(super) const AS: u8 = 10;
+    pub(super) const ACCESS: u8 = 11;
 }
 
 /// A forwarded request: what one call asks for.
@@ -249,9 +254,10 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Error>, WireError> {
     Ok(answer)
 }
 
-/// Appends the call of a request. Actor and cause are part of each command.
+/// Appends the call of a request. Principal and cause are part of each command, and the principal is
+/// part of a read.
 fn put_call(out: &mut Vec<u8>, call: &CallOptions) {
-    let CallOptions { timeout, trace_id, actor: _, cause: _ } = call;
+    let CallOptions { timeout, trace_id, principal: _, cause: _ } = call;
     out.push(flags([timeout.is_some(), trace_id.is_some()]));
     if let Some(timeout) = timeout {
         put_ms(out, *timeout);
@@ -274,7 +280,13 @@ fn put_request(out: &mut Vec<u8>, request: &Request) {
             out.push(body_tag::DECIDE);
             put_commands(out, commands);
         }
-        Request::Read(query) => put_subject(out, &query.subject),
+        Request::Read(query) => {
+            if let Some(principal) = &query.principal {
+                out.push(body_tag::AS);
+                principal.put(out);
+            }
+            put_subject(out, &query.subject);
+        }
         Request::Advance(by) => {
             out.push(body_tag::ADVANCE);
             put_ms(out, *by);
@@ -283,8 +295,16 @@ fn put_request(out: &mut Vec<u8>, request: &Request) {
 }
 
 fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
-    let read = |subject| Request::Read(Query { stale: false, subject });
-    Ok(match reader.u8()? {
+    let (mut tag, mut principal) = (reader.u8()?, None);
+    if tag == body_tag::AS {
+        principal = Some(Arc::new(Principal::read(reader)?));
+        tag = reader.u8()?;
+        if matches!(tag, body_tag::DECIDE | body_tag::ADVANCE) {
+            return Err(reader.invalid());
+        }
+    }
+    let read = |subject| Request::Read(Query { stale: false, principal, subject });
+    Ok(match tag {
         body_tag::DECIDE => Request::Decide(read_commands(reader)?),
         body_tag::CHECK => {
             let (table, signature) = (reader.str()?.into(), reader.str()?.into());
@@ -327,6 +347,7 @@ fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
             read(Subject::SessionLocks(SessionLocksRequest { session, after, limit }))
         }
         body_tag::DEADLOCKS => read(Subject::Deadlocks),
+        body_tag::ACCESS => read(Subject::Access(Encoding::read(reader)?)),
         _ => return Err(reader.invalid()),
     })
 }
@@ -380,6 +401,10 @@ fn put_subject(out: &mut Vec<u8>, subject: &Subject) {
             put_u64(out, (*limit).into());
         }
         Subject::Deadlocks => out.push(body_tag::DEADLOCKS),
+        Subject::Access(question) => {
+            out.push(body_tag::ACCESS);
+            question.put(out);
+        }
     }
 }
 

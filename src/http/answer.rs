@@ -1,7 +1,7 @@
 //! Answers: JSON, problem documents, and the headers that go with them.
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -47,6 +47,7 @@ impl From<Error> for Refusal {
             | Error::Unavailable { .. }
             | Error::Unknown { .. }
             | Error::Unauthorized { .. }
+            | Error::NotAllowed { .. }
             | Error::LaneForgotten { .. } => None,
         };
         Self { problem: Box::new(Problem::from(&error)), decided_at }
@@ -58,6 +59,9 @@ impl IntoResponse for Refusal {
         let code = self.problem.code;
         let mut response = body(code.status(), PROBLEM_MEDIA_TYPE, &*self.problem);
         let fields = response.headers_mut();
+        if code == Code::Unauthorized {
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if code == Code::Unavailable {
             fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }

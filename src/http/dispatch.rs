@@ -1,7 +1,7 @@
 //! The dispatch of the client listener: every path and method with its handler, in one table.
 //!
-//! All requests take the same way: their head is checked, their handler is found here, and they are
-//! observed by [`observed`]. There is no router in between: it would box a handler's future and its
+//! All requests take the same way: their head is checked, their handler is found here, it is found
+//! out who asks ([`identity`]), and they are observed by [`observed`]. There is no router in between: it would box a handler's future and its
 //! response once more and look up twice what stands in one table, which costs more than a lock.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures::future::{BoxFuture, ready};
 use hyper::body::Incoming;
 
+use super::access;
 use super::answer::Refusal;
 use super::batch::batch;
 use super::handlers::{
@@ -19,6 +20,7 @@ use super::handlers::{
     delete_table as delete, description, healthz, keep_alive, list, lock, metrics, open_session,
     readyz, set_limit, tables, unlock, verify,
 };
+use super::identity::{self, Door, Found};
 use super::metrics::Endpoint;
 use super::observe::{observed, trace_id};
 use super::request::{Arriving, ClientRequest};
@@ -33,43 +35,95 @@ use crate::service::LockService;
 /// and hyper moves them for each request.
 type Handler<S, B> = for<'a> fn(&'a Context<S>, ClientRequest<B>) -> BoxFuture<'a, Answer>;
 
-/// One method of one path, with its handler.
-type Operation<S, B> = (Method, &'static str, Handler<S, B>);
+/// One method of one path, with what it demands, and its handler.
+type Operation<S, B> = (Method, &'static str, Door, Handler<S, B>);
 
 /// Every operation. Those of one path stand together, and the most frequent ones stand first. A path
 /// that has `GET` has `HEAD`, too.
 fn operations<S: LockService, B: Arriving>() -> &'static [Operation<S, B>] {
     const {
         &[
-            (Method::POST, routes::LOCK, |context, request| Box::pin(lock(context, request))),
-            (Method::GET, routes::LOCK, |context, request| Box::pin(check(context, request))),
-            (Method::POST, routes::UNLOCK, |context, request| Box::pin(unlock(context, request))),
-            (Method::POST, routes::BATCH, |context, request| Box::pin(batch(context, request))),
-            (Method::GET, routes::LOCKS, |context, request| Box::pin(list(context, request))),
-            (Method::GET, routes::TABLES, |context, request| Box::pin(tables(context, request))),
-            (Method::POST, routes::SESSIONS, |context, request| {
+            (Method::POST, routes::LOCK, Door::Decided, |context, request| {
+                Box::pin(lock(context, request))
+            }),
+            (Method::GET, routes::LOCK, Door::Decided, |context, request| {
+                Box::pin(check(context, request))
+            }),
+            (Method::POST, routes::UNLOCK, Door::Decided, |context, request| {
+                Box::pin(unlock(context, request))
+            }),
+            (Method::POST, routes::BATCH, Door::Decided, |context, request| {
+                Box::pin(batch(context, request))
+            }),
+            (Method::GET, routes::LOCKS, Door::Decided, |context, request| {
+                Box::pin(list(context, request))
+            }),
+            (Method::GET, routes::TABLES, Door::Decided, |context, request| {
+                Box::pin(tables(context, request))
+            }),
+            (Method::POST, routes::SESSIONS, Door::Decided, |context, request| {
                 Box::pin(open_session(context, request))
             }),
-            (Method::DELETE, routes::SESSIONS, |context, request| {
+            (Method::DELETE, routes::SESSIONS, Door::Decided, |context, request| {
                 Box::pin(close_session(context, request))
             }),
-            (Method::POST, routes::KEEPALIVE, |context, request| {
+            (Method::POST, routes::KEEPALIVE, Door::Decided, |context, request| {
                 Box::pin(keep_alive(context, request))
             }),
-            (Method::POST, routes::VERIFY, |context, request| Box::pin(verify(context, request))),
-            (Method::PUT, routes::LIMIT, |context, request| Box::pin(set_limit(context, request))),
-            (Method::GET, routes::DEADLOCKS, |context, request| {
+            (Method::POST, routes::VERIFY, Door::Decided, |context, request| {
+                Box::pin(verify(context, request))
+            }),
+            (Method::PUT, routes::LIMIT, Door::Decided, |context, request| {
+                Box::pin(set_limit(context, request))
+            }),
+            (Method::GET, routes::DEADLOCKS, Door::Decided, |context, request| {
                 Box::pin(deadlocks(context, request))
             }),
-            (Method::PUT, routes::TABLE, |context, request| Box::pin(configure(context, request))),
-            (Method::DELETE, routes::TABLE, |context, request| Box::pin(delete(context, request))),
-            (Method::GET, routes::CLUSTER, |context, _| Box::pin(cluster(context))),
-            (Method::GET, routes::HEALTHZ, |_, _| Box::pin(healthz())),
-            (Method::GET, routes::READYZ, |context, _| Box::pin(readyz(context))),
-            (Method::GET, routes::METRICS, |context, _| Box::pin(metrics(context))),
-            (Method::GET, routes::OPENAPI, |_, _| Box::pin(description())),
-            (Method::GET, routes::ROOT, |context, request| Box::pin(welcome(context, request))),
-            (Method::POST, routes::DEBUG_ADVANCE, |context, request| {
+            (Method::PUT, routes::TABLE, Door::Decided, |context, request| {
+                Box::pin(configure(context, request))
+            }),
+            (Method::DELETE, routes::TABLE, Door::Decided, |context, request| {
+                Box::pin(delete(context, request))
+            }),
+            (Method::PUT, routes::ACCESS, Door::Decided, |context, request| {
+                Box::pin(access::switch(context, request))
+            }),
+            (Method::POST, routes::ACCESS_BOOTSTRAP, Door::Decided, |context, request| {
+                Box::pin(access::bootstrap(context, request))
+            }),
+            (Method::GET, routes::ACCESS_RULES, Door::Decided, |context, request| {
+                Box::pin(access::rules(context, request))
+            }),
+            (Method::PUT, routes::ACCESS_RULES, Door::Decided, |context, request| {
+                Box::pin(access::put_rule(context, request))
+            }),
+            (Method::DELETE, routes::ACCESS_RULES, Door::Decided, |context, request| {
+                Box::pin(access::remove_rule(context, request))
+            }),
+            (Method::GET, routes::ACCESS_TOKENS, Door::Decided, |context, request| {
+                Box::pin(access::tokens(context, request))
+            }),
+            (Method::POST, routes::ACCESS_TOKENS, Door::Decided, |context, request| {
+                Box::pin(access::create_token(context, request))
+            }),
+            (Method::DELETE, routes::ACCESS_TOKENS, Door::Decided, |context, request| {
+                Box::pin(access::revoke_token(context, request))
+            }),
+            (Method::GET, routes::ACCESS_WHOAMI, Door::Decided, |context, request| {
+                Box::pin(access::whoami(context, request))
+            }),
+            (Method::POST, routes::ACCESS_CAN_I, Door::Decided, |context, request| {
+                Box::pin(access::can_i(context, request))
+            }),
+            (Method::GET, routes::CLUSTER, Door::Known, |context, _| Box::pin(cluster(context))),
+            (Method::GET, routes::HEALTHZ, Door::Open, |_, _| Box::pin(healthz())),
+            (Method::GET, routes::READYZ, Door::Open, |context, _| Box::pin(readyz(context))),
+            (Method::GET, routes::METRICS, Door::Observer, |context, _| Box::pin(metrics(context))),
+            (Method::GET, routes::OPENAPI, Door::Open, |_, _| Box::pin(description())),
+            (Method::GET, routes::ROOT, Door::Open, |context, request| {
+                Box::pin(welcome(context, request))
+            }),
+            (Method::POST, routes::DEBUG_ADVANCE, Door::Admin, |context, request| {
                 Box::pin(advance(context, request))
             }),
         ]
@@ -84,20 +138,26 @@ pub(super) struct Route<S: 'static, B: 'static> {
 
 /// Every path.
 pub(super) fn all_routes<S: LockService, B: Arriving>() -> impl Iterator<Item = Route<S, B>> {
-    let by_path = operations().chunk_by(|(_, one, _), (_, other, _)| one == other);
+    let by_path = operations().chunk_by(|(_, one, ..), (_, other, ..)| one == other);
     by_path.map(|operations| Route { path: operations[0].1, operations })
 }
 
 impl<S, B> Route<S, B> {
-    fn handler(&self, method: &Method) -> Option<Handler<S, B>> {
+    fn handler(&self, method: &Method) -> Option<(Door, Handler<S, B>)> {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        let found = self.operations.iter().find(|(known, _, _)| known == method);
-        found.map(|(_, _, handler)| *handler)
+        let found = self.operations.iter().find(|(known, ..)| known == method);
+        found.map(|(_, _, door, handler)| (*door, *handler))
+    }
+
+    /// The methods of the path.
+    #[cfg(test)]
+    pub(super) fn methods(&self) -> impl Iterator<Item = &'static Method> + use<S, B> {
+        self.operations.iter().map(|(method, ..)| method)
     }
 
     /// The methods of the path, as the `allow` header lists them.
     pub(super) fn allow(&self) -> String {
-        let names = self.operations.iter().map(|(method, _, _)| match *method {
+        let names = self.operations.iter().map(|(method, ..)| match *method {
             Method::GET => "GET,HEAD",
             ref method => method.as_str(),
         });
@@ -138,13 +198,46 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
         (Err(refusal), _) => refused(refusal),
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
-            Some(handler) => {
-                handler(context, ClientRequest { http, trace_id: trace_id.clone(), slot })
+            Some((door, handler)) => {
+                let (trace_id, principal) = (trace_id.clone(), None);
+                let request = ClientRequest { http, trace_id, principal, slot };
+                admitted(context, door, handler, request)
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
         },
     };
     observed(context, endpoint, trace_id, answer).await
+}
+
+/// Finds out who makes a request, and calls its handler if the route may be used.
+fn admitted<'a, S: LockService, B: Arriving>(
+    context: &'a Context<S>,
+    mut door: Door,
+    handler: Handler<S, B>,
+    mut request: ClientRequest<B>,
+) -> BoxFuture<'a, Answer> {
+    if door == Door::Observer && context.settings.open_metrics {
+        door = Door::Open;
+    }
+    if door == Door::Open {
+        return handler(context, request);
+    }
+    match identity::principal_of(context, &request.http) {
+        Ok(Found::Principal(principal)) => {
+            if let Err(refusal) = identity::judge(context, door, principal.as_deref()) {
+                return refused(refusal);
+            }
+            request.principal = principal;
+            handler(context, request)
+        }
+        Ok(Found::Unknown(hash)) => Box::pin(async move {
+            let principal = identity::look_up(context, hash).await?;
+            identity::judge(context, door, principal.as_deref())?;
+            request.principal = principal;
+            handler(context, request).await
+        }),
+        Err(refusal) => refused(refusal),
+    }
 }
 
 fn refused<'a>(answer: impl IntoResponse) -> BoxFuture<'a, Answer> {

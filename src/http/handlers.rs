@@ -358,7 +358,7 @@ fn room_for<S>(context: &Context<S>, records: u32) -> Result<Share, Refusal> {
 }
 
 /// Passes a command to the service, with the request id of its headers if it has none itself.
-async fn decide<S: LockService>(
+pub(super) async fn decide<S: LockService>(
     context: &Context<S>,
     call: Call,
     mut command: Command,
@@ -368,7 +368,7 @@ async fn decide<S: LockService>(
     Ok(decisions.pop().unwrap_or_else(no_answer)?)
 }
 
-/// Passes commands to the service, with the cause of their call: one answer for each. At the
+/// Passes commands to the service, with the principal and the cause of their call: one answer for each. At the
 /// deadline the outcome of all of them is unknown.
 pub(super) async fn decide_all<S: LockService>(
     context: &Context<S>,
@@ -376,20 +376,23 @@ pub(super) async fn decide_all<S: LockService>(
     mut commands: Vec<Command>,
 ) -> Vec<Result<Decision, Error>> {
     let (count, deadline, cause) = (commands.len(), call.deadline, call.cause.take());
+    let principal = call.principal.take();
     for command in &mut commands {
         command.cause.clone_from(&cause);
+        command.principal.clone_from(&principal);
     }
     let decided = deadline.bound(context.service.decide(commands, call.options())).await;
     decided.unwrap_or_else(|| vec![no_answer(); count])
 }
 
-/// Passes a query to the service. It changes nothing, whenever it is dropped.
-async fn read<S: LockService>(
+/// Passes a query to the service, with the principal of its call. It changes nothing, whenever it is dropped.
+pub(super) async fn read<S: LockService>(
     context: &Context<S>,
-    call: Call,
+    mut call: Call,
     query: Query,
 ) -> Result<View, Refusal> {
     let deadline = call.deadline;
+    let query = Query { principal: call.principal.take(), ..query };
     let view = deadline.bound(context.service.read(query, call.options())).await;
     Ok(view.unwrap_or_else(|| Err(Error::unavailable("no answer in time")))?)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use crate::access::Access;
 use crate::api::{ClusterStatus, NodeFigures};
 use crate::audit::AuditFigures;
 use crate::error::Error;
@@ -33,6 +34,12 @@ pub trait LocalNode: Send + Sync + 'static {
     /// The reason.
     fn ready(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The rules and tokens as this node knows them, without waiting; `None` if there is no access
+    /// control, or not yet in the whole cluster.
+    fn access(&self) -> Option<Arc<Access>> {
+        None
     }
 
     /// The node's figures, each time `/metrics` is read.
@@ -86,6 +93,10 @@ impl LocalNode for ServedNode {
             return Err("the node is stopping".to_owned());
         }
         self.service.node().not_ready().map_or(Ok(()), Err)
+    }
+
+    fn access(&self) -> Option<Arc<Access>> {
+        self.service.node().access()
     }
 
     fn figures(&self) -> Option<NodeFigures> {

@@ -6,13 +6,14 @@
 //! broken invariant, always does.
 //!
 //! One request, step by step: [`server`] reads its head, [`dispatch`] finds its handler in the table
-//! of all routes, [`request`] parses what it contains, [`handlers`] pass the command or the query to
+//! of all routes, [`identity`] finds out who asks, [`request`] parses what it contains, [`handlers`] pass the command or the query to
 //! the service, and [`observe`] adds the trace id, the access log and the metrics.
 //!
 //! A request is answered by its deadline, which is set once: [`request`] waits no longer for its body,
 //! and [`handlers`] no longer for the service. The service gets a timeout that is a little shorter, so
 //! that it can say whether anything was done, and is not trusted to keep it.
 
+mod access;
 mod answer;
 mod batch;
 mod dispatch;
@@ -20,6 +21,7 @@ mod flood;
 mod handlers;
 mod handshake;
 mod head;
+mod identity;
 mod local;
 mod metrics;
 mod observe;
@@ -38,10 +40,12 @@ mod tests;
 
 use std::future::Future;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use axum::http::{HeaderMap, HeaderValue};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 pub use local::{LocalNode, ServedNode};
 pub use openapi::document as openapi_document;
@@ -49,6 +53,7 @@ pub use server::{Limits, Terms, raise_descriptor_limit, serve_connections};
 
 use crate::api::headers;
 use crate::budget::Budget;
+use crate::clock::CredentialClock;
 use crate::error::Error;
 use crate::service::LockService;
 use crate::tls::Tls;
@@ -66,6 +71,12 @@ pub struct ListenerSettings {
     pub budget: Budget,
     /// The names by which browsers may call this listener, besides `localhost` and IP addresses.
     pub hosts: Vec<String>,
+    /// Whether nothing is answered before access control is on: it is about to be switched on.
+    pub access_required: Arc<AtomicBool>,
+    /// Whether the figures of this node are shown to whoever asks, while access control is on.
+    pub open_metrics: bool,
+    /// The wall clock by which credentials expire.
+    pub credential_clock: CredentialClock,
     /// Whether clients may move the clock of the cluster, for tests. Otherwise the path for it does
     /// not exist.
     pub debug_clock: bool,
@@ -127,6 +138,8 @@ pub(crate) struct Context<S> {
     pub(crate) node: Arc<dyn LocalNode>,
     pub(crate) settings: ListenerSettings,
     pub(crate) metrics: Metrics,
+    /// Permits to look for an unknown access token at the leader.
+    lookups: Semaphore,
     /// The cluster's id, once it is known.
     cluster: OnceLock<HeaderValue>,
 }
@@ -143,7 +156,8 @@ impl<S: LockService> Context<S> {
             slots,
             settings.budget.clone(),
         );
-        Arc::new(Self { service, node, settings, metrics, cluster: OnceLock::new() })
+        let lookups = Semaphore::new(identity::LOOKUPS);
+        Arc::new(Self { service, node, settings, metrics, lookups, cluster: OnceLock::new() })
     }
 }
 

@@ -3,10 +3,11 @@
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, Object, Ref, RefOr, Server, Type};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
-use super::{batch, handlers};
+use super::{access, batch, handlers};
 use crate::api::{PROBLEM_MEDIA_TYPE, Problem, schemas};
 
 /// Headers that every operation on locks understands.
@@ -37,6 +38,12 @@ pub(crate) enum WriteProblems {
     /// The request is wrong and always will be.
     #[response(status = 400)]
     BadRequest(Problem),
+    /// Access control is on, and it is not known who asks; not done.
+    #[response(status = 401)]
+    Unauthorized(Problem),
+    /// No access rule allows it; not done.
+    #[response(status = 403)]
+    NotAllowed(Problem),
     /// The body arrived too slowly; not done.
     #[response(status = 408)]
     Timeout(Problem),
@@ -79,6 +86,12 @@ pub(crate) enum ReadProblems {
     /// The request is wrong and always will be.
     #[response(status = 400)]
     BadRequest(Problem),
+    /// Access control is on, and it is not known who asks.
+    #[response(status = 401)]
+    Unauthorized(Problem),
+    /// No access rule allows it.
+    #[response(status = 403)]
+    NotAllowed(Problem),
     /// Not possible now; trying again is safe.
     #[response(status = 503)]
     Unavailable(Problem),
@@ -116,6 +129,16 @@ pub(crate) enum ReadProblems {
         handlers::tables,
         handlers::configure_table,
         handlers::delete_table,
+        access::switch,
+        access::bootstrap,
+        access::rules,
+        access::put_rule,
+        access::remove_rule,
+        access::tokens,
+        access::create_token,
+        access::revoke_token,
+        access::whoami,
+        access::can_i,
         handlers::cluster,
         handlers::healthz,
         handlers::readyz,
@@ -132,6 +155,14 @@ struct EveryOperation;
 impl Modify for EveryOperation {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         document.servers = Some(vec![Server::new("/")]);
+        if let Some(components) = &mut document.components {
+            let bearer = Http::builder().scheme(HttpAuthScheme::Bearer).build();
+            components.add_security_scheme("access_token", SecurityScheme::Http(bearer));
+        }
+        // A cluster without access control wants none.
+        let none = SecurityRequirement::default();
+        let token = SecurityRequirement::new::<_, [&str; 0], &str>("access_token", []);
+        document.security = Some(vec![none, token]);
         for path in document.paths.paths.values_mut() {
             operations(path).for_each(complete);
         }

@@ -23,6 +23,7 @@ use super::slots::Slot;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
+use crate::principal::Principal;
 use crate::types::{CallOptions, RequestId};
 
 /// The time by which the service's timeout is shorter than the caller's, so that the answer still
@@ -41,6 +42,8 @@ impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> Arriving
 pub(crate) struct ClientRequest<B> {
     pub(crate) http: axum::http::Request<B>,
     pub(crate) trace_id: String,
+    /// The one that makes it, if that is known.
+    pub(crate) principal: Option<Arc<Principal>>,
     /// The slot of its connection, if it is known.
     pub(crate) slot: Option<Arc<Slot>>,
 }
@@ -85,6 +88,7 @@ impl<B: Arriving> ClientRequest<B> {
         let fields = self.http.headers();
         Ok(Call {
             trace_id: Some(self.trace_id.clone()),
+            principal: self.principal.clone(),
             cause: cause(fields)?,
             idempotency_key: idempotency_key(fields)?,
             is_timed: fields.contains_key(headers::TIMEOUT_MS),
@@ -136,6 +140,8 @@ pub(crate) struct Call {
     pub(crate) deadline: Deadline,
     /// The reason for the call; part of each of its commands.
     pub(crate) cause: Option<Box<str>>,
+    /// The one that calls; part of each of its commands and queries.
+    pub(crate) principal: Option<Arc<Principal>>,
     /// Whether the caller named a timeout.
     is_timed: bool,
     trace_id: Option<String>,

@@ -5,6 +5,7 @@
 //! configurations of all members: each is escaped, and none becomes a link.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -59,7 +60,11 @@ pub(super) async fn welcome<S: LockService, B: Arriving>(
     context: &Context<S>,
     request: ClientRequest<B>,
 ) -> Answer {
-    let (status, not_ready) = (context.node.status(), context.node.ready().err());
+    // Strangers are told nothing of the cluster while access control is on.
+    let is_guarded = context.settings.access_required.load(Ordering::Acquire)
+        || context.node.access().is_some_and(|access| access.is_on());
+    let status = context.node.status().filter(|_| !is_guarded);
+    let not_ready = context.node.ready().err();
     let mut response = if takes_html(request.http.headers()) {
         as_page(page(status.as_ref(), not_ready.as_deref()))
     } else {

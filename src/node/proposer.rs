@@ -258,7 +258,9 @@ mod tests {
     use openraft::raft::AppendEntriesRequest;
 
     use super::*;
+    use crate::limits::{MAX_GROUPS, MAX_GROUPS_BYTES, MAX_IDENTITY_BYTES};
     use crate::lock::{ClusterTime, Stamp, State};
+    use crate::principal::{Principal, TokenId};
     use crate::raft::peer::MAX_MESSAGE_BYTES;
     use crate::raft::types::{Entry, Payload, raft_log_id, raft_vote};
     use crate::storage::{self, checkpoint::MAX_RECORD_BYTES};
@@ -268,6 +270,9 @@ mod tests {
     fn largest(signee: &str, number: usize) -> (LockRequest, LockOptions) {
         let name = |text: &str| format!("{text}{number:->width$}", width = MAX_NAME_BYTES - 1);
         let text = "c".repeat(1024);
+        let groups = vec!["g".repeat(MAX_GROUPS_BYTES / MAX_GROUPS).into(); MAX_GROUPS];
+        let identity = "p".repeat(MAX_IDENTITY_BYTES).into();
+        let principal = Principal { identity, groups, token: Some(TokenId(u64::MAX)) };
         let lane = u128::MAX - number as u128;
         let options = LockOptions {
             table: Some(name("t")),
@@ -277,7 +282,7 @@ mod tests {
             force: true,
             request_id: Some(RequestId { lane, seq: u64::MAX }),
             call: CallOptions {
-                actor: Some(text.clone()),
+                principal: Some(Arc::new(principal.clone())),
                 cause: Some(text),
                 ..Default::default()
             },
@@ -320,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_largest_records_fit_into_pages_of_the_checkpoint() {
-        let mut state = State::new();
+        let mut state = State::with_level(lock::FEATURE_LEVEL);
         // The second takes the lock over from the first, so the lane records the previous owner.
         for (index, signee) in [(1, "a"), (2, "b")] {
             let (request, mut options) = largest(signee, 0);

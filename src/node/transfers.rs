@@ -108,6 +108,7 @@ pub(super) fn transfers_of(response: &ClientWriteResponse<TypeConfig>) -> Vec<Tr
         | Outcome::NotLeft
         | Outcome::Limit
         | Outcome::NoLimit
+        | Outcome::Access(_)
         | Outcome::Refused(_) => None,
     };
     response.data.decisions.iter().zip(0..).filter_map(transfer).collect()
@@ -125,7 +126,7 @@ fn log(transfer: &Transfer, command: &Command, trace_id: Option<&str>) {
     // Passed as text, not as `Display`, so that the log quotes and escapes them.
     let (table, signature, owner) = (&**table, &**signature, &**signee);
     let (instance, cause) = (instance.as_deref(), command.cause.as_deref());
-    let (actor, token) = (command.actor.as_deref(), token.0);
+    let (actor, token) = (command.actor(), token.0);
     let position = tracing::field::display(decided_at);
     let message = match reason {
         TransferReason::Expired => "an expired lock was taken over",
@@ -181,7 +182,7 @@ pub(super) fn tell_releases(
         let (token, place) = (release.token.map(|token| token.0), release.place);
         let place = place.map(tracing::field::display);
         let position = decision.decided_at.map(tracing::field::display);
-        let (cause, actor) = (command.cause.as_deref(), command.actor.as_deref());
+        let (cause, actor) = (command.cause.as_deref(), command.actor());
         tracing::info!(
             table,
             signature,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+use crate::access::{AccessToken, Change, Right};
 use crate::lock::{Command, DecodeError, Keep, Operation, Proposal};
 use crate::raft::codec;
 use crate::raft::types::{Membership, Payload};
@@ -46,7 +47,7 @@ fn command(command: &Command) -> String {
     if let Some(id) = &command.request_id {
         let _ = write!(text, " request {id}");
     }
-    if let Some(actor) = &command.actor {
+    if let Some(actor) = command.actor() {
         let _ = write!(text, " by {actor:?}");
     }
     if let Some(cause) = &command.cause {
@@ -59,6 +60,26 @@ fn keep(keep: Keep) -> String {
     match keep {
         Keep::Ms(ms) => format!("{ms} ms"),
         Keep::ForEver => TimeToLive::NEVER_WORD.to_owned(),
+    }
+}
+
+/// A change of rules or tokens. Of a token its name is shown, and not its hash.
+fn access(change: &Change) -> String {
+    let token = |token: &AccessToken| format!("{} of {:?}", token.id(), token.identity);
+    match change {
+        Change::PutRule(rule) => {
+            let rights = rule.rights.iter().map(Right::word).collect::<Vec<_>>().join(", ");
+            format!("rule {} for {}: {rights}", rule.name.grantee, rule.name.locks())
+        }
+        Change::RemoveRule(name) => format!("remove rule {} for {}", name.grantee, name.locks()),
+        Change::PutToken(made) => format!("access token {}", token(made)),
+        Change::RevokeToken(id) => format!("revoke access token {id}"),
+        Change::Switch(true) => "access control on".to_owned(),
+        Change::Switch(false) => "access control off".to_owned(),
+        Change::Bootstrap { token: first, on } => {
+            let on = if *on { ", access control on" } else { "" };
+            format!("first administrator {}{on}", token(first))
+        }
     }
 }
 
@@ -103,6 +124,7 @@ fn operation(operation: &Operation) -> String {
         Operation::SetLimit(limit) => {
             format!("limit {:?}/{:?} to {}", limit.table, limit.signature, limit.limit)
         }
+        Operation::Access(change) => access(change),
         Operation::Advance => "time passes".to_owned(),
         Operation::ConfigureTable(table) => format!(
             "configure table {:?}{}{}",

@@ -20,6 +20,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use openraft::type_config::alias::SnapshotOf;
 use tokio::sync::Notify;
 
+use crate::access::Access;
 use crate::clock::Clock;
 use crate::lock::{ClusterTime, Counts, Decision, Deleted, Ends, State};
 use crate::raft::checkpoint::Bell;
@@ -102,6 +103,8 @@ const NAP: Duration = Duration::from_millis(1);
 pub(crate) struct Replica {
     machine: RwLock<Machine>,
     figures: Mutex<Figures>,
+    /// The rules and tokens as of the last entry.
+    access: RwLock<Arc<Access>>,
     ends: Mutex<Ends>,
     /// Stamps of the current term.
     pub(crate) stampers: CurrentStamper,
@@ -135,6 +138,7 @@ impl Replica {
         machine.state.tell_steps(true);
         Self {
             figures: Mutex::new(Figures::from(&machine)),
+            access: RwLock::new(Arc::clone(machine.state.access())),
             machine: RwLock::new(machine),
             ends: Mutex::default(),
             stampers: CurrentStamper::default(),
@@ -167,6 +171,11 @@ impl Replica {
     /// The frequently read figures, without waiting for an entry that is being applied.
     pub(crate) fn figures(&self) -> Figures {
         *self.figures.lock().expect("figures are copied, and nothing else")
+    }
+
+    /// The rules and tokens, without waiting for an entry that is being applied.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().expect("a pointer is copied, and nothing else"))
     }
 
     /// How grants ended by entries that this node proposed, since it was started. So the figures of
@@ -283,10 +292,16 @@ impl Replica {
         Ok((decisions, machine.state.take_deleted()))
     }
 
-    /// Copies the frequently read figures.
+    /// Copies the frequently read figures, and the rules if they have changed.
     fn publish(&self, machine: &Machine) {
         let figures = Figures::from(machine);
         *self.figures.lock().expect("figures are copied, and nothing else") = figures;
+        let access = machine.state.access();
+        let is_same = |known: &Arc<Access>| Arc::ptr_eq(known, access);
+        if !is_same(&self.access.read().expect("a pointer is copied, and nothing else")) {
+            let mut known = self.access.write().expect("a pointer is copied, and nothing else");
+            *known = Arc::clone(access);
+        }
     }
 }
 

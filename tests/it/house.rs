@@ -12,7 +12,17 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "crates/core/src",
         &[
-            "codec", "types", "error", "limits", "clock", "random", "task", "lock", "service",
+            "codec",
+            "principal",
+            "types",
+            "error",
+            "limits",
+            "clock",
+            "random",
+            "task",
+            "access",
+            "lock",
+            "service",
             "memory",
         ],
     ),

@@ -195,7 +195,8 @@ pub fn failure(error: Error) -> Failure {
         other @ (Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unavailable { .. }
-        | Error::Unauthorized { .. }) => Failure::Unavailable(other.to_string()),
+        | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. }) => Failure::Unavailable(other.to_string()),
     }
 }
 

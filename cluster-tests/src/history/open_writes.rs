@@ -116,8 +116,12 @@ async fn ask<S: LockService>(service: &S, command: &Command) -> Said {
             Err(Error::BadRequest { .. }) => return Said::NeverDone,
             // A service that names no places cannot tell the two cases apart.
             Ok(None)
-            | Err(Error::Forbidden(_) | Error::Unauthorized { .. } | Error::LaneForgotten { .. }) =>
-            {
+            | Err(
+                Error::Forbidden(_)
+                | Error::Unauthorized { .. }
+                | Error::NotAllowed { .. }
+                | Error::LaneForgotten { .. },
+            ) => {
                 return Said::Nothing;
             }
             Err(Error::Unavailable { .. } | Error::Unknown { .. } | Error::NotFound { .. }) => {}

@@ -145,6 +145,7 @@ impl<S> Recorded<S> {
             | Operation::DeleteTable { .. }
             | Operation::Leave(_)
             | Operation::SetLimit(_)
+            | Operation::Access(_)
             | Operation::Advance
             | Operation::RaiseFeatureLevel(_) => return Begun::Unrecorded,
         };
@@ -293,7 +294,8 @@ impl<S: LockService> LockService for Recorded<S> {
             | Subject::Tables(_)
             | Subject::Verify { .. }
             | Subject::SessionLocks(_)
-            | Subject::Deadlocks => None,
+            | Subject::Deadlocks
+            | Subject::Access(_) => None,
         };
         let values = [limits::of_query(&query), limits::of_call(&call)].concat();
         let result = self.service.read(query, call).await;
@@ -304,7 +306,8 @@ impl<S: LockService> LockService for Recorded<S> {
                 | View::Tables(_)
                 | View::Verify(_)
                 | View::SessionLocks(_)
-                | View::Deadlocks(_),
+                | View::Deadlocks(_)
+                | View::Access(_),
             ) => (Outcome::Ok(Answer::Record(None)), None),
             Err(error) => failed_check(error),
         };
@@ -373,6 +376,7 @@ fn is_named(operation: &Operation) -> bool {
         | Operation::DeleteTable { .. }
         | Operation::Leave(_)
         | Operation::SetLimit(_)
+        | Operation::Access(_)
         | Operation::Advance
         | Operation::RaiseFeatureLevel(_) => false,
     }
@@ -539,7 +543,9 @@ fn failed_check(error: &Error) -> (Outcome, Option<DecidedAt>) {
 /// Translates an error. Only requests that are certainly not done may be recorded as such.
 pub(super) fn failed(error: &Error) -> Outcome {
     match error {
-        Error::Unavailable { .. } | Error::Unauthorized { .. } => Outcome::Unavailable,
+        Error::Unavailable { .. } | Error::Unauthorized { .. } | Error::NotAllowed { .. } => {
+            Outcome::Unavailable
+        }
         Error::BadRequest { .. } => Outcome::Refused(Refusal::BadRequest),
         Error::Forbidden(forbidden) => Outcome::Refused(refused(forbidden)),
         // A write has no such answer: wherever it comes from, nothing is known.

@@ -16,7 +16,7 @@ use keyward::types::{CallOptions, ListRequest, SessionLocksRequest, TablesReques
 /// The values of a command to which limits apply, with the limit of each. Absent values are left
 /// out.
 pub fn of_command(command: &Command) -> Vec<(Limit, i128)> {
-    let Command { request_id, actor: _, cause, operation } = command;
+    let Command { request_id, principal: _, cause, operation } = command;
     let mut values = Vec::new();
     match operation {
         Operation::Lock(command) => {
@@ -61,6 +61,7 @@ pub fn of_command(command: &Command) -> Vec<(Limit, i128)> {
             values.push((PERMITS, i128::from(*limit)));
         }
         Operation::KeepAlive(_)
+        | Operation::Access(_)
         | Operation::CloseSession(_)
         | Operation::Advance
         | Operation::RaiseFeatureLevel(_) => {}
@@ -87,7 +88,7 @@ pub fn of_query(query: &Query) -> Vec<(Limit, i128)> {
         Subject::SessionLocks(SessionLocksRequest { limit, .. }) => {
             vec![(PAGE, i128::from(*limit))]
         }
-        Subject::Deadlocks => Vec::new(),
+        Subject::Deadlocks | Subject::Access(_) => Vec::new(),
         Subject::Locks { table, page: ListRequest { prefix, after, limit, state: _ } } => {
             let page = page(prefix, after.as_ref(), *limit);
             page.chain([bytes(TABLE, table)]).collect()
@@ -101,7 +102,7 @@ pub fn of_query(query: &Query) -> Vec<(Limit, i128)> {
 
 /// The same as [`of_command`], for the options of a call that no command holds.
 pub fn of_call(call: &CallOptions) -> Vec<(Limit, i128)> {
-    let CallOptions { timeout, trace_id, actor: _, cause: _ } = call;
+    let CallOptions { timeout, trace_id, principal: _, cause: _ } = call;
     let mut values = Vec::new();
     values.extend(timeout.map(|timeout| ms(TIMEOUT, timeout)));
     values.extend(trace_id.as_deref().map(|trace| bytes(TRACE_ID, trace)));
@@ -154,7 +155,7 @@ mod tests {
         let call = CallOptions {
             timeout: Some(Duration::from_secs(1)),
             trace_id: Some("t".to_owned()),
-            actor: None,
+            principal: None,
             cause: Some("c".to_owned()),
         };
         let lock = LockRequest { signature: "a".into(), signee: "b".into(), level: Some(-3) };

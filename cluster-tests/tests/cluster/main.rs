@@ -3,6 +3,7 @@
 //! Each module is one kind of fault; `alone` contains the tests that measure time or usage, and
 //! runs with nothing beside it. Every scenario ends by showing that nothing acknowledged is lost.
 
+mod access;
 mod alone;
 mod boundaries;
 mod conformance;

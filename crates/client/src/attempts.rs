@@ -266,6 +266,7 @@ fn leader_in(error: &Error) -> Option<String> {
         | Error::NotFound { .. }
         | Error::Unknown { .. }
         | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. }
         | Error::LaneForgotten { .. } => None,
     }
 }
@@ -293,6 +294,7 @@ impl Failures {
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
             | Error::Unauthorized { .. }
+            | Error::NotAllowed { .. }
             | Error::LaneForgotten { .. }) => unreachable!("it is not asked again after {other}"),
         };
         reasons.retain(|(of, _)| of != endpoint);

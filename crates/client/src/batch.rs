@@ -199,6 +199,7 @@ fn says_nothing_of_others(told: &Result<Decision, Error>) -> Option<String> {
             error @ (Error::LaneForgotten { .. }
             | Error::BadRequest { .. }
             | Error::Unauthorized { .. }
+            | Error::NotAllowed { .. }
             | Error::NotFound { .. }),
         ) => Some(error.to_string()),
         Ok(_) | Err(Error::Forbidden(_) | Error::Unavailable { .. } | Error::Unknown { .. }) => {

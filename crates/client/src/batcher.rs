@@ -375,7 +375,7 @@ impl Place {
         let Way { endpoint, trace_id, cause } = &self.way;
         let wait = batch.iter().map(|waiting| waiting.until.remaining()).max().unwrap_or_default();
         let (trace_id, cause) = (trace_id.clone(), cause.clone());
-        let call = CallOptions { timeout: None, trace_id, actor: None, cause };
+        let call = CallOptions { timeout: None, trace_id, principal: None, cause };
         let items: Vec<&Item> = batch.iter().map(|waiting| &waiting.item).collect();
         let message = Message::of(&items);
         let result = self.transport.attempt_batch(endpoint, &message, &call, wait).await;

@@ -331,7 +331,8 @@ impl<S: LockService + Clone> Guard<S> {
                 Error::LaneForgotten { .. }
                 | Error::BadRequest { .. }
                 | Error::NotFound { .. }
-                | Error::Unauthorized { .. } => {
+                | Error::Unauthorized { .. }
+                | Error::NotAllowed { .. } => {
                     return Err(open.unwrap_or(error));
                 }
             };
@@ -713,7 +714,10 @@ impl<S: LockService + Clone> Turn<S> {
                 | Error::Unavailable { .. }
                 | Error::LaneForgotten { .. }
                 | Error::Forbidden(_) => return Err(error),
-                Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+                Error::BadRequest { .. }
+                | Error::NotFound { .. }
+                | Error::Unauthorized { .. }
+                | Error::NotAllowed { .. } => {
                     leaving.nothing_to_leave();
                     return Err(error);
                 }

@@ -56,17 +56,20 @@ pub use rwlock::RwLock;
 pub use semaphore::{Permit, Semaphore};
 pub use session::{OpenSession, Session};
 
-pub use keyward_core::{Error, MemoryLocks, clock, types};
+pub use keyward_core::{Error, MemoryLocks, access, clock, types};
 
 use crate::api::{
-    AdvanceBody, CheckAnswer, CheckQuery, CloseAnswer, CloseStatusWord, ClusterStatus,
-    DeadlocksAnswer, DeadlocksQuery, DeleteAnswer, DoneAnswer, KeepAliveAnswer, KeepAliveBody,
-    LimitAnswer, LimitBody, LimitStatusWord, ListAnswer, ListQuery, LockBody, LockReply,
-    SessionAnswer, SessionBody, SessionQuery, TableBody, TableQuery, TablesAnswer, TablesQuery,
-    UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, routes,
+    AdvanceBody, BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, CheckAnswer, CheckQuery,
+    CloseAnswer, CloseStatusWord, ClusterStatus, DeadlocksAnswer, DeadlocksQuery, DeleteAnswer,
+    DoneAnswer, KeepAliveAnswer, KeepAliveBody, LimitAnswer, LimitBody, LimitStatusWord,
+    ListAnswer, ListQuery, LockBody, LockReply, RuleBody, RuleQuery, RulesAnswer, RulesQuery,
+    SessionAnswer, SessionBody, SessionQuery, SwitchBody, TableBody, TableQuery, TablesAnswer,
+    TablesQuery, TokenAnswer, TokenBody, TokenQuery, TokensAnswer, TokensQuery, UnlockAnswer,
+    UnlockBody, VerifyAnswer, VerifyBody, WhoamiAnswer, routes,
 };
 use crate::carrier::{Carrier, Carry};
 use guard::{Common, Turn};
+use keyward_core::access::{Answer, Change, Question};
 use keyward_core::clock::{Clock, Deadline, SystemClock};
 use keyward_core::lock::{
     Command, Decision, LockCommand, Operation, Outcome, Query, Subject, View,
@@ -104,6 +107,7 @@ pub struct ClientBuilder {
     timeout: Duration,
     connect_timeout: Duration,
     batching: bool,
+    access_token: Option<String>,
     clock: Arc<dyn Clock>,
     tls: Tls,
 }
@@ -161,6 +165,14 @@ impl ClientBuilder {
         self
     }
 
+    /// The access token that each request is sent with, for a cluster with access control. Not to be
+    /// confused with the fencing token of a grant.
+    #[must_use]
+    pub fn access_token(mut self, secret: impl Into<String>) -> Self {
+        self.access_token = Some(secret.into());
+        self
+    }
+
     /// The clock that guards count with; tests move one by hand.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -199,7 +211,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// `BadRequest` if an endpoint is no `http://host:port` or `https://host:port`, a certificate or a
-    /// key cannot be used, or a default is not a value that requests may have.
+    /// key cannot be used, the access token cannot be one, or a default is not a value that requests
+    /// may have.
     pub fn build(self) -> Result<Client, Error> {
         self.options.validate()?;
         let transport = Transport::new(&self.endpoints, &self.settings())?;
@@ -223,6 +236,7 @@ impl ClientBuilder {
             timeout: self.timeout,
             batches: self.batching,
             tls: self.tls.clone(),
+            access_token: self.access_token.clone(),
         }
     }
 
@@ -252,6 +266,7 @@ impl Client {
             timeout: crate::api::DEFAULT_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             batching: true,
+            access_token: None,
             clock: Arc::new(SystemClock),
             tls: Tls::default(),
         }
@@ -355,6 +370,15 @@ impl Client {
         self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
     }
 
+    /// Whether the node at this endpoint can serve requests now, which it tells everybody.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the reason.
+    pub async fn ready_at(&self, endpoint: &str, call: CallOptions) -> Result<(), Error> {
+        let request = Request::read(routes::READYZ, &());
+        self.transport.ask_one::<DoneAnswer>(endpoint, &request, &call).await.map(|_| ())
+    }
+
     /// The caller's own request id, or the next of a lane that is reserved while the call lasts.
     fn request_id(&self, given: Option<RequestId>) -> (RequestId, Option<Lane<'_>>) {
         if let Some(id) = given {
@@ -450,11 +474,96 @@ impl Client {
                 };
                 Ok(Decision { outcome, decided_at })
             }
+            Operation::Access(change) => self.change_access(&change, call).await,
             Operation::Leave(_) => Err(Error::bad_request("only a node makes this command")),
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 Err(Error::bad_request("only a leader makes this command"))
             }
         }
+    }
+
+    /// Changes rules, tokens, or whether they count. Each of these changes may be repeated as it is.
+    async fn change_access(&self, change: &Change, call: CallOptions) -> Result<Decision, Error> {
+        let request = match change {
+            Change::PutRule(rule) => {
+                Request::write("PUT", routes::ACCESS_RULES, &RuleBody::from(rule))
+            }
+            Change::RemoveRule(name) => {
+                Request::delete(routes::ACCESS_RULES, &RuleQuery::new(name))
+            }
+            Change::RevokeToken(id) => {
+                Request::delete(routes::ACCESS_TOKENS, &TokenQuery { id: id.to_string() })
+            }
+            Change::Switch(enabled) => {
+                Request::write("PUT", routes::ACCESS, &SwitchBody { enabled: *enabled })
+            }
+            Change::PutToken(_) | Change::Bootstrap { .. } => {
+                return Err(Error::bad_request(
+                    "the node that is asked draws the secret of a token",
+                ));
+            }
+        };
+        let (answer, decided_at) = self.transport.call::<ChangedAnswer>(&request, &call).await?;
+        Ok(Decision { outcome: Outcome::Access(answer.into()), decided_at })
+    }
+
+    /// Asks about rules, tokens, and who may do what.
+    async fn ask_access(&self, question: Question, call: &CallOptions) -> Result<Answer, Error> {
+        let transport = &self.transport;
+        match question {
+            Question::Status => {
+                let request = Request::read(routes::ACCESS_WHOAMI, &());
+                let (answer, at) = transport.call::<WhoamiAnswer>(&request, call).await?;
+                Ok(answer.into_words(at))
+            }
+            Question::Rules { after, limit } => {
+                let query = RulesQuery { after: Some(after), limit: Some(limit) };
+                let request = Request::read(routes::ACCESS_RULES, &query);
+                let (answer, at) = transport.call::<RulesAnswer>(&request, call).await?;
+                answer.into_words(at).map_err(not_understood)
+            }
+            Question::Tokens { after, limit } => {
+                let after = after.map(|after| after.to_string());
+                let query = TokensQuery { after, limit: Some(limit) };
+                let request = Request::read(routes::ACCESS_TOKENS, &query);
+                let (answer, at) = transport.call::<TokensAnswer>(&request, call).await?;
+                answer.into_words(at).map_err(not_understood)
+            }
+            Question::CanI(asked) => {
+                let body = CanIBody::from(&asked);
+                let request = Request::question("POST", routes::ACCESS_CAN_I, &body);
+                let (answer, at) = transport.call::<CanIAnswer>(&request, call).await?;
+                Ok(answer.into_words(at))
+            }
+            Question::Credential(_) => Err(Error::bad_request("only a node asks this")),
+        }
+    }
+
+    /// Makes an access token. The answer has its secret, which is shown nowhere else.
+    ///
+    /// # Errors
+    /// As [`LockService::lock`], and `NotAllowed`. After `Unknown` the token may exist although
+    /// nobody knows its secret: list the tokens and revoke it.
+    pub async fn create_access_token(
+        &self,
+        token: &TokenBody,
+        call: CallOptions,
+    ) -> Result<TokenAnswer, Error> {
+        let request = Request::once("POST", routes::ACCESS_TOKENS, token);
+        self.transport.call(&request, &call).await.map(|(answer, _)| answer)
+    }
+
+    /// Makes the first administrator and its access token, once.
+    ///
+    /// # Errors
+    /// As [`Client::create_access_token`]; `BadRequest` if there is a token, or access control is on.
+    pub async fn bootstrap_access(
+        &self,
+        first: &BootstrapBody,
+        call: CallOptions,
+    ) -> Result<TokenAnswer, Error> {
+        let request = Request::once("POST", routes::ACCESS_BOOTSTRAP, first);
+        self.transport.call(&request, &call).await.map(|(answer, _)| answer)
     }
 
     /// Decides one command on sessions.
@@ -595,6 +704,11 @@ impl Client {
     }
 }
 
+/// The error for an answer that this client does not understand. A read has done nothing.
+fn not_understood(error: Error) -> Error {
+    Error::unavailable(format!("the answer is not understood: {error}"))
+}
+
 /// Splits commands into those that are sent together, in their order: requests for locks and
 /// releases share a message, and each command on a table has one of its own.
 fn runs(commands: Vec<Command>) -> Vec<Vec<Command>> {
@@ -642,7 +756,7 @@ impl LockService for Client {
     }
 
     async fn read(&self, query: Query, call: CallOptions) -> Result<View, Error> {
-        let Query { stale, subject } = query;
+        let Query { stale, principal: _, subject } = query;
         match subject {
             Subject::Lock { table, signature, places_after } => {
                 let (table, signature) = (Some(table.into()), signature.into());
@@ -693,6 +807,7 @@ impl LockService for Client {
                 let (answer, at) = self.transport.call::<DeadlocksAnswer>(&request, &call).await?;
                 Ok(View::Deadlocks(answer.into_words(at)))
             }
+            Subject::Access(question) => self.ask_access(question, &call).await.map(View::Access),
         }
     }
 

@@ -495,7 +495,8 @@ fn may_be_done(error: &Error) -> bool {
         Error::Forbidden(_)
         | Error::BadRequest { .. }
         | Error::NotFound { .. }
-        | Error::Unauthorized { .. } => false,
+        | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. } => false,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +46,8 @@ pub(super) struct Transport {
     /// The cluster of the node that answered first.
     cluster: OnceLock<HeaderValue>,
     timeout: Duration,
+    /// The credential of each request, never printed.
+    credential: Option<HeaderValue>,
     lanes: Lanes,
     /// `None` if each write is sent by itself.
     batcher: Option<Batcher>,
@@ -61,6 +63,8 @@ pub(super) struct Settings {
     /// Whether writes that wait at the same time are coalesced.
     pub(super) batches: bool,
     pub(super) tls: Tls,
+    /// The access token that each request is sent with.
+    pub(super) access_token: Option<String>,
 }
 
 /// A request that can be sent to one node once.
@@ -180,6 +184,7 @@ impl Kind {
             | Error::BadRequest { .. }
             | Error::NotFound { .. }
             | Error::Unauthorized { .. }
+            | Error::NotAllowed { .. }
             | Error::LaneForgotten { .. } => false,
         }
     }
@@ -241,12 +246,14 @@ impl Transport {
         settings: &Settings,
     ) -> Result<Self, Error> {
         let Settings { timeout, batches, .. } = *settings;
+        let credential = settings.access_token.as_deref().map(credential).transpose()?;
         let endpoints = Endpoints::new(endpoints)?;
         Ok(Self {
             way,
             endpoints,
             cluster: OnceLock::new(),
             timeout,
+            credential,
             lanes: Lanes::default(),
             batcher: batches.then(Batcher::default),
             one_by_one: Mutex::default(),
@@ -369,6 +376,7 @@ impl Transport {
                 | Code::UnsupportedMediaType => Ok(None),
                 Code::Forbidden
                 | Code::Unauthorized
+                | Code::NotAllowed
                 | Code::LaneForgotten
                 | Code::NotFound
                 | Code::Timeout
@@ -437,6 +445,9 @@ impl Transport {
         if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
             built.headers_mut().insert(headers::CLUSTER, cluster.clone());
         }
+        if let Some(credential) = &self.credential {
+            built.headers_mut().insert(AUTHORIZATION, credential.clone());
+        }
         let sent = self.way.send(built).await;
         let mut response = sent.map_err(|error| {
             let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
@@ -459,6 +470,18 @@ impl Transport {
         let problem = if is_problem { our_problem(&body) } else { None };
         Ok(Heard { status, decided_at, problem, body })
     }
+}
+
+/// The header value of an access token.
+fn credential(token: &str) -> Result<HeaderValue, Error> {
+    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let value = is_token.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
+    // The text is not repeated: it may be a secret with a blank too many.
+    let mut value = value.ok_or_else(|| {
+        Error::bad_request("the access token has blanks, or characters that no token has")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Builds the HTTP request.
@@ -506,6 +529,7 @@ fn told(request: &Request, error: Error) -> Error {
         | Error::NotFound { .. }
         | Error::Unavailable { .. }
         | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. }
         | Error::LaneForgotten { .. } => error,
     }
 }

@@ -6,17 +6,23 @@
 //! ```
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_core::access::{
+    AccessToken, Change, Grantee, Principal, Right, Rule, RuleName, Secret,
+};
 use keyward_core::lock::{ClusterTime, Command, FEATURE_LEVEL, Operation, Proposal, Stamp, State};
 use keyward_core::types::{
-    LockOptions, LockRequest, Mode, RequestId, Seen, SessionId, SessionOptions, SessionRequest,
-    UnlockOptions, UnlockRequest,
+    CallOptions, LockOptions, LockRequest, Mode, RequestId, Seen, SessionId, SessionOptions,
+    SessionRequest, UnlockOptions, UnlockRequest,
 };
 
 /// The operations, in the order in which the script shows them.
-const OPERATIONS: [&str; 15] = [
+const OPERATIONS: [&str; 17] = [
     "lock-unlock",
+    "lock-unlock-by-rule",
+    "lock-unlock-by-rule-of-10000",
     "renew",
     "renew-with-id",
     "refuse",
@@ -56,6 +62,9 @@ fn main() {
         "lock-unlock" => log.each(count, |number| {
             vec![lock(LOCKS + number, "worker", None), unlock(LOCKS + number)]
         }),
+        // The same, with access control on, for a principal with this many rules.
+        "lock-unlock-by-rule" => log.by_rule(1, count),
+        "lock-unlock-by-rule-of-10000" => log.by_rule(10_000, count),
         "renew" => log.each(count, |number| vec![lock(mixed(number), "worker", None)]),
         "renew-with-id" => log.each(count, |number| {
             let id = RequestId { lane: u128::from(number % 256), seq: number / 256 + 1 };
@@ -151,6 +160,40 @@ impl Log {
         self.each(holders, |number| vec![lock_with(0, &format!("w{number}"), shared())]);
         self.each(count, |_| {
             vec![lock_with(0, "one", shared()), unlock_with(0, "one", UnlockOptions::default())]
+        });
+    }
+
+    /// Takes and releases locks as a principal with this many rules, of which one is about them.
+    fn by_rule(&mut self, rules: u64, count: u64) {
+        let grantee = || Grantee::Identity("worker".into());
+        let rule = |number: u64| {
+            let pattern = match number {
+                0 => "jobs/*".to_owned(),
+                // Some share the beginning of the locks' names, and are about none of them.
+                other if other % 2 == 0 => format!("jobs/lock-{other:010}/*"),
+                other => format!("team-{other}/jobs"),
+            };
+            let name = RuleName {
+                grantee: grantee(),
+                table: Some("default".into()),
+                pattern: pattern.parse().expect("a pattern"),
+            };
+            let rights = [Right::Acquire].into_iter().collect();
+            Rule { name, rights, max_level: 0, signee: Some(Rule::IDENTITY.into()) }
+        };
+        let change = |change| Command::access(change, CallOptions::default());
+        self.each(rules, |number| vec![change(Change::PutRule(rule(number)))]);
+        let hash = Secret::of_bits([0; 32]).hash();
+        let (identity, groups, expires) = ("admin".into(), Vec::new(), None);
+        let token = AccessToken { hash, identity, groups, expires };
+        self.each(1, |_| vec![change(Change::Bootstrap { token: token.clone(), on: true })]);
+        let principal = Arc::new(Principal::named("worker"));
+        self.each(count, |number| {
+            let mut commands = vec![lock(LOCKS + number, "worker", None), unlock(LOCKS + number)];
+            for command in &mut commands {
+                command.principal = Some(Arc::clone(&principal));
+            }
+            commands
         });
     }
 

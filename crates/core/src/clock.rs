@@ -1,10 +1,9 @@
 //! The only code that reads clocks.
 //!
-//! There are two clocks, both monotonic, neither of them the wall clock. A leader stamps by `raw`:
+//! There are two clocks, both monotonic, neither of them the wall clock; that one is read for the
+//! expiry of credentials alone ([`credential_time`]). A leader stamps by `raw`:
 //! it has the rate of the hardware, which no time daemon slews. A holder counts its grant by
 //! `boottime`: it goes on while the machine sleeps, as the grant does.
-//!
-//! The wall clock has one use, [`credential_time`]: certificates expire by it. No lock depends on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +41,37 @@ impl Clock for SystemClock {
 
     fn boottime(&self) -> Duration {
         since_origin(clock_gettime(ClockId::Boottime))
+    }
+}
+
+/// The wall clock of this machine, for the expiry of credentials and for nothing else: it may be
+/// wrong, and it may jump. A node whose wall clock is ahead refuses tokens too early, one whose clock
+/// is behind accepts them too long; no lock is ever judged by it.
+#[derive(Clone, Debug, Default)]
+pub struct CredentialClock {
+    /// The time that a test has set.
+    set: Option<Arc<AtomicU64>>,
+}
+
+impl CredentialClock {
+    /// A clock that shows this time until it is set to another; clones are set together.
+    pub fn fixed(seconds: u64) -> Self {
+        Self { set: Some(Arc::new(AtomicU64::new(seconds))) }
+    }
+
+    /// Sets a clock that was made by [`CredentialClock::fixed`].
+    pub fn set(&self, seconds: u64) {
+        if let Some(set) = &self.set {
+            set.store(seconds, Ordering::SeqCst);
+        }
+    }
+
+    /// The seconds since 1970. A machine that believes to be before that is at 0.
+    pub fn seconds(&self) -> u64 {
+        match &self.set {
+            Some(set) => set.load(Ordering::SeqCst),
+            None => credential_time().as_secs(),
+        }
     }
 }
 

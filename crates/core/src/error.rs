@@ -44,6 +44,12 @@ pub enum Error {
         /// The description of what is missing, for a person.
         reason: String,
     },
+    /// It is known who the caller is, and no access rule allows the request. Not done.
+    #[error("not allowed: {reason}")]
+    NotAllowed {
+        /// The right that is missing, for a person.
+        reason: String,
+    },
     /// The `request_id` continues a lane that the cluster does not remember: it was not used for
     /// long, or there were too many. This copy was not done; whether an earlier one with the same
     /// id was is unknown. Without an earlier one it is safe to repeat the request with a new lane,

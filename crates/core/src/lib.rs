@@ -5,16 +5,20 @@
 //! The rules themselves are [`lock`]: a pure state machine that decides commands in the order of a
 //! log. [`limits`] lists each limit of the service.
 //!
+//! [`access`] judges who may do what; [`principal`] is who asks.
+//!
 //! The modules under them are for the crates of Keyward: [`codec`] (the primitives of every binary
 //! encoding), [`clock`], [`random`] and [`task`] (time, chance and tasks, each in one place, so that
 //! tests can hand in their own).
 
+pub mod access;
 pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod limits;
 pub mod lock;
 pub mod memory;
+pub mod principal;
 pub mod random;
 pub mod service;
 pub mod task;

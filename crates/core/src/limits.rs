@@ -19,8 +19,7 @@ use crate::types::{
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// The longest `actor` or `cause` that a program may pass on, in bytes: they travel in every log
-/// entry.
+/// The longest `cause` that a program may pass on, in bytes: it travels in every log entry.
 pub const MAX_AUDIT_BYTES: usize = 1024;
 
 /// The longest timeout of a request. Longer waits hold a connection and a place in the queue for
@@ -84,6 +83,21 @@ pub const MAX_SESSIONS: u64 = 100_000;
 
 /// The maximum number of sessions that one request keeps alive.
 pub const MAX_KEPT_ALIVE: usize = 1000;
+
+/// The longest name of an identity or a group, in bytes: it travels with each of its requests.
+pub const MAX_IDENTITY_BYTES: usize = 256;
+
+/// The maximum number of groups of a principal.
+pub const MAX_GROUPS: usize = 32;
+
+/// The maximum size of the names of all groups of a principal, in bytes.
+pub const MAX_GROUPS_BYTES: usize = 2048;
+
+/// The maximum number of access rules: a few thousand teams with several rules each.
+pub const MAX_RULES: usize = 20_000;
+
+/// The maximum number of access tokens.
+pub const MAX_ACCESS_TOKENS: usize = 20_000;
 
 /// A bound on a value of a request, or on a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -384,6 +398,41 @@ pub const SNAPSHOT_CHUNK: Limit = Limit {
     )
 };
 
+/// The test of access control.
+const OF_ACCESS: Proof = Proof::Tested("crates/core/src/access/tests.rs");
+/// The name of an identity or a group.
+pub const IDENTITY: Limit = Limit {
+    largest: MAX_IDENTITY_BYTES as i128,
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..name("identity", "the name of an identity or a group")
+};
+/// The groups of a principal.
+pub const GROUPS: Limit = Limit {
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..number("groups", "the groups of a principal", 0, MAX_GROUPS as i128)
+};
+/// The bytes of the groups of a principal.
+pub const GROUPS_BYTES: Limit = Limit {
+    unit: Unit::Bytes,
+    enforced_by: "crates/core/src/access/principal.rs",
+    proof: OF_ACCESS,
+    ..number("groups_bytes", "the names of those groups together", 0, MAX_GROUPS_BYTES as i128)
+};
+/// The access rules.
+pub const RULES: Limit = Limit {
+    enforced_by: "crates/core/src/access/book.rs",
+    proof: OF_ACCESS,
+    ..number("rules", "the access rules of a cluster", 0, MAX_RULES as i128)
+};
+/// The access tokens.
+pub const ACCESS_TOKENS: Limit = Limit {
+    enforced_by: "crates/core/src/access/book.rs",
+    proof: OF_ACCESS,
+    ..number("access_tokens", "the access tokens of a cluster", 0, MAX_ACCESS_TOKENS as i128)
+};
+
 /// Every limit, in the order of `docs/limits.md`.
 pub const ALL: &[Limit] = &[
     SIGNATURE,
@@ -410,6 +459,11 @@ pub const ALL: &[Limit] = &[
     TIMEOUT,
     CAUSE,
     TRACE_ID,
+    IDENTITY,
+    GROUPS,
+    GROUPS_BYTES,
+    RULES,
+    ACCESS_TOKENS,
     ENTRY_COMMANDS,
     REAPPLIED,
     APPLIED_BYTES,

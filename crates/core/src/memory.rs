@@ -5,7 +5,8 @@
 //!
 //! It acts as a cluster of one node in its first term: every request is stamped from the clock and
 //! applied as a log entry of its own, so the clock advances exactly when a request arrives. Nothing
-//! is kept once the last handle is dropped.
+//! is kept once the last handle is dropped. It is without access control: who asks is whoever has a
+//! handle. The machine inside can judge, which tests make use of.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::access::Access;
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::lock::{
@@ -123,6 +125,12 @@ impl MemoryLocks {
     #[must_use]
     pub fn handle(&self, options: ServiceOptions) -> Handle<Self> {
         Handle::new(self.clone(), options)
+    }
+
+    /// The rules and tokens. There is no access control as long as nobody switches it on, which a
+    /// program that embeds the locks has no reason for: it tells each request's principal itself.
+    pub fn access(&self) -> Arc<Access> {
+        self.shared.with_machine(|machine| Arc::clone(machine.state.access()))
     }
 
     /// The sizes and counters, as of the last request.
@@ -386,7 +394,7 @@ impl LockService for MemoryLocks {
 
     async fn read(&self, query: Query, _: CallOptions) -> Result<View, Error> {
         query.validate()?;
-        self.shared.read(|state, at| query.subject.view(state, Some(at)))
+        self.shared.read(|state, at| query.view(state, Some(at)))
     }
 }
 

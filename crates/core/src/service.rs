@@ -37,7 +37,7 @@ pub trait LockService: Send + Sync + 'static {
     /// decided in the order given. After one that failed with `Unavailable` or `Unknown`, later ones
     /// may still have been done.
     ///
-    /// Of the call, actor and cause are not used: they are part of each command, because the log
+    /// Of the call, principal and cause are not used: they are part of each command, because the log
     /// holds them. Commands need not be valid: the service validates them.
     ///
     /// # Errors
@@ -236,7 +236,7 @@ pub trait LockService: Send + Sync + 'static {
         mut call: CallOptions,
     ) -> impl Future<Output = Result<Vec<Liveness>, Error>> + Send {
         async move {
-            let command = Command::keep_alive(sessions, call.actor.take());
+            let command = Command::keep_alive(sessions, call.principal.take());
             self.decide_one(command, call).await?.into_kept_alive()
         }
     }

@@ -8,9 +8,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::principal::Principal;
 
 /// The longest signature, signee, instance or table name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 1024;
@@ -212,8 +215,8 @@ pub struct CallOptions {
     pub timeout: Option<Duration>,
     /// Identifies the request in the logs of every node it touches.
     pub trace_id: Option<String>,
-    /// The authenticated principal that makes the request, for the audit. Never an owner.
-    pub actor: Option<String>,
+    /// The authenticated principal that makes the request. Never an owner.
+    pub principal: Option<Arc<Principal>>,
     /// The reason for the request, for the audit.
     pub cause: Option<String>,
 }

@@ -6,6 +6,7 @@
 use keyward_core::lock::{Command, Decision, Operation, Outcome, Proposal, Refusal};
 use keyward_core::types::{DecidedAt, Liveness};
 
+use crate::gate::Refused;
 use crate::oracle::{Became, Oracle, Said};
 
 /// An oracle that follows the log of a machine.
@@ -66,8 +67,11 @@ impl Follower {
 
 /// A decision as the oracle gives it.
 pub(crate) fn as_said(decision: Decision) -> Said {
-    if let Outcome::Refused(Refusal::BadRequest(_)) = decision.outcome {
-        return Said::BadRequest;
+    match decision.outcome {
+        Outcome::Refused(Refusal::BadRequest(_)) => return Said::BadRequest,
+        Outcome::Refused(Refusal::Unauthorized(_)) => return Said::Denied(Refused::Stranger),
+        Outcome::Refused(Refusal::NotAllowed(_)) => return Said::Denied(Refused::NotAllowed),
+        _ => {}
     }
     let at = decision.decided_at.expect("the machine has a log");
     Said::Outcome(decision.outcome, (at.index, Some(at.position)))
@@ -92,6 +96,6 @@ fn without_positions(said: Said) -> Said {
             Said::Outcome(Outcome::KeptAlive(sessions), at)
         }
         Said::Outcome(outcome, (index, _)) => Said::Outcome(outcome, (index, None)),
-        Said::BadRequest => Said::BadRequest,
+        said @ (Said::BadRequest | Said::Denied(_)) => said,
     }
 }

@@ -63,6 +63,28 @@ fn the_oracle_agrees_on_waiting_sharing_and_sessions() {
 }
 
 #[test]
+fn the_oracle_agrees_on_who_may_do_what() {
+    for seed in seeds(FEW) {
+        let played = std::panic::catch_unwind(|| {
+            let mut history = History::of_access(StdRng::seed_from_u64(seed));
+            let mut entries = 0..ENTRIES;
+            play(
+                &mut history,
+                |_| entries.next().is_some(),
+                |state| {
+                    state.assert_invariants();
+                    assert_eq!(State::decode(&state.encode()).as_ref(), Ok(state));
+                },
+            );
+        });
+        if let Err(panic) = played {
+            eprintln!("the failing history is that of KEYWARD_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
 fn the_oracle_agrees_on_every_decision_and_read() {
     for_each_seed(MANY, |history| {
         let mut entries = 0..ENTRIES;

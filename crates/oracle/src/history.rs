@@ -3,15 +3,20 @@
 //! The randomness is any source of numbers: a seeded generator in `tests/histories.rs`, the bytes
 //! of a fuzzer in `machine.rs`. There are few names and numbers, so that commands conflict.
 
+use std::sync::Arc;
+
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
 
 use crate::follow::{Follower, as_said};
 use crate::oracle::{Became, Oracle, Said};
 use crate::watcher::Watcher;
+use keyward_core::access::{
+    AccessToken, Change, Grantee, Principal, Right, Rule, RuleName, Secret,
+};
 use keyward_core::lock::{
     ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Outcome,
-    Proposal, SessionCommand, Stamp, State, TableCommand, UnlockCommand,
+    Proposal, Query, SessionCommand, Stamp, State, Subject, TableCommand, UnlockCommand,
 };
 use keyward_core::types::{
     DecidedAt, Grant, ListRequest, Liveness, LockStatus, Mode, RecordState, RequestId, Seen,
@@ -21,6 +26,19 @@ use keyward_core::types::{
 const TABLES: [&str; 3] = ["default", "default\u{1}", "t"];
 const SIGNATURES: [&str; 5] = ["a", "a\u{1}", "ab", "b", "é"];
 const SIGNEES: [&str; 3] = ["ann", "bob", "cy"];
+/// Signees, and an administrator.
+const IDENTITIES: [&str; 4] = ["ann", "bob", "cy", "root"];
+
+/// One of a few access tokens.
+fn access_token(number: u8) -> AccessToken {
+    let identity = IDENTITIES[usize::from(number + 3) % IDENTITIES.len()];
+    AccessToken {
+        hash: Secret::of_bits([number; 32]).hash(),
+        identity: identity.into(),
+        groups: if number % 2 == 1 { vec!["g".into()] } else { Vec::new() },
+        expires: None,
+    }
+}
 
 /// Applies a history to the machine and to the oracle for as long as `more` returns true, and
 /// asserts that both give the same result for every command and the same reads afterwards, and that
@@ -72,6 +90,20 @@ fn assert_same_reads<R: RngCore>(history: &mut History<R>, state: &State, oracle
         let request = history.list_request();
         let shown = state.list(table, &request);
         assert_eq!(shown, oracle.list(table, &request), "{request:?}");
+        if history.is_guarded {
+            let reader = history.principal();
+            let query = Query {
+                principal: reader.clone(),
+                stale: false,
+                subject: Subject::Locks { table: table.into(), page: request.clone() },
+            };
+            let page = query.view(state, None).ok().map(|view| {
+                let page = view.into_list().expect("a page");
+                (page.locks, page.next)
+            });
+            let expected = oracle.list_for(reader.as_deref(), table, &request);
+            assert_eq!(page, expected, "{reader:?} {request:?}");
+        }
     }
     let request = history.tables_request();
     assert_eq!(state.tables(&request), oracle.tables(&request), "{request:?}");
@@ -88,6 +120,8 @@ pub struct History<R> {
     tokens: u64,
     /// Whether it has requests of feature level 2.
     is_new: bool,
+    /// Whether it has principals, rules and tokens, of feature level 3.
+    is_guarded: bool,
     /// Names of sessions that were opened, and the last fact that each was told.
     sessions: Vec<(SessionId, Option<DecidedAt>)>,
     /// Places that were told, with the position of the ask.
@@ -104,6 +138,7 @@ impl<R: RngCore> History<R> {
             drawn: Vec::new(),
             tokens: 4,
             is_new: false,
+            is_guarded: false,
             sessions: Vec::new(),
             places: Vec::new(),
         }
@@ -113,6 +148,11 @@ impl<R: RngCore> History<R> {
     /// sessions.
     pub fn of_turns(random: R) -> Self {
         Self { is_new: true, ..Self::new(random) }
+    }
+
+    /// A history as [`History::of_turns`], with principals, rules and tokens.
+    pub fn of_access(random: R) -> Self {
+        Self { is_guarded: true, ..Self::of_turns(random) }
     }
 
     /// The next entry: its term, its index and its payload.
@@ -130,7 +170,8 @@ impl<R: RngCore> History<R> {
         let stamp = Stamp { term: if self.chance(5) { 4 } else { term }, time };
         if self.is_new && self.index < 3 {
             let stamp = Stamp { term, time };
-            let commands = vec![Operation::RaiseFeatureLevel(2).into()];
+            let level = if self.is_guarded { 3 } else { 2 };
+            let commands = vec![Operation::RaiseFeatureLevel(level).into()];
             return (term, self.index, Proposal { stamp, commands });
         }
         let count = self.random.random_range(0..5);
@@ -170,16 +211,85 @@ impl<R: RngCore> History<R> {
                 _ => history.index / 4 + history.random.random_range(0..3),
             },
         });
-        let actor = self.some(20, |_| "actor".into());
+        let principal = self.principal();
         let operation = self.operation();
-        let command = Command { request_id, actor, cause: None, operation };
+        let is_access = matches!(operation, Operation::Access(_));
+        let request_id = request_id.filter(|_| !is_access);
+        let command = Command { request_id, principal, cause: None, operation };
         if request_id.is_some() {
             self.drawn.push(command.clone());
         }
         command
     }
 
+    /// Mostly one who may do something, sometimes nobody.
+    fn principal(&mut self) -> Option<Arc<Principal>> {
+        if !self.is_guarded {
+            return self.some(20, |_| Arc::new(Principal::named("actor")));
+        }
+        self.some(93, |history| {
+            let mut principal = Principal::named(history.one_of(&IDENTITIES));
+            if history.chance(25) {
+                let number = history.random.random_range(0..4);
+                let token = access_token(number);
+                principal.token = Some(token.id());
+                if history.chance(90) {
+                    principal.identity = token.identity;
+                }
+            } else if history.chance(20) {
+                principal.groups = vec!["g".into()];
+            }
+            Arc::new(principal)
+        })
+    }
+
+    fn change(&mut self) -> Change {
+        match self.random.random_range(0..100) {
+            0..45 => Change::PutRule(self.rule()),
+            45..65 => Change::RemoveRule(self.rule().name),
+            65..75 => Change::PutToken(access_token(self.random.random_range(0..4))),
+            75..83 => Change::RevokeToken(access_token(self.random.random_range(0..4)).id()),
+            83..92 => Change::Switch(self.chance(75)),
+            _ => {
+                let token = access_token(self.random.random_range(0..4));
+                Change::Bootstrap { token, on: self.chance(70) }
+            }
+        }
+    }
+
+    fn rule(&mut self) -> Rule {
+        let grantee = if self.chance(20) {
+            Grantee::Group("g".into())
+        } else {
+            Grantee::Identity(self.one_of(&IDENTITIES).into())
+        };
+        if self.chance(15) {
+            return Rule::admin(grantee);
+        }
+        let patterns = ["*", "a", "a*", "a\u{1}", "b*", "ab", "é", "a/"];
+        let table = self.some(75, |history| history.one_of(&TABLES).into());
+        let name = RuleName {
+            grantee,
+            table,
+            pattern: self.one_of(&patterns).parse().expect("a pattern"),
+        };
+        let mut rights = Vec::new();
+        for right in &Right::ALL[..5] {
+            rights.extend(self.some(35, |_| *right));
+        }
+        if rights.is_empty() {
+            rights.push(Right::Acquire);
+        }
+        let preempts = rights.contains(&Right::Preempt);
+        let signee = self.some(25, |_| Rule::IDENTITY.into());
+        let max_level = if preempts { self.one_of(&[1, 2]) } else { 0 };
+        Rule { name, rights: rights.into_iter().collect(), max_level, signee }
+    }
+
     fn operation(&mut self) -> Operation {
+        if self.is_guarded && self.chance(15) {
+            return Operation::Access(Box::new(self.change()));
+        }
         if self.is_new && self.chance(25) {
             return self.session_operation();
         }

@@ -8,6 +8,7 @@
 #![allow(clippy::missing_panics_doc, reason = "it panics where the two machines differ")]
 
 pub mod follow;
+mod gate;
 #[cfg(test)]
 mod histories;
 pub mod history;

@@ -8,6 +8,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::gate::{Gate, Refused};
+use keyward_core::access::Principal;
 use keyward_core::lock::{
     Command, Keep, LockCommand, Operation, Outcome, Proposal, Refusal, SessionCommand,
     UnlockCommand,
@@ -25,6 +27,8 @@ use keyward_core::types::{
 pub(crate) enum Said {
     Outcome(Outcome, Where),
     BadRequest,
+    /// Refused by access control, for whatever reason in words.
+    Denied(Refused),
 }
 
 /// The entry, and the command in it unless a step has decided.
@@ -57,6 +61,7 @@ pub(crate) struct Oracle {
     sessions: BTreeMap<SessionId, Life>,
     at: DecidedAt,
     own: Option<CameOfIt>,
+    pub(crate) gate: Gate,
     pub(crate) became: Vec<Became>,
 }
 
@@ -616,10 +621,19 @@ impl Oracle {
 
     fn one(&mut self, command: &Command) -> Said {
         let here = (self.at.index, Some(self.at.position));
-        if command.operation.level() > self.feature_level() {
+        if command.level() > self.feature_level() {
             return Said::Outcome(Outcome::Refused(Refusal::LevelTooLow), here);
         }
+        if let Err(refused) = self.admitted(command) {
+            return Said::Denied(refused);
+        }
         match &command.operation {
+            Operation::Access(change) => {
+                return match self.gate.change(change) {
+                    Some(changed) => Said::Outcome(Outcome::Access(changed), here),
+                    None => Said::BadRequest,
+                };
+            }
             Operation::Advance => return Said::Outcome(Outcome::Advanced, here),
             Operation::RaiseFeatureLevel(level) => {
                 self.level = self.level.max(*level);
@@ -671,6 +685,19 @@ impl Oracle {
         };
         self.lanes.insert(id.lane, lane);
         self.finish(command, &came_of_it, here)
+    }
+
+    fn admitted(&self, command: &Command) -> Result<(), Refused> {
+        let life = |id: &SessionId| self.sessions.get(id).filter(|_| self.lives(*id));
+        let (mut signee, mut opener) = (None, None);
+        if let Operation::Lock(lock) = &command.operation {
+            signee = Some(&*lock.signee)
+                .filter(|signee| !signee.is_empty())
+                .or_else(|| lock.session.as_ref().and_then(life).map(|life| life.owner.0.as_str()));
+        } else if let Operation::CloseSession(id) = &command.operation {
+            opener = life(id).map(|life| life.actor.as_deref());
+        }
+        self.gate.judge(command, signee, opener)
     }
 
     /// Hands the lock over, and says what came of the command, which may be granted by that.
@@ -762,7 +789,10 @@ impl Oracle {
                     None => CameOfIt::Plain(Outcome::NoLimit),
                 }
             }
-            Operation::Advance | Operation::KeepAlive(_) | Operation::RaiseFeatureLevel(_) => {
+            Operation::Advance
+            | Operation::KeepAlive(_)
+            | Operation::Access(_)
+            | Operation::RaiseFeatureLevel(_) => {
                 unreachable!()
             }
         }
@@ -806,7 +836,7 @@ impl Oracle {
             ttl: session.ttl_ms,
             end: later(self.now, session.ttl_ms),
             owner: (session.signee.to_string(), Some(instance)),
-            actor: command.actor.as_ref().map(ToString::to_string),
+            actor: command.actor().map(str::to_owned),
             ended: None,
             inbox: Vec::new(),
         };
@@ -827,7 +857,7 @@ impl Oracle {
     }
 
     fn keep_alive(&mut self, command: &Command, seen: Seen) -> Liveness {
-        let is_mine = |life: &&mut Life| life.actor.as_deref() == command.actor.as_deref();
+        let is_mine = |life: &&mut Life| life.actor.as_deref() == command.actor();
         let lives = self.lives(seen.session);
         let now = self.now;
         let life = self.sessions.get_mut(&seen.session).filter(|_| lives);
@@ -849,7 +879,7 @@ impl Oracle {
     }
 
     fn lock(&mut self, request: &Command, command: &LockCommand) -> CameOfIt {
-        let actor = request.actor.as_ref().map(ToString::to_string);
+        let actor = request.actor().map(str::to_owned);
         let mut owner =
             (command.signee.to_string(), command.instance.as_ref().map(ToString::to_string));
         if let Some(id) = command.session {
@@ -1305,6 +1335,24 @@ impl Oracle {
         (all, next)
     }
 
+    /// The page that somebody may see; `None` for a stranger.
+    pub(crate) fn list_for(
+        &self,
+        principal: Option<&Principal>,
+        table: &str,
+        request: &ListRequest,
+    ) -> Option<(Vec<LockRecord>, Option<String>)> {
+        let known = self.gate.admit(principal).ok()?;
+        let (mut all, _) = self.list(table, &ListRequest { limit: 1000, ..request.clone() });
+        if let Some(known) = known {
+            all.retain(|record| self.gate.observes(&known, table, &record.signature));
+        }
+        let limit = request.limit as usize;
+        let next = (all.len() > limit).then(|| all[limit - 1].signature.clone());
+        all.truncate(limit);
+        Some((all, next))
+    }
+
     pub(crate) fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
         let mut all = self.all_tables();
         all.retain(|info| request.after.as_ref().is_none_or(|after| info.table > *after));
@@ -1395,6 +1443,7 @@ fn name_of(operation: &Operation) -> Option<Name> {
         | Operation::OpenSession(_)
         | Operation::KeepAlive(_)
         | Operation::CloseSession(_)
+        | Operation::Access(_)
         | Operation::RaiseFeatureLevel(_) => None,
     }
 }

@@ -23,12 +23,11 @@ use serde::Serialize;
 use crate::bench::{
     self, Clients, Failure as Unmeasured, Http, Measurement, Pace, Plan, Services, Workload,
 };
-use crate::cli::client::{EndpointList, TlsArgs};
+use crate::cli::client::{self, EndpointList, TlsArgs};
 use crate::cli::duration;
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::signals::Signals;
-use crate::client::Client;
 use crate::client::tls::Tls;
 use dev::DevCluster;
 use document::{Document, OfCluster};
@@ -307,11 +306,13 @@ fn measure_cluster(
             bench::run(&Arc::new(target), &plan, &mut progress)
         }
         Via::Client => {
-            let target = Clients::new(endpoints.to_vec(), &*table, ANSWER).tls(tls.clone());
+            let target = Clients::new(endpoints.to_vec(), &*table, ANSWER)
+                .tls(tls.clone())
+                .with_access_token(client::token_of_environment()?);
             bench::run(&Arc::new(target), &plan, &mut progress)
         }
         Via::Shared => {
-            let client = Client::builder().endpoints(endpoints.to_vec()).timeout(ANSWER);
+            let client = client::builder()?.endpoints(endpoints.to_vec()).timeout(ANSWER);
             let client = client.tls(tls.clone()).build()?;
             // One client's connections belong to one runtime.
             let plan = Plan { threads: 1, ..plan };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::api::ClusterStatus;
 use crate::bench::listener_of;
+use crate::cli::client;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output;
 use crate::client::Client;
@@ -72,7 +73,7 @@ impl Cluster {
     /// # Errors
     /// An endpoint is no URL, or none of them knows a leader.
     pub(super) async fn look(endpoints: &[String], tls: &Tls) -> Result<Self, Failure> {
-        let client = Client::builder().endpoints(endpoints.to_vec()).timeout(LOOK);
+        let client = client::builder()?.endpoints(endpoints.to_vec()).timeout(LOOK);
         let client = client.tls(tls.clone()).build();
         let client = client.map_err(|error| {
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))

@@ -76,7 +76,10 @@ async fn explain(client: &Client, args: &RunArgs, error: &Error) -> Failure {
                 "The command was not started. If the lock was acquired, it runs out by itself.",
             )
         }
-        Error::BadRequest { .. } | Error::NotFound { .. } | Error::Unauthorized { .. } => {
+        Error::BadRequest { .. }
+        | Error::NotFound { .. }
+        | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. } => {
             failure(exit::code_of(error)).advise("The command was not started.")
         }
     }

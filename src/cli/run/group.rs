@@ -76,19 +76,28 @@ pub(crate) struct Group {
 
 impl Group {
     /// Makes the process of a command, in a group of its own, stopped before the command begins:
-    /// see [`super::starter`]. Its end, and every stop, comes through the receiver.
+    /// see [`super::starter`]. A variable without a value is removed. Its end, and every stop, comes
+    /// through the receiver.
     ///
     /// # Errors
     /// This program cannot be started a second time.
     pub(crate) async fn make(
         command: &[OsString],
-        environment: impl IntoIterator<Item = (&'static str, String)>,
+        environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), Failure> {
         let broken = |error: io::Error| {
             Failure::new(exit::BROKEN, format!("cannot start a process: {error}"))
         };
         let child = starter::command(command)
-            .and_then(|mut starter| starter.envs(environment).process_group(0).spawn())
+            .and_then(|mut starter| {
+                for (name, value) in environment {
+                    match value {
+                        Some(value) => starter.env(name, value),
+                        None => starter.env_remove(name),
+                    };
+                }
+                starter.process_group(0).spawn()
+            })
             .map_err(broken)?;
         let id = Pid::from_child(&child);
         let group = Self { child, id };

@@ -48,7 +48,7 @@ impl Holding {
     pub(crate) async fn start(
         guard: Box<LockGuard>,
         command: &[OsString],
-        environment: impl IntoIterator<Item = (&'static str, String)>,
+        environment: impl IntoIterator<Item = (&'static str, Option<String>)>,
         limits: Limits,
     ) -> Result<Self, (Box<LockGuard>, Failure)> {
         let watchdog = Watchdog::start()

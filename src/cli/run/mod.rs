@@ -79,7 +79,8 @@ Environment set for the command:
   KEYWARD_LOCK_SIGNATURE, KEYWARD_LOCK_TOKEN, KEYWARD_LOCK_SIGNEE, KEYWARD_LOCK_INSTANCE,
   KEYWARD_LOCK_TABLE and KEYWARD_LOCK_ENDPOINTS say which lock is held, with --limit also
   KEYWARD_LOCK_SLOT, the number of the permit from 0. None of them is a setting of this program: a
-  `keyward` that the command starts locks where it would without `run`.
+  `keyward` that the command starts locks where it would without `run`. KEYWARD_ACCESS_TOKEN and
+  KEYWARD_TOKEN_FILE are removed, unless --pass-access-token is given.
 
 Signals:
   SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's group. The
@@ -126,6 +127,10 @@ pub(crate) struct RunArgs {
     /// How long before the lock's end the command is dead [default: a twentieth of the duration]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     margin: Option<Duration>,
+    /// Leave KEYWARD_ACCESS_TOKEN and KEYWARD_TOKEN_FILE in the environment of the command; otherwise
+    /// they are removed
+    #[arg(long)]
+    pass_access_token: bool,
     #[command(flatten)]
     terms: TermArgs,
     #[command(flatten)]
@@ -180,6 +185,11 @@ async fn hold(args: RunArgs, limits: Limits) -> Outcome {
         ("KEYWARD_LOCK_ENDPOINTS", args.reach.endpoints().join(",")),
     ];
     let environment = environment.into_iter().chain(slot);
+    let environment = environment.map(|(name, value)| (name, Some(value)));
+    // The command does not become whoever holds its lock, unless that is wanted.
+    let secrets = [client::TOKEN_VARIABLE, client::TOKEN_FILE_VARIABLE];
+    let secrets = secrets.into_iter().filter(|_| !args.pass_access_token);
+    let environment = environment.chain(secrets.map(|name| (name, None)));
     let holding = Holding::start(guard, &args.command, environment, limits).await;
     match holding {
         Ok(holding) => holding.keep(&mut signals, keep_until).await,

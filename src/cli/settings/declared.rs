@@ -141,6 +141,17 @@ declare! {
         /// propose, or `drop` lines and count them
         #[arg(long, value_name = "WHAT", env = "KEYWARD_AUDIT_FAILURE")]
         audit_failure: AuditFailure = "refuse",
+        /// A file with the access token of the first administrator, for the first start: access
+        /// control is switched on before any client is answered. The same file on each node
+        #[arg(long, value_name = "FILE", env = "KEYWARD_BOOTSTRAP_TOKEN_FILE")]
+        bootstrap_token_file: PathBuf,
+        /// Show /metrics to whoever asks; otherwise, with access control on, it takes an access
+        /// token that may observe every lock
+        #[arg(long, env = "KEYWARD_OPEN_METRICS")]
+        #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        #[arg(value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+        #[arg(value_name = "true|false")]
+        open_metrics: bool = "false",
         /// How long a stop may take before it is forced
         #[arg(long, value_name = "DURATION", env = "KEYWARD_SHUTDOWN_TIMEOUT")]
         shutdown_timeout: DurationText = "10s",

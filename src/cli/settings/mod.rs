@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::access::Secret;
 use crate::cli::exit::Failure;
 use crate::cli::logging::LogArgs;
 use crate::tls::Files;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub(crate) client_tls: Option<Files>,
     /// The files of TLS between nodes.
     pub(crate) peer_tls: Option<Files>,
+    /// The secret of the first administrator's access token.
+    pub(crate) bootstrap: Option<Secret>,
     /// The settings that depend on no other.
     pub(crate) declared: Declared,
 }
@@ -131,6 +134,13 @@ impl Settings {
         if declared.audit_kept() > MAX_AUDIT_KEPT {
             problems.push(format!("audit_kept must be at most {MAX_AUDIT_KEPT}"));
         }
+        let bootstrap = declared.bootstrap_token_file().and_then(|path| match read_secret(path) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        });
         if let Some(data_dir) = data_dir {
             problems.extend(check_folder(data_dir).err());
         }
@@ -148,6 +158,7 @@ impl Settings {
             own_host: host.to_owned(),
             client_tls,
             peer_tls,
+            bootstrap,
             declared,
         })
     }
@@ -230,6 +241,19 @@ fn check_url(url: Option<&String>, problems: &mut Vec<String>) {
     {
         problems.push(format!("advertise_client `{url}` is not a URL such as http://a:7420"));
     }
+}
+
+/// Reads the secret of an access token. Its text is in no message.
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("bootstrap_token_file {shown} cannot be read: {error}"))?;
+    text.trim().parse().map_err(|what| {
+        format!(
+            "bootstrap_token_file {shown} has no access token: {what}. Make one with \
+             `echo kw_$(openssl rand -hex 32)`"
+        )
+    })
 }
 
 /// Checks whether the data folder can be used or made, without making it: the nearest existing

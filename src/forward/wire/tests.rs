@@ -1,6 +1,10 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::access::{
+    self, AccessToken, Answer as Told, Change, Changed, Grantee, Question, Right, Rule, RuleName,
+    TokenHash, TokenId, TokenInfo,
+};
 use crate::forward::results;
 use crate::lock::{LeaveCommand, Operation, Outcome, Refusal};
 use crate::raft::codec::tests::hex;
@@ -35,7 +39,7 @@ pub(crate) fn commands() -> Vec<Command> {
         instance: Some("i".to_owned()),
         request_id,
         call: CallOptions {
-            actor: Some("a".to_owned()),
+            principal: Some(Arc::new(Principal::named("a"))),
             cause: Some("c".to_owned()),
             ..CallOptions::default()
         },
@@ -94,7 +98,7 @@ fn turn_commands() -> Vec<(&'static str, Command)> {
         instance: Some("i".to_owned()),
         request_id,
         call: CallOptions {
-            actor: Some("a".to_owned()),
+            principal: Some(Arc::new(Principal::named("a"))),
             cause: Some("c".to_owned()),
             ..CallOptions::default()
         },
@@ -115,7 +119,13 @@ fn turn_commands() -> Vec<(&'static str, Command)> {
         ("configure-table", Command::configure_table(defaults, tables.clone()).unwrap()),
         ("open-session", open(named)),
         ("open-session-plain", open(SessionOptions::default())),
-        ("keep-alive", Command::keep_alive(vec![seen(Some(place)), seen(None)], Some("a".into()))),
+        (
+            "keep-alive",
+            Command::keep_alive(
+                vec![seen(Some(place)), seen(None)],
+                Some(Arc::new(Principal::named("a"))),
+            ),
+        ),
         ("close-session", Command::close_session(session, SessionOptions::default())),
         ("leave", Operation::Leave(Box::new(leave)).into()),
         ("set-limit", Command::set_limit("s".to_owned(), 65_535, tables)),
@@ -157,7 +167,84 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     let commands = turn_commands().into_iter();
     let commands = commands.map(|(name, command)| (name, Request::Decide(vec![command])));
     let queries = turn_queries().into_iter().map(|(name, query)| (name, Request::Read(query)));
-    first.into_iter().chain(commands).chain(queries).collect()
+    let access = access_requests().into_iter();
+    first.into_iter().chain(commands).chain(queries).chain(access).collect()
+}
+
+/// A principal with everything that one has.
+fn principal() -> Principal {
+    let groups = vec!["g".into(), "h".into()];
+    Principal { identity: "a".into(), groups, token: Some(TokenId(0x0123)) }
+}
+
+fn access_token() -> AccessToken {
+    AccessToken {
+        hash: TokenHash([7; 32]),
+        identity: "a".into(),
+        groups: vec!["g".into()],
+        expires: Some(2_000_000_000),
+    }
+}
+
+fn access_rule() -> Rule {
+    Rule {
+        name: RuleName {
+            grantee: Grantee::Group("g".into()),
+            table: Some("jobs".into()),
+            pattern: "a*".parse().unwrap(),
+        },
+        rights: [Right::Preempt, Right::Force].into_iter().collect(),
+        max_level: 5,
+        signee: Some("{identity}".into()),
+    }
+}
+
+/// One request of each kind of feature level 3. The changes themselves have golden bytes beside the
+/// lock machine.
+fn access_requests() -> Vec<(&'static str, Request)> {
+    let call = CallOptions { principal: Some(Arc::new(principal())), ..CallOptions::default() };
+    let options = ReadOptions { call: call.clone(), ..ReadOptions::default() };
+    let change = Command::access(Change::PutRule(access_rule()), call);
+    let asked = access::Request {
+        principal: Some(principal()),
+        level: 3,
+        signee: Some("w".into()),
+        ..access::Request::new(Right::Preempt, "s")
+    };
+    let question = |question| Request::Read(Query::access(question, &options));
+    vec![
+        ("access-change", Request::Decide(vec![change])),
+        ("check-as", Request::Read(Query::check("s".to_owned(), &options))),
+        ("access-status", question(Question::Status)),
+        ("access-rules", question(Question::Rules { after: 300, limit: 100 })),
+        ("access-tokens", question(Question::Tokens { after: Some(TokenId(1)), limit: 100 })),
+        ("access-can-i", question(Question::CanI(asked))),
+        ("access-credential", question(Question::Credential(TokenHash([7; 32])))),
+    ]
+}
+
+/// An answer of each kind of feature level 3.
+fn access_answers() -> Vec<(&'static str, Result<Answer, Error>)> {
+    let decided_at = Some(AT);
+    let decided = |changed| Decision { outcome: Outcome::Access(changed), decided_at };
+    let told = |answer| Ok(Answer::View(View::Access(answer)));
+    let tokens = vec![TokenInfo::from(&access_token())];
+    let refused = Some("r".to_owned());
+    let (principal, is_admin) = (Some(principal()), true);
+    vec![
+        ("access-done", Ok(Answer::Decision(decided(Changed::Done)))),
+        ("access-nothing", Ok(Answer::Decision(decided(Changed::Nothing)))),
+        ("not-allowed", Err(Error::NotAllowed { reason: "r".to_owned() })),
+        ("access-status", told(Told::Status { on: true, principal, is_admin, decided_at })),
+        (
+            "access-rules",
+            told(Told::Rules { rules: vec![access_rule()], next: Some(1), decided_at }),
+        ),
+        ("access-tokens", told(Told::Tokens { tokens, next: Some(TokenId(1)), decided_at })),
+        ("access-can-i", told(Told::CanI { refused, decided_at })),
+        ("access-credential", told(Told::Credential(Some(access_token())))),
+        ("access-no-credential", told(Told::Credential(None))),
+    ]
 }
 
 const AT: DecidedAt = DecidedAt { index: 300, position: 1 };
@@ -427,7 +514,7 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         ("unauthorized", Err(Error::Unauthorized { reason: reason() })),
         ("lane-forgotten", Err(Error::LaneForgotten { reason: reason() })),
     ];
-    first.into_iter().chain(turn_answers()).collect()
+    first.into_iter().chain(turn_answers()).chain(access_answers()).collect()
 }
 
 /// Compares lines of names and bytes with the golden file; `UPDATE_GOLDENFILES=1` writes it.

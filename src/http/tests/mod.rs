@@ -1,5 +1,6 @@
 //! The listener over a real loopback connection, with locks in memory behind it.
 
+mod access;
 mod api;
 mod batch;
 mod limits;
@@ -44,7 +45,7 @@ impl Server {
         Self::of(MemoryLocks::new(), Arc::new(node), settings).await
     }
 
-    async fn of<S: LockService>(
+    pub(super) async fn of<S: LockService>(
         service: S,
         node: Arc<dyn LocalNode>,
         settings: ListenerSettings,

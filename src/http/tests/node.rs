@@ -50,7 +50,7 @@ impl LocalNode for Fake {
     }
 }
 
-fn status() -> ClusterStatus {
+pub(super) fn status() -> ClusterStatus {
     ClusterStatus {
         cluster_id: Some("c".into()),
         id: 1,

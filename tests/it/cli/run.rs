@@ -21,6 +21,34 @@ fn the_command_has_the_lock_its_token_and_its_own_exit_code() {
 }
 
 #[test]
+fn the_access_token_is_kept_from_the_command_unless_it_is_wanted() {
+    let server = Server::start();
+    let script = "echo ${KEYWARD_ACCESS_TOKEN-none} ${KEYWARD_TOKEN_FILE-none}";
+    for (option, expected) in [("", "none none\n"), ("--pass-access-token", "kw_1 /dev/null\n")] {
+        let mut run = server.keyward(&format!("run jobs/a {option} -- sh -c '{script}'"));
+        // An empty file: there is no token in it, and none is sent.
+        run.env("KEYWARD_ACCESS_TOKEN", "kw_1").env("KEYWARD_TOKEN_FILE", "/dev/null");
+        let run = output(run);
+        assert_code(&run, 0);
+        assert_eq!(stdout(&run), expected);
+    }
+}
+
+#[test]
+fn an_access_token_that_cannot_be_one_is_refused_without_being_repeated() {
+    let server = Server::start();
+    let mut run = server.keyward("run jobs/a -- true");
+    run.env("KEYWARD_ACCESS_TOKEN", "secret with blanks");
+    let run = output(run);
+    assert_code(&run, 2);
+    assert!(stderr(&run).contains("access token has blanks"), "{}", stderr(&run));
+    assert!(!stderr(&run).contains("secret"), "{}", stderr(&run));
+    let run = output(server.keyward("run jobs/a --token-file /nowhere -- true"));
+    assert_code(&run, 2);
+    assert!(stderr(&run).contains("/nowhere"), "{}", stderr(&run));
+}
+
+#[test]
 fn a_lock_that_another_holds_starts_nothing() {
     let server = Server::start();
     server.take("jobs/a", "other", 3, false);

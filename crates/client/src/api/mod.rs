@@ -8,6 +8,7 @@
 //! down; a request with an unknown field is refused, an answer with an unknown field is read
 //! without it, so that an older client understands a newer node.
 
+mod access;
 mod answers;
 mod cluster;
 mod problem;
@@ -18,6 +19,11 @@ mod values;
 
 use std::time::Duration;
 
+pub use access::{
+    BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, ChangedWord, RuleBody, RuleQuery,
+    RulesAnswer, RulesQuery, SwitchBody, TokenAnswer, TokenBody, TokenItem, TokenQuery,
+    TokensAnswer, TokensQuery, WhoamiAnswer,
+};
 pub use answers::{
     BatchAnswers, BatchItemAnswer, CheckAnswer, DeleteAnswer, DeleteStatusWord, DoneAnswer,
     HolderAnswer, ListAnswer, LockAnswer, LockReply, LockStatusWord, PlaceAnswer, TableAnswer,
@@ -70,6 +76,18 @@ pub mod routes {
     pub const LIMIT: &str = "/v1/limit";
     /// `GET`: the cycles of owners that hold and wait.
     pub const DEADLOCKS: &str = "/v1/deadlocks";
+    /// `PUT`: switch access control on or off.
+    pub const ACCESS: &str = "/v1/access";
+    /// `POST`: make the first administrator, once.
+    pub const ACCESS_BOOTSTRAP: &str = "/v1/access/bootstrap";
+    /// `GET`: the rules. `PUT`: make or replace one. `DELETE`: remove one.
+    pub const ACCESS_RULES: &str = "/v1/access/rules";
+    /// `GET`: the access tokens, without secrets. `POST`: make one. `DELETE`: revoke one.
+    pub const ACCESS_TOKENS: &str = "/v1/access/tokens";
+    /// `GET`: who the caller is.
+    pub const ACCESS_WHOAMI: &str = "/v1/access/whoami";
+    /// `POST`: whether a request would be allowed.
+    pub const ACCESS_CAN_I: &str = "/v1/access/can-i";
     /// `GET`: the cluster as the node that receives the request sees it.
     pub const CLUSTER: &str = "/v1/cluster";
     /// `GET`: succeeds while the process answers.

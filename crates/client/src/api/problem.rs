@@ -32,6 +32,9 @@ pub enum Code {
     UnknownField,
     /// The caller is not who it must be (401).
     Unauthorized,
+    /// It is known who the caller is, and no access rule allows the request (403). Not to be confused
+    /// with `forbidden`, which is about the lock.
+    NotAllowed,
     /// There is no such record (404).
     NotFound,
     /// There is nothing at this path (404).
@@ -59,6 +62,7 @@ impl Code {
         match self {
             Self::BadRequest | Self::UnknownField => 400,
             Self::Unauthorized => 401,
+            Self::NotAllowed => 403,
             Self::NotFound | Self::NoSuchPath => 404,
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
@@ -79,6 +83,7 @@ impl Code {
             Self::BadRequest => "bad_request",
             Self::UnknownField => "unknown_field",
             Self::Unauthorized => "unauthorized",
+            Self::NotAllowed => "not_allowed",
             Self::NotFound => "not_found",
             Self::NoSuchPath => "no_such_path",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -98,6 +103,7 @@ impl Code {
             Self::BadRequest => "Bad request",
             Self::UnknownField => "Unknown field",
             Self::Unauthorized => "Unauthorized",
+            Self::NotAllowed => "Not allowed",
             Self::NotFound => "Not found",
             Self::NoSuchPath => "No such path",
             Self::MethodNotAllowed => "Method not allowed",
@@ -204,6 +210,7 @@ impl Problem {
             Code::Forbidden => Error::Forbidden(self.to_forbidden()),
             Code::NotFound => Error::NotFound { decided_at },
             Code::Unauthorized => Error::Unauthorized { reason: reason() },
+            Code::NotAllowed => Error::NotAllowed { reason: reason() },
             Code::LaneForgotten => Error::LaneForgotten { reason: reason() },
             Code::BadRequest
             | Code::UnknownField
@@ -231,6 +238,7 @@ impl From<&Error> for Problem {
             }
             Error::Unknown { reason } => Self::new(Code::Unknown, reason),
             Error::Unauthorized { reason } => Self::new(Code::Unauthorized, reason),
+            Error::NotAllowed { reason } => Self::new(Code::NotAllowed, reason),
             Error::LaneForgotten { reason } => Self::new(Code::LaneForgotten, reason),
         }
     }

@@ -384,7 +384,11 @@ impl From<CheckQuery> for Query {
     fn from(query: CheckQuery) -> Self {
         let (table, signature) = (table(query.table), query.signature.into());
         let places_after = query.places_after.unwrap_or(0);
-        Self { stale: query.stale, subject: Subject::Lock { table, signature, places_after } }
+        Self {
+            stale: query.stale,
+            principal: None,
+            subject: Subject::Lock { table, signature, places_after },
+        }
     }
 }
 
@@ -431,7 +435,7 @@ impl From<ListQuery> for Query {
             let limit = query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT);
             let after = query.after.map(|after| (table(query.table).into(), after));
             let subject = Subject::SessionLocks(SessionLocksRequest { session, after, limit });
-            return Self { stale: query.stale, subject };
+            return Self { stale: query.stale, principal: None, subject };
         }
         let page = ListRequest {
             prefix: query.prefix,
@@ -439,7 +443,11 @@ impl From<ListQuery> for Query {
             limit: query.limit.unwrap_or(ListRequest::DEFAULT_LIMIT),
             state: query.state,
         };
-        Self { stale: query.stale, subject: Subject::Locks { table: table(query.table), page } }
+        Self {
+            stale: query.stale,
+            principal: None,
+            subject: Subject::Locks { table: table(query.table), page },
+        }
     }
 }
 
@@ -456,7 +464,7 @@ pub struct DeadlocksQuery {
 
 impl From<DeadlocksQuery> for Query {
     fn from(query: DeadlocksQuery) -> Self {
-        Self { stale: query.stale, subject: Subject::Deadlocks }
+        Self { stale: query.stale, principal: None, subject: Subject::Deadlocks }
     }
 }
 
@@ -483,7 +491,7 @@ impl From<TablesQuery> for Query {
     fn from(query: TablesQuery) -> Self {
         let limit = query.limit.unwrap_or(TablesRequest::DEFAULT_LIMIT);
         let subject = Subject::Tables(TablesRequest { after: query.after, limit });
-        Self { stale: query.stale, subject }
+        Self { stale: query.stale, principal: None, subject }
     }
 }
 
@@ -655,7 +663,11 @@ impl VerifyBody {
         let token = self.token.ok_or_else(|| Error::bad_request("missing field `token`"))?;
         let (table, signature) = (table(self.table), self.signature.into());
         let token = Token(exact("token", token)?);
-        Ok(Query { stale: false, subject: Subject::Verify { table, signature, token } })
+        Ok(Query {
+            stale: false,
+            principal: None,
+            subject: Subject::Verify { table, signature, token },
+        })
     }
 }
 

@@ -86,8 +86,13 @@ impl Ask for Scripted {
 /// Makes the call; returns how it ended and how long it took.
 async fn call_of(nodes: &[&str], asking: &Scripted) -> (Result<&'static str, Error>, Duration) {
     let endpoints: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-    let settings =
-        Settings { connect_timeout: MS, timeout: TIMEOUT, batches: false, tls: Tls::default() };
+    let settings = Settings {
+        connect_timeout: MS,
+        timeout: TIMEOUT,
+        batches: false,
+        tls: Tls::default(),
+        access_token: None,
+    };
     let transport = Transport::new(&endpoints, &settings).unwrap();
     let from = Deadline::after(Duration::from_secs(3600));
     let ended = transport.repeat(asking, &CallOptions::default()).await;

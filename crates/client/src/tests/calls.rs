@@ -75,7 +75,7 @@ async fn what_a_caller_asks_for_is_what_is_sent() {
     let call = CallOptions {
         timeout: Some(Duration::from_secs(1)),
         trace_id: Some("trace-1".into()),
-        actor: None,
+        principal: None,
         cause: Some("nightly é".into()),
     };
     let options = LockOptions { force: true, call, ..LockOptions::default() };
@@ -100,6 +100,21 @@ async fn what_a_caller_asks_for_is_what_is_sent() {
     let given = asked[0].lines().find_map(|line| line.strip_prefix("keyward-timeout-ms: "));
     let given: u64 = given.unwrap().parse().unwrap();
     assert!((300..=450).contains(&given), "nine tenths of half of what is left, not {given}");
+}
+
+#[tokio::test]
+async fn the_access_token_is_sent_with_each_request_and_is_in_no_error() {
+    let node = Node::start([Step::granted()]).await;
+    let build = |token: &str| {
+        let client = Client::builder().endpoints([node.url()]).access_token(token);
+        client.timeout(Duration::from_secs(2)).build()
+    };
+    lock(&build("kw_secret").unwrap()).await.unwrap();
+    assert!(node.asked()[0].contains("authorization: Bearer kw_secret\r\n"), "{:?}", node.asked());
+    for wrong in ["", "secret with blanks", "secret\n", "sécret"] {
+        let error = build(wrong).err().unwrap().to_string();
+        assert!(error.contains("access token") && !error.contains("cret"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -187,6 +202,7 @@ async fn what_is_wrong_is_not_repeated() {
         (Step::problem(400, "unknown_field", ""), Error::bad_request("d")),
         (Step::problem(413, "too_large", ""), Error::bad_request("d")),
         (Step::problem(401, "unauthorized", ""), Error::Unauthorized { reason: "d".into() }),
+        (Step::problem(403, "not_allowed", ""), Error::NotAllowed { reason: "d".into() }),
     ];
     for (step, error) in cases {
         let node = Node::start([step]).await;

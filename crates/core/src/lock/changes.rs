@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::access::RuleKey;
 use crate::lock::State;
 use crate::lock::decision::Step;
 use crate::lock::ends::Ends;
@@ -17,6 +18,7 @@ use crate::lock::events::Event;
 use crate::lock::record::Key;
 use crate::lock::table::Records;
 use crate::lock::turns::Work;
+use crate::principal::TokenId;
 use crate::types::{DecidedAt, SessionId, Token};
 
 /// The writes that bring the checkpoint from one applied index to a later one.
@@ -25,7 +27,7 @@ pub struct Changes {
     /// Everything that is not a record: the cluster clock, the next token, counters.
     pub meta: Vec<u8>,
     /// Records, each once: a new value, or `None` for a record that is gone. No key is longer than
-    /// 2.1 KiB and no value longer than 7 KiB.
+    /// 2.4 KiB and no value longer than 7 KiB.
     pub records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -98,6 +100,8 @@ pub(super) enum Origin {
 /// The identity of one record of the checkpoint. The order is that of the encoded keys.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum RecordKey {
+    /// One access token.
+    Credential(TokenId),
     /// One grant of one lock.
     Grant(Key, Token),
     /// One item of the inbox of a session.
@@ -108,6 +112,8 @@ pub(super) enum RecordKey {
     Lane(u128),
     /// One place of one lock.
     Place(Key, DecidedAt),
+    /// One access rule.
+    Rule(RuleKey),
     /// One session.
     Session(SessionId),
     /// One table's value.

@@ -5,13 +5,16 @@
 //! leader stamps many entries within one millisecond.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Change;
 use crate::error::Error;
+use crate::principal::Principal;
 use crate::types::{
-    DEFAULT_TABLE, DecidedAt, LockOptions, LockRequest, Mode, RequestId, Seen, SessionId,
-    SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive, Token, UnlockOptions,
-    UnlockRequest,
+    CallOptions, DEFAULT_TABLE, DecidedAt, LockOptions, LockRequest, Mode, RequestId, Seen,
+    SessionId, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive, Token,
+    UnlockOptions, UnlockRequest,
 };
 
 /// Microseconds of the cluster clock `C` since the cluster began.
@@ -87,9 +90,9 @@ pub struct Proposal {
 pub struct Command {
     /// Makes the request safe to repeat.
     pub request_id: Option<RequestId>,
-    /// The authenticated principal that made the request, for the audit. Carried, not stored in the
-    /// state.
-    pub actor: Option<Box<str>>,
+    /// The authenticated principal that made the request; `None` while access control is off, and in
+    /// commands that the cluster itself proposes.
+    pub principal: Option<Arc<Principal>>,
     /// The reason for the request, for the audit. Carried, not stored in the state.
     pub cause: Option<Box<str>>,
     /// The operation that is requested.
@@ -125,8 +128,8 @@ impl Command {
                 .map(|delay| whole_ms("lock_delay", delay))
                 .transpose()?,
         }));
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Ok(Self::of(options.request_id, actor, cause, operation))
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Ok(Self::of(options.request_id, principal, cause, operation))
     }
 
     /// The command of an unlock request.
@@ -140,8 +143,8 @@ impl Command {
             force: options.force,
             place: options.place,
         }));
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Self::of(options.request_id, actor, cause, operation)
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Self::of(options.request_id, principal, cause, operation)
     }
 
     /// The command that opens a session, whose name the leader draws.
@@ -155,19 +158,24 @@ impl Command {
             signee: request.signee.into(),
             instance: options.instance.map(Into::into),
         }));
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Ok(Self::of(options.request_id, actor, cause, operation))
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Ok(Self::of(options.request_id, principal, cause, operation))
     }
 
     /// The command that keeps sessions alive.
-    pub fn keep_alive(sessions: Vec<Seen>, actor: Option<String>) -> Self {
-        Self::of(None, actor, None, Operation::KeepAlive(sessions))
+    pub fn keep_alive(sessions: Vec<Seen>, principal: Option<Arc<Principal>>) -> Self {
+        Self::of(None, principal, None, Operation::KeepAlive(sessions))
+    }
+
+    /// The command that changes rules, tokens, or whether they count.
+    pub fn access(change: Change, call: CallOptions) -> Self {
+        Self::of(None, call.principal, call.cause, Operation::Access(Box::new(change)))
     }
 
     /// The command that closes a session.
     pub fn close_session(session: SessionId, options: SessionOptions) -> Self {
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Self::of(options.request_id, actor, cause, Operation::CloseSession(session))
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Self::of(options.request_id, principal, cause, Operation::CloseSession(session))
     }
 
     /// The command that changes the limit of a lock in mode permits.
@@ -177,8 +185,8 @@ impl Command {
             signature: signature.into(),
             limit,
         }));
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Self::of(options.request_id, actor, cause, operation)
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Self::of(options.request_id, principal, cause, operation)
     }
 
     /// The command that sets a table's defaults.
@@ -196,15 +204,15 @@ impl Command {
                 .transpose()?,
             max_hold_ms: defaults.max_hold.map(|hold| whole_ms("max_hold", hold)).transpose()?,
         }));
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Ok(Self::of(options.request_id, actor, cause, operation))
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Ok(Self::of(options.request_id, principal, cause, operation))
     }
 
     /// The command that deletes a table whole.
     pub fn delete_table(options: TableOptions) -> Self {
         let operation = Operation::DeleteTable { table: table(options.table) };
-        let (actor, cause) = (options.call.actor, options.call.cause);
-        Self::of(options.request_id, actor, cause, operation)
+        let (principal, cause) = (options.call.principal, options.call.cause);
+        Self::of(options.request_id, principal, cause, operation)
     }
 
     /// The command that only moves the cluster clock on, for the leader's tick.
@@ -219,13 +227,29 @@ impl Command {
 
     fn of(
         request_id: Option<RequestId>,
-        actor: Option<String>,
+        principal: Option<Arc<Principal>>,
         cause: Option<String>,
         operation: Operation,
     ) -> Self {
-        let text = |text: Option<String>| text.map(Into::into);
-        Self { request_id, actor: text(actor), cause: text(cause), operation }
+        Self { request_id, principal, cause: cause.map(Into::into), operation }
     }
+
+    /// The identity of the principal that made the request.
+    pub fn actor(&self) -> Option<&str> {
+        self.principal.as_ref().map(|principal| &*principal.identity)
+    }
+
+    /// The feature level that the command needs.
+    pub fn level(&self) -> u32 {
+        let has_details = self.principal.as_ref().is_some_and(|principal| principal.has_details());
+        self.operation.level().max(if has_details { Self::ACCESS_LEVEL } else { 1 })
+    }
+
+    /// The feature level from which there is access control.
+    pub const ACCESS_LEVEL: u32 = 3;
+
+    /// The feature level from which requests wait, share locks and live in sessions.
+    pub const TURNS_LEVEL: u32 = 2;
 }
 
 fn table(named: Option<String>) -> Box<str> {
@@ -250,7 +274,7 @@ fn whole_ms(what: &str, value: Duration) -> Result<u64, Error> {
 
 impl From<Operation> for Command {
     fn from(operation: Operation) -> Self {
-        Self { request_id: None, actor: None, cause: None, operation }
+        Self { request_id: None, principal: None, cause: None, operation }
     }
 }
 
@@ -280,6 +304,8 @@ pub enum Operation {
     Leave(Box<LeaveCommand>),
     /// Change the limit of a lock in mode permits.
     SetLimit(Box<LimitCommand>),
+    /// Change rules, tokens, or whether they count.
+    Access(Box<Change>),
     /// Allow commands of this level in the log from here on. Proposed only when every member
     /// supports it; a lower level than the present one changes nothing.
     RaiseFeatureLevel(u32),
@@ -328,6 +354,7 @@ impl Operation {
     /// The feature level that the operation needs.
     pub fn level(&self) -> u32 {
         let is_new = match self {
+            Self::Access(_) => return Command::ACCESS_LEVEL,
             Self::Lock(command) => command.is_new(),
             Self::Unlock(command) => command.is_new(),
             Self::ConfigureTable(command) => command.is_new(),

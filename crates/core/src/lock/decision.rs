@@ -3,6 +3,7 @@
 //! An outcome belongs to the lock machine, an answer to the contract: `failed` stays an answer, a
 //! refusal becomes one of the contract's errors. Nothing here judges.
 
+use crate::access::Changed;
 use crate::error::Error;
 use crate::types::{
     BatchAnswer, CloseStatus, DecidedAt, DeleteStatus, Liveness, LockResponse, LockStatus,
@@ -68,6 +69,8 @@ pub enum Outcome {
     Limit,
     /// The lock has no limit: nobody holds it or waits for it in mode permits.
     NoLimit,
+    /// The result of a change of rules or tokens.
+    Access(Changed),
     /// The command was not judged by the contract's table; it had no effect at all.
     Refused(Refusal),
 }
@@ -89,6 +92,10 @@ pub enum Refusal {
     LevelTooLow,
     /// A session without a name: nobody drew one. Certainly not done.
     Unnamed,
+    /// It is not known who asks. Certainly not done.
+    Unauthorized(String),
+    /// No rule allows it. Certainly not done.
+    NotAllowed(String),
 }
 
 impl From<Refusal> for Error {
@@ -110,6 +117,8 @@ impl From<Refusal> for Error {
                 Self::unavailable("not every member of the cluster knows this kind of request yet")
             }
             Refusal::Unnamed => Self::unavailable("the service draws no names for sessions"),
+            Refusal::Unauthorized(reason) => Self::Unauthorized { reason },
+            Refusal::NotAllowed(reason) => Self::NotAllowed { reason },
         }
     }
 }
@@ -134,7 +143,8 @@ impl Decision {
             | Outcome::Left
             | Outcome::NotLeft
             | Outcome::Limit
-            | Outcome::NoLimit => Ok(self),
+            | Outcome::NoLimit
+            | Outcome::Access(_) => Ok(self),
         }
     }
 }
@@ -223,6 +233,18 @@ impl Decision {
     pub fn into_close_status(self) -> Result<CloseStatus, Error> {
         if let Outcome::Closed(status) = self.outcome {
             Ok(status)
+        } else {
+            Err(other(self.outcome))
+        }
+    }
+
+    /// The answer to a change of rules or tokens.
+    ///
+    /// # Errors
+    /// As [`Decision::into_lock_response`].
+    pub fn into_changed(self) -> Result<Changed, Error> {
+        if let Outcome::Access(changed) = self.outcome {
+            Ok(changed)
         } else {
             Err(other(self.outcome))
         }

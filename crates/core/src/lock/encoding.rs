@@ -5,11 +5,17 @@
 //! older program refuses to read the additions of a newer one; the feature level ensures that it
 //! never has to.
 
-use crate::codec::{self, DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
+use std::sync::Arc;
+
+use crate::access::{Change, put_details, read_details};
+use crate::codec::{
+    self, DecodeError, Encoding as _, Reader, flags, put_bytes, put_i64, put_str, put_u64,
+};
 use crate::lock::{
     ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,
     SessionCommand, Stamp, TableCommand, UnlockCommand,
 };
+use crate::principal::Principal;
 use crate::types::{DecidedAt, Mode, RequestId, Seen, SessionId, Token};
 
 /// The version of the whole encoding.
@@ -30,6 +36,8 @@ const KEEP_ALIVE: u8 = 11;
 const CLOSE_SESSION: u8 = 12;
 const LEAVE: u8 = 13;
 const SET_LIMIT: u8 = 14;
+// Of feature level 3.
+const ACCESS: u8 = 15;
 
 impl Proposal {
     /// The proposal as bytes: tagged, versioned, length-prefixed.
@@ -57,7 +65,7 @@ impl Proposal {
 }
 
 impl Operation {
-    /// The digest by which the bodies of two requests are compared. Actor, cause and request id are
+    /// The digest by which the bodies of two requests are compared. Principal, cause and request id are
     /// not part of it, nor is how long a caller waits, nor the name that a session is given.
     pub(super) fn digest(&self) -> u128 {
         let mut bytes = Vec::with_capacity(128);
@@ -79,6 +87,7 @@ impl Operation {
             | Self::CloseSession(_)
             | Self::Leave(_)
             | Self::SetLimit(_)
+            | Self::Access(_)
             | Self::RaiseFeatureLevel(_) => put_operation(&mut bytes, self),
         }
         codec::digest(&bytes)
@@ -114,30 +123,45 @@ pub fn read_commands(reader: &mut Reader<'_>) -> Result<Vec<Command>, DecodeErro
 }
 
 fn put_command(out: &mut Vec<u8>, command: &Command) {
-    let Command { request_id, actor, cause, operation } = command;
-    out.push(flags([request_id.is_some(), actor.is_some(), cause.is_some()]));
+    let Command { request_id, principal, cause, operation } = command;
+    // Of feature level 3: the part of a principal besides its name.
+    let details = principal.as_deref().filter(|principal| principal.has_details());
+    let (has_principal, has_details) = (principal.is_some(), details.is_some());
+    out.push(flags([request_id.is_some(), has_principal, cause.is_some(), has_details]));
     if let Some(RequestId { lane, seq }) = request_id {
         out.extend_from_slice(&lane.to_be_bytes());
         put_u64(out, *seq);
     }
-    for text in [actor, cause].into_iter().flatten() {
+    for text in [command.actor(), cause.as_deref()].into_iter().flatten() {
         put_str(out, text);
+    }
+    if let Some(principal) = details {
+        put_details(out, principal);
     }
     put_operation(out, operation);
 }
 
 fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
-    let [has_id, has_actor, has_cause] = reader.flags()?;
+    let [has_id, has_principal, has_cause, has_details] = reader.flags()?;
     let request_id = if has_id {
         let lane = u128::from_be_bytes(reader.array()?);
         Some(RequestId { lane, seq: reader.u64()? })
     } else {
         None
     };
-    let actor = optional_text(reader, has_actor)?;
+    let identity = optional_text(reader, has_principal)?;
     let cause = optional_text(reader, has_cause)?;
+    let principal = match (identity, has_details) {
+        (Some(identity), true) => Some(read_details(&identity, reader)?),
+        (Some(identity), false) => Some(Principal { identity, ..Principal::default() }),
+        (None, false) => None,
+        (None, true) => return Err(reader.invalid()),
+    };
+    if principal.as_ref().is_some_and(|principal| principal.has_details() != has_details) {
+        return Err(reader.invalid());
+    }
     let operation = read_operation(reader)?;
-    Ok(Command { request_id, actor, cause, operation })
+    Ok(Command { request_id, principal: principal.map(Arc::new), cause, operation })
 }
 
 fn put_operation(out: &mut Vec<u8>, operation: &Operation) {
@@ -192,6 +216,10 @@ fn put_operation(out: &mut Vec<u8>, operation: &Operation) {
             put_str(out, &command.table);
             put_str(out, &command.signature);
             put_u64(out, command.limit.into());
+        }
+        Operation::Access(change) => {
+            out.push(ACCESS);
+            change.put(out);
         }
         Operation::Advance => out.push(ADVANCE),
         Operation::ConfigureTable(command) => {
@@ -268,6 +296,7 @@ fn read_operation(reader: &mut Reader<'_>) -> Result<Operation, DecodeError> {
             signature: reader.str()?.into(),
             limit: reader.u32()?,
         })),
+        ACCESS => Operation::Access(Box::new(Change::read(reader)?)),
         _ => return Err(reader.invalid()),
     })
 }

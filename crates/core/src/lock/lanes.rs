@@ -137,7 +137,10 @@ impl Effect {
             Operation::CloseSession(_) => matches!(self, Self::Closed | Self::NoSession),
             Operation::Leave(_) => matches!(self, Self::Left | Self::NotLeft),
             Operation::SetLimit(_) => matches!(self, Self::Limit | Self::NoLimit),
-            Operation::Advance | Operation::RaiseFeatureLevel(_) | Operation::KeepAlive(_) => false,
+            Operation::Advance
+            | Operation::RaiseFeatureLevel(_)
+            | Operation::Access(_)
+            | Operation::KeepAlive(_) => false,
         }
     }
 }

@@ -178,6 +178,30 @@ impl Locks {
         range.into_iter().flatten()
     }
 
+    /// The records of a table whose names begin with the prefix, from a name on.
+    pub(super) fn range_from<'a>(
+        &'a self,
+        table: &str,
+        prefix: &str,
+        from: Bound<&str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
+        let place = |name: &str| [table.as_bytes(), b"\0", name.as_bytes()].concat();
+        let (first, from) = (place(prefix), from.map(place));
+        let from = match from {
+            Bound::Included(name) | Bound::Excluded(name) if name < first => {
+                Bound::Included(first.clone())
+            }
+            Bound::Unbounded => Bound::Included(first.clone()),
+            from @ (Bound::Included(_) | Bound::Excluded(_)) => from,
+        };
+        let range = self.tables.get(table).map(|table| {
+            let from = from.as_ref().map(Vec::as_slice);
+            table.range_from(from)
+        });
+        let range = range.into_iter().flatten();
+        range.take_while(move |(key, _)| key.as_bytes().starts_with(&first))
+    }
+
     /// The first deadline that is not worked off yet.
     pub(super) fn next_deadline(&self) -> Option<ClusterTime> {
         self.first_deadlines.get_min().map(|(deadline, _)| *deadline)
@@ -299,11 +323,13 @@ impl Locks {
     ) -> impl Iterator<Item = TableInfo> + use<'a> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let tables = self.tables.range::<_, str>((from, Bound::Unbounded));
-        tables.filter(|(_, table)| !table.is_deleted()).map(|(name, table)| TableInfo {
-            table: name.to_string(),
-            defaults: table.value().defaults.into(),
-            locks: table.tally().records,
-        })
+        tables.filter(|(_, table)| !table.is_deleted()).map(|(name, table)| info(name, table))
+    }
+
+    /// One table.
+    pub(super) fn table(&self, name: &str) -> Option<TableInfo> {
+        let table = self.tables.get(name).filter(|table| !table.is_deleted());
+        table.map(|table| info(name, table))
     }
 
     /// Whether a table exists: it is more than what its deletion has yet to end.
@@ -400,5 +426,13 @@ impl Locks {
         assert_eq!(sums, self.sums);
         assert_eq!(first_deadlines, self.first_deadlines);
         assert_eq!(dying, self.dying);
+    }
+}
+
+fn info(name: &str, table: &Table) -> TableInfo {
+    TableInfo {
+        table: name.to_owned(),
+        defaults: table.value().defaults.into(),
+        locks: table.tally().records,
     }
 }

@@ -5,13 +5,15 @@
 //! A short chapter in `state.rs` explains the guarantees of the machine and how it works.
 //!
 //! It never reads a clock, does I/O, waits, draws random numbers or iterates in hash order: equal
-//! logs give equal bytes. It may use [`crate::types`], [`crate::error`] and the primitives of
-//! `codec.rs` and nothing else of the crate.
+//! logs give equal bytes. It may use [`crate::types`], [`crate::error`], [`crate::access`] and the
+//! primitives of `codec.rs` and nothing else of the crate.
 //!
-//! Look next at `state.rs` (the machine), `rules.rs` (the contract's table), `lanes.rs` (repeated
+//! Look next at `state.rs` (the machine), `rules.rs` (the contract's table), `authority.rs` (who may
+//! ask for what), `lanes.rs` (repeated
 //! requests), `snapshot.rs` (a state as bytes) and `validate.rs` (checks before anything is
 //! proposed).
 
+mod authority;
 mod awaited;
 mod changes;
 mod command;

@@ -1,7 +1,12 @@
 //! Reads as data: the query, and the view of the state that answers it.
 
+use std::sync::Arc;
+
+use crate::access::{Answer, Judge, Need, Question, Right};
 use crate::error::Error;
-use crate::lock::State;
+use crate::lock::authority::shows_cycle;
+use crate::lock::{Command, State};
+use crate::principal::Principal;
 use crate::types::{
     CheckResponse, DEFAULT_TABLE, DeadlocksResponse, DecidedAt, ListRequest, ListResponse,
     ReadOptions, SessionLocksRequest, SessionLocksResponse, TablesRequest, TablesResponse, Token,
@@ -14,6 +19,8 @@ pub struct Query {
     /// Answer from the local copy of the node that receives the query, however old it is. Otherwise
     /// the read is linearizable.
     pub stale: bool,
+    /// The authenticated principal that reads; `None` while access control is off.
+    pub principal: Option<Arc<Principal>>,
     /// The part of the state that is read.
     pub subject: Subject,
 }
@@ -52,6 +59,8 @@ pub enum Subject {
     },
     /// A page of the tables.
     Tables(TablesRequest),
+    /// Rules, tokens, and who may do what.
+    Access(Question),
 }
 
 /// The answer to a query, of the same kind as its subject.
@@ -69,6 +78,8 @@ pub enum View {
     SessionLocks(SessionLocksResponse),
     /// The cycles of owners that hold and wait.
     Deadlocks(DeadlocksResponse),
+    /// Rules, tokens, and who may do what.
+    Access(Answer),
 }
 
 /// Conversions of the reads of the contract. A table that is left out is [`DEFAULT_TABLE`]. The
@@ -82,42 +93,75 @@ impl Query {
     /// The query of a check that passes over the first places of the queue.
     pub fn check_places(signature: String, places_after: u64, options: &ReadOptions) -> Self {
         let (table, signature) = (table(options), signature.into());
-        Self { stale: options.stale, subject: Subject::Lock { table, signature, places_after } }
+        Self::of(options, Subject::Lock { table, signature, places_after })
     }
 
     /// The query whether a token is live.
     pub fn verify(signature: String, token: Token, options: &ReadOptions) -> Self {
         let (table, signature) = (table(options), signature.into());
-        Self { stale: options.stale, subject: Subject::Verify { table, signature, token } }
+        Self::of(options, Subject::Verify { table, signature, token })
     }
 
     /// The query of the locks of a session.
     pub fn session_locks(page: SessionLocksRequest, options: &ReadOptions) -> Self {
-        Self { stale: options.stale, subject: Subject::SessionLocks(page) }
+        Self::of(options, Subject::SessionLocks(page))
     }
 
     /// The query of the deadlocks.
     pub fn deadlocks(options: &ReadOptions) -> Self {
-        Self { stale: options.stale, subject: Subject::Deadlocks }
+        Self::of(options, Subject::Deadlocks)
     }
 
     /// The query of a list.
     pub fn list(page: ListRequest, options: &ReadOptions) -> Self {
-        Self { stale: options.stale, subject: Subject::Locks { table: table(options), page } }
+        Self::of(options, Subject::Locks { table: table(options), page })
     }
 
     /// The query of a list of the tables.
     pub fn tables(page: TablesRequest, options: &ReadOptions) -> Self {
-        Self { stale: options.stale, subject: Subject::Tables(page) }
+        Self::of(options, Subject::Tables(page))
+    }
+}
+
+impl Query {
+    fn of(options: &ReadOptions, subject: Subject) -> Self {
+        Self { stale: options.stale, principal: options.call.principal.clone(), subject }
+    }
+
+    /// The query of a question about rules and tokens.
+    pub fn access(question: Question, options: &ReadOptions) -> Self {
+        Self::of(options, Subject::Access(question))
+    }
+
+    /// The feature level that the query needs.
+    pub fn level(&self) -> u32 {
+        let has_details = self.principal.is_some();
+        self.subject.level().max(if has_details { Command::ACCESS_LEVEL } else { 1 })
+    }
+
+    /// Reads the state as of the log position `decided_at`, as far as the principal may.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such record; `Unauthorized`, `NotAllowed`.
+    pub fn view(&self, state: &State, decided_at: Option<DecidedAt>) -> Result<View, Error> {
+        let principal = self.principal.as_deref();
+        if let Subject::Access(question) = &self.subject {
+            return state.answer_access(question, principal, decided_at).map(View::Access);
+        }
+        let judge = state.reader(principal)?;
+        self.subject.view(state, judge.as_ref(), decided_at)
     }
 }
 
 impl Subject {
     /// The feature level that the question needs.
-    pub fn level(&self) -> u32 {
+    fn level(&self) -> u32 {
         match self {
             Self::Lock { places_after: 0, .. } | Self::Locks { .. } | Self::Tables(_) => 1,
-            Self::Lock { .. } | Self::Verify { .. } | Self::SessionLocks(_) | Self::Deadlocks => 2,
+            Self::Lock { .. } | Self::Verify { .. } | Self::SessionLocks(_) | Self::Deadlocks => {
+                Command::TURNS_LEVEL
+            }
+            Self::Access(_) => Command::ACCESS_LEVEL,
         }
     }
 
@@ -126,43 +170,57 @@ impl Subject {
         matches!(self, Self::Deadlocks)
     }
 
-    /// Reads the state as of the log position `decided_at`.
-    ///
-    /// # Errors
-    /// `NotFound` if there is no such record.
-    pub fn view(&self, state: &State, decided_at: Option<DecidedAt>) -> Result<View, Error> {
+    fn view(
+        &self,
+        state: &State,
+        judge: Option<&Judge<'_>>,
+        decided_at: Option<DecidedAt>,
+    ) -> Result<View, Error> {
         match self {
             Self::Lock { table, signature, places_after } => {
+                may_observe(judge, table, signature)?;
                 match state.check_places(table, signature, *places_after) {
                     Some(record) => Ok(View::Lock(CheckResponse { record, decided_at })),
                     None => Err(Error::NotFound { decided_at }),
                 }
             }
             Self::Verify { table, signature, token } => {
+                may_observe(judge, table, signature)?;
                 let holder = state.holder(table, signature, *token);
                 let live = holder.as_ref().is_some_and(|holder| !holder.expired);
                 Ok(View::Verify(VerifyResponse { live, holder, decided_at }))
             }
-            Self::SessionLocks(page) => match state.session_locks(page) {
-                Some((locks, next)) => {
-                    Ok(View::SessionLocks(SessionLocksResponse { locks, next, decided_at }))
-                }
-                None => Err(Error::NotFound { decided_at }),
-            },
+            Self::SessionLocks(page) => {
+                let is_shown = judge.is_none_or(|judge| state.shows_session(judge, page.session));
+                let found = is_shown.then(|| state.session_locks(page)).flatten();
+                let (locks, next) = found.ok_or(Error::NotFound { decided_at })?;
+                Ok(View::SessionLocks(SessionLocksResponse { locks, next, decided_at }))
+            }
             Self::Deadlocks => {
-                let (cycles, cut) = state.deadlocks();
+                let (mut cycles, cut) = state.deadlocks();
+                if let Some(judge) = judge {
+                    cycles.retain(|cycle| shows_cycle(judge, cycle));
+                }
                 Ok(View::Deadlocks(DeadlocksResponse { cycles, cut, decided_at }))
             }
             Self::Locks { table, page } => {
-                let (locks, next) = state.list(table, page);
+                let (locks, next) = state.list_for(judge, table, page);
                 Ok(View::Locks(ListResponse { locks, next, decided_at }))
             }
             Self::Tables(page) => {
-                let (tables, next) = state.tables(page);
+                let (tables, next) = state.tables_for(judge, page);
                 Ok(View::Tables(TablesResponse { tables, next, decided_at }))
             }
+            Self::Access(_) => unreachable!("answered without a judge of locks"),
         }
     }
+}
+
+/// Whether a reader may observe a lock. The refusal is the same whether there is such a lock or not.
+fn may_observe(judge: Option<&Judge<'_>>, table: &str, signature: &str) -> Result<(), Error> {
+    let need = Need::new(Right::Observe, table, signature);
+    judge.map_or(Ok(()), |judge| judge.may(&need))?;
+    Ok(())
 }
 
 /// Conversions to the answer of each read of the contract.
@@ -214,6 +272,16 @@ impl View {
     /// As [`View::into_check`].
     pub fn into_deadlocks(self) -> Result<DeadlocksResponse, Error> {
         if let Self::Deadlocks(response) = self { Ok(response) } else { Err(mixed_up()) }
+    }
+}
+
+impl View {
+    /// The answer to a question about rules and tokens.
+    ///
+    /// # Errors
+    /// As [`View::into_check`].
+    pub fn into_access(self) -> Result<Answer, Error> {
+        if let Self::Access(answer) = self { Ok(answer) } else { Err(mixed_up()) }
     }
 }
 

@@ -70,7 +70,7 @@ impl State {
         let instance = command.instance.as_deref();
         let Some(id) = command.session else { return Some(Owner::new(&command.signee, instance)) };
         let session = self.sessions.live(id, self.clock)?;
-        if session.actor != request.actor {
+        if session.actor.as_deref() != request.actor() {
             return None;
         }
         let signee = if command.signee.is_empty() { &session.signee } else { &command.signee };
@@ -128,8 +128,8 @@ impl State {
                 let kept = own.rare.as_ref().and_then(|rare| rare.session);
                 terms.keep = kept.map_or(terms.keep, |(_, keep)| keep);
             }
-            let opened_by = self.sessions.get(session).map(|session| &session.actor);
-            if terms.lasts.session() != Some(session) && opened_by != Some(&request.actor) {
+            let opened_by = self.sessions.get(session).map(|session| session.actor.as_deref());
+            if terms.lasts.session() != Some(session) && opened_by != Some(request.actor()) {
                 return Effect::LockRefused(ForbiddenReason::Held);
             }
         }
@@ -170,8 +170,8 @@ impl State {
         if let Some(place) = &place
             && let Some(session) = place.session()
         {
-            let opened_by = self.sessions.get(session).map(|session| &session.actor);
-            if terms.lasts.session() != Some(session) && opened_by != Some(&request.actor) {
+            let opened_by = self.sessions.get(session).map(|session| session.actor.as_deref());
+            if terms.lasts.session() != Some(session) && opened_by != Some(request.actor()) {
                 return Effect::LockRefused(ForbiddenReason::Held);
             }
         }
@@ -207,7 +207,7 @@ impl State {
             ask: at,
             asked: self.clock,
             request: request.request_id,
-            actor: request.actor.clone(),
+            actor: request.actor().map(Into::into),
             terms,
         };
         let effect = match place {
@@ -372,7 +372,7 @@ impl State {
         let own_name = id.to_string();
         let instance = command.instance.as_deref().unwrap_or(&own_name);
         let names = (&*command.signee, instance);
-        let session = Session::new(command.ttl_ms, deadline, names, request.actor.clone());
+        let session = Session::new(command.ttl_ms, deadline, names, request.actor());
         self.sessions.put(id, session, &mut self.tracker);
         self.tracker.event(|| {
             let how = SessionChange::Opened { signee: command.signee.clone() };
@@ -409,7 +409,8 @@ impl State {
     fn keep_one_alive(&mut self, request: &Command, seen: Seen, room: &mut usize) -> Liveness {
         let Seen { session: id, seen } = seen;
         let session = self.sessions.live(id, self.clock);
-        let Some(session) = session.filter(|session| session.actor == request.actor) else {
+        let Some(session) = session.filter(|session| session.actor.as_deref() == request.actor())
+        else {
             return Liveness::Lost;
         };
         let mut session = session.clone();

@@ -49,14 +49,14 @@ impl Session {
         ttl_ms: u64,
         deadline: ClusterTime,
         (signee, instance): (&str, &str),
-        actor: Option<Box<str>>,
+        actor: Option<&str>,
     ) -> Self {
         Self {
             ttl_ms,
             deadline,
             signee: signee.into(),
             instance: instance.into(),
-            actor,
+            actor: actor.map(Into::into),
             ended: None,
             members: SmallMap::default(),
             inbox: Inbox::default(),

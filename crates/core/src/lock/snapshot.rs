@@ -2,7 +2,7 @@
 //!
 //! Both are made of the same two parts: *meta* (the cluster clock, the next token, the feature
 //! level, counters) and *records*, each a key and a value: one per grant, place, session, item of an
-//! inbox, request lane and table with defaults, and one per lock with a limit or a hand-over that
+//! inbox, request lane, table with defaults, access rule and access token, and one per lock with a limit or a hand-over that
 //! was broken off. A key is a tag, then names and numbers whose byte order is the order of the
 //! state; a value begins with its version. A snapshot is a header, the meta bytes and all records
 //! in key order, each part behind its length. So equal states give equal bytes, and the records of
@@ -15,7 +15,10 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use crate::codec::{DecodeError, Reader, flags, put_bytes, put_i64, put_str, put_u64};
+use crate::access::{AccessToken, Rule, RuleKey};
+use crate::codec::{
+    DecodeError, Encoding as _, Reader, flags, put_bytes, put_i64, put_str, put_u64,
+};
 use crate::lock::changes::RecordKey;
 use crate::lock::encoding::{
     keep_flags, keep_ms, mode_code, put_optional_numbers, put_positions, read_keep, read_mode,
@@ -28,6 +31,7 @@ use crate::lock::record::{Grant, Key, Owner, Rare, Record};
 use crate::lock::sessions::{Ended, Item, Session};
 use crate::lock::table::{Deletion, Value};
 use crate::lock::{ClusterTime, State};
+use crate::principal::TokenId;
 use crate::types::{
     DecidedAt, ForbiddenReason, Loss, MAX_PERMITS, MAX_SAFE_INTEGER, Mode, News, RequestId,
     SessionId, Token, TransferReason,
@@ -37,8 +41,8 @@ use crate::types::{
 const MAGIC: [u8; 4] = *b"KWLM";
 /// The version of the snapshot's frame.
 const VERSION: u8 = 1;
-/// The version of the meta bytes.
-const META_VERSION: u8 = 1;
+/// The version of the meta bytes. Those of a state without access control are written as version 1.
+const META_VERSION: u8 = 2;
 /// The version of each kind of value. Values that have nothing of feature level 2 are written as
 /// version 1.
 const GRANT_VERSION: u8 = 2;
@@ -48,14 +52,18 @@ const PLACE_VERSION: u8 = 1;
 const SESSION_VERSION: u8 = 1;
 const ITEM_VERSION: u8 = 1;
 const LOCK_VERSION: u8 = 1;
+const RULE_VERSION: u8 = 1;
+const CREDENTIAL_VERSION: u8 = 1;
 const FIRST_VERSION: u8 = 1;
 
 /// The tags of keys.
+const CREDENTIAL: u8 = b'c';
 const GRANT: u8 = b'g';
 const ITEM: u8 = b'i';
 const LOCK: u8 = b'k';
 const LANE: u8 = b'l';
 const PLACE: u8 = b'p';
+const RULE: u8 = b'r';
 const SESSION: u8 = b's';
 const TABLE: u8 = b't';
 
@@ -167,7 +175,9 @@ impl State {
         let waiting = self.totals.places + self.sessions.len() + self.sessions.items();
         let locks = self.locks.grants() + self.locks.noted() + self.locks.configured();
         let records = locks + self.lanes.len() as u64 + waiting;
-        let mut out = vec![META_VERSION];
+        let records = records + self.access.records();
+        let is_on = self.access.is_on();
+        let mut out = vec![if is_on { META_VERSION } else { FIRST_VERSION }];
         put_u64(&mut out, u64::from(self.feature_level));
         put_u64(&mut out, self.clock.0);
         put_u64(&mut out, self.next_token);
@@ -175,6 +185,9 @@ impl State {
         put_u64(&mut out, self.locks.removals);
         put_u64(&mut out, self.lanes.evicted_young);
         put_u64(&mut out, records);
+        if is_on {
+            out.push(flags([true]));
+        }
         out
     }
 
@@ -199,12 +212,18 @@ impl State {
         let sessions = sessions.map(|(id, session)| (session_key(id), session_value(session)));
         let tables = self.locks.all_values();
         let tables = tables.map(|(name, value)| (table_key(name), table_value(value)));
-        grants.chain(items).chain(locks).chain(lanes).chain(places).chain(sessions).chain(tables)
+        let tokens = self.access.tokens();
+        let tokens = tokens.map(|(id, token)| (credential_key(id), credential_value(token)));
+        let rules = self.access.rules().map(|(key, rule)| (rule_key(key), rule_value(rule)));
+        let locks = grants.chain(items).chain(locks).chain(lanes).chain(places);
+        tokens.chain(locks).chain(rules).chain(sessions).chain(tables)
     }
 
     /// The value that a record has now; `None` if it is gone.
     pub(super) fn encoded_record(&self, key: &RecordKey) -> Option<Vec<u8>> {
         match key {
+            RecordKey::Credential(id) => self.access.token_named(*id).map(credential_value),
+            RecordKey::Rule(key) => self.access.rule(key).map(rule_value),
             RecordKey::Grant(key, token) => {
                 let record = self.locks.get(key)?;
                 record.holders.get(*token).map(|grant| grant_value(record.mode, grant))
@@ -229,11 +248,13 @@ impl State {
 impl RecordKey {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
+            Self::Credential(id) => credential_key(*id),
             Self::Grant(key, token) => grant_key(key, *token),
             Self::Item(id, position) => item_key(*id, *position),
             Self::Lock(key) => lock_key(key),
             Self::Lane(id) => lane_key(*id),
             Self::Place(key, at) => place_key(key, *at),
+            Self::Rule(key) => rule_key(key),
             Self::Session(id) => session_key(*id),
             Self::Table(name) => table_key(name),
         }
@@ -245,6 +266,12 @@ impl RecordKey {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| invalid());
         let mut reader = Reader::new(bytes, WHAT);
         match reader.u8()? {
+            CREDENTIAL => {
+                let id = TokenId(u64::from_be_bytes(reader.array()?));
+                reader.end()?;
+                Ok(Self::Credential(id))
+            }
+            RULE => Ok(Self::Rule(reader.rest().into())),
             GRANT => {
                 let (names, token) = reader.rest().split_last_chunk().ok_or_else(invalid)?;
                 let names = names.strip_suffix(b"\0").ok_or_else(invalid)?;
@@ -312,6 +339,13 @@ impl Loader {
         state.locks.removals = reader.u64()?;
         state.lanes.evicted_young = reader.u64()?;
         let missing = reader.u64()?;
+        if meta.first() != Some(&FIRST_VERSION) {
+            // A state that is off is written as version 1.
+            if reader.flags()? != [true] {
+                return Err(reader.invalid());
+            }
+            Arc::make_mut(&mut state.access).load_switch(true);
+        }
         if state.feature_level == 0 || !(1..=MAX_SAFE_INTEGER + 1).contains(&state.next_token) {
             return Err(reader.invalid());
         }
@@ -332,6 +366,14 @@ impl Loader {
         self.missing = self.missing.checked_sub(1).ok_or(DecodeError::Trailing("the records"))?;
         let state = &mut self.state;
         let is_new = match RecordKey::decode(key)? {
+            RecordKey::Credential(id) => {
+                let token = read_credential(value)?;
+                Arc::make_mut(&mut state.access).load_token(id, token)
+            }
+            RecordKey::Rule(key) => {
+                let rule = read_rule(value)?;
+                Arc::make_mut(&mut state.access).load_rule(&key, rule)
+            }
             RecordKey::Grant(key, token) => {
                 let (mode, grant) = read_grant(token, value, state)?;
                 state.locks.load(key, |record| {
@@ -569,7 +611,7 @@ fn read_session(value: &[u8]) -> Result<Session, DecodeError> {
     let [has_actor, is_closed, is_expired, has_overflowed] = reader.flags()?;
     let (ttl_ms, deadline) = (reader.u64()?, ClusterTime(reader.u64()?));
     let names = (reader.str()?, reader.str()?);
-    let actor = has_actor.then(|| reader.str()).transpose()?.map(Into::into);
+    let actor = has_actor.then(|| reader.str()).transpose()?;
     let mut session = Session::new(ttl_ms, deadline, names, actor);
     session.ended = match (is_closed, is_expired) {
         (false, false) => None,
@@ -668,6 +710,47 @@ fn grant_key(key: &Key, token: Token) -> Vec<u8> {
     out.push(0);
     out.extend_from_slice(&token.0.to_be_bytes());
     out
+}
+
+fn credential_key(id: TokenId) -> Vec<u8> {
+    let mut out = vec![CREDENTIAL];
+    out.extend_from_slice(&id.0.to_be_bytes());
+    out
+}
+
+fn credential_value(token: &AccessToken) -> Vec<u8> {
+    let mut out = vec![CREDENTIAL_VERSION];
+    token.put(&mut out);
+    out
+}
+
+fn read_credential(value: &[u8]) -> Result<AccessToken, DecodeError> {
+    let mut reader = Reader::new(value, "an access token");
+    reader.version(CREDENTIAL_VERSION)?;
+    let token = AccessToken::read(&mut reader)?;
+    reader.end()?;
+    Ok(token)
+}
+
+fn rule_key(key: &RuleKey) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 1);
+    out.push(RULE);
+    out.extend_from_slice(key);
+    out
+}
+
+fn rule_value(rule: &Rule) -> Vec<u8> {
+    let mut out = vec![RULE_VERSION];
+    rule.put(&mut out);
+    out
+}
+
+fn read_rule(value: &[u8]) -> Result<Rule, DecodeError> {
+    let mut reader = Reader::new(value, "an access rule");
+    reader.version(RULE_VERSION)?;
+    let rule = Rule::read(&mut reader)?;
+    reader.end()?;
+    Ok(rule)
 }
 
 fn lane_key(id: u128) -> Vec<u8> {

@@ -39,6 +39,11 @@
 //! Whoever changes a lock hands it over to the head of its queue, in the same step of the log.
 //! What becomes of places of other requests is told by [`State::take_steps`].
 //!
+//! # Who may ask
+//!
+//! A command has the principal that makes it. While access control is on, `authority.rs` judges it
+//! by the rules as they are at its position, before anything else is looked at.
+//!
 //! # Repeating
 //!
 //! A request id names a lane and a number. `lanes.rs` keeps what came of each lane's last request
@@ -50,10 +55,13 @@
 //! The maps share their structure. A clone costs next to nothing, so that a snapshot is a clone that
 //! is encoded elsewhere while apply goes on.
 
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smol_str::SmolStr;
 
+use crate::access::{Access, Changed as AccessChanged, Judge};
 use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::ends::{End, Ends};
 use crate::lock::events::{Change, Event, GrantEnd};
@@ -77,7 +85,7 @@ use crate::types::{
 /// The highest feature level this program knows. The behaviour of apply at a level is frozen once
 /// it is released: a change of behaviour gets the next level, and apply checks
 /// [`State::feature_level`].
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// The number of due deadlines, and of unused lanes, that one apply works off: some ten
 /// milliseconds of work. A million locks that expire together are done after 245 entries.
@@ -94,6 +102,8 @@ pub struct State {
     pub(super) lanes: Lanes,
     pub(super) sessions: Sessions,
     pub(super) totals: Totals,
+    /// Shared with whoever looks at it between two entries.
+    pub(super) access: Arc<Access>,
     pub(super) tracker: Tracker,
 }
 
@@ -143,6 +153,7 @@ impl State {
             lanes: Lanes::default(),
             sessions: Sessions::default(),
             totals: Totals::default(),
+            access: Arc::default(),
             tracker: Tracker::default(),
         }
     }
@@ -254,6 +265,11 @@ impl State {
         self.feature_level
     }
 
+    /// The rules and tokens. It is another value after each change of them, and the same until then.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
     /// The record of a lock, judged by `C`; `None` if there is none or its time_to_live passed.
     pub fn check(&self, table: &str, signature: &str) -> Option<LockRecord> {
         let record = self.locks.find(table, signature)?;
@@ -264,6 +280,24 @@ impl State {
     /// its range is clamped. The page may be shorter than its limit, and even empty, although more
     /// follows: the number of records looked at is bounded.
     pub fn list(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
+        self.list_for(None, table, request)
+    }
+
+    /// Like [`State::list`], without the locks that somebody may not observe. They are not passed
+    /// over one by one: the page goes on where the next names begin that may be observed.
+    pub(super) fn list_for(
+        &self,
+        judge: Option<&Judge<'_>>,
+        table: &str,
+        request: &ListRequest,
+    ) -> (Vec<LockRecord>, Option<String>) {
+        match judge.filter(|judge| !judge.observes_all(table)) {
+            None => self.list_all(table, request),
+            Some(judge) => self.list_observed(judge, table, request),
+        }
+    }
+
+    fn list_all(&self, table: &str, request: &ListRequest) -> (Vec<LockRecord>, Option<String>) {
         let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
         let moment = self.moment(table);
         let mut range = self.locks.range(table, &request.prefix, request.after.as_deref());
@@ -287,10 +321,71 @@ impl State {
         (page, next.map(|key| key.signature().to_owned()))
     }
 
+    /// A page of the locks that may be observed. No other name is told, not even as `next`.
+    fn list_observed(
+        &self,
+        judge: &Judge<'_>,
+        table: &str,
+        request: &ListRequest,
+    ) -> (Vec<LockRecord>, Option<String>) {
+        let limit = request.limit.clamp(1, ListRequest::MAX_LIMIT) as usize;
+        let moment = self.moment(table);
+        let mut page: Vec<LockRecord> = Vec::new();
+        let (mut looked_at, mut passed) = (0, None);
+        let mut from = request.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        loop {
+            let start = from.as_ref().map(String::as_str);
+            let mut hidden = None;
+            for (key, record) in self.locks.range_from(table, &request.prefix, start) {
+                let name = key.signature();
+                if !judge.observes(table, name) {
+                    hidden = Some(name);
+                    break;
+                }
+                if looked_at == limit + MAX_PASSED_OVER {
+                    return (page, passed);
+                }
+                looked_at += 1;
+                let most = LockRecord::MAX_LISTED_HOLDERS;
+                let view = record.view(name, most, moment);
+                if let Some(record) = view.filter(|record| request.shows(record)) {
+                    if page.len() == limit {
+                        let next = page.last().map(|last| last.signature.clone());
+                        return (page, next);
+                    }
+                    page.push(record);
+                }
+                passed = Some(name.to_owned());
+            }
+            match hidden.and_then(|name| judge.next_observed(table, name)) {
+                Some(next) => from = Bound::Included(next),
+                None => return (page, None),
+            }
+        }
+    }
+
     /// A page of the tables that have defaults or records, in byte order, and the value of `after`
     /// for the next one. Records whose removal is due are counted until it is worked off.
     pub fn tables(&self, request: &TablesRequest) -> (Vec<TableInfo>, Option<String>) {
+        self.tables_for(None, request)
+    }
+
+    /// Like [`State::tables`], with those alone of which somebody may observe every lock.
+    pub(super) fn tables_for(
+        &self,
+        judge: Option<&Judge<'_>>,
+        request: &TablesRequest,
+    ) -> (Vec<TableInfo>, Option<String>) {
         let limit = request.limit.clamp(1, TablesRequest::MAX_LIMIT) as usize;
+        if let Some(names) = judge.and_then(Judge::observed_tables) {
+            let after = request.after.as_deref();
+            let names = names.into_iter().filter(|name| after.is_none_or(|after| *name > after));
+            let mut tables = names.filter_map(|name| self.locks.table(name));
+            let page: Vec<TableInfo> = tables.by_ref().take(limit).collect();
+            let next = page.last().map(|table| table.table.clone());
+            let next = next.filter(|_| tables.next().is_some());
+            return (page, next);
+        }
         let mut tables = self.locks.tables(request.after.as_deref());
         let page: Vec<TableInfo> = tables.by_ref().take(limit).collect();
         let next = page.last().map(|table| table.table.clone());
@@ -353,11 +448,15 @@ impl State {
         self.sessions.assert_sound(self.clock);
         let waiting: u64 = self.locks.iter().map(|(_, record)| record.waiting()).sum();
         assert_eq!(waiting, self.totals.places);
+        self.access.assert_invariants();
     }
 
     fn decide(&mut self, command: &Command, at: DecidedAt) -> (Verdict, DecidedAt) {
-        if command.operation.level() > self.feature_level {
+        if command.level() > self.feature_level {
             return (Verdict::Refused(Refusal::LevelTooLow), at);
+        }
+        if let Err(refusal) = self.authorize(command) {
+            return (Verdict::Refused(refusal), at);
         }
         match &command.operation {
             Operation::Advance => (Verdict::Advanced, at),
@@ -386,6 +485,10 @@ impl State {
             Operation::KeepAlive(sessions) => {
                 (Verdict::KeptAlive(self.keep_alive(command, sessions)), at)
             }
+            Operation::Access(change) => match self.change_access(change) {
+                Ok(changed) => (Verdict::Access(changed), at),
+                Err(refusal) => (Verdict::Refused(refusal), at),
+            },
         }
     }
 
@@ -446,6 +549,7 @@ impl State {
             }
             operation @ (Operation::Advance
             | Operation::RaiseFeatureLevel(_)
+            | Operation::Access(_)
             | Operation::KeepAlive(_)) => {
                 unreachable!("decided without a judgement: {operation:?}")
             }
@@ -733,6 +837,7 @@ enum Verdict {
     FeatureLevel,
     Effect(Effect),
     KeptAlive(Vec<Liveness>),
+    Access(AccessChanged),
     Refused(Refusal),
 }
 
@@ -751,6 +856,7 @@ impl Judged<'_> {
             Verdict::FeatureLevel => Outcome::FeatureLevel,
             Verdict::Effect(effect) => self.state.tell(self.operation, effect),
             Verdict::KeptAlive(sessions) => Outcome::KeptAlive(sessions),
+            Verdict::Access(changed) => Outcome::Access(changed),
             Verdict::Refused(refusal) => Outcome::Refused(refusal),
         };
         Decision { outcome, decided_at: Some(self.at) }

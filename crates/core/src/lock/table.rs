@@ -188,9 +188,17 @@ impl Table {
             Some(after) => Bound::Excluded(after.as_slice()),
             None => Bound::Included(first.as_slice()),
         };
-        let [plain, entangled, dying] = self.shelves().map(|shelf| shelf.range(from));
-        let range = merged(plain, merged(entangled, dying));
+        let range = self.range_from(from);
         range.take_while(move |(key, _)| key.as_bytes().starts_with(&first))
+    }
+
+    /// The records from a key on.
+    pub(super) fn range_from<'a>(
+        &'a self,
+        from: Bound<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Record)> + use<'a> {
+        let [plain, entangled, dying] = self.shelves().map(|shelf| shelf.range(from));
+        merged(plain, merged(entangled, dying))
     }
 
     /// The record that is due first, of those that are not dying.

@@ -6,16 +6,22 @@
 //! removable when a limit changes.
 
 use crate::error::Error;
-use crate::limits::{self, Limit, MAX_AUDIT_BYTES};
+use crate::limits::{
+    self, Limit, MAX_AUDIT_BYTES, MAX_GROUPS, MAX_GROUPS_BYTES, MAX_IDENTITY_BYTES,
+};
 use crate::lock::query::{Query, Subject};
 use crate::lock::{
     Command, Decision, Keep, LockCommand, Operation, SessionCommand, TableCommand, UnlockCommand,
 };
 use crate::types::{MAX_NAME_BYTES, Mode, Token};
 
-/// The maximum size of a valid command in a proposal, in bytes: four names, actor and cause,
-/// and the fields of fixed size.
-pub const MAX_COMMAND_BYTES: usize = 4 * MAX_NAME_BYTES + 2 * MAX_AUDIT_BYTES + 128;
+/// The maximum size of a valid command in a proposal, in bytes: four names, the principal
+/// with its groups, the cause, and the fields of fixed size.
+pub const MAX_COMMAND_BYTES: usize =
+    4 * MAX_NAME_BYTES + MAX_IDENTITY_BYTES + PRINCIPAL_GROUPS + MAX_AUDIT_BYTES + 128;
+
+/// The bytes of the groups of a principal, each behind its length.
+const PRINCIPAL_GROUPS: usize = MAX_GROUPS_BYTES + 2 * MAX_GROUPS;
 
 impl Command {
     /// Checks everything that can be checked without the state.
@@ -79,11 +85,22 @@ impl Command {
                 limited(LIMIT_FIELD, Some(command.limit.into()))?;
             }
             Operation::DeleteTable { table } => name(limits::TABLE, table)?,
+            Operation::Access(change) => {
+                if self.request_id.is_some() {
+                    return Err(Error::bad_request(
+                        "a change of rules or access tokens has no request_id: it may be repeated \
+                         as it is",
+                    ));
+                }
+                change.validate()?;
+            }
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 return Err(Error::bad_request("only a leader makes this command"));
             }
         }
-        audit_text("actor", self.actor.as_deref())?;
+        if let Some(principal) = &self.principal {
+            principal.validate()?;
+        }
         audit_text("cause", self.cause.as_deref())
     }
 }
@@ -131,6 +148,9 @@ impl Query {
     /// # Errors
     /// `BadRequest`, saying what is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), Error> {
+        if let Some(principal) = &self.principal {
+            principal.validate()?;
+        }
         match &self.subject {
             Subject::Lock { table, signature, .. } | Subject::Verify { table, signature, .. } => {
                 name(limits::SIGNATURE, signature)?;
@@ -138,6 +158,7 @@ impl Query {
             }
             Subject::SessionLocks(page) => page_limit(page.limit),
             Subject::Deadlocks => Ok(()),
+            Subject::Access(question) => question.validate(),
             Subject::Locks { table, page } => {
                 page_limit(page.limit)?;
                 // Both are compared with names but need not be names: the empty text is allowed.

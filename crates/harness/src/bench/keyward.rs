@@ -47,13 +47,14 @@ pub struct Clients {
     table: String,
     timeout: Duration,
     tls: Tls,
+    access_token: Option<String>,
 }
 
 impl Clients {
     /// Clients of these nodes, each beginning with the one of its number. `timeout` bounds a
     /// request, retries included.
     pub fn new(endpoints: Vec<String>, table: impl Into<String>, timeout: Duration) -> Self {
-        Self { endpoints, table: table.into(), timeout, tls: Tls::default() }
+        Self { endpoints, table: table.into(), timeout, tls: Tls::default(), access_token: None }
     }
 
     /// The same with this TLS.
@@ -61,6 +62,12 @@ impl Clients {
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
         self
+    }
+
+    /// The same clients with this access token.
+    #[must_use]
+    pub fn with_access_token(self, access_token: Option<String>) -> Self {
+        Self { access_token, ..self }
     }
 }
 
@@ -71,9 +78,12 @@ impl Target for Clients {
         let mut endpoints = self.endpoints.clone();
         let first = client % endpoints.len().max(1);
         endpoints.rotate_left(first);
-        let service = Client::builder().endpoints(endpoints).timeout(self.timeout);
-        let service = service.tls(self.tls.clone()).build();
-        let service = service.map_err(failure)?;
+        let builder = Client::builder().endpoints(endpoints).timeout(self.timeout);
+        let mut builder = builder.tls(self.tls.clone());
+        if let Some(token) = &self.access_token {
+            builder = builder.access_token(token);
+        }
+        let service = builder.build().map_err(failure)?;
         // Connecting is lazy; this is the first request.
         service.cluster(CallOptions::default()).await.map_err(failure)?;
         Ok(ServiceOwner::new(service, client, &self.table))
@@ -184,6 +194,7 @@ pub(super) fn failure(error: Error) -> Failure {
         Error::BadRequest { .. }
         | Error::NotFound { .. }
         | Error::Unavailable { .. }
-        | Error::Unauthorized { .. } => Failure::Unavailable(error.to_string()),
+        | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. } => Failure::Unavailable(error.to_string()),
     }
 }

@@ -45,19 +45,25 @@ impl EndpointBootstrap {
     pub async fn connect<T: Into<String>>(
         endpoints: impl IntoIterator<Item = T>,
     ) -> Result<Self, Error> {
-        Self::connect_with(endpoints, Tls::default()).await
+        Self::connect_with(endpoints, Tls::default(), None).await
     }
 
-    /// As [`EndpointBootstrap::connect`], with these certificates.
+    /// As [`EndpointBootstrap::connect`], with these certificates, and with an access token: that of an
+    /// administrator, because the scripts do everything.
     ///
     /// # Errors
-    /// As [`EndpointBootstrap::connect`]; `BadRequest` if a certificate cannot be used.
+    /// As [`EndpointBootstrap::connect`]; `BadRequest` if a certificate or the token cannot be used.
     pub async fn connect_with<T: Into<String>>(
         endpoints: impl IntoIterator<Item = T>,
         tls: Tls,
+        access_token: Option<String>,
     ) -> Result<Self, Error> {
-        let client = Client::builder().endpoints(endpoints).tls(tls.clone()).build()?;
-        let time = if moves_clock(&client.endpoints(), &tls).await? {
+        let mut builder = Client::builder().endpoints(endpoints).tls(tls.clone());
+        if let Some(token) = &access_token {
+            builder = builder.access_token(token);
+        }
+        let client = builder.build()?;
+        let time = if moves_clock(&client.endpoints(), &tls, access_token.as_deref()).await? {
             let client = client.clone();
             Time::moving(move |by| {
                 let client = client.clone();
@@ -110,7 +116,11 @@ async fn wait_for_level(client: &Client) {
 
 /// Requests to advance the clock by nothing, which changes nothing, and which only a node that was
 /// started for tests supports.
-async fn moves_clock(endpoints: &[String], tls: &Tls) -> Result<bool, Error> {
+async fn moves_clock(
+    endpoints: &[String],
+    tls: &Tls,
+    access_token: Option<&str>,
+) -> Result<bool, Error> {
     let http = tls::http(tls.config()?)
         .timeout(PROBE_TIMEOUT)
         .build()
@@ -118,7 +128,11 @@ async fn moves_clock(endpoints: &[String], tls: &Tls) -> Result<bool, Error> {
     let mut reasons = Vec::new();
     for endpoint in endpoints {
         let url = format!("{}{}", endpoint.trim_end_matches('/'), routes::DEBUG_ADVANCE);
-        match http.post(url).json(&AdvanceBody { by_ms: 0 }).send().await {
+        let mut request = http.post(url).json(&AdvanceBody { by_ms: 0 });
+        if let Some(token) = access_token {
+            request = request.bearer_auth(token);
+        }
+        match request.send().await {
             Ok(answer) if answer.status() == reqwest::StatusCode::NOT_FOUND => return Ok(false),
             Ok(answer) if answer.status().is_success() => return Ok(true),
             Ok(answer) => reasons.push(format!("{endpoint}: status {}", answer.status())),

@@ -908,6 +908,7 @@ impl Broken {
             }
             Operation::Advance
             | Operation::RaiseFeatureLevel(_)
+            | Operation::Access(_)
             | Operation::OpenSession(_)
             | Operation::KeepAlive(_)
             | Operation::CloseSession(_)
@@ -940,7 +941,8 @@ impl LockService for Broken {
             stale: query.stale,
             ..ReadOptions::default()
         };
-        match query.subject {
+        let Query { stale, principal, subject } = query;
+        match subject {
             Subject::Lock { table, signature, places_after: 0 } => {
                 (self.bug.check)(self, signature.into(), options(table)).map(View::Lock)
             }
@@ -951,7 +953,8 @@ impl LockService for Broken {
             subject @ (Subject::Lock { .. }
             | Subject::Verify { .. }
             | Subject::SessionLocks(_)
-            | Subject::Deadlocks) => (self.bug.read)(self, Query { stale: query.stale, subject }),
+            | Subject::Access(_)
+            | Subject::Deadlocks) => (self.bug.read)(self, Query { stale, principal, subject }),
         }
     }
 

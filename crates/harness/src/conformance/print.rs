@@ -258,7 +258,10 @@ pub(crate) fn error(error: &Error, names: &mut impl NameTokens, signature: &str)
         Error::BadRequest { reason } => Some(format!("bad_request: {reason}")),
         Error::NotFound { .. } => Some(String::from("not_found")),
         Error::LaneForgotten { .. } => Some(String::from("lane_forgotten")),
-        Error::Unavailable { .. } | Error::Unknown { .. } | Error::Unauthorized { .. } => None,
+        Error::Unavailable { .. }
+        | Error::Unknown { .. }
+        | Error::Unauthorized { .. }
+        | Error::NotAllowed { .. } => None,
     }
 }
 

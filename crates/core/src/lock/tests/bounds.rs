@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Machine, TERM, by, with_id};
+use super::{Machine, TERM, by, principal, with_id};
 use crate::error::Error;
 use crate::lock::{
     ClusterTime, Command, Keep, LockCommand, Operation, Outcome, Proposal, Query, Refusal, Stamp,
@@ -142,7 +142,8 @@ pub(super) fn proposal() -> impl Strategy<Value = Proposal> {
     let audit = || proptest::option::of(text());
     let command =
         (id, audit(), audit(), operation()).prop_map(|(request_id, actor, cause, operation)| {
-            Command { request_id, actor, cause, operation }
+            let principal = actor.as_deref().and_then(principal);
+            Command { request_id, principal, cause, operation }
         });
     (0..2_u64, number(), proptest::collection::vec(command, 0..6)).prop_map(
         |(term, time, commands)| {

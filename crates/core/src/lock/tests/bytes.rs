@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{Machine, by, release, with_id};
+use super::access::{example_of_level_3, example_state_of_level_3};
+use super::{Machine, by, principal, release, with_id};
 use crate::lock::{
     ClusterTime, Command, Keep, LeaveCommand, LimitCommand, LockCommand, Operation, Proposal,
     SessionCommand, Stamp, State, TableCommand, UnlockCommand,
@@ -19,7 +20,7 @@ fn example_proposal() -> Proposal {
         ..by("ann")
     };
     let mut audited = with_id(everything, 0x0123, 7);
-    audited.actor = Some("who".into());
+    audited.principal = principal("who");
     audited.cause = Some("why".into());
     let table = TableCommand {
         table: "t".into(),
@@ -141,10 +142,10 @@ fn example_state_of_level_2() -> State {
     machine.lock(LockCommand { lock_delay_ms: Some(60_000), signature: "d".into(), ..by("bob") });
     machine.lock(LockCommand { signature: "t".into(), ..by("bob") });
     machine.decide(with_id(LockCommand { wait_ms: 9000, ..within("t") }, 1, 1));
-    let actor = Some("x".into());
+    let principal = principal("x");
     let waits = LockCommand { wait_ms: 9000, signature: "u".into(), ..by("cy") };
     machine.lock(LockCommand { signature: "u".into(), duration_ms: Some(50_000), ..by("bob") });
-    machine.decide(Command { actor, ..with_id(waits, 2, 1) });
+    machine.decide(Command { principal, ..with_id(waits, 2, 1) });
     let permit = |signee| LockCommand {
         signature: "p".into(),
         mode: Some(Mode::Permits),
@@ -177,6 +178,21 @@ fn the_bytes_of_feature_level_2_are_frozen() {
 }
 
 /// Like the proposal above, for snapshots and checkpoints.
+#[test]
+fn the_bytes_of_feature_level_3_are_frozen() {
+    let (proposal, state) = (example_of_level_3(), example_state_of_level_3());
+    if std::env::var("UPDATE_GOLDENFILES").is_ok_and(|value| value == "1") {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lock/tests");
+        std::fs::write(folder.join("proposal-3.hex"), hex(&proposal.encode()) + "\n").unwrap();
+        std::fs::write(folder.join("state-3.hex"), hex(&state.encode()) + "\n").unwrap();
+        return;
+    }
+    assert_eq!(hex(&proposal.encode()), include_str!("proposal-3.hex").trim());
+    assert_eq!(Proposal::decode(&proposal.encode()), Ok(proposal));
+    assert_eq!(hex(&state.encode()), include_str!("state-3.hex").trim());
+    assert_eq!(State::decode(&state.encode()), Ok(state));
+}
+
 #[test]
 fn version_1_of_a_state_is_frozen() {
     let bytes = example_state().encode();
@@ -305,7 +321,13 @@ fn assert_refused_or_canonical(bytes: &[u8]) {
 
 #[test]
 fn every_flipped_bit_is_refused_or_means_something_else() {
-    for example in [example_proposal().encode(), example_state().encode()] {
+    let examples = [
+        example_proposal().encode(),
+        example_state().encode(),
+        example_of_level_3().encode(),
+        example_state_of_level_3().encode(),
+    ];
+    for example in examples {
         for bit in 0..example.len() * 8 {
             let mut bytes = example.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);

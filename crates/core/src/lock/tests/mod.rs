@@ -3,9 +3,10 @@
 //! A second lock machine, slow and simple, is in `crates/oracle/src/oracle.rs`; `histories.rs` there checks
 //! on random logs that the two agree, and the properties of design and contract. `rows.rs` has each row of
 //! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
-//! `tables.rs` the tables, `deletion.rs` their end in portions, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
+//! `access.rs` who may do what, `tables.rs` the tables, `deletion.rs` their end in portions, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
 //! end, `bounds.rs` the behaviour at the limits.
 
+mod access;
 mod bounds;
 mod bytes;
 mod deletion;
@@ -18,12 +19,14 @@ mod sessions;
 mod tables;
 mod time;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lock::{
     ClusterTime, Command, Decision, Keep, LockCommand, Operation, Outcome, Proposal, Stamp, State,
     TableCommand, UnlockCommand,
 };
+use crate::principal::Principal;
 use crate::types::{DecidedAt, Grant, Holder, LockStatus, Mode, RequestId, Token, UnlockStatus};
 
 const TERM: u64 = 1;
@@ -148,6 +151,11 @@ fn release(signee: &str) -> UnlockCommand {
         signee: signee.into(),
         ..UnlockCommand::default()
     }
+}
+
+/// A principal with this name and nothing else.
+fn principal(identity: &str) -> Option<Arc<Principal>> {
+    Some(Arc::new(Principal::named(identity)))
 }
 
 fn with_id(operation: impl Into<Operation>, lane: u128, seq: u64) -> Command {

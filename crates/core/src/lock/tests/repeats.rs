@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Machine, by, grant, holder, release, with_id};
+use super::{Machine, by, grant, holder, principal, release, with_id};
 use crate::lock::lanes::{MAX_LANES, UNUSED_LIMIT};
 use crate::lock::{
     ClusterTime, Command, Keep, LockCommand, Outcome, Proposal, Refusal, Stamp, State, TableCommand,
@@ -140,7 +140,7 @@ fn who_asks_and_why_is_no_part_of_the_body() {
     let mut machine = Machine::default();
     let first = machine.decide(with_id(by("ann"), LANE, 1));
     let mut again = with_id(by("ann"), LANE, 1);
-    again.actor = Some("someone".into());
+    again.principal = principal("someone");
     again.cause = Some("because".into());
     assert_eq!(machine.decide(again), first);
 }

@@ -1,7 +1,7 @@
 //! Sessions: their grants and places, moving, keep-alive and the inbox, and how they end.
 
 use super::queue::{machine, reason, waits};
-use super::{Machine, by, release};
+use super::{Machine, by, principal, release};
 use crate::lock::{Command, LockCommand, Operation, Outcome, SessionCommand, State, UnlockCommand};
 use crate::types::{
     CloseStatus, DecidedAt, ForbiddenReason, InboxItem, Liveness, LockStatus, Loss, Mode, News,
@@ -121,7 +121,7 @@ fn the_inbox_has_what_was_not_seen_and_the_latest_of_each_lock() {
 fn a_session_belongs_to_the_principal_that_opened_it() {
     let mut machine = machine();
     machine.open(ONE, "ann");
-    let command = Command { actor: Some("x".into()), ..Operation::from(within(ONE)).into() };
+    let command = Command { principal: principal("x"), ..Operation::from(within(ONE)).into() };
     let Outcome::Lock(status) = machine.decide(command).outcome else { panic!() };
     assert_eq!(reason(&status), Some(ForbiddenReason::SessionLost));
 }

@@ -1,0 +1,170 @@
+//! Authentication: who makes a request.
+//!
+//! A request comes with an access token (`Authorization: Bearer kw_…`). Here it is found out whose it
+//! is; what that one may do is judged where the request is decided, by the rules as they are there
+//! ([`crate::access`]). Only routes that show this node and not the locks are judged here, by the
+//! node's own copy of the rules.
+//!
+//! The node's copy may be behind. A token that it does not have is looked for at the leader; if it
+//! still has one that was revoked, the request is refused where it is decided. So it makes no
+//! difference which node is asked.
+//!
+//! An identity that the connection proves (a client certificate) comes in at [`principal_of`], and so
+//! does any other kind of credential.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Request};
+
+use super::Context;
+use super::answer::Refusal;
+use crate::access::{Access, AccessToken, Answer, Denied, Principal, Question, Secret, TokenHash};
+use crate::api::Code;
+use crate::clock::{CredentialClock, Deadline};
+use crate::error::Error;
+use crate::lock::Query;
+use crate::service::LockService;
+use crate::types::{CallOptions, DEFAULT_TIMEOUT, ReadOptions};
+
+/// The number of tokens that are looked for at the leader at once: whoever sends made-up tokens
+/// costs the cluster no more than that.
+pub(super) const LOOKUPS: usize = 16;
+
+/// The demand that a route makes before its handler is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Door {
+    /// None: health, and the description of the API.
+    Open,
+    /// A credential. What the request may do is judged where it is decided.
+    Decided,
+    /// A credential, of whomever it is.
+    Known,
+    /// The right to observe every lock of every table.
+    Observer,
+    /// The right of an administrator.
+    Admin,
+}
+
+/// The credential of a request, as far as this node knows it.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The one that makes the request; `None` if access control is off and nobody is named.
+    Principal(Option<Arc<Principal>>),
+    /// A token that this node does not know.
+    Unknown(TokenHash),
+}
+
+/// Finds out who makes a request. This is the one place where credentials of any kind come in.
+pub(super) fn principal_of<S, B>(
+    context: &Context<S>,
+    request: &Request<B>,
+) -> Result<Found, Refusal> {
+    let Some(access) = context.node.access() else { return Ok(Found::Principal(None)) };
+    let Some(secret) = bearer(request.headers(), access.is_on())? else {
+        return Ok(Found::Principal(None));
+    };
+    let hash = secret.hash();
+    match access.token(&hash) {
+        Some(token) => principal(token, &context.settings.credential_clock).map(Found::Principal),
+        None => Ok(Found::Unknown(hash)),
+    }
+}
+
+/// Looks for a token at the leader.
+pub(super) async fn look_up<S: LockService>(
+    context: &Context<S>,
+    hash: TokenHash,
+) -> Result<Option<Arc<Principal>>, Refusal> {
+    let Ok(_permit) = context.lookups.try_acquire() else {
+        let why = "this node is looking for as many unknown access tokens as it may; try again";
+        return Err(Refusal::new(Code::Unavailable, why));
+    };
+    let query = Query::access(Question::Credential(hash), &ReadOptions::default());
+    let deadline = Deadline::after(DEFAULT_TIMEOUT);
+    let found = deadline.bound(context.service.read(query, CallOptions::within(DEFAULT_TIMEOUT)));
+    let found = found.await.unwrap_or_else(|| Err(Error::unavailable("no answer in time")))?;
+    match found.into_access()? {
+        Answer::Credential(Some(token)) => principal(&token, &context.settings.credential_clock),
+        _ => Err(unauthorized("the access token is unknown, or was revoked")),
+    }
+}
+
+/// Judges what only this node knows: whether the route may be used at all.
+pub(super) fn judge<S>(
+    context: &Context<S>,
+    door: Door,
+    principal: Option<&Principal>,
+) -> Result<(), Refusal> {
+    if door == Door::Open {
+        return Ok(());
+    }
+    let access = context.node.access();
+    let is_on = access.as_ref().is_some_and(|access| access.is_on());
+    // Also while the cluster does not know of access control yet.
+    if !is_on && context.settings.access_required.load(Ordering::Acquire) {
+        let why = "access control is being set up, and nothing is answered before";
+        return Err(Refusal::new(Code::Unavailable, why));
+    }
+    let Some(access) = access else { return Ok(()) };
+    // Decided where the newest rules are.
+    if door == Door::Decided && principal.is_some() {
+        return Ok(());
+    }
+    judge_here(&access, door, principal).map_err(|denied| Error::from(denied).into())
+}
+
+fn judge_here(access: &Access, door: Door, principal: Option<&Principal>) -> Result<(), Denied> {
+    let Some(judge) = access.admit(principal)? else { return Ok(()) };
+    match door {
+        Door::Open | Door::Decided | Door::Known => Ok(()),
+        Door::Observer if judge.observes_everything() => Ok(()),
+        Door::Observer => Err(Denied::NotAllowed(format!(
+            "{:?} does not have the right `observe` to every lock of every table",
+            judge.identity()
+        ))),
+        Door::Admin => judge.must_be_admin("use this path"),
+    }
+}
+
+/// The principal of a token, unless it has expired.
+fn principal(
+    token: &AccessToken,
+    clock: &CredentialClock,
+) -> Result<Option<Arc<Principal>>, Refusal> {
+    if token.is_expired(|| clock.seconds()) {
+        return Err(unauthorized("the access token has expired"));
+    }
+    // Its groups are those of its record, wherever the request is decided.
+    let principal = Principal { token: Some(token.id()), ..Principal::named(&token.identity) };
+    Ok(Some(Arc::new(principal)))
+}
+
+/// The access token of a request. While access control is off, a credential of another kind is none
+/// of ours: a proxy in front may have asked for it.
+fn bearer(fields: &HeaderMap, is_on: bool) -> Result<Option<Secret>, Refusal> {
+    let mut values = fields.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(unauthorized("there is more than one authorization header"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    let token = text
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match token {
+        Some(token) if is_on || token.starts_with(Secret::PREFIX) => {
+            token.parse().map(Some).map_err(unauthorized)
+        }
+        Some(_) | None if !is_on => Ok(None),
+        Some(_) | None => Err(unauthorized(
+            "the credential is sent as `Authorization: Bearer` and the access token",
+        )),
+    }
+}
+
+fn unauthorized(why: &str) -> Refusal {
+    Refusal::new(Code::Unauthorized, why)
+}
