@@ -531,13 +531,15 @@ async fn whoami(service: &Client, client: &ClientArgs) -> Result<u8, Ended> {
         None => "nobody: the request had no access token".to_owned(),
     };
     if !told.groups.is_empty() {
-        text += &format!(", in {}", output::visible(&told.groups.join(", ")));
+        text.push_str(", in ");
+        text.push_str(&output::visible(&told.groups.join(", ")));
     }
     if told.admin {
-        text += ", an administrator";
+        text.push_str(", an administrator");
     }
     if let Some(token) = &told.token {
-        text += &format!(" (access token {token})");
+        text.push_str(" with the access token ");
+        text.push_str(token);
     }
     output::print(&format!("{text}\naccess control is {state}\n"));
     Ok(exit::OK)

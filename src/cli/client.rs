@@ -36,7 +36,7 @@ pub(crate) struct ReachArgs {
     #[command(flatten)]
     tls: TlsArgs,
     /// A file with the access token, for a cluster with access control; left out, the token is that
-    /// of KEYWARD_ACCESS_TOKEN. It has nothing to do with the fencing token of a lock
+    /// of `KEYWARD_ACCESS_TOKEN`. It has nothing to do with the fencing token of a lock
     #[arg(long, value_name = "FILE", env = TOKEN_FILE_VARIABLE, hide_env_values = true)]
     token_file: Option<PathBuf>,
 }

@@ -210,12 +210,12 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
 }
 
 /// Finds out who makes a request, and calls its handler if the route may be used.
-fn admitted<'a, S: LockService, B: Arriving>(
-    context: &'a Context<S>,
+fn admitted<S: LockService, B: Arriving>(
+    context: &Context<S>,
     mut door: Door,
     handler: Handler<S, B>,
     mut request: ClientRequest<B>,
-) -> BoxFuture<'a, Answer> {
+) -> BoxFuture<'_, Answer> {
     if door == Door::Observer && context.settings.open_metrics {
         door = Door::Open;
     }

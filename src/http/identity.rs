@@ -85,9 +85,10 @@ pub(super) async fn look_up<S: LockService>(
     let deadline = Deadline::after(DEFAULT_TIMEOUT);
     let found = deadline.bound(context.service.read(query, CallOptions::within(DEFAULT_TIMEOUT)));
     let found = found.await.unwrap_or_else(|| Err(Error::unavailable("no answer in time")))?;
-    match found.into_access()? {
-        Answer::Credential(Some(token)) => principal(&token, &context.settings.credential_clock),
-        _ => Err(unauthorized("the access token is unknown, or was revoked")),
+    if let Answer::Credential(Some(token)) = found.into_access()? {
+        principal(&token, &context.settings.credential_clock)
+    } else {
+        Err(unauthorized("the access token is unknown, or was revoked"))
     }
 }
 

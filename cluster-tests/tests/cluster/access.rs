@@ -236,7 +236,7 @@ async fn the_commands_of_the_documentation_set_it_up() {
     let page = include_str!("../../../docs/access.md");
     let block = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
     let commands = block.expect("a block of commands").lines().filter(|line| !line.is_empty());
-    let script: String = commands.map(|line| format!("{line}\necho \"exit $?\"\n")).collect();
+    let script = commands.flat_map(|line| [line, "\necho \"exit $?\"\n"]).collect::<String>();
     let program = binary::keyward().parent().expect("the program is in a folder").to_owned();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("a path"));
     let output = std::process::Command::new("sh")

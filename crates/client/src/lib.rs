@@ -474,7 +474,7 @@ impl Client {
                 };
                 Ok(Decision { outcome, decided_at })
             }
-            Operation::Access(change) => self.change_access(&change, call).await,
+            Operation::Access(change) => self.change_access(change, call).await,
             Operation::Leave(_) => Err(Error::bad_request("only a node makes this command")),
             Operation::Advance | Operation::RaiseFeatureLevel(_) => {
                 Err(Error::bad_request("only a leader makes this command"))
@@ -520,14 +520,14 @@ impl Client {
                 let query = RulesQuery { after: Some(after), limit: Some(limit) };
                 let request = Request::read(routes::ACCESS_RULES, &query);
                 let (answer, at) = transport.call::<RulesAnswer>(&request, call).await?;
-                answer.into_words(at).map_err(not_understood)
+                answer.into_words(at).map_err(|error| not_understood(&error))
             }
             Question::Tokens { after, limit } => {
                 let after = after.map(|after| after.to_string());
                 let query = TokensQuery { after, limit: Some(limit) };
                 let request = Request::read(routes::ACCESS_TOKENS, &query);
                 let (answer, at) = transport.call::<TokensAnswer>(&request, call).await?;
-                answer.into_words(at).map_err(not_understood)
+                answer.into_words(at).map_err(|error| not_understood(&error))
             }
             Question::CanI(asked) => {
                 let body = CanIBody::from(&asked);
@@ -705,7 +705,7 @@ impl Client {
 }
 
 /// The error for an answer that this client does not understand. A read has done nothing.
-fn not_understood(error: Error) -> Error {
+fn not_understood(error: &Error) -> Error {
     Error::unavailable(format!("the answer is not understood: {error}"))
 }
 

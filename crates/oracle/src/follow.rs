@@ -67,11 +67,14 @@ impl Follower {
 
 /// A decision as the oracle gives it.
 pub(crate) fn as_said(decision: Decision) -> Said {
-    match decision.outcome {
-        Outcome::Refused(Refusal::BadRequest(_)) => return Said::BadRequest,
-        Outcome::Refused(Refusal::Unauthorized(_)) => return Said::Denied(Refused::Stranger),
-        Outcome::Refused(Refusal::NotAllowed(_)) => return Said::Denied(Refused::NotAllowed),
-        _ => {}
+    if let Outcome::Refused(refusal) = &decision.outcome {
+        if matches!(refusal, Refusal::BadRequest(_)) {
+            return Said::BadRequest;
+        } else if matches!(refusal, Refusal::Unauthorized(_)) {
+            return Said::Denied(Refused::Stranger);
+        } else if matches!(refusal, Refusal::NotAllowed(_)) {
+            return Said::Denied(Refused::NotAllowed);
+        }
     }
     let at = decision.decided_at.expect("the machine has a log");
     Said::Outcome(decision.outcome, (at.index, Some(at.position)))

@@ -87,7 +87,9 @@ impl Gate {
             Right::Acquire => {
                 rule.rights.contain(Right::Acquire) || rule.rights.contain(Right::Preempt)
             }
-            right => rule.rights.contain(right),
+            Right::Preempt | Right::Force | Right::Configure | Right::Admin => {
+                rule.rights.contain(right)
+            }
         };
         let mut rules = self.rules.iter().filter(|rule| known.is(&rule.name.grantee));
         self.is_admin(known)
@@ -106,12 +108,12 @@ impl Gate {
     }
 
     /// Whether a command may be made. `signee` is the owner that a lock request is for, `opener` who
-    /// has opened the session that is to be closed, if there is one.
+    /// has opened the session that is to be closed; an error if there is no such session.
     pub(crate) fn judge(
         &self,
         command: &Command,
         signee: Option<&str>,
-        opener: Option<Option<&str>>,
+        opener: Result<Option<&str>, ()>,
     ) -> Result<(), Refused> {
         let operation = &command.operation;
         if matches!(
@@ -154,11 +156,13 @@ impl Gate {
                 self.rules.iter().any(|rule| known.is(&rule.name.grantee) && acquires(rule))
             }
             Operation::CloseSession(_) => {
-                opener.is_none_or(|opener| opener == Some(&known.name)) || self.is_admin(&known)
+                opener.map_or(true, |opener| opener == Some(&known.name)) || self.is_admin(&known)
             }
-            Operation::KeepAlive(_) => true,
             Operation::Access(_) => self.is_admin(&known),
-            Operation::Advance | Operation::RaiseFeatureLevel(_) | Operation::Leave(_) => true,
+            Operation::KeepAlive(_)
+            | Operation::Advance
+            | Operation::RaiseFeatureLevel(_)
+            | Operation::Leave(_) => true,
         };
         if allowed { Ok(()) } else { Err(Refused::NotAllowed) }
     }

@@ -689,13 +689,13 @@ impl Oracle {
 
     fn admitted(&self, command: &Command) -> Result<(), Refused> {
         let life = |id: &SessionId| self.sessions.get(id).filter(|_| self.lives(*id));
-        let (mut signee, mut opener) = (None, None);
+        let (mut signee, mut opener) = (None, Err(()));
         if let Operation::Lock(lock) = &command.operation {
             signee = Some(&*lock.signee)
                 .filter(|signee| !signee.is_empty())
                 .or_else(|| lock.session.as_ref().and_then(life).map(|life| life.owner.0.as_str()));
         } else if let Operation::CloseSession(id) = &command.operation {
-            opener = life(id).map(|life| life.actor.as_deref());
+            opener = life(id).map(|life| life.actor.as_deref()).ok_or(());
         }
         self.gate.judge(command, signee, opener)
     }

@@ -127,8 +127,8 @@ pub(crate) struct RunArgs {
     /// How long before the lock's end the command is dead [default: a twentieth of the duration]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     margin: Option<Duration>,
-    /// Leave KEYWARD_ACCESS_TOKEN and KEYWARD_TOKEN_FILE in the environment of the command; otherwise
-    /// they are removed
+    /// Leave the variables of the access token in the environment of the command; otherwise they are
+    /// removed
     #[arg(long)]
     pass_access_token: bool,
     #[command(flatten)]

@@ -138,7 +138,7 @@ fn rule_name(
         }
     };
     let table = table.unwrap_or_else(|| DEFAULT_TABLE.to_owned());
-    let table = Some(table.into()).filter(|table: &Box<str>| **table != *RuleName::EVERY_TABLE);
+    let table = (table != RuleName::EVERY_TABLE).then(|| table.into());
     let pattern = prefix.parse().map_err(|error| Error::bad_request(format!("prefix: {error}")))?;
     Ok(RuleName { grantee, table, pattern })
 }

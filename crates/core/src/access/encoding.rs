@@ -45,7 +45,9 @@ pub fn read_details(identity: &str, reader: &mut Reader<'_>) -> Result<Principal
 
 fn put_texts(out: &mut Vec<u8>, texts: &[Box<str>]) {
     put_u64(out, texts.len() as u64);
-    texts.iter().for_each(|text| put_str(out, text));
+    for text in texts {
+        put_str(out, text);
+    }
 }
 
 fn read_texts(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {

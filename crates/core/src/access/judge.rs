@@ -281,9 +281,10 @@ impl<'a> Judge<'a> {
             (Some(most), None) => format!("rules give it up to level {most}"),
             (None, None) => "no rule gives it".to_owned(),
         };
-        let at_level = match right {
-            Right::Preempt => format!(" at level {}", need.level),
-            _ => String::new(),
+        let at_level = if *right == Right::Preempt {
+            format!(" at level {}", need.level)
+        } else {
+            String::new()
         };
         Denied::NotAllowed(format!(
             "{identity:?} does not have the right `{right}`{at_level} to {what}: {why}"

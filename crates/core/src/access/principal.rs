@@ -59,8 +59,8 @@ pub struct TokenHash(pub [u8; 32]);
 impl TokenHash {
     /// The name of the token with this hash.
     pub fn id(&self) -> TokenId {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        TokenId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        let first = self.0.iter().take(8);
+        TokenId(first.fold(0, |id, byte| id << 8 | u64::from(*byte)))
     }
 }
 

@@ -316,7 +316,7 @@ impl Rule {
             Some("an administrator is one everywhere: the table and the prefix are `*`")
         } else if is_admin && self.signee.is_some() {
             Some("the signee of an administrator is not bound")
-        } else if self.signee.as_deref().is_some_and(|signee| signee.is_empty()) {
+        } else if self.signee.as_deref().is_some_and(str::is_empty) {
             Some("the bound signee is empty")
         } else if self.signee.as_deref().is_some_and(|signee| signee.contains('\0')) {
             Some("the bound signee contains a NUL byte")

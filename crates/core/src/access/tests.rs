@@ -318,7 +318,7 @@ fn by_hand(rules: &[Rule], principal: &Principal, need: &Need<'_>) -> bool {
         let includes = |right: Right| match need.right {
             Right::Observe => true,
             Right::Acquire => matches!(right, Right::Acquire | Right::Preempt),
-            needed => right == needed,
+            Right::Preempt | Right::Force | Right::Configure | Right::Admin => right == need.right,
         };
         is_grantee
             && rule.name.table.as_deref().is_none_or(|table| table == need.table)

@@ -24,7 +24,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::access::{Answer, Bounds, Change, Changed, Denied, Judge, Need, Question, Right};
+use crate::access::{
+    Answer, Bounds, Change, Changed, Denied, Grantee, Judge, Need, Question, Right, Rule,
+};
 use crate::error::Error;
 use crate::lock::changes::RecordKey;
 use crate::lock::{Command, LockCommand, Operation, Refusal, State, UnlockCommand};
@@ -96,10 +98,13 @@ impl State {
                 }
                 judge.must_be_admin("end the session of another")
             }
-            // Those that it may not keep alive are told as if they were not there.
-            Operation::KeepAlive(_) => Ok(()),
             Operation::Access(_) => judge.must_be_admin("change rules and access tokens"),
-            Operation::Advance | Operation::RaiseFeatureLevel(_) | Operation::Leave(_) => Ok(()),
+            // Sessions that it may not keep alive are told as if they were not there. The others
+            // are the cluster's own.
+            Operation::KeepAlive(_)
+            | Operation::Advance
+            | Operation::RaiseFeatureLevel(_)
+            | Operation::Leave(_) => Ok(()),
         }
     }
 
@@ -127,8 +132,8 @@ impl State {
         let after = self.access.records();
         if let Change::Bootstrap { token, .. } = change {
             self.tracker.come(|| RecordKey::Credential(token.id()));
-            let rules: Vec<_> = self.access.rules().map(|(key, _)| key.clone()).collect();
-            rules.into_iter().for_each(|key| self.tracker.note(|| RecordKey::Rule(key)));
+            let rule = Rule::admin(Grantee::Identity(token.identity.clone()));
+            self.tracker.note(|| RecordKey::Rule(rule.name.key()));
         } else if let Some(key) = touched.filter(|_| changed == Changed::Done) {
             match after.cmp(&before) {
                 Ordering::Less => self.tracker.gone(|| key),

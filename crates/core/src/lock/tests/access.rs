@@ -64,12 +64,12 @@ impl Machine {
 
     fn by(&mut self, identity: &str, operation: impl Into<Operation>) -> Outcome {
         let command = Command::from(operation.into());
-        self.decide(Command { principal: principal(identity), ..command }).outcome
+        self.decide(Command { principal: Some(principal(identity)), ..command }).outcome
     }
 
     fn read(&self, identity: &str, query: Query) -> Result<View, Error> {
         let at = DecidedAt { index: self.index, position: u32::MAX };
-        Query { principal: principal(identity), ..query }.view(&self.state, Some(at))
+        Query { principal: Some(principal(identity)), ..query }.view(&self.state, Some(at))
     }
 
     fn listed(&self, identity: &str, request: &ListRequest) -> (Vec<String>, Option<String>) {
@@ -110,7 +110,7 @@ fn while_it_is_off_everybody_may_do_everything_and_when_it_is_on_nobody_without_
 fn a_rule_that_is_changed_counts_from_the_next_command_of_the_same_entry_on() {
     let mut machine = Machine::guarded([rule("ann", "s", &[Right::Acquire])]);
     let as_of = |identity: &str, operation: Operation| Command {
-        principal: principal(identity),
+        principal: Some(principal(identity)),
         ..Command::from(operation)
     };
     let name = rule("ann", "s", &[Right::Acquire]).name;
@@ -254,9 +254,9 @@ fn a_place_stays_when_its_token_is_revoked_and_is_kept_by_the_identitys_new_one(
     };
     machine.by("root", by("other"));
     let waits = LockCommand { wait_ms: 50_000, ..by("ann") };
-    let place = |outcome: &Outcome| match outcome {
-        Outcome::Lock(LockStatus::Waiting(waiting)) => waiting.place,
-        other => panic!("{other:?}"),
+    let place = |outcome: &Outcome| {
+        let Outcome::Lock(LockStatus::Waiting(waiting)) = outcome else { panic!("{outcome:?}") };
+        waiting.place
     };
     let first = place(&machine.decide(with(&old, waits.clone())).outcome);
     assert_eq!(machine.put(Change::RevokeToken(old.id())), Outcome::Access(Changed::Done));
@@ -273,7 +273,7 @@ fn a_repeated_answer_is_told_to_nobody_who_may_not_ask() {
     let mut machine = Machine::guarded([rule("ann", "*", &[Right::Acquire])]);
     let asked = |identity: &str| Command {
         request_id: Some(RequestId { lane: 1, seq: 1 }),
-        principal: principal(identity),
+        principal: Some(principal(identity)),
         ..Command::from(Operation::from(by("ann")))
     };
     let first = machine.decide(asked("ann"));

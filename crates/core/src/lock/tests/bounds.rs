@@ -142,7 +142,7 @@ pub(super) fn proposal() -> impl Strategy<Value = Proposal> {
     let audit = || proptest::option::of(text());
     let command =
         (id, audit(), audit(), operation()).prop_map(|(request_id, actor, cause, operation)| {
-            let principal = actor.as_deref().and_then(principal);
+            let principal = actor.as_deref().map(principal);
             Command { request_id, principal, cause, operation }
         });
     (0..2_u64, number(), proptest::collection::vec(command, 0..6)).prop_map(

@@ -20,7 +20,7 @@ fn example_proposal() -> Proposal {
         ..by("ann")
     };
     let mut audited = with_id(everything, 0x0123, 7);
-    audited.principal = principal("who");
+    audited.principal = Some(principal("who"));
     audited.cause = Some("why".into());
     let table = TableCommand {
         table: "t".into(),
@@ -142,7 +142,7 @@ fn example_state_of_level_2() -> State {
     machine.lock(LockCommand { lock_delay_ms: Some(60_000), signature: "d".into(), ..by("bob") });
     machine.lock(LockCommand { signature: "t".into(), ..by("bob") });
     machine.decide(with_id(LockCommand { wait_ms: 9000, ..within("t") }, 1, 1));
-    let principal = principal("x");
+    let principal = Some(principal("x"));
     let waits = LockCommand { wait_ms: 9000, signature: "u".into(), ..by("cy") };
     machine.lock(LockCommand { signature: "u".into(), duration_ms: Some(50_000), ..by("bob") });
     machine.decide(Command { principal, ..with_id(waits, 2, 1) });

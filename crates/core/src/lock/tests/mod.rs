@@ -154,8 +154,8 @@ fn release(signee: &str) -> UnlockCommand {
 }
 
 /// A principal with this name and nothing else.
-fn principal(identity: &str) -> Option<Arc<Principal>> {
-    Some(Arc::new(Principal::named(identity)))
+fn principal(identity: &str) -> Arc<Principal> {
+    Arc::new(Principal::named(identity))
 }
 
 fn with_id(operation: impl Into<Operation>, lane: u128, seq: u64) -> Command {

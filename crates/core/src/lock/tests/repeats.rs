@@ -140,7 +140,7 @@ fn who_asks_and_why_is_no_part_of_the_body() {
     let mut machine = Machine::default();
     let first = machine.decide(with_id(by("ann"), LANE, 1));
     let mut again = with_id(by("ann"), LANE, 1);
-    again.principal = principal("someone");
+    again.principal = Some(principal("someone"));
     again.cause = Some("because".into());
     assert_eq!(machine.decide(again), first);
 }

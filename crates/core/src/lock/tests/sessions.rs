@@ -121,7 +121,8 @@ fn the_inbox_has_what_was_not_seen_and_the_latest_of_each_lock() {
 fn a_session_belongs_to_the_principal_that_opened_it() {
     let mut machine = machine();
     machine.open(ONE, "ann");
-    let command = Command { principal: principal("x"), ..Operation::from(within(ONE)).into() };
+    let command =
+        Command { principal: Some(principal("x")), ..Operation::from(within(ONE)).into() };
     let Outcome::Lock(status) = machine.decide(command).outcome else { panic!() };
     assert_eq!(reason(&status), Some(ForbiddenReason::SessionLost));
 }
