@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt};
 use openraft::errors::{Fatal, RaftError};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse};
 use openraft::storage::Snapshot;
 use tokio::sync::oneshot;
 
@@ -19,7 +19,7 @@ use crate::raft::handshake::{Handshake, Refusal};
 use crate::raft::leader_watch::Open;
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
-use crate::raft::types::{SnapshotMeta, TypeConfig, Vote, raft_vote};
+use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote, raft_vote, stored_log_id};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -322,9 +322,47 @@ impl Member {
         if verified.meta().ok().as_ref() != Some(&meta) {
             return Err(DecodeError::Invalid("snapshot header").into());
         }
+        if let Some(answer) = self.commit_instead(vote, meta.last_log_id).await? {
+            return Ok(codec::encode_installed(&answer));
+        }
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(verified)) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await?;
         Ok(codec::encode_installed(&response))
+    }
+
+    /// Commits the entries that a snapshot covers, if the log has the last of them and with it, as
+    /// two logs with one entry in common have all before it in common, every one. The leader had not
+    /// heard of that when it sent the snapshot. Answers as an installation would.
+    ///
+    /// openraft would install it, and from then on take the snapshot's last entry for the last that
+    /// it has written: what it has accepted behind that is committed without being applied, until
+    /// another entry comes.
+    async fn commit_instead(
+        &self,
+        vote: Vote,
+        last: Option<LogId>,
+    ) -> Result<Option<SnapshotResponse<TypeConfig>>, InboundError> {
+        let Some(entry) = last.filter(|last| self.has(last)) else { return Ok(None) };
+        let request = AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(entry),
+            leader_commit: Some(entry),
+            entries: Vec::new(),
+        };
+        // It is answered once the entries are synced, which is what the leader takes from it.
+        Ok(match self.raft.append_entries(request).await.map_err(fatal)? {
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => {
+                tracing::info!(%entry, "the log has what the snapshot covers");
+                Some(SnapshotResponse::new(vote))
+            }
+            AppendEntriesResponse::HigherVote(vote) => Some(SnapshotResponse::new(vote)),
+            // The log has changed since.
+            AppendEntriesResponse::Conflict => None,
+        })
+    }
+
+    fn has(&self, entry: &LogId) -> bool {
+        self.log.id_at(entry.index()) == Some(stored_log_id(entry))
     }
 }
 
@@ -356,3 +394,6 @@ fn fatal(error: RaftError<TypeConfig>) -> InboundError {
         RaftError::APIError(never) => match never {},
     }
 }
+
+#[cfg(test)]
+mod tests;

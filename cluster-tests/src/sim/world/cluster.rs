@@ -16,6 +16,7 @@ use tokio::runtime::RngSeed;
 use super::chance::{self, Dice};
 use super::clock::{MachineClock, TrueTime};
 use super::disk::{MachineDisk, Pace};
+use super::durable::Disks;
 use super::host::{Death, Host};
 use super::network::{FIRST_CLIENT, Link, MachineId, Network, Uplink};
 use super::node::{Boot, Setup, client_addr};
@@ -149,7 +150,6 @@ impl World {
         let time = TrueTime::begin();
         let trace = Arc::new(Trace::new(options.keep_trace));
         let network = Network::new(options.seed, time, trace.clone());
-        let witness = Witness::new(time);
         let mut dice = Dice::new(options.seed, "machines");
         let mut clock = |_| {
             let stood = Duration::from_millis(dice.within(0..=1_000_000_000));
@@ -159,7 +159,9 @@ impl World {
             let disk = MachineDisk::new(options.seed, &format!("disk {id}"));
             (id, Machine { disk, clock: clock(id) })
         });
-        let nodes = nodes.collect();
+        let nodes: BTreeMap<MachineId, Machine> = nodes.collect();
+        let disks = nodes.iter().map(|(id, machine)| (*id, machine.disk.clone()));
+        let witness = Witness::new(time, Disks(disks.collect()));
         let clients = (FIRST_CLIENT..FIRST_CLIENT + options.clients).map(|id| {
             (id, ClientMachine { host: Host::new(format!("client {id}")), clock: clock(id) })
         });

@@ -16,6 +16,7 @@ pub mod chance;
 mod clock;
 mod cluster;
 mod disk;
+mod durable;
 pub mod host;
 pub mod network;
 pub(crate) mod node;

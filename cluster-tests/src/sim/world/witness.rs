@@ -2,7 +2,8 @@
 //!
 //! It knows more than any node does: each entry that was ever applied anywhere, whatever happened
 //! to the log since. So it can tell whether an acknowledged write is there long after its entry was
-//! purged, and detects at once when two nodes disagree.
+//! purged, and detects at once when two nodes disagree. When an entry is applied for the first time,
+//! it looks whether a majority of disks has it; see [`super::durable`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +12,20 @@ use std::time::Duration;
 use keyward::limits::REAPPLIED_ENTRIES;
 use keyward::lock::{Decision, Outcome, Proposal, State as Locks};
 use keyward::raft::{AppliedEntry, Observer};
+use keyward::storage::LogId;
 use keyward::types::{DecidedAt, RequestId};
 
 use super::clock::TrueTime;
+use super::durable::Disks;
+
+/// One in so many entries is looked for on the disks, besides the first of each term: a look opens
+/// the files of every node.
+const LOOKED_FOR: u64 = 16;
 
 /// The entries that all nodes of a world have applied.
 pub(crate) struct Witness {
     time: TrueTime,
+    disks: Disks,
     state: Mutex<State>,
 }
 
@@ -73,8 +81,8 @@ pub struct Witnessed {
 }
 
 impl Witness {
-    pub(crate) fn new(time: TrueTime) -> Arc<Self> {
-        Arc::new(Self { time, state: Mutex::default() })
+    pub(crate) fn new(time: TrueTime, disks: Disks) -> Arc<Self> {
+        Arc::new(Self { time, disks, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,6 +156,12 @@ impl Witness {
         amounts.entry_bytes = amounts.entry_bytes.max(payload.len() as u64);
         let Some(known) = state.entries.get(&index) else {
             let decided = proposal.map(|proposal| (proposal.clone(), decisions.to_vec()));
+            let before = index.checked_sub(1).and_then(|before| state.entries.get(&before));
+            let begins = before.is_none_or(|before| before.term != term);
+            if begins || index.is_multiple_of(LOOKED_FOR) {
+                let durable = self.disks.have(LogId { term, index });
+                state.disagreements.extend(durable.err());
+            }
             state.entries.insert(index, Seen { decided, ..seen });
             return;
         };
