@@ -166,10 +166,7 @@ async fn a_release_by_an_operator_leaves_a_line_that_says_why() {
     let logged = Logged::start();
     let cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
-    eventually("the level is raised", async || {
-        cluster.nodes.values().all(|running| running.node().status().feature_level == 2)
-    })
-    .await;
+    cluster.level_raised().await;
     let granted = lock(&cluster, follower, "ann", LockOptions::default()).await;
     let token = granted.grant().unwrap().token;
     let release = async |token: Token| {

@@ -273,6 +273,10 @@ fn every_command_has_a_manual_page() {
     commands.extend(["cluster-status", "table-configure", "table-delete"]);
     commands.extend(["session-open", "session-keepalive", "session-show", "session-close"]);
     commands.extend(["cert-ca", "cert-node", "cert-client"]);
+    commands.extend(["access-bootstrap", "access-enable", "access-disable", "access-whoami"]);
+    commands.extend(["access-can-i", "access-token", "access-token-create", "access-token-list"]);
+    commands.extend(["access-token-revoke", "access-rule", "access-rule-add"]);
+    commands.extend(["access-rule-remove", "access-rule-list"]);
     let names = commands.iter().map(|command| format!("keyward-{command}"));
     for name in names.chain(["keyward".to_owned()]) {
         let path = pages.join(format!("{name}.1"));
