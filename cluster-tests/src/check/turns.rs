@@ -390,7 +390,8 @@ impl Facts<'_> {
             let is_certain = !self.given.iter().any(|given| between.contains(&given.token))
                 && former.owner.0 == *previous_signee
                 && former.mode == Mode::Exclusive
-                && !self.uncertain.contains(previous_signee);
+                && !self.uncertain.contains(previous_signee)
+                && !self.may_have_been_given(previous_signee, at);
             if !is_certain {
                 continue;
             }
@@ -408,6 +409,18 @@ impl Facts<'_> {
                 self.report(Broken::EarlyExpiry, what, vec![id, operation.id]);
             }
         }
+    }
+
+    /// Whether a place of this signee may have become a grant before a place in the log without an
+    /// answer that says so: its caller has not asked again, and was told nothing.
+    fn may_have_been_given(&self, signee: &SmolStr, before: DecidedAt) -> bool {
+        let mut places = self.waited.values();
+        places.any(|place| {
+            let mut given = self.given.iter();
+            place.owner.0 == *signee
+                && place.at < before
+                && !given.any(|given| given.order == Some(place.at))
+        })
     }
 
     /// The earliest time at which a grant and its lock-delay may be over, as its last renewal before
