@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde::Serialize;
 
 use crate::audit::sink::Sink;
-pub(crate) use line::{Applied, Gap, Stopped, lines_of};
+pub(crate) use line::{Applied, Gap, Stopped, Unauthorized, lines_of};
 
 /// The most bytes of lines that wait to be written. What a node applies cannot be held up, so beyond
 /// this lines are dropped.

@@ -19,6 +19,7 @@ mod status;
 mod transfers;
 mod waiting;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -179,6 +180,13 @@ impl Node {
     /// Figures for `/metrics`; forwarded requests are counted elsewhere.
     pub fn figures(&self) -> NodeFigures {
         status::figures(&self.inner.member)
+    }
+
+    /// Notes in the audit that the maker of a request could not be found out.
+    pub(crate) fn unauthorized(&self, why: &str, address: Option<SocketAddr>) {
+        if let Some(audited) = &self.inner.audited {
+            audited.unauthorized(why, address, self.inner.member.clock.raw());
+        }
     }
 
     /// The counters of the audit, if one is written.

@@ -4,11 +4,17 @@
 //! line was made), `node`, `index` and `n` (the entry of the log, and the number of the change in
 //! it), `term`, `event`, then what changed, and at last who asked for it. No line has a secret.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::lock::{Change, Command, Event, HowLock, LockChange, Proposal, SessionChange};
+use crate::access;
+use crate::lock::{
+    Change, Command, Decision, Event, HowLock, LockChange, Operation, Outcome, Proposal, Refusal,
+    SessionChange,
+};
 use crate::types::RequestId;
 
 /// An entry of the log that was applied here.
@@ -18,6 +24,7 @@ pub(crate) struct Applied<'a> {
     pub(crate) term: u64,
     pub(crate) proposal: Option<&'a Proposal>,
     pub(crate) events: &'a [Event],
+    pub(crate) decisions: &'a [Decision],
 }
 
 /// Entries of the log whose lines may be missing here: they were applied as part of a snapshot, or
@@ -36,6 +43,37 @@ pub(crate) struct Gap {
 impl Gap {
     pub(crate) fn new(node: u64, from: u64, index: u64) -> Self {
         Self { time: now(), node, event: "gap", from, index }
+    }
+}
+
+/// A request whose maker could not be found out: it never came to the log.
+#[derive(Serialize)]
+pub(crate) struct Unauthorized<'a> {
+    time: String,
+    node: u64,
+    event: &'static str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    /// The number of further ones, of the time before, that have no line of their own.
+    #[serde(skip_serializing_if = "is_none")]
+    left_out: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
+impl<'a> Unauthorized<'a> {
+    pub(crate) fn new(
+        node: u64,
+        detail: &'a str,
+        address: Option<SocketAddr>,
+        left_out: u64,
+    ) -> Self {
+        let address = address.map(|address| address.to_string());
+        Self { time: now(), node, event: "unauthorized", detail, address, left_out }
     }
 }
 
@@ -87,6 +125,14 @@ pub(crate) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<&'a str>,
@@ -96,25 +142,40 @@ pub(crate) struct Line<'a> {
 
 /// Passes each line of an entry to `write`.
 pub(crate) fn lines_of(entry: &Applied<'_>, mut write: impl FnMut(&Line<'_>)) {
-    if entry.events.is_empty() {
+    let is_told = |decision: &Decision| {
+        matches!(
+            decision.outcome,
+            Outcome::Access(access::Changed::Done)
+                | Outcome::Refused(Refusal::NotAllowed(_) | Refusal::Unauthorized(_))
+        )
+    };
+    if entry.events.is_empty() && !entry.decisions.iter().any(is_told) {
         return;
     }
     let time = now();
     let commands = entry.proposal.map(|proposal| &*proposal.commands).unwrap_or_default();
+    let line = |n| Line {
+        time: &time,
+        node: entry.node,
+        index: entry.index,
+        n,
+        term: entry.term,
+        ..Line::default()
+    };
     for (n, event) in entry.events.iter().enumerate() {
         let command = event.command.and_then(|number| commands.get(number as usize));
-        let mut line = Line {
-            time: &time,
-            node: entry.node,
-            index: entry.index,
-            n,
-            term: entry.term,
-            ..Line::default()
-        };
+        let mut line = line(n);
         line.tell(&event.change);
         if let Some(command) = command {
             line.asked_by(command);
         }
+        write(&line);
+    }
+    let decided = commands.iter().zip(entry.decisions).filter(|(_, decision)| is_told(decision));
+    for ((command, decision), n) in decided.zip(entry.events.len()..) {
+        let mut line = line(n);
+        line.tell_decided(&command.operation, &decision.outcome);
+        line.asked_by(command);
         write(&line);
     }
 }
@@ -170,6 +231,53 @@ impl<'a> Line<'a> {
                 (self.place, self.reason) = (Some(place.to_string()), Some(end.word()));
             }
         }
+    }
+
+    /// Tells of a command that was refused by the rules, or that changed them.
+    fn tell_decided(&mut self, operation: &'a Operation, outcome: &'a Outcome) {
+        if let Outcome::Refused(Refusal::NotAllowed(why) | Refusal::Unauthorized(why)) = outcome {
+            (self.event, self.detail) = ("refused", Some(why));
+        } else if let Operation::Access(change) = operation {
+            self.tell_access(change);
+        }
+        if let Operation::Lock(command) = operation {
+            (self.table, self.signature) = (Some(&command.table), Some(&command.signature));
+            self.signee = Some(&command.signee);
+        } else if let Operation::Unlock(command) = operation {
+            (self.table, self.signature) = (Some(&command.table), Some(&command.signature));
+            self.signee = Some(&command.signee);
+        }
+    }
+
+    fn tell_access(&mut self, change: &'a access::Change) {
+        let token = match change {
+            access::Change::PutRule(rule) => {
+                (self.event, self.rule) = ("rule_put", Some(rule.to_string()));
+                return;
+            }
+            access::Change::RemoveRule(name) => {
+                (self.event, self.rule) = ("rule_removed", Some(name.to_string()));
+                return;
+            }
+            access::Change::Switch(on) => {
+                self.event = if *on { "access_enabled" } else { "access_disabled" };
+                return;
+            }
+            access::Change::RevokeToken(id) => {
+                (self.event, self.access_token) = ("access_token_revoked", Some(id.to_string()));
+                return;
+            }
+            access::Change::PutToken(token) => {
+                self.event = "access_token_made";
+                token
+            }
+            access::Change::Bootstrap { token, .. } => {
+                self.event = "first_administrator";
+                token
+            }
+        };
+        self.access_token = Some(token.id().to_string());
+        self.identity = Some(&token.identity);
     }
 
     fn asked_by(&mut self, command: &'a Command) {

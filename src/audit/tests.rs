@@ -3,6 +3,12 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::{
+    AccessToken, Change, Changed, Grantee, Principal, Right, Rule, RuleName, Secret,
+};
+use crate::lock::{
+    ClusterTime, Command, Decision, LockCommand, Operation, Outcome, Proposal, Refusal, Stamp,
+};
 
 fn file(folder: &tempfile::TempDir, max_bytes: u64, kept: u32) -> Target {
     Target::File { path: folder.path().join("audit.jsonl"), max_bytes, kept }
@@ -114,4 +120,86 @@ fn what_cannot_be_written_is_written_later_and_requests_are_refused_until_then()
     assert_eq!(audit.refusal(), None);
     assert_eq!(lines(&folder, "audit.jsonl"), [json!({"index": 2})]);
     assert_eq!(lines(&folder, "audit.jsonl.1"), [json!({"index": 1})]);
+}
+
+/// The lines of an entry without events, without their times.
+fn decided(commands: Vec<(Operation, Outcome)>) -> Vec<Value> {
+    let at = |outcome| Decision { outcome, decided_at: None };
+    let (operations, decisions): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
+    let commands = operations.into_iter().map(|operation| {
+        let principal = Some(Arc::new(Principal::named("root")));
+        Command { principal, ..Command::from(operation) }
+    });
+    let stamp = Stamp { term: 1, time: ClusterTime(0) };
+    let proposal = Proposal { stamp, commands: commands.collect() };
+    let decisions: Vec<_> = decisions.into_iter().map(at).collect();
+    let proposal = Some(&proposal);
+    let entry =
+        Applied { node: 1, index: 7, term: 2, proposal, events: &[], decisions: &decisions };
+    let mut lines = Vec::new();
+    lines_of(&entry, |line| {
+        let mut line = serde_json::to_value(line).unwrap();
+        line.as_object_mut().unwrap().remove("time");
+        lines.push(line);
+    });
+    lines
+}
+
+#[test]
+fn changes_of_rules_and_what_the_rules_refuse_have_lines_without_secrets() {
+    let secret: Secret = format!("kw_{}", "ab".repeat(32)).parse().unwrap();
+    let token = AccessToken {
+        hash: secret.hash(),
+        identity: "ci".into(),
+        groups: Vec::new(),
+        expires: None,
+    };
+    let name = RuleName {
+        grantee: Grantee::Group("builders".into()),
+        table: None,
+        pattern: "jobs/*".parse().unwrap(),
+    };
+    let rule = Rule {
+        name: name.clone(),
+        rights: [Right::Acquire, Right::Force].into_iter().collect(),
+        max_level: 0,
+        signee: Some("{identity}".into()),
+    };
+    let access = |change| Operation::Access(Box::new(change));
+    let done = || Outcome::Access(Changed::Done);
+    let lock = LockCommand {
+        table: "default".into(),
+        signature: "s".into(),
+        signee: "ann".into(),
+        ..LockCommand::default()
+    };
+    let refused = Outcome::Refused(Refusal::NotAllowed("the right is missing".into()));
+    let lines = decided(vec![
+        (access(Change::PutRule(rule)), done()),
+        (access(Change::RemoveRule(name)), Outcome::Access(Changed::Nothing)),
+        (access(Change::PutToken(token.clone())), done()),
+        (access(Change::Switch(true)), done()),
+        (Operation::Lock(Box::new(lock)), refused),
+        (Operation::Advance, Outcome::Advanced),
+    ]);
+    let of = |n: u64, event: &str| json!({"node": 1, "index": 7, "n": n, "term": 2, "event": event, "actor": "root"});
+    let with = |mut line: Value, fields: Value| {
+        line.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        line
+    };
+    let rule = "group \"builders\": table \"*\", \"jobs/*\": acquire, force as \"{identity}\"";
+    let made = json!({"access_token": token.id().to_string(), "identity": "ci"});
+    let refused = json!({
+        "table": "default", "signature": "s", "signee": "ann", "detail": "the right is missing"
+    });
+    assert_eq!(
+        lines,
+        [
+            with(of(0, "rule_put"), json!({"rule": rule})),
+            with(of(1, "access_token_made"), made),
+            of(2, "access_enabled"),
+            with(of(3, "refused"), refused),
+        ]
+    );
+    assert!(!serde_json::to_string(&lines).unwrap().contains(&"ab".repeat(8)));
 }

@@ -30,6 +30,12 @@ impl Refusal {
         self.decided_at = decided_at;
         self
     }
+
+    /// The reason why its maker could not be found out, if that is why it is refused.
+    pub(super) fn unauthorized(&self) -> Option<&str> {
+        let Problem { code, detail, .. } = &*self.problem;
+        if *code == Code::Unauthorized { Some(detail.as_deref().unwrap_or_default()) } else { None }
+    }
 }
 
 impl From<Problem> for Refusal {

@@ -4,6 +4,7 @@
 //! out who asks ([`identity`]), and they are observed by [`observed`]. There is no router in between: it would box a handler's future and its
 //! response once more and look up twice what stands in one table, which costs more than a lock.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::http::header::ALLOW;
@@ -222,22 +223,33 @@ fn admitted<S: LockService, B: Arriving>(
     if door == Door::Open {
         return handler(context, request);
     }
+    let from = request.slot.as_ref().and_then(|slot| slot.from());
     match identity::principal_of(context, &request.http) {
         Ok(Found::Principal(principal)) => {
             if let Err(refusal) = identity::judge(context, door, principal.as_deref()) {
-                return refused(refusal);
+                return refused(noted(context, refusal, from));
             }
             request.principal = principal;
             handler(context, request)
         }
         Ok(Found::Unknown(hash)) => Box::pin(async move {
-            let principal = identity::look_up(context, hash).await?;
-            identity::judge(context, door, principal.as_deref())?;
+            let found = identity::look_up(context, hash).await;
+            let principal = found.map_err(|refusal| noted(context, refusal, from))?;
+            let judged = identity::judge(context, door, principal.as_deref());
+            judged.map_err(|refusal| noted(context, refusal, from))?;
             request.principal = principal;
             handler(context, request).await
         }),
-        Err(refusal) => refused(refusal),
+        Err(refusal) => refused(noted(context, refusal, from)),
     }
+}
+
+/// Has a request noted whose maker could not be found out.
+fn noted<S>(context: &Context<S>, refusal: Refusal, from: Option<SocketAddr>) -> Refusal {
+    if let Some(why) = refusal.unauthorized() {
+        context.node.unauthorized(why, from);
+    }
+    refusal
 }
 
 fn refused<'a>(answer: impl IntoResponse) -> BoxFuture<'a, Answer> {

@@ -1,6 +1,7 @@
 //! The node behind the client listener, as far as the HTTP API shows it.
 
 use std::future::ready;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,6 +52,9 @@ pub trait LocalNode: Send + Sync + 'static {
     fn audit(&self) -> Option<AuditFigures> {
         None
     }
+
+    /// Hears of a request whose maker could not be found out.
+    fn unauthorized(&self, _why: &str, _address: Option<SocketAddr>) {}
 
     /// Moves the clock of the cluster forward, for tests.
     fn advance(&self, _by: Duration) -> BoxFuture<'_, Result<(), Error>> {
@@ -105,6 +109,10 @@ impl LocalNode for ServedNode {
 
     fn audit(&self) -> Option<AuditFigures> {
         self.service.node().audit_figures()
+    }
+
+    fn unauthorized(&self, why: &str, address: Option<SocketAddr>) {
+        self.service.node().unauthorized(why, address);
     }
 
     fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {

@@ -128,7 +128,7 @@ pub async fn serve_one<S: LockService>(
     let limits = Arc::new(settings.terms.limits.clone());
     let answerer = Context::new(service, Arc::new(()), settings, Arc::clone(&slots));
     let (_stop, stopping) = tokio::sync::watch::channel(false);
-    let serving = server::Serving { answerer, limits, slot: slots.take(), stopping };
+    let serving = server::Serving { answerer, limits, slot: slots.take(None), stopping };
     server::connection(stream, serving, None).await;
 }
 

@@ -169,7 +169,7 @@ pub(crate) async fn serve_slots(
                 }
                 // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);
-                let slot = slots.take();
+                let slot = slots.take(Some(from));
                 let serving = Serving {
                     answerer: answerer.clone(),
                     limits: Arc::clone(&limits),

@@ -13,6 +13,7 @@
 //! written.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,13 +61,15 @@ impl Slots {
     }
 
     /// Takes a slot for a connection that waits for its first request.
-    pub(crate) fn take(self: &Arc<Self>) -> Arc<Slot> {
+    /// `from` is the address of its client, if it has one.
+    pub(crate) fn take(self: &Arc<Self>, from: Option<SocketAddr>) -> Arc<Slot> {
         self.figures.open.fetch_add(1, Ordering::Relaxed);
         self.figures.accepted.fetch_add(1, Ordering::Relaxed);
         let leave = Arc::<Notify>::default();
         let age = lock(&self.waiting).enter(&leave);
         let stand = Mutex::new(Stand { working: 0, age: Some(age) });
-        Arc::new(Slot { slots: Arc::clone(self), leave, stand, watched: AtomicBool::new(false) })
+        let watched = AtomicBool::new(false);
+        Arc::new(Slot { slots: Arc::clone(self), leave, stand, watched, from })
     }
 
     /// Evicts the connection that has waited longest; `false` if none waits.
@@ -85,6 +88,7 @@ pub(crate) struct Slot {
     stand: Mutex<Stand>,
     /// Whether the end of the connection is watched for.
     watched: AtomicBool,
+    from: Option<SocketAddr>,
 }
 
 /// The state of a slot.
@@ -98,6 +102,11 @@ struct Stand {
 }
 
 impl Slot {
+    /// The address of the client.
+    pub(crate) fn from(&self) -> Option<SocketAddr> {
+        self.from
+    }
+
     /// Ends one piece of work. After the last one the connection may be evicted.
     fn end_work(&self) {
         let mut stand = lock(&self.stand);
@@ -211,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn the_longest_waiting_leaves_and_a_working_one_stays() {
         let slots = Arc::new(Slots::default());
-        let [first, second, third] = [(); 3].map(|()| slots.take());
+        let [first, second, third] = [(); 3].map(|()| slots.take(None));
         let at_work = first.work();
         assert!(slots.evict_one());
         assert!(is_evicted(&second).await, "the first is at work, so the second waits longest");
@@ -231,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_place_waits_only_when_nothing_at_all_is_at_work() {
         let slots = Arc::new(Slots::default());
-        let slot = slots.take();
+        let slot = slots.take(None);
         let answer_being_written = slot.work();
         let next_request = slot.work();
         drop(answer_being_written);

@@ -1,8 +1,11 @@
 //! The audit as an observer of the state machine.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use crate::audit::{Applied, Audit, AuditFigures, Gap, Stopped, lines_of};
+use crate::audit::{Applied, Audit, AuditFigures, Gap, Stopped, Unauthorized, lines_of};
+use crate::flood::Flood;
 use crate::lock::State;
 use crate::raft::{AppliedEntry, Observer};
 use crate::task;
@@ -13,12 +16,13 @@ pub(super) struct Audited {
     node: u64,
     /// The index of the last entry that the audit knows of.
     last: Mutex<Option<u64>>,
+    flood: Flood,
 }
 
 impl Audited {
     pub(super) fn new(audit: Arc<Audit>, node: u64) -> Self {
         let last = Mutex::new(audit.written_before());
-        Self { audit, node, last }
+        Self { audit, node, last, flood: Flood::default() }
     }
 
     /// As [`Audit::refusal`].
@@ -28,6 +32,15 @@ impl Audited {
 
     pub(super) fn figures(&self) -> AuditFigures {
         self.audit.figures()
+    }
+
+    /// Writes that the maker of a request could not be found out. `now` is the time of the node's raw
+    /// clock: of many, only some have a line.
+    pub(super) fn unauthorized(&self, why: &str, address: Option<SocketAddr>, now: Duration) {
+        let (admitted, left_out) = self.flood.admit(now);
+        if admitted {
+            self.audit.write(&Unauthorized::new(self.node, why, address, left_out));
+        }
     }
 
     /// Writes how far this node has come, once it applies nothing more, and what is still queued.
@@ -48,7 +61,7 @@ impl Observer for Audited {
     }
 
     fn applied(&self, entry: &AppliedEntry<'_>) {
-        let AppliedEntry { index, term, proposal, events, .. } = *entry;
+        let AppliedEntry { index, term, proposal, events, decisions, .. } = *entry;
         let mut last = self.last.lock().expect("an index is replaced, nothing else");
         if last.is_some_and(|last| index <= last) {
             // Applied again after a start: an earlier run has written of it.
@@ -59,7 +72,7 @@ impl Observer for Audited {
             self.audit.write(&Gap::new(self.node, from, index - 1));
         }
         *last = Some(index);
-        let applied = Applied { node: self.node, index, term, proposal, events };
+        let applied = Applied { node: self.node, index, term, proposal, events, decisions };
         lines_of(&applied, |line| self.audit.write(line));
     }
 

@@ -224,6 +224,27 @@ pub struct Rule {
     pub signee: Option<Box<str>>,
 }
 
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.table.as_deref().unwrap_or(Self::EVERY_TABLE);
+        write!(f, "{}: table {table:?}, {:?}", self.grantee, self.pattern.to_string())
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rights: Vec<&str> = self.rights.iter().map(Right::word).collect();
+        write!(f, "{}: {}", self.name, rights.join(", "))?;
+        if self.max_level != 0 {
+            write!(f, " up to level {}", self.max_level)?;
+        }
+        match &self.signee {
+            Some(signee) => write!(f, " as {signee:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl RuleName {
     /// The word for every table.
     pub const EVERY_TABLE: &str = "*";
