@@ -236,16 +236,20 @@ impl<'a> Line<'a> {
     /// Tells of a command that was refused by the rules, or that changed them.
     fn tell_decided(&mut self, operation: &'a Operation, outcome: &'a Outcome) {
         if let Outcome::Refused(Refusal::NotAllowed(why) | Refusal::Unauthorized(why)) = outcome {
-            (self.event, self.detail) = ("refused", Some(why));
+            (self.event, self.detail) = ("refused", Some(&**why));
         } else if let Operation::Access(change) = operation {
             self.tell_access(change);
         }
-        if let Operation::Lock(command) = operation {
-            (self.table, self.signature) = (Some(&command.table), Some(&command.signature));
-            self.signee = Some(&command.signee);
+        let lock = if let Operation::Lock(command) = operation {
+            Some((&command.table, &command.signature, &command.signee))
         } else if let Operation::Unlock(command) = operation {
-            (self.table, self.signature) = (Some(&command.table), Some(&command.signature));
-            self.signee = Some(&command.signee);
+            Some((&command.table, &command.signature, &command.signee))
+        } else {
+            None
+        };
+        if let Some((table, signature, signee)) = lock {
+            (self.table, self.signature) = (Some(&**table), Some(&**signature));
+            self.signee = Some(&**signee);
         }
     }
 

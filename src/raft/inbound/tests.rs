@@ -54,7 +54,7 @@ async fn member() -> Member {
         rho_ppm: 0,
         level: FEATURE_LEVEL,
         clock: Arc::new(ManualClock::default()),
-        observer: None,
+        observers: Vec::new(),
     };
     let member = Member::open(options).await.unwrap();
     let members = (1..=3).map(|id| (id, Uuid(u128::from(id)))).collect();
