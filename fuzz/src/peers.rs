@@ -106,10 +106,15 @@ fn answer(requests: Vec<(Request, CallOptions)>) {
         assert_eq!(answers.len(), parts.len(), "each has an answer");
         for (part, answer) in parts.iter().zip(answers) {
             let settled = match &answer {
-                Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
                 // A request before it may have switched access control on, and who asks may have
                 // come with a token that there is not.
-                Err(Error::Unauthorized { .. } | Error::NotAllowed { .. }) => true,
+                Ok(_)
+                | Err(
+                    Error::BadRequest { .. }
+                    | Error::NotFound { .. }
+                    | Error::Unauthorized { .. }
+                    | Error::NotAllowed { .. },
+                ) => true,
                 // The lane was never begun, or the number is older than those remembered.
                 Err(Error::LaneForgotten { .. }) => part.is_repeatable(),
                 Err(Error::Forbidden(_) | Error::Unavailable { .. } | Error::Unknown { .. }) => {
