@@ -106,16 +106,20 @@ fn answer(requests: Vec<(Request, CallOptions)>) {
         assert_eq!(answers.len(), parts.len(), "each has an answer");
         for (part, answer) in parts.iter().zip(answers) {
             let settled = match &answer {
-                Ok(_) | Err(Error::BadRequest { .. } | Error::NotFound { .. }) => true,
-                // The lane was never begun, or the number is older than those remembered.
-                Err(Error::LaneForgotten { .. }) => part.is_repeatable(),
-                Err(
-                    Error::Forbidden(_)
-                    | Error::Unavailable { .. }
-                    | Error::Unknown { .. }
+                // A request before it may have switched access control on, and who asks may have
+                // come with a token that there is not.
+                Ok(_)
+                | Err(
+                    Error::BadRequest { .. }
+                    | Error::NotFound { .. }
                     | Error::Unauthorized { .. }
                     | Error::NotAllowed { .. },
-                ) => false,
+                ) => true,
+                // The lane was never begun, or the number is older than those remembered.
+                Err(Error::LaneForgotten { .. }) => part.is_repeatable(),
+                Err(Error::Forbidden(_) | Error::Unavailable { .. } | Error::Unknown { .. }) => {
+                    false
+                }
             };
             assert!(settled, "{answer:?}");
             reads_as_written(number, &answer);
