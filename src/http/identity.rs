@@ -1,7 +1,7 @@
 //! Authentication: who makes a request.
 //!
-//! A request comes with an access token (`Authorization: Bearer kw_…`). Here it is found out whose it
-//! is; what that one may do is judged where the request is decided, by the rules as they are there
+//! A request comes with an access token (`Authorization: Bearer kw_…`), or over a connection whose
+//! client has proven by a certificate who it is. Here it is found out whose it is; what that one may do is judged where the request is decided, by the rules as they are there
 //! ([`crate::access`]). Only routes that show this node and not the locks are judged here, by the
 //! node's own copy of the rules.
 //!
@@ -9,8 +9,7 @@
 //! still has one that was revoked, the request is refused where it is decided. So it makes no
 //! difference which node is asked.
 //!
-//! An identity that the connection proves (a client certificate) comes in at [`principal_of`], and so
-//! does any other kind of credential.
+//! Every kind of credential comes in at [`principal_of`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,6 +25,7 @@ use crate::clock::{CredentialClock, Deadline};
 use crate::error::Error;
 use crate::lock::Query;
 use crate::service::LockService;
+use crate::tls::PeerCertificate;
 use crate::types::{CallOptions, DEFAULT_TIMEOUT, ReadOptions};
 
 /// The number of tokens that are looked for at the leader at once: whoever sends made-up tokens
@@ -63,7 +63,10 @@ pub(super) fn principal_of<S, B>(
 ) -> Result<Found, Refusal> {
     let Some(access) = context.node.access() else { return Ok(Found::Principal(None)) };
     let Some(secret) = bearer(request.headers(), access.is_on())? else {
-        return Ok(Found::Principal(None));
+        let certificate = request.extensions().get::<Arc<PeerCertificate>>();
+        // A certificate alone is not looked at while access control is off.
+        let certificate = certificate.filter(|_| access.is_on());
+        return certificate.map(|shown| certified(shown)).transpose().map(Found::Principal);
     };
     let hash = secret.hash();
     match access.token(&hash) {
@@ -142,6 +145,19 @@ fn principal(
     Ok(Some(Arc::new(principal)))
 }
 
+/// The principal of a certificate that a client has shown: its identity is the subject, and its
+/// groups are the URIs among its names. Both have a form that the name of a token hardly has, so that
+/// neither passes for the other by accident.
+fn certified(shown: &PeerCertificate) -> Result<Arc<Principal>, Refusal> {
+    let uris = shown.names.iter().filter(|name| name.contains("://"));
+    let groups = uris.map(|name| name.as_str().into()).collect();
+    let principal = Principal { groups, ..Principal::named(shown.label()) };
+    match principal.validate() {
+        Ok(()) => Ok(Arc::new(principal)),
+        Err(error) => Err(unauthorized(&format!("the certificate names nobody: {error}"))),
+    }
+}
+
 /// The access token of a request. While access control is off, a credential of another kind is none
 /// of ours: a proxy in front may have asked for it.
 fn bearer(fields: &HeaderMap, is_on: bool) -> Result<Option<Secret>, Refusal> {
@@ -168,4 +184,27 @@ fn bearer(fields: &HeaderMap, is_on: bool) -> Result<Option<Secret>, Refusal> {
 
 fn unauthorized(why: &str) -> Refusal {
     Refusal::new(Code::Unauthorized, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_its_subject_and_its_uris_are_its_groups() {
+        let shown = |subject: &str, names: &[&str]| PeerCertificate {
+            subject: subject.to_owned(),
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let names = ["worker-1.example", "10.0.0.1", "a@example.com", "spiffe://example/worker"];
+        let worker = certified(&shown("O=jobs,CN=worker-1", &names)).unwrap();
+        assert_eq!(&*worker.identity, "O=jobs,CN=worker-1");
+        assert_eq!(worker.groups, ["spiffe://example/worker".into()]);
+        assert_eq!(worker.token, None);
+        let nameless = certified(&shown("", &names[3..])).unwrap();
+        assert_eq!(&*nameless.identity, "spiffe://example/worker");
+        for bad in [shown("", &[]), shown(&"x".repeat(257), &[])] {
+            assert!(certified(&bad).unwrap_err().unauthorized().is_some(), "{bad:?}");
+        }
+    }
 }
