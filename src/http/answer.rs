@@ -15,6 +15,7 @@ use crate::types::DecidedAt;
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// A refusal, with the log position at which it was decided.
+#[derive(Debug)]
 pub(crate) struct Refusal {
     // Boxed, because a refusal is the error type of many small functions.
     problem: Box<Problem>,
