@@ -12,7 +12,8 @@ ENV KEYWARD_DATA_DIR=/data \
 EXPOSE 7420 7421
 USER 65532:65532
 # Both ports can be reached from outside of the container, so `serve` asks for certificates (docs/tls.md), or for
-# KEYWARD_INSECURE=yes. With certificates for clients the health check needs its https:// endpoint and KEYWARD_CACERT.
+# KEYWARD_INSECURE=yes. With certificates for clients this health check always fails: give the container one of its own,
+# such as `/keyward health --endpoints https://127.0.0.1:7420` with KEYWARD_CACERT (docs/tls.md#health-checks).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/keyward", "health", "--endpoints", "http://127.0.0.1:7420"]
 ENTRYPOINT ["/keyward"]

@@ -22,7 +22,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde::Serialize;
 
 use crate::audit::sink::Sink;
-pub(crate) use line::{Applied, Gap, Stopped, Unauthorized, lines_of};
+use crate::clock::{Clock as _, SystemClock};
+pub(crate) use line::{Applied, Line, lines_of};
 
 /// The most bytes of lines that wait to be written. What a node applies cannot be held up, so beyond
 /// this lines are dropped.
@@ -114,7 +115,9 @@ impl Audit {
         let written_before = sink.last_index();
         let shared = Arc::<Shared>::default();
         let (lines, received) = unbounded();
-        let writer = Writer { sink, shared: Arc::clone(&shared), batch: Batch::default() };
+        let synced = SystemClock.raw();
+        let batch = Batch::default();
+        let writer = Writer { sink, shared: Arc::clone(&shared), batch, synced };
         thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&received))?;
         Ok(Arc::new(Self { shared, lines, on_failure, written_before }))
     }
@@ -123,12 +126,11 @@ impl Audit {
     pub(crate) fn write(&self, line: &impl Serialize) {
         let mut bytes = serde_json::to_vec(line).expect("a line of texts and numbers is JSON");
         bytes.push(b'\n');
-        let queued = &self.shared.queued_bytes;
-        let has_room = queued.load(Ordering::Relaxed) + bytes.len() <= MAX_QUEUED_BYTES;
-        let length = bytes.len();
-        if has_room && self.lines.send(Message::Line(bytes)).is_ok() {
-            queued.fetch_add(length, Ordering::Relaxed);
-        } else {
+        let (queued, length) = (&self.shared.queued_bytes, bytes.len());
+        // Counted before it is sent: the thread that writes takes it off again.
+        let has_room = queued.fetch_add(length, Ordering::Relaxed) + length <= MAX_QUEUED_BYTES;
+        if !has_room || self.lines.send(Message::Line(bytes)).is_err() {
+            queued.fetch_sub(length, Ordering::Relaxed);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -194,6 +196,8 @@ struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
     batch: Batch,
+    /// The time of the last sync.
+    synced: Duration,
 }
 
 impl Writer {
@@ -211,6 +215,18 @@ impl Writer {
                 self.batch.add(message);
             }
             self.write();
+            self.sync();
+        }
+    }
+
+    /// Syncs what was written, if that is due. What fails here fails again when it is written.
+    fn sync(&mut self) {
+        let now = SystemClock.raw();
+        if now.saturating_sub(self.synced) >= PAUSE {
+            self.synced = now;
+            if let Err(error) = self.sink.sync() {
+                self.fail(&error);
+            }
         }
     }
 

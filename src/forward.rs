@@ -236,9 +236,13 @@ impl Forwarding {
 /// leader proves nothing about the earlier one, so it becomes `Unknown`.
 fn in_doubt(answer: Result<Answer, Error>, open: bool, is_read: bool) -> Result<Answer, Error> {
     match answer {
-        Err(Error::Unavailable { reason, .. } | Error::LaneForgotten { reason })
-            if open && !is_read =>
-        {
+        // The rules may have changed since, too, and they are judged before the lanes.
+        Err(
+            Error::Unavailable { reason, .. }
+            | Error::LaneForgotten { reason }
+            | Error::Unauthorized { reason }
+            | Error::NotAllowed { reason },
+        ) if open && !is_read => {
             let reason = format!("the leader changed and may have done it before; now: {reason}");
             Err(lost(false, &reason))
         }

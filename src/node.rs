@@ -130,6 +130,11 @@ impl Node {
         let audited = config.audit.map(|audit| Arc::new(Audited::new(audit, config.id)));
         options.observers.extend(audited.clone().map(|it| it as Arc<dyn Observer>));
         let member = Arc::new(member::Member::open(options).await?);
+        if let Some(audited) =
+            audited.as_ref().filter(|_| member.identity.facts().cluster.is_none())
+        {
+            audited.begin_anew();
+        }
         let mut tasks = JoinSet::new();
         let proposer = Proposer::start(member.clone(), config.max_requests, &mut tasks);
         let reader = Reader::start(member.clone(), config.max_requests, &mut tasks);

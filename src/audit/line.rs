@@ -1,9 +1,11 @@
 //! The lines of an audit.
 //!
 //! A line has the fields that it needs, in this order: `time` (of this node's wall clock, when the
-//! line was made), `node`, `index` and `n` (the entry of the log, and the number of the change in
-//! it), `term`, `event`, then what changed, and at last who asked for it. No line has a secret.
+//! line was made; a file that begins otherwise is no audit), `node`, `index` and `n` (the entry of
+//! the log, and the number of the change in it), `term`, `event`, then what changed, and at last who
+//! asked for it. No line has a secret.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -27,81 +29,20 @@ pub(crate) struct Applied<'a> {
     pub(crate) decisions: &'a [Decision],
 }
 
-/// Entries of the log whose lines may be missing here: they were applied as part of a snapshot, or
-/// written by a run that did not end well.
-#[derive(Serialize)]
-pub(crate) struct Gap {
-    time: String,
-    node: u64,
-    event: &'static str,
-    /// The first of the entries.
-    from: u64,
-    /// The last of the entries.
-    index: u64,
-}
-
-impl Gap {
-    pub(crate) fn new(node: u64, from: u64, index: u64) -> Self {
-        Self { time: now(), node, event: "gap", from, index }
-    }
-}
-
-/// A request whose maker could not be found out: it never came to the log.
-#[derive(Serialize)]
-pub(crate) struct Unauthorized<'a> {
-    time: String,
-    node: u64,
-    event: &'static str,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    /// The number of further ones, of the time before, that have no line of their own.
-    #[serde(skip_serializing_if = "is_none")]
-    left_out: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_none(number: &u64) -> bool {
-    *number == 0
-}
-
-impl<'a> Unauthorized<'a> {
-    pub(crate) fn new(
-        node: u64,
-        detail: &'a str,
-        address: Option<SocketAddr>,
-        left_out: u64,
-    ) -> Self {
-        let address = address.map(|address| address.to_string());
-        Self { time: now(), node, event: "unauthorized", detail, address, left_out }
-    }
-}
-
-/// The end of a run: the next one goes on after this entry.
-#[derive(Serialize)]
-pub(crate) struct Stopped {
-    time: String,
-    node: u64,
-    event: &'static str,
-    /// The last entry that was applied.
-    index: u64,
-}
-
-impl Stopped {
-    pub(crate) fn new(node: u64, index: u64) -> Self {
-        Self { time: now(), node, event: "stopped", index }
-    }
-}
-
-/// A change.
+/// One line.
 #[derive(Serialize, Default)]
 pub(crate) struct Line<'a> {
-    time: &'a str,
+    time: Cow<'a, str>,
     node: u64,
+    /// In a line that is of no entry, the last one that was applied.
     index: u64,
-    n: usize,
-    term: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<u64>,
     event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +74,10 @@ pub(crate) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<&'a str>,
@@ -155,11 +100,11 @@ pub(crate) fn lines_of(entry: &Applied<'_>, mut write: impl FnMut(&Line<'_>)) {
     let time = now();
     let commands = entry.proposal.map(|proposal| &*proposal.commands).unwrap_or_default();
     let line = |n| Line {
-        time: &time,
+        time: Cow::Borrowed(&time),
         node: entry.node,
         index: entry.index,
-        n,
-        term: entry.term,
+        n: Some(n),
+        term: Some(entry.term),
         ..Line::default()
     };
     for (n, event) in entry.events.iter().enumerate() {
@@ -181,6 +126,34 @@ pub(crate) fn lines_of(entry: &Applied<'_>, mut write: impl FnMut(&Line<'_>)) {
 }
 
 impl<'a> Line<'a> {
+    /// Entries up to `index` whose lines may be missing here: they were applied as part of a
+    /// snapshot, or by a run that did not end well.
+    pub(crate) fn gap(node: u64, from: u64, index: u64) -> Self {
+        Self { from: Some(from), ..Self::of_node(node, index, "gap") }
+    }
+
+    /// The end of a run that has applied the entries up to `index`: the next one goes on after it.
+    pub(crate) fn stopped(node: u64, index: u64) -> Self {
+        Self::of_node(node, index, "stopped")
+    }
+
+    /// A request whose maker could not be found out: it never came to the log. `left_out` is the
+    /// number of further ones, of the time before, that have no line of their own.
+    pub(crate) fn unauthorized(
+        node: u64,
+        index: u64,
+        (detail, address): (&'a str, Option<SocketAddr>),
+        left_out: u64,
+    ) -> Self {
+        let left_out = Some(left_out).filter(|number| *number > 0);
+        let line = Self::of_node(node, index, "unauthorized");
+        Self { detail: Some(detail), address, left_out, ..line }
+    }
+
+    fn of_node(node: u64, index: u64, event: &'static str) -> Self {
+        Self { time: Cow::Owned(now()), node, index, event, ..Self::default() }
+    }
+
     fn tell(&mut self, change: &'a Change) {
         match change {
             Change::Lock(change) => self.tell_lock(change),

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use crate::audit::Target;
 
 /// The bytes at the end of a file in which its last line is looked for. No line is longer.
 const TAIL: u64 = 64 << 10;
+
+/// The first bytes of every audit.
+const BEGINNING: &[u8] = b"{\"time\":\"";
 
 /// An open destination.
 pub(super) enum Sink {
@@ -44,6 +48,14 @@ impl Sink {
         match self {
             Self::Stdout => None,
             Self::File(file) => file.last_index,
+        }
+    }
+
+    /// Makes what was written outlast a power cut.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stdout => Ok(()),
+            Self::File(file) => file.sync(),
         }
     }
 
@@ -92,7 +104,12 @@ impl Rotated {
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if lines.is_empty() && self.file.is_some() {
-            return self.sync();
+            return Ok(());
+        }
+        if self.was_moved() {
+            // Somebody has renamed or removed it, and expects another.
+            self.sync()?;
+            (self.file, self.length) = (None, 0);
         }
         if self.length >= self.max_bytes {
             self.rotate()?;
@@ -115,6 +132,17 @@ impl Rotated {
         Ok(())
     }
 
+    /// Whether the name stands for another file by now, or for none.
+    fn was_moved(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let id = |of: &fs::Metadata| (of.dev(), of.ino());
+        match (file.metadata(), fs::metadata(&self.path)) {
+            (Ok(open), Ok(named)) => id(&open) != id(&named),
+            (Ok(_), Err(error)) => error.kind() == io::ErrorKind::NotFound,
+            (Err(_), _) => false,
+        }
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.as_ref().filter(|_| !self.is_synced) {
             file.sync_data()?;
@@ -130,16 +158,20 @@ impl Rotated {
         for number in (1..=self.kept).rev() {
             let from =
                 if number == 1 { self.path.clone() } else { numbered(&self.path, number - 1) };
-            match fs::rename(from, numbered(&self.path, number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            unless_gone(fs::rename(from, numbered(&self.path, number)))?;
         }
         if self.kept == 0 {
-            fs::remove_file(&self.path)?;
+            unless_gone(fs::remove_file(&self.path))?;
         }
         self.length = 0;
         Ok(())
+    }
+}
+
+fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -153,11 +185,10 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 /// index in its last line that names one.
 fn open_whole(path: &Path) -> io::Result<(File, u64, Option<u64>)> {
     let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    options.read(true).append(true).create(true).mode(0o640);
     let mut file = options.open(path)?;
     let length = file.metadata()?.len();
+    check_beginning(&mut file, path)?;
     let tail = tail_of(&mut file, length)?;
     let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     if whole == 0 && length > TAIL {
@@ -169,6 +200,17 @@ fn open_whole(path: &Path) -> io::Result<(File, u64, Option<u64>)> {
         file.set_len(length - cut)?;
     }
     Ok((file, length - cut, index_in(&tail[..whole])))
+}
+
+/// Refuses a file that is something else, before anything of it is changed.
+fn check_beginning(file: &mut File, path: &Path) -> io::Result<()> {
+    let mut first = Vec::new();
+    Read::by_ref(file).take(BEGINNING.len() as u64).read_to_end(&mut first)?;
+    if BEGINNING.starts_with(&first) {
+        return Ok(());
+    }
+    let what = format!("{} is no audit: it does not begin with a line of one", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 fn last_index_of(path: &Path) -> Option<u64> {

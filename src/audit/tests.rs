@@ -25,55 +25,86 @@ fn lines(folder: &tempfile::TempDir, name: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+fn line(index: u64) -> Line<'static> {
+    Line::stopped(1, index)
+}
+
 #[test]
 fn lines_are_appended_in_order_and_the_last_index_is_known_to_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
     let audit = open(&folder, 1 << 20, 3);
     assert_eq!(audit.written_before(), None);
     for index in 1..=100 {
-        audit.write(&json!({"index": index, "n": 0}));
+        audit.write(&line(index));
     }
-    audit.write(&json!({"event": "one without an index"}));
     audit.flush();
-    assert_eq!(audit.figures(), AuditFigures { lines: 101, dropped: 0, is_failing: false });
+    assert_eq!(audit.figures(), AuditFigures { lines: 100, dropped: 0, is_failing: false });
     drop(audit);
     let audit = open(&folder, 1 << 20, 3);
     assert_eq!(audit.written_before(), Some(100));
-    audit.write(&json!({"index": 101}));
+    audit.write(&line(101));
     audit.flush();
     let written = lines(&folder, "audit.jsonl");
-    assert_eq!(written.len(), 102);
-    assert_eq!((&written[0]["index"], &written[101]["index"]), (&json!(1), &json!(101)));
+    assert_eq!(written.len(), 101);
+    assert_eq!((&written[0]["index"], &written[100]["index"]), (&json!(1), &json!(101)));
 }
 
 #[test]
 fn a_last_line_that_was_cut_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
+    let at = |index: u64| format!("{{\"time\":\"t\",\"index\":{index}}}");
     for (content, last, whole) in [
-        ("{\"index\":7}\n{\"index\":8", Some(7), 1),
-        ("{\"index\":7}\n{\"index\":8}\n", Some(8), 2),
-        ("{\"ind", None, 0),
-        ("", None, 0),
+        (format!("{}\n{}", at(7), &at(8)[..20]), Some(7), 1),
+        (format!("{}\n{}\n", at(7), at(8)), Some(8), 2),
+        (at(7), None, 0),
+        ("{\"ti".to_owned(), None, 0),
+        (String::new(), None, 0),
     ] {
-        fs::write(&path, content).unwrap();
+        fs::write(&path, &content).unwrap();
         let audit = open(&folder, 1 << 20, 3);
         assert_eq!(audit.written_before(), last, "{content}");
         assert_eq!(lines(&folder, "audit.jsonl").len(), whole, "{content}");
     }
-    fs::write(&path, vec![b'x'; 100 << 10]).unwrap();
-    let refused = Audit::open(file(&folder, 1, 0), OnFailure::Drop).err().unwrap();
-    assert!(refused.to_string().contains("is no audit"), "{refused}");
-    assert_eq!(fs::metadata(&path).unwrap().len(), 100 << 10, "it is left as it is");
+}
+
+#[test]
+fn a_file_of_something_else_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let long = format!("{{\"time\":\"{}", "x".repeat(100 << 10));
+    for content in ["root:x:0:0:root:/root:/bin/bash", "{\"a\":1}", "\n", &long] {
+        fs::write(&path, content).unwrap();
+        let refused = Audit::open(file(&folder, 1, 0), OnFailure::Drop).err().unwrap();
+        assert!(refused.to_string().contains("is no audit"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_file_that_somebody_moves_away_is_followed_by_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = open(&folder, 1 << 20, 3);
+    for (index, moved_to) in [(1, "by-hand"), (2, "again")] {
+        audit.write(&line(index));
+        audit.flush();
+        fs::rename(folder.path().join("audit.jsonl"), folder.path().join(moved_to)).unwrap();
+    }
+    audit.write(&line(3));
+    audit.flush();
+    let indexes: [Vec<Value>; 3] = ["by-hand", "again", "audit.jsonl"]
+        .map(|name| lines(&folder, name).iter().map(|line| line["index"].clone()).collect());
+    assert_eq!(indexes, [vec![json!(1)], vec![json!(2)], vec![json!(3)]]);
 }
 
 #[test]
 fn a_full_file_is_renamed_and_as_many_are_kept_as_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let audit = open(&folder, 30, 2);
+    let length = serde_json::to_vec(&line(1000)).unwrap().len() as u64 + 1;
+    // Two lines fill a file.
+    let audit = open(&folder, 2 * length, 2);
     for index in 0..10 {
-        // Two lines of 15 bytes fill a file.
-        audit.write(&json!({"index": 1000 + index}));
+        audit.write(&line(1000 + index));
         audit.flush();
     }
     let names = ["audit.jsonl", "audit.jsonl.1", "audit.jsonl.2", "audit.jsonl.3"];
@@ -84,10 +115,10 @@ fn a_full_file_is_renamed_and_as_many_are_kept_as_are_asked_for() {
     drop(audit);
     // A file that is full is renamed before the next line; its last index is found nevertheless.
     fs::rename(folder.path().join(names[0]), folder.path().join(names[1])).unwrap();
-    let audit = open(&folder, 30, 0);
+    let audit = open(&folder, 2 * length, 0);
     assert_eq!(audit.written_before(), Some(1009));
     for index in 0..5 {
-        audit.write(&json!({"index": 2000 + index}));
+        audit.write(&line(2000 + index));
         audit.flush();
     }
     assert_eq!(lines(&folder, names[0]).len(), 1, "no other is kept");
@@ -101,10 +132,10 @@ fn what_cannot_be_written_is_written_later_and_requests_are_refused_until_then()
     fs::create_dir_all(&blocking).unwrap();
     let audit = open(&folder, 1, 1);
     let relaxed = Audit::open(Target::Stdout, OnFailure::Drop).unwrap();
-    audit.write(&json!({"index": 1}));
+    audit.write(&line(1));
     audit.flush();
     assert_eq!(audit.refusal(), None);
-    audit.write(&json!({"index": 2}));
+    audit.write(&line(2));
     while !audit.figures().is_failing {
         thread::yield_now();
     }
@@ -118,8 +149,10 @@ fn what_cannot_be_written_is_written_later_and_requests_are_refused_until_then()
     }
     audit.flush();
     assert_eq!(audit.refusal(), None);
-    assert_eq!(lines(&folder, "audit.jsonl"), [json!({"index": 2})]);
-    assert_eq!(lines(&folder, "audit.jsonl.1"), [json!({"index": 1})]);
+    for (name, index) in [("audit.jsonl", 2), ("audit.jsonl.1", 1)] {
+        let lines = lines(&folder, name);
+        assert_eq!((lines.len(), &lines[0]["index"]), (1, &json!(index)), "{name}");
+    }
 }
 
 /// The lines of an entry without events, without their times.

@@ -51,7 +51,7 @@ handed to the resource that the lock guards.";
 /// Say who may do what: rules, access tokens, and the switch
 ///
 /// While access control is off, everybody who reaches the cluster may do everything. While it is on,
-/// each request needs an access token, and a rule that allows it.
+/// each request needs an access token or a client certificate, and a rule that allows it.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct AccessArgs {

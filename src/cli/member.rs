@@ -320,6 +320,12 @@ async fn first_administrator(service: Arc<Forwarding>, secret: Secret, required:
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }
     required.store(false, Ordering::Release);
+    if service.node().access().is_some_and(|access| !access.is_on()) {
+        tracing::warn!(
+            "--bootstrap-token-file changed nothing: there are access tokens already, and access \
+             control is off; `keyward access enable` switches it on"
+        );
+    }
 }
 
 /// Waits for a listener to close. One that has ended before was reported by [`Running::broken`],

@@ -159,9 +159,16 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
         }
     };
     tracing::info!(?signal, "stopping; a second signal stops at once");
-    tokio::select! {
-        () = running.stop(settings.shutdown_timeout()) => tracing::info!("stopped"),
-        signal = signals.next() => tracing::warn!(?signal, "stopped at once"),
+    let mut stop = std::pin::pin!(running.stop(settings.shutdown_timeout()));
+    loop {
+        tokio::select! {
+            () = &mut stop => break tracing::info!("stopped"),
+            signal = signals.next() => match signal {
+                // New files are of no use any more.
+                Signal::HUP if has_files => {}
+                signal => break tracing::warn!(?signal, "stopped at once"),
+            }
+        }
     }
     Ok(exit::OK)
 }

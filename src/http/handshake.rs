@@ -28,8 +28,12 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const UNREAD: u64 = 64 * 1024;
 const DRAINING: Duration = Duration::from_secs(1);
 
-/// The most reasons whose lines are counted apart: the library has fewer.
+/// The most reasons whose lines are counted apart: further ones, which the other side may have made
+/// up, are counted together.
 const REASONS: usize = 64;
+
+/// The most characters of a reason that are logged: some have bytes of the other side's certificate.
+const REASON_CHARACTERS: usize = 200;
 
 /// The handshakes of one listener.
 pub(super) struct Handshakes {
@@ -76,7 +80,8 @@ impl Handshakes {
             tracing::debug!(%from, %error, "a TLS handshake failed");
             return;
         };
-        let (listener, reason) = (self.tls.side(), words(cause));
+        let reason: String = words(cause).chars().take(REASON_CHARACTERS).collect();
+        let listener = self.tls.side();
         let (admitted, left_out) = self.admit(&reason);
         if left_out > 0 {
             let seconds = WINDOW.as_secs();
@@ -90,9 +95,8 @@ impl Handshakes {
     /// Whether a line with this reason is logged, and how many were left out before it.
     fn admit(&self, reason: &str) -> (bool, u64) {
         let mut floods = self.floods.lock().unwrap_or_else(PoisonError::into_inner);
-        if floods.len() >= REASONS && !floods.contains_key(reason) {
-            floods.clear();
-        }
+        let is_further = floods.len() >= REASONS && !floods.contains_key(reason);
+        let reason = if is_further { "" } else { reason };
         floods.entry(reason.to_owned()).or_default().admit(SystemClock.raw())
     }
 }

@@ -6,8 +6,8 @@
 //! node's own copy of the rules.
 //!
 //! The node's copy may be behind. A token that it does not have is looked for at the leader; if it
-//! still has one that was revoked, the request is refused where it is decided. So it makes no
-//! difference which node is asked.
+//! still has one that was revoked, the request is refused where it is decided. So it makes a
+//! difference which node is asked only for what a node answers by itself.
 //!
 //! Every kind of credential comes in at [`principal_of`].
 
@@ -63,10 +63,12 @@ pub(super) fn principal_of<S, B>(
 ) -> Result<Found, Refusal> {
     let Some(access) = context.node.access() else { return Ok(Found::Principal(None)) };
     let Some(secret) = bearer(request.headers(), access.is_on())? else {
-        let certificate = request.extensions().get::<Arc<PeerCertificate>>();
-        // A certificate alone is not looked at while access control is off.
-        let certificate = certificate.filter(|_| access.is_on());
-        return certificate.map(|shown| certified(shown)).transpose().map(Found::Principal);
+        let shown = request.extensions().get::<Arc<PeerCertificate>>();
+        let now = || context.settings.credential_clock.seconds();
+        let found = shown.map(|shown| certified(shown, now())).transpose();
+        // While access control is off, one that names nobody does no harm.
+        let found = if access.is_on() { found? } else { found.ok().flatten() };
+        return Ok(Found::Principal(found));
     };
     let hash = secret.hash();
     match access.token(&hash) {
@@ -145,13 +147,18 @@ fn principal(
     Ok(Some(Arc::new(principal)))
 }
 
-/// The principal of a certificate that a client has shown: its identity is the subject, and its
-/// groups are the URIs among its names. Both have a form that the name of a token hardly has, so that
-/// neither passes for the other by accident.
-fn certified(shown: &PeerCertificate) -> Result<Arc<Principal>, Refusal> {
-    let uris = shown.names.iter().filter(|name| name.contains("://"));
-    let groups = uris.map(|name| name.as_str().into()).collect();
-    let principal = Principal { groups, ..Principal::named(shown.label()) };
+/// The principal of a certificate that a client has shown: its identity is the subject, or else the
+/// first URI among its names, and its groups are these URIs. Each has a form that the name of a token
+/// hardly has (`CN=…`, `spiffe://…`), so that neither passes for the other by accident.
+fn certified(shown: &PeerCertificate, now: u64) -> Result<Arc<Principal>, Refusal> {
+    // It was valid when the connection was opened.
+    if shown.end <= now {
+        return Err(unauthorized("the certificate has expired"));
+    }
+    let subject = Some(&*shown.subject).filter(|subject| !subject.is_empty());
+    let identity = subject.or_else(|| shown.uris().next()).unwrap_or_default();
+    let groups = shown.uris().map(Into::into).collect();
+    let principal = Principal { groups, ..Principal::named(identity) };
     match principal.validate() {
         Ok(()) => Ok(Arc::new(principal)),
         Err(error) => Err(unauthorized(&format!("the certificate names nobody: {error}"))),
@@ -195,7 +202,10 @@ mod tests {
         let shown = |subject: &str, names: &[&str]| PeerCertificate {
             subject: subject.to_owned(),
             names: names.iter().map(|&name| name.to_owned()).collect(),
+            begin: 0,
+            end: 1000,
         };
+        let certified = |shown: &PeerCertificate| certified(shown, 999);
         let names = ["worker-1.example", "10.0.0.1", "a@example.com", "spiffe://example/worker"];
         let worker = certified(&shown("O=jobs,CN=worker-1", &names)).unwrap();
         assert_eq!(&*worker.identity, "O=jobs,CN=worker-1");
@@ -203,7 +213,8 @@ mod tests {
         assert_eq!(worker.token, None);
         let nameless = certified(&shown("", &names[3..])).unwrap();
         assert_eq!(&*nameless.identity, "spiffe://example/worker");
-        for bad in [shown("", &[]), shown(&"x".repeat(257), &[])] {
+        let expired = PeerCertificate { end: 999, ..shown("CN=a", &[]) };
+        for bad in [shown("", &["admin"]), shown(&"x".repeat(257), &[]), expired] {
             assert!(certified(&bad).unwrap_err().unauthorized().is_some(), "{bad:?}");
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::audit::{Applied, Audit, AuditFigures, Gap, Stopped, Unauthorized, lines_of};
+use crate::audit::{Applied, Audit, AuditFigures, Line, lines_of};
 use crate::flood::Flood;
 use crate::lock::State;
 use crate::raft::{AppliedEntry, Observer};
@@ -25,6 +25,12 @@ impl Audited {
         Self { audit, node, last, flood: Flood::default() }
     }
 
+    /// Forgets what an earlier run has written: this node's folder is new, so its cluster is another
+    /// one.
+    pub(super) fn begin_anew(&self) {
+        *self.last.lock().expect("an index is replaced, nothing else") = None;
+    }
+
     /// As [`Audit::refusal`].
     pub(super) fn refusal(&self) -> Option<String> {
         self.audit.refusal()
@@ -39,7 +45,9 @@ impl Audited {
     pub(super) fn unauthorized(&self, why: &str, address: Option<SocketAddr>, now: Duration) {
         let (admitted, left_out) = self.flood.admit(now);
         if admitted {
-            self.audit.write(&Unauthorized::new(self.node, why, address, left_out));
+            let last = self.last.lock().expect("an index is replaced, nothing else");
+            let index = last.unwrap_or(0);
+            self.audit.write(&Line::unauthorized(self.node, index, (why, address), left_out));
         }
     }
 
@@ -47,7 +55,7 @@ impl Audited {
     pub(super) async fn stop(&self) {
         let last = *self.last.lock().expect("an index is replaced, nothing else");
         if let Some(last) = last {
-            self.audit.write(&Stopped::new(self.node, last));
+            self.audit.write(&Line::stopped(self.node, last));
         }
         let audit = Arc::clone(&self.audit);
         // It fails only with the runtime, which has no more time then.
@@ -69,7 +77,7 @@ impl Observer for Audited {
         }
         let from = last.map_or(1, |last| last + 1);
         if from < index {
-            self.audit.write(&Gap::new(self.node, from, index - 1));
+            self.audit.write(&Line::gap(self.node, from, index - 1));
         }
         *last = Some(index);
         let applied = Applied { node: self.node, index, term, proposal, events, decisions };

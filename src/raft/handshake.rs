@@ -470,6 +470,8 @@ mod tests {
     #[test]
     fn a_certificate_is_that_of_the_node_that_calls_or_refused() {
         let named = |name: &str| PeerCertificate {
+            begin: 0,
+            end: 0,
             subject: "CN=x".to_owned(),
             names: vec![name.to_owned()],
         };

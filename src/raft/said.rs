@@ -10,7 +10,8 @@ use crate::clock::Deadline;
 /// The interval at which the same text passes again.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The most texts that are remembered: they come from configurations and do not vary.
+/// The most texts that are remembered. Most come from configurations and do not vary; beyond this a
+/// new one does not pass before an old one is forgotten.
 const REMEMBERED: usize = 256;
 
 /// The texts that were logged recently.
@@ -25,7 +26,10 @@ impl Said {
             return false;
         }
         if said.len() >= REMEMBERED {
-            said.clear();
+            said.retain(|_, until| !until.remaining().is_zero());
+            if said.len() >= REMEMBERED {
+                return false;
+            }
         }
         said.insert(text.to_owned(), Deadline::after(EVERY));
         true

@@ -22,6 +22,10 @@ pub struct PeerCertificate {
     pub subject: String,
     /// The alternative names: hosts in lower case, IP addresses, mail addresses and URIs.
     pub names: Vec<String>,
+    /// Its beginning, in seconds since 1970.
+    pub begin: u64,
+    /// Its end likewise. A connection may outlast it.
+    pub end: u64,
 }
 
 /// The error for bytes that are no certificate.
@@ -35,7 +39,25 @@ impl PeerCertificate {
     /// # Errors
     /// It is none.
     pub fn read(der: &[u8]) -> Result<Self, Unreadable> {
-        read(der).map(|(certificate, _)| certificate)
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|error| Unreadable(error.to_string()))?;
+        let names = certificate.subject_alternative_name();
+        let names = names.map_err(|error| Unreadable(error.to_string()))?;
+        let names = names.map(|names| names.value.general_names.iter().filter_map(name).collect());
+        let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
+        let validity = certificate.validity();
+        Ok(Self {
+            subject: subject(certificate.subject()),
+            names: names.unwrap_or_default(),
+            begin: seconds(validity.not_before.timestamp()),
+            end: seconds(validity.not_after.timestamp()),
+        })
+    }
+
+    /// The URIs among the names.
+    pub(crate) fn uris(&self) -> impl Iterator<Item = &str> {
+        // No name of another kind has this in it.
+        self.names.iter().map(String::as_str).filter(|name| name.contains("://"))
     }
 
     /// The subject, or the first of the names if that is empty.
@@ -45,21 +67,6 @@ impl PeerCertificate {
             Some(_) | None => &self.subject,
         }
     }
-}
-
-/// Reads a certificate and its end, in seconds since 1970.
-pub(crate) fn read(der: &[u8]) -> Result<(PeerCertificate, u64), Unreadable> {
-    let (_, certificate) =
-        X509Certificate::from_der(der).map_err(|error| Unreadable(error.to_string()))?;
-    let names = certificate.subject_alternative_name();
-    let names = names.map_err(|error| Unreadable(error.to_string()))?;
-    let names = names.map(|names| names.value.general_names.iter().filter_map(name).collect());
-    let owner = PeerCertificate {
-        subject: subject(certificate.subject()),
-        names: names.unwrap_or_default(),
-    };
-    let end = certificate.validity().not_after.timestamp();
-    Ok((owner, u64::try_from(end).unwrap_or(0)))
 }
 
 /// An alternative name as text; `None` if it is of another kind, or not of the form of its kind.

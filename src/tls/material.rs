@@ -11,7 +11,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{ClientAuth, Loaded, PeerCertificate, Side, identity};
+use super::{ClientAuth, Loaded, PeerCertificate, Side};
 use crate::client::tls::{ALPN, CredentialTime, provider, read_certificates, read_key, words};
 
 /// The files of one side's TLS, all PEM.
@@ -89,13 +89,18 @@ impl Files {
         })
     }
 
-    /// The error for files with a certificate that has ended.
-    pub(super) fn ended(&self, ended: &Watched) -> Unusable {
-        let path = match &self.ca {
-            Some(ca) if ended.is_ca => ca,
-            Some(_) | None => &self.certificate,
+    /// The reason why the own certificate cannot be used at this time, if it cannot. A CA that has
+    /// ended is in nobody's way: the others in its file count.
+    pub(super) fn untimely(&self, current: &Current, now: u64) -> Option<Unusable> {
+        let own = current.certificates.iter().find(|certificate| !certificate.is_ca)?;
+        let why = if own.expires <= now {
+            "has expired"
+        } else if own.begins > now {
+            "is not valid yet"
+        } else {
+            return None;
         };
-        Unusable::new(path, format!("the certificate of {:?} has expired", ended.label))
+        Some(Unusable::new(&self.certificate, format!("the certificate of {:?} {why}", own.label)))
     }
 }
 
@@ -104,6 +109,7 @@ pub(super) struct Watched {
     purpose: &'static str,
     is_ca: bool,
     label: String,
+    begins: u64,
     pub(super) expires: u64,
 }
 
@@ -130,7 +136,7 @@ impl Current {
         let of_certificate = |why: &dyn Display| Unusable::new(&files.certificate, why);
         let chain =
             read_certificates(&content.certificate).map_err(|error| of_certificate(&error))?;
-        let (owner, expires) = identity::read(&chain[0]).map_err(|error| of_certificate(&error))?;
+        let owner = PeerCertificate::read(&chain[0]).map_err(|error| of_certificate(&error))?;
         if let Side::Peers(own) = side {
             own.judge(&owner).map_err(|error| of_certificate(&error))?;
         }
@@ -138,7 +144,7 @@ impl Current {
         let own = CertifiedKey::from_der(chain, key, &provider());
         let own = own.map_err(|error| Unusable::new(&files.key, words(&error)))?;
         let own = Arc::new(SingleCertAndKey::from(own));
-        let mut certificates = vec![watched(side.word(), false, &owner, expires)];
+        let mut certificates = vec![watched(side.word(), false, &owner)];
         let roots = match (&files.ca, &content.ca) {
             (Some(path), Some(text)) => {
                 let purpose = match side {
@@ -158,8 +164,9 @@ impl Current {
     }
 }
 
-fn watched(purpose: &'static str, is_ca: bool, owner: &PeerCertificate, expires: u64) -> Watched {
-    Watched { purpose, is_ca, label: owner.label().to_owned(), expires }
+fn watched(purpose: &'static str, is_ca: bool, owner: &PeerCertificate) -> Watched {
+    let PeerCertificate { begin, end, .. } = *owner;
+    Watched { purpose, is_ca, label: owner.label().to_owned(), begins: begin, expires: end }
 }
 
 fn add_all(
@@ -169,8 +176,8 @@ fn add_all(
 ) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        let (owner, expires) = identity::read(&certificate).map_err(|error| error.to_string())?;
-        all.push(watched(purpose, true, &owner, expires));
+        let owner = PeerCertificate::read(&certificate).map_err(|error| error.to_string())?;
+        all.push(watched(purpose, true, &owner));
         roots.add(certificate).map_err(|error| words(&error))?;
     }
     Ok(roots)

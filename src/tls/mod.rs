@@ -81,6 +81,8 @@ struct State {
     current: Arc<Current>,
     /// The content of the files that was judged last, whether it could be used or not.
     judged: u128,
+    /// The content whose time was found not to be now, and that is judged again at each look.
+    untimely: u128,
     /// The day, since 1970, of the last warning about an end that is near.
     warned: u64,
 }
@@ -128,7 +130,7 @@ impl Tls {
     fn load(files: Files, side: Side) -> Result<Arc<Self>, Unusable> {
         let content = files.read()?;
         let current = Arc::new(Current::new(&files, &content, &side)?);
-        let state = State { current, judged: content.fingerprint(), warned: 0 };
+        let state = State { current, judged: content.fingerprint(), untimely: 0, warned: 0 };
         let tls = Arc::new(Self { side, files, state: RwLock::new(state) });
         tls.warn_of_ends();
         Ok(tls)
@@ -168,15 +170,15 @@ impl Tls {
         if self.read_state(|state| state.judged) == seen {
             return Look::Unchanged;
         }
-        let made = Current::new(&self.files, &content, &self.side).and_then(|current| {
-            let now = credential_time().as_secs();
-            match current.certificates.iter().find(|certificate| certificate.expires <= now) {
-                Some(ended) => Err(self.files.ended(ended)),
-                None => Ok(current),
-            }
-        });
-        match made {
+        match Current::new(&self.files, &content, &self.side) {
             Ok(current) => {
+                let now = credential_time().as_secs();
+                if let Some(error) = self.files.untimely(&current, now) {
+                    // The clock may be wrong, or its time may come.
+                    let known = self
+                        .write_state(|state| std::mem::replace(&mut state.untimely, seen) == seen);
+                    return if known { Look::Unchanged } else { Look::Refused(error) };
+                }
                 self.write_state(|state| {
                     state.current = Arc::new(current);
                     state.judged = seen;

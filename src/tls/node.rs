@@ -98,7 +98,7 @@ mod tests {
 
     fn certificate(names: &[&str]) -> PeerCertificate {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        PeerCertificate { subject: "CN=x".to_owned(), names }
+        PeerCertificate { subject: "CN=x".to_owned(), names, begin: 0, end: 0 }
     }
 
     fn name(id: u64) -> NodeName {

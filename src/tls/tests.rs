@@ -181,11 +181,26 @@ async fn new_files_are_used_for_new_connections_and_unusable_ones_are_not() {
         folder.write("node-1", &certificate);
         let Look::Refused(error) = one.look() else { panic!("{what}") };
         assert!(error.to_string().contains(what), "{error}");
+        assert!(matches!(one.look(), Look::Unchanged), "it is said once");
     }
     fs::remove_file(folder.path().join("node-1.key")).unwrap();
     let Look::Refused(error) = one.look() else { panic!("a file is missing") };
     assert!(error.to_string().contains("cannot read it"), "{error}");
     assert_eq!(connect(&one, two.to_member(name(1))).await.1, Ok(()));
+}
+
+#[tokio::test]
+async fn a_ca_that_has_ended_keeps_no_new_certificate_out() {
+    let folder = Folder::new();
+    let one = folder.peer(1);
+    let (_, over) = Ca::make("an old CA", Validity::over()).unwrap();
+    let bundle = format!("{}{}", folder.ca_pem, over.certificate);
+    fs::write(folder.path().join("ca.pem"), bundle).unwrap();
+    assert!(matches!(one.look(), Look::Taken));
+    let before = one.loaded();
+    folder.write("node-1", &folder.node(1, Validity::days(60)));
+    assert!(matches!(one.look(), Look::Taken));
+    assert!(one.loaded()[0].expires < before[0].expires);
 }
 
 #[tokio::test]

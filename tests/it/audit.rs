@@ -110,4 +110,19 @@ async fn every_node_writes_each_change_once_also_over_a_restart() {
         assert!(lines.iter().all(|line| line["event"] != "gap"), "node {id}: {lines:?}");
         assert_eq!(lines.last().unwrap()["event"], "stopped", "node {id}");
     }
+    // Another cluster in place of this one begins at its own first entry, in the same files.
+    let before = lines(&cluster, 1).len();
+    for id in 1..=3 {
+        fs::remove_dir_all(cluster.folder(id)).unwrap();
+    }
+    for id in 1..=3 {
+        cluster.run(id).await;
+    }
+    cluster.ready().await;
+    let leader = cluster.leader().await;
+    take(&cluster, leader, "fay", LockOptions::default()).await;
+    eventually("the lock of the new cluster is written", async || {
+        lines(&cluster, 1)[before..].iter().any(|line| line["signee"] == "fay")
+    })
+    .await;
 }

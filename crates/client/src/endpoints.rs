@@ -53,6 +53,9 @@ impl Endpoints {
         failed: &[Arc<str>],
     ) -> Arc<str> {
         let hint = hint.and_then(|hint| normalize(hint).ok());
+        // Nobody who encrypts follows a hint that does not.
+        let is_secure = |endpoint: &Arc<str>| endpoint.starts_with("https://");
+        let hint = hint.filter(|hint| is_secure(hint) || !self.known.iter().all(is_secure));
         if let Some(hint) = hint.filter(|hint| !failed.contains(hint)) {
             return hint;
         }
@@ -119,6 +122,19 @@ mod tests {
         for text in ["", "http://", "ftp://a", "http://a/v1", "http://u:p@a", "a b"] {
             assert!(normalize(text).is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_hint_without_tls_is_not_followed_by_a_client_with() {
+        let after = |endpoints: &[&str], hint: &str| {
+            let endpoints: Vec<String> = endpoints.iter().map(|&text| text.to_owned()).collect();
+            let endpoints = Endpoints::new(&endpoints).unwrap();
+            endpoints.after(&endpoints.preferred(), Some(hint), &[]).to_string()
+        };
+        let secure = ["https://a:1", "https://b:1"];
+        assert_eq!(after(&secure, "http://c:1"), "https://b:1");
+        assert_eq!(after(&secure, "https://c:1"), "https://c:1");
+        assert_eq!(after(&["https://a:1", "http://b:1"], "http://c:1"), "http://c:1");
     }
 
     #[test]

@@ -707,7 +707,12 @@ impl<S: LockService + Clone> Turn<S> {
                     lane = Some(lanes.begin());
                     tokio::time::sleep(FIRST_PAUSE.min(deadline.remaining())).await;
                 }
-                Error::Unavailable { reason, .. } if open => {
+                // The place of an earlier ask stands, whatever the rules say of this one.
+                Error::Unavailable { reason, .. }
+                | Error::Unauthorized { reason }
+                | Error::NotAllowed { reason }
+                    if open =>
+                {
                     return Err(Error::unknown(reason.clone()));
                 }
                 Error::Unknown { .. }

@@ -107,12 +107,12 @@ impl Gate {
         self.has(known, Right::Observe, (table, lock))
     }
 
-    /// Whether a command may be made. `signee` is the owner that a lock request is for, `opener` who
+    /// Whether a command may be made. `signee` and `level` are those of a lock request, `opener` who
     /// has opened the session that is to be closed; an error if there is no such session.
     pub(crate) fn judge(
         &self,
         command: &Command,
-        signee: Option<&str>,
+        (signee, level): (Option<&str>, i64),
         opener: Result<Option<&str>, ()>,
     ) -> Result<(), Refused> {
         let operation = &command.operation;
@@ -127,7 +127,6 @@ impl Gate {
         let allowed = match operation {
             Operation::Lock(lock) => {
                 let name = (&*lock.table, &*lock.signature);
-                let level = lock.level.unwrap_or(0);
                 let right = if level > 0 { Right::Preempt } else { Right::Acquire };
                 self.has_at(&known, right, name, level, signee)
                     && (!lock.force || self.has(&known, Right::Force, name))

@@ -689,15 +689,19 @@ impl Oracle {
 
     fn admitted(&self, command: &Command) -> Result<(), Refused> {
         let life = |id: &SessionId| self.sessions.get(id).filter(|_| self.lives(*id));
-        let (mut signee, mut opener) = (None, Err(()));
+        let (mut signee, mut level, mut opener) = (None, 0, Err(()));
         if let Operation::Lock(lock) = &command.operation {
             signee = Some(&*lock.signee)
                 .filter(|signee| !signee.is_empty())
                 .or_else(|| lock.session.as_ref().and_then(life).map(|life| life.owner.0.as_str()));
+            let name = (lock.table.to_string(), lock.signature.to_string());
+            let held = self.locks.get(&name).into_iter().flat_map(|lock| &lock.grants);
+            let mut held = held.filter(|held| Some(Token(held.token)) == lock.token);
+            level = lock.level.or_else(|| held.next().map(|held| held.level)).unwrap_or(0);
         } else if let Operation::CloseSession(id) = &command.operation {
             opener = life(id).map(|life| life.actor.as_deref()).ok_or(());
         }
-        self.gate.judge(command, signee, opener)
+        self.gate.judge(command, (signee, level), opener)
     }
 
     /// Hands the lock over, and says what came of the command, which may be granted by that.

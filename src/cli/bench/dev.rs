@@ -166,12 +166,19 @@ fn spawn(id: u64, members: &str, port: u16, folder: &Path) -> Result<Child, Fail
         Failure::new(exit::BROKEN, format!("cannot start node {id}: {error}"))
     };
     let log = File::create(folder.join(format!("node-{id}.log"))).map_err(cannot)?;
-    Command::new(std::env::current_exe().map_err(cannot)?)
+    // Nothing of a node that is to be run elsewhere, its certificates among it.
+    let of_a_node = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("KEYWARD_") && name != "KEYWARD_LOG");
+    let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+    for name in of_a_node {
+        command.env_remove(name);
+    }
+    command
         .args(["serve", "--id", &id.to_string(), "--members", members])
         .args(["--client-listen", &format!("127.0.0.1:{port}")])
         .arg("--data-dir")
         .arg(folder.join(format!("node-{id}")))
-        .env_remove("KEYWARD_CONFIG")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -1,6 +1,7 @@
 //! The certificates of `keyward dev --tls`: a CA and one of each node, in a folder beside the data.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::cli::cert::write_pair;
@@ -8,10 +9,10 @@ use crate::cli::exit::{self, Failure};
 use crate::client::tls::Tls;
 use crate::tls::issue::{Ca, Validity};
 
-/// The name of the folder.
-const FOLDER: &str = "certificates";
+/// The name of the folder: one that nobody else would choose for certificates of their own.
+const FOLDER: &str = "dev-certificates";
 
-/// How many days they are valid. Those of data that is kept are made anew when one has no more.
+/// The number of days for which they are valid. Each start makes new ones.
 const DAYS: u32 = 365;
 
 /// The certificates of a cluster.
@@ -29,10 +30,16 @@ impl Certificates {
         let cannot = |error: std::io::Error| {
             Failure::new(exit::UNAVAILABLE, format!("cannot write {}: {error}", folder.display()))
         };
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(cannot)?;
-        }
         fs::create_dir_all(&folder).map_err(cannot)?;
+        // Those of an earlier run alone: whatever else is there belongs to somebody.
+        let nodes_of_it = (1..=u64::from(nodes))
+            .flat_map(|id| ["pem", "key"].map(|kind| format!("node-{id}.{kind}")));
+        for name in nodes_of_it.chain(["ca.pem".to_owned()]) {
+            match fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
         let failed = |error| Failure::new(exit::BROKEN, format!("{error}"));
         let validity = Validity::days(DAYS);
         let (ca, issued) = Ca::make("keyward dev", validity).map_err(failed)?;

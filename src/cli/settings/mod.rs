@@ -104,7 +104,7 @@ impl Settings {
         let own = own_address(id.copied(), members, &mut problems);
         let (host, port) = own.as_ref().map_or(("", 0), |(host, port)| (host.as_str(), *port));
         let (client_listen, peer_listen) = listen_addresses(&declared, host, port, &mut problems);
-        check_url(declared.advertise_client(), &mut problems);
+        check_url(&declared, &mut problems);
         let client_tls = exposure::client_files(&declared, &mut problems);
         let peer_tls = exposure::peer_files(&declared, &mut problems);
         let clients = Listener {
@@ -235,11 +235,15 @@ fn own_address(
     Some((host.to_owned(), port))
 }
 
-fn check_url(url: Option<&String>, problems: &mut Vec<String>) {
-    if let Some(url) = url
-        && !(url.starts_with("http://") || url.starts_with("https://"))
-    {
+fn check_url(declared: &Declared, problems: &mut Vec<String>) {
+    let Some(url) = declared.advertise_client() else { return };
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
         problems.push(format!("advertise_client `{url}` is not a URL such as http://a:7420"));
+    } else if url.starts_with("http://") && declared.tls_cert().is_some() {
+        problems.push(format!(
+            "advertise_client `{url}` begins with http://, but with tls_cert clients connect with \
+             https://"
+        ));
     }
 }
 

@@ -114,6 +114,7 @@ async fn much_ends(client: &Client, mut sessions: Vec<SessionId>, sizes: Sizes) 
         &format!("a table of {} locks with {} places is deleted", names.0, names.1),
         async {
             client.delete_table(table("queues")).await.expect("it is deleted");
+            gone(client, "queues", None).await;
         },
     )
     .await;
@@ -125,7 +126,7 @@ async fn much_ends(client: &Client, mut sessions: Vec<SessionId>, sizes: Sizes) 
     take(client, one, sizes.locks).await;
     disturbed(client, &format!("a session of {} locks is closed", sizes.locks), async {
         close(client, one).await;
-        gone(client, "held").await;
+        gone(client, "held", Some(RecordState::Held)).await;
     })
     .await;
     readers_wait(client, &sessions, sizes.readers).await;
@@ -155,7 +156,7 @@ async fn much_ends(client: &Client, mut sessions: Vec<SessionId>, sizes: Sizes) 
     tokio::time::sleep(ttl.saturating_sub(before + watch.elapsed())).await;
     disturbed(client, &format!("a session of {} locks expires", sizes.locks), async {
         tokio::time::sleep(before).await;
-        gone(client, "held").await;
+        gone(client, "held", Some(RecordState::Held)).await;
     })
     .await;
     disturbed(client, &format!("{} sessions are closed", sizes.sessions), async {
@@ -285,17 +286,16 @@ async fn one_of(client: &Client, table: &str) -> Option<LockRecord> {
     client.check("one".to_owned(), options).await.ok().map(|response| response.record)
 }
 
-/// Waits until no lock of the table is held.
-async fn gone(client: &Client, table: &str) {
-    eventually("no lock is held any more", PATIENCE, || async {
+/// Waits until a table has no lock in this state, or none at all.
+async fn gone(client: &Client, table: &str, state: Option<RecordState>) {
+    eventually("no such lock is left", PATIENCE, || async {
         let mut after = None;
         loop {
-            let request =
-                ListRequest { after, state: Some(RecordState::Held), ..ListRequest::default() };
+            let request = ListRequest { after, state, ..ListRequest::default() };
             let options = ReadOptions { table: Some(table.to_owned()), ..ReadOptions::default() };
             let page = client.list(request, options).await.map_err(|error| error.to_string())?;
             if let Some(lock) = page.locks.first() {
-                return Err(format!("{} is held", lock.signature));
+                return Err(format!("{} is left", lock.signature));
             }
             after = page.next;
             if after.is_none() {

@@ -66,9 +66,9 @@ impl State {
     fn judge_operation(&self, judge: &Judge<'_>, operation: &Operation) -> Result<(), Denied> {
         match operation {
             Operation::Lock(command) => {
-                let LockCommand { table, signature, level, force, .. } = &**command;
+                let LockCommand { table, signature, force, .. } = &**command;
                 let signee = self.signee(command);
-                let level = level.unwrap_or(0);
+                let level = self.level(command);
                 judge.may(&Need::acquire(table, signature, level, signee))?;
                 if *force { judge.may(&Need::new(Right::Force, table, signature)) } else { Ok(()) }
             }
@@ -106,6 +106,16 @@ impl State {
             | Operation::RaiseFeatureLevel(_)
             | Operation::Leave(_) => Ok(()),
         }
+    }
+
+    /// The level of a lock request. A renewal by token that names none keeps that of the grant, and
+    /// needs the right to it.
+    fn level(&self, command: &LockCommand) -> i64 {
+        let kept = || {
+            let record = self.locks.find(&command.table, &command.signature)?;
+            record.holders.get(command.token?).map(|grant| grant.level)
+        };
+        command.level.or_else(kept).unwrap_or(0)
     }
 
     /// The owner that a lock request is for, which its session may supply.

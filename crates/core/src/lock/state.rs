@@ -342,7 +342,7 @@ impl State {
                     hidden = Some(name);
                     break;
                 }
-                if looked_at == limit + MAX_PASSED_OVER {
+                if looked_at >= limit + MAX_PASSED_OVER {
                     return (page, passed);
                 }
                 looked_at += 1;
@@ -357,10 +357,24 @@ impl State {
                 }
                 passed = Some(name.to_owned());
             }
-            match hidden.and_then(|name| judge.next_observed(table, name)) {
-                Some(next) => from = Bound::Included(next),
-                None => return (page, None),
+            let Some(next) = hidden.and_then(|name| judge.next_observed(table, name)) else {
+                return (page, None);
+            };
+            // A jump is worth as much as a record that is looked at: there may be as many as rules.
+            looked_at += 1;
+            if looked_at >= limit + MAX_PASSED_OVER {
+                if page.len() == limit {
+                    let last = page.last().map(|last| last.signature.clone());
+                    return (page, last);
+                }
+                // What follows begins after this name, so the lock with it belongs to this page.
+                let record = self.locks.find(table, &next).filter(|_| judge.observes(table, &next));
+                let most = LockRecord::MAX_LISTED_HOLDERS;
+                let view = record.and_then(|record| record.view(&next, most, moment));
+                page.extend(view.filter(|record| request.shows(record)));
+                return (page, Some(next));
             }
+            from = Bound::Included(next);
         }
     }
 

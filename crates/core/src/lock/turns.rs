@@ -45,9 +45,11 @@ pub(super) struct Work {
     /// commands, so that a command's number is its place in the entry.
     next_command: u32,
     next_step: u32,
-    /// The work left in this entry, and that of it left for the ends of sessions and of tables.
+    /// The work left in this entry; that of it left for the ends of sessions and of tables; and of
+    /// that the part that tables may have, so that a session that is closed meanwhile finds some.
     left: usize,
     left_for_many: usize,
+    left_for_tables: usize,
     /// The position of the command that is being decided.
     pub(super) current: DecidedAt,
     is_deciding: bool,
@@ -64,6 +66,7 @@ impl Work {
             next_step: u32::try_from(commands).unwrap_or(u32::MAX),
             left: steps,
             left_for_many: steps / 2,
+            left_for_tables: steps / 4,
             ..Self::default()
         };
     }
@@ -97,9 +100,18 @@ impl Work {
         self.left == 0 || self.left_for_many == 0
     }
 
+    fn is_done_for_tables(&self) -> bool {
+        self.is_done_for_many() || self.left_for_tables == 0
+    }
+
     /// Spends of the work for many what was spent since this much was left.
     fn spend_for_many(&mut self, left: usize) {
         self.left_for_many = self.left_for_many.saturating_sub((left - self.left).max(1));
+    }
+
+    fn spend_for_tables(&mut self, left: usize) {
+        self.left_for_tables = self.left_for_tables.saturating_sub((left - self.left).max(1));
+        self.spend_for_many(left);
     }
 
     /// Spends the work of one deadline of the first part of the contract.
@@ -430,12 +442,14 @@ impl State {
             return false;
         }
         let lock = self.locks.first_due().filter(|(due, ..)| due.reached(self.clock));
-        let may_do_many = Some(()).filter(|()| !self.tracker.work.is_done_for_many());
-        if let Some(key) = may_do_many.and_then(|()| self.locks.first_dying()).cloned() {
+        if !self.tracker.work.is_done_for_tables()
+            && let Some(key) = self.locks.first_dying().cloned()
+        {
             self.work_off_dying(&key);
             return true;
         }
-        let session = may_do_many.and_then(|()| self.sessions.first_due());
+        let session = Some(()).filter(|()| !self.tracker.work.is_done_for_many());
+        let session = session.and_then(|()| self.sessions.first_due());
         let session = session.filter(|(due, _)| due.reached(self.clock));
         match (lock, session) {
             (Some((due, ..)), Some((end, id))) if end < due => self.work_off_session(id),
@@ -465,7 +479,7 @@ impl State {
     /// Works off what the deletion of a table ends, as far as this entry may.
     pub(super) fn work_off_deletion(&mut self, table: &str) {
         while let Some(key) = self.locks.first_dying_of(table).cloned()
-            && !self.tracker.work.is_done_for_many()
+            && !self.tracker.work.is_done_for_tables()
         {
             self.work_off_dying(&key);
         }
@@ -474,7 +488,7 @@ impl State {
     fn work_off_dying(&mut self, key: &Key) {
         let left = self.tracker.work.left;
         self.work_off_lock(key, false);
-        self.tracker.work.spend_for_many(left);
+        self.tracker.work.spend_for_tables(left);
     }
 
     /// Marks a session as ended, or works off the next of its locks.
@@ -591,7 +605,13 @@ impl State {
 
     fn delete_grant(&mut self, edit: &mut Edit, grant: &Grant, has_limit: bool) {
         let is_told = has_limit || grant.session().is_some();
-        let position = if is_told { Some(self.step(edit)) } else { None };
+        let position = if is_told {
+            Some(self.step(edit))
+        } else {
+            edit.left = edit.left.saturating_sub(1);
+            self.tracker.work.spend();
+            None
+        };
         self.tracker.ends.add_deleted(u64::from(!grant.expired));
         self.tracker.ended(&edit.key, grant, GrantEnd::TableDeleted);
         self.drop_grant(edit, grant.token);

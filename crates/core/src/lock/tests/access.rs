@@ -485,3 +485,47 @@ pub(super) fn example_of_level_3() -> Proposal {
 pub(super) fn example_state_of_level_3() -> State {
     example().state
 }
+
+#[test]
+fn a_renewal_by_token_needs_the_right_to_the_level_that_it_keeps() {
+    let high = rule("ann", "s", &[Right::Acquire, Right::Preempt]);
+    let mut machine = Machine::guarded([high, rule("bob", "s", &[Right::Acquire])]);
+    machine.by("ann", LockCommand { level: Some(2), ..by("ann") });
+    let token = machine.state.check("default", "s").unwrap().holders[0].token;
+    let renewal = |level| LockCommand { token: Some(token), level, ..by("ann") };
+    assert!(is_refused(&machine.by("bob", renewal(None))), "it would stay at level 2");
+    let outcome = machine.by("ann", renewal(None));
+    assert!(matches!(&outcome, Outcome::Lock(LockStatus::Renewed(grant)) if grant.level == 2));
+    // Without the right any more, it may go on at level 0 alone.
+    machine.put(Change::PutRule(rule("ann", "s", &[Right::Acquire])));
+    assert!(is_refused(&machine.by("ann", renewal(None))));
+    let outcome = machine.by("ann", renewal(Some(0)));
+    assert!(matches!(&outcome, Outcome::Lock(LockStatus::Renewed(grant)) if grant.level == 0));
+}
+
+#[test]
+fn a_page_jumps_a_bounded_number_of_times_and_misses_nothing() {
+    // One observed name after each that is hidden, and none of the observed is expired.
+    let count = 6000;
+    let rules = (0..count).map(|number| rule("ann", &format!("{number:05}x"), &[Right::Observe]));
+    let mut machine = Machine::guarded(rules);
+    let take = |name: String| {
+        let command = Command::from(Operation::from(named(&name, "root")));
+        Command { principal: Some(principal("root")), ..command }
+    };
+    machine.apply((0..count).map(|number| take(format!("{number:05}"))).collect());
+    machine.apply([0, 4500, count - 1].map(|number| take(format!("{number:05}x"))).into());
+    let mut request = ListRequest { limit: 10, ..ListRequest::default() };
+    let (mut found, mut pages) = (Vec::new(), 0);
+    loop {
+        let (page, next) = machine.listed("ann", &request);
+        found.extend(page);
+        pages += 1;
+        let Some(next) = next else { break };
+        assert!(Some(&next) > request.after.as_ref(), "it goes on");
+        assert!(next.ends_with('x'), "{next} is hidden");
+        request.after = Some(next);
+    }
+    assert_eq!(found, ["00000x", "04500x", "05999x"]);
+    assert!((2..=3).contains(&pages), "{pages}");
+}

@@ -193,3 +193,40 @@ fn other_locks_are_handed_over_while_a_table_is_worked_off() {
     assert_eq!(record.holders[0].signee, "cy");
     assert!(machine.state.check("default", "s").is_some(), "it is not worked off yet");
 }
+
+#[test]
+fn holders_that_nobody_hears_of_are_ended_in_portions_too() {
+    let mut machine = machine();
+    let reader = |number: u64| LockCommand {
+        mode: Some(Mode::Shared),
+        duration_ms: Some(3_600_000),
+        ..by(&format!("{number:05}"))
+    };
+    machine.apply((0..3 * MANY).map(|number| command(reader(number))).collect());
+    machine.lock(waits("eve"));
+    machine.outcome(delete());
+    let left = machine.state.counts().unexpired;
+    assert!((1..3 * MANY).contains(&left), "{left}");
+    assert!(machine.holders().is_empty(), "though nobody sees them");
+    assert!(machine.work_off() > 1);
+    assert_eq!(machine.state.counts().unexpired, 0);
+    assert_eq!(machine.state.check("default", "s"), None);
+}
+
+#[test]
+fn a_session_that_is_closed_while_a_table_is_worked_off_is_gone_at_once() {
+    let mut machine = with_queue(3 * MANY);
+    let open = SessionCommand {
+        id: Some(SESSION),
+        ttl_ms: 3_600_000,
+        signee: "ann".into(),
+        instance: None,
+    };
+    machine.outcome(Operation::OpenSession(Box::new(open)));
+    let other = LockCommand { table: "other".into(), session: Some(SESSION), ..by("") };
+    machine.lock(LockCommand { duration_ms: None, ..other });
+    machine.outcome(delete());
+    machine.outcome(Operation::CloseSession(SESSION));
+    assert_eq!(machine.state.counts().sessions, 0);
+    assert!(machine.state.check("default", "s").is_some(), "it is not worked off yet");
+}
