@@ -19,7 +19,7 @@ use crate::raft::handshake::{Handshake, Refusal};
 use crate::raft::leader_watch::Open;
 use crate::raft::member::{Member, Phase};
 use crate::raft::state_machine::{ReceivedSnapshot, SnapshotData};
-use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote, raft_vote, stored_log_id};
+use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote, raft_vote};
 use crate::storage::StorageError;
 use crate::storage::snapshots::SnapshotReceiver;
 use crate::task::blocking;
@@ -334,6 +334,9 @@ impl Member {
     /// two logs with one entry in common have all before it in common, every one. The leader had not
     /// heard of that when it sent the snapshot. Answers as an installation would.
     ///
+    /// The core is asked, not the log on the disk: appends that it has accepted may still be on
+    /// their way there.
+    ///
     /// openraft would install it, and from then on take the snapshot's last entry for the last that
     /// it has written: what it has accepted behind that is committed without being applied, until
     /// another entry comes.
@@ -342,7 +345,7 @@ impl Member {
         vote: Vote,
         last: Option<LogId>,
     ) -> Result<Option<SnapshotResponse<TypeConfig>>, InboundError> {
-        let Some(entry) = last.filter(|last| self.has(last)) else { return Ok(None) };
+        let Some(entry) = last else { return Ok(None) };
         let request = AppendEntriesRequest {
             vote,
             prev_log_id: Some(entry),
@@ -356,13 +359,8 @@ impl Member {
                 Some(SnapshotResponse::new(vote))
             }
             AppendEntriesResponse::HigherVote(vote) => Some(SnapshotResponse::new(vote)),
-            // The log has changed since.
             AppendEntriesResponse::Conflict => None,
         })
-    }
-
-    fn has(&self, entry: &LogId) -> bool {
-        self.log.id_at(entry.index()) == Some(stored_log_id(entry))
     }
 }
 

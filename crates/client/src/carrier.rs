@@ -49,17 +49,42 @@ impl Carrier {
     /// If there is no response, with what is known of the request.
     pub async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
-            Self::Http(client) => client.execute(request).await.map_err(|error| {
-                // A node that refuses a certificate ends the handshake, of which the client has
-                // done its part already: the request was sent and not processed.
-                let refused = tls_error(&error).is_some_and(tls::is_refusal);
-                let unsent = error.is_connect() || refused;
-                let way = if unsent { SendError::Connect } else { SendError::Broken };
-                way(error.into())
-            }),
+            Self::Http(client) => send_by_http(client, request).await,
             Self::Given(carrier) => carrier.send(request).await,
         }
     }
+}
+
+/// The attempts at a request whose connection ended before any of it was sent. A side that refuses a
+/// certificate ends a connection that was established already, and the HTTP client gives the
+/// reason only if it reads that before it takes up the request; the next attempt most likely does.
+const ATTEMPTS: usize = 3;
+
+async fn send_by_http(client: &reqwest::Client, request: Request) -> Result<Response, SendError> {
+    let again = if request.url().scheme() == "https" { ATTEMPTS - 1 } else { 0 };
+    for _ in 0..again {
+        let Some(copy) = request.try_clone() else { break };
+        match client.execute(copy).await {
+            Err(error) if is_canceled(&error) => {}
+            result => return result.map_err(failure),
+        }
+    }
+    client.execute(request).await.map_err(failure)
+}
+
+fn failure(error: reqwest::Error) -> SendError {
+    // A node that refuses a certificate ends the handshake, of which the client has done its part
+    // already: the request was sent and not processed.
+    let refused = tls_error(&error).is_some_and(tls::is_refusal);
+    let unsent = error.is_connect() || refused || is_canceled(&error);
+    let way = if unsent { SendError::Connect } else { SendError::Broken };
+    way(error.into())
+}
+
+/// Whether the connection ended before the HTTP client took up the request.
+fn is_canceled(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.any(|error| error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled))
 }
 
 /// The names that the layers of the HTTP client print; their causes say more.
@@ -148,6 +173,8 @@ fn without_number(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -192,6 +219,38 @@ mod tests {
             let told = text == words || (words == "name" && is_of_name(&text));
             assert!(told, "{host}: {text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_no_connection_took_up_is_unsent() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the HTTP client's")]
+        struct Wrapped(#[source] hyper::Error);
+
+        let (ours, theirs) = tokio::io::duplex(64);
+        let io = hyper_util::rt::TokioIo::new(ours);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.expect("a connection");
+        drop((connection, theirs));
+        let request = hyper::Request::new(String::new());
+        let error = sender.send_request(request).await.expect_err("the connection has ended");
+        assert!(is_canceled(&Wrapped(error)));
+
+        // An answer that is none was the answer to something sent.
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let io = hyper_util::rt::TokioIo::new(ours);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.expect("a connection");
+        let connection = tokio::spawn(connection);
+        let request = hyper::Request::new(String::new());
+        let answer = sender.send_request(request);
+        let end = async {
+            theirs.read_u8().await.expect("the request");
+            drop(theirs);
+        };
+        let (answer, ()) = tokio::join!(answer, end);
+        assert!(!is_canceled(&Wrapped(answer.expect_err("no answer"))));
+        drop(connection.await);
     }
 
     /// Without a name server, nobody knows whether the name exists.
