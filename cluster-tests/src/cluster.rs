@@ -442,7 +442,7 @@ impl Cluster {
     /// # Panics
     /// If there is no such node.
     pub fn client(&self, id: NodeId) -> Client {
-        client_with(&[self.endpoint(id)], self.tls())
+        self.client_of(vec![self.endpoint(id)])
     }
 
     /// A client of all nodes.
@@ -450,7 +450,11 @@ impl Cluster {
     /// # Panics
     /// Never: the endpoints are well formed.
     pub fn clients(&self) -> Client {
-        let client = Client::builder().endpoints(self.endpoints()).tls(self.tls());
+        self.client_of(self.endpoints())
+    }
+
+    fn client_of(&self, endpoints: Vec<String>) -> Client {
+        let client = Client::builder().endpoints(endpoints).tls(self.tls());
         let client = match &self.access_token {
             Some(token) => client.access_token(token),
             None => client,
@@ -463,6 +467,11 @@ impl Cluster {
     pub fn use_access_token(&mut self, token: &str) {
         self.http = http_client(&self.tls(), Some(token));
         self.access_token = Some(token.to_owned());
+    }
+
+    /// The access token of this cluster's own requests.
+    pub fn access_token(&self) -> Option<&str> {
+        self.access_token.as_deref()
     }
 
     /// The HTTP client that tests send their own requests with.

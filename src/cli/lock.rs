@@ -116,7 +116,7 @@ fn help() -> String {
 pub(crate) fn run(args: LockArgs, logging: &LogArgs) -> Outcome {
     client::ask(args.client.json, logging, async {
         let client = args.client.connect()?;
-        execute(&client, args).await
+        Box::pin(execute(&client, args)).await
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `keyward-chaos` is its program; `docs/chaos.md` describes its use, on Keyward and on anything
 //! else. One module per noun: [`workload`] is what clients do and [`crate::register`] what their
-//! locks guard; [`service`] sends their requests and records every call; [`fault`] names the
+//! locks guard; [`service`] sends their requests and records every call;
+//! [`access`] has their credentials, and the intruders who have none; [`fault`] names the
 //! faults, [`plan`] draws their times, [`boundary`] the disk call at which a node dies, [`nemesis`]
 //! installs them in a [`victim`]; [`progress`] counts; [`run`] puts them together and judges.
 //!
@@ -10,6 +11,7 @@
 //! harness and never a pass; every fault is in the history with its outcome; nothing is judged here
 //! that a check of the history can judge.
 
+pub mod access;
 pub mod boundary;
 pub mod fault;
 mod fill;

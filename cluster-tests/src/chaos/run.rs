@@ -9,6 +9,7 @@ use keyward::api::{ClusterStatus, routes};
 use keyward::client::tls;
 use tokio::task::JoinHandle;
 
+use super::access::{self, Intrusion};
 use super::boundary;
 use super::fault::{Fault, Needs};
 use super::fill::Fill;
@@ -93,6 +94,8 @@ pub struct Nodes {
     pub program: PathBuf,
     /// The program that nodes are upgraded to.
     pub other_program: Option<PathBuf>,
+    /// Whether they have TLS on both ports and access control, with intruders who ask.
+    pub secured: bool,
     /// Further arguments of `keyward serve`.
     pub arguments: Vec<String>,
     /// The rate of each node's clock beside real time, in parts per million, from node 1 on.
@@ -140,21 +143,31 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
     let service = format!("Keyward, {} nodes", nodes.count);
     let plan = draw(options)?;
     let run = Run::new(options, service, planned(&plan), plan, true, nodes.count)?;
+    let tls = nodes.secured;
     let mut cluster =
-        Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program, tls: false })
-            .await;
+        Cluster::prepare(ClusterOptions { nodes: nodes.count, arguments, program, tls }).await;
     for (id, rate) in (1..).zip(&nodes.clock_rates) {
         cluster.own(id).arguments = vec![format!("--debug-clock-rate={rate}")];
     }
     let disks = run.disks(&mut cluster)?;
     let wall_clocks = run.wall_clocks(&mut cluster);
+    if nodes.secured {
+        access::prepare(&mut cluster);
+    }
     if !options.sweep {
         cluster.start_all().await;
     }
+    let (credentials, intrusion) = if nodes.secured {
+        let credentials = access::open(&cluster).await;
+        (Some(credentials), Some(Intrusion::start(&cluster, options.seed).await))
+    } else {
+        (None, None)
+    };
     let endpoints = cluster.endpoints();
-    let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
+    let watch = Leaders::watch(endpoints.clone(), cluster.http().clone(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
-    let subject = Keyward::new(endpoints, recorder.clone(), progress.clone());
+    let subject =
+        Keyward::new(endpoints, recorder.clone(), progress.clone()).with_credentials(credentials);
     let fill = (options.fill > 0).then(|| Fill::start(subject.unrecorded(0), options.fill));
     let mut nemesis = Nemesis::new(cluster, recorder, progress)
         .with_disks(disks)
@@ -162,6 +175,10 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
         .with_other_program(nodes.other_program.clone());
     let worked = run.work(&subject, &mut nemesis).await;
     let changes = watch.stop();
+    let intruded = match intrusion {
+        Some(intrusion) => Some(intrusion.finish().await),
+        None => None,
+    };
     let filled = match fill {
         Some(fill) => fill.finish(&subject.unrecorded(1), options.fill / 2).await,
         None => (0, Vec::new()),
@@ -171,6 +188,11 @@ pub async fn keyward(options: &Options, nodes: &Nodes) -> Result<Summary, RunErr
         observe::nodes(nemesis.victim(), &run.recorder).await.map_err(RunError::Impossible)?;
     }
     let mut summary = run.judge(&nemesis, worked, changes)?;
+    if let Some((intruders, wrong)) = intruded {
+        summary.harness_errors.extend(intruders.lacks());
+        summary.violations.extend(wrong);
+        summary.intruders = Some(intruders);
+    }
     let (taken, lost) = filled;
     summary.filled = taken;
     summary.violations.extend(lost);
@@ -252,7 +274,7 @@ pub async fn endpoints(
     let faults = draw(Recorder::in_memory()).planned();
     let run = Run::new(options, service, faults, Vec::new(), true, 0)?;
     let mut nemesis = draw(run.recorder.clone());
-    let watch = Leaders::watch(endpoints.clone(), run.recorder.clone());
+    let watch = Leaders::watch(endpoints.clone(), plain_http(), run.recorder.clone());
     let (recorder, progress) = (run.recorder.clone(), run.progress.clone());
     let worked = run.work(&Keyward::new(endpoints, recorder, progress), &mut nemesis).await;
     let changes = watch.stop();
@@ -392,6 +414,7 @@ impl<'a> Run<'a> {
             failovers_ms: self.progress.failovers().iter().map(milliseconds).collect(),
             reached: self.recorder.reach().reached(),
             filled: 0,
+            intruders: None,
         };
         summary.violations.extend(self.recorder.reach().broken());
         if self.options.undisturbed {
@@ -514,9 +537,9 @@ struct Leaders {
 }
 
 impl Leaders {
-    fn watch(endpoints: Vec<String>, recorder: Recorder) -> Self {
+    fn watch(endpoints: Vec<String>, http: reqwest::Client, recorder: Recorder) -> Self {
         let changes = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(look(endpoints, recorder, Arc::clone(&changes)));
+        let task = tokio::spawn(look(endpoints, http, recorder, Arc::clone(&changes)));
         Self { changes, task }
     }
 
@@ -526,13 +549,22 @@ impl Leaders {
     }
 }
 
-async fn look(endpoints: Vec<String>, recorder: Recorder, changes: Arc<AtomicU64>) {
-    let http = tls::plain().timeout(LOOK * 3).build();
-    let http = http.expect("a client without TLS needs nothing");
+fn plain_http() -> reqwest::Client {
+    tls::plain().build().expect("a client without TLS needs nothing")
+}
+
+async fn look(
+    endpoints: Vec<String>,
+    http: reqwest::Client,
+    recorder: Recorder,
+    changes: Arc<AtomicU64>,
+) {
     let mut known: Option<(u64, NodeId)> = None;
     loop {
         for (place, endpoint) in (1..).zip(&endpoints) {
-            let Ok(answer) = http.get(format!("{endpoint}{}", routes::CLUSTER)).send().await else {
+            let Ok(answer) =
+                http.get(format!("{endpoint}{}", routes::CLUSTER)).timeout(LOOK * 3).send().await
+            else {
                 continue;
             };
             let Ok(status) = answer.json::<ClusterStatus>().await else { continue };

@@ -22,6 +22,7 @@ use keyward::types::{
 
 use smol_str::SmolStr;
 
+use super::access::Credentials;
 use super::progress::{Ended, Progress};
 use crate::history::{
     Action, Answer, Granted, LockAction, LockName, OpenWrites, Outcome, Recorded, Recorder,
@@ -55,12 +56,20 @@ pub struct Keyward {
     recorder: Recorder,
     progress: Progress,
     open: OpenWrites,
+    credentials: Option<Credentials>,
 }
 
 impl Keyward {
     /// A cluster whose nodes have these endpoints; requests are recorded and counted.
     pub fn new(endpoints: Vec<String>, recorder: Recorder, progress: Progress) -> Self {
-        Self { endpoints, recorder, progress, open: OpenWrites::default() }
+        Self { endpoints, recorder, progress, open: OpenWrites::default(), credentials: None }
+    }
+
+    /// Clients show these credentials, and no request of theirs may be refused by access control.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Option<Credentials>) -> Self {
+        self.credentials = credentials;
+        self
     }
 
     /// A client whose calls are recorded; it begins at the node of its number.
@@ -71,13 +80,28 @@ impl Keyward {
         Recorded::new(self.unrecorded(number), self.recorder.clone(), name(number))
             .with_lane(rand::random())
             .with_open_writes(self.open.clone())
+            .with_every_right(self.credentials.is_some())
     }
 
     pub(super) fn unrecorded(&self, number: usize) -> Client {
         let mut endpoints = self.endpoints.clone();
         endpoints.rotate_left(number % self.endpoints.len());
-        let client = Client::builder().endpoints(endpoints).timeout(CALL).build();
-        client.expect("endpoints are checked before a run begins")
+        let client = Client::builder().endpoints(endpoints).timeout(CALL);
+        let client = match &self.credentials {
+            Some(credentials) => credentials.client(number, client),
+            None => client,
+        };
+        client.build().expect("endpoints are checked before a run begins")
+    }
+
+    /// A client that may repeat the requests of all others.
+    fn settler(&self) -> Client {
+        let client = Client::builder().endpoints(self.endpoints.clone()).timeout(CALL);
+        let client = match &self.credentials {
+            Some(credentials) => credentials.admin(client),
+            None => client,
+        };
+        client.build().expect("endpoints are checked before a run begins")
     }
 }
 
@@ -92,7 +116,7 @@ impl Subject for Keyward {
     }
 
     async fn settle(&self) -> bool {
-        self.open.settle(&self.unrecorded(0), &self.recorder).await
+        self.open.settle(&self.settler(), &self.recorder).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::Intruders;
 use super::boundary::Death;
 use super::nemesis::Done;
 use super::progress::Counts;
@@ -85,6 +86,9 @@ pub struct Summary {
     /// Locks of a large table that were acknowledged, and read back at the end.
     #[serde(default)]
     pub filled: u64,
+    /// The requests of intruders, on a cluster with access control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intruders: Option<Intruders>,
     /// The limits of the service that clients reached.
     #[serde(default)]
     pub reached: Reached,
@@ -199,6 +203,9 @@ impl fmt::Display for Summary {
         }
         if self.filled > 0 {
             writeln!(f, "  filled     {} locks with names of full length", self.filled)?;
+        }
+        if let Some(intruders) = &self.intruders {
+            writeln!(f, "  intruders  {intruders}")?;
         }
         for check in &self.checks {
             writeln!(f, "  check      {check}")?;

@@ -39,6 +39,7 @@ pub struct Recorded<S> {
     lanes: Lanes,
     last: Mutex<Last>,
     open: Option<OpenWrites>,
+    every_right: bool,
 }
 
 /// The last assigned id, and whether the service knows its lane: until it has judged a request on
@@ -76,6 +77,7 @@ impl<S> Recorded<S> {
             lanes: Lanes::None,
             last: Last::before(0),
             open: None,
+            every_right: false,
         }
     }
 
@@ -104,6 +106,13 @@ impl<S> Recorded<S> {
         self
     }
 
+    /// Requests of this client may do everything: one that access control refuses breaks the run.
+    #[must_use]
+    pub fn with_every_right(mut self, every_right: bool) -> Self {
+        self.every_right = every_right;
+        self
+    }
+
     /// Records the node to which this client sends requests first.
     #[must_use]
     pub fn with_node(mut self, node: impl Into<SmolStr>) -> Self {
@@ -119,6 +128,14 @@ impl<S> Recorded<S> {
     /// The recorder.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    fn note_refusal(&self, error: &Error) {
+        if self.every_right
+            && matches!(error, Error::Unauthorized { .. } | Error::NotAllowed { .. })
+        {
+            self.recorder.reach().note_refusal(&self.client, error);
+        }
     }
 
     fn begin(&self, action: Action, request_id: Option<RequestId>) -> Call {
@@ -251,7 +268,10 @@ impl<S: LockService> LockService for Recorded<S> {
             answered += usize::from(answer.is_ok());
             let (outcome, decided_at) = match answer {
                 Ok(Decision { outcome, decided_at }) => (decided(outcome), *decided_at),
-                Err(error) => (failed(error), None),
+                Err(error) => {
+                    self.note_refusal(error);
+                    (failed(error), None)
+                }
             };
             self.ended(id, answer);
             match begun {
@@ -309,7 +329,10 @@ impl<S: LockService> LockService for Recorded<S> {
                 | View::Deadlocks(_)
                 | View::Access(_),
             ) => (Outcome::Ok(Answer::Record(None)), None),
-            Err(error) => failed_check(error),
+            Err(error) => {
+                self.note_refusal(error);
+                failed_check(error)
+            }
         };
         self.recorder.reach().note(&values, &outcome);
         if let Some(checked) = checked {

@@ -86,6 +86,11 @@ impl Reach {
         }
     }
 
+    /// Notes that access control refused a client that has every right.
+    pub fn note_refusal(&self, client: &str, error: &keyward::Error) {
+        self.shared().breaks(format!("{client} has every right, and was refused: {error}"));
+    }
+
     /// Counts an amount of a limit's work, where `enough` of it reaches the limit: in a simulation
     /// that is less than in production.
     pub fn worked(&self, limit: Limit, amount: u64, enough: u64) {

@@ -49,7 +49,11 @@ impl Carrier {
     /// If there is no response, with what is known of the request.
     pub async fn send(&self, request: Request) -> Result<Response, SendError> {
         match self {
-            Self::Http(client) => send_by_http(client, request).await,
+            // Boxed, as few requests need its room.
+            Self::Http(client) if request.url().scheme() == "https" => {
+                Box::pin(send_with_tls(client, request)).await
+            }
+            Self::Http(client) => client.execute(request).await.map_err(failure),
             Self::Given(carrier) => carrier.send(request).await,
         }
     }
@@ -60,9 +64,8 @@ impl Carrier {
 /// reason only if it reads that before it takes up the request; the next attempt most likely does.
 const ATTEMPTS: usize = 3;
 
-async fn send_by_http(client: &reqwest::Client, request: Request) -> Result<Response, SendError> {
-    let again = if request.url().scheme() == "https" { ATTEMPTS - 1 } else { 0 };
-    for _ in 0..again {
+async fn send_with_tls(client: &reqwest::Client, request: Request) -> Result<Response, SendError> {
+    for _ in 1..ATTEMPTS {
         let Some(copy) = request.try_clone() else { break };
         match client.execute(copy).await {
             Err(error) if is_canceled(&error) => {}

@@ -25,9 +25,9 @@ const SMOKE: Duration = Duration::from_secs(6);
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProveArguments {
     /// The items to run: kills, power-cuts, updates, expiries, failovers, leader-changes, network,
-    /// disks, upgrades, io-sweep, wall-clock, limits; `services` runs two commands on Keyward, etcd,
-    /// Redis and Redlock; `smoke` is a little of kills, power-cuts and updates; `page` runs nothing
-    /// [default: everything]
+    /// disks, upgrades, io-sweep, wall-clock, limits, access; `services` runs two commands on Keyward,
+    /// etcd, Redis and Redlock; `smoke` is a little of kills, power-cuts, updates and access; `page`
+    /// runs nothing [default: everything]
     #[arg(value_name = "ITEM")]
     items: Vec<String>,
     /// The amount of each, instead of its goal
@@ -218,7 +218,7 @@ fn items(named: &[String]) -> Result<Vec<Item>, String> {
     let mut items = Vec::new();
     for name in named {
         match name.as_str() {
-            "smoke" => items.extend([Item::Kills, Item::PowerCuts, Item::Updates]),
+            "smoke" => items.extend([Item::Kills, Item::PowerCuts, Item::Updates, Item::Access]),
             "page" | "services" => {}
             name => {
                 let found = Item::ALL.into_iter().find(|item| item.name() == name);

@@ -43,6 +43,9 @@ pub(crate) struct RunArguments {
     /// Entries of the log after which nodes write a snapshot
     #[arg(long, default_value_t = 2000)]
     snapshot_every: u64,
+    /// TLS on both ports and access control; intruders ask meanwhile, and nodes get new certificates
+    #[arg(long)]
+    secured: bool,
     #[command(flatten)]
     load: LoadArguments,
 }
@@ -67,6 +70,7 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
         count: arguments.nodes,
         program,
         other_program: arguments.binary_b.clone(),
+        secured: arguments.secured,
         arguments: node_arguments,
         clock_rates: arguments.clock_rates.clone(),
     };
@@ -89,6 +93,9 @@ fn agree(arguments: &RunArguments) -> Result<(), String> {
     let second = arguments.faults.iter().any(|fault| fault.needs() == Needs::SecondProgram);
     if second && arguments.binary_b.is_none() {
         return Err(String::from("upgrade needs a second program: name it with --binary-b"));
+    }
+    if arguments.secured && arguments.service != "keyward" {
+        return Err(String::from("--secured is for Keyward's own nodes"));
     }
     if arguments.service == "etcd" && !arguments.load.lease.as_millis().is_multiple_of(1000) {
         return Err(String::from("leases of etcd last whole seconds, two at least"));

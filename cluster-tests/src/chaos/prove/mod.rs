@@ -56,6 +56,8 @@ pub enum Item {
     WallClock,
     /// All nodes killed, or losing power, with a table of many locks with long names.
     Limits,
+    /// Intruders at a cluster with TLS and access control, while things break.
+    Access,
 }
 
 /// The locks that fill a table in a round of [`Item::Limits`]: with both names of full length,
@@ -82,7 +84,7 @@ pub struct Programs {
 
 impl Item {
     /// All of them, in the order of the page.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kills,
         Self::PowerCuts,
         Self::Updates,
@@ -95,6 +97,7 @@ impl Item {
         Self::IoSweep,
         Self::WallClock,
         Self::Limits,
+        Self::Access,
     ];
 
     /// Its name on the command line.
@@ -112,6 +115,7 @@ impl Item {
             Self::IoSweep => "io-sweep",
             Self::WallClock => "wall-clock",
             Self::Limits => "limits",
+            Self::Access => "access",
         }
     }
 
@@ -130,6 +134,9 @@ impl Item {
             Self::IoSweep => ("deaths of nodes before and after calls to their disks", 300),
             Self::WallClock => ("times the wall clock of one node or of all was an hour off", 30),
             Self::Limits => ("deaths and power cuts with hundreds of megabytes of locks", 30),
+            Self::Access => {
+                ("requests of intruders, all refused, with TLS and access control", 10_000)
+            }
         }
     }
 
@@ -148,6 +155,7 @@ impl Item {
             Self::Expiries => summary.counts.takeovers,
             Self::Failovers => summary.failovers_ms.len() as u64,
             Self::IoSweep => summary.deaths.len() as u64,
+            Self::Access => summary.intruders.as_ref().map_or(0, |intruders| intruders.refused),
         }
     }
 
@@ -182,6 +190,14 @@ impl Item {
             Self::IoSweep => vec![Fault::DieAtIo],
             Self::WallClock => vec![Fault::WallClock],
             Self::Limits => vec![Fault::KillMany, Fault::PowerCut],
+            Self::Access => vec![
+                Fault::Kill,
+                Fault::KillMany,
+                Fault::LeaderChange,
+                Fault::Partition,
+                Fault::Reset,
+                Fault::Restart,
+            ],
         }
     }
 
@@ -197,6 +213,7 @@ impl Item {
             | Self::Network
             | Self::Disks
             | Self::Upgrades
+            | Self::Access
             | Self::IoSweep => vec![Workload::Mix, Workload::Register, Workload::Turns],
         }
     }
@@ -206,7 +223,9 @@ impl Item {
         match self {
             Self::LeaderChanges => Duration::from_millis(1700),
             Self::WallClock => Duration::from_millis(700),
-            Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
+            Self::Network | Self::Disks | Self::Upgrades | Self::Access => {
+                Duration::from_millis(1500)
+            }
             // A start with all the data takes longer.
             Self::Limits => Duration::from_secs(6),
             Self::Kills
@@ -230,6 +249,7 @@ impl Item {
             | Self::Disks
             | Self::Upgrades
             | Self::IoSweep
+            | Self::Access
             | Self::Limits => (6, 4, 1000),
         };
         Size { clients, locks, lease: Duration::from_millis(lease_ms), tokens: true }
@@ -276,6 +296,7 @@ impl Item {
                 count: 3,
                 program: programs.first.clone(),
                 other_program: Some(programs.second.clone()),
+                secured: self == Self::Access,
                 arguments,
                 clock_rates: if wrong_clocks {
                     vec![100_000, -100_000, 50_000]
