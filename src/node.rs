@@ -11,6 +11,7 @@
 //! [`crate::advance`]. Look next at [`proposer`] and [`reader`].
 
 mod audited;
+mod backup;
 mod config;
 mod confirm;
 mod proposer;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::JoinSet;
 
+pub use backup::BackupStream;
 pub use config::{Member, NodeConfig, Profile, StartError};
 
 use crate::access::Access;
@@ -49,6 +51,7 @@ pub(crate) use proposer::Traced;
 pub(crate) use waiting::Wait;
 
 use audited::Audited;
+use backup::Backups;
 use proposer::Proposer;
 use reader::Reader;
 
@@ -84,6 +87,7 @@ struct Inner {
     debug_clock: Option<OffsetClock>,
     rho_ppm: u32,
     audited: Option<Arc<Audited>>,
+    backups: Backups,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -164,6 +168,7 @@ impl Node {
                 debug_clock: config.debug_clock,
                 rho_ppm: config.rho_ppm,
                 audited,
+                backups: Backups::default(),
                 tasks: Mutex::new(tasks),
             }),
         };
@@ -180,6 +185,18 @@ impl Node {
     /// The cluster's id, once it is known.
     pub fn cluster(&self) -> Option<String> {
         self.inner.member.identity.facts().cluster.map(|cluster| cluster.to_string())
+    }
+
+    /// Begins a backup of this node's state, with the entry of this index at least.
+    ///
+    /// # Errors
+    /// `Unavailable` if another is being read, or the entry is not applied here in time.
+    pub async fn backup(
+        &self,
+        at_least: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<BackupStream, Error> {
+        self.inner.backups.begin(&self.inner.member, at_least, deadline).await
     }
 
     /// Figures for `/metrics`; forwarded requests are counted elsewhere.

@@ -211,6 +211,7 @@ fn peer_messages() -> Vec<(String, Vec<u8>)> {
         level: 1,
         rho_ppm: Some(10_000),
         client_addr: Some("http://a:7420".to_owned()),
+        restored: Some(Uuid(6)),
     };
     let mut seeds: Vec<_> = corpus::named(MESSAGES).collect();
     seeds.push(("introduction".to_owned(), encode_introduction(&introduction).to_vec()));

@@ -359,22 +359,14 @@ where
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::BROKEN, format!("cannot start: {error}")))?;
-    match runtime.block_on(command) {
-        Ok(code) => Ok(code),
-        Err(Ended::Failed(failure)) => Err(failure),
-        Err(Ended::Refused(error)) => {
-            if json {
-                output::print_json(&Problem::from(&error));
-            }
-            Err(error.into())
+    runtime.block_on(command).map_err(|ended| {
+        if let Ended::Refused(error) | Ended::TooOld(error) = &ended
+            && json
+        {
+            output::print_json(&Problem::from(error));
         }
-        Err(Ended::TooOld(error)) => {
-            if json {
-                output::print_json(&Problem::from(&error));
-            }
-            Err(Failure::new(exit::code_of(&error), error.to_string()).advise(TOO_OLD))
-        }
-    }
+        ended.into()
+    })
 }
 
 /// The end of a command that does not succeed.
@@ -391,6 +383,18 @@ pub(crate) enum Ended {
 impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         Self::Refused(error)
+    }
+}
+
+impl From<Ended> for Failure {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Refused(error) => error.into(),
+            Ended::TooOld(error) => {
+                Self::new(exit::code_of(&error), error.to_string()).advise(TOO_OLD)
+            }
+            Ended::Failed(failure) => failure,
+        }
     }
 }
 

@@ -115,6 +115,12 @@ impl fmt::Display for Failure {
     }
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// The exit code of an answer that is an error.
 pub(crate) fn code_of(error: &Error) -> u8 {
     match error {

@@ -1,4 +1,4 @@
-//! `keyward inspect`: prints a data folder readably, offline.
+//! `keyward inspect`: prints a data folder or a backup readably, offline.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use crate::api::{CheckAnswer, TableAnswer};
 use crate::cli::exit::{self, Failure, Outcome};
 use crate::cli::logging::{self, LogArgs};
 use crate::cli::output;
-use crate::lock::{ClusterTime, State};
+use crate::lock::{ClusterTime, FEATURE_LEVEL, State};
+use crate::raft::backup::Backup;
 use crate::raft::describe;
 use crate::storage::inspect::{Part, Report};
 use crate::storage::{self, LogEntry, inspect};
@@ -20,21 +21,22 @@ const HELP: &str = "\
 Examples:
   keyward inspect /var/lib/keyward
   keyward inspect /var/lib/keyward --entries 1000 --json
+  keyward inspect monday.backup
 
 Exit codes:
   0  printed, and nothing is damaged
   1  printed, and something is damaged: the report says which file
-  2  there is no such folder, it cannot be read, or it is no node's";
+  2  there is no such folder or file, or it is no node's and no backup";
 
-/// Print the log, the vote, the snapshot and the state of a data folder
+/// Print the log, the vote, the snapshot and the state of a data folder, or what is in a backup
 ///
 /// Reads only, and changes nothing; the node need not be stopped, but a running one may write while
 /// this reads. What is damaged is shown as damaged, never skipped.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct InspectArgs {
-    /// The data folder of a node
-    #[arg(value_name = "DATA-DIR")]
+    /// The data folder of a node, or a file that `keyward backup` has written
+    #[arg(value_name = "DATA-DIR|FILE")]
     data_dir: PathBuf,
     /// How many of the newest log entries to show
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -50,6 +52,9 @@ pub(crate) struct InspectArgs {
 /// Prints the report.
 pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
     logging::start(logging, "warn")?;
+    if args.data_dir.is_file() {
+        return inspect_backup(args);
+    }
     let shown = args.data_dir.display();
     if let Err(error) = std::fs::read_dir(&args.data_dir) {
         return Err(Failure::usage(format!("cannot read the folder {shown}: {error}")));
@@ -85,6 +90,25 @@ pub(crate) fn run(args: &InspectArgs, logging: &LogArgs) -> Outcome {
     }
     Err(Failure::new(exit::REFUSED, format!("damaged: {}", damage.join("\n  ")))
         .advise("Nothing was changed. See `What to do when` in docs/operations.md."))
+}
+
+/// Prints the state in a backup.
+fn inspect_backup(args: &InspectArgs) -> Outcome {
+    let backup = Backup::read(&args.data_dir, FEATURE_LEVEL).map_err(|error| {
+        let code = if error.is_damage() { exit::REFUSED } else { exit::USAGE };
+        Failure::new(code, exit::with_causes(&error))
+    })?;
+    let Backup { cluster, last, state, .. } = &backup;
+    let source = format!("of a backup, as of entry {}", output::cell(*last));
+    let report = StateReport::of(state, source, args.locks);
+    if args.json {
+        let cluster = cluster.map(|cluster| cluster.to_string());
+        output::print_json(&serde_json::json!({ "cluster": cluster, "state": report }));
+    } else {
+        let cluster = output::cell(*cluster);
+        output::print(&format!("backup of cluster {cluster}\n{}", report.describe()));
+    }
+    Ok(exit::OK)
 }
 
 /// Whether the folder has no files of a node.
@@ -145,9 +169,13 @@ impl StateReport {
                 return Self { source: Some(source), damage, ..Self::default() };
             }
         };
+        Self::of(&state, source, locks)
+    }
+
+    fn of(state: &State, source: String, locks: u32) -> Self {
         let counts = state.counts();
         let page = ListRequest { limit: locks.min(ListRequest::MAX_LIMIT), ..Default::default() };
-        let tables = all_tables(&state).into_iter().map(|info| TableReport {
+        let tables = all_tables(state).into_iter().map(|info| TableReport {
             shown: match page.limit {
                 0 => Vec::new(),
                 _ => state.list(&info.table, &page).0.iter().map(CheckAnswer::from).collect(),

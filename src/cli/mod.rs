@@ -9,6 +9,7 @@
 
 mod access;
 mod arguments;
+mod backup;
 mod bench;
 mod cert;
 mod check;
@@ -32,6 +33,7 @@ mod member;
 mod output;
 mod refusal;
 mod release;
+mod restore;
 mod run;
 mod serve;
 mod session;
@@ -105,6 +107,8 @@ enum Command {
     Health(health::HealthArgs),
     Bench(bench::BenchArgs),
     Conformance(conformance::ConformanceArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     Inspect(inspect::InspectArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
@@ -156,6 +160,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Health(args) => health::run(&args, &logging),
         Command::Bench(args) => bench::run(&args, &logging),
         Command::Conformance(args) => conformance::run(&args, &logging),
+        Command::Backup(args) => backup::run(&args, &logging),
+        Command::Restore(args) => restore::run(&args, &logging),
         Command::Inspect(args) => inspect::run(&args, &logging),
         Command::Cert(args) => cert::run(&args),
         Command::Completion(args) => Ok(completion::run(&args)),

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::access;
 use super::answer::Refusal;
+use super::backup::backup;
 use super::batch::batch;
 use super::handlers::{
     Answer, advance, check, close_session, cluster, configure_table as configure, deadlocks,
@@ -117,6 +118,9 @@ fn operations<S: LockService, B: Arriving>() -> &'static [Operation<S, B>] {
                 Box::pin(access::can_i(context, request))
             }),
             (Method::GET, routes::CLUSTER, Door::Known, |context, _| Box::pin(cluster(context))),
+            (Method::GET, routes::BACKUP, Door::Admin, |context, request| {
+                Box::pin(backup(context, request))
+            }),
             (Method::GET, routes::HEALTHZ, Door::Open, |_, _| Box::pin(healthz())),
             (Method::GET, routes::READYZ, Door::Open, |context, _| Box::pin(readyz(context))),
             (Method::GET, routes::METRICS, Door::Observer, |context, _| Box::pin(metrics(context))),
@@ -174,7 +178,7 @@ fn find<S: LockService, B: Arriving>(
 ) -> Option<(usize, Route<S, B>)> {
     let found = all_routes().enumerate().find(|(_, route)| route.path == path)?;
     let exists = match path {
-        routes::CLUSTER => context.node.status().is_some(),
+        routes::CLUSTER | routes::BACKUP => context.node.status().is_some(),
         routes::DEBUG_ADVANCE => context.settings.debug_clock,
         _ => true,
     };

@@ -11,8 +11,10 @@ use futures::future::BoxFuture;
 use crate::access::Access;
 use crate::api::{ClusterStatus, NodeFigures};
 use crate::audit::AuditFigures;
+use crate::clock::Deadline;
 use crate::error::Error;
 use crate::forward::Forwarding;
+use crate::node::BackupStream;
 use crate::service::DebugLockService as _;
 
 /// A node as its own client listener shows it, besides the locks.
@@ -55,6 +57,15 @@ pub trait LocalNode: Send + Sync + 'static {
 
     /// Hears of a request whose maker could not be found out.
     fn unauthorized(&self, _why: &str, _address: Option<SocketAddr>) {}
+
+    /// Begins a backup of the node's state, with the entry of this index at least.
+    fn backup(
+        &self,
+        _at_least: Option<u64>,
+        _deadline: Deadline,
+    ) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        Box::pin(ready(Err(Error::unavailable("there is no node to back up"))))
+    }
 
     /// Moves the clock of the cluster forward, for tests.
     fn advance(&self, _by: Duration) -> BoxFuture<'_, Result<(), Error>> {
@@ -113,6 +124,14 @@ impl LocalNode for ServedNode {
 
     fn unauthorized(&self, why: &str, address: Option<SocketAddr>) {
         self.service.node().unauthorized(why, address);
+    }
+
+    fn backup(
+        &self,
+        at_least: Option<u64>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<BackupStream, Error>> {
+        Box::pin(self.service.node().backup(at_least, deadline))
     }
 
     fn advance(&self, by: Duration) -> BoxFuture<'_, Result<(), Error>> {

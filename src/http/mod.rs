@@ -15,6 +15,7 @@
 
 mod access;
 mod answer;
+mod backup;
 mod batch;
 mod dispatch;
 mod flood;

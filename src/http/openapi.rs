@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, Object, Ref, RefOr, Server, Type};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
-use super::{access, batch, handlers};
+use super::{access, backup, batch, handlers};
 use crate::api::{PROBLEM_MEDIA_TYPE, Problem, schemas};
 
 /// Headers that every operation on locks understands.
@@ -140,6 +140,7 @@ pub(crate) enum ReadProblems {
         access::whoami,
         access::can_i,
         handlers::cluster,
+        backup::backup,
         handlers::healthz,
         handlers::readyz,
         handlers::metrics,

@@ -47,6 +47,8 @@ pub struct Introduction {
     pub rho_ppm: Option<u32>,
     /// Its address for clients, if it has one.
     pub client_addr: Option<String>,
+    /// The digest of the state that its folder begins with, if it was restored from a backup.
+    pub restored: Option<Uuid>,
 }
 
 /// Encodes an introduction as a line of `key=value` words; see [`super::fields`].
@@ -62,6 +64,7 @@ pub fn encode_introduction(introduction: &Introduction) -> Bytes {
     line.put_list("configured", configured.map(|(id, addr)| format!("{id}@{}", escaped(addr))));
     line.put_some("rho_ppm", introduction.rho_ppm);
     line.put_text("client", introduction.client_addr.as_deref());
+    line.put_some("restored", introduction.restored);
     line.finish().into()
 }
 
@@ -87,6 +90,7 @@ pub fn decode_introduction(bytes: &[u8]) -> Result<Introduction, DecodeError> {
                 .collect(),
             rho_ppm: fields.optional("rho_ppm", fields::number)?,
             client_addr: fields.optional("client", fields::unescaped)?,
+            restored: fields.optional("restored", fields::uuid)?,
         })
     };
     read().ok_or(DecodeError::Invalid("introduction"))
@@ -145,6 +149,7 @@ pub(crate) struct Asker<'a> {
     pub(crate) id: u64,
     pub(crate) uuid: Uuid,
     pub(crate) rho_ppm: u32,
+    pub(crate) restored: Option<Uuid>,
     /// This node's introduction to members of its cluster.
     pub(crate) introduction: Bytes,
     /// Peer addresses of all initial members.
@@ -320,6 +325,17 @@ impl Asker<'_> {
                 "node {node} was started with the members {theirs:?}, node {here} with {ours:?}"
             ));
         }
+        if answer.restored != self.restored {
+            let state = |restored: Option<Uuid>| match restored {
+                Some(digest) => format!("the restored state {digest}"),
+                None => "an empty state".to_owned(),
+            };
+            let (theirs, ours) = (state(answer.restored), state(self.restored));
+            return Some(format!(
+                "node {node} begins with {theirs}, node {here} with {ours}: restore every member \
+                 from the same file, in the same way"
+            ));
+        }
         let theirs = answer.rho_ppm.filter(|theirs| *theirs != self.rho_ppm)?;
         let (theirs, ours) = (percent(theirs), percent(self.rho_ppm));
         Some(format!("node {node} was started with --rho {theirs}, node {here} with --rho {ours}"))
@@ -356,6 +372,7 @@ mod tests {
             configured: [(1, "a:7421".to_owned()), (2, "[::1]:7421".to_owned())].into(),
             rho_ppm: Some(10_000),
             client_addr: Some("http://b".to_owned()),
+            restored: Some(Uuid(6)),
         }
     }
 
@@ -367,6 +384,7 @@ mod tests {
             cluster: None,
             members: BTreeMap::new(),
             client_addr: None,
+            restored: None,
             ..introduction()
         };
         assert_eq!(decode_introduction(&encode_introduction(&empty)), Ok(empty));
@@ -377,7 +395,8 @@ mod tests {
         let golden = "level=1 node=2 folder=00000000000000000000000000000016 \
                       cluster=00000000000000000000000000000009 \
                       members=1@0000000000000000000000000000000b,2@00000000000000000000000000000016 \
-                      configured=1@a:7421,2@[::1]:7421 rho_ppm=10000 client=http://b";
+                      configured=1@a:7421,2@[::1]:7421 rho_ppm=10000 client=http://b \
+                      restored=00000000000000000000000000000006";
         assert_eq!(encode_introduction(&introduction()), golden);
     }
 

@@ -37,6 +37,7 @@ use crate::raft::ways::Ways;
 use crate::storage::checkpoint::{CheckpointMeta, CheckpointOptions, Opened};
 use crate::storage::io_may_pass;
 use crate::storage::log::Fatal;
+use crate::storage::snapshots;
 use crate::storage::{
     Checkpoint, Disk, FolderLock, Identity, Log, LogOptions, RealDisk, Snapshots, StorageError,
     Vote,
@@ -306,6 +307,7 @@ impl Member {
             id: self.id,
             uuid: self.identity.facts().uuid,
             rho_ppm: self.peers.own().rho_ppm,
+            restored: self.identity.facts().restored,
             introduction: encode_introduction(&self.introduction()),
             addrs: &self.addrs,
             peers: &self.peers,
@@ -392,6 +394,7 @@ impl Member {
             configured: self.addrs.clone(),
             rho_ppm: Some(self.peers.own().rho_ppm),
             client_addr: self.peers.client_addr(self.id),
+            restored: facts.restored,
         }
     }
 
@@ -603,6 +606,9 @@ impl Store {
             tracing::warn!("{warning}");
         }
         let snapshots = Snapshots::open(disk, recovered.purged)?;
+        if identity.facts().restored.is_some() && snapshots.latest().is_none() {
+            return Err(snapshots::restored_state_missing().into());
+        }
         let Some(checkpoint) = checkpoint else {
             let (machine, _) = machine_of(Opened::Empty, &snapshots, options.level)?;
             return Ok(Self { folder, log, snapshots, identity, ways, machine, copy: None });

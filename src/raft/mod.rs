@@ -9,7 +9,7 @@
 //!   which cluster it belongs to; [`config`]: openraft's configuration; [`stop`]: the signal that
 //!   ends the node, with its reason.
 //! - Storage: [`log_store`] and [`state_machine`] over [`crate::storage`]; [`checkpoint`] feeds the
-//!   copy of the state; [`compaction`] decides when a snapshot is due and what the log keeps;
+//!   copy of the state; [`backup`] makes folders that begin with an earlier state; [`compaction`] decides when a snapshot is due and what the log keeps;
 //!   [`stamper`] is the cluster clock; an [`Observer`] sees what is applied.
 //! - Messages between members: [`handshake`] identifies the sender, [`peer`] sends calls, [`network`]
 //!   sends openraft's requests, [`commit_filter`] suppresses those that need not be sent, [`inbound`]
@@ -19,6 +19,7 @@
 //!   support.
 
 pub(crate) mod absence;
+pub mod backup;
 pub mod bootstrap;
 pub(crate) mod checkpoint;
 pub mod codec;

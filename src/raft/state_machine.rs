@@ -318,7 +318,7 @@ pub(crate) fn understood(level: u32, own: u32) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, what))
 }
 
-fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
+pub(crate) fn decode(data: &Data, index: u64) -> io::Result<crate::lock::Proposal> {
     codec::proposal_of(data).map_err(|error| {
         let what = format!("the commands of log entry {index} do not decode: {error}");
         io::Error::new(io::ErrorKind::InvalidData, what)
@@ -505,7 +505,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotData>>> {
-        let Some(stored) = self.snapshots.latest() else { return Ok(None) };
+        let Some(stored) = self.snapshots.latest().filter(is_of_entries) else { return Ok(None) };
         let meta = snapshot_meta(&stored.meta)?;
         let snapshot = SnapshotData::Stored(self.snapshots.clone(), stored);
         Ok(Some(Snapshot { meta, snapshot }))
@@ -522,21 +522,10 @@ pub(crate) struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    fn stored_meta(&self) -> StoredMeta {
-        StoredMeta {
-            cluster: self.identity.facts().cluster,
-            last: self.meta.last_log_id.as_ref().map(stored_log_id),
-            membership: codec::encode_snapshot_meta(&self.meta).to_vec(),
-            membership_log: self.meta.last_membership.log_id().as_ref().map(stored_log_id),
-            feature_level: self.state.feature_level(),
-            body_bytes: 0,
-        }
-    }
-
     /// The newest existing snapshot. openraft takes it for the requested one, sees that it is not
     /// newer than the last known one, and continues as before.
     fn earlier(&self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
-        let Some(stored) = self.snapshots.latest() else {
+        let Some(stored) = self.snapshots.latest().filter(is_of_entries) else {
             let meta = SnapshotMeta::default();
             return Ok(Snapshot { meta, snapshot: SnapshotData::Unwritten });
         };
@@ -551,7 +540,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     /// Writes the snapshot. A failure does not end the node: nothing depends on the snapshot before
     /// it has its name, and the log has everything in it.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotData>> {
-        let meta = self.stored_meta();
+        let cluster = self.identity.facts().cluster;
+        let meta = stored_meta(&self.meta, cluster, self.state.feature_level());
         let state = std::mem::take(&mut self.state);
         let snapshots = self.snapshots.clone();
         let observers = self.replica.observers.clone();
@@ -571,6 +561,23 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             Err(_) => self.earlier(),
         }
     }
+}
+
+/// The meta data of a snapshot as they are stored.
+pub(crate) fn stored_meta(meta: &SnapshotMeta, cluster: Option<Uuid>, level: u32) -> StoredMeta {
+    StoredMeta {
+        cluster,
+        last: meta.last_log_id.as_ref().map(stored_log_id),
+        membership: codec::encode_snapshot_meta(meta).to_vec(),
+        membership_log: meta.last_membership.log_id().as_ref().map(stored_log_id),
+        feature_level: level,
+        body_bytes: 0,
+    }
+}
+
+/// Whether it is a snapshot as openraft knows them: not the state that a restored folder begins with.
+fn is_of_entries(stored: &StoredSnapshot) -> bool {
+    stored.meta.last.is_some()
 }
 
 /// Converts a stored snapshot's meta data to openraft's type.

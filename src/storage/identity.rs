@@ -44,7 +44,7 @@ const FILE: &str = "identity";
 /// The name of the new file until it replaces the present one.
 const BESIDE: &str = "identity.tmp";
 
-const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 3 };
+const KIND: Kind = Kind { magic: *b"KWIDENT\n", version: 4 };
 
 /// The contents of the identity file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +71,8 @@ pub struct Facts {
     pub stopped: bool,
     /// The creation times of the files.
     pub births: Births,
+    /// The digest of the state that the folder begins with, if it was restored from a backup.
+    pub restored: Option<Uuid>,
 }
 
 /// The creation times of files that a copy has to create anew.
@@ -85,7 +87,7 @@ pub struct Births {
 impl Body for Facts {
     fn put(&self, out: &mut Vec<u8>) {
         let Self { node, uuid, boot, cluster, joined, members, .. } = self;
-        let Self { seen, retired, promised, stopped, births, .. } = self;
+        let Self { seen, retired, promised, stopped, births, restored, .. } = self;
         node.put(out);
         uuid.put(out);
         boot.put(out);
@@ -98,6 +100,7 @@ impl Body for Facts {
         stopped.put(out);
         births.identity.put(out);
         births.vote.put(out);
+        restored.put(out);
     }
 
     fn read(version: u32, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -116,6 +119,7 @@ impl Body for Facts {
             promised: Promises::read(reader)?,
             stopped: bool::read(reader)?,
             births: Births { identity: Option::read(reader)?, vote: Option::read(reader)? },
+            restored: if version < 4 { None } else { Option::read(reader)? },
         })
     }
 }
@@ -469,7 +473,7 @@ impl Identity {
 }
 
 /// Reads the identity file; `None` if there is none.
-pub(super) fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
+pub fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
     if !disk.exists(FILE).map_err(StorageError::io("look for", FILE))? {
         return Ok(None);
     }
@@ -527,7 +531,21 @@ fn new_facts(disk: &dyn Disk, node: u64) -> Result<Facts, StorageError> {
         promised: Promises::default(),
         stopped: false,
         births: Births::default(),
+        restored: None,
     })
+}
+
+/// Makes the identity of a folder that begins with a restored state of this digest, durably. The
+/// state is written after it: a folder that has the one without the other does not start.
+///
+/// # Errors
+/// When the folder holds anything of a node, or cannot be written.
+pub fn plant(disk: &dyn Disk, node: u64, restored: Uuid) -> Result<(), StorageError> {
+    if load(disk)?.is_some() {
+        return Err(StorageError::Misuse("the folder is that of a node already".to_owned()));
+    }
+    let mut facts = Facts { restored: Some(restored), ..new_facts(disk, node)? };
+    store(disk, &mut facts)
 }
 
 /// Checks that a node that has taken part has a log and a vote: without them it would forget what

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 pub use self::file::BodyReader;
-use self::file::{BodyWriter, Scan};
+use self::file::{BodyWriter, Scan, Sink};
 use super::disk::{Disk, DiskFile};
 use super::envelope::{Body, NEVER_RELEASED};
 use super::error::REPLACE_NODE;
@@ -357,6 +357,16 @@ impl VerifiedSnapshot {
     }
 }
 
+impl Sink for Draft {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        Draft::append(self, bytes)
+    }
+
+    fn unencodable(&self, error: io::Error) -> StorageError {
+        StorageError::io("encode", &self.path)(error)
+    }
+}
+
 impl Draft {
     /// Makes the bytes durable.
     fn sync(&self) -> Result<(), StorageError> {
@@ -446,6 +456,60 @@ pub(super) fn read_body(snapshot: &StoredSnapshot) -> Result<Vec<u8>, StorageErr
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// The bytes of a snapshot file that is passed on as they are made, and is no file here.
+struct Passed<P> {
+    pass: P,
+}
+
+impl<P: FnMut(&[u8]) -> io::Result<()>> Sink for Passed<P> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        (self.pass)(bytes).map_err(StorageError::io("pass on", "a snapshot"))
+    }
+
+    fn unencodable(&self, error: io::Error) -> StorageError {
+        StorageError::io("encode", "a snapshot")(error)
+    }
+}
+
+/// Passes the bytes of a snapshot file to `pass`, part by part, with the state that `encode` writes.
+///
+/// # Errors
+/// Those of `pass` and `encode`.
+pub fn write_to(
+    meta: &SnapshotMeta,
+    pass: impl FnMut(&[u8]) -> io::Result<()>,
+    encode: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), StorageError> {
+    let mut writer = BodyWriter::begin(Passed { pass }, meta)?;
+    encode(&mut writer).map_err(|error| writer.unwritable(error))?;
+    writer.end().map(|_| ())
+}
+
+/// Verifies a snapshot file that is in no folder of a node, while `read` builds a value from its
+/// state. Returns its meta data, too.
+///
+/// # Errors
+/// When its contents are not what was written, or `read` cannot use them.
+pub fn read_from<T>(
+    disk: &dyn Disk,
+    path: &str,
+    read: impl FnOnce(&mut BodyReader<'_>) -> io::Result<T>,
+) -> Result<(SnapshotMeta, T), StorageError> {
+    let open = disk.open(path).map_err(StorageError::io("open", path))?;
+    let mut reader = BodyReader::open(&*open, path)?;
+    let made = read(&mut reader).map_err(|error| file::unreadable(path, error))?;
+    Ok((reader.finish()?, made))
+}
+
+/// A folder that was restored from a backup has not the state that it begins with.
+pub(crate) fn restored_state_missing() -> StorageError {
+    StorageError::Missing {
+        file: format!("{FOLDER}/ (the restored state)"),
+        because: "the folder was restored from a backup",
+        advice: REPLACE_NODE,
+    }
 }
 
 /// Adds advice about a damaged snapshot, which depends on what else exists.

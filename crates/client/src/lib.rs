@@ -25,6 +25,7 @@
 
 pub mod api;
 mod attempts;
+mod backup;
 mod batch;
 mod batcher;
 pub mod carrier;
@@ -49,6 +50,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use backup::BackupDownload;
 pub use endpoints::with_port;
 pub use guard::{Acquire, Guard, GuardState, LockGuard, LostReason};
 pub use resolve::Resolver;
@@ -59,13 +61,13 @@ pub use session::{OpenSession, Session};
 pub use keyward_core::{Error, MemoryLocks, access, clock, types};
 
 use crate::api::{
-    AdvanceBody, BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, CheckAnswer, CheckQuery,
-    CloseAnswer, CloseStatusWord, ClusterStatus, DeadlocksAnswer, DeadlocksQuery, DeleteAnswer,
-    DoneAnswer, KeepAliveAnswer, KeepAliveBody, LimitAnswer, LimitBody, LimitStatusWord,
-    ListAnswer, ListQuery, LockBody, LockReply, RuleBody, RuleQuery, RulesAnswer, RulesQuery,
-    SessionAnswer, SessionBody, SessionQuery, SwitchBody, TableBody, TableQuery, TablesAnswer,
-    TablesQuery, TokenAnswer, TokenBody, TokenQuery, TokensAnswer, TokensQuery, UnlockAnswer,
-    UnlockBody, VerifyAnswer, VerifyBody, WhoamiAnswer, routes,
+    AdvanceBody, BackupQuery, BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, CheckAnswer,
+    CheckQuery, CloseAnswer, CloseStatusWord, ClusterStatus, DeadlocksAnswer, DeadlocksQuery,
+    DeleteAnswer, DoneAnswer, KeepAliveAnswer, KeepAliveBody, LimitAnswer, LimitBody,
+    LimitStatusWord, ListAnswer, ListQuery, LockBody, LockReply, RuleBody, RuleQuery, RulesAnswer,
+    RulesQuery, SessionAnswer, SessionBody, SessionQuery, SwitchBody, TableBody, TableQuery,
+    TablesAnswer, TablesQuery, TokenAnswer, TokenBody, TokenQuery, TokensAnswer, TokensQuery,
+    UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, WhoamiAnswer, routes,
 };
 use crate::carrier::{Carrier, Carry};
 use guard::{Common, Turn};
@@ -368,6 +370,18 @@ impl Client {
     ) -> Result<ClusterStatus, Error> {
         let request = Request::read(routes::CLUSTER, &());
         self.transport.ask_one(endpoint, &request, &call).await.map(|(status, _)| status)
+    }
+
+    /// Begins to read a backup: the whole state of the cluster, in the format of a snapshot. It has
+    /// everything that was acknowledged before the call, or with `stale` what the node that answers
+    /// knows.
+    ///
+    /// # Errors
+    /// `Unavailable`; `NotAllowed` and `Unauthorized` unless an administrator asks.
+    pub async fn backup(&self, stale: bool, call: CallOptions) -> Result<BackupDownload, Error> {
+        let request = Request::read(routes::BACKUP, &BackupQuery { stale });
+        let (response, decided_at) = self.transport.download(&request, &call).await?;
+        Ok(BackupDownload::new(response, decided_at))
     }
 
     /// Whether the node at this endpoint can serve requests now, which it tells everybody.

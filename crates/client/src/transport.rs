@@ -207,6 +207,12 @@ struct Heard {
     body: Vec<u8>,
 }
 
+/// The head of an answer.
+struct Begun {
+    response: reqwest::Response,
+    decided_at: Option<DecidedAt>,
+}
+
 /// A request that is not coalesced with others.
 struct Alone<'a, T> {
     transport: &'a Transport,
@@ -224,6 +230,39 @@ impl<T: DeserializeOwned + Send> Ask for Alone<'_, T> {
 
     async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<Self::Answer, Error> {
         self.transport.attempt(endpoint, self.request, self.call, wait).await
+    }
+}
+
+/// A request whose answer is read part by part.
+struct Download<'a> {
+    transport: &'a Transport,
+    request: &'a Request,
+    call: &'a CallOptions,
+}
+
+impl Ask for Download<'_> {
+    type Answer = Reply<reqwest::Response>;
+
+    fn kind(&self) -> Kind {
+        self.request.kind
+    }
+
+    async fn ask(&self, endpoint: &Arc<str>, wait: Duration) -> Result<Self::Answer, Error> {
+        let Self { transport, request, call } = *self;
+        let begun =
+            tokio::time::timeout(wait, transport.begin(endpoint, request, call, wait)).await;
+        let Begun { response, decided_at } = begun.unwrap_or_else(|_| {
+            Err(request.unanswered(format!("{endpoint}: no answer in time")))
+        })?;
+        if response.status() == StatusCode::OK {
+            return Ok((response, decided_at));
+        }
+        let Heard { status, problem, .. } =
+            hear(endpoint, request, Begun { response, decided_at }).await?;
+        Err(match problem {
+            Some(problem) => told(request, problem.into_error(decided_at)),
+            None => request.unanswered(no_answer(endpoint, status)),
+        })
     }
 }
 
@@ -308,6 +347,15 @@ impl Transport {
         call: &CallOptions,
     ) -> Result<Reply<T>, Error> {
         granted(self.repeat(&self.alone(request, call), call).await?)
+    }
+
+    /// Sends a request until the answer begins or the time is up.
+    pub(super) async fn download(
+        &self,
+        request: &Request,
+        call: &CallOptions,
+    ) -> Result<Reply<reqwest::Response>, Error> {
+        self.repeat(&Download { transport: self, request, call }, call).await
     }
 
     fn alone<'a, T>(&'a self, request: &'a Request, call: &'a CallOptions) -> Alone<'a, T> {
@@ -440,6 +488,17 @@ impl Transport {
         call: &CallOptions,
         wait: Duration,
     ) -> Result<Heard, Error> {
+        hear(endpoint, request, self.begin(endpoint, request, call, wait).await?).await
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    async fn begin(
+        &self,
+        endpoint: &Arc<str>,
+        request: &Request,
+        call: &CallOptions,
+        wait: Duration,
+    ) -> Result<Begun, Error> {
         let mut built = build(endpoint, request, call, wait)?;
         // With this header, a node of another cluster does nothing.
         if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
@@ -449,27 +508,38 @@ impl Transport {
             built.headers_mut().insert(AUTHORIZATION, credential.clone());
         }
         let sent = self.way.send(built).await;
-        let mut response = sent.map_err(|error| {
+        let response = sent.map_err(|error| {
             let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
             match error {
                 SendError::Connect(cause) => Error::unavailable(reason(cause)),
                 SendError::Broken(cause) => request.unanswered(reason(cause)),
             }
         })?;
-        let status = response.status();
         if request.is_of_one_cluster() {
             self.judge_cluster(endpoint, request, &response)?;
         }
-        let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let decided_at = field(headers::LOG_POSITION).and_then(parse_log_position);
-        let is_problem = is_problem(field("content-type").unwrap_or(""));
-        let body = match read(&mut response).await {
-            Ok(body) => body,
-            Err(reason) => return Err(request.unanswered(format!("{endpoint}: {reason}"))),
-        };
-        let problem = if is_problem { our_problem(&body) } else { None };
-        Ok(Heard { status, decided_at, problem, body })
+        let position = response.headers().get(headers::LOG_POSITION);
+        let position = position.and_then(|value| value.to_str().ok());
+        let decided_at = position.and_then(parse_log_position);
+        Ok(Begun { response, decided_at })
     }
+}
+
+/// Reads the rest of an answer.
+async fn hear(
+    endpoint: &Arc<str>,
+    request: &Request,
+    Begun { mut response, decided_at }: Begun,
+) -> Result<Heard, Error> {
+    let status = response.status();
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_problem = is_problem(media_type.unwrap_or(""));
+    let body = match read(&mut response).await {
+        Ok(body) => body,
+        Err(reason) => return Err(request.unanswered(format!("{endpoint}: {reason}"))),
+    };
+    let problem = if is_problem { our_problem(&body) } else { None };
+    Ok(Heard { status, decided_at, problem, body })
 }
 
 /// The header value of an access token.

@@ -340,12 +340,13 @@ fn an_identity_is_written_the_same_for_ever() {
         promised: promises(3, 4),
         stopped: false,
         births: Births { identity: None, vote: Some(5) },
+        restored: Some(Uuid(6)),
     };
     let uuid = |number: u8| format!("{number:032x}");
     let members = format!("0201{}02{}", uuid(11), uuid(22));
     let seen = format!("01{}07{}0102000001", uuid(22), uuid(70));
     let golden = format!("01{}ac0201{}01{members}{seen}01017203040000", uuid(11), uuid(9));
-    envelope::assert_written(KIND, &facts, &format!("{golden}01{}", uuid(5)));
+    envelope::assert_written(KIND, &facts, &format!("{golden}01{}01{}", uuid(5), uuid(6)));
 }
 
 #[test]

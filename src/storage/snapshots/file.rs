@@ -9,7 +9,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Draft, SnapshotMeta};
+use super::SnapshotMeta;
 use crate::limits::SNAPSHOT_CHUNK_BYTES as CHUNK_BYTES;
 use crate::storage::StorageError;
 use crate::storage::disk::DiskFile;
@@ -24,24 +24,32 @@ const END_BYTES: usize = 16;
 
 const _: () = assert!(CHUNK_BYTES <= MAX_PART_BYTES, "every chunk can be read again");
 
-/// Writes a body into a draft.
-pub(super) struct BodyWriter {
-    draft: Draft,
+/// The place where a snapshot file is written to.
+pub(super) trait Sink {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// An error that did not come from writing.
+    fn unencodable(&self, error: io::Error) -> StorageError;
+}
+
+/// Writes a body.
+pub(super) struct BodyWriter<S> {
+    sink: S,
     whole: crc32fast::Hasher,
     /// The next chunk, after the space reserved for its header.
     chunk: Vec<u8>,
     body_bytes: u64,
 }
 
-impl BodyWriter {
-    pub(super) fn begin(draft: Draft, meta: &SnapshotMeta) -> Result<Self, StorageError> {
+impl<S: Sink> BodyWriter<S> {
+    pub(super) fn begin(sink: S, meta: &SnapshotMeta) -> Result<Self, StorageError> {
         let mut chunk = Vec::with_capacity(CHUNK_HEADER + CHUNK_BYTES);
         chunk.resize(CHUNK_HEADER, 0);
         let whole = crc32fast::Hasher::new();
-        let mut this = Self { draft, whole, chunk, body_bytes: 0 };
+        let mut this = Self { sink, whole, chunk, body_bytes: 0 };
         let header = envelope::seal(KIND, meta);
         this.whole.update(&header);
-        this.draft.append(&header)?;
+        this.sink.append(&header)?;
         Ok(this)
     }
 
@@ -55,29 +63,29 @@ impl BodyWriter {
         header[4..].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
         self.body_bytes += u64::from(len);
         self.whole.update(&self.chunk);
-        self.draft.append(&self.chunk)?;
+        self.sink.append(&self.chunk)?;
         self.chunk.truncate(CHUNK_HEADER);
         Ok(())
     }
 
-    /// Writes the end. Returns the complete file and the length of its body.
-    pub(super) fn end(mut self) -> Result<(Draft, u64), StorageError> {
+    /// Writes the end. Returns the sink and the length of the body.
+    pub(super) fn end(mut self) -> Result<(S, u64), StorageError> {
         self.end_chunk()?;
         let mut end = [0; END_BYTES];
         end[4..8].copy_from_slice(&self.whole.finalize().to_le_bytes());
         end[8..].copy_from_slice(&self.body_bytes.to_le_bytes());
-        self.draft.append(&end)?;
-        Ok((self.draft, self.body_bytes))
+        self.sink.append(&end)?;
+        Ok((self.sink, self.body_bytes))
     }
 
     /// The reason why the body could not be written: the error of the disk, if it came from the
     /// disk.
     pub(super) fn unwritable(&self, error: io::Error) -> StorageError {
-        error.downcast().unwrap_or_else(StorageError::io("encode", &self.draft.path))
+        error.downcast().unwrap_or_else(|error| self.sink.unencodable(error))
     }
 }
 
-impl Write for BodyWriter {
+impl<S: Sink> Write for BodyWriter<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = CHUNK_HEADER + CHUNK_BYTES - self.chunk.len();
         let taken = room.min(bytes.len());

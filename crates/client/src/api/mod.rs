@@ -34,9 +34,9 @@ pub use cluster::{
 };
 pub use problem::{Code, MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
 pub use requests::{
-    AdvanceBody, BatchBody, BatchItem, CheckQuery, DeadlocksQuery, KeepAliveBody, LimitBody,
-    ListQuery, LockBody, RespondWord, SeenBody, SessionBody, SessionQuery, TableBody, TableQuery,
-    TablesQuery, UnlockBody, VerifyBody,
+    AdvanceBody, BackupQuery, BatchBody, BatchItem, CheckQuery, DeadlocksQuery, KeepAliveBody,
+    LimitBody, ListQuery, LockBody, RespondWord, SeenBody, SessionBody, SessionQuery, TableBody,
+    TableQuery, TablesQuery, UnlockBody, VerifyBody,
 };
 pub use turns::{
     CloseAnswer, CloseStatusWord, DeadlockAnswer, DeadlocksAnswer, InboxAnswer, KeepAliveAnswer,
@@ -90,6 +90,8 @@ pub mod routes {
     pub const ACCESS_CAN_I: &str = "/v1/access/can-i";
     /// `GET`: the cluster as the node that receives the request sees it.
     pub const CLUSTER: &str = "/v1/cluster";
+    /// `GET`: the whole state, to be restored elsewhere.
+    pub const BACKUP: &str = "/v1/backup";
     /// `GET`: succeeds while the process answers.
     pub const HEALTHZ: &str = "/healthz";
     /// `GET`: succeeds while the node can serve requests.

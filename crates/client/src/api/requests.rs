@@ -495,6 +495,17 @@ impl From<TablesQuery> for Query {
     }
 }
 
+/// The query of `GET /v1/backup`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct BackupQuery {
+    /// What the node knows, without asking the others: also where no majority is left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
 /// The query of `DELETE /v1/table`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 //! A second lock machine, slow and simple, is in `crates/oracle/src/oracle.rs`; `histories.rs` there checks
 //! on random logs that the two agree, and the properties of design and contract. `rows.rs` has each row of
 //! the contract's table, `time.rs` expiry, removal and stamps, `repeats.rs` the request lanes,
-//! `access.rs` who may do what, `tables.rs` the tables, `deletion.rs` their end in portions, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
+//! `access.rs` who may do what, `restore.rs` the first state of a new cluster, `tables.rs` the tables, `deletion.rs` their end in portions, `bytes.rs` the encodings, also of hostile bytes, `ends.rs` how grants
 //! end, `bounds.rs` the behaviour at the limits.
 
 mod access;
@@ -14,6 +14,7 @@ mod ends;
 mod modes;
 mod queue;
 mod repeats;
+mod restore;
 mod rows;
 mod sessions;
 mod tables;
