@@ -162,11 +162,10 @@ async fn into_folder(client: &Client, args: &BackupArgs, dir: &Path) -> Result<(
     let index = last.map_or(0, |last| last.index);
     let name = format!("keyward-{}-{index:012}{ENDING}", cluster.get(..8).unwrap_or(&cluster));
     let file = dir.join(name);
-    if file.exists() {
-        // Nothing was written to the log since.
-        return Ok(());
+    // If it is there, nothing was written to the log since.
+    if !file.exists() {
+        told(args, &keep(draft, &file)?);
     }
-    told(args, &keep(draft, &file)?);
     if let Some(most) = args.keep {
         remove_older(dir, most as usize).map_err(|error| unwritten(dir, error))?;
     }

@@ -86,7 +86,8 @@ impl RestoreError {
     /// Whether a later try may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Source { source, .. } | Self::Target { source, .. } => source.may_pass(),
+            Self::Source { source, .. } => matches!(source, StorageError::Locked { .. }),
+            Self::Target { source, .. } => source.may_pass(),
             Self::Log { .. } | Self::Occupied { .. } | Self::Tokens(_) => false,
         }
     }

@@ -40,6 +40,7 @@ const FLOORS: [(&str, &[&str]); 4] = [
             "lease",
             "transport",
             "attempts",
+            "backup",
             "batch",
             "batcher",
             "renewal",

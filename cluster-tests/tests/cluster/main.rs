@@ -5,6 +5,7 @@
 
 mod access;
 mod alone;
+mod backup;
 mod boundaries;
 mod conformance;
 mod damage;

@@ -220,6 +220,7 @@ fn matrix() -> BTreeMap<(&'static str, &'static str), Vec<Row>> {
             ],
         ),
         ((routes::CLUSTER, "GET"), vec![row("", None, KNOWN)]),
+        ((routes::BACKUP, "GET"), vec![row("", None, ADMIN), row("?stale=true", None, ADMIN)]),
         ((routes::HEALTHZ, "GET"), vec![row("", None, EVERYBODY)]),
         ((routes::READYZ, "GET"), vec![row("", None, EVERYBODY)]),
         // The roles have their rights in one table; only an administrator observes all.
