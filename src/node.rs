@@ -151,6 +151,8 @@ impl Node {
         tasks.spawn(of_host(leader_watch::keep(member.clone())));
         let kept = member.clone();
         tasks.spawn(of_host(async move { kept.keep_identity().await }));
+        let watched = member.clone();
+        tasks.spawn(of_host(async move { watched.watch_folder().await }));
         tasks.spawn(of_host(compaction::keep(member.clone())));
         let watched = member.clone();
         tasks.spawn(of_host(async move { watched.watch_clocks().await }));

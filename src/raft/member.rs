@@ -49,6 +49,9 @@ use crate::tls::Tls;
 /// killed forgets the promises of others from up to this interval.
 const KEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// The interval at which the node makes sure that its folder is still there.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
 pub(crate) type KeywardRaft = Raft<TypeConfig, StateMachine>;
 
 /// The options of a member.
@@ -219,6 +222,8 @@ pub(crate) struct Member {
     pub(crate) leader_changes: AtomicU64,
     /// The thresholds at which this node writes snapshots.
     pub(crate) thresholds: Thresholds,
+    /// The lock on the data folder, if it is one of this machine.
+    folder: Option<Arc<FolderLock>>,
     /// Held while a snapshot from the leader is decoded and installed.
     pub(crate) installing: Arc<tokio::sync::Mutex<()>>,
     phase: watch::Sender<Phase>,
@@ -266,7 +271,7 @@ impl Member {
             options.id,
             Arc::new(raft_config(options.settings)?),
             Network::new(peers.clone(), failures.clone(), Arc::clone(&leader_watch)),
-            LogStore::new(log.clone(), folder),
+            LogStore::new(log.clone(), folder.clone()),
             StateMachine::new(replica.clone(), snapshots.clone(), identity.clone(), bell),
         )
         .await?;
@@ -292,6 +297,7 @@ impl Member {
             leadership: leadership::Known::default(),
             leader_changes: AtomicU64::new(0),
             thresholds,
+            folder,
             installing: Arc::default(),
             phase: watch::Sender::new(Phase::Forming("the other members".to_owned())),
             joined: OnceCell::new_with(facts.joined.then_some(())),
@@ -468,6 +474,25 @@ impl Member {
                     return;
                 }
             };
+        }
+    }
+
+    /// Stops the node when its folder is removed or replaced under it.
+    pub(crate) async fn watch_folder(&self) {
+        let Some(folder) = self.folder.clone() else { return };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looked = Arc::clone(&folder);
+            let why = match blocking(move || looked.is_in_place()).await.and_then(|found| found) {
+                Ok(true) => continue,
+                Ok(false) => "it was removed or replaced while the node ran, and nothing that is \
+                              written to it now would be there at the next start"
+                    .to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let path = folder.folder().display();
+            self.stop.stop(format!("the data folder {path} cannot be used any more: {why}"));
+            return;
         }
     }
 

@@ -25,7 +25,8 @@ mod judge;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use fs4::fs_std::FileExt;
@@ -128,7 +129,8 @@ impl Body for Facts {
 #[derive(Debug)]
 pub struct FolderLock {
     /// The system holds the lock while the file is open, and at most until the process ends.
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 /// The identity of the folder; clones share it.
@@ -163,13 +165,35 @@ impl FolderLock {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(StorageError::io("open", path.display().to_string()))?;
         match file.try_lock_exclusive() {
-            Ok(true) => Ok(Self { _file: file }),
+            Ok(true) => Ok(Self { file, path }),
             Ok(false) => Err(StorageError::Locked { folder: name() }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(StorageError::Locked { folder: name() })
             }
             Err(error) => Err(StorageError::io("lock", path.display().to_string())(error)),
         }
+    }
+}
+
+impl FolderLock {
+    /// Whether the folder is still the one that was locked. If it was removed or replaced, what this
+    /// process writes is in files without a name, and gone when it ends.
+    ///
+    /// # Errors
+    /// When the file system does not answer the question.
+    pub fn is_in_place(&self) -> io::Result<bool> {
+        let named = match fs::metadata(&self.path) {
+            Ok(named) => named,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let locked = self.file.metadata()?;
+        Ok((named.dev(), named.ino()) == (locked.dev(), locked.ino()))
+    }
+
+    /// The data folder.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
     }
 }
 

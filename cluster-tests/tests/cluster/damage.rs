@@ -246,3 +246,32 @@ async fn all_nodes_spoiled_checkpoints_are_rebuilt_at_once() {
     .await;
     scene.told.verify(&client_of_all).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_folder_is_removed_or_replaced_stops_and_says_so() {
+    let mut cluster = Cluster::start(ClusterOptions::default()).await;
+    let client = cluster.clients();
+    ask::hold(&client, "kept", "ann", ask::LONG).await;
+    let leader = cluster.leader().await;
+    let other = cluster.others(leader)[0];
+    // Nobody writes anything meanwhile.
+    let folder = cluster.data_dir(other);
+    let aside = folder.with_extension("aside");
+    fs::rename(&folder, &aside).expect("it can be moved");
+    let (status, log) = cluster.wait_end(other, REFUSAL).await;
+    assert_eq!(status.code(), Some(70), "{log}");
+    assert!(log.contains("it was removed or replaced while the node ran"), "{log}");
+    // What was only moved can be put back.
+    fs::rename(&aside, &folder).expect("it can be moved");
+    cluster.start_node(other).await;
+    cluster.wait_ready(BOOT).await;
+
+    // Another folder in its place is not it, also under the leader.
+    let folder = cluster.data_dir(leader);
+    fs::rename(&folder, folder.with_extension("aside")).expect("it can be moved");
+    fs::create_dir(&folder).expect("its place is free");
+    fs::write(folder.join("LOCK"), "").expect("it is writable");
+    let (status, log) = cluster.wait_end(leader, REFUSAL).await;
+    assert_eq!(status.code(), Some(70), "{log}");
+    ask::hold(&client, "after", "ann", ask::LONG).await;
+}
