@@ -554,7 +554,8 @@ fn shown_credential(told: &WhoamiAnswer, now: u64) -> String {
     };
     if let Some(end) = told.expires {
         let left = Duration::from_secs(end.saturating_sub(now));
-        text.push_str(&format!(", which ends in {}", duration::format_short(left)));
+        text.push_str(", which ends in ");
+        text.push_str(&duration::format_short(left));
     }
     text
 }

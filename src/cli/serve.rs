@@ -36,8 +36,8 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
   # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
   # shutdown_timeout, bootstrap_token_file, jwt_issuers, open_metrics, tls_cert, tls_key,
-  # tls_client_ca, tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format: as the options, with
-  # _ for -
+  # tls_client_ca, tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format:
+  # as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.

@@ -161,7 +161,8 @@ fn check(all: &[(String, Declared)]) -> Result<(), String> {
 /// An issuer with its keys.
 pub(super) struct Issuer {
     name: String,
-    issuer: String,
+    /// The `iss` of its tokens.
+    iss: String,
     /// The checks that are left to the crate: issuer and audience, and that these and `exp` are there.
     validation: Validation,
     audience: String,
@@ -181,7 +182,7 @@ impl Issuer {
         (validation.validate_exp, validation.validate_nbf) = (false, false);
         Self {
             name: name.to_owned(),
-            issuer: declared.issuer.clone(),
+            iss: declared.issuer.clone(),
             validation,
             audience: declared.audience.clone(),
             identity: Place(declared.identity_claim.clone()),
@@ -193,7 +194,7 @@ impl Issuer {
 
     /// Whether it is this one that a token names.
     pub(super) fn is(&self, iss: &str) -> bool {
-        self.issuer == iss
+        self.iss == iss
     }
 
     /// Its name and the number of its keys.
@@ -254,6 +255,7 @@ impl Issuer {
     }
 
     /// The reason why the crate refuses a token. Nothing of the token is in it.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the crate may add kinds at any time")]
     fn words(&self, error: &Error) -> String {
         match error.kind() {
             ErrorKind::InvalidSignature => "it is not signed by the key that it names".to_owned(),

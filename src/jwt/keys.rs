@@ -41,7 +41,7 @@ struct Key {
     id: Option<String>,
     /// The algorithms that it may check.
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    public: DecodingKey,
 }
 
 /// A set before its keys are looked at: one that is not understood must not hide the others.
@@ -93,7 +93,7 @@ impl Keys {
             let mut fitting = self.0.iter().filter(fits);
             return match (fitting.next(), fitting.next()) {
                 (None, _) => Err("no key of its issuer is for its algorithm (alg)"),
-                (Some(key), None) => Ok(&key.key),
+                (Some(key), None) => Ok(&key.public),
                 (Some(_), Some(_)) => {
                     Err("it names no key (kid), and its issuer has several that fit")
                 }
@@ -105,7 +105,7 @@ impl Keys {
                         any more");
         }
         let key = named.find(fits).ok_or("the key that it names (kid) is not for its algorithm")?;
-        Ok(&key.key)
+        Ok(&key.public)
     }
 }
 
@@ -131,7 +131,7 @@ impl Key {
                     .to_owned(),
             );
         }
-        if kind != "RSA" && !is_known_curve(value) {
+        if !is_known_curve(kind, value) {
             return Ok(None);
         }
         let jwk: Jwk = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
@@ -142,9 +142,9 @@ impl Key {
             return Err("its parameters (n, e; x, y) are not those of its kind".to_owned());
         }
         let Some(algorithms) = algorithms(&jwk) else { return Ok(None) };
-        let key = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
-        let key = checked(&jwk, key)?;
-        Ok(Some(Self { id: jwk.common.key_id, algorithms, key }))
+        let public = DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?;
+        let public = checked(public, algorithms[0])?;
+        Ok(Some(Self { id: jwk.common.key_id, algorithms, public }))
     }
 
     /// Whether a token that names one of the two may mean the other.
@@ -155,9 +155,10 @@ impl Key {
     }
 }
 
-/// Whether signatures with this curve are accepted.
-fn is_known_curve(value: &Value) -> bool {
-    matches!(value.get("crv").and_then(Value::as_str), Some("P-256" | "P-384" | "Ed25519"))
+/// Whether signatures with the curve of such a key are accepted; RSA has none.
+fn is_known_curve(kind: &str, value: &Value) -> bool {
+    let curve = value.get("crv").and_then(Value::as_str);
+    matches!((kind, curve), ("RSA", _) | ("EC", Some("P-256" | "P-384")) | ("OKP", Some("Ed25519")))
 }
 
 /// Whether the key may check signatures, by its `use` and `key_ops`.
@@ -167,20 +168,15 @@ fn is_for_signatures(common: &CommonParameters) -> bool {
         && key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))
 }
 
-/// The algorithms that the key may check; `None` if it is for none that is accepted.
+/// The algorithms that a key of a known kind and curve may check; `None` if it is for none that is
+/// accepted.
 fn algorithms(jwk: &Jwk) -> Option<Vec<Algorithm>> {
-    let of_kind: &[Algorithm] = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => OF_RSA,
-        AlgorithmParameters::EllipticCurve(key) => match key.curve {
-            EllipticCurve::P256 => &[Algorithm::ES256],
-            EllipticCurve::P384 => &[Algorithm::ES384],
-            _ => return None,
-        },
-        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-            &[Algorithm::EdDSA]
-        }
-        // Shared secrets, other curves, and kinds that the crate does not know.
-        _ => return None,
+    let of_kind: &[Algorithm] = if let AlgorithmParameters::RSA(_) = jwk.algorithm {
+        OF_RSA
+    } else if let AlgorithmParameters::EllipticCurve(key) = &jwk.algorithm {
+        if key.curve == EllipticCurve::P256 { &[Algorithm::ES256] } else { &[Algorithm::ES384] }
+    } else {
+        &[Algorithm::EdDSA]
     };
     match &jwk.common.key_algorithm {
         None => Some(of_kind.to_vec()),
@@ -191,8 +187,9 @@ fn algorithms(jwk: &Jwk) -> Option<Vec<Algorithm>> {
     }
 }
 
-/// The key, if it is strong and whole.
-fn checked(jwk: &Jwk, key: DecodingKey) -> Result<DecodingKey, String> {
+/// The key for this algorithm, if it is strong and whole.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the crate may add algorithms at any time")]
+fn checked(key: DecodingKey, algorithm: Algorithm) -> Result<DecodingKey, String> {
     match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, e } => {
             // `ring` takes numbers without zeros in front; some issuers write them.
@@ -219,9 +216,10 @@ fn checked(jwk: &Jwk, key: DecodingKey) -> Result<DecodingKey, String> {
             Ok(DecodingKey::from_rsa_raw_components(&n, &e))
         }
         DecodingKeyKind::SecretOrDer(point) => {
-            let expected = match &jwk.algorithm {
-                AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => 65,
-                AlgorithmParameters::EllipticCurve(_) => 97,
+            // Two coordinates and a byte before them; Ed25519 has one number.
+            let expected = match algorithm {
+                Algorithm::ES256 => 1 + 2 * 32,
+                Algorithm::ES384 => 1 + 2 * 48,
                 _ => 32,
             };
             if point.len() != expected {

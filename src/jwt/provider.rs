@@ -22,10 +22,12 @@ pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the crate asks for this type")]
 fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the crate asks for this type")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidAlgorithm.into());
@@ -41,6 +43,7 @@ enum Check {
 }
 
 /// The check of an algorithm; `None` for those in which both sides share a secret.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the crate may add algorithms at any time")]
 fn check_of(algorithm: Algorithm) -> Option<Check> {
     Some(match algorithm {
         Algorithm::RS256 => Check::Rsa(&ring::RSA_PKCS1_2048_8192_SHA256),

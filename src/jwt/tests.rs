@@ -65,9 +65,10 @@ fn claims() -> Value {
 /// The claims with this one changed, or without it.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = claims();
-    match value {
-        Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
-        value => claims[name] = value,
+    if value.is_null() {
+        claims.as_object_mut().unwrap().remove(name);
+    } else {
+        claims[name] = value;
     }
     claims
 }
@@ -153,9 +154,9 @@ fn claims_that_are_not_for_here_and_now_are_refused_with_the_reason() {
     let taken = [
         ("aud", json!(["other", "keyward"])),
         ("exp", json!(NOW - 59)),
-        ("exp", json!(NOW as f64 + 0.5)),
+        ("exp", json!(1_700_000_000.5)),
         ("nbf", json!(NOW + 60)),
-        ("iat", json!(NOW as f64 + 60.9)),
+        ("iat", json!(1_700_000_060.9)),
         ("nbf", Value::Null),
         ("sub", json!("x".repeat(249))),
         ("groups", Value::Null),

@@ -68,26 +68,11 @@ impl Credential {
             }
         })
     }
-
-    /// The header of a request that is sent now.
-    pub(super) async fn header(&self) -> Option<HeaderValue> {
-        match self {
-            Self::Nothing => None,
-            Self::Fixed(header) => Some(header.clone()),
-            Self::Followed(followed) => Some(followed.current().await),
-        }
-    }
-
-    /// Another header than this one, with which a request was refused.
-    pub(super) async fn instead_of(&self, refused: &HeaderValue) -> Option<HeaderValue> {
-        let Self::Followed(followed) = self else { return None };
-        followed.look().await;
-        Some(followed.known()).filter(|header| header != refused)
-    }
 }
 
 impl Followed {
-    async fn current(&self) -> HeaderValue {
+    /// The header of a request that is sent now.
+    pub(super) async fn current(&self) -> HeaderValue {
         let is_due = {
             let mut state = self.state();
             let is_due = state.looked.elapsed() >= EVERY;
@@ -101,6 +86,12 @@ impl Followed {
             self.look().await;
         }
         self.known()
+    }
+
+    /// Another header than this one, with which a request was refused.
+    pub(super) async fn instead_of(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+        self.look().await;
+        Some(self.known()).filter(|header| header != refused)
     }
 
     fn known(&self) -> HeaderValue {
@@ -169,7 +160,8 @@ mod tests {
         let path = folder.path().join("token");
         std::fs::write(&path, "one\n").unwrap();
         let credential = Credential::new(&Source::File(path.clone())).unwrap();
-        let sent = async || text(&credential.header().await.unwrap()).to_owned();
+        let Credential::Followed(credential) = credential else { panic!("it is in a file") };
+        let sent = async || text(&credential.current().await).to_owned();
         std::fs::write(&path, "two").unwrap();
         assert_eq!(sent().await, "Bearer one", "it is not read at each request");
         tokio::time::advance(EVERY).await;
@@ -183,7 +175,7 @@ mod tests {
         tokio::time::advance(EVERY).await;
         assert_eq!(sent().await, "Bearer two");
         // One that is refused is looked for at once.
-        let two = credential.header().await.unwrap();
+        let two = credential.current().await;
         assert_eq!(credential.instead_of(&two).await, None);
         std::fs::write(&path, "three").unwrap();
         assert_eq!(text(&credential.instead_of(&two).await.unwrap()), "Bearer three");

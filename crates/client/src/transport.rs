@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::batch::{Batched, Message};
 use super::batcher::{BatchedWrite, Batcher};
-use super::credential::{Credential, Source};
+use super::credential::{Credential, Followed, Source};
 use super::endpoints::{Endpoints, normalize};
 use super::lanes::Lanes;
 use crate::api::{
@@ -434,46 +434,27 @@ impl Transport {
         )))
     }
 
-    /// Sends the request with the credential. One that is refused for it was not done: it is sent once
-    /// more if there is a new credential by now.
-    async fn carry(
+    /// Sends the request with the credential of a file. One that is refused for it was not done: it is
+    /// sent once more if the file has another one by now.
+    async fn send_following(
         &self,
-        endpoint: &Arc<str>,
-        request: &Request,
+        followed: &Followed,
         mut built: reqwest::Request,
-    ) -> Result<reqwest::Response, Error> {
-        let Some(credential) = self.credential.header().await else {
-            return self.carry_once(endpoint, request, built).await;
-        };
+    ) -> Result<reqwest::Response, SendError> {
+        let credential = followed.current().await;
         built.headers_mut().insert(AUTHORIZATION, credential.clone());
         let again = built.try_clone();
-        let response = self.carry_once(endpoint, request, built).await?;
+        let response = self.way.send(built).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match (again, self.credential.instead_of(&credential).await) {
+        match (again, followed.instead_of(&credential).await) {
             (Some(mut again), Some(newer)) => {
                 again.headers_mut().insert(AUTHORIZATION, newer);
-                self.carry_once(endpoint, request, again).await
+                self.way.send(again).await
             }
             (None, _) | (_, None) => Ok(response),
         }
-    }
-
-    async fn carry_once(
-        &self,
-        endpoint: &Arc<str>,
-        request: &Request,
-        built: reqwest::Request,
-    ) -> Result<reqwest::Response, Error> {
-        let sent = self.way.send(built).await;
-        sent.map_err(|error| {
-            let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
-            match error {
-                SendError::Connect(cause) => Error::unavailable(reason(cause)),
-                SendError::Broken(cause) => request.unanswered(reason(cause)),
-            }
-        })
     }
 
     async fn send(
@@ -488,7 +469,21 @@ impl Transport {
         if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
             built.headers_mut().insert(headers::CLUSTER, cluster.clone());
         }
-        let mut response = self.carry(endpoint, request, built).await?;
+        if let Credential::Fixed(credential) = &self.credential {
+            built.headers_mut().insert(AUTHORIZATION, credential.clone());
+        }
+        let sent = match &self.credential {
+            // Boxed: it is larger than the rest, which moves with each request.
+            Credential::Followed(followed) => Box::pin(self.send_following(followed, built)).await,
+            Credential::Fixed(_) | Credential::Nothing => self.way.send(built).await,
+        };
+        let mut response = sent.map_err(|error| {
+            let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
+            match error {
+                SendError::Connect(cause) => Error::unavailable(reason(cause)),
+                SendError::Broken(cause) => request.unanswered(reason(cause)),
+            }
+        })?;
         let status = response.status();
         if request.is_of_one_cluster() {
             self.judge_cluster(endpoint, request, &response)?;
