@@ -1,7 +1,8 @@
 //! The credential that each request is sent with: an access token or a JWT.
 //!
 //! One in a file is read again while the client lives, because those of Kubernetes and of CI services
-//! are replaced long before a program ends. A content that cannot be a credential changes nothing.
+//! are replaced long before a program ends. An empty file has none. A content that cannot be a
+//! credential, and one that is gone, changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -46,7 +47,8 @@ pub(super) struct Followed {
 }
 
 struct State {
-    header: HeaderValue,
+    /// `None` as long as the file was empty.
+    header: Option<HeaderValue>,
     looked: Stopwatch,
     /// Whether it was said that the file cannot be used.
     is_said: bool,
@@ -72,7 +74,7 @@ impl Credential {
 
 impl Followed {
     /// The header of a request that is sent now.
-    pub(super) async fn current(&self) -> HeaderValue {
+    pub(super) async fn current(&self) -> Option<HeaderValue> {
         let is_due = {
             let mut state = self.state();
             let is_due = state.looked.elapsed() >= EVERY;
@@ -89,12 +91,12 @@ impl Followed {
     }
 
     /// Another header than this one, with which a request was refused.
-    pub(super) async fn instead_of(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+    pub(super) async fn instead_of(&self, refused: Option<&HeaderValue>) -> Option<HeaderValue> {
         self.look().await;
-        Some(self.known()).filter(|header| header != refused)
+        self.known().filter(|header| Some(header) != refused)
     }
 
-    fn known(&self) -> HeaderValue {
+    fn known(&self) -> Option<HeaderValue> {
         self.state().header.clone()
     }
 
@@ -104,10 +106,12 @@ impl Followed {
         let read = blocking(move || read(&path)).await;
         let mut state = self.state();
         match read {
-            Ok(Ok(header)) => {
-                state.header = header;
+            Ok(Ok(Some(header))) => {
+                state.header = Some(header);
                 state.is_said = false;
             }
+            // It may be just being written.
+            Ok(Ok(None)) => {}
             Ok(Err(error)) if !std::mem::replace(&mut state.is_said, true) => {
                 tracing::warn!(%error, "the file of the access token cannot be used; the old one is");
             }
@@ -121,8 +125,8 @@ impl Followed {
     }
 }
 
-/// Reads the file.
-fn read(path: &Path) -> Result<HeaderValue, Error> {
+/// Reads the file; `None` if it is empty.
+fn read(path: &Path) -> Result<Option<HeaderValue>, Error> {
     let wrong = |why: &dyn std::fmt::Display| {
         Error::bad_request(format!("the file of the access token, {}: {why}", path.display()))
     };
@@ -131,7 +135,11 @@ fn read(path: &Path) -> Result<HeaderValue, Error> {
         return Err(wrong(&format!("it has more than {MOST_BYTES} bytes")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
-    header(text.trim()).map_err(|_| wrong(&"it has no access token"))
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    header(text).map(Some).map_err(|_| wrong(&"it has no access token"))
 }
 
 /// The header of an access token.
@@ -161,7 +169,7 @@ mod tests {
         std::fs::write(&path, "one\n").unwrap();
         let credential = Credential::new(&Source::File(path.clone())).unwrap();
         let Credential::Followed(credential) = credential else { panic!("it is in a file") };
-        let sent = async || text(&credential.current().await).to_owned();
+        let sent = async || text(&credential.current().await.unwrap()).to_owned();
         std::fs::write(&path, "two").unwrap();
         assert_eq!(sent().await, "Bearer one", "it is not read at each request");
         tokio::time::advance(EVERY).await;
@@ -176,10 +184,23 @@ mod tests {
         assert_eq!(sent().await, "Bearer two");
         // One that is refused is looked for at once.
         let two = credential.current().await;
-        assert_eq!(credential.instead_of(&two).await, None);
+        assert_eq!(credential.instead_of(two.as_ref()).await, None);
         std::fs::write(&path, "three").unwrap();
-        assert_eq!(text(&credential.instead_of(&two).await.unwrap()), "Bearer three");
+        assert_eq!(text(&credential.instead_of(two.as_ref()).await.unwrap()), "Bearer three");
         assert_eq!(sent().await, "Bearer three");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_file_has_no_token_until_it_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, " \n").unwrap();
+        let credential = Credential::new(&Source::File(path.clone())).unwrap();
+        let Credential::Followed(credential) = credential else { panic!("it is in a file") };
+        assert_eq!(credential.current().await, None);
+        assert_eq!(credential.instead_of(None).await, None);
+        std::fs::write(&path, "one").unwrap();
+        assert_eq!(text(&credential.instead_of(None).await.unwrap()), "Bearer one");
     }
 
     #[test]
@@ -188,7 +209,7 @@ mod tests {
         let path = folder.path().join("token");
         let refused = || Credential::new(&Source::File(path.clone())).err().unwrap().to_string();
         assert!(refused().contains("the file of the access token"), "{}", refused());
-        for wrong in ["", " \n", "secret with blanks", "s\u{e9}cret"] {
+        for wrong in ["secret with blanks", "s\u{e9}cret"] {
             std::fs::write(&path, wrong).unwrap();
             let why = refused();
             assert!(why.contains("it has no access token") && !why.contains("cret"), "{why}");

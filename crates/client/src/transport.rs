@@ -442,13 +442,15 @@ impl Transport {
         mut built: reqwest::Request,
     ) -> Result<reqwest::Response, SendError> {
         let credential = followed.current().await;
-        built.headers_mut().insert(AUTHORIZATION, credential.clone());
+        if let Some(credential) = &credential {
+            built.headers_mut().insert(AUTHORIZATION, credential.clone());
+        }
         let again = built.try_clone();
         let response = self.way.send(built).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match (again, followed.instead_of(&credential).await) {
+        match (again, followed.instead_of(credential.as_ref()).await) {
             (Some(mut again), Some(newer)) => {
                 again.headers_mut().insert(AUTHORIZATION, newer);
                 self.way.send(again).await
