@@ -110,12 +110,11 @@ impl Followed {
                 state.header = Some(header);
                 state.is_said = false;
             }
-            // It may be just being written.
-            Ok(Ok(None)) => {}
             Ok(Err(error)) if !std::mem::replace(&mut state.is_said, true) => {
                 tracing::warn!(%error, "the file of the access token cannot be used; the old one is");
             }
-            Ok(Err(_)) => {}
+            // An empty file may be just being written.
+            Ok(Ok(None) | Err(_)) => {}
             Err(error) => tracing::warn!(%error, "the file of the access token cannot be read"),
         }
     }
