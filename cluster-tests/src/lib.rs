@@ -9,7 +9,7 @@
 //! folders together, [`load`] makes work, [`history`] records
 //! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`register`]
 //! is what locks guard, [`turns`] waits and shares, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
-//! unsynced data, [`damage`] damages files, [`trace`] reads the output of `strace`, [`walltime`]
+//! unsynced data, [`damage`] damages files, [`issuer`] signs JWTs, [`trace`] reads the output of `strace`, [`walltime`]
 //! steps a process's wall clock, [`wait`] polls with a deadline.
 //!
 //! Invariants: every process is ended through the handle that started it, and waited for; no port
@@ -23,6 +23,7 @@ pub mod check;
 pub mod cluster;
 pub mod damage;
 pub mod history;
+pub mod issuer;
 pub mod limits;
 pub mod load;
 #[cfg(feature = "model")]

@@ -15,6 +15,7 @@ mod certificates;
 #[cfg(test)]
 mod corpus;
 mod http;
+mod jwt;
 mod log;
 mod machine;
 mod peers;
@@ -27,6 +28,7 @@ mod texts;
 
 pub use certificates::certificate;
 pub use http::{http, http_batch, http_check, http_list, http_lock, http_tables, http_unlock};
+pub use jwt::jwt;
 pub use log::log;
 pub use machine::machine;
 pub use peers::{forward, peer_messages};
@@ -37,7 +39,7 @@ pub use texts::{script, settings};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its program and of its file in the corpus.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("certificate", certificate),
     ("checkpoint", checkpoint),
     ("forward", forward),
@@ -48,6 +50,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("http_lock", http_lock),
     ("http_tables", http_tables),
     ("http_unlock", http_unlock),
+    ("jwt", jwt),
     ("log", log),
     ("machine", machine),
     ("peer_messages", peer_messages),

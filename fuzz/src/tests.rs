@@ -96,8 +96,8 @@ macro_rules! tests_of {
 }
 
 tests_of! {
-    certificate checkpoint forward http http_batch http_check http_list http_lock http_tables http_unlock log
-    machine peer_messages proposal script settings snapshot
+    certificate checkpoint forward http http_batch http_check http_list http_lock http_tables http_unlock jwt
+    log machine peer_messages proposal script settings snapshot
 }
 
 fn assert_complete(names: &BTreeSet<&str>) {

@@ -8,8 +8,8 @@ use crate::access::{
     Answer, Change, Changed, Grantee, Question, Request, Right, Rule, RuleName, TokenId, TokenInfo,
 };
 use crate::api::{
-    BootstrapBody, CanIAnswer, ChangedAnswer, RuleBody, RulesAnswer, TokenAnswer, TokenBody,
-    TokenItem, TokensAnswer, WhoamiAnswer,
+    BootstrapBody, CanIAnswer, ChangedAnswer, CredentialWord, RuleBody, RulesAnswer, TokenAnswer,
+    TokenBody, TokenItem, TokensAnswer, WhoamiAnswer,
 };
 use crate::cli::client::{self, ClientArgs, Ended};
 use crate::cli::duration;
@@ -519,8 +519,7 @@ fn row(rule: &Rule) -> [String; 7] {
 }
 
 async fn whoami(service: &Client, client: &ClientArgs) -> Result<u8, Ended> {
-    let answer = ask(service, Question::Status, client).await?;
-    let told = WhoamiAnswer::new(&answer).ok_or_else(mixed_up)?;
+    let told = service.whoami(client.call()).await?;
     if client.json {
         output::print_json(&told);
         return Ok(exit::OK);
@@ -528,7 +527,7 @@ async fn whoami(service: &Client, client: &ClientArgs) -> Result<u8, Ended> {
     let state = if told.enabled { "on" } else { "off: everybody may do everything" };
     let mut text = match &told.identity {
         Some(identity) => output::visible(identity),
-        None => "nobody: the request had no access token".to_owned(),
+        None => "nobody: the request had no credential".to_owned(),
     };
     if !told.groups.is_empty() {
         text.push_str(", in ");
@@ -537,12 +536,28 @@ async fn whoami(service: &Client, client: &ClientArgs) -> Result<u8, Ended> {
     if told.admin {
         text.push_str(", an administrator");
     }
-    if let Some(token) = &told.token {
-        text.push_str(" with the access token ");
-        text.push_str(token);
-    }
+    text.push_str(&shown_credential(&told, CredentialClock::default().seconds()));
     output::print(&format!("{text}\naccess control is {state}\n"));
     Ok(exit::OK)
+}
+
+/// The credential of a caller, in words.
+fn shown_credential(told: &WhoamiAnswer, now: u64) -> String {
+    let mut text = match told.credential {
+        Some(CredentialWord::AccessToken) => {
+            format!(" with the access token {}", told.token.as_deref().unwrap_or_default())
+        }
+        Some(CredentialWord::Certificate) => " with a client certificate".to_owned(),
+        Some(CredentialWord::Jwt) => " with a JWT".to_owned(),
+        Some(CredentialWord::Other) => " with a credential of another kind".to_owned(),
+        None => return String::new(),
+    };
+    if let Some(end) = told.expires {
+        let left = Duration::from_secs(end.saturating_sub(now));
+        text.push_str(", which ends in ");
+        text.push_str(&duration::format_short(left));
+    }
+    text
 }
 
 async fn can_i(service: &Client, args: CanIArgs, client: &ClientArgs) -> Result<u8, Ended> {

@@ -35,8 +35,9 @@ pub(crate) struct ReachArgs {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     tls: TlsArgs,
-    /// A file with the access token, for a cluster with access control; left out, the token is that
-    /// of `KEYWARD_ACCESS_TOKEN`. It has nothing to do with the fencing token of a lock
+    /// A file with the access token or JWT, for a cluster with access control; it is read again when
+    /// it has changed. Left out, the token is that of `KEYWARD_ACCESS_TOKEN`. It has nothing to do
+    /// with the fencing token of a lock
     #[arg(long, value_name = "FILE", env = TOKEN_FILE_VARIABLE, hide_env_values = true)]
     token_file: Option<PathBuf>,
 }
@@ -102,44 +103,87 @@ pub(crate) const TOKEN_VARIABLE: &str = "KEYWARD_ACCESS_TOKEN";
 /// The variable that names the file of an access token.
 pub(crate) const TOKEN_FILE_VARIABLE: &str = "KEYWARD_TOKEN_FILE";
 
-/// The access token of the file, or else of the variable.
-///
-/// # Errors
-/// The file cannot be read, or the variable is no text. The token is in no message.
-pub(crate) fn access_token(file: Option<&Path>) -> Result<Option<String>, Failure> {
-    let Some(path) = file else {
-        return match std::env::var(TOKEN_VARIABLE) {
-            Ok(token) => Ok(Some(token.trim().to_owned()).filter(|token| !token.is_empty())),
+/// The place of the access token of a client.
+#[derive(Clone, Debug)]
+pub(crate) enum TokenSource {
+    /// The file, which is read again when it has changed.
+    File(PathBuf),
+    /// The text of the variable. It is in no message.
+    Variable(Hidden),
+}
+
+/// A text that is not printed.
+#[derive(Clone)]
+pub(crate) struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(…)")
+    }
+}
+
+impl TokenSource {
+    /// The file, or else the variable, or neither.
+    ///
+    /// # Errors
+    /// The variable is no text.
+    fn find(file: Option<&Path>) -> Result<Option<Self>, Failure> {
+        if let Some(path) = file {
+            return Ok(Some(Self::File(path.to_owned())));
+        }
+        match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) if token.trim().is_empty() => Ok(None),
+            Ok(token) => Ok(Some(Self::Variable(Hidden(token.trim().to_owned())))),
             Err(std::env::VarError::NotPresent) => Ok(None),
             Err(std::env::VarError::NotUnicode(_)) => {
                 Err(Failure::usage(format!("{TOKEN_VARIABLE} is no text")))
             }
-        };
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let shown = path.display();
-        Failure::usage(format!("--token-file ({TOKEN_FILE_VARIABLE}) {shown}: {error}"))
-    })?;
-    Ok(Some(text.trim().to_owned()).filter(|token| !token.is_empty()))
+        }
+    }
+
+    /// The source that the environment names, for commands that have no option for it.
+    ///
+    /// # Errors
+    /// As [`TokenSource::find`].
+    pub(crate) fn of_environment() -> Result<Option<Self>, Failure> {
+        Self::find(std::env::var_os(TOKEN_FILE_VARIABLE).map(PathBuf::from).as_deref())
+    }
+
+    /// The builder, with the access token of this source.
+    pub(crate) fn give(self, builder: ClientBuilder) -> ClientBuilder {
+        match self {
+            Self::File(path) => builder.access_token_file(path),
+            Self::Variable(Hidden(token)) => builder.access_token(token),
+        }
+    }
 }
 
-/// The access token of the environment alone, for commands that have no option for it.
+/// The access token of the environment as it is now, for commands that send it by themselves.
 ///
 /// # Errors
-/// As [`access_token`].
+/// As [`TokenSource::of_environment`], or the file cannot be read.
 pub(crate) fn token_of_environment() -> Result<Option<String>, Failure> {
-    access_token(std::env::var_os(TOKEN_FILE_VARIABLE).map(PathBuf::from).as_deref())
+    Ok(match TokenSource::of_environment()? {
+        None => None,
+        Some(TokenSource::Variable(Hidden(token))) => Some(token),
+        Some(TokenSource::File(path)) => {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Failure::usage(format!("{TOKEN_FILE_VARIABLE} {}: {error}", path.display()))
+            })?;
+            Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+        }
+    })
 }
 
 /// The builder of a client that sends the access token of the environment.
 ///
 /// # Errors
-/// As [`access_token`].
+/// As [`TokenSource::of_environment`].
 pub(crate) fn builder() -> Result<ClientBuilder, Failure> {
-    let builder = Client::builder();
-    Ok(match token_of_environment()? {
-        Some(token) => builder.access_token(token),
-        None => builder,
+    let source = TokenSource::of_environment()?;
+    Ok(match source {
+        Some(source) => source.give(Client::builder()),
+        None => Client::builder(),
     })
 }
 
@@ -239,14 +283,16 @@ impl ReachArgs {
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
         let client = Client::builder().endpoints(self.endpoints()).timeout(self.timeout);
         let mut client = client.tls(self.tls.read()?);
-        if let Some(token) = access_token(self.token_file.as_deref())? {
-            client = client.access_token(token);
+        if let Some(source) = TokenSource::find(self.token_file.as_deref())? {
+            client = source.give(client);
         }
         client.build().map_err(|error| {
             let text = error.to_string();
             if text.contains("access token") {
-                return Failure::usage(format!("--token-file ({TOKEN_VARIABLE}): {text}"))
-                    .advise("It is kw_ and 64 hexadecimal digits, alone in its file or variable.");
+                return Failure::usage(format!(
+                    "--token-file ({TOKEN_FILE_VARIABLE}) or {TOKEN_VARIABLE}: {text}"
+                ))
+                .advise("It is kw_ and 64 hexadecimal digits, or a JWT, alone in its file or variable.");
             }
             Failure::usage(format!("--endpoints (KEYWARD_ENDPOINTS): {error}"))
                 .advise("Give URLs separated by commas, such as http://a:7420,http://b:7420; port 7420 may be left out.")

@@ -145,8 +145,8 @@ impl From<Error> for Failure {
             Error::Unknown { .. } => failure
                 .advise("It may have been done. Look with `keyward check`, or repeat the command."),
             Error::Unauthorized { .. } => failure.advise(
-                "Give an access token with --token-file or in KEYWARD_ACCESS_TOKEN, or a certificate with \
-                 --cert and --key.",
+                "Give an access token or a JWT with --token-file or in KEYWARD_ACCESS_TOKEN, or a \
+                 certificate with --cert and --key.",
             ),
             Error::NotAllowed { .. } => failure.advise(
                 "`keyward access whoami` says who you are; an administrator adds rules with `keyward \

@@ -20,13 +20,14 @@ use crate::cli::exit::{self, Failure};
 use crate::cli::log_writer;
 use crate::clock::{Clock, CredentialClock, OffsetClock, SkewedClock, SystemClock};
 use crate::error::Error;
+use crate::files::{Followed, follow};
 use crate::forward::Forwarding;
 use crate::http::{self, ListenerSettings, ServedNode, Terms};
+use crate::jwt::Issuers;
 use crate::lock::Command;
 use crate::node::{Member, Node, NodeConfig};
 use crate::service::LockService as _;
 use crate::tls::Tls;
-use crate::tls::follow::follow;
 use crate::types::CallOptions;
 
 /// Two bound listeners. They are bound first, so that a port that is in use is known before a
@@ -122,6 +123,8 @@ pub(crate) struct Plan {
     pub(crate) hosts: Vec<String>,
     /// The secret of the first administrator's access token, for the first start.
     pub(crate) bootstrap: Option<Secret>,
+    /// The issuers whose JWTs are taken.
+    pub(crate) issuers: Option<Arc<Issuers>>,
     /// Whether the figures are shown to whoever asks.
     pub(crate) open_metrics: bool,
     /// Whether clients may move the clock.
@@ -144,6 +147,7 @@ impl Plan {
             terms,
             hosts: Vec::new(),
             bootstrap: None,
+            issuers: None,
             open_metrics: false,
             debug_clock: false,
             debug_clock_rate: 0,
@@ -160,7 +164,7 @@ pub(crate) struct Running {
     clients: JoinHandle<std::io::Result<()>>,
     peers: JoinHandle<std::io::Result<()>>,
     advance: JoinHandle<()>,
-    /// Looks at the files of TLS now and then.
+    /// Looks at the files of TLS and of JWTs now and then.
     following: JoinHandle<()>,
     look: Arc<Notify>,
     /// Makes the first administrator.
@@ -195,11 +199,15 @@ impl Running {
         let tls: Vec<Arc<Tls>> =
             plan.terms.tls.iter().chain(node.peer_tls()).map(Arc::clone).collect();
         let look = Arc::<Notify>::default();
-        let following = tokio::spawn(follow(tls.clone(), Arc::clone(&look)));
+        let tls_files = tls.iter().map(|tls| Arc::clone(tls) as Arc<dyn Followed>);
+        let jwt_files = plan.issuers.iter().map(|all| Arc::clone(all) as Arc<dyn Followed>);
+        let followed = tls_files.chain(jwt_files).collect();
+        let following = tokio::spawn(follow(followed, Arc::clone(&look)));
         let access_required = Arc::new(AtomicBool::new(plan.bootstrap.is_some()));
         let settings = ListenerSettings {
             terms: plan.terms,
             certificates: tls,
+            issuers: plan.issuers,
             budget: node.budget().clone(),
             hosts: plan.hosts,
             access_required: Arc::clone(&access_required),
@@ -242,7 +250,7 @@ impl Running {
         &self.node
     }
 
-    /// Looks at the files of TLS now, in the background.
+    /// Looks at the files of TLS and of JWTs now, in the background.
     pub(crate) fn look_at_files(&self) {
         self.look.notify_one();
     }

@@ -15,8 +15,10 @@ use crate::cli::member::{self, Listeners, Plan, Running};
 use crate::cli::output;
 use crate::cli::settings::{AuditFailure, ClientCertificates, Declared, Profile, Settings};
 use crate::cli::signals::Signals;
+use crate::files::Unusable;
+use crate::jwt::Issuers;
 use crate::node;
-use crate::tls::{ClientAuth, Files, NodeName, Tls, Unusable};
+use crate::tls::{ClientAuth, Files, NodeName, Tls};
 
 const HELP: &str = "\
 Examples:
@@ -33,9 +35,9 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
   # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
-  # shutdown_timeout, bootstrap_token_file, open_metrics, tls_cert, tls_key, tls_client_ca,
-  # tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format: as the options, with
-  # _ for -
+  # shutdown_timeout, bootstrap_token_file, jwt_issuers, open_metrics, tls_cert, tls_key,
+  # tls_client_ca, tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format:
+  # as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
@@ -43,7 +45,8 @@ that a majority is enough. A node refuses the data folder of another node or ano
 Addresses that other machines can reach need TLS, or --insecure: without it, whoever reaches the
 client port can overhear and take what is sent there, and whoever reaches the peer port can damage
 the cluster. `keyward cert --help` makes certificates to try out. The files of TLS are read again
-when they have changed; connections go on, and files that cannot be used change nothing.
+when they have changed; connections go on, and files that cannot be used change nothing. So are
+those of --jwt-issuers.
 Without access control, whoever is let in can take and release any lock. `keyward access --help`
 switches it on.
 
@@ -52,7 +55,7 @@ Prints one line when it listens and one when it is ready; logs go to standard er
 Signals:
   SIGTERM, SIGINT   stop: /readyz fails, requests under way are answered, leadership moves on
   again             stop at once
-  SIGHUP            read the files of TLS again now; without TLS, stop
+  SIGHUP            read the files of TLS and of JWTs again now; without any, stop
   One that is ignored at the start, as SIGHUP under nohup, stays ignored.
 
 Exit codes:
@@ -147,7 +150,9 @@ async fn serve(settings: &Settings, debug: &DebugArgs) -> Outcome {
         std::future::pending::<()>().await;
     };
     tokio::pin!(ready);
-    let has_files = settings.client_tls.is_some() || settings.peer_tls.is_some();
+    let has_files = settings.client_tls.is_some()
+        || settings.peer_tls.is_some()
+        || settings.declared.jwt_issuers().is_some();
     let signal = loop {
         tokio::select! {
             () = &mut ready => unreachable!("it never ends"),
@@ -221,6 +226,7 @@ fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Result<Plan
     plan.terms.limits.head_timeout = declared.idle_timeout().0;
     plan.hosts = settings.hosts();
     plan.bootstrap.clone_from(&settings.bootstrap);
+    plan.issuers = issuers(settings)?;
     plan.open_metrics = declared.open_metrics();
     if let Some(bytes) = debug.debug_segment_bytes {
         plan.config.segment_bytes = bytes;
@@ -245,6 +251,15 @@ fn peer_tls(settings: &Settings) -> Result<Option<Arc<Tls>>, Failure> {
     let own = NodeName::new(settings.id, &settings.members, None);
     let files = settings.peer_tls.clone();
     files.map(|files| Tls::for_peers(files, own)).transpose().map_err(Failure::from)
+}
+
+/// The issuers of JWTs, from their file.
+fn issuers(settings: &Settings) -> Result<Option<Arc<Issuers>>, Failure> {
+    let path = settings.declared.jwt_issuers();
+    path.map(|path| Issuers::load(path)).transpose().map_err(|error| {
+        Failure::usage(format!("the issuers of JWTs (jwt_issuers) cannot be used: {error}"))
+            .advise("Nothing was started. docs/access.md says what each file must be.")
+    })
 }
 
 impl From<Unusable> for Failure {

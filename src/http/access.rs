@@ -171,7 +171,15 @@ pub(crate) async fn whoami<S: LockService, B: Arriving>(
     request: ClientRequest<B>,
 ) -> Answer {
     let call = request.call_without_query()?;
-    ask(context, call, Question::Status, WhoamiAnswer::new).await
+    let caller = request.caller;
+    // Only this node has seen the credential.
+    let told = |answer: &_| {
+        let told = WhoamiAnswer::new(answer)?;
+        let credential = caller.as_ref().map(|caller| caller.credential);
+        let expires = caller.as_ref().and_then(|caller| caller.expires);
+        Some(WhoamiAnswer { credential, expires, ..told })
+    };
+    ask(context, call, Question::Status, told).await
 }
 
 /// Whether the rules allow a request, whether access control is on or off. Only an administrator may

@@ -204,8 +204,8 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
             Some((door, handler)) => {
-                let (trace_id, principal) = (trace_id.clone(), None);
-                let request = ClientRequest { http, trace_id, principal, slot };
+                let (trace_id, caller) = (trace_id.clone(), None);
+                let request = ClientRequest { http, trace_id, caller, slot };
                 admitted(context, door, handler, request)
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
@@ -228,20 +228,21 @@ fn admitted<S: LockService, B: Arriving>(
         return handler(context, request);
     }
     let from = request.slot.as_ref().and_then(|slot| slot.from());
-    match identity::principal_of(context, &request.http) {
-        Ok(Found::Principal(principal)) => {
-            if let Err(refusal) = identity::judge(context, door, principal.as_deref()) {
+    match identity::caller_of(context, &request.http) {
+        Ok(Found::Caller(caller)) => {
+            let principal = caller.as_ref().map(|caller| &*caller.principal);
+            if let Err(refusal) = identity::judge(context, door, principal) {
                 return refused(noted(context, refusal, from));
             }
-            request.principal = principal;
+            request.caller = caller;
             handler(context, request)
         }
         Ok(Found::Unknown(hash)) => Box::pin(async move {
             let found = identity::look_up(context, hash).await;
-            let principal = found.map_err(|refusal| noted(context, refusal, from))?;
-            let judged = identity::judge(context, door, principal.as_deref());
+            let caller = found.map_err(|refusal| noted(context, refusal, from))?;
+            let judged = identity::judge(context, door, Some(&caller.principal));
             judged.map_err(|refusal| noted(context, refusal, from))?;
-            request.principal = principal;
+            request.caller = Some(caller);
             handler(context, request).await
         }),
         Err(refusal) => refused(noted(context, refusal, from)),

@@ -322,7 +322,8 @@ pub(crate) async fn readyz<S: LockService>(context: &Context<S>) -> Answer {
 pub(crate) async fn metrics<S: LockService>(context: &Context<S>) -> Answer {
     let (figures, audit) = (context.node.figures(), context.node.audit());
     let figures = figures.as_ref().map(|figures| (figures, audit.unwrap_or_default()));
-    let text = context.metrics.render(figures, &context.settings.certificates);
+    let jwts = context.settings.issuers.as_ref().map(|issuers| issuers.figures());
+    let text = context.metrics.render(figures, &context.settings.certificates, jwts.as_ref());
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -21,6 +21,7 @@ use super::slots::{SlotFigures, Slots};
 use crate::api::{Code, HistogramFigures, NodeFigures};
 use crate::audit::AuditFigures;
 use crate::budget::Budget;
+use crate::jwt;
 use crate::processes;
 use crate::tls::Tls;
 
@@ -189,6 +190,7 @@ impl Metrics {
         &self,
         figures: Option<(&NodeFigures, AuditFigures)>,
         certificates: &[Arc<Tls>],
+        jwts: Option<&jwt::Figures>,
     ) -> String {
         let mut page = self.handle.render();
         let help = "The version of the program, as a label.";
@@ -204,6 +206,9 @@ impl Metrics {
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
         render_slots(&mut page, self.slots.figures());
         render_certificates(&mut page, certificates);
+        if let Some(figures) = jwts {
+            render_jwts(&mut page, figures);
+        }
         let help = "Bytes of large requests being read and answers being written.";
         gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
         let help = "Large requests and answers refused because too many bytes were buffered.";
@@ -262,6 +267,23 @@ fn render_certificates(page: &mut String, all: &[Arc<Tls>]) {
     for (purpose, end) in first {
         line(page, format_args!("{name}{{use=\"{purpose}\"}} {end}"));
     }
+}
+
+fn render_jwts(page: &mut String, figures: &jwt::Figures) {
+    let help = "JWTs that came with requests: `checked` and `remembered` ones were taken.";
+    let results = [
+        ("checked", figures.checked),
+        ("remembered", figures.remembered),
+        ("refused", figures.refused),
+    ];
+    counters_by(page, ("keyward_jwt_requests_total", "result"), help, &results);
+    let (name, help) = ("keyward_jwt_keys", "Keys of each issuer that can check JWTs.");
+    line(page, format_args!("# HELP {name} {help}\n# TYPE {name} gauge"));
+    for (issuer, keys) in &figures.keys {
+        line(page, format_args!("{name}{{issuer=\"{issuer}\"}} {keys}"));
+    }
+    let help = "1 if the files of issuers and keys cannot be used, and older content is in use.";
+    gauge(page, "keyward_jwt_files_unusable", help, u64::from(figures.is_outdated));
 }
 
 /// Renders the process's figures, under the names of Prometheus' own client libraries.

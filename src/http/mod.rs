@@ -56,6 +56,7 @@ use crate::api::headers;
 use crate::budget::Budget;
 use crate::clock::CredentialClock;
 use crate::error::Error;
+use crate::jwt::Issuers;
 use crate::service::LockService;
 use crate::tls::Tls;
 use metrics::Metrics;
@@ -68,6 +69,8 @@ pub struct ListenerSettings {
     pub terms: Terms,
     /// The certificates whose ends are among the metrics.
     pub certificates: Vec<Arc<Tls>>,
+    /// The issuers whose JWTs are taken, if there are any.
+    pub issuers: Option<Arc<Issuers>>,
     /// The bytes that large bodies and answers may take together.
     pub budget: Budget,
     /// The names by which browsers may call this listener, besides `localhost` and IP addresses.

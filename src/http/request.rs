@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::ListenerSettings;
 use super::answer::Refusal;
+use super::identity::Caller;
 use super::slots::Slot;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
@@ -43,7 +44,7 @@ pub(crate) struct ClientRequest<B> {
     pub(crate) http: axum::http::Request<B>,
     pub(crate) trace_id: String,
     /// The one that makes it, if that is known.
-    pub(crate) principal: Option<Arc<Principal>>,
+    pub(crate) caller: Option<Caller>,
     /// The slot of its connection, if it is known.
     pub(crate) slot: Option<Arc<Slot>>,
 }
@@ -88,7 +89,7 @@ impl<B: Arriving> ClientRequest<B> {
         let fields = self.http.headers();
         Ok(Call {
             trace_id: Some(self.trace_id.clone()),
-            principal: self.principal.clone(),
+            principal: self.caller.as_ref().map(|caller| Arc::clone(&caller.principal)),
             cause: cause(fields)?,
             idempotency_key: idempotency_key(fields)?,
             is_timed: fields.contains_key(headers::TIMEOUT_MS),

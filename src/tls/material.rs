@@ -9,10 +9,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::{ClientAuth, Loaded, PeerCertificate, Side};
 use crate::client::tls::{ALPN, CredentialTime, provider, read_certificates, read_key, words};
+use crate::files::{Unusable, fingerprint};
 
 /// The files of one side's TLS, all PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,25 +23,6 @@ pub struct Files {
     pub key: PathBuf,
     /// The certificates of the CAs that the other side's certificates are checked with.
     pub ca: Option<PathBuf>,
-}
-
-/// The reason why a file cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{path}: {why}")]
-pub struct Unusable {
-    path: String,
-    why: String,
-}
-
-impl Unusable {
-    pub(super) fn new(path: &Path, why: impl Display) -> Self {
-        Self { path: path.display().to_string(), why: why.to_string() }
-    }
-
-    /// A number for the reason, by which the same one is told from another.
-    pub(super) fn fingerprint(&self) -> u128 {
-        fingerprint([self.path.as_bytes(), self.why.as_bytes()])
-    }
 }
 
 /// The content of the files at one moment.
@@ -56,16 +37,6 @@ impl Content {
     pub(super) fn fingerprint(&self) -> u128 {
         fingerprint([&self.certificate[..], &self.key, self.ca.as_deref().unwrap_or_default()])
     }
-}
-
-/// A hash of several texts; it finds changes, and nobody's trust depends on it.
-fn fingerprint<const N: usize>(parts: [&[u8]; N]) -> u128 {
-    let mut hasher = Xxh3::new();
-    for part in parts {
-        hasher.update(&part.len().to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.digest128()
 }
 
 impl Files {

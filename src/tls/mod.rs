@@ -2,17 +2,15 @@
 //!
 //! A node has up to two of them, one for clients ([`Tls::for_clients`]) and one for the other members
 //! ([`Tls::for_peers`]). Between members both sides show a certificate, and each is bound to its node:
-//! [`node`] has the rule. [`Tls::look`] reads the files anew when their content has changed; open
+//! [`node`] has the rule. [`Followed::look`] reads the files anew when their content has changed; open
 //! connections go on with what they began with, and files that cannot be used change nothing.
 //!
 //! This folder knows neither HTTP nor consensus. It never turns a check off: a connection has TLS
 //! with all of it, or its listener has no TLS.
 //!
 //! Start with [`Tls`]. [`material`] reads files, [`identity`] what a certificate says of its owner,
-//! [`outgoing`] checks the member that is called, [`follow`] looks at the files now and then, and
-//! [`issue`] makes certificates for trying out.
+//! [`outgoing`] checks the member that is called, and [`issue`] makes certificates for trying out.
 
-pub mod follow;
 pub mod identity;
 pub mod issue;
 mod material;
@@ -31,11 +29,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use identity::PeerCertificate;
+pub use material::Files;
 use material::{Current, Watched};
-pub use material::{Files, Unusable};
 pub use node::NodeName;
 
 use crate::clock::credential_time;
+use crate::files::{Followed, Look, Unusable};
 
 /// How long before its end the log begins to warn of a certificate.
 pub const WARN_BEFORE: Duration = Duration::from_secs(30 * DAY);
@@ -87,17 +86,6 @@ struct State {
     warned: u64,
 }
 
-/// The result of a look at the files.
-#[derive(Debug)]
-pub enum Look {
-    /// Their content is what it was.
-    Unchanged,
-    /// Their new content is in use for new connections.
-    Taken,
-    /// Their new content cannot be used; the old one stays in use.
-    Refused(Unusable),
-}
-
 /// A loaded certificate, as metrics and warnings show it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Loaded {
@@ -134,27 +122,6 @@ impl Tls {
         let tls = Arc::new(Self { side, files, state: RwLock::new(state) });
         tls.warn_of_ends();
         Ok(tls)
-    }
-
-    /// Looks at the files and takes their content into use if it has changed. Reads files, and so
-    /// blocks. What it finds is logged: the same unusable content once.
-    pub fn look(&self) -> Look {
-        let look = self.look_at_content();
-        let side = self.side.word();
-        match &look {
-            Look::Unchanged => {}
-            Look::Taken => {
-                let certificate = self.loaded().into_iter().next();
-                let subject = certificate.map(|certificate| certificate.subject);
-                let subject = subject.unwrap_or_default();
-                tracing::info!(side, subject, "TLS files are read anew and in use");
-            }
-            Look::Refused(error) => {
-                tracing::error!(side, %error, "TLS files cannot be used; the old ones stay in use");
-            }
-        }
-        self.warn_of_ends();
-        look
     }
 
     fn look_at_content(&self) -> Look {
@@ -250,6 +217,27 @@ impl Tls {
 
     fn write_state<T>(&self, write: impl FnOnce(&mut State) -> T) -> T {
         write(&mut self.state.write().expect("nothing panics while it holds the state"))
+    }
+}
+
+impl Followed for Tls {
+    fn look(&self) -> Look {
+        let look = self.look_at_content();
+        let side = self.side.word();
+        match &look {
+            Look::Unchanged => {}
+            Look::Taken => {
+                let certificate = self.loaded().into_iter().next();
+                let subject = certificate.map(|certificate| certificate.subject);
+                let subject = subject.unwrap_or_default();
+                tracing::info!(side, subject, "TLS files are read anew and in use");
+            }
+            Look::Refused(error) => {
+                tracing::error!(side, %error, "TLS files cannot be used; the old ones stay in use");
+            }
+        }
+        self.warn_of_ends();
+        look
     }
 }
 

@@ -38,6 +38,7 @@ const FLOORS: [(&str, &[&str]); 4] = [
             "wake",
             "releases",
             "lease",
+            "credential",
             "transport",
             "attempts",
             "backup",
@@ -55,8 +56,8 @@ const FLOORS: [(&str, &[&str]); 4] = [
     (
         "src",
         &[
-            "budget", "flood", "audit", "tls", "storage", "raft", "node", "forward", "advance",
-            "http", "cli",
+            "budget", "flood", "files", "audit", "tls", "jwt", "storage", "raft", "node",
+            "forward", "advance", "http", "cli",
         ],
     ),
 ];

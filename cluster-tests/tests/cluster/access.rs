@@ -19,7 +19,7 @@ use keyward::types::{
 use rustix::process::Signal;
 
 /// A client of these nodes with this access token.
-fn client(endpoints: Vec<String>, token: Option<&str>) -> Client {
+pub(crate) fn client(endpoints: Vec<String>, token: Option<&str>) -> Client {
     let builder = Client::builder().endpoints(endpoints);
     let builder = match token {
         Some(token) => builder.access_token(token),
@@ -28,7 +28,7 @@ fn client(endpoints: Vec<String>, token: Option<&str>) -> Client {
     builder.build().expect("the endpoints are well formed")
 }
 
-async fn change(client: &Client, change: Change) {
+pub(crate) async fn change(client: &Client, change: Change) {
     let command = Command::access(change, CallOptions::default());
     let decided = client.decide_one(command, CallOptions::default()).await;
     decided.expect("the change is made");
@@ -50,7 +50,7 @@ async fn token(client: &Client, identity: &str) -> TokenAnswer {
     client.create_access_token(&body, CallOptions::default()).await.expect("a token")
 }
 
-async fn lock(client: &Client, name: &str, signee: &str) -> Result<LockResponse, Error> {
+pub(crate) async fn lock(client: &Client, name: &str, signee: &str) -> Result<LockResponse, Error> {
     let request =
         LockRequest { signature: name.to_owned(), signee: signee.to_owned(), level: None };
     client.lock(request, LockOptions::default()).await
@@ -61,16 +61,16 @@ async fn unlock(client: &Client, name: &str, signee: &str) -> Result<(), Error> 
     client.unlock(request, UnlockOptions::default()).await.map(|_| ())
 }
 
-fn is_unauthorized<T>(result: &Result<T, Error>) -> bool {
+pub(crate) fn is_unauthorized<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Unauthorized { .. }))
 }
 
-fn is_not_allowed<T>(result: &Result<T, Error>) -> bool {
+pub(crate) fn is_not_allowed<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NotAllowed { .. }))
 }
 
 /// Makes the first administrator, and switches access control on; returns its client and token.
-async fn switch_on(cluster: &mut Cluster) -> (Client, String) {
+pub(crate) async fn switch_on(cluster: &mut Cluster) -> (Client, String) {
     let stranger = cluster.clients();
     let first = eventually("every member knows of access control", ELECTION, || async {
         stranger.bootstrap_access(&BootstrapBody::default(), CallOptions::default()).await

@@ -12,6 +12,7 @@ mod damage;
 mod failover;
 mod hooks;
 mod identity;
+mod jwt;
 mod kills;
 mod limits;
 mod partitions;

@@ -29,6 +29,7 @@ mod backup;
 mod batch;
 mod batcher;
 pub mod carrier;
+mod credential;
 mod endpoints;
 mod guard;
 mod lanes;
@@ -47,6 +48,7 @@ mod wake;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +72,7 @@ use crate::api::{
     UnlockAnswer, UnlockBody, VerifyAnswer, VerifyBody, WhoamiAnswer, routes,
 };
 use crate::carrier::{Carrier, Carry};
+use credential::Source;
 use guard::{Common, Turn};
 use keyward_core::access::{Answer, Change, Question};
 use keyward_core::clock::{Clock, Deadline, SystemClock};
@@ -109,7 +112,7 @@ pub struct ClientBuilder {
     timeout: Duration,
     connect_timeout: Duration,
     batching: bool,
-    access_token: Option<String>,
+    access_token: Source,
     clock: Arc<dyn Clock>,
     tls: Tls,
 }
@@ -167,11 +170,20 @@ impl ClientBuilder {
         self
     }
 
-    /// The access token that each request is sent with, for a cluster with access control. Not to be
+    /// The access token or JWT that each request is sent with, for a cluster with access control. Not to be
     /// confused with the fencing token of a grant.
     #[must_use]
     pub fn access_token(mut self, secret: impl Into<String>) -> Self {
-        self.access_token = Some(secret.into());
+        self.access_token = Source::Text(secret.into());
+        self
+    }
+
+    /// The file of the access token or JWT that each request is sent with. It is read again every few
+    /// seconds and when a node refuses its content, so that a program goes on when its token is
+    /// replaced, as those of Kubernetes are. [`ClientBuilder::build`] reads it for the first time.
+    #[must_use]
+    pub fn access_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.access_token = Source::File(path.into());
         self
     }
 
@@ -213,7 +225,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// `BadRequest` if an endpoint is no `http://host:port` or `https://host:port`, a certificate or a
-    /// key cannot be used, the access token cannot be one, or a default is not a value that requests
+    /// key cannot be used, the access token or its file cannot be used, or a default is not a value that requests
     /// may have.
     pub fn build(self) -> Result<Client, Error> {
         self.options.validate()?;
@@ -268,7 +280,7 @@ impl Client {
             timeout: crate::api::DEFAULT_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             batching: true,
-            access_token: None,
+            access_token: Source::Nothing,
             clock: Arc::new(SystemClock),
             tls: Tls::default(),
         }
@@ -564,6 +576,16 @@ impl Client {
         call: CallOptions,
     ) -> Result<TokenAnswer, Error> {
         let request = Request::once("POST", routes::ACCESS_TOKENS, token);
+        self.transport.call(&request, &call).await.map(|(answer, _)| answer)
+    }
+
+    /// The caller, as the node that is asked knows it: also the kind of its credential and when that
+    /// ends.
+    ///
+    /// # Errors
+    /// As [`LockService::read`]; `Unauthorized` if the credential is refused, with the reason.
+    pub async fn whoami(&self, call: CallOptions) -> Result<WhoamiAnswer, Error> {
+        let request = Request::read(routes::ACCESS_WHOAMI, &());
         self.transport.call(&request, &call).await.map(|(answer, _)| answer)
     }
 

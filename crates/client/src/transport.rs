@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::batch::{Batched, Message};
 use super::batcher::{BatchedWrite, Batcher};
+use super::credential::{Credential, Followed, Source};
 use super::endpoints::{Endpoints, normalize};
 use super::lanes::Lanes;
 use crate::api::{
@@ -47,7 +48,7 @@ pub(super) struct Transport {
     cluster: OnceLock<HeaderValue>,
     timeout: Duration,
     /// The credential of each request, never printed.
-    credential: Option<HeaderValue>,
+    credential: Credential,
     lanes: Lanes,
     /// `None` if each write is sent by itself.
     batcher: Option<Batcher>,
@@ -64,7 +65,7 @@ pub(super) struct Settings {
     pub(super) batches: bool,
     pub(super) tls: Tls,
     /// The access token that each request is sent with.
-    pub(super) access_token: Option<String>,
+    pub(super) access_token: Source,
 }
 
 /// A request that can be sent to one node once.
@@ -285,7 +286,7 @@ impl Transport {
         settings: &Settings,
     ) -> Result<Self, Error> {
         let Settings { timeout, batches, .. } = *settings;
-        let credential = settings.access_token.as_deref().map(credential).transpose()?;
+        let credential = Credential::new(&settings.access_token)?;
         let endpoints = Endpoints::new(endpoints)?;
         Ok(Self {
             way,
@@ -481,6 +482,31 @@ impl Transport {
         )))
     }
 
+    /// Sends the request with the credential of a file. One that is refused for it was not done: it is
+    /// sent once more if the file has another one by now.
+    async fn send_following(
+        &self,
+        followed: &Followed,
+        mut built: reqwest::Request,
+    ) -> Result<reqwest::Response, SendError> {
+        let credential = followed.current().await;
+        if let Some(credential) = &credential {
+            built.headers_mut().insert(AUTHORIZATION, credential.clone());
+        }
+        let again = built.try_clone();
+        let response = self.way.send(built).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        match (again, followed.instead_of(credential.as_ref()).await) {
+            (Some(mut again), Some(newer)) => {
+                again.headers_mut().insert(AUTHORIZATION, newer);
+                self.way.send(again).await
+            }
+            (None, _) | (_, None) => Ok(response),
+        }
+    }
+
     async fn send(
         &self,
         endpoint: &Arc<str>,
@@ -504,10 +530,14 @@ impl Transport {
         if let Some(cluster) = self.cluster.get().filter(|_| request.is_of_one_cluster()) {
             built.headers_mut().insert(headers::CLUSTER, cluster.clone());
         }
-        if let Some(credential) = &self.credential {
+        if let Credential::Fixed(credential) = &self.credential {
             built.headers_mut().insert(AUTHORIZATION, credential.clone());
         }
-        let sent = self.way.send(built).await;
+        let sent = match &self.credential {
+            // Boxed: it is larger than the rest, which moves with each request.
+            Credential::Followed(followed) => Box::pin(self.send_following(followed, built)).await,
+            Credential::Fixed(_) | Credential::Nothing => self.way.send(built).await,
+        };
         let response = sent.map_err(|error| {
             let reason = |cause: Cause| format!("{endpoint}: {}", describe(&*cause));
             match error {
@@ -540,18 +570,6 @@ async fn hear(
     };
     let problem = if is_problem { our_problem(&body) } else { None };
     Ok(Heard { status, decided_at, problem, body })
-}
-
-/// The header value of an access token.
-fn credential(token: &str) -> Result<HeaderValue, Error> {
-    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    let value = is_token.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
-    // The text is not repeated: it may be a secret with a blank too many.
-    let mut value = value.ok_or_else(|| {
-        Error::bad_request("the access token has blanks, or characters that no token has")
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// Builds the HTTP request.

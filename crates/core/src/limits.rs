@@ -99,6 +99,10 @@ pub const MAX_RULES: usize = 20_000;
 /// The maximum number of access tokens.
 pub const MAX_ACCESS_TOKENS: usize = 20_000;
 
+/// The longest JWT that is read, in bytes: several times as long as those of Kubernetes and of CI
+/// services, and within what a node accepts as the head of a request.
+pub const MAX_JWT_BYTES: usize = 8 * 1024;
+
 /// A bound on a value of a request, or on a piece of work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
@@ -138,6 +142,8 @@ pub enum Unit {
 pub enum Beyond {
     /// It is refused with `BadRequest`, and nothing changes.
     Refused,
+    /// HTTP refuses it with `Unauthorized`: it is a credential.
+    Unauthorized,
     /// HTTP refuses it with `TooLarge`; Keyward's client never sends it.
     TooLarge,
     /// Keyward's client sends it in several messages; HTTP refuses it.
@@ -433,6 +439,15 @@ pub const ACCESS_TOKENS: Limit = Limit {
     ..number("access_tokens", "the access tokens of a cluster", 0, MAX_ACCESS_TOKENS as i128)
 };
 
+/// A JWT.
+pub const JWT_BYTES: Limit = Limit {
+    unit: Unit::Bytes,
+    beyond: Beyond::Unauthorized,
+    enforced_by: "src/jwt/mod.rs",
+    proof: Proof::Tested("src/jwt/tests.rs"),
+    ..number("jwt_bytes", "a JWT with which a request is made", 0, MAX_JWT_BYTES as i128)
+};
+
 /// Every limit, in the order of `docs/limits.md`.
 pub const ALL: &[Limit] = &[
     SIGNATURE,
@@ -464,6 +479,7 @@ pub const ALL: &[Limit] = &[
     GROUPS_BYTES,
     RULES,
     ACCESS_TOKENS,
+    JWT_BYTES,
     ENTRY_COMMANDS,
     REAPPLIED,
     APPLIED_BYTES,

@@ -145,6 +145,10 @@ declare! {
         /// control is switched on before any client is answered. The same file on each node
         #[arg(long, value_name = "FILE", env = "KEYWARD_BOOTSTRAP_TOKEN_FILE")]
         bootstrap_token_file: PathBuf,
+        /// A file with the issuers whose JWTs are taken as credentials, as docs/access.md describes
+        /// it. It and the files of keys that it names are read again when they have changed
+        #[arg(long, value_name = "FILE", env = "KEYWARD_JWT_ISSUERS")]
+        jwt_issuers: PathBuf,
         /// Show /metrics to whoever asks; otherwise, with access control on, it takes an access
         /// token that may observe every lock
         #[arg(long, env = "KEYWARD_OPEN_METRICS")]

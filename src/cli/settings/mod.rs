@@ -20,6 +20,7 @@ use std::time::Duration;
 use crate::access::Secret;
 use crate::cli::exit::Failure;
 use crate::cli::logging::LogArgs;
+use crate::files::parse_toml;
 use crate::tls::Files;
 
 pub(crate) use declared::Declared;
@@ -333,7 +334,7 @@ fn read_file(path: &Path) -> Result<Declared, Failure> {
             path.display()
         ))
     })?;
-    parse_file(&text).map_err(|(line, what)| {
+    parse_toml::<Declared>(&text).map_err(|(line, what)| {
         Failure::usage(format!("{}:{line}: {what}", path.display()))
             .advise("See `keyward serve --help` for the file's keys; nothing was started.")
     })
@@ -344,18 +345,8 @@ fn read_file(path: &Path) -> Result<Declared, Failure> {
 /// # Errors
 /// Everything that is wrong, or the line that is no setting.
 pub fn read_settings(text: &str) -> Result<Settings, Vec<String>> {
-    let file = parse_file(text).map_err(|(line, what)| vec![format!("{line}: {what}")])?;
+    let file = parse_toml(text).map_err(|(line, what)| vec![format!("{line}: {what}")])?;
     Settings::check(file)
-}
-
-/// Parses the settings, or returns the line of the error and its text.
-fn parse_file(text: &str) -> Result<Declared, (usize, String)> {
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let before = text.get(..start).unwrap_or(text);
-        let line = before.matches('\n').count() + 1;
-        (line, error.message().to_owned())
-    })
 }
 
 #[cfg(test)]
@@ -378,7 +369,7 @@ mod tests {
     }
 
     fn merge(line: &str, file: &str) -> Result<Settings, Vec<String>> {
-        let file = parse_file(file).unwrap_or_else(|(line, what)| panic!("{line}: {what}"));
+        let file = parse_toml(file).unwrap_or_else(|(line, what)| panic!("{line}: {what}"));
         Settings::check(args(line).or(file))
     }
 
@@ -531,7 +522,7 @@ mod tests {
             ("id = ", 1, ""),
         ];
         for (file, line, wrong) in table {
-            let (found, what) = parse_file(file).expect_err(file);
+            let (found, what) = parse_toml::<Declared>(file).expect_err(file);
             assert_eq!(found, line, "{file}: {what}");
             assert!(what.contains(wrong), "{file}: {what}");
         }

@@ -22,7 +22,7 @@ use crate::service::LockService;
 use crate::types::CallOptions;
 
 /// A node whose rules are those of locks in memory.
-struct Guarded(MemoryLocks);
+pub(super) struct Guarded(pub(super) MemoryLocks);
 
 impl LocalNode for Guarded {
     fn access(&self) -> Option<Arc<Access>> {
@@ -39,7 +39,7 @@ impl LocalNode for Guarded {
 }
 
 /// The secret of a role's token.
-fn secret(role: &str) -> Secret {
+pub(super) fn secret(role: &str) -> Secret {
     let mut bits = [0; 32];
     bits[..role.len()].copy_from_slice(role.as_bytes());
     Secret::of_bits(bits)
@@ -50,12 +50,12 @@ fn token(role: &str, expires: Option<u64>) -> AccessToken {
     AccessToken { hash, identity, groups: Vec::new(), expires }
 }
 
-async fn put(locks: &MemoryLocks, change: Change) {
+pub(super) async fn put(locks: &MemoryLocks, change: Change) {
     let command = Command::access(change, CallOptions::default());
     locks.decide_one(command, CallOptions::default()).await.unwrap();
 }
 
-fn rule(role: &str, pattern: &str, rights: &[Right]) -> Change {
+pub(super) fn rule(role: &str, pattern: &str, rights: &[Right]) -> Change {
     Change::PutRule(Rule {
         name: RuleName {
             grantee: Grantee::Identity(role.into()),
@@ -76,7 +76,7 @@ const ROLES: [&str; 9] =
 const SOURCE: &str = "the log of the test";
 
 /// A listener with access control on, and all roles.
-async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
+pub(super) async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
     let locks = MemoryLocks::new();
     for role in ROLES.into_iter().filter(|role| *role != "stranger") {
         if role == "admin" {
@@ -97,7 +97,13 @@ async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
     (Server::of(locks.clone(), node, settings).await, locks)
 }
 
-async fn ask(server: &Server, role: &str, method: &str, path: &str, body: Option<&str>) -> Told {
+pub(super) async fn ask(
+    server: &Server,
+    role: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Told {
     let bearer = format!("Bearer {}", secret(role).reveal());
     let mut headers = vec![("content-type", "application/json")];
     if role != "stranger" {
@@ -324,11 +330,13 @@ async fn credentials_that_are_none_are_refused_and_a_proxys_own_is_ignored_while
     assert_eq!(with(&[("authorization", &brief)]).await.json()["identity"], "brief");
     clock.set(1010);
     with(&[("authorization", &brief)]).await.assert_problem(401, "unauthorized", "has expired");
-    let rows: [(&[(&str, &str)], &str); 6] = [
+    let rows: [(&[(&str, &str)], &str); 8] = [
         (&[], "no credential"),
         (&[("authorization", "Basic YTpi")], "Authorization: Bearer"),
         (&[("authorization", "Bearer")], "Authorization: Bearer"),
         (&[("authorization", "Bearer kw_123")], "kw_ and 64 hexadecimal digits"),
+        (&[("authorization", "Bearer 123")], "kw_ and 64 hexadecimal digits"),
+        (&[("authorization", "Bearer eyJ.e30.")], "this node takes no JWTs"),
         (&[("authorization", &unknown)], "unknown, or was revoked"),
         (&[("authorization", &good), ("authorization", &good)], "more than one"),
     ];
@@ -347,7 +355,7 @@ async fn credentials_that_are_none_are_refused_and_a_proxys_own_is_ignored_while
     server.stop().await;
 }
 
-async fn put_as_admin(locks: &MemoryLocks, change: Change) {
+pub(super) async fn put_as_admin(locks: &MemoryLocks, change: Change) {
     let call = CallOptions {
         principal: Some(Arc::new(crate::principal::Principal::named("admin"))),
         ..CallOptions::default()
@@ -403,7 +411,7 @@ async fn access_control_is_set_up_over_http() {
     assert_eq!(
         who,
         json!({"enabled": true, "identity": "ci", "groups": ["bots"], "token": id,
-        "admin": false})
+        "admin": false, "credential": "access_token", "expires": made["expires"]})
     );
     let tokens = as_who(&admin, "GET", routes::ACCESS_TOKENS, None).await;
     assert!(!String::from_utf8_lossy(&tokens.body).contains("kw_"), "no secret is listed");

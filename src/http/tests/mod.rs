@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod batch;
+mod jwt;
 mod limits;
 mod malformed;
 mod node;

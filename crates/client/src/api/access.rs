@@ -393,6 +393,27 @@ pub struct WhoamiAnswer {
     /// Whether it is an administrator.
     #[serde(default)]
     pub admin: bool,
+    /// The kind of credential that the request had; left out if it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialWord>,
+    /// When that credential ends, in seconds since 1970; left out for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+/// A kind of credential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialWord {
+    /// An access token of the cluster.
+    AccessToken,
+    /// A client certificate.
+    Certificate,
+    /// A JWT of an issuer that the node trusts.
+    Jwt,
+    /// One of a kind that this program does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// The body of `POST /v1/access/can-i`.
@@ -527,7 +548,7 @@ impl TokensAnswer {
 }
 
 impl WhoamiAnswer {
-    /// The answer to the question who one is; `None` if it answers another question.
+    /// The answer to the question who one is, as far as the cluster knows; `None` if it answers another question.
     pub fn new(answer: &Answer) -> Option<Self> {
         let Answer::Status { on, principal, is_admin, .. } = answer else { return None };
         let principal = principal.as_ref();
@@ -537,6 +558,8 @@ impl WhoamiAnswer {
             groups: principal.map(|principal| texts(&principal.groups)).unwrap_or_default(),
             token: principal.and_then(|principal| Some(principal.token?.to_string())),
             admin: *is_admin,
+            credential: None,
+            expires: None,
         })
     }
 

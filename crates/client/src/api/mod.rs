@@ -20,8 +20,8 @@ mod values;
 use std::time::Duration;
 
 pub use access::{
-    BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, ChangedWord, RuleBody, RuleQuery,
-    RulesAnswer, RulesQuery, SwitchBody, TokenAnswer, TokenBody, TokenItem, TokenQuery,
+    BootstrapBody, CanIAnswer, CanIBody, ChangedAnswer, ChangedWord, CredentialWord, RuleBody,
+    RuleQuery, RulesAnswer, RulesQuery, SwitchBody, TokenAnswer, TokenBody, TokenItem, TokenQuery,
     TokensAnswer, TokensQuery, WhoamiAnswer,
 };
 pub use answers::{

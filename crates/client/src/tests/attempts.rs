@@ -91,7 +91,7 @@ async fn call_of(nodes: &[&str], asking: &Scripted) -> (Result<&'static str, Err
         timeout: TIMEOUT,
         batches: false,
         tls: Tls::default(),
-        access_token: None,
+        access_token: crate::credential::Source::Nothing,
     };
     let transport = Transport::new(&endpoints, &settings).unwrap();
     let from = Deadline::after(Duration::from_secs(3600));

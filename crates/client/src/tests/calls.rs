@@ -118,6 +118,28 @@ async fn the_access_token_is_sent_with_each_request_and_is_in_no_error() {
 }
 
 #[tokio::test]
+async fn a_refused_token_of_a_file_is_read_again_and_the_request_sent_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "old").unwrap();
+    let refused = || Step::problem(401, "unauthorized", "");
+    let node = Node::start([refused(), refused(), Step::granted()]).await;
+    let client = Client::builder().endpoints([node.url()]).access_token_file(&path);
+    let client = client.timeout(Duration::from_secs(5)).build().unwrap();
+    // Nothing has changed: it is refused.
+    assert!(matches!(lock(&client).await, Err(Error::Unauthorized { .. })));
+    std::fs::write(&path, "new").unwrap();
+    lock(&client).await.unwrap();
+    let asked = node.asked();
+    let sent: Vec<&str> = asked
+        .iter()
+        .filter_map(|asked| asked.lines().find_map(|line| line.strip_prefix("authorization: ")))
+        .collect();
+    assert_eq!(sent, ["Bearer old", "Bearer old", "Bearer new"]);
+    assert_eq!(node.request_ids()[1], node.request_ids()[2], "it is the same request");
+}
+
+#[tokio::test]
 async fn one_lane_carries_one_request_after_the_other() {
     let node = Node::start([Step::granted()]).await;
     let client = client(&[node.url()], 2000);

@@ -176,6 +176,7 @@ fn table() -> String {
         };
         let beyond = match limit.beyond {
             Beyond::Refused => "refused (400)",
+            Beyond::Unauthorized => "refused (401)",
             Beyond::TooLarge => "refused (413)",
             Beyond::Split => "the client asks in parts; refused (400, 413) over HTTP",
             Beyond::Shortened => "the client takes the largest; refused (400) over HTTP",
