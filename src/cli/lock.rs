@@ -133,7 +133,7 @@ async fn execute(client: &Client, args: LockArgs) -> Result<u8, Ended> {
         Some(_) => {
             let mut signals = Signals::to_stop()?;
             let asking = client.lock_in_turn(request.clone());
-            match waiting::wait(client, &request, &mut signals, asking).await {
+            match Box::pin(waiting::wait(client, &request, &mut signals, asking)).await {
                 Ok(Waited::Answered(response)) => response,
                 Ok(Waited::Interrupted(signal)) => return Ok(exit::of_signal(signal.as_raw())),
                 Err(error) => return Err(Ended::TooOld(error)),

@@ -21,7 +21,7 @@ use crate::cli::log_writer;
 use crate::clock::{Clock, CredentialClock, OffsetClock, SkewedClock, SystemClock};
 use crate::error::Error;
 use crate::forward::Forwarding;
-use crate::http::{self, ListenerSettings, ServedNode, Terms};
+use crate::http::{self, ListenerSettings, Rates, ServedNode, Terms};
 use crate::lock::Command;
 use crate::node::{Member, Node, NodeConfig};
 use crate::service::LockService as _;
@@ -120,6 +120,8 @@ pub(crate) struct Plan {
     pub(crate) terms: Terms,
     /// The names by which browsers may call the node.
     pub(crate) hosts: Vec<String>,
+    /// How often an address and an identity may ask.
+    pub(crate) rates: Rates,
     /// The secret of the first administrator's access token, for the first start.
     pub(crate) bootstrap: Option<Secret>,
     /// Whether the figures are shown to whoever asks.
@@ -143,6 +145,7 @@ impl Plan {
             config,
             terms,
             hosts: Vec::new(),
+            rates: Rates::default(),
             bootstrap: None,
             open_metrics: false,
             debug_clock: false,
@@ -200,6 +203,7 @@ impl Running {
         let settings = ListenerSettings {
             terms: plan.terms,
             certificates: tls,
+            rates: plan.rates,
             budget: node.budget().clone(),
             hosts: plan.hosts,
             access_required: Arc::clone(&access_required),

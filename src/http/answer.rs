@@ -69,7 +69,9 @@ impl IntoResponse for Refusal {
         if code == Code::Unauthorized {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if code == Code::Unavailable {
+        if let Some(wait) = self.problem.retry_after_ms {
+            fields.insert(RETRY_AFTER, wait.div_ceil(1000).into());
+        } else if code == Code::Unavailable {
             fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         // If a leader's address is no valid header value, it is still in the document.

@@ -1,6 +1,6 @@
 //! The dispatch of the client listener: every path and method with its handler, in one table.
 //!
-//! All requests take the same way: their head is checked, their handler is found here, it is found
+//! All requests take the same way: it is looked at how often their client asks, their head is checked, their handler is found here, it is found
 //! out who asks ([`identity`]), and they are observed by [`observed`]. There is no router in between: it would box a handler's future and its
 //! response once more and look up twice what stands in one table, which costs more than a lock.
 
@@ -24,6 +24,7 @@ use super::handlers::{
 use super::identity::{self, Door, Found};
 use super::metrics::Endpoint;
 use super::observe::{observed, trace_id};
+use super::rates::Share;
 use super::request::{Arriving, ClientRequest};
 use super::server::Answerer;
 use super::slots::Slot;
@@ -194,14 +195,17 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
     let found = find(context, http.uri().path());
     let route = found.as_ref().map(|(number, route)| (*number, route.path));
     let endpoint = Endpoint::new(http.method(), route);
-    let judged = context.judge_cluster(http.headers()).map_err(Refusal::from).and(head);
+    let share = Share::of(&http);
+    let address = slot.as_ref().and_then(|slot| slot.from()).map(|from| from.ip());
+    let judged = context.limiter.admit_address(address, share);
+    let judged = judged.and_then(|()| Ok(context.judge_cluster(http.headers())?)).and(head);
     let answer = match (judged, found) {
         (Err(refusal), _) => refused(refusal),
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
             Some((door, handler)) => {
                 let (trace_id, principal) = (trace_id.clone(), None);
-                let request = ClientRequest { http, trace_id, principal, slot };
+                let request = ClientRequest { http, trace_id, principal, slot, share };
                 admitted(context, door, handler, request)
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
@@ -224,9 +228,13 @@ fn admitted<S: LockService, B: Arriving>(
         return handler(context, request);
     }
     let from = request.slot.as_ref().and_then(|slot| slot.from());
+    let share = request.share;
     match identity::principal_of(context, &request.http) {
         Ok(Found::Principal(principal)) => {
-            if let Err(refusal) = identity::judge(context, door, principal.as_deref()) {
+            let judged = identity::judge(context, door, principal.as_deref());
+            let limiter = &context.limiter;
+            let judged = judged.and_then(|()| limiter.admit_identity(principal.as_deref(), share));
+            if let Err(refusal) = judged {
                 return refused(noted(context, refusal, from));
             }
             request.principal = principal;
@@ -237,6 +245,7 @@ fn admitted<S: LockService, B: Arriving>(
             let principal = found.map_err(|refusal| noted(context, refusal, from))?;
             let judged = identity::judge(context, door, principal.as_deref());
             judged.map_err(|refusal| noted(context, refusal, from))?;
+            context.limiter.admit_identity(principal.as_deref(), share)?;
             request.principal = principal;
             handler(context, request).await
         }),

@@ -46,6 +46,7 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
     let (mut call, body): (_, LockBody) = request.body(&context.settings).await?;
     call.wait(Duration::from_millis(body.wait_ms.unwrap_or(0)));
     let command = body.into_command()?;
+    Call::judge_share(call.keeps, &command)?;
     // A place outside of a session is left when its caller has gone.
     let _watched = slot.filter(|_| command.ends_with_caller()).map(Slot::watch);
     let decision = decide(context, call, command).await?;
@@ -322,7 +323,8 @@ pub(crate) async fn readyz<S: LockService>(context: &Context<S>) -> Answer {
 pub(crate) async fn metrics<S: LockService>(context: &Context<S>) -> Answer {
     let (figures, audit) = (context.node.figures(), context.node.audit());
     let figures = figures.as_ref().map(|figures| (figures, audit.unwrap_or_default()));
-    let text = context.metrics.render(figures, &context.settings.certificates);
+    let limited = context.limiter.refused();
+    let text = context.metrics.render(figures, &context.settings.certificates, limited);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -10,6 +10,7 @@ mod conformance;
 mod damage;
 mod failover;
 mod hooks;
+mod hostile;
 mod identity;
 mod kills;
 mod limits;

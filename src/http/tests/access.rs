@@ -76,7 +76,7 @@ const ROLES: [&str; 9] =
 const SOURCE: &str = "the log of the test";
 
 /// A listener with access control on, and all roles.
-async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
+pub(super) async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
     let locks = MemoryLocks::new();
     for role in ROLES.into_iter().filter(|role| *role != "stranger") {
         if role == "admin" {
@@ -97,7 +97,13 @@ async fn guarded(settings: ListenerSettings) -> (Server, MemoryLocks) {
     (Server::of(locks.clone(), node, settings).await, locks)
 }
 
-async fn ask(server: &Server, role: &str, method: &str, path: &str, body: Option<&str>) -> Told {
+pub(super) async fn ask(
+    server: &Server,
+    role: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Told {
     let bearer = format!("Bearer {}", secret(role).reveal());
     let mut headers = vec![("content-type", "application/json")];
     if role != "stranger" {
