@@ -1,18 +1,16 @@
 //! Hostile clients at one node of three real ones: other clients go on being served, memory is
 //! bounded, hostile connections are ended or refused, and the nodes' own port goes on.
 //!
-//! What is slow and what is refused in the small is in `src/http/tests/`; times are measured by
-//! `scripts/measure hostile`.
+//! Slow readers are in `alone`; what is slow and what is refused in the small is in `src/http/tests/`.
+//! Times are measured by `scripts/measure hostile`.
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use cluster_tests::ask;
 use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, NodeId, client_with};
 use cluster_tests::hostile::{Attack, Attackers, Honest, Seen};
 use cluster_tests::wait::eventually;
-use futures::future::join_all;
 
 /// The timeout for a node to end what is slow; its own timeouts are at most 30 seconds.
 const ENDED: Duration = Duration::from_secs(90);
@@ -93,30 +91,6 @@ async fn who_sends_slowly_is_ended_and_holds_nobody_up() {
     assert_eq!(heads.served, 0, "{heads:?}");
     let bodies = attack(&cluster, Attack::SlowBodies, 200, &all_once).await;
     assert!(bodies.refused >= 200 && bodies.served == 0, "each is told 408: {bodies:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_large_answers_takes_a_bounded_memory() {
-    let options = ClusterOptions::default().with(&["--idle-timeout=2s"]);
-    let cluster = Cluster::start(options).await;
-    let leader = cluster.leader().await;
-    let client = client_with(&[cluster.direct_endpoint(leader)], cluster.tls());
-    // A page of them is some two megabytes, and all that is asked for is some three gigabytes.
-    let name = |number: usize| format!("page/{number:0>1000}");
-    join_all((0..1000).map(|number| {
-        let client = client.clone();
-        async move { ask::hold(&client, &name(number), &"s".repeat(1000), ask::LONG).await }
-    }))
-    .await;
-    let before = figure(&cluster, leader, "keyward_buffer_refusals_total").await;
-    // None of them closes its connection: the node does.
-    let all_ended = async |seen: Seen| {
-        seen.opened == 200 && figure(&cluster, leader, "keyward_connections").await < 20
-    };
-    let seen = attack(&cluster, Attack::SlowReaders, 200, all_ended).await;
-    assert_eq!((seen.opened, seen.ended), (200, 0), "{seen:?}");
-    let refused = figure(&cluster, leader, "keyward_buffer_refusals_total").await - before;
-    assert!(refused > 0, "the budget was reached");
 }
 
 #[tokio::test(flavor = "multi_thread")]
