@@ -14,7 +14,7 @@ use futures::future::{BoxFuture, ready};
 use hyper::body::Incoming;
 
 use super::access;
-use super::answer::Refusal;
+use super::answer::{Held, Refusal};
 use super::batch::batch;
 use super::handlers::{
     Answer, advance, check, close_session, cluster, configure_table as configure, deadlocks,
@@ -204,14 +204,20 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
             Some((door, handler)) => {
-                let (trace_id, principal) = (trace_id.clone(), None);
+                let (trace_id, principal, slot) = (trace_id.clone(), None, slot.clone());
                 let request = ClientRequest { http, trace_id, principal, slot, share };
                 admitted(context, door, handler, request)
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
         },
     };
-    observed(context, endpoint, trace_id, answer).await
+    let response = observed(context, endpoint, trace_id, answer).await;
+    if let Some(&Held(time)) = response.extensions().get() {
+        // Nothing was done for it, so it may be evicted.
+        let _pause = slot.as_ref().map(|slot| slot.pause());
+        Box::pin(tokio::time::sleep(time)).await;
+    }
+    response
 }
 
 /// Finds out who makes a request, and calls its handler if the route may be used.

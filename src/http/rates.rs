@@ -11,6 +11,9 @@
 //! runs into debt, which those after it wait for. A limiter that refuses whatever is larger than its
 //! burst, as the usual ones do, would never admit it.
 //!
+//! A refusal is held back for a moment, without the connection being kept from eviction. It is cheap to
+//! refuse a request, but not free, and whoever loops without a pause would have many refused.
+//!
 //! The number of addresses and of identities that are remembered is bounded. Of more, those that
 //! have not asked for longest are forgotten, which is to their advantage: a flood from a million
 //! addresses is not refused by their rates, and refuses nobody else. What bounds it are the slots
@@ -26,7 +29,7 @@ use std::time::Duration;
 use axum::http::{Method, Request};
 use lru::LruCache;
 
-use super::answer::Refusal;
+use super::answer::{Held, Refusal};
 use crate::api::{Problem, headers, routes};
 use crate::clock::{Clock, SystemClock};
 use crate::principal::Principal;
@@ -37,6 +40,11 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("it is not zer
 /// The bits of an IPv6 address that one client has at least: everything behind them is its own
 /// choice (RFC 4291, section 2.5.4; RFC 6177).
 const IPV6_PREFIX: u32 = 64;
+
+/// The time for which a refusal is held back: a client that asks again as soon as it is answered, over
+/// as many connections as it may have, costs a node a fraction of what it would. Also if the wait is
+/// shorter: it is that of the next request of all that come, and many come then.
+const HELD: Duration = Duration::from_millis(100);
 
 /// A rate with a burst.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,7 +215,9 @@ fn refusal(party: &str, share: Share, rate: Rate, wait: Duration) -> Refusal {
         "too many {what} of this {party}: this node takes {per_second} a second, and {burst} at \
          once; nothing was done"
     );
-    Problem::too_many_requests(detail, wait).into()
+    // What it is held back for is a part of the wait.
+    let problem = Problem::too_many_requests(detail, wait.saturating_sub(HELD));
+    Refusal::from(problem).held(Held(HELD))
 }
 
 /// The parties of one kind, each with its shares.

@@ -227,7 +227,7 @@ fn who_asks_too_often_is_told_so_and_when_to_come_back() {
     assert_code(&refused, 3);
     let problem = document(&refused);
     assert_eq!(problem["code"], "too_many_requests");
-    assert_eq!((&problem["status"], &problem["retry_after_ms"]), (&json!(429), &json!(1000)));
+    assert_eq!((&problem["status"], &problem["retry_after_ms"]), (&json!(429), &json!(900)));
     let refused = run("run b --timeout 500ms -- true");
     assert_code(&refused, 117);
     assert!(stderr(&refused).contains("Try again in a second."), "{}", stderr(&refused));

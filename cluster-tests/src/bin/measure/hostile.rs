@@ -12,9 +12,9 @@ use futures::future::join_all;
 
 use crate::MIB;
 
-/// The limits that the nodes have: rates far above what the honest client asks, and far below what a
-/// loop can.
-const ARGUMENTS: [&str; 2] = ["--address-rate=2000", "--idle-timeout=5s"];
+/// The limits that the nodes have: a rate above what the honest client asks, and far below what a loop
+/// can.
+const ARGUMENTS: [&str; 2] = ["--address-rate=200", "--idle-timeout=5s"];
 
 /// The time that attackers have to open their connections before anything is measured.
 const BEGINNING: Duration = Duration::from_secs(2);
