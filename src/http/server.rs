@@ -171,26 +171,27 @@ pub(crate) async fn serve_slots(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => pass_panic_on(ended),
             (stream, from) = accept(&listener, &slots) => {
-                if !slots.make_room_for(from, most_of_one) {
+                let Some(mut evicted) = slots.make_room_for(from, most_of_one) else {
                     slots.figures().limited.fetch_add(1, Ordering::Relaxed);
                     let why = "too many connections of this address; nothing was done";
                     let problem = Problem::too_many_requests(why, REFUSED_FOR);
                     refuse(stream, handshakes.is_some(), &problem);
                     continue;
-                }
-                if connections.len() >= most {
+                };
+                if connections.len() >= most && !evicted {
                     if !slots.evict_one() {
                         slots.figures().refused.fetch_add(1, Ordering::Relaxed);
                         let problem = Problem::new(Code::Unavailable, "too many connections");
                         refuse(stream, handshakes.is_some(), &problem);
                         continue;
                     }
-                    // Its descriptor is free once it has ended, which it does at once: without this
-                    // wait a flood is accepted faster than evicted connections end, and takes the
-                    // descriptors that files and peers need.
-                    if let Some(ended) = connections.join_next().await {
-                        pass_panic_on(ended);
-                    }
+                    evicted = true;
+                }
+                // Its descriptor is free once it has ended, which it does at once: without this wait
+                // a flood is accepted faster than evicted connections end, and takes the descriptors
+                // that files and peers need.
+                if evicted && let Some(ended) = connections.join_next().await {
+                    pass_panic_on(ended);
                 }
                 // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);

@@ -114,16 +114,17 @@ impl Slots {
         self.evict(longest.and_then(|age| waiting.leave(age)))
     }
 
-    /// Whether this address may have another connection, if each may have so many: when it has
-    /// them all, the one of its own that has waited longest is evicted.
-    pub(crate) fn make_room_for(&self, from: SocketAddr, most: usize) -> bool {
+    /// Makes room for another connection of this address, if each may have so many: when it has
+    /// them all, the one of its own that has waited longest is evicted. Returns whether one was;
+    /// `None` if there is no room.
+    pub(crate) fn make_room_for(&self, from: SocketAddr, most: usize) -> Option<bool> {
         let mut waiting = lock(&self.waiting);
         let of_address = waiting.by_address.get(&Network::from(from.ip()));
         let Some(of_address) = of_address.filter(|of_address| of_address.open >= most) else {
-            return true;
+            return Some(false);
         };
         let longest = of_address.waiting.first().copied();
-        self.evict(longest.and_then(|age| waiting.leave(age)))
+        self.evict(longest.and_then(|age| waiting.leave(age))).then_some(true)
     }
 
     fn evict(&self, leave: Option<Arc<Notify>>) -> bool {
@@ -313,16 +314,17 @@ mod tests {
         let other = slots.take(Some(far));
         let first = slots.take(Some(near));
         let second = slots.take(Some(at("[::ffff:10.0.0.1]:2")));
-        assert!(slots.make_room_for(near, 3), "there is room");
+        assert_eq!(slots.make_room_for(near, 3), Some(false), "there is room");
         assert!(!is_evicted(&first).await);
-        assert!(slots.make_room_for(near, 2));
+        assert_eq!(slots.make_room_for(near, 2), Some(true));
         assert!(is_evicted(&first).await && !is_evicted(&second).await);
         assert!(!is_evicted(&other).await, "it has waited longest, and is of another address");
         let at_work = second.work();
-        assert!(!slots.make_room_for(near, 2), "the evicted one is not gone, the other at work");
-        assert!(slots.make_room_for(far, 2));
+        let room = slots.make_room_for(near, 2);
+        assert_eq!(room, None, "the evicted one is not gone, the other at work");
+        assert_eq!(slots.make_room_for(far, 2), Some(false));
         drop(first);
-        assert!(slots.make_room_for(near, 2));
+        assert_eq!(slots.make_room_for(near, 2), Some(false));
         drop(at_work);
         drop((second, other));
         assert!(lock(&slots.waiting).by_address.is_empty());
