@@ -525,6 +525,7 @@ pub(crate) fn not_leading(
     Error::Unavailable {
         reason: format!("node {leader} leads"),
         leader: member.peers.client_addr(leader).or_else(logged),
+        retry_after: None,
     }
 }
 

@@ -7,8 +7,8 @@
 //! One module per noun: [`ask`] builds requests, [`binary`] finds the program, [`process`] is one
 //! running process, [`proxy`] is one link of the network, [`cluster`] is nodes, links and data
 //! folders together, [`load`] makes work, [`history`] records
-//! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`register`]
-//! is what locks guard, [`turns`] waits and shares, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
+//! everything, [`check`] judges it, [`limits`] sends requests at the service's limits, [`hostile`]
+//! are clients that mean harm, [`register`] is what locks guard, [`turns`] waits and shares, [`chaos`] installs faults by a schedule, [`powercut`] is a disk that loses
 //! unsynced data, [`damage`] damages files, [`issuer`] signs JWTs, [`trace`] reads the output of `strace`, [`walltime`]
 //! steps a process's wall clock, [`wait`] polls with a deadline.
 //!
@@ -23,6 +23,7 @@ pub mod check;
 pub mod cluster;
 pub mod damage;
 pub mod history;
+pub mod hostile;
 pub mod issuer;
 pub mod limits;
 pub mod load;

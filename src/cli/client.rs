@@ -386,7 +386,8 @@ pub(crate) async fn explained_at(
     ended: Result<u8, Ended>,
 ) -> Result<u8, Ended> {
     match ended {
-        Err(Ended::Refused(error @ Error::Unavailable { .. })) => {
+        // Who is limited would be limited once more.
+        Err(Ended::Refused(error @ Error::Unavailable { retry_after: None, .. })) => {
             let old = too_old_for(client, needed).await;
             Err(old.map_or(Ended::Refused(error), Ended::TooOld))
         }

@@ -1,6 +1,7 @@
 //! Exit codes, and failures with an explanation and advice.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::cli::output;
 use crate::error::Error;
@@ -121,6 +122,15 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+/// The time to wait before asking again, in words.
+pub(crate) fn waited(wait: Duration) -> String {
+    // Rounded up: who asks a moment too early is refused again.
+    match wait.as_nanos().div_ceil(1_000_000_000) {
+        0 | 1 => "a second".to_owned(),
+        seconds => format!("{seconds} seconds"),
+    }
+}
+
 /// The exit code of an answer that is an error.
 pub(crate) fn code_of(error: &Error) -> u8 {
     match error {
@@ -136,6 +146,11 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = Self::new(code_of(&error), error.to_string());
         match error {
+            Error::Unavailable { retry_after: Some(wait), .. } => failure.advise(format!(
+                "Nothing was done: you, or others at your address, ask more often than this node \
+                 allows. Try again in {}.",
+                waited(wait)
+            )),
             Error::Unavailable { leader: Some(leader), .. } => {
                 failure.advise(format!("Nothing was done. The leader is believed to be {leader}."))
             }

@@ -22,7 +22,7 @@ use crate::clock::{Clock, CredentialClock, OffsetClock, SkewedClock, SystemClock
 use crate::error::Error;
 use crate::files::{Followed, follow};
 use crate::forward::Forwarding;
-use crate::http::{self, ListenerSettings, ServedNode, Terms};
+use crate::http::{self, ListenerSettings, Rates, ServedNode, Terms};
 use crate::jwt::Issuers;
 use crate::lock::Command;
 use crate::node::{Member, Node, NodeConfig};
@@ -121,6 +121,8 @@ pub(crate) struct Plan {
     pub(crate) terms: Terms,
     /// The names by which browsers may call the node.
     pub(crate) hosts: Vec<String>,
+    /// How often an address and an identity may ask.
+    pub(crate) rates: Rates,
     /// The secret of the first administrator's access token, for the first start.
     pub(crate) bootstrap: Option<Secret>,
     /// The issuers whose JWTs are taken.
@@ -146,6 +148,7 @@ impl Plan {
             config,
             terms,
             hosts: Vec::new(),
+            rates: Rates::default(),
             bootstrap: None,
             issuers: None,
             open_metrics: false,
@@ -208,6 +211,7 @@ impl Running {
             terms: plan.terms,
             certificates: tls,
             issuers: plan.issuers,
+            rates: plan.rates,
             budget: node.budget().clone(),
             hosts: plan.hosts,
             access_required: Arc::clone(&access_required),

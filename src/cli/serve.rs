@@ -34,10 +34,10 @@ Configuration file (TOML; a flag wins over a variable, a variable over the file)
   data_dir = \"/var/lib/keyward\"
   members = { 1 = \"a:7421\", 2 = \"b:7421\", 3 = \"c:7421\" }
   # client_listen, peer_listen, advertise_client, allowed_hosts, idle_timeout, buffer_mib,
-  # profile, rho, snapshot_every, audit, audit_max_mib, audit_kept, audit_failure,
-  # shutdown_timeout, bootstrap_token_file, jwt_issuers, open_metrics, tls_cert, tls_key,
-  # tls_client_ca, tls_client_auth, peer_cert, peer_key, peer_ca, insecure, log, log_format:
-  # as the options, with _ for -
+  # address_connections, address_rate, identity_rate, profile, rho, snapshot_every, audit,
+  # audit_max_mib, audit_kept, audit_failure, shutdown_timeout, bootstrap_token_file, jwt_issuers,
+  # open_metrics, tls_cert, tls_key, tls_client_ca, tls_client_auth, peer_cert, peer_key, peer_ca,
+  # insecure, log, log_format: as the options, with _ for -
 
 The first start of a cluster waits until every member has been started once, in any order. After
 that a majority is enough. A node refuses the data folder of another node or another cluster.
@@ -224,6 +224,10 @@ fn plan(settings: &Settings, debug: &DebugArgs, client_port: u16) -> Result<Plan
     let buffer_bytes = declared.buffer_mib().saturating_mul(1 << 20);
     plan.config.buffer_bytes = usize::try_from(buffer_bytes).unwrap_or(usize::MAX);
     plan.terms.limits.head_timeout = declared.idle_timeout().0;
+    plan.terms.limits.address_connections =
+        declared.address_connections().map(|&most| usize::try_from(most).unwrap_or(usize::MAX));
+    plan.rates.address = declared.address_rate().map(|rate| rate.0);
+    plan.rates.identity = declared.identity_rate().map(|rate| rate.0);
     plan.hosts = settings.hosts();
     plan.bootstrap.clone_from(&settings.bootstrap);
     plan.issuers = issuers(settings)?;

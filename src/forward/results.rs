@@ -421,7 +421,8 @@ fn put_error(out: &mut Vec<u8>, error: &Error) {
             out.push(answer_tag::NOT_FOUND);
             return put_decided_at(out, *decided_at);
         }
-        Error::Unavailable { reason, leader } => {
+        // Who asks too often is refused before anything is forwarded.
+        Error::Unavailable { reason, leader, retry_after: _ } => {
             out.push(answer_tag::UNAVAILABLE);
             put_str(out, reason);
             return put_optional_text(out, leader.as_deref());
@@ -444,7 +445,8 @@ fn read_error(tag: u8, reader: &mut Reader<'_>) -> Result<Error, DecodeError> {
         answer_tag::NOT_FOUND => Error::NotFound { decided_at: read_decided_at(reader)? },
         answer_tag::UNAVAILABLE => {
             let reason = text(reader)?;
-            Error::Unavailable { reason, leader: read_optional_text(reader)? }
+            let leader = read_optional_text(reader)?;
+            Error::Unavailable { reason, leader, retry_after: None }
         }
         answer_tag::BAD_REQUEST => Error::BadRequest { reason: text(reader)? },
         answer_tag::UNKNOWN => Error::Unknown { reason: text(reader)? },

@@ -1,5 +1,7 @@
 //! Answers: JSON, problem documents, and the headers that go with them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -20,7 +22,13 @@ pub(crate) struct Refusal {
     // Boxed, because a refusal is the error type of many small functions.
     problem: Box<Problem>,
     decided_at: Option<DecidedAt>,
+    /// The time for which the answer is held back.
+    held: Option<Held>,
 }
+
+/// The time for which an answer is held back, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held(pub(super) Duration);
 
 impl Refusal {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
@@ -32,6 +40,11 @@ impl Refusal {
         self
     }
 
+    /// Has the answer held back.
+    pub(super) fn held(self, held: Held) -> Self {
+        Self { held: Some(held), ..self }
+    }
+
     /// The reason why its maker could not be found out, if that is why it is refused.
     pub(super) fn unauthorized(&self) -> Option<&str> {
         let Problem { code, detail, .. } = &*self.problem;
@@ -41,7 +54,7 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { problem: Box::new(problem), decided_at: None }
+        Self { problem: Box::new(problem), decided_at: None, held: None }
     }
 }
 
@@ -57,7 +70,7 @@ impl From<Error> for Refusal {
             | Error::NotAllowed { .. }
             | Error::LaneForgotten { .. } => None,
         };
-        Self { problem: Box::new(Problem::from(&error)), decided_at }
+        Self { problem: Box::new(Problem::from(&error)), decided_at, held: None }
     }
 }
 
@@ -69,7 +82,9 @@ impl IntoResponse for Refusal {
         if code == Code::Unauthorized {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if code == Code::Unavailable {
+        if let Some(wait) = self.problem.retry_after_ms {
+            fields.insert(RETRY_AFTER, wait.div_ceil(1000).into());
+        } else if code == Code::Unavailable {
             fields.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         // If a leader's address is no valid header value, it is still in the document.
@@ -79,6 +94,9 @@ impl IntoResponse for Refusal {
             fields.insert(HeaderName::from_static(headers::LEADER), value);
         }
         response.extensions_mut().insert(code);
+        if let Some(held) = self.held {
+            response.extensions_mut().insert(held);
+        }
         with_position(response, self.decided_at)
     }
 }

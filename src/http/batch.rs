@@ -6,7 +6,7 @@
 
 use super::answer::{Refusal, json};
 use super::handlers::{Answer, decide_all};
-use super::request::{Arriving, ClientRequest};
+use super::request::{Arriving, Call, ClientRequest};
 use super::{Context, openapi};
 use crate::api::{
     BatchAnswers, BatchBody, BatchItemAnswer, Code, MAX_BATCH, MAX_BATCH_BYTES, Problem, routes,
@@ -42,6 +42,7 @@ fn no_wait(command: Command) -> Result<Command, Error> {
         (status = 408, description = "The body arrived too slowly; not done", body = Problem),
         (status = 413, description = "The body is larger than 1 MiB", body = Problem),
         (status = 415, description = "The body is not declared to be JSON", body = Problem),
+        (status = 429, description = "Too many requests of this client; not done", body = Problem),
         (status = 503, description = "No memory left for large requests; not done", body = Problem),
     ))]
 pub(crate) async fn batch<S: LockService, B: Arriving>(
@@ -51,21 +52,26 @@ pub(crate) async fn batch<S: LockService, B: Arriving>(
     let settings = &context.settings;
     let call = request.call_without_query()?;
     call.no_idempotency_key()?;
+    let (address, share, principal) = (request.address(), request.share, call.principal.clone());
+    let keeps = call.keeps;
     let (body, _share): (BatchBody, _) =
         request.json(settings, MAX_BATCH_BYTES, call.deadline).await?;
     if body.requests.len() > MAX_BATCH {
         let detail = format!("a batch has at most {MAX_BATCH} requests");
         return Err(Refusal::new(Code::BadRequest, detail));
     }
+    let rest = u32::try_from(body.requests.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    context.limiter.admit_rest(address, principal.as_deref(), share, rest)?;
     // Results must be sent once they exist, so room for the answers is reserved before.
     let room = settings.budget.take(body.requests.len() * ANSWER_BYTES);
     let _room = room.ok_or_else(|| Refusal::from(budget::exhausted()))?;
     let mut commands = Vec::with_capacity(body.requests.len());
+    let judge = |command| Call::judge_share(keeps, &command).map(|()| command);
     let mut add = |command: Command| commands.push(command);
     let invalid: Vec<Option<Error>> = body
         .requests
         .into_iter()
-        .map(|item| item.into_command().and_then(no_wait).map(&mut add).err())
+        .map(|item| item.into_command().and_then(no_wait).and_then(judge).map(&mut add).err())
         .collect();
     let mut decisions = decide_all(context, call, commands).await.into_iter();
     let mut next = || {

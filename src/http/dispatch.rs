@@ -1,6 +1,6 @@
 //! The dispatch of the client listener: every path and method with its handler, in one table.
 //!
-//! All requests take the same way: their head is checked, their handler is found here, it is found
+//! All requests take the same way: it is looked at how often their client asks, their head is checked, their handler is found here, it is found
 //! out who asks ([`identity`]), and they are observed by [`observed`]. There is no router in between: it would box a handler's future and its
 //! response once more and look up twice what stands in one table, which costs more than a lock.
 
@@ -14,7 +14,7 @@ use futures::future::{BoxFuture, ready};
 use hyper::body::Incoming;
 
 use super::access;
-use super::answer::Refusal;
+use super::answer::{Held, Refusal};
 use super::backup::backup;
 use super::batch::batch;
 use super::handlers::{
@@ -25,6 +25,7 @@ use super::handlers::{
 use super::identity::{self, Door, Found};
 use super::metrics::Endpoint;
 use super::observe::{observed, trace_id};
+use super::rates::Share;
 use super::request::{Arriving, ClientRequest};
 use super::server::Answerer;
 use super::slots::Slot;
@@ -198,20 +199,29 @@ pub(super) async fn answer<S: LockService, B: Arriving>(
     let found = find(context, http.uri().path());
     let route = found.as_ref().map(|(number, route)| (*number, route.path));
     let endpoint = Endpoint::new(http.method(), route);
-    let judged = context.judge_cluster(http.headers()).map_err(Refusal::from).and(head);
+    let share = Share::of(&http);
+    let address = slot.as_ref().and_then(|slot| slot.from()).map(|from| from.ip());
+    let judged = context.limiter.admit_address(address, share);
+    let judged = judged.and_then(|()| Ok(context.judge_cluster(http.headers())?)).and(head);
     let answer = match (judged, found) {
         (Err(refusal), _) => refused(refusal),
         (Ok(()), None) => refused(no_such_path()),
         (Ok(()), Some((_, route))) => match route.handler(http.method()) {
             Some((door, handler)) => {
-                let (trace_id, caller) = (trace_id.clone(), None);
-                let request = ClientRequest { http, trace_id, caller, slot };
+                let (trace_id, caller, slot) = (trace_id.clone(), None, slot.clone());
+                let request = ClientRequest { http, trace_id, caller, slot, share };
                 admitted(context, door, handler, request)
             }
             None => refused(([(ALLOW, route.allow())], method_not_allowed())),
         },
     };
-    observed(context, endpoint, trace_id, answer).await
+    let response = observed(context, endpoint, trace_id, answer).await;
+    if let Some(&Held(time)) = response.extensions().get() {
+        // Nothing was done for it, so it may be evicted.
+        let _pause = slot.as_ref().map(|slot| slot.pause());
+        Box::pin(tokio::time::sleep(time)).await;
+    }
+    response
 }
 
 /// Finds out who makes a request, and calls its handler if the route may be used.
@@ -228,10 +238,14 @@ fn admitted<S: LockService, B: Arriving>(
         return handler(context, request);
     }
     let from = request.slot.as_ref().and_then(|slot| slot.from());
+    let share = request.share;
     match identity::caller_of(context, &request.http) {
         Ok(Found::Caller(caller)) => {
             let principal = caller.as_ref().map(|caller| &*caller.principal);
-            if let Err(refusal) = identity::judge(context, door, principal) {
+            let judged = identity::judge(context, door, principal);
+            let limiter = &context.limiter;
+            let judged = judged.and_then(|()| limiter.admit_identity(principal, share));
+            if let Err(refusal) = judged {
                 return refused(noted(context, refusal, from));
             }
             request.caller = caller;
@@ -242,6 +256,7 @@ fn admitted<S: LockService, B: Arriving>(
             let caller = found.map_err(|refusal| noted(context, refusal, from))?;
             let judged = identity::judge(context, door, Some(&caller.principal));
             judged.map_err(|refusal| noted(context, refusal, from))?;
+            context.limiter.admit_identity(Some(&caller.principal), share)?;
             request.caller = Some(caller);
             handler(context, request).await
         }),

@@ -46,6 +46,7 @@ pub(crate) async fn lock<S: LockService, B: Arriving>(
     let (mut call, body): (_, LockBody) = request.body(&context.settings).await?;
     call.wait(Duration::from_millis(body.wait_ms.unwrap_or(0)));
     let command = body.into_command()?;
+    Call::judge_share(call.keeps, &command)?;
     // A place outside of a session is left when its caller has gone.
     let _watched = slot.filter(|_| command.ends_with_caller()).map(Slot::watch);
     let decision = decide(context, call, command).await?;
@@ -323,7 +324,9 @@ pub(crate) async fn metrics<S: LockService>(context: &Context<S>) -> Answer {
     let (figures, audit) = (context.node.figures(), context.node.audit());
     let figures = figures.as_ref().map(|figures| (figures, audit.unwrap_or_default()));
     let jwts = context.settings.issuers.as_ref().map(|issuers| issuers.figures());
-    let text = context.metrics.render(figures, &context.settings.certificates, jwts.as_ref());
+    let limited = context.limiter.refused();
+    let certificates = &context.settings.certificates;
+    let text = context.metrics.render(figures, certificates, jwts.as_ref(), limited);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

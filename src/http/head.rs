@@ -14,11 +14,12 @@ use crate::api::{Code, headers, routes};
 
 /// Headers with the options of a request. If one is repeated with different values, each reader may
 /// use another one.
-const SAID_ONCE: [HeaderName; 6] = [
+const SAID_ONCE: [HeaderName; 7] = [
     HeaderName::from_static(headers::TIMEOUT_MS),
     HeaderName::from_static(headers::CAUSE),
     HeaderName::from_static(headers::IDEMPOTENCY_KEY),
     HeaderName::from_static(headers::CLUSTER),
+    HeaderName::from_static(headers::KEEPS),
     CONTENT_TYPE,
     CONTENT_ENCODING,
 ];

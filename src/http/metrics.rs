@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::Context;
 use super::flood::Flood;
+use super::rates::Refused;
 use super::slots::{SlotFigures, Slots};
 use crate::api::{Code, HistogramFigures, NodeFigures};
 use crate::audit::AuditFigures;
@@ -191,6 +192,7 @@ impl Metrics {
         figures: Option<(&NodeFigures, AuditFigures)>,
         certificates: &[Arc<Tls>],
         jwts: Option<&jwt::Figures>,
+        limited: Refused,
     ) -> String {
         let mut page = self.handle.render();
         let help = "The version of the program, as a label.";
@@ -209,6 +211,9 @@ impl Metrics {
         if let Some(figures) = jwts {
             render_jwts(&mut page, figures);
         }
+        let help = "Requests refused because of a rate, by whose it is.";
+        let by = [("address", limited.by_address), ("identity", limited.by_identity)];
+        counters_by(&mut page, ("keyward_requests_limited_total", "rate_of"), help, &by);
         let help = "Bytes of large requests being read and answers being written.";
         gauge(&mut page, "keyward_buffered_bytes", help, self.budget.used());
         let help = "Large requests and answers refused because too many bytes were buffered.";
@@ -249,6 +254,8 @@ fn render_slots(page: &mut String, figures: &SlotFigures) {
     counter(page, "keyward_connections_evicted_total", help, value(&figures.evicted));
     let help = "Client connections refused because every slot was at work.";
     counter(page, "keyward_connections_refused_total", help, value(&figures.refused));
+    let help = "Client connections refused because their address had as many as it may.";
+    counter(page, "keyward_connections_limited_total", help, value(&figures.limited));
 }
 
 fn render_certificates(page: &mut String, all: &[Arc<Tls>]) {

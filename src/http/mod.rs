@@ -5,8 +5,8 @@
 //! which the peers' listener uses too. A bad request never ends the process; a panic, which means a
 //! broken invariant, always does.
 //!
-//! One request, step by step: [`server`] reads its head, [`dispatch`] finds its handler in the table
-//! of all routes, [`identity`] finds out who asks, [`request`] parses what it contains, [`handlers`] pass the command or the query to
+//! One request, step by step: [`server`] reads its head, [`rates`] refuses whoever asks too
+//! often, [`dispatch`] finds its handler in the table of all routes, [`identity`] finds out who asks, [`request`] parses what it contains, [`handlers`] pass the command or the query to
 //! the service, and [`observe`] adds the trace id, the access log and the metrics.
 //!
 //! A request is answered by its deadline, which is set once: [`request`] waits no longer for its body,
@@ -28,6 +28,7 @@ mod metrics;
 mod observe;
 mod openapi;
 pub mod peers;
+mod rates;
 mod request;
 pub mod server;
 mod slots;
@@ -50,6 +51,7 @@ use tokio::sync::Semaphore;
 
 pub use local::{LocalNode, ServedNode};
 pub use openapi::document as openapi_document;
+pub use rates::{Rate, Rates};
 pub use server::{Limits, Terms, raise_descriptor_limit, serve_connections};
 
 use crate::api::headers;
@@ -60,6 +62,7 @@ use crate::jwt::Issuers;
 use crate::service::LockService;
 use crate::tls::Tls;
 use metrics::Metrics;
+use rates::Limiter;
 use slots::Slots;
 
 /// The settings of the client listener.
@@ -71,6 +74,8 @@ pub struct ListenerSettings {
     pub certificates: Vec<Arc<Tls>>,
     /// The issuers whose JWTs are taken, if there are any.
     pub issuers: Option<Arc<Issuers>>,
+    /// How often an address and an identity may ask.
+    pub rates: Rates,
     /// The bytes that large bodies and answers may take together.
     pub budget: Budget,
     /// The names by which browsers may call this listener, besides `localhost` and IP addresses.
@@ -142,6 +147,8 @@ pub(crate) struct Context<S> {
     pub(crate) node: Arc<dyn LocalNode>,
     pub(crate) settings: ListenerSettings,
     pub(crate) metrics: Metrics,
+    /// How often everybody has asked lately.
+    limiter: Limiter,
     /// Permits to look for an unknown access token at the leader.
     lookups: Semaphore,
     /// The cluster's id, once it is known.
@@ -161,7 +168,9 @@ impl<S: LockService> Context<S> {
             settings.budget.clone(),
         );
         let lookups = Semaphore::new(identity::LOOKUPS);
-        Arc::new(Self { service, node, settings, metrics, lookups, cluster: OnceLock::new() })
+        let limiter = Limiter::new(&settings.rates);
+        let cluster = OnceLock::new();
+        Arc::new(Self { service, node, settings, metrics, limiter, lookups, cluster })
     }
 }
 

@@ -25,6 +25,10 @@ pub(crate) struct CallHeaders {
     /// A `request_id` as a header, for clients that send one with every write; for a write only.
     #[param(rename = "Idempotency-Key", value_type = schemas::RequestId, required = false)]
     idempotency_key: Option<String>,
+    /// `true` if the request only renews or releases what is held: then it is limited apart from
+    /// other requests. A lock request must have a token then.
+    #[param(rename = "Keyward-Keeps", value_type = bool, required = false)]
+    keeps: Option<bool>,
     /// Follows the request through the logs of every node, and comes back in the answer: up to 128
     /// letters, digits and `-_.:/+=`. Anything else is replaced by a new one.
     #[param(rename = "X-Request-Id", value_type = String, required = false)]
@@ -56,6 +60,9 @@ pub(crate) enum WriteProblems {
     /// The body is not declared to be JSON.
     #[response(status = 415)]
     UnsupportedMediaType(Problem),
+    /// The client asks more often than this node allows; not done.
+    #[response(status = 429)]
+    TooManyRequests(Problem),
     /// Certainly not done; trying again is safe.
     #[response(status = 503)]
     Unavailable(Problem),
@@ -92,6 +99,9 @@ pub(crate) enum ReadProblems {
     /// No access rule allows it.
     #[response(status = 403)]
     NotAllowed(Problem),
+    /// The client asks more often than this node allows; not done.
+    #[response(status = 429)]
+    TooManyRequests(Problem),
     /// Not possible now; trying again is safe.
     #[response(status = 503)]
     Unavailable(Problem),
@@ -217,6 +227,8 @@ fn add_headers(status: &str, decided: bool, response: &mut Response) {
     if status == "503" {
         let leader = "The client address of the node believed to lead, if one is known";
         add("Keyward-Leader", text(leader));
+    }
+    if matches!(status, "429" | "503") {
         let seconds = HeaderBuilder::new()
             .schema(Some(Object::with_type(Type::Integer)))
             .description(Some("After how many seconds to try again"));

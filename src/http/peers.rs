@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::api::Code;
 use crate::forward::{Forwarding, answer_forwarded};
-use crate::http::server::{Limits, Terms, serve_connections};
+use crate::http::server::{Limits, Terms, descriptors, serve_connections};
 use crate::node::Node;
 use crate::raft::handshake::{
     HANDSHAKE_HEADER, Handshake, NotAHandshake, REFUSAL_HEADER, Refusal, Signature,
@@ -48,7 +48,8 @@ pub async fn serve(
     let tls = service.node().peer_tls().cloned();
     let limits = Limits {
         // Members are few and each keeps some connections; the rest is room for mistakes.
-        connections: 1024,
+        // With those of clients they leave a quarter of the descriptors to files.
+        connections: 1024.min(descriptors() / 4),
         // Longer than peers keep an unused connection, so that the peer closes it first: a request
         // sent on a connection that is being closed has an unknown outcome.
         head_timeout: Duration::from_secs(60),

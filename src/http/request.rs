@@ -3,6 +3,7 @@
 //! Each refusal is a problem document whose detail says what is wrong and where. Bytes are never
 //! repaired: text that is not UTF-8 is refused, because its repaired form would name another lock.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +21,13 @@ use serde::de::DeserializeOwned;
 use super::ListenerSettings;
 use super::answer::Refusal;
 use super::identity::Caller;
+use super::rates::{self, Share as RateShare};
 use super::slots::Slot;
 use crate::api::{Code, DEFAULT_TIMEOUT, MAX_CAUSE_BYTES, MAX_TIMEOUT, headers};
 use crate::budget::{self, Budget, Share};
 use crate::clock::Deadline;
+use crate::error::Error;
+use crate::lock::{Command, Operation};
 use crate::principal::Principal;
 use crate::types::{CallOptions, RequestId};
 
@@ -47,6 +51,15 @@ pub(crate) struct ClientRequest<B> {
     pub(crate) caller: Option<Caller>,
     /// The slot of its connection, if it is known.
     pub(crate) slot: Option<Arc<Slot>>,
+    /// The share of its maker that it takes from.
+    pub(super) share: RateShare,
+}
+
+impl<B> ClientRequest<B> {
+    /// The address of its client, if it is known.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        Some(self.slot.as_ref()?.from()?.ip())
+    }
 }
 
 impl<B: Arriving> ClientRequest<B> {
@@ -92,6 +105,7 @@ impl<B: Arriving> ClientRequest<B> {
             principal: self.caller.as_ref().map(|caller| Arc::clone(&caller.principal)),
             cause: cause(fields)?,
             idempotency_key: idempotency_key(fields)?,
+            keeps: keeps(fields)?,
             is_timed: fields.contains_key(headers::TIMEOUT_MS),
             deadline: Deadline::after(timeout(fields)?),
         })
@@ -143,6 +157,8 @@ pub(crate) struct Call {
     pub(crate) cause: Option<Box<str>>,
     /// The one that calls; part of each of its commands and queries.
     pub(crate) principal: Option<Arc<Principal>>,
+    /// Whether the caller says that it only renews and releases.
+    pub(crate) keeps: bool,
     /// Whether the caller named a timeout.
     is_timed: bool,
     trace_id: Option<String>,
@@ -173,6 +189,19 @@ impl Call {
             )),
             (named, key) => Ok(named.or(key)),
         }
+    }
+
+    /// Refuses a lock request that does not renew, of a caller that says that it only renews and
+    /// releases: it has taken from another share than it should have.
+    pub(crate) fn judge_share(keeps: bool, command: &Command) -> Result<(), Error> {
+        let asks = matches!(&command.operation, Operation::Lock(lock) if lock.token.is_none());
+        if !keeps || !asks {
+            return Ok(());
+        }
+        let name = headers::KEEPS;
+        Err(Error::bad_request(format!(
+            "with {name} a lock request has a token, so that it renews"
+        )))
     }
 
     /// Refuses the header where each request has an id of its own.
@@ -215,6 +244,15 @@ fn cause(fields: &HeaderMap) -> Result<Option<Box<str>>, Refusal> {
             format!("{} is at most {MAX_CAUSE_BYTES} bytes of UTF-8", headers::CAUSE),
         )),
     }
+}
+
+/// Whether the caller says that it only renews and releases.
+fn keeps(fields: &HeaderMap) -> Result<bool, Refusal> {
+    if fields.contains_key(headers::KEEPS) && !rates::keeps(fields) {
+        let detail = format!("{} is `true`, or left out", headers::KEEPS);
+        return Err(Refusal::new(Code::BadRequest, detail));
+    }
+    Ok(rates::keeps(fields))
 }
 
 /// The request id in the idempotency header. The draft's value is a string in quotes; most clients

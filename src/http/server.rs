@@ -47,6 +47,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Open connections; never more than half of the descriptors that the process may have.
     pub connections: usize,
+    /// Open connections of one address; never more than all. Left out, three quarters of them.
+    pub address_connections: Option<usize>,
     /// The longest time for a request's head, and for idleness between requests.
     pub head_timeout: Duration,
     /// The most bytes of a request's head.
@@ -70,6 +72,7 @@ impl Default for Limits {
             // Two round trips and a signature. A connection in its handshake may be evicted, too.
             handshake_timeout: Duration::from_secs(10),
             connections: 4096,
+            address_connections: None,
             // Longer than balancers and proxies keep an idle connection by default (60 seconds): if
             // the node closed it first, a request already sent would get no answer.
             head_timeout: Duration::from_secs(75),
@@ -108,6 +111,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// The pause after the system refused to accept: long enough not to spin, short enough not to be
 /// noticed once descriptors are free again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The time after which a refused connection is tried again: a slot is free as soon as a request was
+/// answered.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 
 /// The terms on which a listener accepts connections.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +158,8 @@ pub(crate) async fn serve_slots(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     let most = limits.connections.min(descriptors() / 2).max(1);
+    // A quarter is left for everybody else.
+    let most_of_one = limits.address_connections.unwrap_or(most - most / 4);
     let limits = Arc::new(limits);
     let handshakes = tls.map(|tls| Arc::new(Handshakes::new(tls, limits.handshake_timeout)));
     let (stop, stopping) = watch::channel(false);
@@ -162,10 +171,27 @@ pub(crate) async fn serve_slots(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => pass_panic_on(ended),
             (stream, from) = accept(&listener, &slots) => {
-                if connections.len() >= most && !slots.evict_one() {
-                    slots.figures().refused.fetch_add(1, Ordering::Relaxed);
-                    refuse(stream, handshakes.is_some());
+                let Some(mut evicted) = slots.make_room_for(from, most_of_one) else {
+                    slots.figures().limited.fetch_add(1, Ordering::Relaxed);
+                    let why = "too many connections of this address; nothing was done";
+                    let problem = Problem::too_many_requests(why, REFUSED_FOR);
+                    refuse(stream, handshakes.is_some(), &problem);
                     continue;
+                };
+                if connections.len() >= most && !evicted {
+                    if !slots.evict_one() {
+                        slots.figures().refused.fetch_add(1, Ordering::Relaxed);
+                        let problem = Problem::new(Code::Unavailable, "too many connections");
+                        refuse(stream, handshakes.is_some(), &problem);
+                        continue;
+                    }
+                    evicted = true;
+                }
+                // Its descriptor is free once it has ended, which it does at once: without this wait
+                // a flood is accepted faster than evicted connections end, and takes the descriptors
+                // that files and peers need.
+                if evicted && let Some(ended) = connections.join_next().await {
+                    pass_panic_on(ended);
                 }
                 // Answers are small and awaited. The call fails only on a dead connection.
                 let _ = stream.set_nodelay(true);
@@ -211,7 +237,8 @@ pub fn raise_descriptor_limit() -> usize {
     descriptors()
 }
 
-fn descriptors() -> usize {
+/// The descriptors that this process may have.
+pub(super) fn descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
@@ -248,16 +275,21 @@ fn pass_panic_on(ended: Result<(), JoinError>) {
 /// Refuses a connection for lack of a slot, without waiting: the answer fits into the buffer of a
 /// new connection, and one that cannot take it is closed without an answer. So is one with TLS, for
 /// which an answer would take a handshake.
-fn refuse(stream: TcpStream, has_tls: bool) {
+fn refuse(stream: TcpStream, has_tls: bool, problem: &Problem) {
     if has_tls {
         return;
     }
-    let problem = Problem::new(Code::Unavailable, "too many connections");
-    let body = serde_json::to_string(&problem).expect("our documents have string keys only");
+    let status = if problem.code == Code::TooManyRequests {
+        "429 Too Many Requests"
+    } else {
+        "503 Service Unavailable"
+    };
+    let body = serde_json::to_string(problem).expect("our documents have string keys only");
     let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\n\
-         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\n\
+         content-length: {}\r\nretry-after: {}\r\nconnection: close\r\n\r\n",
         body.len(),
+        REFUSED_FOR.as_secs(),
     );
     // The client may be gone already, and nothing depends on the answer.
     let _ = stream.into_std().and_then(|mut stream| stream.write_all((head + &body).as_bytes()));

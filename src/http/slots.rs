@@ -5,6 +5,9 @@
 //! its head, or still sending its body. When a new connection finds no free slot, the one of these
 //! that has waited longest is evicted. So neither idle nor slow connections keep others out.
 //!
+//! One address has a part of the slots only, so that it cannot take all of them even with requests that
+//! are active. Beyond that, one of its own connections is evicted, or the new one is refused.
+//!
 //! A request is active until the last byte of its answer is written: if the connection were cut
 //! before that, the outcome of a write would be unknown to its caller. Handlers have deadlines, an
 //! answer that nobody reads is aborted by [`super::write_timeout`], and the bytes of all large answers
@@ -12,12 +15,14 @@
 //! long-lived stream between nodes, such as that of appends, is an answer that is still being
 //! written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+
+use super::rates::Network;
 
 /// The slots of one listener.
 #[derive(Default)]
@@ -30,15 +35,37 @@ pub(crate) struct Slots {
 struct Waiting {
     next: u64,
     /// The waiting connections, by how long they wait, longest first.
-    by_age: BTreeMap<u64, Arc<Notify>>,
+    by_age: BTreeMap<u64, (Arc<Notify>, Option<Network>)>,
+    /// The addresses that have a connection.
+    by_address: HashMap<Network, OfAddress>,
+}
+
+/// The connections of one address.
+#[derive(Default)]
+struct OfAddress {
+    open: usize,
+    /// The numbers under which some of them wait.
+    waiting: BTreeSet<u64>,
 }
 
 impl Waiting {
     /// Lets this connection be evicted from now on. Returns the number under which it waits.
-    fn enter(&mut self, leave: &Arc<Notify>) -> u64 {
+    fn enter(&mut self, leave: &Arc<Notify>, address: Option<Network>) -> u64 {
         self.next += 1;
-        self.by_age.insert(self.next, Arc::clone(leave));
+        self.by_age.insert(self.next, (Arc::clone(leave), address));
+        if let Some(of_address) = address.and_then(|address| self.by_address.get_mut(&address)) {
+            of_address.waiting.insert(self.next);
+        }
         self.next
+    }
+
+    /// Keeps a connection from being evicted; `None` if it does not wait, or was evicted.
+    fn leave(&mut self, age: u64) -> Option<Arc<Notify>> {
+        let (leave, address) = self.by_age.remove(&age)?;
+        if let Some(of_address) = address.and_then(|address| self.by_address.get_mut(&address)) {
+            of_address.waiting.remove(&age);
+        }
+        Some(leave)
     }
 }
 
@@ -53,6 +80,8 @@ pub(crate) struct SlotFigures {
     pub(crate) evicted: AtomicU64,
     /// Refused so far, because every slot was active.
     pub(crate) refused: AtomicU64,
+    /// Refused so far, because their address had as many as it may.
+    pub(crate) limited: AtomicU64,
 }
 
 impl Slots {
@@ -66,7 +95,13 @@ impl Slots {
         self.figures.open.fetch_add(1, Ordering::Relaxed);
         self.figures.accepted.fetch_add(1, Ordering::Relaxed);
         let leave = Arc::<Notify>::default();
-        let age = lock(&self.waiting).enter(&leave);
+        let address = from.map(|from| Network::from(from.ip()));
+        let mut waiting = lock(&self.waiting);
+        if let Some(address) = address {
+            waiting.by_address.entry(address).or_default().open += 1;
+        }
+        let age = waiting.enter(&leave, address);
+        drop(waiting);
         let stand = Mutex::new(Stand { working: 0, age: Some(age) });
         let watched = AtomicBool::new(false);
         Arc::new(Slot { slots: Arc::clone(self), leave, stand, watched, from })
@@ -74,7 +109,26 @@ impl Slots {
 
     /// Evicts the connection that has waited longest; `false` if none waits.
     pub(crate) fn evict_one(&self) -> bool {
-        let Some((_, leave)) = lock(&self.waiting).by_age.pop_first() else { return false };
+        let mut waiting = lock(&self.waiting);
+        let longest = waiting.by_age.first_key_value().map(|(age, _)| *age);
+        self.evict(longest.and_then(|age| waiting.leave(age)))
+    }
+
+    /// Makes room for another connection of this address, if each may have so many: when it has
+    /// them all, the one of its own that has waited longest is evicted. Returns whether one was;
+    /// `None` if there is no room.
+    pub(crate) fn make_room_for(&self, from: SocketAddr, most: usize) -> Option<bool> {
+        let mut waiting = lock(&self.waiting);
+        let of_address = waiting.by_address.get(&Network::from(from.ip()));
+        let Some(of_address) = of_address.filter(|of_address| of_address.open >= most) else {
+            return Some(false);
+        };
+        let longest = of_address.waiting.first().copied();
+        self.evict(longest.and_then(|age| waiting.leave(age))).then_some(true)
+    }
+
+    fn evict(&self, leave: Option<Arc<Notify>>) -> bool {
+        let Some(leave) = leave else { return false };
         self.figures.evicted.fetch_add(1, Ordering::Relaxed);
         leave.notify_one();
         true
@@ -107,6 +161,10 @@ impl Slot {
         self.from
     }
 
+    fn address(&self) -> Option<Network> {
+        self.from.map(|from| Network::from(from.ip()))
+    }
+
     /// Ends one piece of work. After the last one the connection may be evicted.
     fn end_work(&self) {
         let mut stand = lock(&self.stand);
@@ -117,7 +175,7 @@ impl Slot {
         let mut waiting = lock(&self.slots.waiting);
         // If it is set, the connection has been evicted already, which is final.
         if stand.age.is_none() {
-            stand.age = Some(waiting.enter(&self.leave));
+            stand.age = Some(waiting.enter(&self.leave, self.address()));
         }
     }
 
@@ -126,7 +184,7 @@ impl Slot {
         let mut stand = lock(&self.stand);
         stand.working += 1;
         if let Some(waited) = stand.age
-            && lock(&self.slots.waiting).by_age.remove(&waited).is_some()
+            && lock(&self.slots.waiting).leave(waited).is_some()
         {
             stand.age = None;
         }
@@ -193,9 +251,20 @@ impl Drop for Pause<'_> {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(age) = lock(&self.stand).age {
-            lock(&self.slots.waiting).by_age.remove(&age);
+        let age = lock(&self.stand).age;
+        let mut waiting = lock(&self.slots.waiting);
+        if let Some(age) = age {
+            waiting.leave(age);
         }
+        if let Some(address) = self.address()
+            && let Some(of_address) = waiting.by_address.get_mut(&address)
+        {
+            of_address.open -= 1;
+            if of_address.open == 0 {
+                waiting.by_address.remove(&address);
+            }
+        }
+        drop(waiting);
         self.slots.figures.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -234,6 +303,31 @@ mod tests {
         drop((first, second, third));
         assert_eq!(slots.figures().open.load(Ordering::Relaxed), 0);
         assert_eq!(slots.figures().evicted.load(Ordering::Relaxed), 2);
+        assert!(lock(&slots.waiting).by_age.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_has_all_it_may_have_makes_room_by_itself() {
+        let slots = Arc::new(Slots::default());
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (near, far) = (at("10.0.0.1:1"), at("10.0.0.2:1"));
+        let other = slots.take(Some(far));
+        let first = slots.take(Some(near));
+        let second = slots.take(Some(at("[::ffff:10.0.0.1]:2")));
+        assert_eq!(slots.make_room_for(near, 3), Some(false), "there is room");
+        assert!(!is_evicted(&first).await);
+        assert_eq!(slots.make_room_for(near, 2), Some(true));
+        assert!(is_evicted(&first).await && !is_evicted(&second).await);
+        assert!(!is_evicted(&other).await, "it has waited longest, and is of another address");
+        let at_work = second.work();
+        let room = slots.make_room_for(near, 2);
+        assert_eq!(room, None, "the evicted one is not gone, the other at work");
+        assert_eq!(slots.make_room_for(far, 2), Some(false));
+        drop(first);
+        assert_eq!(slots.make_room_for(near, 2), Some(false));
+        drop(at_work);
+        drop((second, other));
+        assert!(lock(&slots.waiting).by_address.is_empty());
         assert!(lock(&slots.waiting).by_age.is_empty());
     }
 

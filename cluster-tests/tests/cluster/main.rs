@@ -11,6 +11,7 @@ mod conformance;
 mod damage;
 mod failover;
 mod hooks;
+mod hostile;
 mod identity;
 mod jwt;
 mod kills;

@@ -5,6 +5,9 @@
 //! request is also sent to another node (a hedged request, as in "The Tail at Scale", Dean and
 //! Barroso, 2013). The first decided answer wins. At most two attempts of one call are in flight.
 //!
+//! A node that refuses a client because it asks too often says for how long it has to wait. Then no
+//! node is asked for as long, and not at all if the call has less time.
+//!
 //! A call is `Unavailable` only if every attempt was certainly not done. One attempt whose outcome
 //! is open makes the call `Unknown`, whatever the other attempts returned, until a node answers a
 //! repetition.
@@ -182,7 +185,11 @@ impl<'a, A: Ask> Call<'a, A> {
         tracing::debug!(%error, "asking again");
         self.busy.retain(|busy| busy != endpoint);
         self.hint = leader_in(&error);
-        let pause = self.pause_after(self.hint.is_some());
+        // Every node limits by itself: asking the next one at once would only evade the limit.
+        let pause = match error.retry_after() {
+            Some(wait) => wait.mul_f64(random::factor(1.0..=1.1)),
+            None => self.pause_after(self.hint.is_some()),
+        };
         self.ended += 1;
         self.failed.push(Arc::clone(endpoint));
         self.failures.note(endpoint, error);
@@ -280,13 +287,16 @@ struct Failures {
     not_done: Vec<(Arc<str>, String)>,
     /// The leader that was named last.
     leader: Option<String>,
+    /// The wait that the last refusal asked for.
+    retry_after: Option<Duration>,
 }
 
 impl Failures {
     fn note(&mut self, endpoint: &Arc<str>, error: Error) {
         let (reasons, reason) = match error {
             Error::Unknown { reason } => (&mut self.open, reason),
-            Error::Unavailable { reason, leader } => {
+            Error::Unavailable { reason, leader, retry_after } => {
+                self.retry_after = retry_after;
                 self.leader = leader.or(self.leader.take());
                 (&mut self.not_done, reason)
             }
@@ -302,9 +312,9 @@ impl Failures {
     }
 
     fn into_error(self) -> Error {
-        let Self { open, not_done, leader } = self;
+        let Self { open, not_done, leader, retry_after } = self;
         if open.is_empty() {
-            return Error::Unavailable { reason: in_words(not_done), leader };
+            return Error::Unavailable { reason: in_words(not_done), leader, retry_after };
         }
         let heard = |of: &Arc<str>| open.iter().any(|(other, _)| other == of);
         let rest: Vec<_> = not_done.into_iter().filter(|(of, _)| !heard(of)).collect();

@@ -76,6 +76,8 @@ impl Batched for UnlockAnswer {
 pub(super) struct Item {
     pub(super) verb: Verb,
     pub(super) body: Bytes,
+    /// Whether it only renews or releases what is held.
+    pub(super) keeps: bool,
 }
 
 impl Item {
@@ -134,7 +136,9 @@ impl Message {
             body.put_u8(b'}');
         }
         body.put_slice(BEHIND);
-        Self { request: Request::post(routes::BATCH, body.freeze()), items: items.len() }
+        let keeps = items.iter().all(|item| item.keeps);
+        let request = Request::post(routes::BATCH, body.freeze()).keeping(keeps);
+        Self { request, items: items.len() }
     }
 }
 
@@ -213,15 +217,17 @@ impl Asked {
     fn new(command: &Command) -> Option<Self> {
         let (verb, request) = if let Operation::Lock(lock) = &command.operation {
             let body = LockBody::new(lock, command.request_id);
-            (Verb::Lock, Request::write("POST", Verb::Lock.route(), &body))
+            let request = Request::write("POST", Verb::Lock.route(), &body);
+            (Verb::Lock, request.keeping(lock.token.is_some()))
         } else if let Operation::Unlock(unlock) = &command.operation {
             let body = UnlockBody::new(unlock, command.request_id);
-            (Verb::Unlock, Request::write("POST", Verb::Unlock.route(), &body))
+            let request = Request::write("POST", Verb::Unlock.route(), &body);
+            (Verb::Unlock, request.keeping(true))
         } else {
             return None;
         };
         Some(Self {
-            item: Item { verb, body: request.body() },
+            item: Item { verb, body: request.body(), keeps: request.keeps() },
             request,
             answer: None,
             is_given_up: false,

@@ -65,6 +65,9 @@ struct Way {
     endpoint: Arc<str>,
     trace_id: Option<String>,
     cause: Option<String>,
+    /// Whether its writes keep to themselves because they only renew or release: those of a client
+    /// that is limited do, and are limited apart.
+    keeps: bool,
 }
 
 #[derive(Default)]
@@ -139,7 +142,7 @@ impl<'a, T: Batched> BatchedWrite<'a, T> {
         call: &'a CallOptions,
     ) -> Option<Self> {
         let batcher = transport.batcher()?;
-        let item = Item { verb: T::VERB, body: request.body() };
+        let item = Item { verb: T::VERB, body: request.body(), keeps: request.keeps() };
         let answer = std::marker::PhantomData;
         Some(Self { transport, batcher, request, item, call, answer })
     }
@@ -163,11 +166,12 @@ impl<T: Batched> Ask for BatchedWrite<'_, T> {
         if !Message::room().takes(&self.item) || self.transport.asks_one_by_one(endpoint) {
             return alone(None).await;
         }
-        let (told, settled) = match self.join(endpoint, until) {
+        let way = self.way(endpoint);
+        let (told, settled) = match self.join(way.clone(), until) {
             Turn::Now(place) => return alone(Some(place)).await,
             Turn::Later(told, settled) => (told, settled),
         };
-        let told = match self.await_turn(endpoint, told, until).await {
+        let told = match self.await_turn(way, told, until).await {
             Some(Ok(told)) => told,
             Some(Err(_)) => {
                 Told::Failed(Error::unknown("the attempt that it was part of has ended"))
@@ -197,11 +201,12 @@ enum Turn {
 impl<T: Batched> BatchedWrite<'_, T> {
     fn way(&self, endpoint: &Arc<str>) -> Way {
         let CallOptions { trace_id, cause, .. } = self.call;
-        Way { endpoint: Arc::clone(endpoint), trace_id: trace_id.clone(), cause: cause.clone() }
+        let keeps = self.item.keeps && self.transport.is_limited();
+        let (trace_id, cause) = (trace_id.clone(), cause.clone());
+        Way { endpoint: Arc::clone(endpoint), trace_id, cause, keeps }
     }
 
-    fn join(&self, endpoint: &Arc<str>, until: Deadline) -> Turn {
-        let way = self.way(endpoint);
+    fn join(&self, way: Way, until: Deadline) -> Turn {
         let mut queues = self.batcher.lock();
         let queue = queues.entry(way.clone()).or_default();
         if queue.has_place() && queue.waiting.is_empty() {
@@ -221,7 +226,7 @@ impl<T: Batched> BatchedWrite<'_, T> {
     /// beside the messages that hold them up.
     async fn await_turn(
         &self,
-        endpoint: &Arc<str>,
+        way: Way,
         mut told: oneshot::Receiver<Told>,
         until: Deadline,
     ) -> Option<Result<Told, oneshot::error::RecvError>> {
@@ -232,7 +237,6 @@ impl<T: Batched> BatchedWrite<'_, T> {
         if until.remaining().is_zero() {
             return None;
         }
-        let way = self.way(endpoint);
         if let Some(next) = self.batcher.overtake(&way) {
             self.transport.send_off(way, next);
         }
@@ -372,7 +376,7 @@ impl Place {
     }
 
     async fn send(&self, batch: Vec<Waiting>) {
-        let Way { endpoint, trace_id, cause } = &self.way;
+        let Way { endpoint, trace_id, cause, keeps: _ } = &self.way;
         let wait = batch.iter().map(|waiting| waiting.until.remaining()).max().unwrap_or_default();
         let (trace_id, cause) = (trace_id.clone(), cause.clone());
         let call = CallOptions { timeout: None, trace_id, principal: None, cause };

@@ -343,7 +343,9 @@ impl<S: LockService + Clone> Guard<S> {
             }
             tell(&error);
             // The last request is sent when the time is up, not a pause before.
-            tokio::time::sleep(wait.mul_f64(random::factor(0.75..=1.0)).min(left)).await;
+            let wait = wait.mul_f64(random::factor(0.75..=1.0));
+            let wait = wait.max(error.retry_after().unwrap_or_default());
+            tokio::time::sleep(wait.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -698,6 +700,7 @@ impl<S: LockService + Clone> Turn<S> {
                     open |= matches!(error, Error::Unknown { .. });
                     tracing::debug!(%error, "a request that waits is asked again");
                     let bounded = pause.mul_f64(random::factor(0.75..=1.0));
+                    let bounded = bounded.max(error.retry_after().unwrap_or_default());
                     tokio::time::sleep(bounded.min(deadline.remaining())).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

@@ -450,6 +450,7 @@ impl Client {
                 let ask = |id, call| {
                     let body = LockBody::new(command, Some(id));
                     let request = Request::write("POST", routes::LOCK, &body);
+                    let request = request.keeping(command.token.is_some());
                     async move { self.transport.write_or_refusal::<LockReply>(&request, &call).await }
                 };
                 batch::locked(self.under_id(request_id, &call, ask).await?)
@@ -457,7 +458,7 @@ impl Client {
             Operation::Unlock(command) => {
                 let ask = |id, call| {
                     let body = UnlockBody::new(command, Some(id));
-                    let request = Request::write("POST", routes::UNLOCK, &body);
+                    let request = Request::write("POST", routes::UNLOCK, &body).keeping(true);
                     async move { self.transport.write_or_refusal::<UnlockAnswer>(&request, &call).await }
                 };
                 Ok(batch::unlocked(self.under_id(request_id, &call, ask).await?))
@@ -674,7 +675,8 @@ impl Client {
                 Ok((Ok(LockReply::Waiting(_)), _)) if !is_over => open = true,
                 Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) if !is_over => {
                     open |= matches!(error, Error::Unknown { .. });
-                    tokio::time::sleep(SHORTEST_ASK).await;
+                    let pause = error.retry_after().unwrap_or_default().max(SHORTEST_ASK);
+                    tokio::time::sleep(pause.min(deadline.remaining())).await;
                 }
                 // This ask was not done; the place of an earlier one may stand, or be granted.
                 Err(Error::Unavailable { reason, .. }) if open => {

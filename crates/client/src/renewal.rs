@@ -70,6 +70,7 @@ impl<S: LockService> Renewal<S> {
                     tracing::debug!(%error, "a renewal failed");
                     let pause = (self.every / 8).clamp(SHORTEST_RETRY, LONGEST_RETRY);
                     let pause = pause.mul_f64(random::factor(0.5..=1.0));
+                    let pause = pause.max(error.retry_after().unwrap_or_default());
                     self.lease.now().saturating_add(pause)
                 }
             };

@@ -418,6 +418,7 @@ impl<S: LockService + Clone> Session<S> {
                 {
                     open |= matches!(error, Error::Unknown { .. });
                     let bounded = pause.mul_f64(random::factor(0.75..=1.0));
+                    let bounded = bounded.max(error.retry_after().unwrap_or_default());
                     tokio::time::sleep(bounded.min(left)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -725,7 +726,12 @@ impl<S: LockService> Keeper<S> {
                 Ok(Liveness::Lost) => self.shared.end(LostReason::SessionEnded),
                 Err(error) => {
                     tracing::debug!(%error, "a keep-alive failed");
-                    pace.next = self.after_failure();
+                    pace.next = self.after_failure().max(
+                        self.shared
+                            .lease
+                            .now()
+                            .saturating_add(error.retry_after().unwrap_or_default()),
+                    );
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! for a read. [`super::attempts`] combines attempts into a call.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +40,10 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// again: it may have been replaced by a newer one.
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
 
+/// How long a client that was refused for asking too often keeps what renews and releases apart from
+/// other writes: a message of both counts as a request for new locks.
+const APART: Duration = Duration::from_secs(60);
+
 /// Connections to nodes, and the state that is kept from call to call.
 pub(super) struct Transport {
     way: Carrier,
@@ -52,6 +56,8 @@ pub(super) struct Transport {
     lanes: Lanes,
     /// `None` if each write is sent by itself.
     batcher: Option<Batcher>,
+    /// Until when the nodes are believed to limit this client.
+    limited: Mutex<Option<Deadline>>,
     /// Nodes that do not support batches, and until when that is assumed.
     one_by_one: Mutex<HashMap<Arc<str>, Deadline>>,
 }
@@ -91,6 +97,8 @@ pub(super) struct Request {
     path_and_query: String,
     body: Option<Bytes>,
     kind: Kind,
+    /// Whether it only renews or releases what is held.
+    keeps: bool,
 }
 
 /// Whether a request may be repeated when its answer is missing.
@@ -138,19 +146,36 @@ impl Request {
         let query = query.replace('+', "%20");
         let path_and_query =
             if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-        Self { method, path_and_query, body: None, kind }
+        Self { method, path_and_query, body: None, kind, keeps: false }
     }
 
     fn with_body<T: Serialize>(method: &str, path: &str, body: &T, kind: Kind) -> Self {
         let method = method.parse().expect("our methods are methods");
         let body = serde_json::to_vec(body).expect("our bodies have string keys only");
-        Self { method, path_and_query: path.to_owned(), body: Some(body.into()), kind }
+        let path_and_query = path.to_owned();
+        Self { method, path_and_query, body: Some(body.into()), kind, keeps: false }
     }
 
     /// A write whose body is encoded already.
     pub(super) fn post(path: &str, body: Bytes) -> Self {
         let path_and_query = path.to_owned();
-        Self { method: Method::POST, path_and_query, body: Some(body), kind: Kind::Write }
+        Self {
+            method: Method::POST,
+            path_and_query,
+            body: Some(body),
+            kind: Kind::Write,
+            keeps: false,
+        }
+    }
+
+    /// Says of a request whether it only renews or releases what is held.
+    pub(super) fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
+    }
+
+    /// Whether it only renews or releases what is held.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// Whether only a node of the client's cluster may answer: all but requests about the node
@@ -259,7 +284,7 @@ impl Ask for Download<'_> {
             return Ok((response, decided_at));
         }
         let Heard { status, problem, .. } =
-            hear(endpoint, request, Begun { response, decided_at }).await?;
+            transport.hear(endpoint, request, Begun { response, decided_at }).await?;
         Err(match problem {
             Some(problem) => told(request, problem.into_error(decided_at)),
             None => request.unanswered(no_answer(endpoint, status)),
@@ -296,6 +321,7 @@ impl Transport {
             credential,
             lanes: Lanes::default(),
             batcher: batches.then(Batcher::default),
+            limited: Mutex::default(),
             one_by_one: Mutex::default(),
         })
     }
@@ -429,6 +455,7 @@ impl Transport {
                 | Code::LaneForgotten
                 | Code::NotFound
                 | Code::Timeout
+                | Code::TooManyRequests
                 | Code::Unavailable
                 | Code::Unknown
                 | Code::Other => Err(told(request, problem.into_error(None))),
@@ -445,6 +472,15 @@ impl Transport {
     pub(super) fn asks_one_by_one(&self, endpoint: &Arc<str>) -> bool {
         let nodes = self.one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.get(endpoint).is_some_and(|until| !until.remaining().is_zero())
+    }
+
+    fn limited(&self) -> MutexGuard<'_, Option<Deadline>> {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a node has lately refused this client for asking too often.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limited().is_some_and(|until| !until.remaining().is_zero())
     }
 
     async fn exchange(
@@ -514,7 +550,8 @@ impl Transport {
         call: &CallOptions,
         wait: Duration,
     ) -> Result<Heard, Error> {
-        hear(endpoint, request, self.begin(endpoint, request, call, wait).await?).await
+        let begun = self.begin(endpoint, request, call, wait).await?;
+        self.hear(endpoint, request, begun).await
     }
 
     /// Sends a request, and waits for the head of its answer.
@@ -553,23 +590,30 @@ impl Transport {
         let decided_at = position.and_then(parse_log_position);
         Ok(Begun { response, decided_at })
     }
-}
 
-/// Reads the rest of an answer.
-async fn hear(
-    endpoint: &Arc<str>,
-    request: &Request,
-    Begun { mut response, decided_at }: Begun,
-) -> Result<Heard, Error> {
-    let status = response.status();
-    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_problem = is_problem(media_type.unwrap_or(""));
-    let body = match read(&mut response).await {
-        Ok(body) => body,
-        Err(reason) => return Err(request.unanswered(format!("{endpoint}: {reason}"))),
-    };
-    let problem = if is_problem { our_problem(&body) } else { None };
-    Ok(Heard { status, decided_at, problem, body })
+    /// Reads the rest of an answer.
+    async fn hear(
+        &self,
+        endpoint: &Arc<str>,
+        request: &Request,
+        Begun { mut response, decided_at }: Begun,
+    ) -> Result<Heard, Error> {
+        let status = response.status();
+        let field = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let waits_ms = field("retry-after").and_then(|text| text.parse::<u64>().ok());
+        let waits_ms = waits_ms.map(|seconds| seconds.saturating_mul(1000));
+        let is_problem = is_problem(field("content-type").unwrap_or(""));
+        let body = match read(&mut response).await {
+            Ok(body) => body,
+            Err(reason) => return Err(request.unanswered(format!("{endpoint}: {reason}"))),
+        };
+        let mut problem = if is_problem { our_problem(&body) } else { None };
+        if let Some(problem) = problem.as_mut().filter(|it| it.code == Code::TooManyRequests) {
+            problem.retry_after_ms = problem.retry_after_ms.or(waits_ms);
+            *self.limited() = Some(Deadline::after(APART));
+        }
+        Ok(Heard { status, decided_at, problem, body })
+    }
 }
 
 /// Builds the HTTP request.
@@ -595,6 +639,9 @@ fn build(
         if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
             fields.insert(name, value);
         }
+    }
+    if request.keeps {
+        fields.insert(headers::KEEPS, HeaderValue::from_static("true"));
     }
     if let Some(body) = &request.body {
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

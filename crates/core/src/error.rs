@@ -3,6 +3,8 @@
 //! The distinction that matters is between [`Error::Unavailable`] (certainly not done: try again)
 //! and [`Error::Unknown`] (may have been done: repeat with the same `request_id`, or look).
 
+use std::time::Duration;
+
 use crate::types::{DecidedAt, Forbidden};
 
 /// The reason why a call has no answer.
@@ -31,6 +33,9 @@ pub enum Error {
         reason: String,
         /// The client address of the node believed to lead, if one is known.
         leader: Option<String>,
+        /// The time after which the caller may ask again; set by a node that refuses those who ask
+        /// more often than it allows.
+        retry_after: Option<Duration>,
     },
     /// May have been done. Repeating with the same `request_id` is safe.
     #[error("unknown outcome: {reason}")]
@@ -69,7 +74,17 @@ impl Error {
 
     /// Certainly not done, with the reason and no known leader.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { reason: reason.into(), leader: None }
+        Self::Unavailable { reason: reason.into(), leader: None, retry_after: None }
+    }
+
+    /// Certainly not done, because the caller asks too often, and how long it has to wait.
+    pub fn too_often(reason: impl Into<String>, retry_after: Duration) -> Self {
+        Self::Unavailable { reason: reason.into(), leader: None, retry_after: Some(retry_after) }
+    }
+
+    /// The time that a caller who asks too often has to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::Unavailable { retry_after, .. } = self { *retry_after } else { None }
     }
 
     /// May have been done, with the reason.

@@ -64,6 +64,13 @@ async fn explain(client: &Client, args: &RunArgs, error: &Error) -> Failure {
             let advice = advice.map_or(String::new(), |advice| format!(" {advice}"));
             Failure::new(exit::HELD, why).advise(format!("The command was not started.{advice}"))
         }
+        Error::Unavailable { retry_after: Some(wait), .. } => {
+            failure(exit::NOT_REACHED).advise(format!(
+                "The command was not started: you, or others at your address, ask more often than \
+                 the node allows. Try again in {}.",
+                exit::waited(*wait)
+            ))
+        }
         Error::Unavailable { .. } => match client::too_old(client).await {
             Some(error) => too_old(args, &error),
             None => failure(exit::NOT_REACHED).advise(

@@ -12,7 +12,9 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
-use super::values::{AuditFailure, ClientCertificates, DurationText, Members, Profile, Rho};
+use super::values::{
+    AuditFailure, ClientCertificates, DurationText, Members, Profile, RateText, Rho,
+};
 use crate::cli::logging::LogFormat;
 
 /// Declares the settings. Fields without a default are methods that return an `Option`; those with
@@ -115,6 +117,18 @@ declare! {
         #[arg(long, value_name = "MIB", env = "KEYWARD_BUFFER_MIB")]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
         buffer_mib: u64 = "64",
+        /// How many connections clients of one address may have [default: three quarters of all]
+        #[arg(long, value_name = "N", env = "KEYWARD_ADDRESS_CONNECTIONS")]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        address_connections: u64,
+        /// How many requests a second clients of one address may make of this node, and after a
+        /// colon how many at once, such as 100:500 [default: no limit]
+        #[arg(long, value_name = "RATE[:BURST]", env = "KEYWARD_ADDRESS_RATE")]
+        address_rate: RateText,
+        /// The same for one identity, as an access token or a client certificate names it
+        /// [default: no limit]
+        #[arg(long, value_name = "RATE[:BURST]", env = "KEYWARD_IDENTITY_RATE")]
+        identity_rate: RateText,
         /// How soon a dead leader is replaced: `stable` waits longer and suits busy or distant
         /// machines, `fast` suits one quiet network
         #[arg(long, value_name = "PROFILE", env = "KEYWARD_PROFILE")]

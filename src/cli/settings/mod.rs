@@ -129,6 +129,9 @@ impl Settings {
         if !(1..=MAX_BUFFER_MIB).contains(&declared.buffer_mib()) {
             problems.push(format!("buffer_mib must be at least 1 and at most {MAX_BUFFER_MIB}"));
         }
+        if declared.address_connections() == Some(&0) {
+            problems.push("address_connections must be at least 1".to_owned());
+        }
         if !(1..=MAX_AUDIT_MIB).contains(&declared.audit_max_mib()) {
             problems.push(format!("audit_max_mib must be at least 1 and at most {MAX_AUDIT_MIB}"));
         }
@@ -355,6 +358,8 @@ mod tests {
 
     use super::*;
     use crate::cli::logging::LogFormat;
+    use crate::cli::settings::values::RateText;
+    use crate::http::Rate;
 
     #[derive(Parser)]
     struct Line {
@@ -418,6 +423,9 @@ mod tests {
             rho = '2%'
             shutdown_timeout = '3s'
             idle_timeout = '90s'
+            address_connections = 11
+            address_rate = '100:500'
+            identity_rate = '20'
             allowed_hosts = ['locks.example']
             buffer_mib = 7
             log = 'debug'
@@ -431,6 +439,10 @@ mod tests {
         assert_eq!(settings.shutdown_timeout(), Duration::from_secs(3));
         assert_eq!(settings.declared.idle_timeout().0, Duration::from_secs(90));
         assert_eq!(settings.declared.buffer_mib(), 7);
+        assert_eq!(settings.declared.address_connections(), Some(&11));
+        let rate = |per_second, burst| RateText(Rate { per_second, burst });
+        assert_eq!(settings.declared.address_rate(), Some(&rate(100, 500)));
+        assert_eq!(settings.declared.identity_rate(), Some(&rate(20, 20)));
         assert_eq!(settings.hosts(), ["locks.example", "a", "b"]);
         let log = settings.log(&LogArgs::default());
         assert_eq!(log.log.as_deref(), Some("debug"));

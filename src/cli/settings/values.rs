@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use crate::cli::duration;
+use crate::http::Rate;
 
 /// How soon a dead leader is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -73,6 +74,36 @@ impl FromStr for DurationText {
 }
 
 impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+/// A rate as people write it: requests a second, and after a colon how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateText(pub(crate) Rate);
+
+impl FromStr for RateText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not a rate: write requests a second, such as 100, or with a colon how \
+                 many may come at once, such as 100:500; both are from 1 to {}",
+                u32::MAX
+            )
+        };
+        let number = |text: &str| match text.parse() {
+            Ok(number @ 1..) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
+            _ => Err(wrong()),
+        };
+        let (per_second, burst) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self(Rate { per_second: number(per_second)?, burst: number(burst)? }))
+    }
+}
+
+impl<'de> Deserialize<'de> for RateText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_text(deserializer)
     }

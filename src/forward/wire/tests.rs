@@ -484,6 +484,8 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
     let decided = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: at }));
     let nowhere = |outcome| Ok(Answer::Decision(Decision { outcome, decided_at: None }));
     let reason = || "r".to_owned();
+    let leader = Some("l".into());
+    let unavailable = Error::Unavailable { reason: reason(), leader, retry_after: None };
     let first = vec![
         ("granted", decided(Outcome::Lock(LockStatus::Ok(grant(Some(left)))))),
         ("renewed", nowhere(Outcome::Lock(LockStatus::Renewed(grant(None))))),
@@ -508,7 +510,7 @@ pub(crate) fn answers() -> Vec<(&'static str, Result<Answer, Error>)> {
         ("forbidden", Err(Error::Forbidden(forbidden))),
         ("bad-request", Err(Error::BadRequest { reason: reason() })),
         ("not-found", Err(Error::NotFound { decided_at: at })),
-        ("unavailable", Err(Error::Unavailable { reason: reason(), leader: Some("l".into()) })),
+        ("unavailable", Err(unavailable)),
         ("no-leader", Err(Error::unavailable("r"))),
         ("unknown", Err(Error::Unknown { reason: reason() })),
         ("unauthorized", Err(Error::Unauthorized { reason: reason() })),

@@ -99,7 +99,8 @@ async fn a_batch_has_a_largest_number_of_requests_and_of_bytes() {
 
 #[tokio::test]
 async fn what_the_service_cannot_do_is_told_for_each() {
-    let unavailable = Error::Unavailable { reason: "r".into(), leader: Some("http://l:1".into()) };
+    let leader = Some("http://l:1".into());
+    let unavailable = Error::Unavailable { reason: "r".into(), leader, retry_after: None };
     let server = Server::start(Failing(Some(unavailable)), ListenerSettings::default()).await;
     for answer in send(&server, &[LOCK_A, LOCK_A]).await {
         assert_eq!(answer["problem"]["code"], "unavailable");

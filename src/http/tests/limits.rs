@@ -13,8 +13,8 @@ use crate::service::LockService as _;
 use crate::types::{LockOptions, LockRequest};
 
 /// The time within which every expected event happens.
-const BOUND: Duration = Duration::from_secs(10);
-const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(super) const BOUND: Duration = Duration::from_secs(10);
+pub(super) const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 async fn with(limits: Limits) -> Server {
     Server::start(
@@ -24,7 +24,12 @@ async fn with(limits: Limits) -> Server {
     .await
 }
 
-async fn connect(server: &Server) -> TcpStream {
+/// So many connections, which all may be of one address.
+pub(super) fn connections(connections: usize) -> Limits {
+    Limits { connections, address_connections: Some(usize::MAX), ..Limits::default() }
+}
+
+pub(super) async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address).await.unwrap()
 }
 
@@ -42,7 +47,7 @@ pub(super) async fn exchange_bytes(server: &Server, bytes: &[u8]) -> String {
 }
 
 /// Reads one answer, or the part of it that arrives before the connection ends.
-async fn answer(stream: &mut TcpStream) -> String {
+pub(super) async fn answer(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     let whole = async {
         while !is_whole(&read) {
@@ -143,7 +148,7 @@ async fn a_client_that_waits_to_be_asked_is_told_before_it_sends() {
 
 #[tokio::test]
 async fn those_who_wait_longest_make_room_for_newcomers() {
-    let server = with(Limits { connections: 4, ..Limits::default() }).await;
+    let server = with(connections(4)).await;
     let mut idle = Vec::new();
     for _ in 0..4 {
         let mut stream = connect(&server).await;
@@ -164,7 +169,7 @@ async fn those_who_wait_longest_make_room_for_newcomers() {
 
 #[tokio::test]
 async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
-    let limits = Limits { connections: 2, ..Limits::default() };
+    let limits = connections(2);
     let server = Server::start(
         Failing(None),
         ListenerSettings { terms: limits.into(), ..ListenerSettings::default() },
@@ -193,7 +198,7 @@ async fn when_every_place_is_at_work_newcomers_are_refused_cleanly() {
 
 #[tokio::test]
 async fn a_thousand_idle_connections_harm_nobody() {
-    let server = with(Limits { connections: 64, ..Limits::default() }).await;
+    let server = with(connections(64)).await;
     let mut crowd = Vec::new();
     for at in 0..1000 {
         crowd.push(connect(&server).await);
@@ -324,7 +329,7 @@ pub(super) async fn slow_reader(server: &Server) -> TcpStream {
 
 #[tokio::test]
 async fn an_answer_that_is_being_written_is_not_cut_off_to_make_room() {
-    let limits = Limits { connections: 4, ..Limits::default() };
+    let limits = connections(4);
     let settings = ListenerSettings { terms: limits.into(), ..ListenerSettings::default() };
     let server = Server::start(long_names(1000).await, settings).await;
     let mut reading = slow_reader(&server).await;

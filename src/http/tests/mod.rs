@@ -8,6 +8,7 @@ mod limits;
 mod malformed;
 mod node;
 mod problems;
+mod rates;
 mod tls;
 
 use std::net::SocketAddr;

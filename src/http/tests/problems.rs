@@ -27,7 +27,7 @@ async fn ask_all(server: &Server, timeout: &str, check: impl Fn(&super::Told, bo
 #[tokio::test]
 async fn unavailable_says_when_to_come_back_and_who_leads() {
     let leader = Some("http://n2:7420".to_owned());
-    let error = Error::Unavailable { reason: "no leader".into(), leader };
+    let error = Error::Unavailable { reason: "no leader".into(), leader, retry_after: None };
     let server = Server::start(Failing(Some(error)), ListenerSettings::default()).await;
     ask_all(&server, "1000", |told, _| {
         told.assert_problem(503, "unavailable", "no leader");

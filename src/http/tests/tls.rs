@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::limits::connections;
 use super::*;
 use crate::client::tls::{Tls as ClientTls, http};
 use crate::http::{Limits, Terms, serve_connections};
@@ -75,7 +76,7 @@ async fn a_handshake_that_is_never_finished_ends_its_connection() {
 
 #[tokio::test]
 async fn half_handshakes_make_room_for_newcomers() {
-    let (server, client, _folder) = with(Limits { connections: 2, ..Limits::default() }).await;
+    let (server, client, _folder) = with(connections(2)).await;
     let slow = [half(&server, HALF).await, half(&server, HALF).await];
     assert_eq!(healthz(&server, &client).await, 200);
     let [first, _] = slow;

@@ -1,7 +1,10 @@
 //! Every other client command: its output, for people and for programs, and its exit code.
 
 use std::process::Output;
+use std::sync::Arc;
 
+use keyward::clock::{Clock, ManualClock};
+use keyward::http::{Rate, Rates};
 use serde_json::{Value, json};
 
 use super::{Server, assert_code, keyward, output, stderr, stdout};
@@ -205,6 +208,42 @@ fn serve_says_everything_that_is_wrong_with_its_settings() {
     assert_code(&refused, 2);
     let expected = format!("{}:2: unknown field `data-dir`, expected one of", file.display());
     assert!(stderr(&refused).contains(&expected), "{}", stderr(&refused));
+}
+
+#[test]
+fn who_asks_too_often_is_told_so_and_when_to_come_back() {
+    let address = Some(Rate { per_second: 1, burst: 1 });
+    // The clock stands, so that nothing is paid for.
+    let clock = Some(Arc::new(ManualClock::default()) as Arc<dyn Clock>);
+    let server = Server::limited(Rates { address, identity: None, clock });
+    let run = |line: &str| output(server.keyward(line));
+    assert_code(&run("lock a --signee one"), 0);
+    let refused = run("lock b --signee one --timeout 500ms");
+    assert_code(&refused, 3);
+    let told = stderr(&refused);
+    assert!(told.contains("too many requests of this address"), "{told}");
+    assert!(told.contains("Nothing was done") && told.contains("Try again in a second."), "{told}");
+    let refused = run("lock b --signee one --timeout 500ms --json");
+    assert_code(&refused, 3);
+    let problem = document(&refused);
+    assert_eq!(problem["code"], "too_many_requests");
+    assert_eq!((&problem["status"], &problem["retry_after_ms"]), (&json!(429), &json!(900)));
+    let refused = run("run b --timeout 500ms -- true");
+    assert_code(&refused, 117);
+    assert!(stderr(&refused).contains("Try again in a second."), "{}", stderr(&refused));
+    assert!(server.record("b").is_none());
+    assert_code(&run("unlock a --signee one"), 0);
+}
+
+#[test]
+fn a_rate_that_is_none_is_refused() {
+    for rate in ["0", "-1", "1.5", "100:", "100:0", ":5", "100:5:5", "5000000000", "+1"] {
+        let refused = output(keyward(&format!("serve --address-rate={rate}")));
+        assert_code(&refused, 2);
+        assert!(stderr(&refused).contains("is not a rate"), "{rate}: {}", stderr(&refused));
+    }
+    let refused = output(keyward("serve --address-connections 0"));
+    assert_code(&refused, 2);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keyward::clock::{Clock as _, SystemClock};
-use keyward::http::{self, ListenerSettings, LocalNode};
+use keyward::http::{self, ListenerSettings, LocalNode, Rates};
 use keyward::types::{
     LockOptions, LockRecord, LockRequest, ReadOptions, UnlockOptions, UnlockRequest, UnlockStatus,
 };
@@ -41,8 +41,23 @@ impl Server {
         Self::serving(locks.clone(), locks, ())
     }
 
+    /// A server with these rates.
+    fn limited(rates: Rates) -> Self {
+        let locks = MemoryLocks::new();
+        Self::with(locks.clone(), locks, (), rates)
+    }
+
     /// A server of another service and node; the locks are what the test looks at.
     fn serving(locks: MemoryLocks, service: impl LockService, node: impl LocalNode) -> Self {
+        Self::with(locks, service, node, Rates::default())
+    }
+
+    fn with(
+        locks: MemoryLocks,
+        service: impl LockService,
+        node: impl LocalNode,
+        rates: Rates,
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -53,7 +68,7 @@ impl Server {
             let runtime = { runtime }.enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let mut settings = ListenerSettings::default();
+                let mut settings = ListenerSettings { rates, ..ListenerSettings::default() };
                 settings.terms.limits.shutdown_grace = Duration::ZERO;
                 let stopped = async { drop(stopped.await) };
                 http::serve(listener, service, node, settings, stopped).await.unwrap();

@@ -1,12 +1,13 @@
 //! Measures three nodes on this machine. Without a name: memory with many locks held, the time to be
-//! ready after a restart, and what an idle cluster uses. With one: `failover`, `tasks`, `guards`
-//! or `waiting`.
+//! ready after a restart, and what an idle cluster uses. With one: `failover`, `tasks`, `guards`,
+//! `hostile` or `waiting`.
 //!
 //! The figures are this machine's: its clients and its three nodes share the same cores and disk.
 
 mod direct;
 mod failover;
 mod guards;
+mod hostile;
 mod tasks;
 mod waiting;
 
@@ -38,6 +39,7 @@ const USAGE: &str = "usage: measure [--locks N[,N...]] [--idle SECONDS]
        measure failover [--kills N] [--profile stable|fast]
        measure tasks [--tasks N] [--seconds N]
        measure guards [--locks N] [--duration SECONDS] [--seconds N]
+       measure hostile [--clients N] [--seconds N]
        measure waiting [--sessions N] [--places N] [--queues N] [--locks N] [--readers N] [--seconds N]";
 
 #[tokio::main]
@@ -97,6 +99,11 @@ async fn named(name: &str) -> ExitCode {
             let (Some(duration), Some(time)) = (duration, time) else { return ExitCode::from(2) };
             guards::run(locks, duration, time).await;
         }
+        ("hostile", ..) => {
+            let (clients, time) = (number("--clients", 200), seconds("--seconds", 10));
+            let (Some(clients), Some(time)) = (clients, time) else { return ExitCode::from(2) };
+            hostile::run(usize::try_from(clients).unwrap_or(usize::MAX), time).await;
+        }
         ("waiting", _, _, Some(locks)) => {
             let sizes = (|| {
                 Some(waiting::Sizes {
@@ -122,7 +129,8 @@ async fn named(name: &str) -> ExitCode {
 
 /// The options after the name, each with its value.
 fn options() -> Option<BTreeMap<String, String>> {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
+        "--clients",
         "--kills",
         "--profile",
         "--tasks",

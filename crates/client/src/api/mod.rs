@@ -113,6 +113,9 @@ pub mod headers {
     /// Request: a request id for clients that send one with every write (the draft
     /// draft-ietf-httpapi-idempotency-key-header); a UUID, or any value of `request_id`.
     pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// Request: `true` if it only renews or releases what is held. It is then limited apart from
+    /// other requests, and refused if it does anything else.
+    pub const KEEPS: &str = "keyward-keeps";
     /// Request and answer: identifies the request in the logs of every node.
     pub const TRACE_ID: &str = "x-request-id";
     /// Request: the W3C trace context; its trace id is used when [`TRACE_ID`] is absent.

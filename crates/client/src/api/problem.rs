@@ -4,6 +4,8 @@
 //! media type says that the document is ours; a status without one may come from any proxy in
 //! between.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::answers::HolderAnswer;
@@ -15,6 +17,9 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// The prefix of the `type` of every one of our documents.
 const TYPE_PREFIX: &str = "urn:keyward:problem:";
+
+/// The wait of a client that asks too often and is not told for how long.
+const UNSAID_WAIT: Duration = Duration::from_secs(1);
 
 /// The kind of problem, as a stable word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,6 +52,9 @@ pub enum Code {
     TooLarge,
     /// The body is not declared to be JSON (415).
     UnsupportedMediaType,
+    /// The client asks more often, or over more connections, than this node allows (429). Certainly
+    /// not done; trying again after a while is safe.
+    TooManyRequests,
     /// Certainly not done; trying again is safe (503).
     Unavailable,
     /// May have been done (504).
@@ -69,6 +77,7 @@ impl Code {
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::LaneForgotten => 409,
+            Self::TooManyRequests => 429,
             Self::Forbidden => 423,
             Self::Unavailable => 503,
             Self::Unknown | Self::Other => 504,
@@ -90,6 +99,7 @@ impl Code {
             Self::Timeout => "timeout",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::TooManyRequests => "too_many_requests",
             Self::Unavailable => "unavailable",
             Self::Unknown => "unknown",
             Self::Other => "other",
@@ -110,6 +120,7 @@ impl Code {
             Self::Timeout => "Request too slow",
             Self::TooLarge => "Request too large",
             Self::UnsupportedMediaType => "Unsupported media type",
+            Self::TooManyRequests => "Too many requests",
             Self::Unavailable => "Unavailable",
             Self::Unknown | Self::Other => "Unknown outcome",
         }
@@ -148,6 +159,9 @@ pub struct Problem {
     /// With `unavailable`: the client address of the node believed to be the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// With `too_many_requests`: the time to wait, of which `Retry-After` has whole seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Problem {
@@ -164,7 +178,16 @@ impl Problem {
             limit: None,
             delay_ms: None,
             leader: None,
+            retry_after_ms: None,
         }
+    }
+
+    /// The refusal of a client that asks too often, and the time that it has to wait.
+    pub fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
+        // Rounded up: who asks a moment too early is refused again.
+        let wait = wait.saturating_add(Duration::from_micros(999));
+        let retry_after_ms = Some(super::to_ms(wait).max(1));
+        Self { retry_after_ms, ..Self::new(Code::TooManyRequests, detail) }
     }
 
     /// Whether it was written by a Keyward node: a proxy in between may answer in the same format.
@@ -195,7 +218,7 @@ impl Problem {
     pub fn to_forbidden(&self) -> Forbidden {
         let holders = self.holders.iter().flatten().cloned().map(Into::into).collect();
         let reason = self.reason.unwrap_or(ForbiddenReason::Held);
-        let delay = self.delay_ms.map(std::time::Duration::from_millis);
+        let delay = self.delay_ms.map(Duration::from_millis);
         Forbidden { limit: self.limit, delay, ..Forbidden::new(reason, holders) }
     }
 
@@ -220,7 +243,12 @@ impl Problem {
             | Code::UnsupportedMediaType => Error::bad_request(reason()),
             // The server stopped reading the request, so it cannot have acted on it.
             Code::Unavailable | Code::Timeout => {
-                Error::Unavailable { reason: reason(), leader: self.leader.clone() }
+                let leader = self.leader.clone();
+                Error::Unavailable { reason: reason(), leader, retry_after: None }
+            }
+            Code::TooManyRequests => {
+                let wait = self.retry_after_ms.map_or(UNSAID_WAIT, Duration::from_millis);
+                Error::too_often(reason(), wait)
             }
             Code::Unknown | Code::Other => Error::unknown(reason()),
         }
@@ -233,7 +261,10 @@ impl From<&Error> for Problem {
             Error::Forbidden(forbidden) => Self::forbidden(forbidden),
             Error::BadRequest { reason } => Self::new(Code::BadRequest, reason),
             Error::NotFound { .. } => Self::new(Code::NotFound, "there is no such lock"),
-            Error::Unavailable { reason, leader } => {
+            Error::Unavailable { reason, retry_after: Some(wait), .. } => {
+                Self::too_many_requests(reason, *wait)
+            }
+            Error::Unavailable { reason, leader, retry_after: None } => {
                 Self { leader: leader.clone(), ..Self::new(Code::Unavailable, reason) }
             }
             Error::Unknown { reason } => Self::new(Code::Unknown, reason),

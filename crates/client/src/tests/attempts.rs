@@ -105,7 +105,7 @@ fn hangs() -> (Duration, Result<&'static str, Error>) {
 
 fn refuses(reason: &str, leader: Option<&str>) -> (Duration, Result<&'static str, Error>) {
     let leader = leader.map(str::to_owned);
-    (MS, Err(Error::Unavailable { reason: reason.to_owned(), leader }))
+    (MS, Err(Error::Unavailable { reason: reason.to_owned(), leader, retry_after: None }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,7 +240,7 @@ async fn one_node_is_quoted_as_it_is_and_the_leader_that_was_named_is_told() {
     let asking =
         Scripted::new(Kind::Write, |_, _| refuses("there is no leader", Some("http://c:1")));
     let (ended, _) = call_of(&NODES[..1], &asking).await;
-    let Err(Error::Unavailable { reason, leader }) = ended else { panic!("{ended:?}") };
+    let Err(Error::Unavailable { reason, leader, .. }) = ended else { panic!("{ended:?}") };
     // The leader is tried too: its reason counts as another node's.
     assert!(reason.contains("http://c:1: there is no leader"), "{reason}");
     assert_eq!(leader.as_deref(), Some("http://c:1"));
@@ -267,4 +267,35 @@ async fn a_hint_is_followed_beside_a_silent_node_unless_it_names_that_node() {
     });
     let (ended, _) = call_of(&NODES, &asking).await;
     assert_eq!((ended.unwrap(), &*asking.asked()), ("done", "abc"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_too_often_waits_as_long_as_it_is_told_to_and_asks_no_other_node_meanwhile() {
+    for kind in [Kind::Read, Kind::Write, Kind::Patient, Kind::Once] {
+        let asking = Scripted::new(kind, |node, _| match node {
+            "http://a:1" => (MS, Err(Error::too_often("too many", 2000 * MS))),
+            _ => (MS, Ok("done")),
+        });
+        let (ended, took) = call_of(&NODES, &asking).await;
+        assert_eq!(ended.unwrap(), "done", "nothing was done before, so all may be asked again");
+        assert_eq!(asking.asked(), "ab");
+        assert!((2000 * MS..=2210 * MS).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_no_time_to_wait_ends_at_once_and_is_certainly_not_done() {
+    let asking =
+        Scripted::new(Kind::Write, |_, _| (MS, Err(Error::too_often("too many", 6000 * MS))));
+    let (ended, took) = call_of(&NODES, &asking).await;
+    assert_eq!(ended, Err(Error::too_often("too many", 6000 * MS)));
+    assert_eq!(asking.asked(), "a");
+    assert!(took < 100 * MS, "{took:?}");
+    // An earlier attempt that is open stays so.
+    let asking = Scripted::new(Kind::Write, |node, _| match node {
+        "http://a:1" => (MS, Err(Error::unknown("cut"))),
+        _ => (MS, Err(Error::too_often("too many", 6000 * MS))),
+    });
+    let (ended, _) = call_of(&NODES, &asking).await;
+    assert!(matches!(ended, Err(Error::Unknown { .. })), "{ended:?}");
 }

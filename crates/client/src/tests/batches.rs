@@ -523,3 +523,71 @@ async fn one_of_a_batch_whose_lane_was_forgotten_is_not_decided_behind_a_later_o
     assert_eq!(answers[1], Ok(Token(9)));
     assert_eq!(node.asked().len(), 1);
 }
+
+async fn renew(client: &Client, number: u64) -> Result<LockResponse, Error> {
+    let options = LockOptions { token: Some(Token(number)), ..LockOptions::default() };
+    client.lock(request(number), options).await
+}
+
+/// Whether a request says that it only renews and releases.
+fn keeps(request: &str) -> bool {
+    request.contains("keyward-keeps: true\r\n")
+}
+
+#[tokio::test]
+async fn what_only_renews_and_releases_says_so() {
+    let node = Node::start([Step::Each]).await;
+    let client = client(&node);
+    lock(&client, 1).await.unwrap();
+    renew(&client, 2).await.unwrap();
+    let unlock = UnlockRequest { signature: "s3".into(), signee: "x".into() };
+    client.unlock(unlock, UnlockOptions::default()).await.unwrap();
+    assert_eq!(
+        node.asked().iter().map(|request| keeps(request)).collect::<Vec<_>>(),
+        [false, true, true]
+    );
+}
+
+#[tokio::test]
+async fn who_asks_too_often_sends_renewals_apart_from_then_on() {
+    let let_through = Arc::new(Semaphore::new(0));
+    let held = || Step::when(&let_through, Step::Each);
+    let limited = Step::problem(429, "too_many_requests", r#","retry_after_ms":1"#);
+    let node = Node::start([limited, Step::Each, held(), held(), Step::Each]).await;
+    let client = client(&node);
+    assert_eq!(token(&lock(&client, 1).await.unwrap()), Token(1), "it was asked again");
+    let first = [ask(&client, 2), ask(&client, 3)];
+    asked(&node, 4).await;
+    let queued = [ask(&client, 4), ask(&client, 5)];
+    for number in 6..=7 {
+        assert_eq!(
+            token(&renew(&client, number).await.unwrap()),
+            Token(number),
+            "nothing is ahead"
+        );
+    }
+    let_through.add_permits(2);
+    for asked in first.into_iter().chain(queued) {
+        asked.await.unwrap().unwrap();
+    }
+    let asked = node.asked();
+    let apart: Vec<_> = asked.iter().map(|request| (path(request), keeps(request))).collect();
+    let (lock, batch) = ("/v1/lock", "/v1/batch");
+    assert_eq!(apart[..4], [(lock, false); 4]);
+    assert_eq!(apart[4..], [(lock, true), (lock, true), (batch, false)]);
+}
+
+#[tokio::test]
+async fn a_wait_that_only_the_header_tells_is_honoured() {
+    let document = r#"{"type":"urn:keyward:problem:too_many_requests","title":"t","status":429,"code":"too_many_requests"}"#;
+    let limited = Step::Answer(
+        429,
+        "application/problem+json",
+        "retry-after: 77\r\n".to_owned(),
+        document.to_owned(),
+    );
+    let node = Node::start([limited]).await;
+    let ended = lock(&client(&node), 1).await;
+    assert_eq!(ended.as_ref().unwrap_err().retry_after(), Some(77 * SECOND), "{ended:?}");
+    assert_eq!(node.asked().len(), 1, "it has no time to wait");
+}
