@@ -43,12 +43,14 @@
 //!
 //! Where to look next: `scripts/`, then `command.rs` for the commands of a script.
 
+mod callers;
 mod command;
 mod endpoints;
 mod facts;
 #[cfg(test)]
 mod golden;
 mod live;
+mod many;
 mod memory;
 #[cfg(test)]
 mod mutants;
