@@ -18,6 +18,10 @@ use super::runner::{HandleName, Line, Runner};
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 1000;
 
+/// The same for a place that is to be left: seldom enough that many scripts may look.
+const LOOK_FOR_LEAVE_EVERY: Duration = Duration::from_millis(50);
+const LOOKS_FOR_LEAVE: u32 = 100;
+
 /// The longest real time until a call is answered that a script asks about. The script has done by
 /// then what ends the wait.
 const LONGEST_ANSWER: Duration = Duration::from_secs(5);
@@ -88,9 +92,14 @@ impl<B: Bootstrap> Runner<B> {
     /// answers before it.
     pub(super) fn answer(&mut self, name: &str) -> Line {
         let call = self.calls.remove(name).ok_or_else(|| format!("no call {name:?} waits"))?;
-        let Call { answer, table, signature, .. } = call;
-        let answered = self.runtime.block_on(tokio::time::timeout(LONGEST_ANSWER, answer));
-        let answered = answered.map_err(|_| format!("the call {name:?} is not answered"))?;
+        let Call { mut answer, table, signature, .. } = call;
+        let answered = self.runtime.block_on(tokio::time::timeout(LONGEST_ANSWER, &mut answer));
+        let Ok(answered) = answered else {
+            answer.abort();
+            // Until it lets the handle go.
+            let _ = self.runtime.block_on(answer);
+            return Err(format!("the call {name:?} is not answered").into());
+        };
         match answered? {
             Ok(response) => Ok(self.lock_line(&response, &table, &signature)),
             Err(error) => self.refused(error, &table, &signature),
@@ -118,7 +127,7 @@ impl<B: Bootstrap> Runner<B> {
         let (service, _) = self.at(handle, Some(&table))?;
         let options = ReadOptions { table: Some(table), ..ReadOptions::default() };
         let is_owner = |of: &str, run: &Option<String>| of == signee && *run == instance;
-        for _ in 0..LOOKS {
+        for _ in 0..LOOKS_FOR_LEAVE {
             let check = service.check(signature.clone(), options.clone());
             let stands = match self.runtime.block_on(check) {
                 Ok(response) => {
@@ -134,7 +143,7 @@ impl<B: Bootstrap> Runner<B> {
                 let is_early = after < LEAVE_AFTER;
                 return Ok(String::from(if is_early { "left too early" } else { "left" }));
             }
-            self.runtime.block_on(tokio::time::sleep(LOOK_EVERY));
+            self.runtime.block_on(tokio::time::sleep(LOOK_FOR_LEAVE_EVERY));
         }
         Ok(String::from("stands"))
     }

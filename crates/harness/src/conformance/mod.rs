@@ -57,6 +57,8 @@ mod mutants;
 mod pace;
 mod print;
 mod report;
+#[cfg(test)]
+mod rules;
 mod runner;
 mod scripts;
 mod words;

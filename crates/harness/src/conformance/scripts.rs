@@ -85,6 +85,7 @@ const SCRIPTS: &[(&str, &str)] = embed![
     "41-refusals",
     "42-callers-that-are-gone",
     "43-bounds",
+    "44-thousands",
 ];
 
 /// The scripts of the contract, in their order of reading.

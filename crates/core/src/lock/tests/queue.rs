@@ -1,7 +1,8 @@
 //! Waiting: order, hand-over, no barging, asking again, leaving, the bounds.
 
-use super::{Machine, by, release, with_id};
-use crate::lock::{Command, LeaveCommand, LockCommand, Operation, Outcome, State, UnlockCommand};
+use super::{Machine, by, principal, release, with_id};
+use crate::limits;
+use crate::lock::{Command, Decision, LeaveCommand, LockCommand, Operation, Outcome, State, UnlockCommand};
 use crate::types::{DecidedAt, ForbiddenReason, LockStatus, Token, TransferReason, UnlockStatus};
 
 /// A machine of feature level 2 that tells its steps.
@@ -228,6 +229,45 @@ fn ten_thousand_places_are_allowed_on_a_lock_and_handed_over_in_portions() {
     assert!((10..=11).contains(&entries), "{entries}");
     machine.state.assert_invariants();
     assert_eq!(State::decode(&machine.state.encode()).as_ref(), Ok(&machine.state));
+}
+
+#[test]
+fn the_places_of_a_principal_are_bounded_over_all_locks() {
+    let mut machine = machine();
+    let most = u32::try_from(limits::MAX_PLACES_PER_ACTOR).unwrap();
+    let lock = |number: u32| {
+        let signature = format!("{:03}", number % 100).into();
+        LockCommand { signature, duration_ms: Some(3_600_000), ..by("ann") }
+    };
+    machine.apply((0..100).map(|number| Operation::from(lock(number)).into()).collect());
+    let place = |number: u32, identity: &str| Command {
+        principal: Some(principal(identity)),
+        ..Operation::from(LockCommand {
+            signee: format!("w{number}").into(),
+            wait_ms: 60_000,
+            ..lock(number)
+        })
+        .into()
+    };
+    let refused = |decisions: Vec<Decision>| {
+        let reason_of = |decision: Decision| match decision.outcome {
+            Outcome::Lock(status) => reason(&status),
+            other => panic!("{other:?}"),
+        };
+        decisions.into_iter().map(reason_of).collect::<Vec<_>>()
+    };
+    for first in (0..most).step_by(1000) {
+        let asked = (first..first + 1000).map(|number| place(number, "one")).collect();
+        assert_eq!(refused(machine.apply(asked)), vec![None; 1000]);
+    }
+    let more = machine.apply(vec![place(most, "one"), place(most + 1, "another")]);
+    // Another principal has places of its own.
+    assert_eq!(refused(more), [Some(ForbiddenReason::QueueFull), None]);
+    // A place that is left makes room for one.
+    machine.unlock(UnlockCommand { signature: "000".into(), ..release("w0") });
+    let again = machine.apply(vec![place(most, "one"), place(most + 2, "one")]);
+    assert_eq!(refused(again), [None, Some(ForbiddenReason::QueueFull)]);
+    machine.state.assert_invariants();
 }
 
 #[test]
