@@ -122,8 +122,7 @@ pub(crate) fn session_locks(page: &SessionLocksResponse, names: &mut impl NameTo
         let all: Vec<&str> = page.locks.iter().map(|lock| &*lock.signature).collect();
         lines.push(range("locks", &all));
     }
-    for SessionLock { table, signature, holders, places } in
-        page.locks.iter().filter(|_| !is_many)
+    for SessionLock { table, signature, holders, places } in page.locks.iter().filter(|_| !is_many)
     {
         let mut line = name(signature);
         push_table(&mut line, table, names);
@@ -338,12 +337,7 @@ fn forbidden(forbidden: &Forbidden, signature: &str, names: &mut impl NameTokens
     text
 }
 
-fn holder(
-    holder: &Holder,
-    signature: &str,
-    timed: Timed,
-    names: &mut impl NameTokens,
-) -> String {
+fn holder(holder: &Holder, signature: &str, timed: Timed, names: &mut impl NameTokens) -> String {
     let mut text = format!(" holder={}", name(&holder.signee));
     if let Some(instance) = &holder.instance {
         let _ = write!(text, " instance={}", name(instance));

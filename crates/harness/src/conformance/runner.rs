@@ -252,7 +252,12 @@ impl<B: Bootstrap> Runner<B> {
         Ok(self.lock_line(&response, &table, &signature))
     }
 
-    pub(super) fn lock_line(&mut self, response: &LockResponse, table: &str, signature: &str) -> String {
+    pub(super) fn lock_line(
+        &mut self,
+        response: &LockResponse,
+        table: &str,
+        signature: &str,
+    ) -> String {
         self.pace.tell(table, signature);
         print::lock(&response.status, signature, &mut self.facts.names(table))
     }

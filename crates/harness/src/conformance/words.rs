@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use keyward_core::service::ServiceOptions;
 use keyward_core::types::{
-    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId,
-    SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive,
-    Token, UnlockOptions, UnlockRequest,
+    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId,
+    SessionId, SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions,
+    TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 
 use super::command::{Command, Id, Kept, Length, Name, TokenWord};
@@ -239,17 +239,8 @@ impl Words {
     }
 
     fn unlock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
-        let Command::Unlock {
-            signature,
-            signee,
-            force,
-            token,
-            place,
-            instance,
-            table,
-            id,
-            times,
-        } = command
+        let Command::Unlock { signature, signee, force, token, place, instance, table, id, times } =
+            command
         else {
             unreachable!("only asked to unlock")
         };

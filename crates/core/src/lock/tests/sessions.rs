@@ -290,7 +290,7 @@ fn a_hundred_thousand_sessions_are_open_and_not_one_more() {
     }
     assert_eq!(machine.state.counts().sessions, most);
     let is_open = |machine: &mut Machine, number| {
-        let outcome = machine.apply(vec![open(number)]).remove(0).outcome;
+        let outcome = machine.decide(open(number)).outcome;
         let Outcome::Session(status) = outcome else { panic!("{outcome:?}") };
         matches!(status, SessionStatus::Open(_))
     };

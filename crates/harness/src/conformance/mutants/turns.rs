@@ -278,4 +278,3 @@ pub(super) const OTHER_BUGS: &[Bug] = &[
         ..RIGHT
     },
 ];
-
