@@ -19,11 +19,11 @@ const NUMBER: &str = "{n}";
 impl<B: Bootstrap> Runner<B> {
     /// Asks a request this many times, and shows the answers in short.
     pub(super) fn many(&mut self, handle: HandleName, one: &BatchRequest, times: u32) -> Line {
-        let named = match one {
+        let own_table = match one {
             BatchRequest::Lock(_, options) => options.table.as_ref(),
             BatchRequest::Unlock(_, options) => options.table.as_ref(),
         };
-        let (service, table) = self.at(handle, named)?;
+        let (service, table) = self.at(handle, own_table)?;
         self.tables.insert(table.clone());
         let mut runs = Runs::default();
         let numbers: Vec<u32> = (1..=times).collect();
