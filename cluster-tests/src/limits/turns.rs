@@ -67,10 +67,10 @@ pub(super) async fn ask<S: LockService>(
         let defaults = TableDefaults { max_hold: Some(ms), ..TableDefaults::default() };
         Command::configure_table(
             defaults,
-            TableOptions { table: table(own), ..TableOptions::default() },
+            TableOptions { table: Some(table(own)), ..TableOptions::default() },
         )
     } else {
-        let mut options = LockOptions { table: table(own), ..lock_options(own) };
+        let mut options = LockOptions { table: Some(table(own)), ..lock_options(own) };
         if limit == PERMITS {
             options.mode = Some(Mode::Permits);
             options.limit = Some(u32::try_from(number).unwrap_or(u32::MAX));
@@ -115,8 +115,8 @@ fn outcome<T>(decided: &Result<T, Error>) -> Outcome {
 }
 
 /// The table of one client: others neither wait in it nor delete it.
-fn table(own: &Own) -> Option<String> {
-    Some(format!("edge {}", own.signee))
+fn table(own: &Own) -> String {
+    format!("edge {}", own.signee)
 }
 
 fn lock_request(signature: &str, signee: &str) -> LockRequest {
@@ -125,7 +125,7 @@ fn lock_request(signature: &str, signee: &str) -> LockRequest {
 
 fn lock_options(own: &Own) -> LockOptions {
     let (duration, call) = (Some(own.duration), own.call.clone());
-    LockOptions { table: table(own), duration, call, ..LockOptions::default() }
+    LockOptions { table: Some(table(own)), duration, call, ..LockOptions::default() }
 }
 
 async fn open<S: LockService>(service: &Recorded<S>, own: &Own) -> Option<SessionId> {
@@ -146,7 +146,7 @@ async fn hold<S: LockService>(service: &Recorded<S>, signature: &str, own: &Own)
 
 /// Deletes the client's table: its grants and its places end.
 async fn forget<S: LockService>(service: &Recorded<S>, own: &Own) {
-    let options = TableOptions { table: table(own), ..TableOptions::default() };
+    let options = TableOptions { table: Some(table(own)), ..TableOptions::default() };
     let _ = service.service().delete_table(options).await;
 }
 
@@ -178,7 +178,7 @@ pub(super) async fn crowd<S: LockService>(service: &Recorded<S>, asker: &mut Ask
         }
     }
     let request = UnlockRequest { signature: signature.to_owned(), signee: "holder".to_owned() };
-    let options = UnlockOptions { table: table(own), ..UnlockOptions::default() };
+    let options = UnlockOptions { table: Some(table(own)), ..UnlockOptions::default() };
     // The next in the queue are granted, in portions. Meanwhile the table goes.
     let _ = service.service().unlock(request, options).await;
     forget(service, own).await;

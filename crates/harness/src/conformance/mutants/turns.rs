@@ -234,9 +234,10 @@ pub(super) const OTHER_BUGS: &[Bug] = &[
     Bug {
         name: "a preempted permit is the oldest",
         decide: |broken, command| {
-            let before = match &command.operation {
-                Operation::Lock(lock) => broken.record(lock),
-                _ => None,
+            let before = if let Operation::Lock(lock) = &command.operation {
+                broken.record(lock)
+            } else {
+                None
             };
             decided(broken, command, |outcome| {
                 if let Outcome::Lock(LockStatus::Transferred { previous_signee, reason, .. }) =
