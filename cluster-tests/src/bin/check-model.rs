@@ -71,13 +71,12 @@ impl FromStr for Chosen {
 fn main() -> ExitCode {
     let options = Options::parse();
     let patience = Duration::from_secs(options.timeout);
-    let passed = match options.mutation {
-        Some(chosen) => hunt_one(options.bounds(), chosen, patience),
-        None => {
-            let clock = options.queue_only || clock(&options, patience);
-            // Both, even if the first fails.
-            queue(&options, patience) && clock
-        }
+    let passed = if let Some(chosen) = options.mutation {
+        hunt_one(options.bounds(), chosen, patience)
+    } else {
+        let clock = options.queue_only || clock(&options, patience);
+        // Both, even if the first fails.
+        queue(&options, patience) && clock
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

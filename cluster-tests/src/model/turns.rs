@@ -228,6 +228,7 @@ pub struct World {
 
 /// Facts that nobody in the cluster knows, and that the properties need.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 struct Met {
     ended: bool,
     revived: bool,
@@ -350,14 +351,19 @@ impl World {
     fn token(&self, waiter: usize, machine: &Machine) -> Option<u64> {
         match self.fate(waiter, machine) {
             Fate::Waiting(_) => None,
-            Fate::Ended(decision) => match decision.outcome {
-                Outcome::Lock(
+            Fate::Ended(decision) => {
+                let grant = if let Outcome::Lock(
                     LockStatus::Ok(grant)
                     | LockStatus::Renewed(grant)
                     | LockStatus::Transferred { grant, .. },
-                ) => Some(grant.token.0),
-                _ => Some(0),
-            },
+                ) = decision.outcome
+                {
+                    grant.token.0
+                } else {
+                    0
+                };
+                Some(grant)
+            }
             // Without an id nothing is remembered but the grant itself.
             Fate::Unknown => {
                 let holders = machine.holders();
@@ -371,13 +377,13 @@ impl World {
         let at = usize::from(self.applied[node]);
         self.applied[node] += 1;
         let machine = self.log[at].clone();
-        for waiter in 0..WAITERS.len() {
+        for (waiter, through) in NODE_OF.into_iter().enumerate() {
             // With the mutation the answer comes from the leader's memory, and is lost with it.
             let is_teller = match mutation {
                 Some(Mutation::GrantToldByLeader) => self.terms[at] == self.term,
                 _ => true,
             };
-            if NODE_OF[waiter] == node
+            if through == node
                 && self.told[waiter].is_none()
                 && is_teller
                 && let Some(token) = self.token(waiter, &machine)
