@@ -87,6 +87,27 @@ async fn a_waiter_on_any_node_is_granted_when_the_holder_releases() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_take_no_admission_permits() {
+    let cluster = Cluster::with(3, |config| config.max_requests = 10).await;
+    cluster.level_raised().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    assert!(cluster.lock(leader, "s", "ann").await.ok());
+    let mut waiters = Vec::new();
+    for count in 1..=50 {
+        waiters.push(wait_through(&cluster, leader, &format!("w{count}"), count.into()));
+        queue_of(&cluster, leader, count).await;
+    }
+    // Five times as many wait as may be in flight, and others are served through both.
+    for id in [leader, follower] {
+        assert!(cluster.lock(id, &format!("beside {id}"), "ben").await.ok());
+    }
+    assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+    release(&cluster, follower, "ann").await;
+    assert!(waiters.remove(0).await.unwrap().unwrap().ok());
+    drop_all(waiters).await;
+}
+
+#[tokio::test]
 async fn a_waiter_survives_a_change_of_leader() {
     let mut cluster = cluster().await;
     let leader = cluster.leader().await;

@@ -1,18 +1,23 @@
-//! Walks the model of cluster clock and leader change completely within its bounds, and shows that
-//! its properties can fail: each mutation must break the property that it is meant to break.
+//! Walks the model of cluster clock and leader change, and that of queue, session and leader change,
+//! completely within their bounds, and shows that their properties can fail: each mutation must break
+//! the property that it is meant to break.
 //!
 //! The mutations here are mistakes in the protocol. `scripts/find-mutations` also walks the model
 //! with mistakes in the real lock machine.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use cluster_tests::model::turns::{self, Queue};
 use cluster_tests::model::{Bounds, Cluster, Mutation};
 use cluster_tests::wait::Stopwatch;
 use stateright::{Checker, Expectation, Model};
 
-/// Checks the model of cluster clock and leader change
+/// Checks the models of cluster clock, queues, sessions and leader change
 #[derive(Debug, Parser)]
 struct Options {
     /// Ticks of real time
@@ -35,7 +40,10 @@ struct Options {
     depth: Option<usize>,
     /// Applies only this mutation, and demands that it is found
     #[arg(long)]
-    mutation: Option<Mutation>,
+    mutation: Option<Chosen>,
+    /// Only the model of queue, session and leader change
+    #[arg(long)]
+    queue_only: bool,
     /// Only the model as it should be
     #[arg(long)]
     sound_only: bool,
@@ -44,40 +52,82 @@ struct Options {
     timeout: u64,
 }
 
+/// A mutation of either model.
+#[derive(Clone, Copy, Debug)]
+enum Chosen {
+    Clock(Mutation),
+    Queue(turns::Mutation),
+}
+
+impl FromStr for Chosen {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let clock = || <Mutation as ValueEnum>::from_str(name, true).map(Self::Clock);
+        <turns::Mutation as ValueEnum>::from_str(name, true).map(Self::Queue).or_else(|_| clock())
+    }
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
-    let bounds = Bounds {
-        ticks: options.ticks,
-        terms: options.terms,
-        entries: options.entries,
-        requests: [options.slow_requests, options.fast_requests],
-    };
     let patience = Duration::from_secs(options.timeout);
-    let passed = if let Some(mutation) = options.mutation {
-        hunt(bounds, mutation, patience)
+    let passed = if let Some(chosen) = options.mutation {
+        hunt_one(options.bounds(), chosen, patience)
     } else {
-        let sound = walk(bounds, options.depth, patience);
-        // All mutations are checked, even after one is missed.
-        let all = Mutation::value_variants();
-        // Within the model's own bounds: a smaller model may be too small for a mistake to show.
-        let hunt = |mutation| hunt(Bounds::default(), mutation, patience);
-        let found = || all.iter().filter(|one| hunt(**one)).count() == all.len();
-        sound && (options.sound_only || found())
+        let clock = options.queue_only || clock(&options, patience);
+        // Both, even if the first fails.
+        queue(&options, patience) && clock
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Walks the unmutated model: every property holds, and every required situation was met.
-fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
-    let clock = Stopwatch::start();
+impl Options {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            ticks: self.ticks,
+            terms: self.terms,
+            entries: self.entries,
+            requests: [self.slow_requests, self.fast_requests],
+        }
+    }
+}
+
+/// Walks the model of clock and leader change, and hunts each of its mutations.
+fn clock(options: &Options, patience: Duration) -> bool {
+    let bounds = options.bounds();
     let cluster = Cluster { bounds, mutation: None };
-    let mut checker = cluster.checker().threads(2).timeout(patience);
+    let sound = walk(&cluster, &format!("{bounds:?}"), options.depth, patience);
+    // All mutations are checked, even after one is missed, and within the model's own bounds: a
+    // smaller model may be too small for a mistake to show.
+    let all = Mutation::value_variants();
+    let hunt = |one| hunt_one(Bounds::default(), Chosen::Clock(one), patience);
+    let found = || all.iter().filter(|one| hunt(**one)).count() == all.len();
+    sound && (options.sound_only || found())
+}
+
+/// The same for the model of queue, session and leader change, which is small enough to be whole.
+fn queue(options: &Options, patience: Duration) -> bool {
+    let queue = Queue::default();
+    let sound = walk(&queue, &format!("{:?}", queue.bounds), None, patience);
+    let all = turns::Mutation::value_variants();
+    let hunt = |one| hunt_one(options.bounds(), Chosen::Queue(one), patience);
+    let found = || all.iter().filter(|one| hunt(**one)).count() == all.len();
+    sound && (options.sound_only || found())
+}
+
+/// Walks an unmutated model: every property holds, and every required situation was met.
+fn walk<M>(model: &M, bounds: &str, depth: Option<usize>, patience: Duration) -> bool
+where
+    M: Model<State: Walked, Action: Step> + Clone + Send + Sync + 'static,
+{
+    let clock = Stopwatch::start();
+    let mut checker = model.clone().checker().threads(2).timeout(patience);
     if let Some(depth) = depth {
         checker = checker.target_max_depth(depth);
     }
     let checker = checker.spawn_bfs().join();
     let mut passed = checker.is_done();
-    for property in cluster.properties() {
+    for property in model.properties() {
         let found = checker.discovery(property.name);
         let (holds, verdict) = match (&property.expectation, &found) {
             (Expectation::Sometimes, Some(_)) => (true, "met"),
@@ -94,7 +144,7 @@ fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
     let whole = if clock.elapsed() < patience { "whole" } else { "NOT WHOLE: out of time" };
     passed &= clock.elapsed() < patience;
     println!(
-        "{bounds:?}: {} states, {} different, depth {}, {whole}, {:.1} s",
+        "{bounds}: {} states, {} different, depth {}, {whole}, {:.1} s",
         checker.state_count(),
         checker.unique_state_count(),
         checker.max_depth(),
@@ -103,30 +153,52 @@ fn walk(bounds: Bounds, depth: Option<usize>, patience: Duration) -> bool {
     passed
 }
 
+/// The state of a model that can be walked.
+trait Walked: Clone + Debug + Hash + PartialEq + Send + Sync + 'static {}
+impl<T: Clone + Debug + Hash + PartialEq + Send + Sync + 'static> Walked for T {}
+
+/// A step of such a model.
+trait Step: Clone + Debug + PartialEq + Send + Sync + 'static {}
+impl<T: Clone + Debug + PartialEq + Send + Sync + 'static> Step for T {}
+
 /// Applies one mutation in this process and demands that its property is found broken.
-fn hunt(bounds: Bounds, mutation: Mutation, patience: Duration) -> bool {
+fn hunt_one(bounds: Bounds, chosen: Chosen, patience: Duration) -> bool {
+    match chosen {
+        Chosen::Clock(mutation) => {
+            let model = Cluster { bounds, mutation: Some(mutation) };
+            hunt(model, &mutation.name(), mutation.breaks(), patience)
+        }
+        Chosen::Queue(mutation) => {
+            let model = Queue { mutation: Some(mutation), ..Queue::default() };
+            hunt(model, &mutation.name(), mutation.breaks(), patience)
+        }
+    }
+}
+
+fn hunt<M>(model: M, mutation: &str, breaks: &'static str, patience: Duration) -> bool
+where
+    M: Model<State: Walked, Action: Step> + Send + Sync + 'static,
+{
     let clock = Stopwatch::start();
-    let cluster = Cluster { bounds, mutation: Some(mutation) };
-    let name = mutation.breaks();
-    let checker = cluster
+    let checker = model
         .checker()
         .threads(2)
         .timeout(patience)
-        .finish_when(stateright::HasDiscoveries::AnyOf([name].into()))
+        .finish_when(stateright::HasDiscoveries::AnyOf([breaks].into()))
         .spawn_bfs()
         .join();
     let seconds = clock.elapsed().as_secs_f64();
-    let found = checker.discovery(name);
+    let found = checker.discovery(breaks);
     if let Some(path) = found {
-        println!("found     {}: breaks `{name}` ({seconds:.1} s)", mutation.name());
+        println!("found     {mutation}: breaks `{breaks}` ({seconds:.1} s)");
         println!("{}", told(path.into_actions()));
         return true;
     }
-    println!("NOT FOUND {}: `{name}` holds ({seconds:.1} s)", mutation.name());
+    println!("NOT FOUND {mutation}: `{breaks}` holds ({seconds:.1} s)");
     false
 }
 
-fn told(actions: Vec<cluster_tests::model::Action>) -> String {
+fn told<A: Debug>(actions: Vec<A>) -> String {
     let lines = actions.into_iter().enumerate();
     let lines = lines.map(|(number, action)| format!("    {:2}. {action:?}\n", number + 1));
     lines.collect::<Vec<_>>().concat()

@@ -10,7 +10,7 @@ use keyward::types::{
 };
 
 use super::deck::text;
-use super::{Card, End};
+use super::{Card, End, turns};
 use crate::history::Recorded;
 
 /// The number of locks that clients contend for while they send requests at the limits.
@@ -24,6 +24,8 @@ pub struct Asker<'a> {
     pub duration: Duration,
     /// The options of each call.
     pub call: CallOptions,
+    /// The places that it takes in one queue: in a simulation fewer than are allowed.
+    pub crowd: u64,
     /// Returns a number below its argument.
     pub below: &'a mut (dyn FnMut(u64) -> u64 + Send),
 }
@@ -36,7 +38,12 @@ pub async fn ask<S: LockService>(service: &Recorded<S>, card: Card, asker: &mut 
         {
             list(service, limit, end, asker).await;
         }
+        Card::Value(limit, end) if turns::LIMITS.contains(&limit) => {
+            turns::ask(service, limit, end, asker).await;
+        }
         Card::Value(limit, end) => lock(service, limit, end, asker).await,
+        Card::Crowd => turns::crowd(service, asker).await,
+        Card::Inbox => turns::inbox(service, asker).await,
         Card::Batch(size) => batch(service, size, 8, asker).await,
         Card::FullBatch(size) => {
             batch(service, size, usize::try_from(limits::SIGNATURE.largest).unwrap_or(1), asker)
@@ -134,7 +141,7 @@ fn unsigned(limit: Limit, end: End, below: &mut dyn FnMut(u64) -> u64) -> Option
     u64::try_from(value(limit, end, below)).ok()
 }
 
-fn value(limit: Limit, end: End, below: &mut dyn FnMut(u64) -> u64) -> i128 {
+pub(super) fn value(limit: Limit, end: End, below: &mut dyn FnMut(u64) -> u64) -> i128 {
     match end {
         End::Smallest => limit.smallest,
         End::Largest | End::Odd => limit.largest,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use keyward::limits::{self, BATCH, BATCH_BYTES, Beyond, Limit, Proof, Unit};
+use keyward::limits::{self, BATCH, BATCH_BYTES, Beyond, Limit, PLACES, Proof, TOLD_ITEMS, Unit};
 
 use super::Reached;
 
@@ -40,6 +40,10 @@ pub enum Card {
     /// A batch of this many requests with names of full length: the largest body there is, and
     /// another.
     FullBatch(usize),
+    /// A queue of as many places as there may be.
+    Crowd,
+    /// An inbox with more items than an answer tells.
+    Inbox,
 }
 
 /// The sizes of batches: one, a few, and about as many as fit into one chunk of something.
@@ -68,6 +72,8 @@ impl Card {
                     }
                 }
                 Proof::Worked if limit == BATCH_BYTES => all.push(Self::FullBatch(FULL)),
+                Proof::Worked if limit == PLACES => all.push(Self::Crowd),
+                Proof::Worked if limit == TOLD_ITEMS => all.push(Self::Inbox),
                 Proof::Worked | Proof::Tested(_) => {}
             }
         }
@@ -79,6 +85,8 @@ impl Card {
         match self {
             Self::Value(_, End::Odd) => None,
             Self::FullBatch(_) => Some((BATCH_BYTES, End::Largest)),
+            Self::Crowd => Some((PLACES, End::Largest)),
+            Self::Inbox => Some((TOLD_ITEMS, End::Largest)),
             Self::Value(limit, end) => Some((limit, end)),
             Self::Batch(size) => {
                 let ends = [(BATCH.smallest, End::Smallest), (BATCH.largest, End::Largest)];
@@ -90,7 +98,7 @@ impl Card {
 
     /// Whether it costs more than hundreds of others.
     pub fn is_heavy(self) -> bool {
-        matches!(self, Self::Batch(100..) | Self::FullBatch(_))
+        matches!(self, Self::Batch(100..) | Self::FullBatch(_) | Self::Crowd | Self::Inbox)
     }
 }
 
@@ -184,7 +192,7 @@ mod tests {
         let mut left = missing(&reach);
         while let Some(card) = deck.draw_missing(&reach.reached()) {
             let (limit, end) = card.goal().unwrap();
-            if limit == BATCH_BYTES {
+            if limit.proof == Proof::Worked {
                 reach.worked(limit, 1, 1);
                 continue;
             }
@@ -200,6 +208,8 @@ mod tests {
             assert_eq!(missing(&reach), left, "{} {end}", limit.name);
         }
         assert_eq!(left, 0);
-        assert!(reach.reached().has(BATCH_BYTES, End::Largest));
+        for limit in [BATCH_BYTES, PLACES, TOLD_ITEMS] {
+            assert!(reach.reached().has(limit, End::Largest), "{}", limit.name);
+        }
     }
 }

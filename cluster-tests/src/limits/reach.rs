@@ -37,7 +37,13 @@ pub enum Seen {
 }
 
 /// The amounts of work that are visible outside of a node.
-const FROM_OUTSIDE: [Limit; 3] = [limits::BATCH_BYTES, limits::SEGMENT, limits::SNAPSHOT_CHUNK];
+const FROM_OUTSIDE: [Limit; 5] = [
+    limits::BATCH_BYTES,
+    limits::SEGMENT,
+    limits::SNAPSHOT_CHUNK,
+    limits::PLACES,
+    limits::TOLD_ITEMS,
+];
 
 /// The limits that one run, or many, have reached.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -29,7 +29,7 @@ pub fn of_command(command: &Command) -> Vec<(Limit, i128)> {
             let LockCommand { limit, wait_ms, session, lock_delay_ms, .. } = &**command;
             values.extend(limit.map(|limit| (PERMITS, i128::from(limit))));
             let wait = if session.is_some() { SESSION_WAIT } else { WAIT };
-            values.extend((*wait_ms > 0).then_some((wait, i128::from(*wait_ms))));
+            values.push((wait, i128::from(*wait_ms)));
             values.extend(lock_delay_ms.map(|ms| (LOCK_DELAY, i128::from(ms))));
         }
         Operation::Unlock(command) => {
@@ -145,7 +145,8 @@ fn ms(limit: Limit, time: Duration) -> (Limit, i128) {
 mod tests {
     use keyward::limits::{ALL, BATCH, Proof};
     use keyward::types::{
-        LockOptions, LockRequest, ReadOptions, RequestId, Token, UnlockOptions, UnlockRequest,
+        LockOptions, LockRequest, Mode, ReadOptions, RequestId, SessionId, SessionOptions,
+        SessionRequest, TableDefaults, TableOptions, Token, UnlockOptions, UnlockRequest,
     };
 
     use super::*;
@@ -183,6 +184,7 @@ mod tests {
                 ("duration", 7),
                 ("time_to_live", 8),
                 ("token", 9),
+                ("wait", 0),
                 ("request_number", 4),
                 ("cause", 1),
             ]
@@ -200,6 +202,23 @@ mod tests {
         all.extend(of_query(&Query::check("a".to_owned(), &read)));
         all.extend(of_query(&Query::tables(TablesRequest::default(), &read)));
         all.extend(of_call(&call));
+        let options = LockOptions {
+            mode: Some(Mode::Permits),
+            limit: Some(3),
+            session: Some(SessionId(1)),
+            wait: Some(Duration::from_secs(1)),
+            lock_delay: Some(Duration::from_secs(1)),
+            ..LockOptions::default()
+        };
+        let lock = LockRequest { signature: "a".into(), signee: "b".into(), level: None };
+        all.extend(of_command(&Command::lock(lock, options).unwrap()));
+        let defaults =
+            TableDefaults { max_hold: Some(Duration::from_secs(1)), ..TableDefaults::default() };
+        let settings = Command::configure_table(defaults, TableOptions::default()).unwrap();
+        all.extend(of_command(&settings));
+        let session = SessionRequest { signee: "b".into(), ttl: Duration::from_secs(1) };
+        let opened = Command::open_session(session, SessionOptions::default()).unwrap();
+        all.extend(of_command(&opened));
         assert!(all.iter().all(|(limit, _)| ALL.contains(limit)), "{all:?}");
         let asked = ALL.iter().filter(|limit| limit.proof == Proof::Asked && **limit != BATCH);
         for limit in asked {

@@ -8,11 +8,13 @@
 //! ρ, and the belief of a client about its own grant. `docs/model.md` lists what is left out.
 //!
 //! [`world`] is the state and its steps, [`machine`] the lock machine in it, [`properties`] the
-//! invariants, [`mutation`] the deliberate mistakes that show that the properties can fail.
+//! invariants, [`mutation`] the deliberate mistakes that show that the properties can fail. [`turns`]
+//! is a second, smaller model: of a queue, a session and the change of leaders.
 
 mod machine;
 pub mod mutation;
 pub mod properties;
+pub mod turns;
 pub mod world;
 
 use stateright::{Model, Property};

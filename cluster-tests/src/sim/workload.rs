@@ -24,6 +24,9 @@ const EDGES: u32 = 120_000;
 /// others.
 const HEAVY: u32 = 80_000;
 
+/// The places of a crowd: more than an entry hands over.
+const CROWD: u64 = 300;
+
 /// Starts one task on each client's machine; they send requests until the world ends.
 pub(super) fn start(world: &World, schedule: &Schedule, recorder: &Recorder) {
     for at in 0..schedule.clients {
@@ -110,6 +113,7 @@ impl Worker {
             signee: &self.signee,
             duration,
             call: CallOptions::default(),
+            crowd: CROWD,
             below: &mut |below| dice.within(0..=below - 1),
         };
         ask(&self.service, card, &mut asker).await;

@@ -6,9 +6,10 @@ use cluster_tests::ask;
 use cluster_tests::check::{self, Conclusion, Source};
 use cluster_tests::cluster::{BOOT, Cluster, ClusterOptions, ELECTION};
 use cluster_tests::history::{Header, Recorded, Recorder};
-use cluster_tests::limits::{Asker, Card, Seen, ask as ask_for};
+use cluster_tests::limits::{Asker, Card, End, PLACES, Seen, ask as ask_for};
 use cluster_tests::seed::seeded;
 use cluster_tests::wait::eventually;
+use keyward::limits::TOLD_ITEMS;
 use keyward::service::{DebugLockService, LockService};
 use keyward::types::{
     BatchAnswer, BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest,
@@ -31,9 +32,15 @@ async fn all_nodes_die_after_every_limit_was_reached_and_have_everything() {
         let service =
             Recorded::new(cluster.clients(), recorder.clone(), name).with_lane(random.random());
         for card in Card::all() {
+            let crowd = u64::try_from(PLACES.largest).expect("it is a number of places");
             let mut below = |below| random.random_range(0..below);
-            let mut asker =
-                Asker { signee: "limits", duration: ask::LONG, call: call(), below: &mut below };
+            let mut asker = Asker {
+                signee: "limits",
+                duration: ask::LONG,
+                call: call(),
+                crowd,
+                below: &mut below,
+            };
             ask_for(&service, card, &mut asker).await;
         }
         cluster.kill_all();
@@ -43,6 +50,11 @@ async fn all_nodes_die_after_every_limit_was_reached_and_have_everything() {
     let reach = recorder.reach().clone();
     assert_eq!(reach.broken(), Vec::<String>::new());
     assert_eq!(reach.reached().missing(Seen::Asked), Vec::<String>::new(), "{}", reach.reached());
+    let reached = reach.reached();
+    assert!(
+        reached.has(PLACES, End::Largest) && reached.has(TOLD_ITEMS, End::Largest),
+        "{reached}"
+    );
     let header = Header::new(0, "every limit", "three nodes");
     let history = recorder.into_history(header, false);
     let verdict = check::check(Source::Memory(&history), check::Options::default());

@@ -78,6 +78,16 @@ pub const MAX_PLACES_PER_ACTOR: u64 = 10_000;
 /// The maximum size of the names in all places, in bytes.
 pub const MAX_PLACE_BYTES: u64 = 512 << 20;
 
+/// The maximum number of items that an inbox keeps for a session that does not look.
+pub const MAX_INBOX: usize = 10_000;
+
+/// The maximum number of steps of one lock in an entry: a long queue holds up no other for long.
+pub const STEPS_PER_LOCK: usize = 256;
+
+/// The maximum number of due deadlines, and of unused lanes, that an entry works off: some ten
+/// milliseconds. A million locks that expire together are done after 245 entries.
+pub const MAX_WORK: usize = 4096;
+
 /// The maximum number of sessions.
 pub const MAX_SESSIONS: u64 = 100_000;
 
@@ -152,6 +162,10 @@ pub enum Beyond {
     Shortened,
     /// It is dropped and replaced by another.
     Replaced,
+    /// It is refused as `queue_full`.
+    Full,
+    /// The oldest are dropped, and the answer says so.
+    Dropped,
     /// The work is done in several pieces.
     Pieces,
     /// It cannot be represented.
@@ -246,18 +260,14 @@ pub const TIME_TO_LIVE: Limit = Limit {
     unit: Unit::Milliseconds,
     ..number("time_to_live", "when the record is removed", 1, MAX_SAFE_INTEGER as i128)
 };
-/// The test of what only locks in memory can be asked yet.
-const OF_TURNS: Proof = Proof::Tested("crates/core/src/limits/tests.rs");
 /// How long a request waits outside of a session.
 pub const WAIT: Limit = Limit {
     unit: Unit::Milliseconds,
-    proof: OF_TURNS,
     ..number("wait", "how long a request waits for a lock", 0, MAX_WAIT.as_millis().cast_signed())
 };
 /// How long a request waits in a session.
 pub const SESSION_WAIT: Limit = Limit {
     unit: Unit::Milliseconds,
-    proof: OF_TURNS,
     ..number(
         "session_wait",
         "how long a request waits in a session",
@@ -266,12 +276,10 @@ pub const SESSION_WAIT: Limit = Limit {
     )
 };
 /// The permits of a lock.
-pub const PERMITS: Limit =
-    Limit { proof: OF_TURNS, ..number("permits", "the permits of a lock", 1, MAX_PERMITS as i128) };
+pub const PERMITS: Limit = number("permits", "the permits of a lock", 1, MAX_PERMITS as i128);
 /// The time to live of a session.
 pub const TTL: Limit = Limit {
     unit: Unit::Milliseconds,
-    proof: OF_TURNS,
     ..number(
         "ttl",
         "how long a session lives on by itself",
@@ -282,7 +290,6 @@ pub const TTL: Limit = Limit {
 /// The lock-delay.
 pub const LOCK_DELAY: Limit = Limit {
     unit: Unit::Milliseconds,
-    proof: OF_TURNS,
     ..number(
         "lock_delay",
         "how long an expired grant keeps others out",
@@ -293,8 +300,75 @@ pub const LOCK_DELAY: Limit = Limit {
 /// The longest hold.
 pub const MAX_HOLD: Limit = Limit {
     unit: Unit::Milliseconds,
-    proof: OF_TURNS,
     ..number("max_hold", "how long renewals keep a grant", 1, MAX_SAFE_INTEGER as i128)
+};
+/// The places in the queue of a lock.
+pub const PLACES: Limit = Limit {
+    beyond: Beyond::Full,
+    enforced_by: "crates/core/src/lock/turns.rs",
+    ..work("places", "the places in the queue of a lock", Unit::Number, MAX_PLACES_PER_LOCK as i128)
+};
+/// The places of a principal.
+pub const PRINCIPAL_PLACES: Limit = Limit {
+    beyond: Beyond::Full,
+    enforced_by: "crates/core/src/lock/queue.rs",
+    proof: Proof::Tested("crates/core/src/lock/tests/queue.rs"),
+    ..work(
+        "principal_places",
+        "the places of a principal",
+        Unit::Number,
+        MAX_PLACES_PER_ACTOR as i128,
+    )
+};
+/// The places of all locks.
+pub const ALL_PLACES: Limit = Limit {
+    beyond: Beyond::Full,
+    enforced_by: "crates/core/src/lock/queue.rs",
+    proof: Proof::Tested("crates/core/src/lock/queue.rs"),
+    ..work("all_places", "the places of all locks", Unit::Number, MAX_PLACES as i128)
+};
+/// The bytes of the names in all places.
+pub const PLACE_BYTES: Limit = Limit {
+    beyond: Beyond::Full,
+    enforced_by: "crates/core/src/lock/queue.rs",
+    proof: Proof::Tested("crates/core/src/lock/queue.rs"),
+    ..work("place_bytes", "the names in all places", Unit::Bytes, MAX_PLACE_BYTES as i128)
+};
+/// The open sessions.
+pub const SESSIONS: Limit = Limit {
+    beyond: Beyond::Full,
+    enforced_by: "crates/core/src/lock/requests.rs",
+    proof: Proof::Tested("crates/core/src/lock/tests/sessions.rs"),
+    ..work("sessions", "the open sessions of a cluster", Unit::Number, MAX_SESSIONS as i128)
+};
+/// The items that an answer to a keep-alive tells.
+pub const TOLD_ITEMS: Limit = Limit {
+    enforced_by: "crates/core/src/lock/sessions.rs",
+    ..work(
+        "told_items",
+        "the items of inboxes in an answer",
+        Unit::Number,
+        crate::types::Liveness::MAX_ITEMS as i128,
+    )
+};
+/// The items that an inbox keeps.
+pub const INBOX: Limit = Limit {
+    beyond: Beyond::Dropped,
+    enforced_by: "crates/core/src/lock/sessions.rs",
+    proof: Proof::Tested("crates/core/src/lock/tests/sessions.rs"),
+    ..work("inbox", "the items of an inbox", Unit::Number, MAX_INBOX as i128)
+};
+/// The steps that an entry makes of one lock.
+pub const LOCK_STEPS: Limit = Limit {
+    enforced_by: "crates/core/src/lock/turns.rs",
+    proof: Proof::Tested("crates/core/src/lock/tests/queue.rs"),
+    ..work("lock_steps", "the steps of one lock in an entry", Unit::Number, STEPS_PER_LOCK as i128)
+};
+/// The work of an entry.
+pub const WORK: Limit = Limit {
+    enforced_by: "crates/core/src/lock/state.rs",
+    proof: Proof::Tested("crates/core/src/lock/tests/time.rs"),
+    ..work("work", "the deadlines of an entry; a step is four", Unit::Number, MAX_WORK as i128)
 };
 /// The number of a request on its lane.
 pub const REQUEST_NUMBER: Limit = Limit {
@@ -466,6 +540,15 @@ pub const ALL: &[Limit] = &[
     TTL,
     LOCK_DELAY,
     MAX_HOLD,
+    PLACES,
+    PRINCIPAL_PLACES,
+    ALL_PLACES,
+    PLACE_BYTES,
+    SESSIONS,
+    TOLD_ITEMS,
+    INBOX,
+    LOCK_STEPS,
+    WORK,
     REQUEST_NUMBER,
     PAGE,
     BATCH,

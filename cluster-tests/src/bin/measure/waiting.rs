@@ -148,12 +148,21 @@ async fn much_ends(client: &Client, mut sessions: Vec<SessionId>, sizes: Sizes) 
         },
     )
     .await;
-    // Long enough to take the locks in.
+    // Kept alive while the locks are taken, however long that takes.
     let ttl = Duration::from_secs(60);
-    let (last, watch) = (open_for(client, 1, ttl).await[0], Stopwatch::start());
-    take(client, last, sizes.locks).await;
+    let last = open_for(client, 1, ttl).await;
+    let kept = async {
+        loop {
+            keep_alive(client, &last, ttl / 6).await;
+        }
+    };
+    tokio::select! {
+        () = take(client, last[0], sizes.locks) => {}
+        () = kept => {}
+    }
+    keep_alive(client, &last, Duration::ZERO).await;
     let before = Duration::from_secs(2);
-    tokio::time::sleep(ttl.saturating_sub(before + watch.elapsed())).await;
+    tokio::time::sleep(ttl.saturating_sub(before)).await;
     disturbed(client, &format!("a session of {} locks expires", sizes.locks), async {
         tokio::time::sleep(before).await;
         gone(client, "held", Some(RecordState::Held)).await;

@@ -14,7 +14,7 @@ use super::Hand;
 use crate::chaos::progress::Ended;
 use crate::chaos::service::{CALL, Subject, failure, name};
 use crate::history::Recorded;
-use crate::limits::{Asker, Deck, ask};
+use crate::limits::{Asker, Deck, PLACES, ask};
 
 /// One operation in this many is one that only Keyward has: with a level, by force, without a
 /// token.
@@ -108,7 +108,9 @@ async fn edge<S: Subject>(hand: &mut Hand<S>, locks: &Recorded<Client>, deck: &m
     let call = CallOptions { timeout: Some(CALL), ..CallOptions::default() };
     let random = &mut hand.random;
     let mut below = |below| random.random_range(0..below);
-    ask(locks, card, &mut Asker { signee: &signee, duration, call, below: &mut below }).await;
+    let crowd = u64::try_from(PLACES.largest).unwrap_or(u64::MAX);
+    ask(locks, card, &mut Asker { signee: &signee, duration, call, crowd, below: &mut below })
+        .await;
 }
 
 /// A request in Keyward's own format, on locks contended by tokens and levels.

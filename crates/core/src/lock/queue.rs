@@ -268,3 +268,48 @@ impl Totals {
             && of_actor.is_none_or(|count| *count < limits::MAX_PLACES_PER_ACTOR)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::record::Owner;
+
+    /// A place whose texts have 5 bytes.
+    fn place() -> Place {
+        let owner = Owner { signee: "ann".into(), instance: Some("i".into()) };
+        let (at, asked) = (DecidedAt::default(), ClusterTime::default());
+        let lasts = Lasts::Ms(1);
+        let terms = Terms { lasts, keep: Keep::ForEver, lock_delay_ms: 0, max_hold_ms: None };
+        Place {
+            at,
+            owner,
+            level: 0,
+            mode: Mode::Exclusive,
+            since: asked,
+            end: asked,
+            ask: at,
+            asked,
+            request: None,
+            actor: Some("x".into()),
+            terms,
+        }
+    }
+
+    #[test]
+    fn the_last_place_and_the_last_byte_are_taken_and_nothing_beyond() {
+        let (places, bytes) = (limits::MAX_PLACES - 1, limits::MAX_PLACE_BYTES - 5);
+        let mut totals = Totals { places, bytes, ..Totals::default() };
+        assert!(totals.have_room_for(&place()));
+        totals.add(&place());
+        assert_eq!((totals.places, totals.bytes), (limits::MAX_PLACES, limits::MAX_PLACE_BYTES));
+        assert!(!totals.have_room_for(&place()));
+        totals.places -= 1;
+        assert!(!totals.have_room_for(&place()), "there is no room for its names");
+        totals.bytes -= 4;
+        assert!(!totals.have_room_for(&place()), "a byte too much");
+        totals.bytes -= 1;
+        assert!(totals.have_room_for(&place()));
+        totals.places += 1;
+        assert!(!totals.have_room_for(&place()), "a place too much");
+    }
+}

@@ -8,14 +8,12 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::limits::MAX_INBOX;
 use crate::lock::ClusterTime;
 use crate::lock::changes::{RecordKey, Tracker};
 use crate::lock::record::{Key, Owner, Record};
 use crate::lock::small::SmallMap;
 use crate::types::{DecidedAt, InboxItem, News, SessionId};
-
-/// The largest number of items that an inbox keeps; beyond it the oldest go.
-pub(super) const MAX_INBOX: usize = 10_000;
 
 /// A session that is open, or the mark of one that has ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

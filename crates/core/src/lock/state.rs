@@ -62,6 +62,7 @@ use std::time::Duration;
 use smol_str::SmolStr;
 
 use crate::access::{Access, Changed as AccessChanged, Judge};
+use crate::limits::MAX_WORK;
 use crate::lock::changes::{Changed, Changes, Tracker};
 use crate::lock::ends::{End, Ends};
 use crate::lock::events::{Change, Event, GrantEnd};
@@ -86,10 +87,6 @@ use crate::types::{
 /// it is released: a change of behaviour gets the next level, and apply checks
 /// [`State::feature_level`].
 pub const FEATURE_LEVEL: u32 = 3;
-
-/// The number of due deadlines, and of unused lanes, that one apply works off: some ten
-/// milliseconds of work. A million locks that expire together are done after 245 entries.
-const WORK_PER_APPLY: usize = 4096;
 
 /// Every lock, table and lane, and the cluster clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -198,11 +195,11 @@ impl State {
         mut hear: impl FnMut(Judged<'_>),
     ) {
         let is_stale = is_stale(proposal, entry_term);
-        self.tracker.work.begin(index, proposal.commands.len(), WORK_PER_APPLY);
+        self.tracker.work.begin(index, proposal.commands.len(), MAX_WORK);
         if !is_stale {
             self.clock = self.clock.max(proposal.stamp.time);
             while self.work_off_next() {}
-            self.lanes.forget_unused(self.clock, WORK_PER_APPLY, &mut self.tracker);
+            self.lanes.forget_unused(self.clock, MAX_WORK, &mut self.tracker);
         }
         for command in &proposal.commands {
             let at = self.tracker.work.command();

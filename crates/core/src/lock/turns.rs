@@ -33,9 +33,6 @@ use crate::types::{
 /// the callers that wait, and changes the queue's indexes.
 const STEP: usize = 4;
 
-/// The steps that one lock makes at a time.
-const STEPS_PER_LOCK: usize = 256;
-
 /// The work that an entry may still do, and what a command leaves behind for the end of its
 /// decision. Not part of a state's value.
 #[derive(Clone, Debug, Default)]
@@ -181,7 +178,7 @@ impl State {
         let was_in = single.and_then(Grant::session);
         let mut edit = Edit {
             key: key.clone(),
-            left: STEPS_PER_LOCK,
+            left: limits::STEPS_PER_LOCK,
             was_urgent,
             was_in,
             was_noted: false,

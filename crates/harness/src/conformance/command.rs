@@ -62,9 +62,19 @@ pub(crate) enum Command {
         /// The longest real time of the call: it is answered with the place if that still stands.
         #[arg(key)]
         timeout: Option<Length>,
+        /// Asks so many times, in batches: `lock a "w{n}" times=300` is asked by w00001 to w00300.
+        #[arg(key)]
+        times: Option<u32>,
     },
     /// Waits for the answer to the call of this name, and shows it: `answer one`.
     Answer(Name),
+    /// The caller of this name goes away without its answer: `hang-up one`.
+    #[command(name = "hang-up")]
+    HangUp(Name),
+    /// Waits until the place of a caller that went away is left, and shows whether it is:
+    /// `await-leave one`.
+    #[command(name = "await-leave")]
+    AwaitLeave(Name),
     /// Releases a lock: `unlock jobs/nightly worker-1 token=t1`; with the word `force` at the end,
     /// the grant with this token, whoever has it, or with `place=worker-2` that signee's place.
     Unlock {
@@ -82,10 +92,15 @@ pub(crate) enum Command {
         table: Option<Name>,
         #[arg(key)]
         id: Option<Id>,
+        /// Asks so many times, as for `lock`.
+        #[arg(key)]
+        times: Option<u32>,
     },
-    /// Reads one record: `check jobs/nightly`; with `places_after=2`, without the first two places.
+    /// Reads one record: `check jobs/nightly`; with `places_after=2`, without the first two places;
+    /// with the word `untimed`, without ages and remaining times.
     Check {
         signature: Name,
+        untimed: Option<Untimed>,
         #[arg(key)]
         places_after: Option<u64>,
         #[arg(key)]
@@ -201,6 +216,18 @@ impl FromStr for Force {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "force" { Ok(Self) } else { Err(format!("expected force, found {text:?}")) }
+    }
+}
+
+/// The word `untimed`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Untimed;
+
+impl FromStr for Untimed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "untimed" { Ok(Self) } else { Err(format!("expected untimed, found {text:?}")) }
     }
 }
 

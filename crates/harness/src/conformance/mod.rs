@@ -43,18 +43,22 @@
 //!
 //! Where to look next: `scripts/`, then `command.rs` for the commands of a script.
 
+mod callers;
 mod command;
 mod endpoints;
 mod facts;
 #[cfg(test)]
 mod golden;
 mod live;
+mod many;
 mod memory;
 #[cfg(test)]
 mod mutants;
 mod pace;
 mod print;
 mod report;
+#[cfg(test)]
+mod rules;
 mod runner;
 mod scripts;
 mod words;

@@ -14,6 +14,8 @@ use keyward_core::types::{
     TableDefaults, TableInfo, TimeToLive, Token, TransferReason, UnlockStatus, VerifyResponse,
 };
 
+use super::words::Timed;
+
 /// Names tokens: `t1` for the first one shown, and so on.
 pub(crate) trait NameTokens {
     /// The name of a token of this lock in the table of the answer.
@@ -67,10 +69,27 @@ pub(crate) fn deletion(status: DeleteStatus) -> String {
     })
 }
 
-pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String {
+/// The number of holders, places or items from which on only the first and the last are named.
+const MANY: usize = 9;
+
+/// The number of many things, and the first and the last of their names.
+fn range(of: &str, names: &[&str]) -> String {
+    let [first, .., last] = names else { return String::new() };
+    format!("{of}={} from={} to={}", names.len(), name(first), name(last))
+}
+
+pub(crate) fn record(record: &LockRecord, timed: Timed, names: &mut impl NameTokens) -> String {
     let mut line = name(&record.signature);
-    for holder in &record.holders {
-        line.push_str(&self::holder(holder, &record.signature, names));
+    if record.holders.len() >= MANY {
+        let all: Vec<&str> = record.holders.iter().map(|holder| &*holder.signee).collect();
+        let _ = write!(line, " {}", range("holders", &all));
+        if record.more_holders > 0 {
+            let _ = write!(line, " more_holders={}", record.more_holders);
+        }
+    } else {
+        for holder in &record.holders {
+            line.push_str(&self::holder(holder, &record.signature, timed, names));
+        }
     }
     if let Some(limit) = record.limit {
         let _ = write!(line, " limit={limit}");
@@ -78,9 +97,14 @@ pub(crate) fn record(record: &LockRecord, names: &mut impl NameTokens) -> String
     if record.waiting > 0 {
         let _ = write!(line, " waiting={}", record.waiting);
     }
-    for place in &record.places {
-        line.push_str(&self::place(place));
-        let _ = write!(line, " position={}", place.position);
+    if record.places.len() >= MANY {
+        let all: Vec<&str> = record.places.iter().map(|place| &*place.signee).collect();
+        let _ = write!(line, " {}", range("places", &all));
+    } else {
+        for place in &record.places {
+            line.push_str(&self::place(place, timed));
+            let _ = write!(line, " position={}", place.position);
+        }
     }
     line
 }
@@ -93,14 +117,21 @@ pub(crate) fn session(valid: Duration, known: Option<&str>) -> String {
 /// The locks of a session: its grants and places in each.
 pub(crate) fn session_locks(page: &SessionLocksResponse, names: &mut impl NameTokens) -> String {
     let mut lines = Vec::new();
-    for SessionLock { table, signature, holders, places } in &page.locks {
+    let is_many = page.locks.len() >= MANY;
+    if is_many {
+        let all: Vec<&str> = page.locks.iter().map(|lock| &*lock.signature).collect();
+        lines.push(range("locks", &all));
+    }
+    for SessionLock { table, signature, holders, places } in page.locks.iter().filter(|_| !is_many)
+    {
         let mut line = name(signature);
         push_table(&mut line, table, names);
         for holder in holders {
-            line.push_str(&self::holder(holder, signature, &mut names.of_table(table)));
+            let names = &mut names.of_table(table);
+            line.push_str(&self::holder(holder, signature, Timed::Yes, names));
         }
         for place in places {
-            line.push_str(&self::place(place));
+            line.push_str(&self::place(place, Timed::Yes));
         }
         lines.push(line);
     }
@@ -138,7 +169,7 @@ fn push_table(text: &mut String, table: &str, names: &impl NameTokens) {
 }
 
 /// A place. Its age is rounded down, so that a service may be late.
-fn place(place: &Place) -> String {
+fn place(place: &Place, timed: Timed) -> String {
     let mut text = format!(" place={}", name(&place.signee));
     if let Some(instance) = &place.instance {
         let _ = write!(text, " instance={}", name(instance));
@@ -147,7 +178,9 @@ fn place(place: &Place) -> String {
     if place.level != 0 {
         let _ = write!(text, " level={}", place.level);
     }
-    let _ = write!(text, " since={}s", place.since.as_secs());
+    if timed == Timed::Yes {
+        let _ = write!(text, " since={}s", place.since.as_secs());
+    }
     text
 }
 
@@ -156,7 +189,12 @@ pub(crate) fn liveness(state: &Liveness, names: &mut impl NameTokens) -> String 
         return String::from("session_lost");
     };
     let mut text = format!("alive valid={}", seconds(*valid));
-    for item in inbox {
+    let is_many = inbox.len() >= MANY;
+    if is_many {
+        let all: Vec<&str> = inbox.iter().map(|item| &*item.signature).collect();
+        let _ = write!(text, "\n{}", range("items", &all));
+    }
+    for item in inbox.iter().filter(|_| !is_many) {
         let _ = write!(text, "\n{}", name(&item.signature));
         push_table(&mut text, &item.table, names);
         let _ = write!(text, " signee={}", name(&item.signee));
@@ -194,7 +232,7 @@ pub(crate) fn verified(
     names: &mut impl NameTokens,
 ) -> String {
     let holder = verified.holder.as_ref();
-    let holder = holder.map(|holder| self::holder(holder, signature, names));
+    let holder = holder.map(|holder| self::holder(holder, signature, Timed::Yes, names));
     format!("live={}{}", verified.live, holder.unwrap_or_default())
 }
 
@@ -209,7 +247,7 @@ fn push_mode(text: &mut String, mode: Mode, slot: Option<u32>) {
 
 pub(crate) fn list(page: &ListResponse, names: &mut impl NameTokens) -> String {
     let mut lines: Vec<String> =
-        page.locks.iter().map(|record| self::record(record, names)).collect();
+        page.locks.iter().map(|record| self::record(record, Timed::Yes, names)).collect();
     if lines.is_empty() {
         lines.push(String::from("no locks"));
     }
@@ -294,12 +332,12 @@ fn forbidden(forbidden: &Forbidden, signature: &str, names: &mut impl NameTokens
         let _ = write!(text, " delay={}", seconds(delay));
     }
     for holder in &forbidden.holders {
-        text.push_str(&self::holder(holder, signature, names));
+        text.push_str(&self::holder(holder, signature, Timed::Yes, names));
     }
     text
 }
 
-fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> String {
+fn holder(holder: &Holder, signature: &str, timed: Timed, names: &mut impl NameTokens) -> String {
     let mut text = format!(" holder={}", name(&holder.signee));
     if let Some(instance) = &holder.instance {
         let _ = write!(text, " instance={}", name(instance));
@@ -311,8 +349,11 @@ fn holder(holder: &Holder, signature: &str, names: &mut impl NameTokens) -> Stri
     }
     if holder.expired {
         text.push_str(" expired");
-    } else {
+    } else if timed == Timed::Yes {
         let _ = write!(text, " expires_in={}", seconds(holder.expires_in));
+    }
+    if timed == Timed::No {
+        return text;
     }
     let expires_in = (!holder.expired).then_some(holder.expires_in);
     push_removal(&mut text, expires_in, holder.removed_in);

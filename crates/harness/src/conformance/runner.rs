@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use keyward_core::error::Error;
 use keyward_core::lock::{Query, View};
@@ -21,55 +20,42 @@ use keyward_core::types::{
 };
 
 use super::Bootstrap;
+use super::callers::{Call, Gone};
 use super::command::Command;
 use super::facts::{Asks, Facts, Granted};
 use super::pace::Pace;
 use super::print;
-use super::words::{Asked, Words};
+use super::words::{Asked, Timed, Words};
 
-type BoxError = Box<dyn StdError>;
-
-/// The time between two looks at the queue that a request is on its way to, and the number of
-/// looks: five seconds, as long as any other request may take.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-const LOOKS: u32 = 1000;
+pub(super) type BoxError = Box<dyn StdError>;
 
 /// The name of the sessions among the tables whose grants are timed.
 const SESSION: &str = "a session";
 
-/// The longest real time until a call is answered that a script asks about. The script has done by
-/// then what ends the wait.
-const LONGEST_ANSWER: Duration = Duration::from_secs(5);
-
 /// The output line of a command, or the error that ends the script.
-type Line = Result<String, BoxError>;
+pub(super) type Line = Result<String, BoxError>;
 
 /// The prefix of the lines that use a handle; the first handle has none.
-type HandleName<'a> = Option<&'a String>;
+pub(super) type HandleName<'a> = Option<&'a String>;
 
 /// Runs a script's commands; implements goldenscript's own runner trait, which is synchronous:
 /// it must be driven from a thread that may block.
 pub(crate) struct Runner<B: Bootstrap> {
     bootstrap: Arc<B>,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     words: Words,
     handles: BTreeMap<Option<String>, Opened<B::Service>>,
     /// The tables to be deleted at the end.
-    tables: BTreeSet<String>,
-    facts: Facts,
-    pace: Pace,
+    pub(super) tables: BTreeSet<String>,
+    pub(super) facts: Facts,
+    pub(super) pace: Pace,
     advanced: Duration,
     /// The last fact that each session was told.
     seen: BTreeMap<SessionId, DecidedAt>,
     /// The requests that wait beside the script.
-    calls: BTreeMap<String, Call>,
-}
-
-/// A lock request that waits beside the script.
-struct Call {
-    answer: JoinHandle<Result<LockResponse, Error>>,
-    table: String,
-    signature: String,
+    pub(super) calls: BTreeMap<String, Call>,
+    /// Those whose callers went away.
+    pub(super) gone: BTreeMap<String, Gone>,
 }
 
 struct Opened<S> {
@@ -89,6 +75,7 @@ impl<B: Bootstrap> Runner<B> {
             pace: Pace::new(),
             seen: BTreeMap::new(),
             calls: BTreeMap::new(),
+            gone: BTreeMap::new(),
             advanced: Duration::ZERO,
         }
     }
@@ -144,8 +131,11 @@ impl<B: Bootstrap> Runner<B> {
             Asked::Unlock(request, options) => self.unlock(handle, request, options),
             Asked::Call(name, request, options) => self.call(handle, name, request, options),
             Asked::Answer(name) => self.answer(&name),
-            Asked::Check(signature, after, options) => {
-                self.check(handle, &signature, after, options)
+            Asked::HangUp(name) => self.hang_up(name),
+            Asked::AwaitLeave(name) => self.await_leave(handle, &name),
+            Asked::Many(one, times) => self.many(handle, &one, times),
+            Asked::Check(signature, after, timed, options) => {
+                self.check(handle, &signature, (after, timed), options)
             }
             Asked::List(request, options) => self.list(handle, request, options),
             Asked::Tables => self.list_tables(handle),
@@ -218,7 +208,7 @@ impl<B: Bootstrap> Runner<B> {
     }
 
     /// The service and the table of a line: the table it names, else the handle's.
-    fn at(
+    pub(super) fn at(
         &self,
         handle: HandleName,
         table: Option<&String>,
@@ -262,7 +252,12 @@ impl<B: Bootstrap> Runner<B> {
         Ok(self.lock_line(&response, &table, &signature))
     }
 
-    fn lock_line(&mut self, response: &LockResponse, table: &str, signature: &str) -> String {
+    pub(super) fn lock_line(
+        &mut self,
+        response: &LockResponse,
+        table: &str,
+        signature: &str,
+    ) -> String {
         self.pace.tell(table, signature);
         print::lock(&response.status, signature, &mut self.facts.names(table))
     }
@@ -286,64 +281,11 @@ impl<B: Bootstrap> Runner<B> {
         }
     }
 
-    /// Begins a lock request that waits beside the script, and goes on when its place is there or
-    /// its answer.
-    fn call(
-        &mut self,
-        handle: HandleName,
-        name: String,
-        request: LockRequest,
-        options: LockOptions,
-    ) -> Line {
-        let (service, table) = self.at(handle, options.table.as_ref())?;
-        self.facts.ask(options.request_id);
-        let (signature, signee) = (request.signature.clone(), request.signee.clone());
-        let instance = options.instance.clone();
-        let asking = Arc::clone(&service);
-        let answer = self.runtime.spawn(async move { asking.lock(request, options).await });
-        self.tables.insert(table.clone());
-        let call = Call { answer, table: table.clone(), signature: signature.clone() };
-        if self.calls.contains_key(&name) {
-            return Err(format!("the call {name:?} was not answered yet").into());
-        }
-        let call = self.calls.entry(name).or_insert(call);
-        let seen = ReadOptions { table: Some(table), ..ReadOptions::default() };
-        for _ in 0..LOOKS {
-            if call.answer.is_finished() {
-                return Ok(String::new());
-            }
-            let check = service.check(signature.clone(), seen.clone());
-            if let Ok(response) = self.runtime.block_on(check)
-                && let Some(place) = response.record.places.iter().find(|place| {
-                    place.signee == signee && (instance.is_none() || place.instance == instance)
-                })
-            {
-                self.facts.placed(&signature, &signee, place.place);
-                return Ok(String::new());
-            }
-            self.runtime.block_on(tokio::time::sleep(LOOK_EVERY));
-        }
-        Err("a request that waits has neither a place nor an answer".into())
-    }
-
-    /// The answer to a call. It was decided at any time since, so it is not held against the
-    /// answers before it.
-    fn answer(&mut self, name: &str) -> Line {
-        let call = self.calls.remove(name).ok_or_else(|| format!("no call {name:?} waits"))?;
-        let Call { answer, table, signature } = call;
-        let answered = self.runtime.block_on(tokio::time::timeout(LONGEST_ANSWER, answer));
-        let answered = answered.map_err(|_| format!("the call {name:?} is not answered"))?;
-        match answered? {
-            Ok(response) => Ok(self.lock_line(&response, &table, &signature)),
-            Err(error) => self.refused(error, &table, &signature),
-        }
-    }
-
     fn check(
         &mut self,
         handle: HandleName,
         signature: &str,
-        places_after: u64,
+        (places_after, timed): (u64, Timed),
         options: ReadOptions,
     ) -> Line {
         let (service, table) = self.at(handle, options.table.as_ref())?;
@@ -352,15 +294,18 @@ impl<B: Bootstrap> Runner<B> {
         let view = self.runtime.block_on(service.read(query, options.call));
         match view.and_then(View::into_check) {
             Ok(response) => {
-                self.pace.tell(&table, signature);
                 self.facts.decided(response.decided_at, Asks::ToLook)?;
-                for session in response.record.holders.iter().filter_map(|holder| holder.session) {
-                    self.pace.tell(SESSION, &session.to_string());
+                if timed == Timed::Yes {
+                    self.pace.tell(&table, signature);
+                    let holders = response.record.holders.iter();
+                    for session in holders.filter_map(|holder| holder.session) {
+                        self.pace.tell(SESSION, &session.to_string());
+                    }
                 }
                 for place in &response.record.places {
                     self.facts.placed(signature, &place.signee, place.place);
                 }
-                Ok(print::record(&response.record, &mut self.facts.names(&table)))
+                Ok(print::record(&response.record, timed, &mut self.facts.names(&table)))
             }
             Err(error) => self.refused(error, &table, signature),
         }
@@ -479,7 +424,7 @@ impl<B: Bootstrap> Runner<B> {
     }
 
     /// The line for an error of the contract, or the error that ends the script.
-    fn refused(&mut self, error: Error, table: &str, signature: &str) -> Line {
+    pub(super) fn refused(&mut self, error: Error, table: &str, signature: &str) -> Line {
         if let Error::NotFound { decided_at } = &error {
             self.facts.decided(*decided_at, Asks::ToLook)?;
         }
@@ -487,7 +432,7 @@ impl<B: Bootstrap> Runner<B> {
         line.ok_or_else(|| error.into())
     }
 
-    fn decided_by_write(
+    pub(super) fn decided_by_write(
         &mut self,
         repeated: bool,
         decided_at: Option<DecidedAt>,

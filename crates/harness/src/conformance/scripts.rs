@@ -83,6 +83,9 @@ const SCRIPTS: &[(&str, &str)] = embed![
     "39-reads-of-queues",
     "40-verify-and-release",
     "41-refusals",
+    "42-callers-that-are-gone",
+    "43-bounds",
+    "44-thousands",
 ];
 
 /// The scripts of the contract, in their order of reading.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use keyward_core::service::ServiceOptions;
 use keyward_core::types::{
-    CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId, SessionId,
-    SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions, TimeToLive,
-    Token, UnlockOptions, UnlockRequest,
+    BatchRequest, CallOptions, ListRequest, LockOptions, LockRequest, ReadOptions, RequestId,
+    SessionId, SessionLocksRequest, SessionOptions, SessionRequest, TableDefaults, TableOptions,
+    TimeToLive, Token, UnlockOptions, UnlockRequest,
 };
 
 use super::command::{Command, Id, Kept, Length, Name, TokenWord};
@@ -30,8 +30,10 @@ pub(crate) enum Asked {
     Open(ServiceOptions),
     Lock(LockRequest, LockOptions),
     Unlock(UnlockRequest, UnlockOptions),
-    /// A check, and the number of places that it passes over.
-    Check(String, u64, ReadOptions),
+    /// A request that is asked so many times.
+    Many(BatchRequest, u32),
+    /// A check, the number of places that it passes over, and whether its answer shows times.
+    Check(String, u64, Timed, ReadOptions),
     List(ListRequest, ReadOptions),
     Tables,
     ConfigureTable(TableDefaults, TableOptions),
@@ -48,6 +50,15 @@ pub(crate) enum Asked {
     /// A lock request that waits beside the script, by this name.
     Call(String, LockRequest, LockOptions),
     Answer(String),
+    HangUp(String),
+    AwaitLeave(String),
+}
+
+/// Whether a line shows ages and remaining times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Timed {
+    Yes,
+    No,
 }
 
 impl Words {
@@ -68,11 +79,14 @@ impl Words {
             Command::Open { .. } => self.open(command),
             Command::Lock { .. } => return self.lock(command, facts),
             Command::Unlock { .. } => return self.unlock(command, facts),
-            Command::Check { signature, places_after, table } => {
+            Command::Check { signature, untimed, places_after, table } => {
                 let after = places_after.unwrap_or_default();
-                Asked::Check(signature.text.clone(), after, self.read(table.as_ref()))
+                let timed = if untimed.is_some() { Timed::No } else { Timed::Yes };
+                Asked::Check(signature.text.clone(), after, timed, self.read(table.as_ref()))
             }
             Command::Answer(name) => Asked::Answer(name.text.clone()),
+            Command::HangUp(name) => Asked::HangUp(name.text.clone()),
+            Command::AwaitLeave(name) => Asked::AwaitLeave(name.text.clone()),
             Command::List { prefix, after, limit, state, table } => {
                 let request = ListRequest {
                     prefix: text(prefix.as_ref()).unwrap_or_default(),
@@ -190,6 +204,7 @@ impl Words {
             delay,
             call,
             timeout,
+            times,
         } = command
         else {
             unreachable!("only asked to lock")
@@ -215,14 +230,16 @@ impl Words {
             lock_delay: length(*delay),
             call: CallOptions::within(length(*timeout)),
         };
-        Ok(match call {
-            Some(name) => Asked::Call(name.text.clone(), request, options),
-            None => Asked::Lock(request, options),
+        Ok(match (call, times) {
+            (Some(_), Some(_)) => return Err("a call is one request".to_owned()),
+            (Some(name), None) => Asked::Call(name.text.clone(), request, options),
+            (None, Some(times)) => Asked::Many(BatchRequest::Lock(request, options), *times),
+            (None, None) => Asked::Lock(request, options),
         })
     }
 
     fn unlock(&mut self, command: &Command, facts: &Facts) -> Result<Asked, String> {
-        let Command::Unlock { signature, signee, force, token, place, instance, table, id } =
+        let Command::Unlock { signature, signee, force, token, place, instance, table, id, times } =
             command
         else {
             unreachable!("only asked to unlock")
@@ -238,7 +255,10 @@ impl Words {
             request_id: self.id(id.as_ref()),
             ..UnlockOptions::default()
         };
-        Ok(Asked::Unlock(request, options))
+        Ok(match times {
+            Some(times) => Asked::Many(BatchRequest::Unlock(request, options), *times),
+            None => Asked::Unlock(request, options),
+        })
     }
 
     fn read(&self, table: Option<&Name>) -> ReadOptions {

@@ -1,6 +1,7 @@
 //! Waiting: order, hand-over, no barging, asking again, leaving, the bounds.
 
-use super::{Machine, by, release, with_id};
+use super::{Machine, by, principal, release, with_id};
+use crate::limits;
 use crate::lock::{Command, LeaveCommand, LockCommand, Operation, Outcome, State, UnlockCommand};
 use crate::types::{DecidedAt, ForbiddenReason, LockStatus, Token, TransferReason, UnlockStatus};
 
@@ -228,6 +229,41 @@ fn ten_thousand_places_are_allowed_on_a_lock_and_handed_over_in_portions() {
     assert!((10..=11).contains(&entries), "{entries}");
     machine.state.assert_invariants();
     assert_eq!(State::decode(&machine.state.encode()).as_ref(), Ok(&machine.state));
+}
+
+#[test]
+fn the_places_of_a_principal_are_bounded_over_all_locks() {
+    let mut machine = machine();
+    let most = u32::try_from(limits::MAX_PLACES_PER_ACTOR).unwrap();
+    let lock = |number: u32| {
+        let signature = format!("{:03}", number % 100).into();
+        LockCommand { signature, duration_ms: Some(3_600_000), ..by("ann") }
+    };
+    machine.apply((0..100).map(|number| Operation::from(lock(number)).into()).collect());
+    let place = |number: u32, identity: &str| Command {
+        principal: Some(principal(identity)),
+        ..Operation::from(LockCommand {
+            signee: format!("w{number}").into(),
+            wait_ms: 60_000,
+            ..lock(number)
+        })
+        .into()
+    };
+    for first in (0..most).step_by(1000) {
+        machine.apply((first..first + 1000).map(|number| place(number, "one")).collect());
+    }
+    assert_eq!(machine.state.counts().waiting, most.into());
+    let asked = |machine: &mut Machine, command: Command| {
+        let Outcome::Lock(status) = machine.decide(command).outcome else { panic!("not judged") };
+        reason(&status)
+    };
+    assert_eq!(asked(&mut machine, place(most, "one")), Some(ForbiddenReason::QueueFull));
+    assert_eq!(asked(&mut machine, place(most + 1, "another")), None, "it has places of its own");
+    // A place that is left makes room for one.
+    machine.unlock(UnlockCommand { signature: "000".into(), ..release("w0") });
+    assert_eq!(asked(&mut machine, place(most, "one")), None);
+    assert_eq!(asked(&mut machine, place(most + 2, "one")), Some(ForbiddenReason::QueueFull));
+    machine.state.assert_invariants();
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::queue::{machine, reason, waits};
 use super::{Machine, by, principal, release};
+use crate::limits;
 use crate::lock::{Command, LockCommand, Operation, Outcome, SessionCommand, State, UnlockCommand};
 use crate::types::{
     CloseStatus, DecidedAt, ForbiddenReason, InboxItem, Liveness, LockStatus, Loss, Mode, News,
-    Seen, SessionId, Token, UnlockStatus,
+    Seen, SessionId, SessionStatus, Token, UnlockStatus,
 };
 
 const ONE: SessionId = SessionId(1);
@@ -273,6 +274,30 @@ fn an_inbox_is_told_in_portions_and_says_what_it_has_dropped() {
         assert_eq!(*overflow, portion == 0, "portion {portion}");
         seen = inbox.last().map(|item| item.position).or(seen);
     }
+}
+
+#[test]
+fn a_hundred_thousand_sessions_are_open_and_not_one_more() {
+    let mut machine = machine();
+    let open = |number: u64| {
+        let (id, signee) = (Some(SessionId(number.into())), "ann".into());
+        let session = SessionCommand { id, ttl_ms: 86_400_000, signee, instance: None };
+        Command::from(Operation::OpenSession(Box::new(session)))
+    };
+    let most = limits::MAX_SESSIONS;
+    for first in (0..most).step_by(1000) {
+        machine.apply((first..first + 1000).map(open).collect());
+    }
+    assert_eq!(machine.state.counts().sessions, most);
+    let is_open = |machine: &mut Machine, number| {
+        let outcome = machine.decide(open(number)).outcome;
+        let Outcome::Session(status) = outcome else { panic!("{outcome:?}") };
+        matches!(status, SessionStatus::Open(_))
+    };
+    assert!(!is_open(&mut machine, most));
+    machine.outcome(Operation::CloseSession(SessionId(7)));
+    assert!(is_open(&mut machine, most), "one that was closed makes room");
+    assert!(!is_open(&mut machine, most + 1));
 }
 
 #[test]
