@@ -139,9 +139,9 @@ async fn to_output(client: &Client, args: &BackupArgs) -> Result<u8, Ended> {
     let mut download = begin(client, args).await?;
     let mut out = io::stdout().lock();
     while let Some(part) = download.next().await? {
-        out.write_all(&part).map_err(|error| unwritten(Path::new("standard output"), error))?;
+        out.write_all(&part).map_err(|error| unwritten(Path::new("standard output"), &error))?;
     }
-    out.flush().map_err(|error| unwritten(Path::new("standard output"), error))?;
+    out.flush().map_err(|error| unwritten(Path::new("standard output"), &error))?;
     Ok(exit::OK)
 }
 
@@ -155,7 +155,7 @@ async fn to_file(client: &Client, args: &BackupArgs, file: &Path) -> Result<Writ
 }
 
 async fn into_folder(client: &Client, args: &BackupArgs, dir: &Path) -> Result<(), Ended> {
-    fs::create_dir_all(dir).map_err(|error| unwritten(dir, error))?;
+    fs::create_dir_all(dir).map_err(|error| unwritten(dir, &error))?;
     let draft = read(client, args, dir).await?;
     let Backup { cluster, last, .. } = &draft.backup;
     let cluster = cluster.map_or_else(String::new, |cluster| cluster.to_string());
@@ -167,7 +167,7 @@ async fn into_folder(client: &Client, args: &BackupArgs, dir: &Path) -> Result<(
         told(args, &keep(draft, &file)?);
     }
     if let Some(most) = args.keep {
-        remove_older(dir, most as usize).map_err(|error| unwritten(dir, error))?;
+        remove_older(dir, most as usize).map_err(|error| unwritten(dir, &error))?;
     }
     Ok(())
 }
@@ -200,14 +200,14 @@ async fn read(client: &Client, args: &BackupArgs, folder: &Path) -> Result<Draft
     let mut file = tempfile::Builder::new()
         .prefix(".keyward-backup-")
         .tempfile_in(folder)
-        .map_err(|error| unwritten(folder, error))?;
+        .map_err(|error| unwritten(folder, &error))?;
     let mut download = begin(client, args).await?;
     let mut bytes = 0;
     while let Some(part) = download.next().await? {
-        file.write_all(&part).map_err(|error| unwritten(folder, error))?;
+        file.write_all(&part).map_err(|error| unwritten(folder, &error))?;
         bytes += part.len() as u64;
     }
-    file.as_file().sync_all().map_err(|error| unwritten(folder, error))?;
+    file.as_file().sync_all().map_err(|error| unwritten(folder, &error))?;
     let backup = Backup::read(file.path(), FEATURE_LEVEL).map_err(|error| {
         let wrong =
             format!("the backup that arrived cannot be used: {}", exit::with_causes(&error));
@@ -219,12 +219,12 @@ async fn read(client: &Client, args: &BackupArgs, folder: &Path) -> Result<Draft
 /// Gives the file its name, durably.
 fn keep(draft: Draft, file: &Path) -> Result<Written, Ended> {
     let Draft { file: beside, bytes, backup } = draft;
-    beside.persist_noclobber(file).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => exists(file),
-        _ => unwritten(file, error.error),
+    beside.persist_noclobber(file).map_err(|error| {
+        let there = error.error.kind() == io::ErrorKind::AlreadyExists;
+        if there { exists(file) } else { unwritten(file, &error.error) }
     })?;
     let folder = fs::File::open(folder_of(file));
-    folder.and_then(|folder| folder.sync_all()).map_err(|error| unwritten(file, error))?;
+    folder.and_then(|folder| folder.sync_all()).map_err(|error| unwritten(file, &error))?;
     let counts = backup.state.counts();
     Ok(Written {
         file: file.display().to_string(),
@@ -259,7 +259,7 @@ fn exists(file: &Path) -> Failure {
     Failure::usage(format!("{shown} exists already")).advise("Name another file, or remove it.")
 }
 
-fn unwritten(path: &Path, error: io::Error) -> Failure {
-    let code = if io_may_pass(&error) { exit::UNAVAILABLE } else { exit::USAGE };
+fn unwritten(path: &Path, error: &io::Error) -> Failure {
+    let code = if io_may_pass(error) { exit::UNAVAILABLE } else { exit::USAGE };
     Failure::new(code, format!("cannot write {}: {error}", path.display()))
 }

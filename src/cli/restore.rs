@@ -1,5 +1,6 @@
 //! `keyward restore`: makes the data folder of a member of a new cluster from a backup.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -91,10 +92,11 @@ pub(crate) fn run(args: &RestoreArgs, logging: &LogArgs) -> Outcome {
         (None, Some(folder)) => Backup::of_folder(folder, FEATURE_LEVEL),
         (None, None) => unreachable!("one of the two is required"),
     };
-    let backup = backup.map_err(failure)?;
+    let backup = backup.map_err(|error| failure(&error))?;
     let state = backup.state.restored(!args.drop_locks);
-    let state = state.map_err(|error| failure(error.into()))?;
-    let digest = backup::restore(&state, &args.data_dir, args.id).map_err(failure)?;
+    let state = state.map_err(|error| failure(&error.into()))?;
+    let digest =
+        backup::restore(&state, &args.data_dir, args.id).map_err(|error| failure(&error))?;
     let (before, after): (Counts, Counts) = (backup.state.counts(), state.counts());
     let restored = Restored {
         data_dir: args.data_dir.display().to_string(),
@@ -137,15 +139,17 @@ impl Restored {
         let dropped = dropped.iter().filter(|(count, _)| *count > 0);
         let dropped: Vec<_> = dropped.map(|(count, what)| format!("{count} {what}")).collect();
         if !dropped.is_empty() {
-            text += &format!("  not kept: {}\n", dropped.join(", "));
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "  not kept: {}", dropped.join(", "));
         }
         if args.from_data_dir.is_some() {
             text += &self.doubts();
         }
-        text += &format!(
+        let _ = writeln!(
+            text,
             "Every new token is more than {TOKEN_GAP} above the old ones. Make the folders of the other \
              members in the same way, each with its own --id, then start all of them. The old \
-             cluster must never run again.\n"
+             cluster must never run again."
         );
         text
     }
@@ -157,9 +161,10 @@ impl Restored {
                         cannot know of it.\n"
                 .to_owned();
         if self.committed < self.position {
-            text += &format!(
+            let _ = writeln!(
+                text,
                 "  It knew its entries up to {} to be committed. Those behind are kept, as others may \
-                 have acknowledged them.\n",
+                 have acknowledged them.",
                 output::cell(self.committed)
             );
         }
@@ -167,7 +172,7 @@ impl Restored {
     }
 }
 
-fn failure(error: RestoreError) -> Failure {
+fn failure(error: &RestoreError) -> Failure {
     let code = if error.may_pass() { exit::UNAVAILABLE } else { exit::USAGE };
-    Failure::new(code, exit::with_causes(&error)).advise("Nothing was changed.")
+    Failure::new(code, exit::with_causes(error)).advise("Nothing was changed.")
 }

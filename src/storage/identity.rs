@@ -497,6 +497,9 @@ impl Identity {
 }
 
 /// Reads the identity file; `None` if there is none.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written.
 pub fn load(disk: &dyn Disk) -> Result<Option<Facts>, StorageError> {
     if !disk.exists(FILE).map_err(StorageError::io("look for", FILE))? {
         return Ok(None);
