@@ -208,9 +208,8 @@ impl Metrics {
         gauge(&mut page, "keyward_requests_in_flight", "Requests being answered.", in_flight);
         render_slots(&mut page, self.slots.figures());
         render_certificates(&mut page, certificates);
-        if let Some(figures) = jwts {
-            render_jwts(&mut page, figures);
-        }
+        // Also without issuers: an alert is about every node.
+        render_jwts(&mut page, jwts.unwrap_or(&jwt::Figures::default()));
         let help = "Requests refused because of a rate, by whose it is.";
         let by = [("address", limited.by_address), ("identity", limited.by_identity)];
         counters_by(&mut page, ("keyward_requests_limited_total", "rate_of"), help, &by);

@@ -640,7 +640,9 @@ impl Oracle {
                 return Said::Outcome(Outcome::FeatureLevel, here);
             }
             Operation::KeepAlive(sessions) => {
-                let all = sessions.iter().map(|seen| self.keep_alive(command, *seen)).collect();
+                let mut room = Liveness::MAX_ITEMS;
+                let kept = |seen: &Seen| self.keep_alive(command, *seen, &mut room);
+                let all = sessions.iter().map(kept).collect();
                 return Said::Outcome(Outcome::KeptAlive(all), here);
             }
             Operation::Lock(_)
@@ -860,7 +862,8 @@ impl Oracle {
         CameOfIt::Plain(Outcome::Closed(CloseStatus::Ok))
     }
 
-    fn keep_alive(&mut self, command: &Command, seen: Seen) -> Liveness {
+    /// Keeps a session alive; the items of all inboxes in an answer share its room.
+    fn keep_alive(&mut self, command: &Command, seen: Seen, room: &mut usize) -> Liveness {
         let is_mine = |life: &&mut Life| life.actor.as_deref() == command.actor();
         let lives = self.lives(seen.session);
         let now = self.now;
@@ -879,7 +882,10 @@ impl Oracle {
             news: *news,
         });
         let valid = left(life.end, now);
-        Liveness::Alive { valid, inbox: told.collect(), more: false, overflow: false }
+        let inbox: Vec<_> = told.take(*room).collect();
+        *room -= inbox.len();
+        let more = inbox.len() < life.inbox.len();
+        Liveness::Alive { valid, inbox, more, overflow: false }
     }
 
     fn lock(&mut self, request: &Command, command: &LockCommand) -> CameOfIt {

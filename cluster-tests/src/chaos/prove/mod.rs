@@ -190,14 +190,9 @@ impl Item {
             Self::IoSweep => vec![Fault::DieAtIo],
             Self::WallClock => vec![Fault::WallClock],
             Self::Limits => vec![Fault::KillMany, Fault::PowerCut],
-            Self::Access => vec![
-                Fault::Kill,
-                Fault::KillMany,
-                Fault::LeaderChange,
-                Fault::Partition,
-                Fault::Reset,
-                Fault::Restart,
-            ],
+            Self::Access => {
+                vec![Fault::KillMany, Fault::LeaderChange, Fault::Partition, Fault::Reset]
+            }
         }
     }
 
@@ -223,9 +218,7 @@ impl Item {
         match self {
             Self::LeaderChanges => Duration::from_millis(1700),
             Self::WallClock => Duration::from_millis(700),
-            Self::Network | Self::Disks | Self::Upgrades | Self::Access => {
-                Duration::from_millis(1500)
-            }
+            Self::Network | Self::Disks | Self::Upgrades => Duration::from_millis(1500),
             // A start with all the data takes longer.
             Self::Limits => Duration::from_secs(6),
             Self::Kills
@@ -233,6 +226,7 @@ impl Item {
             | Self::Updates
             | Self::Expiries
             | Self::Failovers
+            | Self::Access
             | Self::IoSweep => Duration::from_millis(1200),
         }
     }
