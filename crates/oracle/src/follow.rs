@@ -4,7 +4,7 @@
 //! of a step within its entry, and with it the positions of the facts in the inboxes of sessions.
 
 use keyward_core::lock::{Command, Decision, Operation, Outcome, Proposal, Refusal};
-use keyward_core::types::{DecidedAt, Liveness};
+use keyward_core::types::{DecidedAt, ForbiddenReason, Liveness, Loss, News};
 
 use crate::gate::Refused;
 use crate::oracle::{Became, Oracle, Said};
@@ -35,7 +35,8 @@ impl Follower {
             let given = as_said(decision.clone());
             self.learn(command, &given);
             let is_same = position(&said).is_none_or(|known| position(&given) == Some(known));
-            let (given, said) = (without_positions(given), without_positions(said));
+            let (given, mut said) = (without_positions(given), without_positions(said));
+            cut_inboxes(&given, &mut said);
             if !is_same || given != said {
                 return Err(format!(
                     "entry {index}: {command:?}: the machine decided {decision:?}, and the oracle \
@@ -83,6 +84,44 @@ pub(crate) fn as_said(decision: Decision) -> Said {
 /// The position within the entry; the oracle knows none if a step brought the result.
 fn position(said: &Said) -> Option<u32> {
     if let Said::Outcome(_, (_, position)) = said { *position } else { None }
+}
+
+/// Leaves out of inboxes what the machine has yet to tell of deletions of tables: it works them off in
+/// portions, and the oracle at once. Leaves out, too, what an answer that is full has no room for, which
+/// the oracle does not count. Nothing else may be missing, or be told in another order.
+fn cut_inboxes(given: &Said, said: &mut Said) {
+    let (Said::Outcome(Outcome::KeptAlive(given), _), Said::Outcome(Outcome::KeptAlive(said), _)) =
+        (given, said)
+    else {
+        return;
+    };
+    let items = |state: &Liveness| match state {
+        Liveness::Alive { inbox, .. } => inbox.len(),
+        Liveness::Lost => 0,
+    };
+    let is_full = given.iter().map(items).sum::<usize>() == Liveness::MAX_ITEMS;
+    for (given, said) in given.iter().zip(said) {
+        let (
+            Liveness::Alive { inbox: told, more: told_more, .. },
+            Liveness::Alive { inbox, more, .. },
+        ) = (given, said)
+        else {
+            continue;
+        };
+        let mut left = told.iter().peekable();
+        inbox.retain(|item| left.next_if_eq(&item).is_some() || !is_of_a_deletion(item.news));
+        if *told_more && is_full {
+            inbox.truncate(told.len());
+            *more = true;
+        }
+    }
+}
+
+fn is_of_a_deletion(news: News) -> bool {
+    matches!(
+        news,
+        News::Lost { reason: Loss::TableDeleted, .. } | News::Ended(ForbiddenReason::TableDeleted)
+    )
 }
 
 /// Removes the positions that the oracle does not know: those of steps.

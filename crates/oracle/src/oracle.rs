@@ -301,14 +301,18 @@ impl Oracle {
     /// may have put another fact in the place of one.
     pub(crate) fn learn(&mut self, id: SessionId, told: &[InboxItem]) {
         let Some(life) = self.sessions.get_mut(&id) else { return };
+        // They are told in order, so that each search begins where the last one ended.
+        let mut next = 0;
         for item in told {
-            let is_it = |(_, (table, signature), (signee, instance), news): &&mut Fact| {
+            let is_it = |(_, (table, signature), (signee, instance), news): &Fact| {
                 (&item.table, &item.signature, &item.signee) == (table, signature, signee)
                     && item.instance == *instance
                     && item.news == *news
             };
-            if let Some(fact) = life.inbox.iter_mut().find(is_it) {
-                fact.0 = Some(item.position);
+            let behind = life.inbox.iter().skip(next).position(is_it).map(|at| next + at);
+            if let Some(at) = behind.or_else(|| life.inbox.iter().position(is_it)) {
+                life.inbox[at].0 = Some(item.position);
+                next = at + 1;
             }
         }
     }
@@ -640,9 +644,7 @@ impl Oracle {
                 return Said::Outcome(Outcome::FeatureLevel, here);
             }
             Operation::KeepAlive(sessions) => {
-                let mut room = Liveness::MAX_ITEMS;
-                let kept = |seen: &Seen| self.keep_alive(command, *seen, &mut room);
-                let all = sessions.iter().map(kept).collect();
+                let all = sessions.iter().map(|seen| self.keep_alive(command, *seen)).collect();
                 return Said::Outcome(Outcome::KeptAlive(all), here);
             }
             Operation::Lock(_)
@@ -862,8 +864,7 @@ impl Oracle {
         CameOfIt::Plain(Outcome::Closed(CloseStatus::Ok))
     }
 
-    /// Keeps a session alive; the items of all inboxes in an answer share its room.
-    fn keep_alive(&mut self, command: &Command, seen: Seen, room: &mut usize) -> Liveness {
+    fn keep_alive(&mut self, command: &Command, seen: Seen) -> Liveness {
         let is_mine = |life: &&mut Life| life.actor.as_deref() == command.actor();
         let lives = self.lives(seen.session);
         let now = self.now;
@@ -882,10 +883,7 @@ impl Oracle {
             news: *news,
         });
         let valid = left(life.end, now);
-        let inbox: Vec<_> = told.take(*room).collect();
-        *room -= inbox.len();
-        let more = inbox.len() < life.inbox.len();
-        Liveness::Alive { valid, inbox, more, overflow: false }
+        Liveness::Alive { valid, inbox: told.collect(), more: false, overflow: false }
     }
 
     fn lock(&mut self, request: &Command, command: &LockCommand) -> CameOfIt {
